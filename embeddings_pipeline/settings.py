@@ -1,0 +1,157 @@
+"""Every environment variable, typed, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from embeddings_pipeline.errors import ConfigurationError
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where one Postgres database is. The password is kept out of `repr`."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: SecretStr
+
+    @property
+    def url(self) -> str:
+        """A libpq URI, password included: never log it."""
+        secret = quote(self.password.get_secret_value(), safe="")
+        credentials = quote(self.user, safe="") + (f":{secret}" if secret else "")
+        return (
+            f"postgresql://{credentials}@/{quote(self.name, safe='')}"
+            f"?host={quote(self.host, safe='')}&port={self.port}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.host}:{self.port}"
+
+
+class Settings(BaseSettings):
+    """The environment (and `.env`), validated. Field names are the variables in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    staging_db_url: SecretStr | None = None
+    staging_db_host: str | None = None
+    staging_db_port: int = 5432
+    staging_db_name: str = "postgres"
+    staging_db_user: str = "postgres"
+    staging_db_password: SecretStr = SecretStr("")
+
+    pgvector_url: SecretStr | None = None
+    pgvector_host: str | None = None
+    pgvector_port: int = 5432
+    pgvector_database: str = "postgres"
+    pgvector_user: str = "postgres"
+    pgvector_password: SecretStr = SecretStr("")
+    pgvector_schema: str = Field("analytics_features", min_length=1, max_length=40)
+
+    embedded_data_dir: Path = PROJECT_DIR / ".data"
+
+    dbt_project_dir: Path = PROJECT_DIR / "dbt_project"
+    dbt_profiles_dir: Path | None = None
+    dbt_target: str | None = None
+
+    embedding_enabled: bool = True
+    embedding_model: str = DEFAULT_MODEL
+    embedding_model_path: Path | None = None
+    embedding_model_cache_dir: Path | None = None
+    embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    embedding_batch_size: int = Field(32, ge=1, le=4096)
+    embedding_partitions_per_run: int | None = Field(None, ge=1)
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the environment. Raises ConfigurationError that names each wrong variable."""
+        try:
+            settings = cls()
+        except ValidationError as error:
+            raise ConfigurationError(f"settings: {_describe(error)}") from None
+        configured = {
+            "STAGING_DB_*": settings.staging_database is not None,
+            "PGVECTOR_*": settings.vectors_database is not None,
+        }
+        if len(set(configured.values())) > 1:
+            given, missing = sorted(configured, key=lambda name: not configured[name])
+            raise ConfigurationError(
+                f"{given} is configured but {missing} is not: set both (they may name the same"
+                " database), or neither to use the embedded server"
+            )
+        return settings
+
+    @cached_property
+    def staging_database(self) -> Database | None:
+        """The configured database of the staging models; None means the embedded server."""
+        if self.staging_db_url:
+            return _from_url("STAGING_DB_URL", self.staging_db_url)
+        if not self.staging_db_host:
+            return None
+        return Database(
+            self.staging_db_host,
+            self.staging_db_port,
+            self.staging_db_name,
+            self.staging_db_user,
+            self.staging_db_password,
+        )
+
+    @cached_property
+    def vectors_database(self) -> Database | None:
+        """The configured database of the vectors; None means the embedded server."""
+        if self.pgvector_url:
+            return _from_url("PGVECTOR_URL", self.pgvector_url)
+        if not self.pgvector_host:
+            return None
+        return Database(
+            self.pgvector_host,
+            self.pgvector_port,
+            self.pgvector_database,
+            self.pgvector_user,
+            self.pgvector_password,
+        )
+
+
+def _from_url(variable: str, url: SecretStr) -> Database:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(url.get_secret_value())
+    except ProgrammingError:
+        # libpq's message quotes the URL, and with it the password
+        raise ConfigurationError(
+            f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"
+        ) from None
+    return Database(
+        host=str(parts.get("host") or "localhost"),
+        port=int(parts.get("port") or 5432),
+        name=str(parts.get("dbname") or "postgres"),
+        user=str(parts.get("user") or "postgres"),
+        password=SecretStr(str(parts.get("password") or "")),
+    )
+
+
+def _describe(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        variable = "_".join(str(part) for part in problem["loc"]).upper()
+        secret = "PASSWORD" in variable or "URL" in variable or "KEY" in variable
+        value = "" if secret else f" is {problem['input']!r}"
+        problems.append(f"{variable}{value}: {problem['msg']}")
+    return "; ".join(problems)
