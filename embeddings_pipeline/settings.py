@@ -32,10 +32,12 @@ class Database:
         """A libpq URI, password included: never log it."""
         secret = quote(self.password.get_secret_value(), safe="")
         credentials = quote(self.user, safe="") + (f":{secret}" if secret else "")
-        return (
-            f"postgresql://{credentials}@/{quote(self.name, safe='')}"
-            f"?host={quote(self.host, safe='')}&port={self.port}"
-        )
+        name = quote(self.name, safe="")
+        if self.host.startswith("/"):
+            socket_dir = quote(self.host, safe="")
+            return f"postgresql://{credentials}@/{name}?host={socket_dir}&port={self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{credentials}@{host}:{self.port}/{name}"
 
     def __str__(self) -> str:
         return f"{self.name} on {self.host}:{self.port}"
@@ -50,14 +52,14 @@ class Settings(BaseSettings):
 
     staging_db_url: SecretStr | None = None
     staging_db_host: str | None = None
-    staging_db_port: int = 5432
+    staging_db_port: int = Field(5432, ge=1, le=65_535)
     staging_db_name: str = "postgres"
     staging_db_user: str = "postgres"
     staging_db_password: SecretStr = SecretStr("")
 
     pgvector_url: SecretStr | None = None
     pgvector_host: str | None = None
-    pgvector_port: int = 5432
+    pgvector_port: int = Field(5432, ge=1, le=65_535)
     pgvector_database: str = "postgres"
     pgvector_user: str = "postgres"
     pgvector_password: SecretStr = SecretStr("")
@@ -138,9 +140,18 @@ def _from_url(variable: str, url: SecretStr) -> Database:
         raise ConfigurationError(
             f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"
         ) from None
+    extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"})
+    if extra:
+        raise ConfigurationError(
+            f"{variable}: {', '.join(extra)} cannot be in the URL: set libpq's own variables"
+            " (PGSSLMODE, PGSSLROOTCERT, …) instead"
+        )
+    port = str(parts.get("port") or 5432)
+    if not port.isdecimal():
+        raise ConfigurationError(f"{variable}: port {port!r} is not one number")
     return Database(
         host=str(parts.get("host") or "localhost"),
-        port=int(parts.get("port") or 5432),
+        port=int(port),
         name=str(parts.get("dbname") or "postgres"),
         user=str(parts.get("user") or "postgres"),
         password=SecretStr(str(parts.get("password") or "")),

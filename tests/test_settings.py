@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.sql import SQL, Identifier, Literal
+from pydantic import SecretStr
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Database, Settings
+
+SPECIAL = "p@ss:w/o?r#d% '\"[]&=é"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)  # where no .env is
+
+
+def both(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+    variables = {"STAGING_DB_HOST": "staging.example", "PGVECTOR_HOST": "vectors.example"} | more
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "db.example", "::1", "/var/run/postgresql"])
+def test_url_of_any_host_is_read_back_by_libpq(host: str) -> None:
+    database = Database(host, 5433, "my db/1", "an@admin", SecretStr(SPECIAL))
+    assert conninfo_to_dict(database.url) == {
+        "host": host,
+        "port": "5433",
+        "dbname": "my db/1",
+        "user": "an@admin",
+        "password": SPECIAL,
+    }
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "db.example", "::1"])
+def test_url_of_a_network_host_is_read_back_by_sqlalchemy(host: str) -> None:
+    url = make_url(Database(host, 5433, "vectors", "an@admin", SecretStr(SPECIAL)).url)
+    found = (url.host, url.port, url.database, url.username, url.password)
+    assert found == (host, 5433, "vectors", "an@admin", SPECIAL)
+
+
+def test_url_without_a_password_has_none() -> None:
+    url = Database("db", 5432, "x", "me", SecretStr("")).url
+    assert url == "postgresql://me@db:5432/x"
+
+
+def test_special_characters_in_a_password_connect_with_psycopg_and_psycopg2(
+    database: Database,
+) -> None:
+    role = f"special_{database.name}"
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute(
+            SQL("create role {} login password {}").format(Identifier(role), Literal(SPECIAL))
+        )
+        try:
+            url = Database(
+                database.host, database.port, database.name, role, SecretStr(SPECIAL)
+            ).url
+            with psycopg.connect(url) as own:
+                assert own.execute("select current_user").fetchone() == (role,)
+            engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+            with engine.connect() as own:
+                assert own.exec_driver_sql("select current_user").scalar() == role
+            engine.dispose()
+        finally:
+            connection.execute(SQL("drop role {}").format(Identifier(role)))
+
+
+def test_nothing_configured_means_the_embedded_server() -> None:
+    settings = Settings.load()
+    assert (settings.staging_database, settings.vectors_database) == (None, None)
+
+
+def test_both_databases_are_read_from_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, STAGING_DB_PORT="6000", PGVECTOR_DATABASE="v", PGVECTOR_PASSWORD="secret")
+    settings = Settings.load()
+    assert str(settings.staging_database) == "postgres on staging.example:6000"
+    assert settings.vectors_database == Database(
+        "vectors.example", 5432, "v", "postgres", SecretStr("secret")
+    )
+
+
+def test_urls_are_read_as_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, PGVECTOR_URL="postgresql://me:p%40ss@other:6001/v")
+    database = Settings.load().vectors_database
+    assert database == Database("other", 6001, "v", "me", SecretStr("p@ss"))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("STAGING_DB", "PGVECTOR"), ("PGVECTOR", "STAGING_DB")]
+)
+@pytest.mark.parametrize(("variable", "value"), [("HOST", "db"), ("URL", "postgresql://me@db/x")])
+def test_one_database_without_the_other_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, given: str, missing: str, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"{given}_{variable}", value)
+    with pytest.raises(ConfigurationError, match=rf"{given}_\* is configured but {missing}_\* "):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("STAGING_DB_PORT", "many"),
+        ("PGVECTOR_PORT", "70000"),
+        ("EMBEDDING_BATCH_SIZE", "0"),
+        ("EMBEDDING_DEVICE", "gpu"),
+        ("EMBEDDING_PARTITIONS_PER_RUN", "some"),
+        ("EMBEDDING_ENABLED", "perhaps"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"{variable} is '{value}'"):
+        Settings.load()
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, STAGING_DB_PORT="many", EMBEDDING_BATCH_SIZE="0")
+    with pytest.raises(ConfigurationError) as error:
+        Settings.load()
+    assert "STAGING_DB_PORT" in str(error.value)
+    assert "EMBEDDING_BATCH_SIZE" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("mysql://me:hunter2@db/x", "not a connection URL"),
+        ("postgresql://me:hunter2@[::1/x", "not a connection URL"),
+        ("postgresql://me:hunter2@db:abc/x", "port 'abc'"),
+        ("postgresql://me:hunter2@a:1,b:2/x", "port '1,2'"),
+        ("postgresql://me:hunter2@db/x?sslmode=require", "sslmode cannot be in the URL"),
+    ],
+)
+def test_a_wrong_url_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    both(monkeypatch, PGVECTOR_URL=url)
+    with pytest.raises(ConfigurationError) as error:
+        Settings.load()
+    assert "PGVECTOR_URL" in str(error.value)
+    assert reason in str(error.value)
+    assert "hunter2" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+def test_passwords_are_absent_from_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, STAGING_DB_URL="postgresql://me:hunter2@db/x", PGVECTOR_PASSWORD="hunter2")
+    settings = Settings.load()
+    printed = [repr(settings), str(settings)]
+    for database in (settings.staging_database, settings.vectors_database):
+        printed += [repr(database), str(database)]
+    assert "hunter2" not in " ".join(printed)
+
+
+def test_a_password_is_absent_from_the_error_about_another_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both(monkeypatch, PGVECTOR_PASSWORD="hunter2", STAGING_DB_PORT="many")
+    with pytest.raises(ConfigurationError) as error:
+        Settings.load()
+    assert "hunter2" not in str(error.value)
+
+
+def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, STAGING_DB_HOST="", PGVECTOR_HOST="", EMBEDDING_BATCH_SIZE="")
+    settings = Settings.load()
+    assert settings.staging_database is None
+    assert settings.embedding_batch_size == 32
+
+
+def test_an_env_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("EMBEDDING_BATCH_SIZE=8\nUNRELATED=1\n")
+    assert Settings.load().embedding_batch_size == 8
