@@ -111,8 +111,11 @@ def run(program: str, *args: str, lock: int | None = None, stdin: str = "") -> N
         **account(),
     )
     if result.returncode != 0:
+        full = "No space left on device" in result.stdout
         raise ConfigurationError(
-            f"embedded Postgres: {program} failed ({result.returncode}): {result.stdout.strip()}"
+            f"embedded Postgres: {program} failed ({result.returncode}):"
+            f"{' free some space, or set EMBEDDED_DATA_DIR to a folder with more' * full}\n"
+            + "\n".join(result.stdout.splitlines()[-15:])
         )
 
 

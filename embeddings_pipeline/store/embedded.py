@@ -6,31 +6,24 @@ only) and `server.lock`; `_host` says where the folder is when root starts the s
 
 from __future__ import annotations
 
-import json
-import random
-import secrets
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import SecretStr
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Database
-from embeddings_pipeline.store import _host, _postmaster
+from embeddings_pipeline.store import _access, _host, _postmaster
+from embeddings_pipeline.store._access import HOST
 
-HOST = "127.0.0.1"
 USER = "postgres"
 DATABASE = "embeddings"
 DAGSTER_DATABASE = "dagster"
 
-# below the range from which systems take the ports of outgoing connections
-PORTS = range(20_000, 30_000)
 OPTIONS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -52,11 +45,6 @@ INITDB = (
 SECONDS = 120  # to start, recovery after a crash included, or to stop
 
 
-class _Access(NamedTuple):
-    port: int
-    password: str
-
-
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
@@ -75,7 +63,7 @@ def running(data_dir: Path) -> Database | None:
     server = _postmaster.find(home / "postgres")
     if server is None or not server.ready:
         return None
-    return Database(HOST, server.port, DATABASE, USER, SecretStr(_access(home).password))
+    return Database(HOST, server.port, DATABASE, USER, SecretStr(_access.load(home).password))
 
 
 @_explained()
@@ -122,78 +110,43 @@ def stop(data_dir: Path) -> bool:
 def _create(home: Path, lock: int) -> None:
     """Make the cluster beside its place and rename it, so that no half of one is ever seen."""
     new = home / "postgres.new"
-    if new.exists():
-        shutil.rmtree(new)
+    shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
-    password = secrets.token_urlsafe(24)
-    _write_private(new / "password", password)
-    for path in (new, new / "password"):
-        _host.hand_over(path)
-    data = str(new / "data")
-    _host.run("initdb", *INITDB, f"--pwfile={new / 'password'}", f"--pgdata={data}", lock=lock)
+    try:
+        access = _access.new()
+        _access.write_private(new / "password", access.password)
+        for path in (new, new / "password"):
+            _host.hand_over(path)
+        _initialise(new / "data", new / "password", lock)
+        _access.save(home, access)
+        (new / "data").rename(home / "postgres")
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _initialise(data: Path, password: Path, lock: int) -> None:
+    _host.run("initdb", *INITDB, f"--pwfile={password}", f"--pgdata={data}", lock=lock)
     for database, statements in {
         "postgres": f"create database {DATABASE}\ncreate database {DAGSTER_DATABASE}\n",
         DATABASE: "create extension vector\n",
     }.items():
-        options = ("--single", "-D", data, "-c", "exit_on_error=on", database)
+        options = ("--single", "-D", str(data), "-c", "exit_on_error=on", database)
         _host.run("postgres", *options, lock=lock, stdin=statements)
-    _remember(home, _Access(_free_port(), password))
-    (new / "data").rename(home / "postgres")
-    shutil.rmtree(new)
 
 
 def _launch(home: Path) -> None:
     cluster = home / "postgres"
-    access = _access(home)
-    if not _is_free(access.port):
-        access = access._replace(port=_free_port())
-        _remember(home, access)
+    access = _access.load(home).at_free_port()
+    _access.save(home, access)
     options = OPTIONS | {"port": str(access.port), "dynamic_shared_memory_type": _memory()}
     words = " ".join(f"-c {name}={value}" for name, value in options.items())
     where = ("-D", str(cluster), "-l", str(cluster / "server.log"))
     try:
         _host.run("pg_ctl", "start", "-w", "-t", str(SECONDS), *where, "-o", words)
     except ConfigurationError as error:
-        if _is_free(access.port):
+        if _access.is_free(access.port) or _postmaster.find(cluster):
             raise ConfigurationError(f"{error}\n{_postmaster.log_tail(cluster)}") from error
         _launch(home)  # another process took the port in between
-
-
-def _access(home: Path) -> _Access:
-    path = home / "server.json"
-    try:
-        return _Access(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"embedded Postgres: {path}, which holds its password, is missing or damaged: restore"
-            f" it, or stop the server and remove {home / 'postgres'} to begin afresh"
-        ) from error
-
-
-def _remember(home: Path, access: _Access) -> None:
-    new = home / "server.json.new"
-    _write_private(new, json.dumps(access._asdict()))
-    new.replace(home / "server.json")
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(0o600)
-    path.write_text(text)
-
-
-def _free_port() -> int:
-    return next(port for port in random.sample(PORTS, len(PORTS)) if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _memory() -> str:

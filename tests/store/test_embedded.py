@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Database
-from embeddings_pipeline.store import _host, _postmaster, embedded
+from embeddings_pipeline.store import _access, _host, _postmaster, embedded
 from tests.conftest import new_data_dir, remove_data_dir
 
 START = """
@@ -183,8 +183,9 @@ def test_four_concurrent_first_starts_give_one_server(data_dir: Path) -> None:
     assert len({url for url, _ in results}) == 1
     servers = [
         process
-        for process in psutil.process_iter()
-        if process.name() == "postgres" and str(data_dir / "postgres") in process.cmdline()
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres"
+        and str(data_dir / "postgres") in (process.info["cmdline"] or [])
     ]
     assert [process.pid for process in servers] == [postmaster(data_dir).pid]
 
@@ -228,9 +229,9 @@ def test_port_taken_at_the_last_moment_is_changed(
 ) -> None:
     first = embedded.start(made_dir)
     embedded.stop(made_dir)
-    is_free, answers = embedded._is_free, [True]
+    is_free, answers = _access.is_free, [True]
     monkeypatch.setattr(
-        embedded, "_is_free", lambda port: answers.pop() if answers else is_free(port)
+        _access, "is_free", lambda port: answers.pop() if answers else is_free(port)
     )
     with socket.create_server((first.host, first.port)):
         assert embedded.start(made_dir).port != first.port
@@ -387,7 +388,19 @@ def test_failure_of_initdb_is_shown_and_leaves_nothing(
     monkeypatch.setattr(embedded, "INITDB", (*embedded.INITDB, "--encoding=KLINGON"))
     with pytest.raises(ConfigurationError, match=r"initdb failed[^$]*KLINGON"):
         embedded.start(data_dir)
-    assert not (data_dir / "postgres").exists()
+    assert [path.name for path in data_dir.iterdir()] == ["server.lock"]
+
+
+def test_a_full_disk_is_named_with_what_to_do(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data_dir / "initdb").write_text("#!/bin/sh\necho 'initdb: No space left on device'; exit 1\n")
+    (data_dir / "initdb").chmod(0o755)
+    monkeypatch.setattr(_host, "programs", lambda: data_dir)
+    with pytest.raises(
+        ConfigurationError, match=r"initdb failed .*free some space, or set EMBEDDED"
+    ):
+        embedded.start(data_dir)
 
 
 def test_a_lost_password_says_what_to_do(data_dir: Path) -> None:
