@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError

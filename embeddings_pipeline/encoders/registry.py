@@ -1,0 +1,48 @@
+"""One encoder for each model that is asked for, made once and loaded when it is used."""
+
+from __future__ import annotations
+
+from embeddings_pipeline.encoders import local_models
+from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+
+
+class Encoders:
+    """The encoders of a process, by model and dimension."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: dict[tuple[str, int | None], Encoder] = {}
+
+    def of(self, entity: Entity) -> Encoder:
+        """The encoder that an entity declares, or the default."""
+        return self.get(entity.model or self._settings.embedding_model, entity.dimension)
+
+    def get(self, model: str, dimension: int | None = None) -> Encoder:
+        """The encoder of a model, its own dimension unless another is asked for.
+
+        Raises ConfigurationError where it cannot be found, or where encoding is switched off.
+        """
+        if not self._settings.embedding_enabled:
+            raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
+        key = (model, dimension)
+        if key not in self._made:
+            folder = local_models.find(model, self._settings)
+            self._made[key] = SentenceTransformersEncoder(
+                local_models.describe(model, folder, dimension),
+                folder,
+                device=self._settings.embedding_device,
+                batch_size=self._settings.embedding_batch_size,
+            )
+        return self._made[key]
+
+    def add(self, encoder: Encoder, dimension: int | None = None) -> None:
+        """Use this encoder for its model."""
+        self._made[(encoder.identity.model, dimension)] = encoder
+
+    def cleanup(self) -> None:
+        """Let go of every model and its memory."""
+        self._made.clear()

@@ -1,0 +1,44 @@
+"""Counts tokens and splits long text, with one tokenizer for every entity and model.
+
+The tokenizer is that of the default model (`tokenizer.json` beside this file, Apache-2.0, from
+sentence-transformers/all-MiniLM-L6-v2), so that a change of model leaves the texts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from semantic_text_splitter import TextSplitter
+from tokenizers import Tokenizer
+
+from embeddings_pipeline.entities.entity import Chunk
+
+# [CLS] and [SEP], which the model adds to each text
+SPECIAL_TOKENS = 2
+
+
+def count_tokens(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, special tokens included, nothing truncated."""
+    return [len(encoding.ids) for encoding in _tokenizer().encode_batch_fast(list(texts))]
+
+
+def split(text: str, chunk: Chunk) -> list[str]:
+    """Pieces of at most `chunk.tokens` tokens (special ones included), cut at the largest
+    boundary that fits: paragraph, sentence, word, character."""
+    return _splitter(chunk.tokens, chunk.overlap).chunks(text) or [text]
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Tokenizer:
+    tokenizer: Tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@lru_cache(maxsize=32)
+def _splitter(tokens: int, overlap: int) -> TextSplitter:
+    capacity = tokens - SPECIAL_TOKENS
+    return TextSplitter.from_huggingface_tokenizer(_tokenizer(), capacity, overlap)

@@ -1,0 +1,94 @@
+"""How the rows of an entity are split: by a hash of the id, or by the day of a column (UTC)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from embeddings_pipeline.errors import ConfigurationError, RowError
+
+
+class HashPartitions(BaseModel):
+    """`count` buckets; a row's bucket depends on its id alone. For tables whose rows change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["hash"] = "hash"
+    count: int = Field(8, ge=1, le=1024)
+
+    def keys(self) -> list[str]:
+        """The keys in order, zero-padded so that they sort as numbers do."""
+        return [self._key(bucket) for bucket in range(self.count)]
+
+    def key_of(self, row_id: str) -> str:
+        """The key of a row: first 8 hex digits of md5(id as text), modulo count."""
+        digest = hashlib.md5(row_id.encode(), usedforsecurity=False).hexdigest()
+        return self._key(int(digest[:8], 16) % self.count)
+
+    @property
+    def width(self) -> int:
+        """Digits of a key."""
+        return max(2, len(str(self.count - 1)))
+
+    def _key(self, bucket: int) -> str:
+        return str(bucket).zfill(self.width)
+
+
+class DayPartitions(BaseModel):
+    """One partition a day of `column`, from `start` on. For append-only events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["day"]
+    column: str
+    start: date
+    lookback_days: int = Field(7, ge=1, le=3650)
+
+    def keys(self) -> list[str]:
+        """Every day from `start` to today (UTC), today included."""
+        days = (today() - self.start).days
+        return [(self.start + timedelta(days=n)).isoformat() for n in range(max(days, 0) + 1)]
+
+    def key_of(self, day: str | None) -> str:
+        """The key of a row of this day; none or one before `start` goes to the first.
+
+        Raises RowError for a day in the future: no partition holds it yet.
+        """
+        if day is None or date.fromisoformat(day) < self.start:
+            return self.start.isoformat()
+        if date.fromisoformat(day) > today():
+            raise RowError(f"{self.column} is {day}, after today")
+        return day
+
+    def recent(self) -> list[str]:
+        """The keys that a scheduled run covers: the last `lookback_days` days and today."""
+        return self.keys()[-(self.lookback_days + 1) :]
+
+
+Partitions = HashPartitions | DayPartitions
+
+
+def today() -> date:
+    """The current day in UTC."""
+    return datetime.now(UTC).date()
+
+
+def select_keys(selection: str, keys: Sequence[str]) -> list[str]:
+    """The keys that `a`, `a..b` or a comma-separated list of both names, in order.
+
+    Raises ConfigurationError for a key that is not there, naming the choices.
+    """
+    chosen: set[str] = set()
+    for part in selection.split(","):
+        first, _, last = part.strip().partition("..")
+        for key in (first, last or first):
+            if key not in keys:
+                raise ConfigurationError(
+                    f"partition {key!r} does not exist (partitions: {keys[0]}..{keys[-1]})"
+                )
+        chosen.update(keys[keys.index(first) : keys.index(last or first) + 1])
+    return [key for key in keys if key in chosen]

@@ -1,0 +1,92 @@
+"""A row becomes a text: `field: value` joined by `. `, or a template, or weighted parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import ConfigurationError, RowError
+
+MAX_TEXT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The text of a row, or of one chunk of it. `parts` only where fields are weighted."""
+
+    text: str
+    parts: tuple[str, ...] | None = None
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def text_hash(self) -> bytes:
+        """sha256 over all that decides the vector except the model."""
+        decides = (
+            [self.text]
+            if self.parts is None
+            else [list(pair) for pair in zip(self.weights or (), self.parts, strict=True)]
+        )
+        return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode()).digest()
+
+
+def render(
+    entity: Entity, text_columns: tuple[str, ...], row: Mapping[str, str | None]
+) -> Rendered | None:
+    """The text of a row whose values are text already; None where the row has none.
+
+    Raises RowError for a text past MAX_TEXT_BYTES.
+    """
+    values = {column: (row[column] or "").strip() for column in text_columns}
+    if not any(values.values()):
+        return None
+    if entity.template is not None:
+        rendered = Rendered(_fill(entity.template, values).strip())
+    else:
+        present = [column for column in text_columns if values[column]]
+        fields = [f"{column}: {values[column]}" for column in present]
+        rendered = Rendered(". ".join(fields))
+        if entity.weights:
+            # a part is the bare value: equal values are encoded once, whatever their field
+            rendered = Rendered(
+                rendered.text,
+                tuple(values[column] for column in present),
+                tuple(entity.weights[column] for column in present),
+            )
+    size = len(rendered.text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise RowError(f"the text has {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
+    return rendered
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The columns that a template names, in order, each once.
+
+    Raises ConfigurationError for anything but `{column}`: no format, conversion or attribute.
+    """
+    try:
+        pieces = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigurationError(f"template {template!r}: {error}") from None
+    names = []
+    for _, name, spec, conversion in pieces:
+        if name is None:
+            continue
+        if not name or spec or conversion or set(name) & set(".[]"):
+            raise ConfigurationError(
+                f"template {template!r}: write a column as {{column}} and nothing more"
+            )
+        names.append(name)
+    if not names:
+        raise ConfigurationError(f"template {template!r} names no column, like {{title}}")
+    return tuple(dict.fromkeys(names))
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    return "".join(
+        literal + (values[name] if name is not None else "")
+        for literal, name, _, _ in Formatter().parse(template)
+    )

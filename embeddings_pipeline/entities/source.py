@@ -1,0 +1,135 @@
+"""An entity checked against the columns that its staging model really has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from embeddings_pipeline.entities.entity import BOOKKEEPING_COLUMNS, Entity
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.serialise import template_columns
+from embeddings_pipeline.errors import ConfigurationError
+
+# raise it when the same declaration and row give another text than before
+RENDERING = 1
+
+IdType = Literal["bigint", "uuid", "text"]
+_ID_TYPES: Mapping[str, IdType] = {
+    "smallint": "bigint",
+    "integer": "bigint",
+    "bigint": "bigint",
+    "uuid": "uuid",
+    "text": "text",
+    "character varying": "text",
+}
+_DAY_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entity with its columns resolved. Types are Postgres' own names for them."""
+
+    entity: Entity
+    columns: Mapping[str, str]
+    id_type: IdType
+    text_columns: tuple[str, ...]
+    filters: Mapping[str, str]
+
+    @cached_property
+    def definition_hash(self) -> str:
+        """sha256 hex over all that decides the rows of `texts`, apart from the data itself.
+
+        It is part of each fingerprint: where it moves, every row is rendered again.
+        """
+        entity = self.entity
+        partitions = entity.partitions
+        decides = {
+            "rendering": RENDERING,
+            "columns": [[column, self.columns[column]] for column in self.text_columns],
+            "template": entity.template,
+            "weights": entity.weights,
+            "chunk": entity.chunk.model_dump() if entity.chunk else None,
+            "filters": dict(self.filters),
+            "changed_at": entity.changed_at,
+            "day": [partitions.column, partitions.start.isoformat()]
+            if isinstance(partitions, DayPartitions)
+            else None,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
+    """Check the declaration against the columns (name -> type) of the staging model.
+
+    Raises ConfigurationError that names the key, the column and the choices.
+    """
+    _require(entity, "id", (entity.id,), columns)
+    for key, column in (("deleted", entity.deleted), ("changed_at", entity.changed_at)):
+        _require(entity, key, (column,) if column else (), columns)
+    for key, names in (
+        ("include", entity.include or ()),
+        ("exclude", entity.exclude),
+        ("weights", tuple(entity.weights or ())),
+        ("filters", entity.filters),
+        ("template", template_columns(entity.template) if entity.template else ()),
+    ):
+        _require(entity, key, names, columns)
+    if isinstance(entity.partitions, DayPartitions):
+        column = entity.partitions.column
+        _require(entity, "partitions.column", (column,), columns)
+        if columns[column] not in _DAY_TYPES:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: partitions.column {column!r} is {columns[column]};"
+                f" days can be taken from {', '.join(_DAY_TYPES)}"
+            )
+    if entity.deleted and columns[entity.deleted] != "boolean":
+        raise ConfigurationError(
+            f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
+            " not boolean; make it one in the staging model"
+        )
+    return Source(
+        entity=entity,
+        columns=dict(columns),
+        id_type=_id_type(entity, columns[entity.id]),
+        text_columns=_text_columns(entity, columns),
+        filters={name: columns[name] for name in entity.filters},
+    )
+
+
+def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[str, str]) -> None:
+    for name in names:
+        if name not in columns:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: {key} column {name!r} is not in {entity.table}"
+                f" (columns: {', '.join(columns)})"
+            )
+
+
+def _id_type(entity: Entity, declared: str) -> IdType:
+    base = declared.partition("(")[0].strip()
+    if base not in _ID_TYPES:
+        raise ConfigurationError(
+            f"entity {entity.name!r}: id {entity.id!r} is {declared}; it can be"
+            f" {', '.join(_ID_TYPES)}: cast it in the staging model"
+        )
+    return _ID_TYPES[base]
+
+
+def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]:
+    if entity.include:
+        return entity.include
+    if entity.weights:
+        return tuple(entity.weights)
+    if entity.template:
+        return template_columns(entity.template)
+    left_out = {entity.id, *entity.exclude, *BOOKKEEPING_COLUMNS, entity.deleted}
+    chosen = tuple(column for column in columns if column not in left_out)
+    if not chosen:
+        raise ConfigurationError(
+            f"entity {entity.name!r}: no column of {entity.table} is left for its text"
+        )
+    return chosen

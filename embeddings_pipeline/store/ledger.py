@@ -1,0 +1,87 @@
+"""The run ledger: what each run of an entity did, in one row that its steps add to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step did: rows for read, deleted and quarantined, chunks for the rest."""
+
+    read: int = 0
+    pending: int = 0
+    encoded: int = 0
+    reused: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(_numbers(self), _numbers(other), strict=True)))
+
+
+def record(
+    connection: Connection[Row],
+    on: Statements,
+    run_id: str,
+    counts: Counts,
+    *,
+    keys: Sequence[str] = (),
+    model: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Add a step's counts to the ledger row of its run."""
+    columns = [field.name for field in fields(Counts)]
+    connection.execute(
+        on.sql(
+            """
+            insert into {run_ledger} as l
+                (entity, run_id, kind, partition_keys, model, device, {columns}, finished_at,
+                started_at)
+            values ({entity}, %s, 'run', %s, %s, %s, {values}, clock_timestamp(),
+                clock_timestamp() - make_interval(secs => %s))
+            on conflict (entity, run_id) do update set
+                partition_keys = case when excluded.partition_keys = '{{}}'
+                    then l.partition_keys else excluded.partition_keys end,
+                model = coalesce(excluded.model, l.model),
+                device = coalesce(excluded.device, l.device),
+                finished_at = excluded.finished_at,
+                {sums}
+            """,
+            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
+            values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
+            sums=sql.SQL(", ").join(
+                sql.SQL("{c} = l.{c} + excluded.{c}").format(c=Identifier(c)) for c in columns
+            ),
+        ),
+        (run_id, list(keys), model, device, *_numbers(counts), counts.seconds),
+    )
+
+
+def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, Any] | None:
+    """The counts of a run, by name; None where the ledger has no such run."""
+    columns = [field.name for field in fields(Counts)]
+    row = connection.execute(
+        on.sql(
+            "select {columns} from {run_ledger} where entity = {entity} and run_id = %s",
+            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
+        ),
+        (run_id,),
+    ).fetchone()
+    return None if row is None else dict(zip(columns, row, strict=True))
+
+
+def _numbers(counts: Counts) -> list[float]:
+    return list(asdict(counts).values())

@@ -1,0 +1,40 @@
+"""Advisory locks: they keep two runs from doing the same work. Correctness never rests on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from psycopg import Connection
+
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+
+
+@contextmanager
+def entity(connection: Connection[Row], on: Statements) -> Iterator[None]:
+    """Hold the entity for texts, publish or erase; waits for whoever has it."""
+    with _held(connection, [f"{on.schema}/{on.source.entity.name}"]):
+        yield
+
+
+@contextmanager
+def partitions(
+    connection: Connection[Row], on: Statements, table: str, keys: Sequence[str]
+) -> Iterator[None]:
+    """Hold partitions of a vector set; waits for whoever has one of them."""
+    with _held(connection, [f"{on.schema}/{table}/{key}" for key in sorted(keys)]):
+        yield
+
+
+@contextmanager
+def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[None]:
+    for name in names:
+        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+    try:
+        yield
+    finally:
+        # with a broken connection the locks are gone already
+        if not connection.closed:
+            for name in names:
+                connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))

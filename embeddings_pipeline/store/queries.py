@@ -1,0 +1,168 @@
+"""Questions about the stored state, for checks, status and pictures. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pgvector.psycopg import register_vector
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+
+_NORM_SAMPLE = 10_000
+_NORM_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class PartitionCoverage:
+    """One partition: `rows` should have vectors, `covered` of them do, for all their chunks.
+
+    `pending` and `quarantined` count chunks without a vector of their text: those that the next
+    run encodes, and those on which the encoder failed.
+    """
+
+    partition_key: str
+    rows: int
+    covered: int
+    chunks: int
+    vectors: int
+    pending: int
+    quarantined: int
+    oldest_pending_seconds: int | None
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """Rows of `texts` apart from coverage: without any text, failed, and longer than the model
+    reads (chunks)."""
+
+    without_text: int
+    failed: int
+    truncated: int
+
+
+def coverage(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet | None
+) -> list[PartitionCoverage]:
+    """Coverage of each partition that has texts, in order. Without a set nothing is covered."""
+    rows = connection.execute(
+        on.sql(
+            """
+            select
+                partition_key,
+                count(*),
+                count(*) filter (where missing = 0),
+                sum(chunks)::bigint,
+                sum(chunks - missing)::bigint,
+                sum(missing - failed)::bigint,
+                sum(failed)::bigint,
+                extract(epoch from clock_timestamp() - min(since))::bigint
+            from (
+                select
+                    t.partition_key,
+                    count(*) as chunks,
+                    count(*) filter (where {missing}) as missing,
+                    count(q.id) filter (where {missing}) as failed,
+                    min(coalesce(t.source_changed_at, t.serialised_at))
+                        filter (where {missing} and q.id is null) as since
+                from {texts} t
+                left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
+                left join {quarantine} q on q.entity = {entity} and q.id = t.{id}::text
+                    and q.chunk = t.chunk and q.text_hash = t.text_hash
+                where t.text_hash is not null
+                group by t.partition_key, t.{id}
+            ) as by_row
+            group by partition_key order by partition_key
+            """,
+            missing=sql.SQL("v.text_hash is distinct from t.text_hash"),
+            vectors=_vectors(on, vector_set),
+        )
+    )
+    return [PartitionCoverage(*row) for row in rows]
+
+
+def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+    """Vectors whose row or chunk is no more."""
+    (count,) = on.one(
+        connection,
+        "select count(*) from {vectors} v where not exists (select from {texts} t"
+        " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
+        vectors=on.table(vector_set.table_name),
+    )
+    return int(count)
+
+
+def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+    """Vectors, of a sample of 10,000, whose length is not 1 within 1 %."""
+    (count,) = on.one(
+        connection,
+        "select count(*) from (select embedding from {vectors} order by text_hash limit {sample})"
+        " as s where abs(vector_norm(embedding::vector) - 1) > {tolerance}",
+        vectors=on.table(vector_set.table_name),
+        sample=sql.Literal(_NORM_SAMPLE),
+        tolerance=sql.Literal(_NORM_TOLERANCE),
+    )
+    return int(count)
+
+
+def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) -> TextCounts:
+    """Rows without text, rows that failed to render, and chunks past `max_tokens`."""
+    return TextCounts(
+        *on.one(
+            connection,
+            """
+            select
+                count(*) filter (where t.text_hash is null and q.id is null),
+                count(*) filter (where t.text_hash is null and q.id is not null),
+                count(*) filter (where t.tokens > {max_tokens})
+            from {texts} t
+            left join {quarantine} q
+                on q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
+            """,
+            max_tokens=sql.Literal(max_tokens),
+        )
+    )
+
+
+def sample_texts(connection: Connection[Row], on: Statements, size: int) -> list[tuple[str, str]]:
+    """(id, text) of a few rows, the same ones each time."""
+    rows = connection.execute(
+        on.sql(
+            "select {id}::text, text from {texts} where text_hash is not null"
+            " order by text_hash limit {size}",
+            size=sql.Literal(size),
+        )
+    )
+    return [(row_id, text) for row_id, text in rows]
+
+
+def sample_vectors(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, size: int
+) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Sequence[str]]:
+    """Vectors, shape (rows, dimension), with the value of the first filter of each, as text."""
+    register_vector(connection)
+    first = next(iter(on.source.filters), None)
+    rows = connection.execute(
+        on.sql(
+            "select embedding::vector, {label} from {vectors} order by text_hash limit {size}",
+            label=sql.SQL("coalesce({}::text, '')").format(Identifier(first))
+            if first
+            else sql.SQL("''"),
+            vectors=on.table(vector_set.table_name),
+            size=sql.Literal(size),
+        )
+    ).fetchall()
+    if not rows:
+        return np.empty((0, vector_set.dimension), dtype=np.float32), []
+    return np.stack([row[0].to_numpy() for row in rows]), [row[1] for row in rows]
+
+
+def _vectors(on: Statements, vector_set: VectorSet | None) -> sql.Composable:
+    if vector_set is not None:
+        return on.table(vector_set.table_name)
+    return on.sql("(select {id}, chunk, text_hash from {texts} where false)")

@@ -1,0 +1,191 @@
+"""Reads the staging models: which rows moved, and the rows themselves. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.postgres import Row, columns_of, trusted
+
+# rows that a streamed read holds in memory at a time
+_FETCH = 500
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Stored rows of one bucket of fingerprints: how many, and the xor of the fingerprints."""
+
+    bucket: int
+    rows: int
+    xor: int
+
+
+@dataclass(frozen=True)
+class StagedRow:
+    """One row of a staging model, each value as the text that Postgres prints for it."""
+
+    id: str
+    fingerprint: int
+    day: str | None
+    changed_at: str | None
+    values: dict[str, str | None]
+    filters: tuple[str | None, ...]
+
+
+def staging_columns(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
+    """Columns and types of a staging model. Raises ConfigurationError where there is none."""
+    columns = columns_of(connection, schema, table)
+    if not columns:
+        raise ConfigurationError(
+            f"there is no {schema}.{table} in {connection.info.dbname!r} on"
+            f" {connection.info.host}: build it with dbt (or run without --no-dbt)"
+        )
+    return columns
+
+
+def moved_rows(
+    connection: Connection[Row], source: Source, buckets: int, stored: Sequence[Digest]
+) -> Iterator[bytes]:
+    """COPY text of (bucket, id, fingerprint) for each bucket whose digest is not the stored one.
+
+    One statement scans the model once: the fingerprints are compared where they are computed,
+    and only buckets that differ are sent. A bucket that is empty now comes as one row of nulls.
+    `buckets` is a power of two; a row's bucket is that of its fingerprint, so that a row that
+    changed makes both its old and its new bucket differ.
+    """
+    query = sql.SQL(
+        """
+        copy (
+            with present as materialized (
+                select {id}::text as id, {fingerprint} as fingerprint
+                from {relation} as source where {eligible}
+            ),
+            stored as (
+                select * from unnest({numbers}::int[], {rows}::bigint[], {xors}::bigint[])
+                    as s (bucket, rows, xor)
+            ),
+            digests as (
+                select (fingerprint & {mask})::int as bucket, count(*) as rows,
+                    bit_xor(fingerprint) as xor
+                from present group by 1
+            ),
+            moved as (
+                select bucket from digests d full join stored s using (bucket)
+                where (d.rows, d.xor) is distinct from (s.rows, s.xor)
+            )
+            select m.bucket, p.id, p.fingerprint
+            from moved m left join present p on (p.fingerprint & {mask})::int = m.bucket
+        ) to stdout
+        """
+    ).format(
+        id=Identifier(source.entity.id),
+        fingerprint=_fingerprint(source),
+        relation=_relation(source),
+        eligible=_eligible(source, escaped=False),
+        mask=sql.Literal(buckets - 1),
+        numbers=sql.Literal([digest.bucket for digest in stored]),
+        rows=sql.Literal([digest.rows for digest in stored]),
+        xors=sql.Literal([digest.xor for digest in stored]),
+    )
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        for block in copy:
+            yield bytes(block)
+
+
+def read_rows(
+    connection: Connection[Row], source: Source, ids: Sequence[str]
+) -> Iterator[StagedRow]:
+    """Stream the eligible rows of these ids, in no order. Rows that are gone are left out."""
+    entity = source.entity
+    day = (
+        sql.SQL("{}::text").format(_day(entity.partitions, source))
+        if isinstance(entity.partitions, DayPartitions)
+        else sql.SQL("null")
+    )
+    changed = (
+        sql.SQL("{}::timestamptz::text").format(Identifier(entity.changed_at))
+        if entity.changed_at
+        else sql.SQL("null")
+    )
+    columns = [
+        sql.SQL("{}::text").format(Identifier(entity.id)),
+        _fingerprint(source),
+        day,
+        changed,
+        *(_as_text(column, source.columns[column]) for column in source.text_columns),
+        *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
+    ]
+    filters_from = 4 + len(source.text_columns)
+    query = sql.SQL(
+        "select {columns} from {relation} as source where {eligible} and {id} = any(%s::{type}[])"
+    ).format(
+        columns=sql.SQL(", ").join(columns),
+        relation=_relation(source),
+        eligible=_eligible(source),
+        id=Identifier(entity.id),
+        type=trusted(source.id_type),
+    )
+    with connection.transaction(), connection.cursor("staged_rows") as cursor:
+        cursor.itersize = _FETCH
+        for row in cursor.execute(query, (list(ids),)):
+            yield StagedRow(
+                id=row[0],
+                fingerprint=row[1],
+                day=row[2],
+                changed_at=row[3],
+                values=dict(zip(source.text_columns, row[4:filters_from], strict=True)),
+                filters=row[filters_from:],
+            )
+
+
+def _relation(source: Source) -> sql.Composable:
+    return Identifier(source.entity.db_schema, source.entity.table)
+
+
+def _eligible(source: Source, *, escaped: bool = True) -> sql.Composable:
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    if source.entity.deleted:
+        conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
+    if source.entity.where:
+        # a statement without parameters has no placeholders to escape
+        where = trusted(source.entity.where, escaped=escaped)
+        conditions.append(sql.SQL("({})").format(where))
+    return sql.SQL(" and ").join(conditions)
+
+
+def _fingerprint(source: Source) -> sql.Composable:
+    """The first 64 bits of md5 over the row's used columns, its id and the definition.
+
+    The record's own output function quotes its fields, so that no two rows print alike.
+    """
+    entity = source.entity
+    used = [entity.id, *source.text_columns, *source.filters]
+    if isinstance(entity.partitions, DayPartitions):
+        used.append(entity.partitions.column)
+    return sql.SQL("('x' || left(md5(row({}, {})::text), 16))::bit(64)::bigint").format(
+        sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
+        sql.Literal(source.definition_hash),
+    )
+
+
+def _day(partitions: DayPartitions, source: Source) -> sql.Composable:
+    column = Identifier(partitions.column)
+    if source.columns[partitions.column] == "timestamp with time zone":
+        return sql.SQL("({} at time zone 'UTC')::date").format(column)
+    return sql.SQL("{}::date").format(column)
+
+
+def _as_text(column: str, kind: str) -> sql.Composable:
+    """A value as a person would write it: yes or no, a list with commas, else as printed."""
+    name = Identifier(column)
+    if kind == "boolean":
+        return sql.SQL("case {} when true then 'yes' when false then 'no' end").format(name)
+    if kind.endswith("[]"):
+        return sql.SQL("array_to_string({}, ', ')").format(name)
+    return sql.SQL("{}::text").format(name)

@@ -1,0 +1,265 @@
+"""The `<entity>_texts` table: what each row says. Written in whole rows, a window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.schema import vector_tables
+from embeddings_pipeline.store.statements import Statements
+
+# the fingerprint of a row that is to be looked at again by the next pass, whatever it says
+UNSETTLED = 0
+
+_COLUMNS = (
+    *("chunk", "partition_key", "fingerprint", "text", "parts", "weights", "text_hash"),
+    *("tokens", "source_changed_at"),
+)
+
+
+class Text(NamedTuple):
+    """One chunk of a row. `text` is None for a row that has none, or that failed to render."""
+
+    id: str
+    chunk: int
+    partition_key: str
+    fingerprint: int
+    text: str | None
+    parts: list[str] | None
+    weights: list[float] | None
+    text_hash: bytes | None
+    tokens: int
+    source_changed_at: str | None
+    filters: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be made into a text, and why."""
+
+    id: str
+    stage: str
+    error: str
+
+
+def write(
+    connection: Connection[Row], on: Statements, texts: Sequence[Text], failures: Sequence[Failure]
+) -> None:
+    """Store whole rows in one transaction: these chunks, and none beyond.
+
+    Vectors of chunks that are no more go with them, in every set, and the filter columns beside
+    the others follow at once: neither needs an encoder. Erased ids are left out.
+    """
+    columns = sql.SQL(", ").join(
+        Identifier(column) for column in (on.source.entity.id, *_COLUMNS, *on.source.filters)
+    )
+    with connection.transaction():
+        _receive(connection, on, columns, texts)
+        _upsert(connection, on, columns)
+        connection.execute(
+            on.sql(
+                """
+                delete from {texts} t using (
+                    select {id}, max(chunk) as last from incoming_texts group by {id}
+                ) as i
+                where t.{id} = i.{id} and t.chunk > i.last
+                """
+            )
+        )
+        for table in vector_tables(connection, on.schema, on.source.entity.name):
+            _trim_vectors(connection, on, table)
+            if on.source.filters:
+                _update_filters(connection, on, table)
+        _settle_quarantine(connection, on, failures)
+
+
+def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> int:
+    """Remove rows and every trace of them in one transaction; returns how many rows there were.
+
+    Texts go first: their locks hold back a writer of vectors, which then finds no text.
+    """
+    chosen = {"chosen": sql.Literal(list(ids))}
+    with connection.transaction():
+        deleted = connection.execute(
+            on.sql(
+                "delete from {texts} where {id} = any({chosen}::{id_type}[]) returning chunk",
+                **chosen,
+            )
+        ).fetchall()
+        for table in vector_tables(connection, on.schema, on.source.entity.name):
+            connection.execute(
+                on.sql(
+                    "delete from {vectors} where {id} = any({chosen}::{id_type}[])",
+                    vectors=on.table(table),
+                    **chosen,
+                )
+            )
+        connection.execute(
+            on.sql(
+                "delete from {quarantine} where entity = {entity} and id = any({chosen})", **chosen
+            )
+        )
+    return sum(1 for (chunk,) in deleted if chunk == 0)
+
+
+def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -> None:
+    """Record the definition that all texts follow now; after writes, refresh the statistics."""
+    connection.execute(
+        on.sql(
+            "update {entities} set definition = %s, definition_hash = %s,"
+            " last_pass_at = clock_timestamp() where entity = {entity}"
+        ),
+        (on.source.entity.model_dump_json(), on.source.definition_hash),
+    )
+    if written:
+        connection.execute(on.sql("vacuum (analyze) {texts}"))
+
+
+def rekey(connection: Connection[Row], on: Statements) -> int:
+    """Recompute the partition keys where the scheme changed; returns the rows that moved.
+
+    A scheme by day is part of the definition: there the pass itself gives each row its key.
+    """
+    partitions = on.source.entity.partitions
+    scheme = partitions.model_dump_json()
+    (stored,) = on.one(
+        connection, "select partition_scheme from {entities} where entity = {entity}"
+    )
+    if stored == scheme:
+        return 0
+    moved = 0
+    with connection.transaction():
+        if isinstance(partitions, HashPartitions):
+            moved = connection.execute(
+                on.sql(
+                    "update {texts} set partition_key = {key} where partition_key <> {key}",
+                    key=hash_key(on, partitions),
+                )
+            ).rowcount
+        connection.execute(
+            on.sql("update {entities} set partition_scheme = %s where entity = {entity}"),
+            (scheme,),
+        )
+    return moved
+
+
+def hash_key(on: Statements, partitions: HashPartitions) -> sql.Composable:
+    """In SQL what `HashPartitions.key_of` is in Python."""
+    return on.sql(
+        "lpad(mod(('x' || left(md5({id}::text), 8))::bit(32)::bigint, {count})::text,"
+        " {width}, '0')",
+        count=sql.Literal(partitions.count),
+        width=sql.Literal(partitions.width),
+    )
+
+
+def _receive(
+    connection: Connection[Row], on: Statements, columns: sql.Composable, texts: Sequence[Text]
+) -> None:
+    connection.execute(
+        on.sql(
+            "create temporary table if not exists incoming_texts on commit delete rows"
+            " as select {columns} from {texts} with no data",
+            columns=columns,
+        )
+    )
+    with connection.cursor() as cursor, cursor.copy("copy incoming_texts from stdin") as copy:
+        for text in texts:
+            *fixed, filters = text
+            copy.write_row((*fixed, *filters))
+    connection.execute("analyze incoming_texts")
+
+
+def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable) -> None:
+    mutable = (*_COLUMNS[1:], *on.source.filters)
+    connection.execute(
+        on.sql(
+            """
+            insert into {texts} as t ({columns})
+            select {columns} from incoming_texts i
+            where not exists (
+                select from {erasures} e where e.entity = {entity} and e.id = i.{id}::text
+            )
+            on conflict ({id}, chunk) do update set {assignments},
+                -- the moment from which a vector is missing
+                serialised_at = case when t.text_hash is distinct from excluded.text_hash
+                    then clock_timestamp() else t.serialised_at end
+            """,
+            columns=columns,
+            assignments=sql.SQL(", ").join(
+                sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in mutable
+            ),
+        )
+    )
+
+
+def _trim_vectors(connection: Connection[Row], on: Statements, table: str) -> None:
+    connection.execute(
+        on.sql(
+            """
+            delete from {vectors} v using (
+                select {id}, max(chunk) filter (where text_hash is not null) as last
+                from incoming_texts group by {id}
+            ) as i
+            where v.{id} = i.{id} and v.chunk > coalesce(i.last, -1)
+            """,
+            vectors=on.table(table),
+        )
+    )
+
+
+def _update_filters(connection: Connection[Row], on: Statements, table: str) -> None:
+    filters = on.source.filters
+    connection.execute(
+        on.sql(
+            """
+            update {vectors} v set ({names}) = row({values})
+            from incoming_texts i
+            where v.{id} = i.{id} and v.chunk = i.chunk
+                and row({current}) is distinct from row({values})
+            """,
+            vectors=on.table(table),
+            names=sql.SQL(", ").join(Identifier(c) for c in filters),
+            values=sql.SQL(", ").join(Identifier("i", c) for c in filters),
+            current=sql.SQL(", ").join(Identifier("v", c) for c in filters),
+        )
+    )
+
+
+def _settle_quarantine(
+    connection: Connection[Row], on: Statements, failures: Sequence[Failure]
+) -> None:
+    """A row whose text is another than the one that failed leaves quarantine."""
+    connection.execute(
+        on.sql(
+            """
+            delete from {quarantine} q using incoming_texts i
+            where q.entity = {entity} and q.id = i.{id}::text and i.chunk = 0
+                and q.id <> all (%s)
+                and not exists (
+                    select from {texts} t where t.{id} = i.{id}
+                        and t.chunk = q.chunk and t.text_hash = q.text_hash
+                )
+            """
+        ),
+        ([failure.id for failure in failures],),
+    )
+    for failure in failures:
+        connection.execute(
+            on.sql(
+                """
+                insert into {quarantine} as q (entity, id, chunk, stage, error)
+                values ({entity}, %s, 0, %s, %s)
+                on conflict (entity, id, chunk) do update set
+                    stage = excluded.stage, error = excluded.error, text_hash = null,
+                    attempts = q.attempts + 1, last_seen = clock_timestamp()
+                """
+            ),
+            (failure.id, failure.stage, failure.error),
+        )

@@ -1,0 +1,338 @@
+"""The `<entity>_vectors_<n>` tables: what is pending in one, and writing a window of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+from pgvector import HalfVector, Vector
+from pgvector.psycopg import register_vector
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+
+# a text that failed this often is left alone until it changes or `retry` is asked
+MAX_ATTEMPTS = 3
+
+
+class Pending(NamedTuple):
+    """A chunk whose vector is missing or of another text. The id is text, whatever its type."""
+
+    id: str
+    chunk: int
+    text: str
+    parts: list[str] | None
+    weights: list[float] | None
+    text_hash: bytes
+    tokens: int
+
+
+class Encoded(NamedTuple):
+    """A vector to be stored: float32, shape (dimension,)."""
+
+    id: str
+    chunk: int
+    text_hash: bytes
+    embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
+    reused_from: str | None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What `find_pending` found."""
+
+    chunks: int
+    rows: int
+    tokens: int
+    windows: int
+
+
+def pending_keys(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, *, force: bool = False
+) -> list[str]:
+    """The partitions in which something is pending (with `force`, any text), sorted."""
+    rows = connection.execute(
+        on.sql(
+            "select distinct t.partition_key from {pending} order by 1",
+            pending=_pending(on, vector_set, force=force),
+        )
+    )
+    return [key for (key,) in rows]
+
+
+def find_pending(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    keys: Sequence[str],
+    *,
+    max_rows: int,
+    max_tokens: int,
+    force: bool = False,
+) -> Backlog:
+    """Fill the temporary table `pending_rows` with the windows to encode, in order.
+
+    A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
+    past `max_tokens`. With `force` every text of the partitions is in one.
+    """
+    connection.execute("drop table if exists pending_rows")
+    connection.execute(
+        on.sql(
+            """
+            create temporary table pending_rows as
+            select id, chunk, text_hash, tokens, n,
+                dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
+            from (
+                select t.{id} as id, t.chunk, t.text_hash, t.tokens,
+                    dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
+                from {pending} and t.partition_key = any({keys})
+                window by_row as (order by t.partition_key, t.{id})
+            ) as missing
+            """,
+            pending=_pending(on, vector_set, force=force),
+            keys=sql.Literal(list(keys)),
+            max_rows=sql.Literal(max_rows),
+            max_tokens=sql.Literal(max_tokens),
+        )
+    )
+    connection.execute("create index on pending_rows (in_window)")
+    connection.execute("analyze pending_rows")
+    return Backlog(
+        *on.one(
+            connection,
+            "select count(*), coalesce(max(n), 0), coalesce(sum(tokens), 0)::bigint,"
+            " coalesce(max(in_window), 0) from pending_rows",
+        )
+    )
+
+
+def read_window(connection: Connection[Row], on: Statements, window: int) -> list[Pending]:
+    """The texts of one window, less those that changed or went since `find_pending`."""
+    rows = connection.execute(
+        on.sql(
+            """
+            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens
+            from pending_rows p
+            join {texts} t on t.{id} = p.id and t.chunk = p.chunk and t.text_hash = p.text_hash
+            where p.in_window = %s
+            order by p.n, t.chunk
+            """
+        ),
+        (window,),
+    )
+    return [Pending(*row) for row in rows]
+
+
+def reuse(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    origins: Sequence[Origin],
+    window: Sequence[Pending],
+    run_id: str,
+) -> set[tuple[str, int]]:
+    """Fill what can be filled from vectors of the same text and model; returns (id, chunk)."""
+    done: set[tuple[str, int]] = set()
+    for origin in origins:
+        left = [p for p in window if (p.id, p.chunk) not in done]
+        if not left:
+            break
+        rows = connection.execute(
+            on.sql(
+                """
+                with wanted as (
+                    select * from unnest(%s::{id_type}[], %s::int[], %s::bytea[])
+                        as w ({id}, chunk, text_hash)
+                ),
+                found as (
+                    select distinct on (text_hash) text_hash, embedding,
+                        {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
+                    from {origin_table} where text_hash in (select text_hash from wanted)
+                )
+                insert into {vectors} as v ({columns})
+                select {values}
+                from wanted i
+                join found f on f.text_hash = i.text_hash
+                join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
+                    and t.text_hash = i.text_hash
+                for share of t
+                on conflict ({id}, chunk) do update set {assignments}
+                returning v.{id}::text, v.chunk
+                """,
+                origin=sql.Literal(origin.entity),
+                origin_id=Identifier(origin.id_column),
+                origin_table=on.table(origin.table),
+                vectors=on.table(vector_set.table_name),
+                **_columns(on, vector_set, embedding="f.embedding", reused_from="f.reused_from"),
+            ),
+            (
+                [p.id for p in left],
+                [p.chunk for p in left],
+                [p.text_hash for p in left],
+                run_id,
+            ),
+        )
+        done.update((row_id, chunk) for row_id, chunk in rows)
+    return done
+
+
+def write(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    encoded: Sequence[Encoded],
+    run_id: str,
+) -> int:
+    """Store vectors in one transaction; returns how many found their text unchanged.
+
+    A row that was changed, erased or deleted while the model ran gets none: the join on the
+    text's hash, `for share`, holds off whoever wants to change it until the vector is in.
+    """
+    with connection.transaction():
+        _receive(connection, on, vector_set, encoded)
+        return connection.execute(
+            on.sql(
+                """
+                insert into {vectors} as v ({columns})
+                select {values}
+                from {incoming} i
+                join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
+                    and t.text_hash = i.text_hash
+                for share of t
+                on conflict ({id}, chunk) do update set {assignments}
+                """,
+                vectors=on.table(vector_set.table_name),
+                incoming=_incoming(vector_set),
+                **_columns(on, vector_set, embedding="i.embedding", reused_from="i.reused_from"),
+            ),
+            (run_id,),
+        ).rowcount
+
+
+def remove_orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+    """Remove vectors without a text, as a set has that was retired for a while."""
+    return connection.execute(
+        on.sql(
+            "delete from {vectors} v where not exists (select from {texts} t"
+            " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
+            vectors=on.table(vector_set.table_name),
+        )
+    ).rowcount
+
+
+def analyze(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+    """Refresh the planner's statistics, and the visibility map that index scans need."""
+    connection.execute(
+        on.sql("vacuum (analyze) {vectors}", vectors=on.table(vector_set.table_name))
+    )
+
+
+def quarantine(connection: Connection[Row], on: Statements, pending: Pending, error: str) -> None:
+    """Note that the encoder fails on this text, unless the text has changed meanwhile."""
+    connection.execute(
+        on.sql(
+            """
+            insert into {quarantine} as q (entity, id, chunk, stage, error, text_hash)
+            select {entity}, %(id)s, %(chunk)s, 'encode', %(error)s, %(hash)s
+            from {texts} t
+            where t.{id} = %(id)s::{id_type} and t.chunk = %(chunk)s and t.text_hash = %(hash)s
+            for share of t
+            on conflict (entity, id, chunk) do update set
+                stage = excluded.stage, error = excluded.error, last_seen = clock_timestamp(),
+                attempts = case when q.text_hash = excluded.text_hash then q.attempts + 1
+                    else 1 end,
+                text_hash = excluded.text_hash
+            """
+        ),
+        {
+            "id": pending.id,
+            "chunk": pending.chunk,
+            "error": error,
+            "hash": pending.text_hash,
+        },
+    )
+
+
+def _pending(on: Statements, vector_set: VectorSet, *, force: bool = False) -> sql.Composable:
+    """`<texts as t …> where <the vector is missing or of another text>`."""
+    missing = sql.SQL("true") if force else sql.SQL("v.text_hash is distinct from t.text_hash")
+    return on.sql(
+        """
+        {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
+        where t.text_hash is not null and {missing} and not exists (
+            select from {quarantine} q
+            where q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
+                and q.text_hash = t.text_hash and q.attempts >= {attempts}
+        )
+        """,
+        vectors=on.table(vector_set.table_name),
+        missing=missing,
+        attempts=sql.Literal(MAX_ATTEMPTS),
+    )
+
+
+def _receive(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    encoded: Sequence[Encoded],
+) -> None:
+    register_vector(connection)
+    connection.execute(
+        on.sql(
+            "create temporary table if not exists {incoming} ({id} {id_type}, chunk int,"
+            " text_hash bytea, embedding {storage}({dimension}), reused_from text)"
+            " on commit delete rows",
+            incoming=_incoming(vector_set),
+            storage=sql.SQL(vector_set.storage),
+            dimension=sql.Literal(vector_set.dimension),
+        )
+    )
+    kind = Vector if vector_set.storage == "vector" else HalfVector
+    parse = {"bigint": int, "uuid": UUID, "text": str}[on.source.id_type]
+    copy_in = on.sql(
+        "copy {incoming} from stdin with (format binary)", incoming=_incoming(vector_set)
+    )
+    with connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+        # a binary copy converts nothing: what is sent must have the columns' own types
+        copy.set_types([on.source.id_type, "int4", "bytea", vector_set.storage, "text"])
+        for row in encoded:
+            copy.write_row(
+                (parse(row.id), row.chunk, row.text_hash, kind(row.embedding), row.reused_from)
+            )
+
+
+def _incoming(vector_set: VectorSet) -> Identifier:
+    # two sets that are filled in one session differ in dimension or storage
+    return Identifier(f"incoming_{vector_set.number}")
+
+
+def _columns(
+    on: Statements, vector_set: VectorSet, *, embedding: str, reused_from: str
+) -> dict[str, sql.Composable]:
+    """What an insert names: columns, the values for them, and what a conflict assigns."""
+    values: dict[str, sql.Composable] = {
+        on.source.entity.id: Identifier("t", on.source.entity.id),
+        "chunk": sql.SQL("t.chunk"),
+        "text": sql.SQL("t.text"),
+        "text_hash": sql.SQL("t.text_hash"),
+        "embedding": sql.SQL("{}::{}").format(sql.SQL(embedding), sql.SQL(vector_set.storage)),
+        "run_id": sql.SQL("%s"),
+        "reused_from": sql.SQL(reused_from),
+        "embedded_at": sql.SQL("clock_timestamp()"),
+        **{column: Identifier("t", column) for column in on.source.filters},
+    }
+    assigned = [c for c in values if c not in (on.source.entity.id, "chunk")]
+    return {
+        "columns": sql.SQL(", ").join(Identifier(column) for column in values),
+        "values": sql.SQL(", ").join(values.values()),
+        "assignments": sql.SQL(", ").join(
+            sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in assigned
+        ),
+    }

@@ -1,0 +1,138 @@
+"""Decides which vector set the published view shows. Nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import Connection
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import locks, queries, vector_sets, views
+from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """The set that is live after the call, if any, and why another one is not."""
+
+    live: VectorSet | None
+    flipped: bool
+    reasons: list[str]
+
+    @property
+    def summary(self) -> str:
+        """One sentence for a person."""
+        if self.live is None:
+            return "nothing is published yet: " + "; ".join(self.reasons)
+        shown = f"set {self.live.number} ({self.live.model}) is live"
+        return "; ".join([shown + (" since now" if self.flipped else ""), *self.reasons])
+
+
+def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> PublishResult:
+    """Flip to the set that is being built where it is publishable; else say why not.
+
+    `explicit` is a person's word: it flips an entity whose `publish` is manual, or one that was
+    rolled back. Searches and marts see the old set until the one transaction that flips.
+    """
+    with database.connection() as connection, locks.entity(connection, on):
+        live, building = _live(connection, on), _building(connection, on)
+        if building is None:
+            with connection.transaction():
+                views.replace_published(connection, on.schema, on.source.entity.name)
+            return PublishResult(live, False, [])
+        reasons = blockers(connection, on, building)
+        if not explicit:
+            reasons += _waits_for_a_person(connection, on)
+        if reasons:
+            return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
+        with connection.transaction():
+            _flip(connection, on, live, building)
+            vector_sets.hold_publishing(connection, on, held=False)
+        _drop_beyond(connection, on)
+        return PublishResult(_live(connection, on), True, [])
+
+
+def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
+    """Flip back to the set that was live before; returns how many chunks it is behind, too.
+
+    Nothing flips by itself afterwards, until an explicit publish. Raises ConfigurationError
+    where no set is kept.
+    """
+    with database.connection() as connection, locks.entity(connection, on):
+        live = _live(connection, on)
+        former = max(
+            (
+                s
+                for s in vector_sets.vector_sets(connection, on, ("retired", "building"))
+                if s.published_at
+            ),
+            key=lambda s: (s.published_at, s.number),
+            default=None,
+        )
+        if former is None:
+            raise ConfigurationError(
+                f"entity {on.source.entity.name!r} has no earlier set to go back to (keep_sets is"
+                f" {on.source.entity.keep_sets})"
+            )
+        behind = sum(p.pending for p in queries.coverage(connection, on, former))
+        with connection.transaction():
+            _flip(connection, on, live, former)
+            vector_sets.hold_publishing(connection, on, held=True)
+        return PublishResult(_live(connection, on), True, []), behind
+
+
+def blockers(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[str]:
+    """Why a set may not be published; empty where it may."""
+    coverage = queries.coverage(connection, on, vector_set)
+    pending = sum(partition.pending for partition in coverage)
+    orphans = queries.orphans(connection, on, vector_set)
+    target = on.source.entity.index.recall
+    reasons = []
+    if pending:
+        reasons.append(f"{pending:,} chunks are pending")
+    if orphans:
+        reasons.append(f"{orphans:,} vectors have no row")
+    if vector_set.recall is None:
+        reasons.append("its index is not built")
+    elif vector_set.recall < target:
+        reasons.append(f"the index has recall@10 {vector_set.recall:.3f}, below {target}")
+    return reasons
+
+
+def _live(connection: Connection[Row], on: Statements) -> VectorSet | None:
+    return next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
+
+
+def _building(connection: Connection[Row], on: Statements) -> VectorSet | None:
+    return next(iter(vector_sets.vector_sets(connection, on, ("building",))), None)
+
+
+def _waits_for_a_person(connection: Connection[Row], on: Statements) -> list[str]:
+    name = on.source.entity.name
+    if vector_sets.publishing_held(connection, on):
+        return [f"held since a rollback: run `embeddings-pipeline publish {name}`"]
+    if on.source.entity.publish == "manual":
+        return [f"publish is manual: run `embeddings-pipeline publish {name}`"]
+    return []
+
+
+def _flip(
+    connection: Connection[Row], on: Statements, live: VectorSet | None, to: VectorSet
+) -> None:
+    if live is not None:
+        vector_sets.set_state(connection, on, live.number, "retired")
+    vector_sets.set_state(connection, on, to.number, "live")
+    views.replace_published(connection, on.schema, on.source.entity.name)
+    views.replace_coverage(connection, on.schema)
+
+
+def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
+    """Drop the retired sets past `keep_sets`, those never published first, then the oldest."""
+    retired = vector_sets.vector_sets(connection, on, ("retired",))
+    newest_first = sorted(
+        retired, key=lambda s: (s.published_at is not None, s.published_at, s.number), reverse=True
+    )
+    for vector_set in newest_first[on.source.entity.keep_sets :]:
+        vector_sets.drop_set(connection, on, vector_set)

@@ -1,0 +1,74 @@
+"""Brings every live and building set of an entity up to date, each with its own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import vector_sets
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.vectors import Request, VectorsResult, sync_vectors
+
+
+@dataclass(frozen=True)
+class SetsResult:
+    """What a run did to each set; `frozen` says of a live set why it was left as it is."""
+
+    by_set: Sequence[tuple[VectorSet, VectorsResult]]
+    frozen: str | None
+
+    @property
+    def counts(self) -> Counts:
+        """Summed over the sets."""
+        return sum((result.counts for _, result in self.by_set), Counts())
+
+    @property
+    def keys(self) -> list[str]:
+        """The partitions in which something was pending in any set."""
+        return sorted({key for _, result in self.by_set for key in result.keys})
+
+
+def sync_sets(
+    database: Postgres, on: Statements, encoders: Encoders, request: Request
+) -> SetsResult:
+    """Encode what is pending: first in the live set, then in one that is being built beside it.
+
+    Raises ConfigurationError where the entity's own model cannot be had. A live set of another
+    model that cannot be loaded any more is frozen, and the other set goes on.
+    """
+    wanted = encoders.of(on.source.entity)
+    with database.connection() as connection:
+        vector_sets.ensure_set(connection, on, wanted.identity)
+        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+        origins = {s.number: vector_sets.same_model(connection, on, s) for s in sets}
+    done = []
+    frozen = None
+    for vector_set in sorted(sets, key=lambda s: s.state != "live"):
+        try:
+            encoder = _encoder_of(vector_set, wanted, encoders)
+        except ConfigurationError as error:
+            frozen = f"set {vector_set.number} is frozen: {error}"
+            continue
+        result = sync_vectors(
+            database, on, vector_set, encoder, origins[vector_set.number], request
+        )
+        done.append((vector_set, result))
+    return SetsResult(done, frozen)
+
+
+def _encoder_of(vector_set: VectorSet, wanted: Encoder, encoders: Encoders) -> Encoder:
+    if vector_set.identity == wanted.identity:
+        return wanted
+    encoder = encoders.get(vector_set.model, vector_set.dimension)
+    if encoder.identity.revision != vector_set.revision:
+        raise ConfigurationError(
+            f"model {vector_set.model!r} has other weights now (sha256"
+            f" {encoder.identity.revision[:12]}, the set's are {vector_set.revision[:12]})"
+        )
+    return encoder

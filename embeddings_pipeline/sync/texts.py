@@ -1,0 +1,214 @@
+"""Brings `<entity>_texts` up to date with the staging model. Never encodes.
+
+What moved is found by content: fingerprints computed in staging, compared by digest a bucket of
+them, then one by one. Timestamps are not trusted. Deletes come last, so that a pass that is
+refused or killed has lost nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from embeddings_pipeline.entities import chunking
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.serialise import Rendered, render
+from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
+from embeddings_pipeline.store import changes, ledger, locks, schema, staging, texts
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.staging import StagedRow
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.texts import UNSETTLED, Failure, Text
+
+# ids sent to staging with one read: each read scans the model once
+_SLICE = 50_000
+# a window of writes ends with whichever comes first
+_WINDOW_ROWS = 2_000
+_WINDOW_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class TextsResult:
+    """What a pass did, in rows. `read` counts the rows that moved and were rendered."""
+
+    new: int
+    read: int
+    deleted: int
+    quarantined: int
+    rekeyed: int
+    seconds: float
+
+    @property
+    def counts(self) -> Counts:
+        """Its share of the run's ledger row."""
+        return Counts(
+            read=self.read,
+            deleted=self.deleted,
+            quarantined=self.quarantined,
+            seconds=self.seconds,
+        )
+
+
+def sync_texts(
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    run_id: str,
+    *,
+    allow_deletes: bool = False,
+) -> TextsResult:
+    """One pass over an entity: render what moved, delete what is gone.
+
+    Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted nothing)
+    where more than `max_delete_share` of the rows would go.
+    """
+    started = time.monotonic()
+    with staged.connection() as source, vectors.connection() as target:
+        with locks.entity(target, on):
+            schema.ensure_entity(target, on.schema, on.source)
+            rekeyed = texts.rekey(target, on)
+            buckets, stored = changes.digests(target, on)
+            moved = changes.compare(
+                target, on, buckets, staging.moved_rows(source, on.source, buckets, stored)
+            )
+            _refuse_bad_ids(on, *changes.bad_ids(target))
+            read = quarantined = 0
+            for ids in changes.slices(target, "changed_rows", _SLICE):
+                for window in _windows(staging.read_rows(source, on.source, ids), len(ids), on):
+                    texts.write(target, on, window.texts, window.failures)
+                    read += window.rows
+                    quarantined += len(window.failures)
+            if not allow_deletes:
+                _refuse_mass_deletes(on, moved)
+            deleted = sum(
+                texts.delete(target, on, ids)
+                for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS)
+            )
+            texts.finish_pass(target, on, written=bool(read or deleted or rekeyed))
+        result = TextsResult(
+            moved.new, read, deleted, quarantined, rekeyed, time.monotonic() - started
+        )
+        ledger.record(target, on, run_id, result.counts)
+    return result
+
+
+@dataclass(frozen=True)
+class _Window:
+    rows: int
+    texts: list[Text]
+    failures: list[Failure]
+
+
+def _windows(rows: Iterator[StagedRow], asked: int, on: Statements) -> Iterator[_Window]:
+    """Render a stream of rows into windows. Raises ConfigurationError for an id that repeats."""
+    seen: set[str] = set()
+    batch: list[StagedRow] = []
+    size = 0
+    for row in rows:
+        if row.id in seen:
+            _refuse_bad_ids(on, 0, [row.id])
+        seen.add(row.id)
+        batch.append(row)
+        size += sum(len(value or "") for value in row.values.values())
+        if len(batch) == _WINDOW_ROWS or size > _WINDOW_BYTES:
+            yield _render(batch, on)
+            batch, size = [], 0
+    if batch:
+        yield _render(batch, on)
+
+
+def _render(rows: list[StagedRow], on: Statements) -> _Window:
+    done: list[tuple[StagedRow, str, int, list[Rendered | None]]] = []
+    failures: list[Failure] = []
+    for row in rows:
+        try:
+            key = _partition_key(row, on)
+        except RowError as error:
+            failures.append(Failure(row.id, "partition", str(error)))
+            # looked at again by each pass, until its day has come
+            done.append((row, "", UNSETTLED, [None]))
+            continue
+        try:
+            done.append((row, key, row.fingerprint, _pieces(row, on)))
+        except RowError as error:
+            failures.append(Failure(row.id, "render", str(error)))
+            done.append((row, key, row.fingerprint, [None]))
+    rendered = [piece for *_, pieces in done for piece in pieces if piece]
+    tokens = iter(_count(rendered))
+    written = [
+        _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else 0)
+        for row, key, fingerprint, pieces in done
+        for chunk, piece in enumerate(pieces)
+    ]
+    return _Window(len(rows), written, failures)
+
+
+def _pieces(row: StagedRow, on: Statements) -> list[Rendered | None]:
+    """The chunks of a row, at least one; a row without text has one that is None."""
+    entity = on.source.entity
+    rendered = render(entity, on.source.text_columns, row.values)
+    if rendered is None or entity.chunk is None:
+        return [rendered]
+    return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
+
+
+def _count(rendered: list[Rendered]) -> list[int]:
+    """Tokens that the model reads: those of the parts, where fields have weights."""
+    parts = [piece.parts or (piece.text,) for piece in rendered]
+    counts = iter(chunking.count_tokens(list(chain.from_iterable(parts))))
+    return [sum(next(counts) for _ in group) for group in parts]
+
+
+def _partition_key(row: StagedRow, on: Statements) -> str:
+    partitions = on.source.entity.partitions
+    if isinstance(partitions, DayPartitions):
+        return partitions.key_of(row.day)
+    return partitions.key_of(row.id)
+
+
+def _text(
+    row: StagedRow, key: str, fingerprint: int, chunk: int, piece: Rendered | None, tokens: int
+) -> Text:
+    return Text(
+        id=row.id,
+        chunk=chunk,
+        partition_key=key,
+        fingerprint=fingerprint,
+        text=piece.text if piece else None,
+        parts=list(piece.parts) if piece and piece.parts else None,
+        weights=list(piece.weights) if piece and piece.weights else None,
+        text_hash=piece.text_hash if piece else None,
+        tokens=tokens,
+        source_changed_at=row.changed_at,
+        filters=row.filters,
+    )
+
+
+def _refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+    entity = on.source.entity
+    where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
+    if nulls:
+        raise ConfigurationError(
+            f"{where} has {nulls} rows whose {entity.id} is null: an id must be unique and not"
+            " null; correct the staging model"
+        )
+    if repeated:
+        raise ConfigurationError(
+            f"{where} has {entity.id} more than once, among them"
+            f" {', '.join(repr(row_id) for row_id in repeated)}: an id must be unique; correct"
+            " the staging model"
+        )
+
+
+def _refuse_mass_deletes(on: Statements, moved: changes.Moved) -> None:
+    share = moved.gone / moved.stored if moved.stored else 0.0
+    if share > on.source.entity.max_delete_share:
+        raise DeletesRefused(
+            f"entity {on.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
+            f" from staging ({share:.0%}, max_delete_share is"
+            f" {on.source.entity.max_delete_share:.0%}); nothing was deleted. If it is meant, run"
+            " with --allow-deletes"
+        )

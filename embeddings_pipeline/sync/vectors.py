@@ -1,0 +1,250 @@
+"""Brings the vectors of one set up to date with the texts. Never reads staging.
+
+A vector is current when its own row's text_hash is that of its text. Work goes in windows, each
+a transaction of its own that is open only while vectors are written, never while a model runs:
+killed at any point, a run loses at most the window in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from psycopg import Connection
+
+from embeddings_pipeline.encoders.base import Encoder, Vector
+from embeddings_pipeline.errors import Interrupted, RowError
+from embeddings_pipeline.store import ledger, locks, vectors
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vectors import Encoded, Pending
+from embeddings_pipeline.sync.isolation import encode_each
+
+_WINDOW_ROWS = 1_000
+_WINDOW_TOKENS = 64_000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in chunks of all that was pending at its start."""
+
+    entity: str
+    done: int
+    pending: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Chunks a second so far."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end at this rate; None before there is one."""
+        return (self.pending - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for. Without `keys` it takes every partition.
+
+    `limit` is the most texts to encode; `report` is called after each window and `stopped` before
+    each.
+    """
+
+    run_id: str
+    keys: Sequence[str] | None = None
+    limit: int | None = None
+    force: bool = False
+    report: Callable[[Progress], None] = field(default=lambda progress: None)
+    stopped: Callable[[], bool] = field(default=lambda: False)
+
+
+@dataclass(frozen=True)
+class VectorsResult:
+    """What a run did to one set. `keys` are the partitions in which something was pending."""
+
+    keys: list[str]
+    counts: Counts
+    device: str | None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Throughput of the whole run; None where nothing was encoded."""
+        counts = self.counts
+        return counts.tokens / counts.seconds if counts.encoded and counts.seconds else None
+
+
+def sync_vectors(
+    database: Postgres,
+    on: Statements,
+    vector_set: VectorSet,
+    encoder: Encoder,
+    origins: Sequence[Origin],
+    request: Request,
+) -> VectorsResult:
+    """Fill or renew what is pending in a set. `origins` may lend vectors of equal texts.
+
+    Raises Interrupted between two windows once `request.stopped()`; and whatever the encoder
+    raises where it fails on everything, having quarantined nothing.
+    """
+    work = _Work(on, vector_set, encoder, () if request.force else origins, request)
+    with database.connection() as connection, work.recorded(connection):
+        vectors.remove_orphans(connection, on, vector_set)
+        work.keys = _keys(connection, work)
+        if work.keys:
+            with locks.partitions(connection, on, vector_set.table_name, work.keys):
+                work.drain(connection)
+            vectors.analyze(connection, on, vector_set)
+    return VectorsResult(work.keys, work.counts, work.device)
+
+
+def _keys(connection: Connection[Row], work: _Work) -> list[str]:
+    asked = work.request.keys
+    if work.request.force and asked is not None:
+        return sorted(asked)
+    found = vectors.pending_keys(connection, work.on, work.vector_set, force=work.request.force)
+    return [key for key in found if asked is None or key in asked]
+
+
+@dataclass
+class _Work:
+    """One run over one set: what it works with, and what it has done so far."""
+
+    on: Statements
+    vector_set: VectorSet
+    encoder: Encoder
+    origins: Sequence[Origin]
+    request: Request
+    keys: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    device: str | None = None
+
+    @contextmanager
+    def recorded(self, connection: Connection[Row]) -> Iterator[None]:
+        """Write to the ledger what was done, also where the run fails."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.counts += Counts(seconds=time.monotonic() - started)
+            if not connection.closed:
+                ledger.record(
+                    connection,
+                    self.on,
+                    self.request.run_id,
+                    self.counts,
+                    keys=self.keys,
+                    model=self.vector_set.model,
+                    device=self.device,
+                )
+
+    def drain(self, connection: Connection[Row]) -> None:
+        """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
+        request = self.request
+        backlog = vectors.find_pending(
+            connection,
+            self.on,
+            self.vector_set,
+            self.keys,
+            max_rows=_WINDOW_ROWS,
+            max_tokens=_WINDOW_TOKENS,
+            force=request.force,
+        )
+        self.counts += Counts(pending=backlog.chunks)
+        started, done = time.monotonic(), 0
+        for number in range(1, backlog.windows + 1):
+            if request.stopped():
+                raise Interrupted(
+                    f"{self.on.source.entity.name}: stopped after {done:,} of"
+                    f" {backlog.chunks:,} chunks; run again to go on"
+                )
+            window = vectors.read_window(connection, self.on, number)
+            if request.limit is not None:
+                window = _within(window, request.limit - self.counts.encoded)
+                if not window:
+                    break
+            self._fill(connection, window)
+            done += len(window)
+            request.report(
+                Progress(
+                    self.on.source.entity.name, done, backlog.chunks, time.monotonic() - started
+                )
+            )
+
+    def _fill(self, connection: Connection[Row], window: list[Pending]) -> None:
+        reused = vectors.reuse(
+            connection, self.on, self.vector_set, self.origins, window, self.request.run_id
+        )
+        self.counts += Counts(reused=len(reused))
+        left = [pending for pending in window if (pending.id, pending.chunk) not in reused]
+        if not left:
+            return
+        by_hash = {pending.text_hash: pending for pending in left}
+        made = dict(zip(by_hash, _encode(self.encoder, list(by_hash.values())), strict=True))
+        self.device = self.encoder.device
+        good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
+        vectors.write(
+            connection,
+            self.on,
+            self.vector_set,
+            [
+                _encoded(self.on, p, by_hash[p.text_hash], good[p.text_hash])
+                for p in left
+                if p.text_hash in good
+            ],
+            self.request.run_id,
+        )
+        failed = [p for p in left if p.text_hash not in good]
+        for pending in failed:
+            vectors.quarantine(connection, self.on, pending, str(made[pending.text_hash]))
+        encoded = [by_hash[key] for key in good]
+        self.counts += Counts(
+            encoded=len(encoded),
+            reused=len(left) - len(failed) - len(encoded),
+            quarantined=len(failed),
+            truncated=sum(p.tokens > self.vector_set.max_tokens for p in encoded),
+            tokens=sum(p.tokens for p in encoded),
+        )
+
+
+def _encode(encoder: Encoder, window: Sequence[Pending]) -> list[Vector | RowError]:
+    """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
+    texts = list(dict.fromkeys(part for p in window for part in (p.parts or [p.text])))
+    made = dict(zip(texts, encode_each(encoder.encode_documents, texts), strict=True))
+    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window]
+
+
+def _mean(parts: Sequence[Vector | RowError], weights: Sequence[float] | None) -> Vector | RowError:
+    """The weighted mean of the parts, of unit length; a part that stands alone is left as it is."""
+    failed = next((part for part in parts if isinstance(part, RowError)), None)
+    if failed is not None:
+        return failed
+    if weights is None:
+        return parts[0]
+    mean = np.average(np.stack(parts), axis=0, weights=weights)
+    length = np.linalg.norm(mean)
+    if not length:
+        return RowError("the weighted parts cancel one another")
+    return (mean / length).astype(np.float32)
+
+
+def _encoded(on: Statements, pending: Pending, first: Pending, vector: Vector) -> Encoded:
+    same = (pending.id, pending.chunk) == (first.id, first.chunk)
+    origin = None if same else f"{on.source.entity.name}/{first.id}/{first.chunk}"
+    return Encoded(pending.id, pending.chunk, pending.text_hash, vector, origin)
+
+
+def _within(window: list[Pending], limit: int) -> list[Pending]:
+    """The first whole rows of a window that have no more than `limit` chunks."""
+    if len(window) <= limit:
+        return window
+    cut = max(limit, 0)
+    while 0 < cut < len(window) and window[cut].id == window[cut - 1].id:
+        cut -= 1
+    return window[:cut]
