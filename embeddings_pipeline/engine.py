@@ -12,7 +12,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.settings import Database, Settings
 from embeddings_pipeline.store import embedded
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
@@ -77,7 +77,7 @@ class Engine:
         self.encoders.cleanup()
 
     @cached_property
-    def _embedded(self) -> embedded.Database:
+    def _embedded(self) -> Database:
         return embedded.start(self.settings.embedded_data_dir)
 
 

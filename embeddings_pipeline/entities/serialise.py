@@ -25,11 +25,9 @@ class Rendered:
     @property
     def text_hash(self) -> bytes:
         """sha256 over all that decides the vector except the model."""
-        decides = (
-            [self.text]
-            if self.parts is None
-            else [list(pair) for pair in zip(self.weights or (), self.parts, strict=True)]
-        )
+        decides: list[object] = [self.text]
+        if self.parts is not None:
+            decides = [[*pair] for pair in zip(self.weights or (), self.parts, strict=True)]
         return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode()).digest()
 
 

@@ -35,7 +35,7 @@ def digests(connection: Connection[Row], on: Statements) -> tuple[int, list[Dige
     while buckets * _ROWS_A_BUCKET < rows and buckets < _MAX_BUCKETS:
         buckets *= 2
     found = connection.execute(
-        on.sql(
+        on.fill(
             "select (fingerprint & {mask})::int, count(*), bit_xor(fingerprint)"
             " from {texts} where chunk = 0 group by 1",
             mask=sql.Literal(buckets - 1),
@@ -52,14 +52,14 @@ def compare(
     An erased id is in neither. Call `bad_ids` before believing the result.
     """
     connection.execute(
-        on.sql("create temporary table moved (bucket int, id {id_type}, fingerprint bigint)")
+        on.fill("create temporary table moved (bucket int, id {id_type}, fingerprint bigint)")
     )
     with connection.cursor() as cursor, cursor.copy("copy moved from stdin") as copy:
         for block in moved:
             copy.write(block)
     connection.execute("analyze moved")
     connection.execute(
-        on.sql(
+        on.fill(
             """
             create temporary table changed_rows as
             select row_number() over () as n, m.id, t.{id} is null as is_new
@@ -73,7 +73,7 @@ def compare(
         )
     )
     connection.execute(
-        on.sql(
+        on.fill(
             """
             create temporary table gone_rows as
             select row_number() over () as n, t.{id} as id

@@ -71,11 +71,11 @@ def build(
     fresh = f"{name}_new"
     table = on.table(vector_set.table_name)
     live = vector_set.state == "live"
-    connection.execute(on.sql("drop index if exists {fresh}", fresh=on.table(fresh)))
+    connection.execute(on.fill("drop index if exists {fresh}", fresh=on.table(fresh)))
     if settings["type"] != "none":
         _use_memory(connection)
         connection.execute(
-            on.sql(
+            on.fill(
                 "create index {concurrently} {fresh} on {table} using {method}"
                 " (embedding {opclass}) {options}",
                 # readers and writers of a live set go on while it is built
@@ -88,10 +88,10 @@ def build(
             )
         )
     with connection.transaction():
-        connection.execute(on.sql("drop index if exists {name}", name=on.table(name)))
+        connection.execute(on.fill("drop index if exists {name}", name=on.table(name)))
         if settings["type"] != "none":
             connection.execute(
-                on.sql(
+                on.fill(
                     "alter index {fresh} rename to {name}",
                     fresh=on.table(fresh),
                     name=Identifier(name),
@@ -139,7 +139,7 @@ def record(
 ) -> None:
     """Store beside the set what its index is and how well it finds."""
     connection.execute(
-        on.sql(
+        on.fill(
             "update {vector_sets} set index_settings = %s, index_rows = %s, recall = %s,"
             " ef_search = %s where entity = {entity} and number = %s"
         ),
@@ -183,7 +183,7 @@ def _neighbours(
         for setting, value in planner.items():
             connection.execute("select set_config(%s, %s, true)", (setting, value))
         rows = connection.execute(
-            on.sql(
+            on.fill(
                 """
                 with queries as materialized (
                     select embedding from {vectors} order by text_hash limit {sample}

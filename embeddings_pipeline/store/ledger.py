@@ -29,7 +29,8 @@ class Counts:
     seconds: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(_numbers(self), _numbers(other), strict=True)))
+        mine, others = asdict(self), asdict(other)
+        return Counts(**{name: mine[name] + others[name] for name in mine})
 
 
 def record(
@@ -45,7 +46,7 @@ def record(
     """Add a step's counts to the ledger row of its run."""
     columns = [field.name for field in fields(Counts)]
     connection.execute(
-        on.sql(
+        on.fill(
             """
             insert into {run_ledger} as l
                 (entity, run_id, kind, partition_keys, model, device, {columns}, finished_at,
@@ -74,7 +75,7 @@ def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, 
     """The counts of a run, by name; None where the ledger has no such run."""
     columns = [field.name for field in fields(Counts)]
     row = connection.execute(
-        on.sql(
+        on.fill(
             "select {columns} from {run_ledger} where entity = {entity} and run_id = %s",
             columns=sql.SQL(", ").join(Identifier(c) for c in columns),
         ),

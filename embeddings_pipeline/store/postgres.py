@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
@@ -70,7 +70,7 @@ def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:
 
     `escaped` for a statement with parameters, where a percent sign would be a placeholder.
     """
-    return sql.SQL(cast(LiteralString, fragment.replace("%", "%%") if escaped else fragment))
+    return sql.SQL(fragment.replace("%", "%%") if escaped else fragment)
 
 
 def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
@@ -92,7 +92,7 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
         """,
         (schema, table),
     )
-    return {name: kind for name, kind in rows}
+    return dict(rows)
 
 
 def check_server(connection: Connection[Row], schema: str) -> None:

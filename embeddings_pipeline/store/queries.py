@@ -51,7 +51,7 @@ def coverage(
 ) -> list[PartitionCoverage]:
     """Coverage of each partition that has texts, in order. Without a set nothing is covered."""
     rows = connection.execute(
-        on.sql(
+        on.fill(
             """
             select
                 partition_key,
@@ -132,7 +132,7 @@ def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) ->
 def sample_texts(connection: Connection[Row], on: Statements, size: int) -> list[tuple[str, str]]:
     """(id, text) of a few rows, the same ones each time."""
     rows = connection.execute(
-        on.sql(
+        on.fill(
             "select {id}::text, text from {texts} where text_hash is not null"
             " order by text_hash limit {size}",
             size=sql.Literal(size),
@@ -148,7 +148,7 @@ def sample_vectors(
     register_vector(connection)
     first = next(iter(on.source.filters), None)
     rows = connection.execute(
-        on.sql(
+        on.fill(
             "select embedding::vector, {label} from {vectors} order by text_hash limit {size}",
             label=sql.SQL("coalesce({}::text, '')").format(Identifier(first))
             if first
@@ -165,4 +165,4 @@ def sample_vectors(
 def _vectors(on: Statements, vector_set: VectorSet | None) -> sql.Composable:
     if vector_set is not None:
         return on.table(vector_set.table_name)
-    return on.sql("(select {id}, chunk, text_hash from {texts} where false)")
+    return on.fill("(select {id}, chunk, text_hash from {texts} where false)")

@@ -28,7 +28,7 @@ class Statements:
             },
         }
 
-    def sql(self, query: LiteralString, **names: sql.Composable) -> sql.Composed:
+    def fill(self, query: LiteralString, **names: sql.Composable) -> sql.Composed:
         """The query with the entity's names, and these, in their places."""
         return sql.SQL(query).format(**self.names, **names)
 
@@ -36,7 +36,7 @@ class Statements:
         self, connection: Connection[Row], query: LiteralString, **names: sql.Composable
     ) -> Row:
         """The only row of a query that always gives one."""
-        row = connection.execute(self.sql(query, **names)).fetchone()
+        row = connection.execute(self.fill(query, **names)).fetchone()
         if row is None:
             raise LookupError(f"no row for {self.source.entity.name!r}: {query}")
         return row

@@ -63,7 +63,7 @@ def write(
         _receive(connection, on, columns, texts)
         _upsert(connection, on, columns)
         connection.execute(
-            on.sql(
+            on.fill(
                 """
                 delete from {texts} t using (
                     select {id}, max(chunk) as last from incoming_texts group by {id}
@@ -87,21 +87,21 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
     chosen = {"chosen": sql.Literal(list(ids))}
     with connection.transaction():
         deleted = connection.execute(
-            on.sql(
+            on.fill(
                 "delete from {texts} where {id} = any({chosen}::{id_type}[]) returning chunk",
                 **chosen,
             )
         ).fetchall()
         for table in vector_tables(connection, on.schema, on.source.entity.name):
             connection.execute(
-                on.sql(
+                on.fill(
                     "delete from {vectors} where {id} = any({chosen}::{id_type}[])",
                     vectors=on.table(table),
                     **chosen,
                 )
             )
         connection.execute(
-            on.sql(
+            on.fill(
                 "delete from {quarantine} where entity = {entity} and id = any({chosen})", **chosen
             )
         )
@@ -111,14 +111,14 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
 def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -> None:
     """Record the definition that all texts follow now; after writes, refresh the statistics."""
     connection.execute(
-        on.sql(
+        on.fill(
             "update {entities} set definition = %s, definition_hash = %s,"
             " last_pass_at = clock_timestamp() where entity = {entity}"
         ),
         (on.source.entity.model_dump_json(), on.source.definition_hash),
     )
     if written:
-        connection.execute(on.sql("vacuum (analyze) {texts}"))
+        connection.execute(on.fill("vacuum (analyze) {texts}"))
 
 
 def rekey(connection: Connection[Row], on: Statements) -> int:
@@ -137,13 +137,13 @@ def rekey(connection: Connection[Row], on: Statements) -> int:
     with connection.transaction():
         if isinstance(partitions, HashPartitions):
             moved = connection.execute(
-                on.sql(
+                on.fill(
                     "update {texts} set partition_key = {key} where partition_key <> {key}",
                     key=hash_key(on, partitions),
                 )
             ).rowcount
         connection.execute(
-            on.sql("update {entities} set partition_scheme = %s where entity = {entity}"),
+            on.fill("update {entities} set partition_scheme = %s where entity = {entity}"),
             (scheme,),
         )
     return moved
@@ -151,7 +151,7 @@ def rekey(connection: Connection[Row], on: Statements) -> int:
 
 def hash_key(on: Statements, partitions: HashPartitions) -> sql.Composable:
     """In SQL what `HashPartitions.key_of` is in Python."""
-    return on.sql(
+    return on.fill(
         "lpad(mod(('x' || left(md5({id}::text), 8))::bit(32)::bigint, {count})::text,"
         " {width}, '0')",
         count=sql.Literal(partitions.count),
@@ -163,7 +163,7 @@ def _receive(
     connection: Connection[Row], on: Statements, columns: sql.Composable, texts: Sequence[Text]
 ) -> None:
     connection.execute(
-        on.sql(
+        on.fill(
             "create temporary table if not exists incoming_texts on commit delete rows"
             " as select {columns} from {texts} with no data",
             columns=columns,
@@ -179,7 +179,7 @@ def _receive(
 def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable) -> None:
     mutable = (*_COLUMNS[1:], *on.source.filters)
     connection.execute(
-        on.sql(
+        on.fill(
             """
             insert into {texts} as t ({columns})
             select {columns} from incoming_texts i
@@ -201,7 +201,7 @@ def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable
 
 def _trim_vectors(connection: Connection[Row], on: Statements, table: str) -> None:
     connection.execute(
-        on.sql(
+        on.fill(
             """
             delete from {vectors} v using (
                 select {id}, max(chunk) filter (where text_hash is not null) as last
@@ -217,7 +217,7 @@ def _trim_vectors(connection: Connection[Row], on: Statements, table: str) -> No
 def _update_filters(connection: Connection[Row], on: Statements, table: str) -> None:
     filters = on.source.filters
     connection.execute(
-        on.sql(
+        on.fill(
             """
             update {vectors} v set ({names}) = row({values})
             from incoming_texts i
@@ -237,7 +237,7 @@ def _settle_quarantine(
 ) -> None:
     """A row whose text is another than the one that failed leaves quarantine."""
     connection.execute(
-        on.sql(
+        on.fill(
             """
             delete from {quarantine} q using incoming_texts i
             where q.entity = {entity} and q.id = i.{id}::text and i.chunk = 0
@@ -252,7 +252,7 @@ def _settle_quarantine(
     )
     for failure in failures:
         connection.execute(
-            on.sql(
+            on.fill(
                 """
                 insert into {quarantine} as q (entity, id, chunk, stage, error)
                 values ({entity}, %s, 0, %s, %s)

@@ -81,7 +81,7 @@ def vector_sets(
     """The entity's sets in these states, oldest first."""
     with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
         return cursor.execute(
-            on.sql(
+            on.fill(
                 "select {columns} from {vector_sets}"
                 " where entity = {entity} and state = any(%s) order by number",
                 columns=_COLUMNS,
@@ -96,7 +96,7 @@ def same_model(connection: Connection[Row], on: Statements, vector_set: VectorSe
     A weighted text has a hash of its own kind, so that it never meets a plain one.
     """
     rows = connection.execute(
-        on.sql(
+        on.fill(
             """
             select s.entity, e.definition->>'id', s.table_name
             from {vector_sets} s join {entities} e using (entity)
@@ -125,7 +125,7 @@ def ensure_set(connection: Connection[Row], on: Statements, identity: ModelIdent
     entity = on.source.entity
     storage = storage_of(entity, identity.dimension)
     with connection.transaction():
-        connection.execute(on.sql("select from {entities} where entity = {entity} for update"))
+        connection.execute(on.fill("select from {entities} where entity = {entity} for update"))
         known = vector_sets(connection, on, ("building", "live", "retired"))
         found = [s for s in known if s.identity == identity and s.storage == storage]
         if found:
@@ -141,7 +141,7 @@ def ensure_set(connection: Connection[Row], on: Statements, identity: ModelIdent
         if chosen.metric != entity.metric:
             # another operator class, the same vectors: the index is made anew
             connection.execute(
-                on.sql(
+                on.fill(
                     "update {vector_sets} set metric = %s, index_settings = null, recall = null"
                     " where entity = {entity} and number = %s"
                 ),
@@ -168,7 +168,7 @@ def storage_of(entity: Entity, dimension: int) -> Literal["vector", "halfvec"]:
 def set_state(connection: Connection[Row], on: Statements, number: int, state: State) -> None:
     """Move a set to a state; a set that goes live is stamped."""
     connection.execute(
-        on.sql(
+        on.fill(
             "update {vector_sets} set state = %s,"
             " published_at = case when %s = 'live' then clock_timestamp() else published_at end"
             " where entity = {entity} and number = %s"
@@ -180,7 +180,7 @@ def set_state(connection: Connection[Row], on: Statements, number: int, state: S
 def hold_publishing(connection: Connection[Row], on: Statements, *, held: bool) -> None:
     """While held, no set flips by itself."""
     connection.execute(
-        on.sql("update {entities} set publish_held = %s where entity = {entity}"), (held,)
+        on.fill("update {entities} set publish_held = %s where entity = {entity}"), (held,)
     )
 
 
@@ -195,10 +195,10 @@ def drop_set(connection: Connection[Row], on: Statements, vector_set: VectorSet)
     """Drop a set with its vectors."""
     with connection.transaction():
         connection.execute(
-            on.sql("drop table if exists {table}", table=on.table(vector_set.table_name))
+            on.fill("drop table if exists {table}", table=on.table(vector_set.table_name))
         )
         connection.execute(
-            on.sql("delete from {vector_sets} where entity = {entity} and number = %s"),
+            on.fill("delete from {vector_sets} where entity = {entity} and number = %s"),
             (vector_set.number,),
         )
 
@@ -213,7 +213,7 @@ def _create(
     table = f"{on.source.entity.name}_vectors_{number}"
     try:
         connection.execute(
-            on.sql(
+            on.fill(
                 """
                 create table {table} (
                     {id} {id_type} not null,
@@ -240,7 +240,7 @@ def _create(
             " `alter extension vector set schema public`"
         ) from None
     connection.execute(
-        on.sql(
+        on.fill(
             "create index {index} on {table} (text_hash)",
             index=sql.Identifier(f"{table}_by_hash"),
             table=on.table(table),
@@ -249,7 +249,7 @@ def _create(
     entity = on.source.entity
     with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
         created = cursor.execute(
-            on.sql(
+            on.fill(
                 """
                 insert into {vector_sets} (entity, number, provider, model, revision, dimension,
                     max_tokens, normalized, storage, metric, table_name, state)

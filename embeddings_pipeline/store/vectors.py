@@ -58,7 +58,7 @@ def pending_keys(
 ) -> list[str]:
     """The partitions in which something is pending (with `force`, any text), sorted."""
     rows = connection.execute(
-        on.sql(
+        on.fill(
             "select distinct t.partition_key from {pending} order by 1",
             pending=_pending(on, vector_set, force=force),
         )
@@ -83,7 +83,7 @@ def find_pending(
     """
     connection.execute("drop table if exists pending_rows")
     connection.execute(
-        on.sql(
+        on.fill(
             """
             create temporary table pending_rows as
             select id, chunk, text_hash, tokens, n,
@@ -115,7 +115,7 @@ def find_pending(
 def read_window(connection: Connection[Row], on: Statements, window: int) -> list[Pending]:
     """The texts of one window, less those that changed or went since `find_pending`."""
     rows = connection.execute(
-        on.sql(
+        on.fill(
             """
             select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens
             from pending_rows p
@@ -144,7 +144,7 @@ def reuse(
         if not left:
             break
         rows = connection.execute(
-            on.sql(
+            on.fill(
                 """
                 with wanted as (
                     select * from unnest(%s::{id_type}[], %s::int[], %s::bytea[])
@@ -197,7 +197,7 @@ def write(
     with connection.transaction():
         _receive(connection, on, vector_set, encoded)
         return connection.execute(
-            on.sql(
+            on.fill(
                 """
                 insert into {vectors} as v ({columns})
                 select {values}
@@ -218,7 +218,7 @@ def write(
 def remove_orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
     """Remove vectors without a text, as a set has that was retired for a while."""
     return connection.execute(
-        on.sql(
+        on.fill(
             "delete from {vectors} v where not exists (select from {texts} t"
             " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
             vectors=on.table(vector_set.table_name),
@@ -229,14 +229,14 @@ def remove_orphans(connection: Connection[Row], on: Statements, vector_set: Vect
 def analyze(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
     """Refresh the planner's statistics, and the visibility map that index scans need."""
     connection.execute(
-        on.sql("vacuum (analyze) {vectors}", vectors=on.table(vector_set.table_name))
+        on.fill("vacuum (analyze) {vectors}", vectors=on.table(vector_set.table_name))
     )
 
 
 def quarantine(connection: Connection[Row], on: Statements, pending: Pending, error: str) -> None:
     """Note that the encoder fails on this text, unless the text has changed meanwhile."""
     connection.execute(
-        on.sql(
+        on.fill(
             """
             insert into {quarantine} as q (entity, id, chunk, stage, error, text_hash)
             select {entity}, %(id)s, %(chunk)s, 'encode', %(error)s, %(hash)s
@@ -262,7 +262,7 @@ def quarantine(connection: Connection[Row], on: Statements, pending: Pending, er
 def _pending(on: Statements, vector_set: VectorSet, *, force: bool = False) -> sql.Composable:
     """`<texts as t …> where <the vector is missing or of another text>`."""
     missing = sql.SQL("true") if force else sql.SQL("v.text_hash is distinct from t.text_hash")
-    return on.sql(
+    return on.fill(
         """
         {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
         where t.text_hash is not null and {missing} and not exists (
@@ -285,7 +285,7 @@ def _receive(
 ) -> None:
     register_vector(connection)
     connection.execute(
-        on.sql(
+        on.fill(
             "create temporary table if not exists {incoming} ({id} {id_type}, chunk int,"
             " text_hash bytea, embedding {storage}({dimension}), reused_from text)"
             " on commit delete rows",
@@ -296,7 +296,7 @@ def _receive(
     )
     kind = Vector if vector_set.storage == "vector" else HalfVector
     parse = {"bigint": int, "uuid": UUID, "text": str}[on.source.id_type]
-    copy_in = on.sql(
+    copy_in = on.fill(
         "copy {incoming} from stdin with (format binary)", incoming=_incoming(vector_set)
     )
     with connection.cursor() as cursor, cursor.copy(copy_in) as copy:

@@ -97,7 +97,8 @@ def _coverage_of(schema: str, entity: str, id_column: str, table: str | None) ->
         Identifier(schema, table)
         if table
         else sql.SQL(
-            "(select {key}, chunk, text_hash, null::timestamptz as embedded_at from {texts} where false)"
+            "(select {key}, chunk, text_hash, serialised_at as embedded_at from {texts}"
+            " where false)"
         ).format(key=key, texts=Identifier(schema, f"{entity}_texts"))
     )
     return sql.SQL(

@@ -222,12 +222,14 @@ def _encode(encoder: Encoder, window: Sequence[Pending]) -> list[Vector | RowErr
 
 def _mean(parts: Sequence[Vector | RowError], weights: Sequence[float] | None) -> Vector | RowError:
     """The weighted mean of the parts, of unit length; a part that stands alone is left as it is."""
-    failed = next((part for part in parts if isinstance(part, RowError)), None)
-    if failed is not None:
-        return failed
+    good = []
+    for part in parts:
+        if isinstance(part, RowError):
+            return part
+        good.append(part)
     if weights is None:
-        return parts[0]
-    mean = np.average(np.stack(parts), axis=0, weights=weights)
+        return good[0]
+    mean = np.average(np.stack(good), axis=0, weights=weights)
     length = np.linalg.norm(mean)
     if not length:
         return RowError("the weighted parts cancel one another")
