@@ -16,6 +16,7 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
+from tests.world import World, world_in
 
 TEMPLATE = "template_with_vector"
 NUMBERS = count(1)
@@ -73,6 +74,13 @@ def database(server: Database) -> Iterator[Database]:
         connection.execute(SQL("create database {} template {}").format(name, Identifier(TEMPLATE)))
         yield fresh
         connection.execute(SQL("drop database {} with (force)").format(name))
+
+
+@pytest.fixture
+def world(database: Database) -> Iterator[World]:
+    """A staging schema and the steps of a run, in a database of the test's own."""
+    with world_in(database) as world:
+        yield world
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

@@ -17,6 +17,8 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 K = 10
+# the most links a node that pgvector takes
+_MAX_M = 100
 _SAMPLE = 50
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
 _EFFORTS = {"hnsw": (40, 80, 160, 320, 640, 1000), "ivfflat": (1, 3, 10, 30, 100, 300, 1000)}
@@ -50,6 +52,18 @@ def settings_of(index: Index, metric: str, rows: int) -> dict[str, Any]:
     if index.type == "ivfflat":
         return {"type": "ivfflat", "metric": metric, "lists": index.lists or default_lists(rows)}
     return {"type": "none", "metric": metric}
+
+
+def stronger(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The same index with twice the links, or None where there is none.
+
+    Many equal vectors fill one another's links and cut the graph into islands; more links join
+    them again.
+    """
+    if settings["type"] != "hnsw" or settings["m"] >= _MAX_M:
+        return None
+    m = min(settings["m"] * 2, _MAX_M)
+    return {**settings, "m": m, "ef_construction": min(max(settings["ef_construction"], 2 * m), 1000)}
 
 
 def default_lists(rows: int) -> int:

@@ -37,7 +37,8 @@ class Postgres:
             min_size=0,
             max_size=max_size,
             timeout=30,
-            kwargs={**_SESSION, "autocommit": True},
+            # `discard all` would take prepared statements away behind psycopg's back
+            kwargs={**_SESSION, "autocommit": True, "prepare_threshold": None},
             check=ConnectionPool.check_connection,
             # a session leaves no temporary table, lock or setting to the next
             reset=_forget,

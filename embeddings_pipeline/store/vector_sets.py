@@ -90,6 +90,12 @@ def vector_sets(
         ).fetchall()
 
 
+def read(connection: Connection[Row], on: Statements, number: int) -> VectorSet:
+    """One set as it is stored now."""
+    found = vector_sets(connection, on, ("building", "live", "retired"))
+    return next(s for s in found if s.number == number)
+
+
 def same_model(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
     """Every set, of any entity, with the same model; the set itself first.
 
@@ -133,6 +139,7 @@ def ensure_set(connection: Connection[Row], on: Statements, identity: ModelIdent
         else:
             number = max((s.number for s in known), default=0) + 1
             chosen = _create(connection, on, identity, storage, number)
+            views.replace_coverage(connection, on.schema)
         for other in known:
             if other.state == "building" and other.number != chosen.number:
                 set_state(connection, on, other.number, "retired")
@@ -147,10 +154,7 @@ def ensure_set(connection: Connection[Row], on: Statements, identity: ModelIdent
                 ),
                 (entity.metric, chosen.number),
             )
-        views.replace_coverage(connection, on.schema)
-    return next(
-        s for s in vector_sets(connection, on, ("building", "live")) if s.number == chosen.number
-    )
+    return read(connection, on, chosen.number)
 
 
 def storage_of(entity: Entity, dimension: int) -> Literal["vector", "halfvec"]:

@@ -73,7 +73,13 @@ def drop_published(connection: Connection[Row], schema: str, entity: str) -> Non
 
 
 def replace_coverage(connection: Connection[Row], schema: str) -> None:
-    """Make `entity_coverage` show every entity that has texts, one row each."""
+    """Make `entity_coverage` show every entity that has texts, one row each.
+
+    To be called in a transaction: two entities at once take turns until its end.
+    """
+    connection.execute(
+        "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"coverage/{schema}",)
+    )
     rows = connection.execute(
         sql.SQL(
             "select e.entity, e.definition->>'id', s.table_name from {entities} e"

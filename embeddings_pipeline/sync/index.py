@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
+from psycopg import Connection
+
+from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import indexes, queries, vector_sets
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.indexes import Recall
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -37,24 +42,41 @@ def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> Inde
     with database.connection() as connection:
         coverage = queries.coverage(connection, on, vector_set)
         rows = sum(partition.vectors for partition in coverage)
-        wanted = indexes.settings_of(index, vector_set.metric, rows)
-        if index.type == "ivfflat" and index.lists is None and vector_set.index_settings:
-            # lists that follow the rows would otherwise ask for a new index after each insert
-            wanted["lists"] = vector_set.index_settings.get("lists", wanted["lists"])
-        built = vector_set.index_settings == wanted
-        if not built and any(partition.pending for partition in coverage):
-            return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
-        if not built:
-            indexes.build(connection, on, vector_set, wanted)
+        declared = indexes.settings_of(index, vector_set.metric, rows)
+        built = _is_built(vector_set, index, declared)
         grown = abs(rows - (vector_set.index_rows or 0)) > _MEASURE_AGAIN * rows
         if built and not grown:
             return IndexResult(vector_set, "kept", rows, time.monotonic() - started)
-        recall = indexes.measure(connection, on, vector_set, wanted, index.recall)
-        indexes.record(connection, on, vector_set, wanted, rows, recall)
-        (fresh,) = (
-            s
-            for s in vector_sets.vector_sets(connection, on, ("live", "building"))
-            if s.number == vector_set.number
-        )
+        if any(partition.pending for partition in coverage):
+            return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
+        if built and vector_set.index_settings:
+            settings = {k: v for k, v in vector_set.index_settings.items() if k != "declared"}
+            recall = indexes.measure(connection, on, vector_set, settings, index.recall)
+        else:
+            settings, recall = _build(connection, on, vector_set, declared)
+        stored = {**settings, "declared": declared}
+        indexes.record(connection, on, vector_set, stored, rows, recall)
+        fresh = vector_sets.read(connection, on, vector_set.number)
     action = "measured" if built else "built"
     return IndexResult(fresh, action, rows, time.monotonic() - started)
+
+
+def _is_built(vector_set: VectorSet, index: Index, declared: dict[str, Any]) -> bool:
+    former = (vector_set.index_settings or {}).get("declared", {})
+    if index.type == "ivfflat" and index.lists is None:
+        # lists that follow the rows would ask for a new index after each insert
+        return {**former, "lists": 0} == {**declared, "lists": 0}
+    return bool(former == declared)
+
+
+def _build(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, declared: dict[str, Any]
+) -> tuple[dict[str, Any], Recall]:
+    """Build as declared, then with more links as long as the recall is below its target."""
+    target = on.source.entity.index.recall
+    settings: dict[str, Any] | None = declared
+    while settings is not None:
+        indexes.build(connection, on, vector_set, settings)
+        last, recall = settings, indexes.measure(connection, on, vector_set, settings, target)
+        settings = None if recall.recall >= target else indexes.stronger(settings)
+    return last, recall

@@ -1,0 +1,281 @@
+"""What a run does with rows that come, change and go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
+from tests.world import SCHEMA, World
+
+
+def test_rows_become_published_vectors(world: World) -> None:
+    world.table("id bigint, name text, price numeric(10,2), is_active boolean, note text")
+    world.insert((1, "Pump", 1250, True, None), (2, "Hose", None, False, ""), (3, None, None, None, None))
+    item = world.declare(filters=["is_active"])
+
+    counts = world.run(item)
+
+    assert world.view() == {
+        ("1", 0): "name: Pump. price: 1250.00. is_active: yes",
+        ("2", 0): "name: Hose. is_active: no",
+    }
+    assert (counts["read"], counts["encoded"], counts["pending"]) == (3, 2, 2)
+    world.assert_vectors_are_of_their_texts()
+
+
+def test_an_unchanged_row_is_not_encoded_again(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.run(item)
+
+    counts = world.run(item)
+
+    assert (counts["read"], counts["encoded"], counts["reused"], counts["pending"]) == (0, 0, 0, 0)
+    assert world.encoder.encoded == ["name: Pump", "name: Hose"]
+
+
+def test_only_changed_new_and_gone_rows_are_touched(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(500)])
+    item = world.declare()
+    world.run(item)
+    world.encoder.encoded.clear()
+
+    world.sql("update staging.stg_item set name = 'changed ' || id where id in (3, 77)")
+    world.sql("delete from staging.stg_item where id in (5, 6, 7)")
+    world.insert((900, "new"))
+    counts = world.run(item)
+
+    assert sorted(world.encoder.encoded) == ["name: changed 3", "name: changed 77", "name: new"]
+    assert counts["deleted"] == 3
+    expected = world.sql("select id, name from staging.stg_item")
+    assert world.view() == {(str(row_id), 0): f"name: {name}" for row_id, name in expected}
+    world.assert_vectors_are_of_their_texts()
+
+
+def test_two_rows_that_swap_their_texts_swap_their_vectors(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "red shoe"), (2, "blue lamp"))
+    item = world.declare()
+    world.run(item)
+
+    world.sql("update staging.stg_item set name = case id when 1 then 'blue lamp' else 'red shoe' end")
+    world.run(item)
+
+    assert world.view() == {("1", 0): "name: blue lamp", ("2", 0): "name: red shoe"}
+    world.assert_vectors_are_of_their_texts()
+
+
+def test_equal_texts_are_encoded_once(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n % 7}") for n in range(3_000)])
+
+    counts = world.run(world.declare())
+
+    assert len(world.encoder.encoded) == len(set(world.encoder.encoded)) == 7
+    assert (counts["encoded"], counts["reused"]) == (7, 2_993)
+    assert len(world.view()) == 3_000
+
+
+def test_a_filter_that_changes_is_updated_without_encoding(world: World) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "Pump", 3), (2, "Hose", 0))
+    item = world.declare(include=["name"], filters=["stock"])
+    world.run(item)
+
+    world.sql("update staging.stg_item set stock = 9 where id = 2")
+    counts = world.run(item)
+
+    assert counts["encoded"] == 0
+    rows = world.sql(f"select id, stock from {SCHEMA}.item_embeddings order by id")
+    assert rows == [(1, 3), (2, 9)]
+
+
+def test_a_text_that_shrinks_loses_its_chunks(world: World) -> None:
+    world.table("id bigint, body text")
+    world.insert((1, " ".join(f"Sentence number {n} says a thing." for n in range(30))))
+    item = world.declare(include=["body"], chunk={"tokens": 64})
+    world.run(item)
+    assert len(world.view()) > 3
+
+    world.sql("update staging.stg_item set body = 'short now'")
+    world.run(item)
+
+    assert world.view() == {("1", 0): "body: short now"}
+
+
+def test_a_row_that_loses_its_text_loses_its_vector(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.run(item)
+
+    world.sql("update staging.stg_item set name = null where id = 1")
+    world.run(item)
+
+    assert world.view() == {("2", 0): "name: Hose"}
+    assert world.run(item)["read"] == 0
+
+
+@pytest.mark.parametrize("kind", ["hash", "more of hash"])
+def test_a_changed_partition_count_moves_keys_and_encodes_nothing(world: World, kind: str) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(200)])
+    world.run(world.declare())
+    world.encoder.encoded.clear()
+
+    count = 3 if kind == "hash" else 200
+    item = world.declare(partitions={"count": count})
+    result = world.texts(item)
+    counts = world.run(item)
+
+    assert result.rekeyed > 0
+    assert counts["read"] == counts["encoded"] == 0
+    for row_id, key in world.sql(f"select id::text, partition_key from {SCHEMA}.item_texts"):
+        assert key == item.partitions.key_of(row_id)  # type: ignore[union-attr]
+
+
+def test_a_suddenly_empty_table_deletes_nothing_unless_told(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(10)])
+    item = world.declare()
+    world.run(item)
+    world.sql("delete from staging.stg_item")
+
+    with pytest.raises(DeletesRefused, match="10 of 10 rows are gone"):
+        world.texts(item)
+    assert len(world.view()) == 10
+
+    world.run(item, allow_deletes=True)
+    assert world.view() == {}
+
+
+def test_rows_deleted_removed_or_no_longer_eligible_are_gone(world: World) -> None:
+    world.table("id bigint, name text, consent boolean, is_removed boolean")
+    world.insert(*[(n, f"thing {n}", True, False) for n in range(8)])
+    item = world.declare(include=["name"], where="consent", deleted="is_removed")
+    world.run(item)
+
+    world.sql("update staging.stg_item set consent = false where id = 1")
+    world.sql("update staging.stg_item set is_removed = true where id = 2")
+    world.sql("delete from staging.stg_item where id = 3")
+    counts = world.run(item)
+
+    assert counts["deleted"] == 3
+    assert sorted(int(row_id) for row_id, _ in world.view()) == [0, 4, 5, 6, 7]
+
+
+def test_null_ids_are_refused(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((None, "a"), (1, "b"))
+    with pytest.raises(ConfigurationError, match="1 rows whose id is null"):
+        world.texts(world.declare())
+
+
+@pytest.mark.parametrize("second", ["same", "another"])
+def test_repeated_ids_are_refused_and_named(world: World, second: str) -> None:
+    world.table("id bigint, name text")
+    world.insert((7, "same"), (8, "b"))
+    item = world.declare()
+    world.run(item)
+    world.insert((7, second))
+    with pytest.raises(ConfigurationError, match="more than once, among them '7'"):
+        world.texts(item)
+
+
+def test_equal_ids_in_two_entities_and_partitions_do_not_meet(world: World) -> None:
+    world.table("id bigint, name text", name="stg_shoe")
+    world.table("id bigint, name text", name="stg_lamp")
+    for name in ("shoe", "lamp"):
+        world.insert(*[(n, f"{name} {n}") for n in range(40)], name=f"stg_{name}")
+    for name in ("shoe", "lamp"):
+        entity = world.declare(name)
+        world.texts(entity)
+        for key in entity.partitions.keys():
+            world.vectors(entity, keys=[key])
+        world.publish(entity)
+    for name in ("shoe", "lamp"):
+        expected = {(str(n), 0): f"name: {name} {n}" for n in range(40)}
+        assert world.view(name) == expected
+        world.assert_vectors_are_of_their_texts(name)
+
+
+def test_naughty_strings_are_ids_and_texts(world: World) -> None:
+    world.table("id text, name text")
+    strings = naughty_strings()
+    world.insert(*[(string, string) for string in strings])
+
+    item = world.declare(template="{name}", filters=["name"])
+    world.run(item)
+
+    expected = {(string, 0): string.strip() for string in strings if string.strip()}
+    assert world.view() == expected
+    assert world.run(item)["read"] == 0
+    world.assert_vectors_are_of_their_texts()
+
+
+def naughty_strings() -> list[str]:
+    """The Big List of Naughty Strings (MIT), each once."""
+    lines = Path(__file__).parent.parent.joinpath("data", "blns.txt").read_text().split("\n")
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+
+
+def test_uuid_ids_keep_their_type(world: World) -> None:
+    world.table("id uuid, name text")
+    world.insert(("11111111-2222-3333-4444-555555555555", "Pump"))
+    world.run(world.declare())
+    rows = world.sql(f"select pg_typeof(id)::text, id::text from {SCHEMA}.item_embeddings")
+    assert rows == [("uuid", "11111111-2222-3333-4444-555555555555")]
+
+
+def test_a_filter_can_come_change_its_type_and_go(world: World) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "Pump", 3))
+    world.run(world.declare(include=["name"]))
+    world.run(world.declare(include=["name"], filters=["stock"]))
+    assert world.sql(f"select stock from {SCHEMA}.item_embeddings") == [(3,)]
+
+    world.sql("alter table staging.stg_item alter stock type text")
+    world.run(world.declare(include=["name"], filters=["stock"]))
+    assert world.sql(f"select stock from {SCHEMA}.item_embeddings") == [("3",)]
+
+    world.run(world.declare(include=["name"]))
+    assert world.encoder.encoded == ["name: Pump"]
+    with pytest.raises(Exception, match="stock"):
+        world.sql(f"select stock from {SCHEMA}.item_embeddings")
+
+
+def test_a_filter_that_others_read_cannot_go_unnoticed(world: World) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "Pump", 3))
+    world.run(world.declare(filters=["stock"]))
+    world.sql(f"create view staging.mart as select id, stock from {SCHEMA}.item_embeddings")
+
+    with pytest.raises(ConfigurationError, match=r"staging\.mart"):
+        world.run(world.declare())
+    assert world.sql("select * from staging.mart") == [(1, 3)]
+
+
+def test_days_have_partitions_and_the_future_waits(world: World) -> None:
+    world.table("id bigint, name text, created_at timestamptz")
+    world.insert(
+        (1, "early", "2020-01-01"),
+        (2, "in time", "2026-03-01 23:30:00+00"),
+        (3, "none", None),
+        (4, "future", "2999-01-01"),
+    )
+    partitions = {"by": "day", "column": "created_at", "start": "2026-01-01"}
+    item = world.declare(include=["name"], partitions=partitions)
+    world.run(item)
+
+    keys = dict(world.sql(f"select id, partition_key from {SCHEMA}.item_texts where text_hash is not null"))
+    assert keys == {1: "2026-01-01", 2: "2026-03-01", 3: "2026-01-01"}
+    assert world.sql(f"select id, stage from {SCHEMA}.quarantine") == [("4", "partition")]
+
+    world.sql("update staging.stg_item set created_at = '2026-03-02' where id = 4")
+    world.run(item)
+    assert world.sql(f"select id from {SCHEMA}.quarantine") == []
+    assert ("4", 0) in world.view()

@@ -1,0 +1,60 @@
+"""An encoder that knows nothing but words, fast enough for tests and able to fail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+
+from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.entities.model import ModelIdentity
+
+WORDS = ModelIdentity("fake", "fake/words", "r1", 64, 256, True)
+
+
+class WordsEncoder:
+    """A direction for each word, summed: texts are near that share words.
+
+    `before` is called with each batch while "the model runs", and may raise.
+    """
+
+    def __init__(
+        self,
+        identity: ModelIdentity = WORDS,
+        before: Callable[[Sequence[str]], None] = lambda texts: None,
+    ) -> None:
+        self.identity = identity
+        self.device = "cpu"
+        self.before = before
+        self.encoded: list[str] = []
+
+    def revised(self, revision: str) -> WordsEncoder:
+        return WordsEncoder(replace(self.identity, revision=revision))
+
+    def check(self) -> None:
+        pass
+
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        self.before(texts)
+        self.encoded += texts
+        return np.stack([self._vector(text) for text in texts])
+
+    def encode_query(self, text: str) -> Vector:
+        return self._vector(text)
+
+    def _vector(self, text: str) -> Vector:
+        words = re.findall(r"\w+", text.lower())
+        # a little of the whole text, so that no two texts are equally far from a third
+        vector = 0.2 * self._direction(text) + sum(self._direction(word) for word in words)
+        unit: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+        return unit
+
+    def _direction(self, word: str) -> Vector:
+        # a model of another revision gives other vectors
+        seed = sha256(f"{self.identity.revision}/{word}".encode()).digest()[:8]
+        random = np.random.default_rng(int.from_bytes(seed))
+        vector: Vector = random.standard_normal(self.identity.dimension)
+        return vector / np.linalg.norm(vector)

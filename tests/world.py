@@ -1,0 +1,142 @@
+"""A staging table, an entity over it and the steps of a run, for tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from psycopg import sql
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.manifest import entity_of
+from embeddings_pipeline.entities.source import bind
+from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.store import ledger, staging, vector_sets
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.index import sync_index
+from embeddings_pipeline.sync.publish import PublishResult, publish
+from embeddings_pipeline.sync.sets import SetsResult, sync_sets
+from embeddings_pipeline.sync.texts import TextsResult, sync_texts
+from embeddings_pipeline.sync.vectors import Request
+from tests.words import WordsEncoder
+
+SCHEMA = "analytics_features"
+
+
+class World:
+    """One entity over `staging.stg_item`. A fresh `declare` is an edit of the model's yml."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.postgres = Postgres(database)
+        self.encoder = WordsEncoder()
+        self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
+        self.encoders.add(self.encoder)
+        self.sql("create schema staging")
+        with self.postgres.connection() as connection:
+            create_control_tables(connection, SCHEMA)
+
+    def use(self, encoder: WordsEncoder) -> None:
+        """From now on the model of the entity is this one."""
+        self.encoder = encoder
+        self.encoders.add(encoder)
+
+    def table(self, columns: str, name: str = "stg_item") -> None:
+        self.sql(f"create table staging.{name} ({columns})")
+
+    def insert(self, *rows: Sequence[Any], name: str = "stg_item") -> None:
+        with self.postgres.connection() as connection, connection.cursor() as cursor:
+            marks = ", ".join(["%s"] * len(rows[0]))
+            cursor.executemany(f"insert into staging.{name} values ({marks})", rows)
+
+    def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.postgres.connection() as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def declare(self, name: str = "item", *, model: str | None = None, **keys: Any) -> Entity:
+        node = {"name": model or f"stg_{name}", "schema": "staging"}
+        return entity_of(node, {"id": "id", "entity": name, **keys})
+
+    def on(self, entity: Entity) -> Statements:
+        with self.postgres.connection() as connection:
+            columns = staging.staging_columns(connection, entity.db_schema, entity.table)
+        return Statements(SCHEMA, bind(entity, columns))
+
+    def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
+        on = self.on(entity)
+        return sync_texts(self.postgres, self.postgres, on, run_id or str(uuid4()), **options)
+
+    def vectors(self, entity: Entity, run_id: str = "", **request: Any) -> SetsResult:
+        return sync_sets(
+            self.postgres,
+            self.on(entity),
+            self.encoders,
+            Request(run_id=run_id or str(uuid4()), **request),
+        )
+
+    def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
+        sync_index(self.postgres, self.on(entity))
+        return publish(self.postgres, self.on(entity), explicit=explicit)
+
+    def run(self, entity: Entity, **options: Any) -> dict[str, Any]:
+        """A whole run; returns the counts of its ledger row."""
+        run_id = str(uuid4())
+        self.texts(entity, run_id, **options)
+        self.vectors(entity, run_id)
+        published = self.publish(entity)
+        assert not published.reasons, published.summary
+        with self.postgres.connection() as connection:
+            counts = ledger.read(connection, self.on(entity), run_id)
+        assert counts is not None
+        return counts
+
+    def sets(self, entity: Entity) -> list[VectorSet]:
+        with self.postgres.connection() as connection:
+            return vector_sets.vector_sets(
+                connection, self.on(entity), ("building", "live", "retired")
+            )
+
+    def view(self, name: str = "item") -> dict[tuple[str, int], str]:
+        """(id, chunk) -> text of the published view."""
+        rows = self.sql(f"select id::text, chunk, text from {SCHEMA}.{name}_embeddings")
+        assert len({row[:2] for row in rows}) == len(rows)
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    def stored(self, name: str = "item") -> dict[str, list[tuple[Any, ...]]]:
+        """All that a run leaves, apart from times and runs: to compare two ways to one end."""
+        view = sql.SQL(
+            "select id::text, chunk, text, text_hash, embedding::text from {} order by 1, 2"
+        ).format(sql.Identifier(SCHEMA, f"{name}_embeddings"))
+        texts = sql.SQL(
+            "select id::text, chunk, partition_key, text, text_hash from {} order by 1, 2"
+        ).format(sql.Identifier(SCHEMA, f"{name}_texts"))
+        with self.postgres.connection() as connection:
+            return {
+                "view": connection.execute(view).fetchall(),
+                "texts": connection.execute(texts).fetchall(),
+            }
+
+    def assert_vectors_are_of_their_texts(self, name: str = "item") -> None:
+        """Each published vector is what the encoder makes of the text beside it."""
+        for row_id, text, vector in self.sql(
+            f"select id, text, embedding::text from {SCHEMA}.{name}_embeddings"
+        ):
+            wanted = self.encoder.encode_query(text)
+            found = [float(x) for x in vector.strip("[]").split(",")]
+            assert abs(wanted - found).max() < 1e-5, (row_id, text)
+
+
+@contextmanager
+def world_in(database: Database) -> Iterator[World]:
+    world = World(database)
+    try:
+        yield world
+    finally:
+        world.postgres.close()
