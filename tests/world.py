@@ -32,13 +32,14 @@ SCHEMA = "analytics_features"
 class World:
     """One entity over `staging.stg_item`. A fresh `declare` is an edit of the model's yml."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, fresh: bool = True) -> None:
         self.database = database
         self.postgres = Postgres(database)
         self.encoder = WordsEncoder()
         self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
         self.encoders.add(self.encoder)
-        self.sql("create schema staging")
+        if fresh:
+            self.sql("create schema staging")
         with self.postgres.connection() as connection:
             create_control_tables(connection, SCHEMA)
 
@@ -134,8 +135,8 @@ class World:
 
 
 @contextmanager
-def world_in(database: Database) -> Iterator[World]:
-    world = World(database)
+def world_in(database: Database, *, fresh: bool = True) -> Iterator[World]:
+    world = World(database, fresh=fresh)
     try:
         yield world
     finally:

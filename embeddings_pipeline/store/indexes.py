@@ -63,7 +63,11 @@ def stronger(settings: dict[str, Any]) -> dict[str, Any] | None:
     if settings["type"] != "hnsw" or settings["m"] >= _MAX_M:
         return None
     m = min(settings["m"] * 2, _MAX_M)
-    return {**settings, "m": m, "ef_construction": min(max(settings["ef_construction"], 2 * m), 1000)}
+    return {
+        **settings,
+        "m": m,
+        "ef_construction": min(max(settings["ef_construction"], 2 * m), 1000),
+    }
 
 
 def default_lists(rows: int) -> int:

@@ -28,6 +28,13 @@ def partitions(
 
 
 @contextmanager
+def index(connection: Connection[Row], on: Statements, table: str) -> Iterator[None]:
+    """Hold the index of a vector set; waits for whoever builds it."""
+    with _held(connection, [f"{on.schema}/{table}/index"]):
+        yield
+
+
+@contextmanager
 def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[None]:
     for name in names:
         connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))

@@ -239,7 +239,7 @@ def quarantine(connection: Connection[Row], on: Statements, pending: Pending, er
         on.fill(
             """
             insert into {quarantine} as q (entity, id, chunk, stage, error, text_hash)
-            select {entity}, %(id)s, %(chunk)s, 'encode', %(error)s, %(hash)s
+            select {entity}, t.{id}::text, t.chunk, 'encode', %(error)s, t.text_hash
             from {texts} t
             where t.{id} = %(id)s::{id_type} and t.chunk = %(chunk)s and t.text_hash = %(hash)s
             for share of t

@@ -9,9 +9,9 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import indexes, queries, vector_sets
+from embeddings_pipeline.store import indexes, locks, queries, vector_sets
 from embeddings_pipeline.store.indexes import Recall
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -29,6 +29,7 @@ class IndexResult:
     seconds: float
 
 
+@resumed
 def sync_index(database: Postgres, on: Statements) -> list[IndexResult]:
     """Build or measure the index of each live and building set where that is due."""
     with database.connection() as connection:
@@ -39,7 +40,11 @@ def sync_index(database: Postgres, on: Statements) -> list[IndexResult]:
 def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> IndexResult:
     started = time.monotonic()
     index = on.source.entity.index
-    with database.connection() as connection:
+    with (
+        database.connection() as connection,
+        locks.index(connection, on, vector_set.table_name),
+    ):
+        vector_set = vector_sets.read(connection, on, vector_set.number)
         coverage = queries.coverage(connection, on, vector_set)
         rows = sum(partition.vectors for partition in coverage)
         declared = indexes.settings_of(index, vector_set.metric, rows)

@@ -8,7 +8,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import locks, queries, vector_sets, views
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -30,6 +30,7 @@ class PublishResult:
         return "; ".join([shown + (" since now" if self.flipped else ""), *self.reasons])
 
 
+@resumed
 def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> PublishResult:
     """Flip to the set that is being built where it is publishable; else say why not.
 
@@ -54,6 +55,7 @@ def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> Pu
         return PublishResult(_live(connection, on), True, [])
 
 
+@resumed
 def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
     """Flip back to the set that was live before; returns how many chunks it is behind, too.
 

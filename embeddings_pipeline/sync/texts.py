@@ -18,7 +18,7 @@ from embeddings_pipeline.entities.serialise import Rendered, render
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
 from embeddings_pipeline.store import changes, ledger, locks, schema, staging, texts
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import UNSETTLED, Failure, Text
@@ -52,6 +52,7 @@ class TextsResult:
         )
 
 
+@resumed
 def sync_texts(
     staged: Postgres,
     vectors: Postgres,

@@ -8,9 +8,8 @@ killed at any point, a run loses at most the window in flight.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from psycopg import Connection
@@ -19,7 +18,7 @@ from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.errors import Interrupted, RowError
 from embeddings_pipeline.store import ledger, locks, vectors
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded, Pending
@@ -94,14 +93,38 @@ def sync_vectors(
     raises where it fails on everything, having quarantined nothing.
     """
     work = _Work(on, vector_set, encoder, () if request.force else origins, request)
-    with database.connection() as connection, work.recorded(connection):
-        vectors.remove_orphans(connection, on, vector_set)
+    started = time.monotonic()
+    try:
+        _work_off(database, work)
+    finally:
+        work.counts += Counts(seconds=time.monotonic() - started)
+        _record(database, work)
+    return VectorsResult(work.keys, work.counts, work.device)
+
+
+@resumed
+def _work_off(database: Postgres, work: _Work) -> None:
+    with database.connection() as connection:
+        vectors.remove_orphans(connection, work.on, work.vector_set)
         work.keys = _keys(connection, work)
         if work.keys:
-            with locks.partitions(connection, on, vector_set.table_name, work.keys):
+            with locks.partitions(connection, work.on, work.vector_set.table_name, work.keys):
                 work.drain(connection)
-            vectors.analyze(connection, on, vector_set)
-    return VectorsResult(work.keys, work.counts, work.device)
+            vectors.analyze(connection, work.on, work.vector_set)
+
+
+@resumed
+def _record(database: Postgres, work: _Work) -> None:
+    with database.connection() as connection:
+        ledger.record(
+            connection,
+            work.on,
+            work.request.run_id,
+            work.counts,
+            keys=work.keys,
+            model=work.vector_set.model,
+            device=work.device,
+        )
 
 
 def _keys(connection: Connection[Row], work: _Work) -> list[str]:
@@ -125,25 +148,6 @@ class _Work:
     counts: Counts = field(default_factory=Counts)
     device: str | None = None
 
-    @contextmanager
-    def recorded(self, connection: Connection[Row]) -> Iterator[None]:
-        """Write to the ledger what was done, also where the run fails."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.counts += Counts(seconds=time.monotonic() - started)
-            if not connection.closed:
-                ledger.record(
-                    connection,
-                    self.on,
-                    self.request.run_id,
-                    self.counts,
-                    keys=self.keys,
-                    model=self.vector_set.model,
-                    device=self.device,
-                )
-
     def drain(self, connection: Connection[Row]) -> None:
         """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
         request = self.request
@@ -156,7 +160,8 @@ class _Work:
             max_tokens=_WINDOW_TOKENS,
             force=request.force,
         )
-        self.counts += Counts(pending=backlog.chunks)
+        # what a lost connection leaves over was counted before it
+        self.counts = replace(self.counts, pending=max(self.counts.pending, backlog.chunks))
         started, done = time.monotonic(), 0
         for number in range(1, backlog.windows + 1):
             if request.stopped():

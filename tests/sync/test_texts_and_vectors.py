@@ -12,7 +12,9 @@ from tests.world import SCHEMA, World
 
 def test_rows_become_published_vectors(world: World) -> None:
     world.table("id bigint, name text, price numeric(10,2), is_active boolean, note text")
-    world.insert((1, "Pump", 1250, True, None), (2, "Hose", None, False, ""), (3, None, None, None, None))
+    world.insert(
+        (1, "Pump", 1250, True, None), (2, "Hose", None, False, ""), (3, None, None, None, None)
+    )
     item = world.declare(filters=["is_active"])
 
     counts = world.run(item)
@@ -62,7 +64,9 @@ def test_two_rows_that_swap_their_texts_swap_their_vectors(world: World) -> None
     item = world.declare()
     world.run(item)
 
-    world.sql("update staging.stg_item set name = case id when 1 then 'blue lamp' else 'red shoe' end")
+    world.sql(
+        "update staging.stg_item set name = case id when 1 then 'blue lamp' else 'red shoe' end"
+    )
     world.run(item)
 
     assert world.view() == {("1", 0): "name: blue lamp", ("2", 0): "name: red shoe"}
@@ -194,7 +198,8 @@ def test_equal_ids_in_two_entities_and_partitions_do_not_meet(world: World) -> N
     for name in ("shoe", "lamp"):
         entity = world.declare(name)
         world.texts(entity)
-        for key in entity.partitions.keys():
+        keys = entity.partitions.keys()
+        for key in keys:
             world.vectors(entity, keys=[key])
         world.publish(entity)
     for name in ("shoe", "lamp"):
@@ -271,7 +276,9 @@ def test_days_have_partitions_and_the_future_waits(world: World) -> None:
     item = world.declare(include=["name"], partitions=partitions)
     world.run(item)
 
-    keys = dict(world.sql(f"select id, partition_key from {SCHEMA}.item_texts where text_hash is not null"))
+    keys = dict(
+        world.sql(f"select id, partition_key from {SCHEMA}.item_texts where text_hash is not null")
+    )
     assert keys == {1: "2026-01-01", 2: "2026-03-01", 3: "2026-01-01"}
     assert world.sql(f"select id, stage from {SCHEMA}.quarantine") == [("4", "partition")]
 
