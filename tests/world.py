@@ -37,7 +37,7 @@ class World:
         self.postgres = Postgres(database)
         self.encoder = WordsEncoder()
         self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
-        self.encoders.add(self.encoder)
+        self.use(self.encoder)
         if fresh:
             self.sql("create schema staging")
         with self.postgres.connection() as connection:
@@ -47,6 +47,7 @@ class World:
         """From now on the model of the entity is this one."""
         self.encoder = encoder
         self.encoders.add(encoder)
+        self.encoders.add(encoder, encoder.identity.dimension)
 
     def table(self, columns: str, name: str = "stg_item") -> None:
         self.sql(f"create table staging.{name} ({columns})")
@@ -61,8 +62,8 @@ class World:
             cursor = connection.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def declare(self, name: str = "item", *, model: str | None = None, **keys: Any) -> Entity:
-        node = {"name": model or f"stg_{name}", "schema": "staging"}
+    def declare(self, name: str = "item", **keys: Any) -> Entity:
+        node = {"name": f"stg_{name}", "schema": "staging"}
         return entity_of(node, {"id": "id", "entity": name, **keys})
 
     def on(self, entity: Entity) -> Statements:
