@@ -17,5 +17,9 @@ class Interrupted(EmbeddingsError):
     """The run was asked to stop and did so between two windows; started again, it goes on."""
 
 
+class CostLimitReached(EmbeddingsError):
+    """The next window would cost more than the run may spend; what was done is kept."""
+
+
 class DeletesRefused(EmbeddingsError):
     """A pass would delete more than the entity's max_delete_share and deleted nothing."""

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     embedding_model_cache_dir: Path | None = None
     embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     embedding_batch_size: int = Field(32, ge=1, le=4096)
+    # US dollars for a million tokens, by model: {"my-model": 0.02}
+    embedding_prices: dict[str, float] = Field(default_factory=dict)
+    embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
@@ -38,6 +39,10 @@ class Encoders:
                 batch_size=self._settings.embedding_batch_size,
             )
         return self._made[key]
+
+    def usd_per_token(self, model: str) -> float:
+        """What a token costs with this model, by EMBEDDING_PRICES or the price list."""
+        return usd_per_token(model, self._settings.embedding_prices)
 
     def add(self, encoder: Encoder, dimension: int | None = None) -> None:
         """Use this encoder for its model."""

@@ -40,7 +40,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _duration(value: object) -> object:
-    if not isinstance(value, str):
+    # ISO 8601 is how a stored declaration has it
+    if not isinstance(value, str) or value.startswith("P"):
         return value
     match = re.fullmatch(r"(\d+)\s*([smhd])", value.strip())
     if not match:
@@ -164,6 +165,10 @@ class Entity(_Declared):
         if self.id in RESERVED_COLUMNS:
             raise ValueError(f"id {self.id!r}: rename it in the staging model, the name is taken")
         return self
+
+    def declaration(self) -> str:
+        """What was declared, without the defaults, as JSON that `model_validate_json` takes."""
+        return self.model_dump_json(exclude_unset=True)
 
     def __str__(self) -> str:
         return self.name

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
+from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -68,6 +69,23 @@ def record(
             ),
         ),
         (run_id, list(keys), model, device, *_numbers(counts), counts.seconds),
+    )
+
+
+def record_plan(
+    connection: Connection[Row], on: Statements, run_id: str, plan: dict[str, Any]
+) -> None:
+    """Add what a run is about to do to one set; the plans of a run's sets stand in a list."""
+    connection.execute(
+        on.fill(
+            """
+            insert into {run_ledger} as l (entity, run_id, kind, plan)
+            values ({entity}, %s, 'run', jsonb_build_array(%s::jsonb))
+            on conflict (entity, run_id) do update set
+                plan = coalesce(l.plan, '[]'::jsonb) || excluded.plan
+            """
+        ),
+        (run_id, Jsonb(plan)),
     )
 
 

@@ -80,7 +80,7 @@ def coverage(
             group by partition_key order by partition_key
             """,
             missing=sql.SQL("v.text_hash is distinct from t.text_hash"),
-            vectors=_vectors(on, vector_set),
+            vectors=on.vectors(vector_set.table_name if vector_set else None),
         )
     )
     return [PartitionCoverage(*row) for row in rows]
@@ -160,9 +160,3 @@ def sample_vectors(
     if not rows:
         return np.empty((0, vector_set.dimension), dtype=np.float32), []
     return np.stack([row[0].to_numpy() for row in rows]), [row[1] for row in rows]
-
-
-def _vectors(on: Statements, vector_set: VectorSet | None) -> sql.Composable:
-    if vector_set is not None:
-        return on.table(vector_set.table_name)
-    return on.fill("(select {id}, chunk, text_hash from {texts} where false)")

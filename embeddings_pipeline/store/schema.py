@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import LiteralString
 
@@ -164,7 +163,7 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
                 ).format(Identifier(schema, "entities")),
                 (
                     entity.name,
-                    json.dumps(entity.model_dump(mode="json")),
+                    entity.declaration(),
                     source.id_type,
                     entity.partitions.model_dump_json(),
                 ),

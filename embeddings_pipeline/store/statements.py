@@ -41,6 +41,12 @@ class Statements:
             raise LookupError(f"no row for {self.source.entity.name!r}: {query}")
         return row
 
+    def vectors(self, table: str | None) -> sql.Composable:
+        """The table of a vector set; an empty one where there is no set yet."""
+        if table is not None:
+            return self.table(table)
+        return self.fill("(select {id}, chunk, text_hash from {texts} where false)")
+
     def table(self, name: str) -> Identifier:
         """A table of our schema."""
         return Identifier(self.schema, name)

@@ -108,6 +108,21 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
     return sum(1 for (chunk,) in deleted if chunk == 0)
 
 
+def retry(connection: Connection[Row], on: Statements) -> int:
+    """Make the next run try again what is in quarantine; returns how many entries there are."""
+    with connection.transaction():
+        connection.execute(
+            on.fill(
+                "update {texts} t set fingerprint = {unsettled} from {quarantine} q"
+                " where q.entity = {entity} and q.stage <> 'encode' and q.id = t.{id}::text",
+                unsettled=sql.Literal(UNSETTLED),
+            )
+        )
+        return connection.execute(
+            on.fill("update {quarantine} set attempts = 0 where entity = {entity}")
+        ).rowcount
+
+
 def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -> None:
     """Record the definition that all texts follow now; after writes, refresh the statistics."""
     connection.execute(
@@ -115,7 +130,7 @@ def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -
             "update {entities} set definition = %s, definition_hash = %s,"
             " last_pass_at = clock_timestamp() where entity = {entity}"
         ),
-        (on.source.entity.model_dump_json(), on.source.definition_hash),
+        (on.source.entity.declaration(), on.source.definition_hash),
     )
     if written:
         connection.execute(on.fill("vacuum (analyze) {texts}"))

@@ -96,8 +96,10 @@ def read(connection: Connection[Row], on: Statements, number: int) -> VectorSet:
     return next(s for s in found if s.number == number)
 
 
-def same_model(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
-    """Every set, of any entity, with the same model; the set itself first.
+def same_model(
+    connection: Connection[Row], on: Statements, identity: ModelIdentity
+) -> list[Origin]:
+    """Every set, of any entity, with the same model; the entity's own first.
 
     A weighted text has a hash of its own kind, so that it never meets a plain one.
     """
@@ -108,15 +110,14 @@ def same_model(connection: Connection[Row], on: Statements, vector_set: VectorSe
             from {vector_sets} s join {entities} e using (entity)
             where s.provider = %(provider)s and s.model = %(model)s
                 and s.revision = %(revision)s and s.dimension = %(dimension)s
-            order by s.entity <> {entity}, s.number <> %(number)s, s.entity, s.number
+            order by s.entity <> {entity}, s.entity, s.number desc
             """
         ),
         {
-            "provider": vector_set.provider,
-            "model": vector_set.model,
-            "revision": vector_set.revision,
-            "dimension": vector_set.dimension,
-            "number": vector_set.number,
+            "provider": identity.provider,
+            "model": identity.model,
+            "revision": identity.revision,
+            "dimension": identity.dimension,
         },
     )
     return [Origin(*row) for row in rows]

@@ -60,7 +60,7 @@ def pending_keys(
     rows = connection.execute(
         on.fill(
             "select distinct t.partition_key from {pending} order by 1",
-            pending=_pending(on, vector_set, force=force),
+            pending=pending_of(on, vector_set, force=force),
         )
     )
     return [key for (key,) in rows]
@@ -95,7 +95,7 @@ def find_pending(
                 window by_row as (order by t.partition_key, t.{id})
             ) as missing
             """,
-            pending=_pending(on, vector_set, force=force),
+            pending=pending_of(on, vector_set, force=force),
             keys=sql.Literal(list(keys)),
             max_rows=sql.Literal(max_rows),
             max_tokens=sql.Literal(max_tokens),
@@ -259,7 +259,9 @@ def quarantine(connection: Connection[Row], on: Statements, pending: Pending, er
     )
 
 
-def _pending(on: Statements, vector_set: VectorSet, *, force: bool = False) -> sql.Composable:
+def pending_of(
+    on: Statements, vector_set: VectorSet | None, *, force: bool = False
+) -> sql.Composable:
     """`<texts as t …> where <the vector is missing or of another text>`."""
     missing = sql.SQL("true") if force else sql.SQL("v.text_hash is distinct from t.text_hash")
     return on.fill(
@@ -271,7 +273,7 @@ def _pending(on: Statements, vector_set: VectorSet, *, force: bool = False) -> s
                 and q.text_hash = t.text_hash and q.attempts >= {attempts}
         )
         """,
-        vectors=on.table(vector_set.table_name),
+        vectors=on.vectors(vector_set.table_name if vector_set else None),
         missing=missing,
         attempts=sql.Literal(MAX_ATTEMPTS),
     )

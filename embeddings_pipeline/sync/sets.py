@@ -46,7 +46,7 @@ def sync_sets(
     with database.connection() as connection:
         vector_sets.ensure_set(connection, on, wanted.identity)
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        origins = {s.number: vector_sets.same_model(connection, on, s) for s in sets}
+        origins = {s.number: vector_sets.same_model(connection, on, s.identity) for s in sets}
     done = []
     frozen = None
     for vector_set in sorted(sets, key=lambda s: s.state != "live"):
@@ -56,7 +56,13 @@ def sync_sets(
             frozen = f"set {vector_set.number} is frozen: {error}"
             continue
         result = sync_vectors(
-            database, on, vector_set, encoder, origins[vector_set.number], request
+            database,
+            on,
+            vector_set,
+            encoder,
+            origins[vector_set.number],
+            request,
+            usd_per_token=encoders.usd_per_token(vector_set.model),
         )
         done.append((vector_set, result))
     return SetsResult(done, frozen)

@@ -8,7 +8,7 @@ refused or killed has lost nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -24,7 +24,7 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import UNSETTLED, Failure, Text
 
 # ids sent to staging with one read: each read scans the model once
-_SLICE = 50_000
+SLICE = 50_000
 # a window of writes ends with whichever comes first
 _WINDOW_ROWS = 2_000
 _WINDOW_BYTES = 8 << 20
@@ -75,12 +75,13 @@ def sync_texts(
             moved = changes.compare(
                 target, on, buckets, staging.moved_rows(source, on.source, buckets, stored)
             )
-            _refuse_bad_ids(on, *changes.bad_ids(target))
+            refuse_bad_ids(on, *changes.bad_ids(target))
             read = quarantined = 0
-            for ids in changes.slices(target, "changed_rows", _SLICE):
-                for window in _windows(staging.read_rows(source, on.source, ids), len(ids), on):
+            for ids in changes.slices(target, "changed_rows", SLICE):
+                for batch in batches(staging.read_rows(source, on.source, ids), on):
+                    window = rendered(batch, on)
                     texts.write(target, on, window.texts, window.failures)
-                    read += window.rows
+                    read += len(batch)
                     quarantined += len(window.failures)
             if not allow_deletes:
                 _refuse_mass_deletes(on, moved)
@@ -97,31 +98,36 @@ def sync_texts(
 
 
 @dataclass(frozen=True)
-class _Window:
-    rows: int
+class Window:
+    """The chunks of some whole rows, and those rows that failed."""
+
     texts: list[Text]
     failures: list[Failure]
 
 
-def _windows(rows: Iterator[StagedRow], asked: int, on: Statements) -> Iterator[_Window]:
-    """Render a stream of rows into windows. Raises ConfigurationError for an id that repeats."""
+def batches(rows: Iterator[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
+    """Cut a stream of rows into windows, bounded in rows and bytes.
+
+    Raises ConfigurationError for an id that comes twice.
+    """
     seen: set[str] = set()
     batch: list[StagedRow] = []
     size = 0
     for row in rows:
         if row.id in seen:
-            _refuse_bad_ids(on, 0, [row.id])
+            refuse_bad_ids(on, 0, [row.id])
         seen.add(row.id)
         batch.append(row)
         size += sum(len(value or "") for value in row.values.values())
         if len(batch) == _WINDOW_ROWS or size > _WINDOW_BYTES:
-            yield _render(batch, on)
+            yield batch
             batch, size = [], 0
     if batch:
-        yield _render(batch, on)
+        yield batch
 
 
-def _render(rows: list[StagedRow], on: Statements) -> _Window:
+def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -> Window:
+    """The texts of a window of rows; without `count` their tokens are left at 0."""
     done: list[tuple[StagedRow, str, int, list[Rendered | None]]] = []
     failures: list[Failure] = []
     for row in rows:
@@ -137,14 +143,14 @@ def _render(rows: list[StagedRow], on: Statements) -> _Window:
         except RowError as error:
             failures.append(Failure(row.id, "render", str(error)))
             done.append((row, key, row.fingerprint, [None]))
-    rendered = [piece for *_, pieces in done for piece in pieces if piece]
-    tokens = iter(_count(rendered))
+    pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
+    tokens = iter(_count(pieces_with_text) if count else [0] * len(pieces_with_text))
     written = [
         _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else 0)
         for row, key, fingerprint, pieces in done
         for chunk, piece in enumerate(pieces)
     ]
-    return _Window(len(rows), written, failures)
+    return Window(written, failures)
 
 
 def _pieces(row: StagedRow, on: Statements) -> list[Rendered | None]:
@@ -188,7 +194,8 @@ def _text(
     )
 
 
-def _refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+def refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+    """Raise ConfigurationError where a row has no id or ids repeat."""
     entity = on.source.entity
     where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
     if nulls:
@@ -204,12 +211,15 @@ def _refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
         )
 
 
+def too_many_deletes(on: Statements, moved: changes.Moved) -> bool:
+    """Whether more rows are gone than `max_delete_share` lets go without a word."""
+    return moved.gone > on.source.entity.max_delete_share * moved.stored
+
+
 def _refuse_mass_deletes(on: Statements, moved: changes.Moved) -> None:
-    share = moved.gone / moved.stored if moved.stored else 0.0
-    if share > on.source.entity.max_delete_share:
+    if too_many_deletes(on, moved):
         raise DeletesRefused(
             f"entity {on.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
-            f" from staging ({share:.0%}, max_delete_share is"
-            f" {on.source.entity.max_delete_share:.0%}); nothing was deleted. If it is meant, run"
-            " with --allow-deletes"
+            f" from staging, and max_delete_share is {on.source.entity.max_delete_share:.0%};"
+            " nothing was deleted. If it is meant, run with --allow-deletes"
         )

@@ -15,8 +15,8 @@ import numpy as np
 from psycopg import Connection
 
 from embeddings_pipeline.encoders.base import Encoder, Vector
-from embeddings_pipeline.errors import Interrupted, RowError
-from embeddings_pipeline.store import ledger, locks, vectors
+from embeddings_pipeline.errors import CostLimitReached, Interrupted, RowError
+from embeddings_pipeline.store import ledger, locks, planning, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
@@ -52,14 +52,15 @@ class Progress:
 class Request:
     """What a run was asked for. Without `keys` it takes every partition.
 
-    `limit` is the most texts to encode; `report` is called after each window and `stopped` before
-    each.
+    `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
+    each window and `stopped` before each.
     """
 
     run_id: str
     keys: Sequence[str] | None = None
     limit: int | None = None
     force: bool = False
+    max_cost_usd: float | None = None
     report: Callable[[Progress], None] = field(default=lambda progress: None)
     stopped: Callable[[], bool] = field(default=lambda: False)
 
@@ -86,13 +87,17 @@ def sync_vectors(
     encoder: Encoder,
     origins: Sequence[Origin],
     request: Request,
+    *,
+    usd_per_token: float = 0.0,
 ) -> VectorsResult:
     """Fill or renew what is pending in a set. `origins` may lend vectors of equal texts.
 
-    Raises Interrupted between two windows once `request.stopped()`; and whatever the encoder
+    Raises Interrupted between two windows once `request.stopped()`; CostLimitReached before a
+    window that would cost more than `request.max_cost_usd` lets it; and whatever the encoder
     raises where it fails on everything, having quarantined nothing.
     """
-    work = _Work(on, vector_set, encoder, () if request.force else origins, request)
+    lenders = () if request.force else origins
+    work = _Work(on, vector_set, encoder, lenders, request, usd_per_token)
     started = time.monotonic()
     try:
         _work_off(database, work)
@@ -144,6 +149,7 @@ class _Work:
     encoder: Encoder
     origins: Sequence[Origin]
     request: Request
+    usd_per_token: float
     keys: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     device: str | None = None
@@ -162,6 +168,7 @@ class _Work:
         )
         # what a lost connection leaves over was counted before it
         self.counts = replace(self.counts, pending=max(self.counts.pending, backlog.chunks))
+        self._plan(connection)
         started, done = time.monotonic(), 0
         for number in range(1, backlog.windows + 1):
             if request.stopped():
@@ -182,6 +189,34 @@ class _Work:
                 )
             )
 
+    def _plan(self, connection: Connection[Row]) -> None:
+        """Note in the ledger what is about to be done, beside which the counts will stand."""
+        model = self.vector_set.model
+        work = planning.lacking(connection, self.on, "pending_rows", self.origins)
+        rate = planning.throughput(connection, self.on, model)
+        ledger.record_plan(
+            connection,
+            self.on,
+            self.request.run_id,
+            {
+                "rows": work.rows,
+                "encode": work.encode,
+                "tokens": work.tokens,
+                "seconds": work.tokens / rate if rate else None,
+                "cost_usd": work.tokens * self.usd_per_token,
+            },
+        )
+
+    def _afford(self, tokens: int) -> None:
+        limit = self.request.max_cost_usd
+        cost = self.counts.cost_usd + tokens * self.usd_per_token
+        if limit is not None and cost > limit:
+            raise CostLimitReached(
+                f"{self.on.source.entity.name}: the next window would take the run to"
+                f" ${cost:.4f}, past its limit of ${limit:.4f}; {self.counts.encoded:,} texts"
+                " were encoded and are kept. Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
+            )
+
     def _fill(self, connection: Connection[Row], window: list[Pending]) -> None:
         reused = vectors.reuse(
             connection, self.on, self.vector_set, self.origins, window, self.request.run_id
@@ -191,6 +226,7 @@ class _Work:
         if not left:
             return
         by_hash = {pending.text_hash: pending for pending in left}
+        self._afford(sum(pending.tokens for pending in by_hash.values()))
         made = dict(zip(by_hash, _encode(self.encoder, list(by_hash.values())), strict=True))
         self.device = self.encoder.device
         good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
@@ -215,6 +251,7 @@ class _Work:
             quarantined=len(failed),
             truncated=sum(p.tokens > self.vector_set.max_tokens for p in encoded),
             tokens=sum(p.tokens for p in encoded),
+            cost_usd=sum(p.tokens for p in encoded) * self.usd_per_token,
         )
 
 

@@ -1,0 +1,17 @@
+"""What a model costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# US dollars for a million tokens: https://platform.openai.com/docs/pricing, as of November 2026
+PRICES: Mapping[str, float] = {
+    "text-embedding-3-small": 0.02,
+    "text-embedding-3-large": 0.13,
+    "text-embedding-ada-002": 0.10,
+}
+
+
+def usd_per_token(model: str, overrides: Mapping[str, float]) -> float:
+    """The price of one token; a model that has none, as a local one, costs nothing."""
+    return overrides.get(model, PRICES.get(model, 0.0)) / 1_000_000

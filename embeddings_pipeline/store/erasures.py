@@ -1,0 +1,48 @@
+"""The `erasures` table: ids that are never to be stored again, until lifted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import Connection
+
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.schema import vector_tables
+from embeddings_pipeline.store.statements import Statements
+
+
+def add(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> None:
+    """Note that these ids are erased."""
+    connection.execute(
+        on.fill(
+            "insert into {erasures} (entity, id) select {entity}, unnest(%s::text[])"
+            " on conflict do nothing"
+        ),
+        (list(ids),),
+    )
+
+
+def remove(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> int:
+    """Forget that these ids were erased; returns how many were."""
+    return connection.execute(
+        on.fill("delete from {erasures} where entity = {entity} and id = any(%s)"), (list(ids),)
+    ).rowcount
+
+
+def traces(connection: Connection[Row], on: Statements) -> int:
+    """Rows of erased ids that are left in texts, vectors or quarantine; 0 as it should be."""
+    found = 0
+    name = on.source.entity.name
+    for table in (f"{name}_texts", *vector_tables(connection, on.schema, name)):
+        found += on.one(
+            connection,
+            "select count(*) from {table} t join {erasures} e"
+            " on e.entity = {entity} and e.id = t.{id}::text",
+            table=on.table(table),
+        )[0]
+    found += on.one(
+        connection,
+        "select count(*) from {quarantine} q join {erasures} e using (entity, id)"
+        " where q.entity = {entity}",
+    )[0]
+    return int(found)

@@ -1,0 +1,171 @@
+"""What may be wrong with an entity, decided without Dagster. Checks report; none of them acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+from embeddings_pipeline.entities.entity import Freshness
+from embeddings_pipeline.store import queries, vector_sets
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+
+# what each check asks
+QUESTIONS = {
+    "truncated": "Is a text longer than the model reads? The rest of it is not in its vector.",
+    "without_text": "Has a row no text to embed, or one that cannot be rendered?",
+    "coverage": "Has every row that should have vectors got them, for its current text?",
+    "orphans": "Has a vector lost its row?",
+    "unit_norm": "Are the vectors of length 1, where the model makes them so?",
+    "recall": "Does the index find what an exact search finds?",
+    "data_lag": "How long has the oldest change waited for its vector?",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. `metadata` holds plain values; a list of mappings is a table."""
+
+    passed: bool
+    description: str
+    severity: Literal["warn", "error"] = "error"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
+    """Every verdict on an entity, by the name of its question; for one that has texts."""
+    entity = on.source.entity
+    with database.connection() as connection:
+        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+        served = min(sets, key=lambda s: s.state != "live", default=None)
+        covered = queries.coverage(connection, on, served)
+        reads = served.max_tokens if served else None
+        counts = queries.text_counts(connection, on, reads or 1 << 30)
+        strays = {s.number: queries.orphans(connection, on, s) for s in sets}
+        odd = {s.number: queries.odd_norms(connection, on, s) for s in sets if s.normalized}
+    return {
+        "truncated": truncated(counts, reads),
+        "without_text": without_text(counts),
+        "coverage": coverage(covered),
+        "orphans": orphans(strays),
+        "unit_norm": unit_norm(odd),
+        "recall": recall(served, entity.index.recall),
+        "data_lag": data_lag(covered, entity.freshness),
+    }
+
+
+def coverage(partitions: Sequence[PartitionCoverage]) -> Verdict:
+    """An error while something is pending; a warning for what is quarantined."""
+    rows, covered, pending, quarantined = (
+        sum(getattr(p, name) for p in partitions)
+        for name in ("rows", "covered", "pending", "quarantined")
+    )
+    percent = 100 * covered / rows if rows else 100.0
+    found = [f"{covered:,} of {rows:,} rows have vectors ({percent:.2f} %)"]
+    if pending:
+        found.append(f"{pending:,} chunks are pending")
+    if quarantined:
+        found.append(f"{quarantined:,} are in quarantine: the model failed on them")
+    return Verdict(
+        passed=not pending and not quarantined,
+        severity="error" if pending else "warn",
+        description="; ".join(found),
+        metadata={
+            "coverage_percent": percent,
+            "pending": pending,
+            "quarantined": quarantined,
+            "partitions": [_without_age(partition) for partition in partitions],
+        },
+    )
+
+
+def orphans(by_set: dict[int, int]) -> Verdict:
+    """An error: a search could find what is no longer there."""
+    count = sum(by_set.values())
+    return Verdict(
+        passed=not count,
+        description=f"{count:,} vectors have no row; the next run of `vectors` removes them"
+        if count
+        else "every vector has its row",
+        metadata={"orphans": count},
+    )
+
+
+def unit_norm(by_set: dict[int, int]) -> Verdict:
+    """An error: distances to such a vector mean something else."""
+    count = sum(by_set.values())
+    said = f"{count:,} of a sample of vectors are not of length 1: encode them again with `force`"
+    return Verdict(
+        passed=not count,
+        description=said if count else "a sample of the vectors is of length 1",
+        metadata={"odd_vectors": count},
+    )
+
+
+def truncated(counts: TextCounts, max_tokens: int | None) -> Verdict:
+    """A warning: the end of those texts cannot be found."""
+    said = (
+        f"{counts.truncated:,} texts are longer than the {max_tokens} tokens that the model reads:"
+        " declare `chunk` to split them"
+    )
+    return Verdict(
+        passed=not counts.truncated,
+        severity="warn",
+        description=said if counts.truncated else "the model reads every text whole",
+        metadata={"truncated": counts.truncated},
+    )
+
+
+def without_text(counts: TextCounts) -> Verdict:
+    """A warning: those rows cannot be found at all."""
+    found = []
+    if counts.without_text:
+        found.append(f"{counts.without_text:,} rows have no text")
+    if counts.failed:
+        found.append(f"{counts.failed:,} rows could not be rendered and are in quarantine")
+    return Verdict(
+        passed=not found,
+        severity="warn",
+        description="; ".join(found) or "every row has a text",
+        metadata={"without_text": counts.without_text, "failed": counts.failed},
+    )
+
+
+def recall(served: VectorSet | None, target: float) -> Verdict:
+    """A warning until the index is built, an error where it finds too little."""
+    if served is None or served.recall is None:
+        return Verdict(False, "the index is not built yet", "warn")
+    reached = served.recall >= target
+    return Verdict(
+        passed=reached,
+        description=f"recall@10 is {served.recall:.3f}"
+        + ("" if reached else f", below {target}: raise m, ef_construction or lists"),
+        metadata={"recall_at_10": served.recall, "target": target, "effort": served.ef_search},
+    )
+
+
+def data_lag(partitions: Sequence[PartitionCoverage], freshness: Freshness) -> Verdict:
+    """A warning, then an error, as long as the entity's freshness allows.
+
+    Counted from the oldest change that waits, not from runs: one that failed half-way, or filled
+    another partition, does not hide it.
+    """
+    ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
+    oldest = timedelta(seconds=max(ages, default=0))
+    late = oldest > freshness.warn
+    return Verdict(
+        passed=not late,
+        severity="error" if oldest > freshness.fail else "warn",
+        description=f"the oldest change has waited for {oldest}" if ages else "nothing is waiting",
+        metadata={"oldest_pending_seconds": oldest.total_seconds()},
+    )
+
+
+def _without_age(partition: PartitionCoverage) -> dict[str, Any]:
+    shown = asdict(partition)
+    del shown["oldest_pending_seconds"]
+    return shown

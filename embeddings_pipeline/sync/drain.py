@@ -1,0 +1,28 @@
+"""A scheduled run: the partitions that it is for first, then whatever is pending elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.sets import SetsResult, sync_sets
+from embeddings_pipeline.sync.vectors import Request
+
+
+def sync_and_drain(
+    database: Postgres, on: Statements, encoders: Encoders, request: Request, *, drain: bool
+) -> SetsResult:
+    """Encode what is pending in the request's partitions, then, if `drain`, in all others.
+
+    A limit holds for both together. Raises what `sync_sets` raises.
+    """
+    asked = sync_sets(database, on, encoders, request)
+    limit = None if request.limit is None else request.limit - asked.counts.encoded
+    if not drain or request.keys is None or (limit is not None and limit <= 0):
+        return asked
+    rest = sync_sets(
+        database, on, encoders, replace(request, keys=None, limit=limit, force=False)
+    )
+    return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)

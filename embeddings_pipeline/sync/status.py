@@ -1,0 +1,95 @@
+"""How far each entity is, read from what is stored; the staging models are not asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import Connection
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.store import queries, vector_sets
+from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+
+
+@dataclass(frozen=True)
+class LiveSet:
+    """The set that the published view shows."""
+
+    number: int
+    model: str
+    dimension: int
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """The index that was built; `type` is none where there is none."""
+
+    type: str
+    recall_at_10: float | None
+
+
+@dataclass(frozen=True)
+class EntityStatus:
+    """Coverage of the live set, or of the first one while it is built.
+
+    `coverage` is a percentage of the rows that have a text, None where there are none.
+    """
+
+    entity: str
+    rows: int
+    chunks: int
+    vectors: int
+    coverage: float | None
+    pending: int
+    oldest_pending_seconds: int | None
+    live_set: LiveSet | None
+    index: IndexStatus
+
+
+def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
+    """How far an entity is; all zeros for one that was never run."""
+    with database.connection() as connection:
+        columns = columns_of(connection, schema, f"{entity.name}_texts")
+        if not columns:
+            nothing = IndexStatus("none", None)
+            return EntityStatus(entity.name, 0, 0, 0, None, 0, None, None, nothing)
+        return _read(connection, _as_stored(schema, entity, columns))
+
+
+def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statements:
+    """Statements that read only what is stored: these need no more of a source than its names."""
+    return Statements(schema, Source(entity, columns, "text", (), {}))
+
+
+def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
+    sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+    served = min(sets, key=lambda s: s.state != "live", default=None)
+    partitions = queries.coverage(connection, on, served)
+    rows = sum(p.rows for p in partitions)
+    ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
+    return EntityStatus(
+        entity=on.source.entity.name,
+        rows=rows,
+        chunks=sum(p.chunks for p in partitions),
+        vectors=sum(p.vectors for p in partitions),
+        coverage=round(100 * sum(p.covered for p in partitions) / rows, 2) if rows else None,
+        pending=sum(p.pending for p in partitions),
+        oldest_pending_seconds=max(ages, default=None),
+        live_set=_live(served),
+        index=_index(served),
+    )
+
+
+def _live(served: VectorSet | None) -> LiveSet | None:
+    if served is None or served.state != "live":
+        return None
+    return LiveSet(served.number, served.model, served.dimension)
+
+
+def _index(served: VectorSet | None) -> IndexStatus:
+    if served is None or served.index_settings is None:
+        return IndexStatus("none", None)
+    return IndexStatus(served.index_settings["type"], served.recall)

@@ -1,0 +1,163 @@
+"""A plan says what the next run then does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import CostLimitReached
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync.plan import Plan, plan
+from tests.world import SCHEMA, World
+
+
+def plan_of(world: World, entity: Entity) -> Plan:
+    return plan(world.postgres, world.postgres, world.on(entity), world.encoders)
+
+
+def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
+    """The plan, checked against what the run that follows puts into the ledger."""
+    planned = plan_of(world, entity)
+    done = world.run(entity, **options)
+    assert sum(s.pending for s in planned.sets) == done["pending"]
+    assert sum(s.encode for s in planned.sets) == done["encoded"]
+    assert sum(s.reusable for s in planned.sets) == done["reused"]
+    assert sum(s.tokens for s in planned.sets) == done["tokens"]
+    assert planned.deleted == done["deleted"]
+    return planned
+
+
+def summary(planned: Plan) -> tuple[int, int, int, int, int]:
+    return (
+        planned.new,
+        planned.changed,
+        planned.deleted,
+        planned.moved_partition,
+        planned.unchanged,
+    )
+
+
+@pytest.fixture
+def things(world: World) -> World:
+    world.table("id bigint, name text, stock int")
+    world.insert(*[(n, f"thing {n % 150}", n) for n in range(200)])
+    return world
+
+
+def test_the_plan_of_a_first_run_is_what_the_run_does(things: World) -> None:
+    planned = plan_and_run(things, things.declare(include=["name"]))
+    assert summary(planned) == (200, 0, 0, 0, 0)
+    assert (planned.sets[0].encode, planned.sets[0].reusable) == (150, 50)
+
+
+def test_the_plan_of_a_daily_run_counts_each_kind_of_change(things: World) -> None:
+    item = things.declare(include=["name"], filters=["stock"])
+    things.run(item)
+    things.sql("update staging.stg_item set name = 'changed ' || id where id in (1, 2)")
+    things.sql("update staging.stg_item set name = 'thing 9' where id = 3")
+    things.sql("update staging.stg_item set stock = -1 where id in (10, 11)")
+    things.sql("delete from staging.stg_item where id in (20, 21, 22)")
+    things.insert((900, "new", 1))
+
+    planned = plan_and_run(things, item)
+
+    assert summary(planned) == (1, 5, 3, 0, 192)
+    assert planned.why == {"content": 1.0, "template": 0.0, "model": 0.0}
+    assert summary(plan_and_run(things, item)) == (0, 0, 0, 0, 198)
+
+
+def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
+    things.run(things.declare(include=["name"]))
+    things.sql("update staging.stg_item set name = 'changed ' || id where id < 50")
+
+    planned = plan_and_run(things, things.declare(template="A {name}"))
+
+    assert (planned.changed, planned.unchanged) == (200, 0)
+    assert planned.why == {"content": 0.25, "template": 0.75, "model": 0.0}
+
+
+def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.use(things.encoder.revised("r2"))
+    planned = plan_of(things, item)
+    assert planned.why == {"content": 0.0, "template": 0.0, "model": 1.0}
+    assert [(s.number, s.encode) for s in planned.sets] == [(1, 0), (None, 150)]
+    assert things.run(item)["encoded"] == 150
+
+
+def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
+    things.run(things.declare(include=["name"]))
+    item = things.declare(include=["name"], partitions={"count": 2})
+    planned = plan_of(things, item)
+    assert planned.moved_partition == things.texts(item).rekeyed
+
+
+def test_a_plan_writes_nothing(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"))
+    before = tables(world)
+    plan_of(world, world.declare())
+    assert tables(world) == before
+    assert world.encoder.encoded == []
+
+
+def tables(world: World) -> dict[str, int]:
+    names = world.sql(f"select tablename from pg_tables where schemaname = '{SCHEMA}'")
+    return {name: world.sql(f"select count(*) from {SCHEMA}.{name}")[0][0] for (name,) in names}
+
+
+def test_deletes_that_would_be_refused_are_foretold(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.sql("delete from staging.stg_item where id >= 20")
+    assert plan_of(things, item).deletes_refused
+    assert not plan_of(things, things.declare(include=["name"], max_delete_share=1)).deletes_refused
+
+
+def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> None:
+    world.table("id bigint, name text")
+    world.sql(
+        "insert into staging.stg_item select n, repeat('word ', 1 + n % 17) || n"
+        " from generate_series(1, 30000) n"
+    )
+    item = world.declare(template="{name}")
+    planned = plan_of(world, item)
+    world.texts(item)
+    ((tokens,),) = world.sql(f"select sum(tokens) from {SCHEMA}.item_texts")
+    assert planned.tokens_estimated
+    assert planned.sets[0].encode == 30_000
+    assert planned.sets[0].tokens == pytest.approx(tokens, rel=0.02)
+
+
+def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) -> None:
+    things.encoders._settings = Settings(
+        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1_000_000}
+    )
+    item = things.declare(include=["name"])
+    planned = plan_of(things, item)
+    assert planned.cost_usd == planned.sets[0].tokens
+    things.texts(item)
+
+    with pytest.raises(CostLimitReached, match="past its limit"):
+        things.vectors(item, max_cost_usd=planned.cost_usd - 1)
+    assert things.encoder.encoded == []
+
+    things.vectors(item, "paid", max_cost_usd=planned.cost_usd)
+    ((cost, plans),) = things.sql(
+        f"select cost_usd, plan from {SCHEMA}.run_ledger where run_id = 'paid'"
+    )
+    assert cost == planned.cost_usd
+    assert [p["cost_usd"] for p in plans] == [planned.cost_usd]
+
+
+def test_seconds_come_from_what_the_ledger_saw(things: World) -> None:
+    item = things.declare(include=["name"])
+    assert plan_of(things, item).sets[0].seconds is None
+    things.run(item)
+    things.sql(f"update {SCHEMA}.run_ledger set tokens = 1000, seconds = 10 where encoded > 0")
+    things.sql("update staging.stg_item set name = 'changed ' || id where id < 10")
+    (live,) = plan_of(things, item).sets
+    assert live.seconds == pytest.approx(live.tokens / 100)
