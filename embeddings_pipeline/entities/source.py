@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+from uuid import UUID
 
 from embeddings_pipeline.entities.entity import BOOKKEEPING_COLUMNS, Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
@@ -38,6 +39,17 @@ class Source:
     id_type: IdType
     text_columns: tuple[str, ...]
     filters: Mapping[str, str]
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Raise ConfigurationError for a value that no id of this entity can have."""
+        for row_id in ids:
+            try:
+                {"bigint": int, "uuid": UUID, "text": str}[self.id_type](row_id)
+            except ValueError:
+                raise ConfigurationError(
+                    f"entity {self.entity.name!r}: {row_id!r} is no {self.id_type}, as its"
+                    f" {self.entity.id} is"
+                ) from None
 
     @cached_property
     def definition_hash(self) -> str:

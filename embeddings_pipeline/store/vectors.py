@@ -169,7 +169,12 @@ def reuse(
                 origin_id=Identifier(origin.id_column),
                 origin_table=on.table(origin.table),
                 vectors=on.table(vector_set.table_name),
-                **_columns(on, vector_set, embedding="f.embedding", reused_from="f.reused_from"),
+                **inserted_columns(
+                    on,
+                    vector_set,
+                    embedding=sql.SQL("f.embedding"),
+                    reused_from=sql.SQL("f.reused_from"),
+                ),
             ),
             (
                 [p.id for p in left],
@@ -209,7 +214,12 @@ def write(
                 """,
                 vectors=on.table(vector_set.table_name),
                 incoming=_incoming(vector_set),
-                **_columns(on, vector_set, embedding="i.embedding", reused_from="i.reused_from"),
+                **inserted_columns(
+                    on,
+                    vector_set,
+                    embedding=sql.SQL("i.embedding"),
+                    reused_from=sql.SQL("i.reused_from"),
+                ),
             ),
             (run_id,),
         ).rowcount
@@ -315,8 +325,12 @@ def _incoming(vector_set: VectorSet) -> Identifier:
     return Identifier(f"incoming_{vector_set.number}")
 
 
-def _columns(
-    on: Statements, vector_set: VectorSet, *, embedding: str, reused_from: str
+def inserted_columns(
+    on: Statements,
+    vector_set: VectorSet,
+    *,
+    embedding: sql.Composable,
+    reused_from: sql.Composable,
 ) -> dict[str, sql.Composable]:
     """What an insert names: columns, the values for them, and what a conflict assigns."""
     values: dict[str, sql.Composable] = {
@@ -324,9 +338,9 @@ def _columns(
         "chunk": sql.SQL("t.chunk"),
         "text": sql.SQL("t.text"),
         "text_hash": sql.SQL("t.text_hash"),
-        "embedding": sql.SQL("{}::{}").format(sql.SQL(embedding), sql.SQL(vector_set.storage)),
+        "embedding": sql.SQL("{}::{}").format(embedding, sql.SQL(vector_set.storage)),
         "run_id": sql.SQL("%s"),
-        "reused_from": sql.SQL(reused_from),
+        "reused_from": reused_from,
         "embedded_at": sql.SQL("clock_timestamp()"),
         **{column: Identifier("t", column) for column in on.source.filters},
     }

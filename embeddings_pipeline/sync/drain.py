@@ -22,7 +22,5 @@ def sync_and_drain(
     limit = None if request.limit is None else request.limit - asked.counts.encoded
     if not drain or request.keys is None or (limit is not None and limit <= 0):
         return asked
-    rest = sync_sets(
-        database, on, encoders, replace(request, keys=None, limit=limit, force=False)
-    )
+    rest = sync_sets(database, on, encoders, replace(request, keys=None, limit=limit, force=False))
     return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)

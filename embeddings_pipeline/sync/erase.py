@@ -16,6 +16,7 @@ def erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     The ids are noted first: a pass that is under way then leaves them out, and a model that is
     at work on one finds no text to store its vector for.
     """
+    on.source.check_ids(ids)
     with database.connection() as connection:
         erasures.add(connection, on, ids)
         with locks.entity(connection, on):

@@ -1,0 +1,70 @@
+"""Takes over vectors that a team has already, where text and model are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import adoption, locks, vector_sets
+from embeddings_pipeline.store.adoption import Foreign
+from embeddings_pipeline.store.postgres import Postgres, columns_of
+from embeddings_pipeline.store.statements import Statements
+
+# rows whose vectors are compared with what the model makes of their texts, before any is taken
+_PROOF = 5
+# bfloat16 and float32 of one model agree far better than this, two models far worse
+_SAME_MODEL = 0.99
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """Rows of the foreign table, and how many of their vectors fitted a text and were taken."""
+
+    rows: int
+    fitted: int
+
+
+def adopt(
+    database: Postgres, on: Statements, encoders: Encoders, foreign: Foreign, run_id: str
+) -> Adopted:
+    """Fill the entity's set from a table of the same database, by id and equal text.
+
+    A few vectors are made anew first and compared. Raises ConfigurationError for a table or
+    column that is not there, another dimension, or vectors of another model.
+    """
+    encoder = encoders.of(on.source.entity)
+    with database.connection() as connection:
+        columns = columns_of(connection, foreign.schema, foreign.table)
+        for column in (foreign.id, foreign.text, foreign.embedding):
+            if column not in columns:
+                raise ConfigurationError(
+                    f"table {foreign.schema}.{foreign.table} has no column {column!r} (columns:"
+                    f" {', '.join(columns) or 'none, there is no such table'})"
+                )
+        vector_set = vector_sets.ensure_set(connection, on, encoder.identity)
+        for text, vector in adoption.sample(connection, on, foreign, _PROOF):
+            _prove(vector, encoder.encode_documents([text])[0], text)
+        with locks.entity(connection, on):
+            fitted = adoption.copy(connection, on, foreign, vector_set, run_id)
+        return Adopted(adoption.count(connection, foreign), fitted)
+
+
+def _prove(
+    theirs: np.ndarray[tuple[int], np.dtype[np.float32]],
+    ours: np.ndarray[tuple[int], np.dtype[np.float32]],
+    text: str,
+) -> None:
+    if theirs.shape != ours.shape:
+        raise ConfigurationError(
+            f"the table's vectors have {theirs.shape[0]} dimensions, the model's {ours.shape[0]}"
+        )
+    lengths = float(np.linalg.norm(theirs) * np.linalg.norm(ours))
+    cosine = float(theirs @ ours) / lengths if lengths else 0.0
+    if cosine < _SAME_MODEL:
+        raise ConfigurationError(
+            f"the table's vector of {text[:60]!r} is not this model's (cosine {cosine:.3f} to what"
+            " it makes of that text): nothing was taken"
+        )

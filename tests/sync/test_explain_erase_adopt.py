@@ -1,0 +1,152 @@
+"""One row explained, erased for good, tried again; and vectors that were there before us."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import erasures
+from embeddings_pipeline.store.adoption import Foreign
+from embeddings_pipeline.sync.adopt import adopt
+from embeddings_pipeline.sync.erase import erase, lift, retry
+from embeddings_pipeline.sync.explain import Explanation, explain
+from tests.world import SCHEMA, World
+
+
+@pytest.fixture
+def things(world: World) -> World:
+    world.table("id bigint, name text, consent boolean")
+    world.insert((1, "Pump", True), (2, "Hose", True), (3, "Pump", True), (4, None, True))
+    return world
+
+
+def explained(world: World, item: Entity, row_id: str) -> Explanation:
+    return explain(world.postgres, world.postgres, world.on(item), world.encoders, row_id)
+
+
+def test_a_row_is_explained_before_and_after_its_first_run(things: World) -> None:
+    item = things.declare(include=["name"])
+    assert explained(things, item, "1").next == "render it: it is new"
+    things.run(item)
+
+    same = explained(things, item, "1")
+    (chunk,) = same.chunks
+    (in_set,) = chunk.sets
+    assert same.next == "not render it: nothing changed since the last pass"
+    assert (chunk.text, chunk.tokens, chunk.truncated) == ("name: Pump", 5, False)
+    assert in_set.next == "keep it: it is of this text"
+    assert in_set.vector is not None
+    assert in_set.vector.reused_from == "item/3/0"
+    assert same.partition == item.partitions.key_of("1")  # type: ignore[union-attr]
+
+
+def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:
+    item = things.declare(include=["name"], where="consent")
+    things.run(item)
+    things.sql("update staging.stg_item set name = 'Valve' where id = 1")
+    things.sql("update staging.stg_item set consent = false where id = 2")
+
+    changed = explained(things, item, "1")
+    assert changed.next.endswith("its text differs")
+    assert "its text changed" in changed.chunks[0].sets[0].next
+    assert explained(things, item, "2").next.startswith("delete it")
+    assert explained(things, item, "4").next == "nothing: it has no text"
+    with pytest.raises(ConfigurationError, match="has no row with id '99'"):
+        explained(things, item, "99")
+    with pytest.raises(ConfigurationError, match="'x' is no bigint"):
+        explained(things, item, "x")
+
+
+def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    on = things.on(item)
+
+    assert erase(things.postgres, on, ["1", "77"]) == 1
+
+    with things.postgres.connection() as connection:
+        assert erasures.traces(connection, on) == 0
+    assert things.sql(f"select id from {SCHEMA}.item_vectors_1 order by 1") == [(2,), (3,)]
+    assert explained(things, item, "1").next.startswith("skip it: erased")
+    assert things.run(item)["read"] == 0
+    assert ("1", 0) not in things.view()
+
+    assert lift(things.postgres, on, ["1"]) == 1
+    things.run(item)
+    assert things.view()[("1", 0)] == "name: Pump"
+
+
+def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    on = things.on(item)
+    things.encoder.before = lambda texts: void(erase(things.postgres, on, ["1", "3"]))
+    things.vectors(item)
+    with things.postgres.connection() as connection:
+        assert erasures.traces(connection, on) == 0
+    assert things.sql(f"select id from {SCHEMA}.item_vectors_1") == [(2,)]
+
+
+def void(value: object) -> None:
+    """A result that is not needed."""
+
+
+def test_retry_takes_rows_out_of_quarantine(things: World) -> None:
+    things.insert((9, "x" * (1 << 20), True))
+    item = things.declare(include=["name"])
+    assert things.run(item)["quarantined"] == 1
+    assert explained(things, item, "9").quarantine[0].stage == "render"
+    assert things.run(item)["read"] == 0
+
+    assert retry(things.postgres, things.on(item)) == 1
+    assert things.run(item)["read"] == 1
+    assert things.sql(f"select attempts from {SCHEMA}.quarantine") == [(1,)]
+
+    things.sql("update staging.stg_item set name = 'short' where id = 9")
+    things.run(item)
+    assert things.sql(f"select * from {SCHEMA}.quarantine") == []
+
+
+FOREIGN = Foreign("public", "old_vectors", "item_id", "content", "emb")
+
+
+def old_vectors(world: World, *, wrong: bool = False) -> None:
+    """What a script left: one text as it is now, one of before, one of no row."""
+    world.sql("create table old_vectors (item_id text, content text, emb vector(64))")
+    for row_id, text in (("1", "name: Pump"), ("2", "name: Old hose"), ("5", "name: Gone")):
+        vector = world.encoder.encode_query("else" if wrong else text)
+        as_text = "[" + ",".join(str(x) for x in np.asarray(vector)) + "]"
+        world.sql("insert into old_vectors values (%s, %s, %s::vector)", row_id, text, as_text)
+
+
+def test_vectors_of_the_same_text_and_model_are_adopted(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    old_vectors(things)
+
+    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+
+    assert (adopted.rows, adopted.fitted) == (3, 1)
+    things.encoder.encoded.clear()
+    counts = things.run(item)
+    assert things.encoder.encoded == ["name: Hose"]
+    assert (counts["encoded"], counts["reused"]) == (1, 1)
+    things.assert_vectors_are_of_their_texts()
+
+
+def test_vectors_of_another_model_are_not_adopted(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    old_vectors(things, wrong=True)
+    with pytest.raises(ConfigurationError, match="is not this model's"):
+        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+    assert things.sql(f"select * from {SCHEMA}.item_vectors_1") == []
+
+
+def test_a_table_without_the_named_column_is_refused(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    with pytest.raises(ConfigurationError, match="there is no such table"):
+        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
