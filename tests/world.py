@@ -47,7 +47,6 @@ class World:
         """From now on the model of the entity is this one."""
         self.encoder = encoder
         self.encoders.add(encoder)
-        self.encoders.add(encoder, encoder.identity.dimension)
 
     def table(self, columns: str, name: str = "stg_item") -> None:
         self.sql(f"create table staging.{name} ({columns})")

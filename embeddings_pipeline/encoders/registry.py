@@ -7,6 +7,7 @@ from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
@@ -39,6 +40,22 @@ class Encoders:
                 batch_size=self._settings.embedding_batch_size,
             )
         return self._made[key]
+
+    def identical(self, identity: ModelIdentity) -> Encoder:
+        """The encoder that makes vectors comparable with those of this identity.
+
+        Raises ConfigurationError where the model cannot be found or has other weights by now.
+        """
+        for encoder in self._made.values():
+            if encoder.identity == identity:
+                return encoder
+        encoder = self.get(identity.model, identity.dimension)
+        if encoder.identity.revision != identity.revision:
+            raise ConfigurationError(
+                f"model {identity.model!r} has other weights now (sha256"
+                f" {encoder.identity.revision[:12]}, not {identity.revision[:12]})"
+            )
+        return encoder
 
     def usd_per_token(self, model: str) -> float:
         """What a token costs with this model, by EMBEDDING_PRICES or the price list."""

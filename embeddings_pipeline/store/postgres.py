@@ -10,7 +10,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import ConnectionPool, PoolTimeout
 from tenacity import (
     Retrying,
@@ -34,15 +33,20 @@ _PATIENCE_SECONDS = 120
 # admin_shutdown, crash_shutdown, cannot_connect_now, deadlock_detected, serialization_failure
 _PASSING_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
 
-MINIMUM_SERVER = 140000
-MINIMUM_PGVECTOR = (0, 7)
-# the text of a value, and with it a row's fingerprint, must not depend on who asks
-_SESSION = {
+# of a server that does not answer; libpq itself would wait for the system, some two minutes
+_CONNECT_SECONDS = 10
+_CONNECTION: dict[str, Any] = {
     "application_name": "embeddings_pipeline",
     "client_encoding": "UTF8",
-    "options": "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC"
-    " -c extra_float_digits=1 -c bytea_output=hex -c client_min_messages=warning",
+    "connect_timeout": _CONNECT_SECONDS,
 }
+# the text of a value, and with it a row's fingerprint, must not depend on who asks. Set in the
+# session, because PGTZ and PGDATESTYLE outdo what a connection is opened with
+_SETTINGS = """
+    set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC';
+    set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
+    set client_min_messages = 'warning'
+"""
 
 
 class Postgres:
@@ -56,7 +60,8 @@ class Postgres:
             max_size=max_size,
             timeout=30,
             # `discard all` would take prepared statements away behind psycopg's back
-            kwargs={**_SESSION, "autocommit": True, "prepare_threshold": None},
+            kwargs={**_CONNECTION, "autocommit": True, "prepare_threshold": None},
+            configure=_settle,
             check=ConnectionPool.check_connection,
             # a session leaves no temporary table, lock or setting to the next
             reset=_forget,
@@ -65,15 +70,30 @@ class Postgres:
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Row]]:
-        """A connection for a block of work; session-level locks end with the block."""
+        """A connection for a block of work; session-level locks end with the block.
+
+        Raises ConfigurationError with the reason where not even the first one can be made.
+        """
+        if self._pool.closed and (reason := self._refusal()):
+            raise ConfigurationError(reason)
         self._pool.open()
         try:
             with self._pool.connection() as connection:
                 yield connection
         except PoolTimeout:
             raise psycopg.OperationalError(
-                f"cannot connect to {self.database}: is it running, and are its credentials right?"
+                self._refusal()
+                or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
+
+    def _refusal(self) -> str | None:
+        """Why a connection cannot be made, or None. The pool itself tries on and does not say."""
+        try:
+            psycopg.connect(self.database.url, **_CONNECTION).close()
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            return f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
+        return None
 
     def close(self) -> None:
         """Close every connection."""
@@ -108,8 +128,13 @@ def is_lost_connection(error: BaseException) -> bool:
     return state is None or state.startswith("08") or state in _PASSING_STATES
 
 
+def _settle(connection: Connection[Row]) -> None:
+    connection.execute(_SETTINGS)
+
+
 def _forget(connection: Connection[Row]) -> None:
     connection.execute("discard all")
+    _settle(connection)
 
 
 def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:
@@ -140,38 +165,3 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
         (schema, table),
     )
     return dict(rows)
-
-
-def check_server(connection: Connection[Row], schema: str) -> None:
-    """Make sure of Postgres, pgvector and the schema.
-
-    Raises ConfigurationError that says what to run where one is missing.
-    """
-    version = connection.info.server_version
-    if version < MINIMUM_SERVER:
-        raise ConfigurationError(f"the server is Postgres {version // 10000}; 14 is the oldest")
-    found = connection.execute(
-        "select extversion from pg_extension where extname = 'vector'"
-    ).fetchone()
-    user = connection.info.user
-    if found is None:
-        try:
-            connection.execute("create extension if not exists vector")
-        except psycopg.Error as error:
-            raise ConfigurationError(
-                f"database {connection.info.dbname!r} lacks the extension vector"
-                f" ({str(error).splitlines()[0]}): install pgvector on the server and run"
-                " `create extension vector` as a superuser"
-            ) from None
-    elif tuple(int(part) for part in found[0].split(".")[:2]) < MINIMUM_PGVECTOR:
-        raise ConfigurationError(
-            f"pgvector is {found[0]}; 0.7 is the oldest: upgrade it and run"
-            " `alter extension vector update`"
-        )
-    try:
-        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
-    except InsufficientPrivilege:
-        raise ConfigurationError(
-            f"user {user!r} may not create schema {schema!r}: run"
-            f' `create schema "{schema}" authorization "{user}"` as its database\'s owner'
-        ) from None

@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from typing import LiteralString
 
 from psycopg import Connection, sql
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import (
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    ReadOnlySqlTransaction,
+    UndefinedObject,
+)
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import views
-from embeddings_pipeline.store.postgres import Row, check_server, columns_of, trusted
+from embeddings_pipeline.store.postgres import Row, columns_of, trusted
+from embeddings_pipeline.store.server import check_server
 
 _CONTROL_TABLES = (
     """
@@ -106,21 +112,25 @@ _CONTROL_TABLES = (
 def create_control_tables(connection: Connection[Row], schema: str) -> None:
     """Create what is missing of the shared tables. Raises ConfigurationError on a lacking
     extension or privilege."""
-    check_server(connection, schema)
     try:
         with connection.transaction():
-            # two first runs at once would both find a table missing
-            connection.execute(
-                "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"schema/{schema}",)
-            )
+            # two first runs at once would both find the extension, the schema or a table missing
+            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
+            check_server(connection, schema)
             for statement in _CONTROL_TABLES:
                 connection.execute(sql.SQL(statement).format(schema=Identifier(schema)))
     except InsufficientPrivilege as error:
         user = connection.info.user
         raise ConfigurationError(
-            f"user {user!r} may not create tables in schema {schema!r}"
-            f" ({str(error).splitlines()[0]}): run"
-            f' `grant create, usage on schema "{schema}" to "{user}"`'
+            f"user {user!r} may not keep tables in schema {schema!r}"
+            f" ({error.diag.message_primary}): run"
+            f' `grant create, usage on schema "{schema}" to "{user}"`, or use the role that owns'
+            " the tables"
+        ) from None
+    except ReadOnlySqlTransaction:
+        raise ConfigurationError(
+            f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
+            " perhaps a replica; vectors need one that can be written to"
         ) from None
 
 
@@ -138,7 +148,8 @@ def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list
 def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
     """Create the entity's `texts`, or bring its filter columns up to date.
 
-    Raises ConfigurationError where the type of the id changed.
+    Raises ConfigurationError where the type of the id changed, or where a filter's type is one
+    that this database does not have.
     """
     entity = source.entity
     known = connection.execute(
@@ -153,8 +164,7 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
             f" {entity.id} ({source.id_type}): give the new one an `entity:` of its own"
         )
     with connection.transaction():
-        _create_texts(connection, schema, source)
-        _bring_filters_up_to_date(connection, schema, source)
+        _create_texts_and_filters(connection, schema, source)
         if known is None:
             connection.execute(
                 sql.SQL(
@@ -168,6 +178,18 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
                     entity.partitions.model_dump_json(),
                 ),
             )
+
+
+def _create_texts_and_filters(connection: Connection[Row], schema: str, source: Source) -> None:
+    try:
+        _create_texts(connection, schema, source)
+        _bring_filters_up_to_date(connection, schema, source)
+    except (UndefinedObject, InvalidSchemaName) as error:
+        raise ConfigurationError(
+            f"entity {source.entity.name!r}: {error.diag.message_primary} in database"
+            f" {connection.info.dbname!r}: cast the filter to a type of Postgres' own in the"
+            " staging model"
+        ) from None
 
 
 def filter_columns(source: Source) -> sql.Composable:

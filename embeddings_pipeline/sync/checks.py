@@ -13,6 +13,7 @@ from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.status import served
 
 # what each check asks
 QUESTIONS = {
@@ -41,9 +42,9 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
     entity = on.source.entity
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        served = min(sets, key=lambda s: s.state != "live", default=None)
-        covered = queries.coverage(connection, on, served)
-        reads = served.max_tokens if served else None
+        shown = served(sets)
+        covered = queries.coverage(connection, on, shown)
+        reads = shown.max_tokens if shown else None
         counts = queries.text_counts(connection, on, reads or 1 << 30)
         strays = {s.number: queries.orphans(connection, on, s) for s in sets}
         odd = {s.number: queries.odd_norms(connection, on, s) for s in sets if s.normalized}
@@ -53,7 +54,7 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
         "coverage": coverage(covered),
         "orphans": orphans(strays),
         "unit_norm": unit_norm(odd),
-        "recall": recall(served, entity.index.recall),
+        "recall": recall(shown, entity.index.recall),
         "data_lag": data_lag(covered, entity.freshness),
     }
 
@@ -135,16 +136,16 @@ def without_text(counts: TextCounts) -> Verdict:
     )
 
 
-def recall(served: VectorSet | None, target: float) -> Verdict:
+def recall(shown: VectorSet | None, target: float) -> Verdict:
     """A warning until the index is built, an error where it finds too little."""
-    if served is None or served.recall is None:
+    if shown is None or shown.recall is None:
         return Verdict(False, "the index is not built yet", "warn")
-    reached = served.recall >= target
+    reached = shown.recall >= target
     return Verdict(
         passed=reached,
-        description=f"recall@10 is {served.recall:.3f}"
+        description=f"recall@10 is {shown.recall:.3f}"
         + ("" if reached else f", below {target}: raise m, ef_construction or lists"),
-        metadata={"recall_at_10": served.recall, "target": target, "effort": served.ef_search},
+        metadata={"recall_at_10": shown.recall, "target": target, "effort": shown.ef_search},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import vector_sets
@@ -51,7 +50,7 @@ def sync_sets(
     frozen = None
     for vector_set in sorted(sets, key=lambda s: s.state != "live"):
         try:
-            encoder = _encoder_of(vector_set, wanted, encoders)
+            encoder = encoders.identical(vector_set.identity)
         except ConfigurationError as error:
             frozen = f"set {vector_set.number} is frozen: {error}"
             continue
@@ -66,15 +65,3 @@ def sync_sets(
         )
         done.append((vector_set, result))
     return SetsResult(done, frozen)
-
-
-def _encoder_of(vector_set: VectorSet, wanted: Encoder, encoders: Encoders) -> Encoder:
-    if vector_set.identity == wanted.identity:
-        return wanted
-    encoder = encoders.get(vector_set.model, vector_set.dimension)
-    if encoder.identity.revision != vector_set.revision:
-        raise ConfigurationError(
-            f"model {vector_set.model!r} has other weights now (sha256"
-            f" {encoder.identity.revision[:12]}, the set's are {vector_set.revision[:12]})"
-        )
-    return encoder

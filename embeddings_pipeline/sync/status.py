@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection
@@ -10,6 +11,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.store import queries, vector_sets
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
+from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -59,6 +61,18 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
         return _read(connection, _as_stored(schema, entity, columns))
 
 
+def coverage(database: Postgres, on: Statements) -> list[PartitionCoverage]:
+    """Coverage of the set that is served, by partition."""
+    with database.connection() as connection:
+        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+        return queries.coverage(connection, on, served(sets))
+
+
+def served(sets: Sequence[VectorSet]) -> VectorSet | None:
+    """The live set, or the first one while it is built; None where there is none."""
+    return min(sets, key=lambda s: s.state != "live", default=None)
+
+
 def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statements:
     """Statements that read only what is stored: these need no more of a source than its names."""
     return Statements(schema, Source(entity, columns, "text", (), {}))
@@ -66,8 +80,8 @@ def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statemen
 
 def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
     sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-    served = min(sets, key=lambda s: s.state != "live", default=None)
-    partitions = queries.coverage(connection, on, served)
+    shown = served(sets)
+    partitions = queries.coverage(connection, on, shown)
     rows = sum(p.rows for p in partitions)
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     return EntityStatus(
@@ -78,18 +92,18 @@ def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
         coverage=round(100 * sum(p.covered for p in partitions) / rows, 2) if rows else None,
         pending=sum(p.pending for p in partitions),
         oldest_pending_seconds=max(ages, default=None),
-        live_set=_live(served),
-        index=_index(served),
+        live_set=_live(shown),
+        index=_index(shown),
     )
 
 
-def _live(served: VectorSet | None) -> LiveSet | None:
-    if served is None or served.state != "live":
+def _live(shown: VectorSet | None) -> LiveSet | None:
+    if shown is None or shown.state != "live":
         return None
-    return LiveSet(served.number, served.model, served.dimension)
+    return LiveSet(shown.number, shown.model, shown.dimension)
 
 
-def _index(served: VectorSet | None) -> IndexStatus:
-    if served is None or served.index_settings is None:
+def _index(shown: VectorSet | None) -> IndexStatus:
+    if shown is None or shown.index_settings is None:
         return IndexStatus("none", None)
-    return IndexStatus(served.index_settings["type"], served.recall)
+    return IndexStatus(shown.index_settings["type"], shown.recall)

@@ -1,0 +1,94 @@
+"""Compares a set that could be published with the one that is. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.judgements import Judgements, ndcg, recall
+
+_SAMPLE = 100
+_K = 10
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over the judged queries, from 0 to 1."""
+
+    number: int
+    model: str
+    ndcg_at_10: float
+    recall_at_100: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets. `overlap_at_10` is the mean share of nearest neighbours that both agree on, with
+    `sample` stored chunks as queries; `quality` only where judgements were given."""
+
+    live: int
+    other: int
+    sample: int
+    overlap_at_10: float
+    quality: list[Quality]
+
+
+def compare(
+    database: Postgres, on: Statements, encoders: Encoders, judgements: Judgements | None = None
+) -> Comparison:
+    """Compare the live set with the one that is being built, or else with the last retired.
+
+    Raises ConfigurationError where there are no two sets.
+    """
+    with database.connection() as connection:
+        live = vector_sets.vector_sets(connection, on, ("live",))
+        others = vector_sets.vector_sets(connection, on, ("retired", "building"))
+        if not live or not others:
+            raise ConfigurationError(
+                f"entity {on.source.entity.name!r} has no two vector sets to compare"
+            )
+        pair = (live[0], max(others, key=lambda s: (s.state == "building", s.number)))
+        sample = comparison.shared_sample(connection, on, *pair, _SAMPLE)
+        near = [comparison.neighbours(connection, on, s, sample, _K) for s in pair]
+        shares = [
+            len(a & b) / max(len(a), len(b), 1) for a, b in zip(near[0], near[1], strict=True)
+        ]
+    return Comparison(
+        live=pair[0].number,
+        other=pair[1].number,
+        sample=len(sample),
+        overlap_at_10=float(np.mean(shares)) if shares else 0.0,
+        quality=[_quality(database, on, encoders, s, judgements) for s in pair]
+        if judgements
+        else [],
+    )
+
+
+def _quality(
+    database: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    vector_set: VectorSet,
+    judgements: Judgements,
+) -> Quality:
+    encoder = encoders.identical(vector_set.identity)
+    gains, recalls = [], []
+    for query, text in judgements.queries.items():
+        vector = encoder.encode_query(text)
+        with database.connection() as connection:
+            ranked = comparison.nearest_rows(connection, on, vector_set, vector, 100)
+        gains.append(ndcg(ranked, judgements.relevant[query], 10))
+        recalls.append(recall(ranked, judgements.relevant[query], 100))
+    return Quality(
+        number=vector_set.number,
+        model=vector_set.model,
+        ndcg_at_10=float(np.mean(gains)),
+        recall_at_100=float(np.mean(recalls)),
+    )

@@ -1,0 +1,66 @@
+"""Queries with relevance judgements in the layout of BEIR, and the measures on them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from embeddings_pipeline.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Queries by id, and for each the grade (above 0) of the rows that are relevant to it."""
+
+    queries: Mapping[str, str]
+    relevant: Mapping[str, Mapping[str, int]]
+
+
+def read_judgements(queries: Path, qrels: Path) -> Judgements:
+    """Read `queries.jsonl` and a `qrels/*.tsv`; only judged queries are kept.
+
+    Raises ConfigurationError for a file that is missing or of another layout.
+    """
+    try:
+        texts = {
+            str(record["_id"]): str(record["text"])
+            for record in map(json.loads, queries.read_text().splitlines())
+        }
+        table = pd.read_csv(qrels, sep="\t", dtype={"query-id": str, "corpus-id": str})
+        judged = table[table["score"] > 0]
+        relevant: dict[str, dict[str, int]] = {}
+        for query, row_id, score in zip(
+            judged["query-id"], judged["corpus-id"], judged["score"], strict=True
+        ):
+            relevant.setdefault(query, {})[row_id] = int(score)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(
+            f"{queries} and {qrels} are not in BEIR's layout ({error}): queries.jsonl has lines"
+            ' like {"_id": "1", "text": "…"}, the qrels are tab-separated query-id, corpus-id and'
+            " score, with that header"
+        ) from None
+    return Judgements({q: texts[q] for q in relevant if q in texts}, relevant)
+
+
+def ndcg(ranked: Sequence[str], relevant: Mapping[str, int], k: int) -> float:
+    """Normalised discounted cumulative gain at k, with linear gain as trec_eval has it.
+
+    Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques (2002).
+    """
+    gain = _discounted([relevant.get(row_id, 0) for row_id in ranked[:k]])
+    ideal = _discounted(sorted(relevant.values(), reverse=True)[:k])
+    return gain / ideal if ideal else 0.0
+
+
+def recall(ranked: Sequence[str], relevant: Mapping[str, int], k: int) -> float:
+    """The share of the relevant rows that are among the first k."""
+    return len(set(ranked[:k]) & set(relevant)) / len(relevant)
+
+
+def _discounted(grades: Sequence[int]) -> float:
+    return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades))
