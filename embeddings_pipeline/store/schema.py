@@ -228,7 +228,8 @@ def _create_texts(connection: Connection[Row], schema: str, source: Source) -> N
             {filters}
         )
         """,
-        "create index if not exists {by_partition} on {table} (partition_key, {id}, chunk)",
+        "create index if not exists {by_partition} on {table} (partition_key, {id}, chunk)"
+        " include (text_hash) where text_hash is not null",
         "create index if not exists {by_fingerprint} on {table} (fingerprint) where chunk = 0",
     ):
         connection.execute(sql.SQL(statement).format(**names))

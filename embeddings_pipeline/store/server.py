@@ -49,7 +49,7 @@ def _ensure_extension(connection: Connection[Row]) -> None:
 
 def _ensure_schema(connection: Connection[Row], schema: str) -> None:
     # `if not exists` asks for the right to create one even where it exists
-    if connection.execute("select from pg_namespace where nspname = %s", (schema,)).fetchone():
+    if connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone():
         return
     user, database = connection.info.user, connection.info.dbname
     try:

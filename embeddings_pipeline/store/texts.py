@@ -123,8 +123,8 @@ def retry(connection: Connection[Row], on: Statements) -> int:
         ).rowcount
 
 
-def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -> None:
-    """Record the definition that all texts follow now; after writes, refresh the statistics."""
+def finish_pass(connection: Connection[Row], on: Statements, *, analyze: bool) -> None:
+    """Record the definition that all texts follow now, and refresh the statistics if asked."""
     connection.execute(
         on.fill(
             "update {entities} set definition = %s, definition_hash = %s,"
@@ -132,7 +132,7 @@ def finish_pass(connection: Connection[Row], on: Statements, *, written: bool) -
         ),
         (on.source.entity.declaration(), on.source.definition_hash),
     )
-    if written:
+    if analyze:
         connection.execute(on.fill("vacuum (analyze) {texts}"))
 
 

@@ -225,6 +225,17 @@ def write(
         ).rowcount
 
 
+def count(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> tuple[int, int]:
+    """How many vectors the set has, and how many chunks should have one."""
+    stored, wanted = on.one(
+        connection,
+        "select (select count(*) from {vectors}),"
+        " (select count(*) from {texts} where text_hash is not null)",
+        vectors=on.table(vector_set.table_name),
+    )
+    return stored, wanted
+
+
 def remove_orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
     """Remove vectors without a text, as a set has that was retired for a while."""
     return connection.execute(

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import indexes, locks, queries, vector_sets
+from embeddings_pipeline.store import indexes, locks, queries, vector_sets, vectors
 from embeddings_pipeline.store.indexes import Recall
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
@@ -45,14 +45,13 @@ def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> Inde
         locks.index(connection, on, vector_set.table_name),
     ):
         vector_set = vector_sets.read(connection, on, vector_set.number)
-        coverage = queries.coverage(connection, on, vector_set)
-        rows = sum(partition.vectors for partition in coverage)
+        rows, _ = vectors.count(connection, on, vector_set)
         declared = indexes.settings_of(index, vector_set.metric, rows)
         built = _is_built(vector_set, index, declared)
         grown = abs(rows - (vector_set.index_rows or 0)) > _MEASURE_AGAIN * rows
         if built and not grown:
             return IndexResult(vector_set, "kept", rows, time.monotonic() - started)
-        if any(partition.pending for partition in coverage):
+        if any(p.pending for p in queries.coverage(connection, on, vector_set)):
             return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
         if built and vector_set.index_settings:
             settings = {k: v for k, v in vector_set.index_settings.items() if k != "declared"}

@@ -28,6 +28,8 @@ SLICE = 50_000
 # a window of writes ends with whichever comes first
 _WINDOW_ROWS = 2_000
 _WINDOW_BYTES = 8 << 20
+# a share of rows written above which statistics are not left to autovacuum
+_MUCH = 0.1
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def sync_texts(
                 texts.delete(target, on, ids)
                 for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS)
             )
-            texts.finish_pass(target, on, written=bool(read or deleted or rekeyed))
+            written = read + deleted + rekeyed
+            texts.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
         result = TextsResult(
             moved.new, read, deleted, quarantined, rekeyed, time.monotonic() - started
         )

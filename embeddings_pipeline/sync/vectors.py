@@ -26,6 +26,8 @@ from embeddings_pipeline.sync.isolation import encode_each
 
 _WINDOW_ROWS = 1_000
 _WINDOW_TOKENS = 64_000
+# a share of rows written above which statistics are not left to autovacuum
+_MUCH = 0.1
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,17 @@ def sync_vectors(
 @resumed
 def _work_off(database: Postgres, work: _Work) -> None:
     with database.connection() as connection:
-        vectors.remove_orphans(connection, work.on, work.vector_set)
+        on, vector_set = work.on, work.vector_set
         work.keys = _keys(connection, work)
         if work.keys:
-            with locks.partitions(connection, work.on, work.vector_set.table_name, work.keys):
+            with locks.partitions(connection, on, vector_set.table_name, work.keys):
                 work.drain(connection)
-            vectors.analyze(connection, work.on, work.vector_set)
+        stored, wanted = vectors.count(connection, on, vector_set)
+        if stored != wanted:
+            # with as many vectors as texts and none pending there can be none too many
+            vectors.remove_orphans(connection, on, vector_set)
+        if work.counts.encoded + work.counts.reused > _MUCH * stored:
+            vectors.analyze(connection, on, vector_set)
 
 
 @resumed
