@@ -200,6 +200,9 @@ def write(
     text's hash, `for share`, holds off whoever wants to change it until the vector is in.
     """
     with connection.transaction():
+        # a window is small: look its rows up, whatever the planner guesses of a new table
+        connection.execute("set local enable_hashjoin = off")
+        connection.execute("set local enable_mergejoin = off")
         _receive(connection, on, vector_set, encoded)
         return connection.execute(
             on.fill(

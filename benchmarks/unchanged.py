@@ -1,0 +1,104 @@
+"""Runs in which nothing or little changed, beside one sequential scan of the same table.
+
+The vectors are random and the model is never loaded: what is measured is finding out.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+
+from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed, world
+from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.entities.entity import Entity
+from tests.words import WordsEncoder
+from tests.world import World
+
+_REPEATS = 5
+_SCAN = "select count(md5(t::text)) from staging.stg_item t"
+
+
+class RandomEncoder(WordsEncoder):
+    """Vectors without a meaning, as fast as they can be drawn."""
+
+    def encode_documents(self, texts: list[str]) -> Vectors:  # type: ignore[override]
+        self.encoded += texts
+        random = np.random.default_rng(len(self.encoded))
+        return random.standard_normal((len(texts), self.identity.dimension), dtype=np.float32)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--synthetic", type=int, help="so many made-up rows, not the packages")
+    options = parser.parse_args()
+    with world() as scratch:
+        scratch.use(RandomEncoder())
+        rows = load(scratch, options)
+        item = scratch.declare(index={"type": "none"})
+        scratch.run(item)
+        scan = statistics.median(timed(lambda: sequential_scan(scratch))[0] for _ in range(_REPEATS))
+        unchanged = measured(scratch, item)
+        scratch.encoder.encoded.clear()
+        scratch.sql(
+            "update staging.stg_item set name = name || '!'"
+            " where mod(('x' || left(md5(id::text), 8))::bit(32)::bigint, 100) = 0"
+        )
+        changed, _ = timed(lambda: scratch.run(item))
+        encoded = len(scratch.encoder.encoded)
+    report(
+        bench="unchanged",
+        rows=rows,
+        scan_seconds=scan,
+        unchanged_seconds=unchanged,
+        ratio_to_scan=unchanged / scan,
+        target=4,
+        changed_seconds=changed,
+        changed_texts=encoded,
+        changed_ratio_to_unchanged=changed / unchanged,
+        changed_target=1.3,
+        peak_memory_mib=peak_memory_mib(),
+    )
+
+
+def load(scratch: World, options: object) -> int:
+    data, synthetic = vars(options)["data"], vars(options)["synthetic"]
+    scratch.table("id text, name text, description text, section text, size_kb int")
+    if synthetic:
+        scratch.sql(
+            "insert into staging.stg_item select n::text, 'product ' || n,"
+            " repeat(md5(n::text) || ' ', 4), 'section ' || n % 50, n % 1000"
+            f" from generate_series(1, {int(synthetic)}) n"
+        )
+    else:
+        columns = ("package", "description_short", "description_long", "section")
+        scratch.insert(
+            *[
+                (*(r[column] for column in columns), r["installed_size_kb"] or None)
+                for r in packages(data)
+            ]
+        )
+    scratch.sql("vacuum analyze staging.stg_item")
+    return int(scratch.sql("select count(*) from staging.stg_item")[0][0])
+
+
+def sequential_scan(scratch: World) -> None:
+    with scratch.postgres.connection() as connection:
+        connection.execute("set max_parallel_workers_per_gather = 0")
+        connection.execute(_SCAN).fetchone()
+
+
+def measured(scratch: World, item: Entity) -> float:
+    """The median of some runs, each of which must find nothing to do."""
+
+    def run() -> None:
+        counts = scratch.run(item)
+        done = {k: counts[k] for k in ("read", "encoded", "reused", "deleted") if counts[k]}
+        if done:
+            raise SystemExit(f"a run of unchanged rows did something: {done}")
+
+    return statistics.median(timed(run)[0] for _ in range(_REPEATS))
+
+
+if __name__ == "__main__":
+    main()
