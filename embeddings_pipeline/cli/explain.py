@@ -1,0 +1,54 @@
+"""`embeddings-pipeline explain`: one row, from its text to its vectors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from embeddings_pipeline.cli.session import print_json, session
+from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
+from embeddings_pipeline.sync.explain import explain as explain_row
+
+
+def explain(
+    entity: str,
+    row_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Say what is stored of a row, where it comes from, and what the next run does with it."""
+    with session() as engine:
+        on = engine.on(engine.entity(entity))
+        explained = explain_row(engine.staging, engine.vectors, on, engine.encoders, row_id)
+    if as_json:
+        print_json(explained)
+    else:
+        _show(Console(highlight=False, markup=False), explained)
+
+
+def _show(console: Console, explained: Explanation) -> None:
+    where = f", partition {explained.partition}" if explained.partition else ""
+    console.print(f"{explained.entity} {explained.id}{where}")
+    console.print(f"the next run will {explained.next}")
+    for chunk in explained.chunks:
+        cut = ", truncated by the model" if chunk.truncated else ""
+        console.print(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
+        console.print(f"  {chunk.text}")
+        for in_set in chunk.sets:
+            console.print(f"  {_vector(in_set)}")
+    for failure in explained.quarantine:
+        console.print(
+            f"\nin quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({failure.stage},"
+            f" {failure.attempts} attempts): {failure.error}"
+        )
+
+
+def _vector(in_set: ChunkInSet) -> str:
+    name = f"set {in_set.set_number} ({in_set.state}, {in_set.model}@{in_set.revision[:12]})"
+    if in_set.vector is None:
+        return f"{name}: no vector; the next run will {in_set.next}"
+    origin = in_set.vector.reused_from
+    how = f"taken from {origin}" if origin else "encoded"
+    when = f"{in_set.vector.embedded_at:%Y-%m-%d %H:%M}"
+    return f"{name}: {how} on {when} by run {in_set.vector.run_id}; will {in_set.next}"
