@@ -1,0 +1,196 @@
+"""Connections: what is said where one cannot be made, and what a session brings and leaves."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg.errors import UndefinedTable
+from pydantic import SecretStr
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Database
+from embeddings_pipeline.store import postgres
+from embeddings_pipeline.store.postgres import Postgres
+
+FIXED = {
+    "DateStyle": ("German", "ISO, YMD"),
+    "IntervalStyle": ("iso_8601", "postgres"),
+    "TimeZone": ("Asia/Tokyo", "UTC"),
+    "extra_float_digits": ("-5", "1"),
+    "bytea_output": ("escape", "hex"),
+    "lc_monetary": ("POSIX", "C"),
+    "client_min_messages": ("error", "warning"),
+}
+
+
+@pytest.fixture
+def pool(database: Database) -> Iterator[Postgres]:
+    with closing(Postgres(database, max_size=1)) as pool:
+        yield pool
+
+
+def settings_of(pool: Postgres) -> dict[str, str]:
+    with pool.connection() as connection:
+        return {name: connection.execute(f"show {name}").fetchone()[0] for name in FIXED}  # type: ignore[index]
+
+
+def refusal(database: Database) -> str:
+    started = time.monotonic()
+    with (
+        closing(Postgres(database)) as pool,
+        pytest.raises(ConfigurationError) as error,
+        pool.connection(),
+    ):
+        raise AssertionError("connected")
+    assert time.monotonic() - started < 8
+    return str(error.value)
+
+
+def test_a_wrong_password_is_said_at_once_and_not_shown(database: Database) -> None:
+    message = refusal(replace(database, password=SecretStr("hunter2")))
+    assert message.startswith(f"cannot connect to {database} as 'postgres': ")
+    assert message.endswith('password authentication failed for user "postgres"')
+    assert "hunter2" not in message
+
+
+def test_a_database_that_is_not_there_is_said_at_once(database: Database) -> None:
+    assert 'database "nowhere" does not exist' in refusal(replace(database, name="nowhere"))
+
+
+def test_a_server_that_does_not_run_is_said_at_once(database: Database) -> None:
+    message = refusal(replace(database, port=1))
+    assert "Connection refused" in message
+    assert "\n" not in message
+
+
+def test_a_host_that_is_not_known_is_said_at_once(database: Database) -> None:
+    assert "no.such.host.invalid" in refusal(replace(database, host="no.such.host.invalid"))
+
+
+def test_a_socket_that_is_not_there_is_said_at_once(database: Database) -> None:
+    assert "No such file or directory" in refusal(replace(database, host="/nowhere"))
+
+
+def test_a_server_that_never_answers_is_given_up_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert postgres._CONNECTION["connect_timeout"] == 10
+    monkeypatch.setitem(postgres._CONNECTION, "connect_timeout", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        message = refusal(replace(database, port=silent.getsockname()[1]))
+    assert "timeout" in message
+
+
+def test_a_pool_that_is_used_up_is_told_from_a_server_that_is_gone(pool: Postgres) -> None:
+    pool._pool.timeout = 0.2
+    with (
+        pool.connection(),
+        pytest.raises(psycopg.OperationalError, match=r"all 1 connections to test_.* in use"),
+        pool.connection(),
+    ):
+        raise AssertionError("connected")
+
+
+def test_a_database_that_goes_away_later_is_an_error_of_the_work(
+    database: Database, role: Database
+) -> None:
+    with closing(Postgres(role)) as pool:
+        with pool.connection() as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+            admin.execute(f"alter role {role.user} nologin")
+            admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s",
+                (role.user,),
+            )
+        pool._pool.timeout = 0.5
+        with (
+            pytest.raises(psycopg.OperationalError, match="is not permitted to log in"),
+            pool.connection(),
+        ):
+            raise AssertionError("connected")
+
+
+def test_a_closed_pool_stays_closed(pool: Postgres) -> None:
+    with pool.connection():
+        pass
+    pool.close()
+    with pytest.raises(psycopg.OperationalError, match="closed"), pool.connection():
+        raise AssertionError("connected")
+
+
+def test_a_session_leaves_nothing_to_the_next(pool: Postgres) -> None:
+    with pool.connection() as connection:
+        pid = connection.info.backend_pid
+        connection.execute("create temporary table left_over (id int)")
+        connection.execute("select pg_advisory_lock(7)")
+        connection.execute("listen left_over")
+        connection.execute("set work_mem = '1234kB'")
+        connection.execute("set timezone = 'Asia/Tokyo'")
+        connection.execute("prepare left_over as select 1")
+    with pool.connection() as connection:
+        assert connection.info.backend_pid == pid
+        with pytest.raises(UndefinedTable):
+            connection.execute("select * from left_over")
+        for held in (
+            "pg_locks where locktype = 'advisory'",
+            "pg_listening_channels() as l",
+            "pg_prepared_statements",
+            "pg_settings where name = 'work_mem' and setting = '1234'",
+        ):
+            assert connection.execute(f"select 1 from {held}").fetchall() == [], held
+    assert settings_of(pool)["TimeZone"] == "UTC"
+
+
+def test_a_transaction_left_open_is_rolled_back(pool: Postgres) -> None:
+    with pool.connection() as connection:
+        connection.execute("create table kept (id int)")
+    with suppress(RuntimeError), pool.connection() as connection:
+        connection.execute("begin")
+        connection.execute("insert into kept values (1)")
+        raise RuntimeError
+    with pool.connection() as connection:
+        assert connection.execute("select * from kept").fetchall() == []
+
+
+def test_settings_are_ours_whatever_the_role_and_the_environment_say(
+    database: Database, role: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        for name, (strange, _) in FIXED.items():
+            admin.execute(f"alter role {role.user} set {name} = '{strange}'")
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    monkeypatch.setenv("PGDATESTYLE", "German")
+    monkeypatch.setenv("PGOPTIONS", "-c intervalstyle=iso_8601")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    expected = {name: ours for name, (_, ours) in FIXED.items()}
+    with closing(Postgres(role, max_size=1)) as pool:
+        assert settings_of(pool) == expected
+        # and so in a session that another has used
+        assert settings_of(pool) == expected
+        with pool.connection() as connection:
+            assert connection.info.encoding == "utf-8"
+
+
+def test_what_a_value_looks_like_does_not_depend_on_the_role(
+    database: Database, role: Database
+) -> None:
+    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        for name, (strange, _) in FIXED.items():
+            admin.execute(f"alter role {role.user} set {name} = '{strange}'")
+    values = (
+        "select row(timestamptz '2026-03-01 23:30+00', date '2026-03-01', interval '1 day 2 hours',"
+        " 0.1::float8 + 0.2::float8, '\\x00ff'::bytea, 12.5::numeric::money)::text"
+    )
+    printed = []
+    for who in (database, role):
+        with closing(Postgres(who)) as pool, pool.connection() as connection:
+            printed.append(connection.execute(values).fetchone())
+    assert printed[0] == printed[1]
+    assert "0.30000000000000004" in str(printed[0])
