@@ -16,11 +16,14 @@ def sync_and_drain(
 ) -> SetsResult:
     """Encode what is pending in the request's partitions, then, if `drain`, in all others.
 
-    A limit holds for both together. Raises what `sync_sets` raises.
+    A limit holds for both together; `force` makes all partitions one request. Raises what
+    `sync_sets` raises.
     """
+    if drain and request.force:
+        return sync_sets(database, on, encoders, replace(request, keys=None))
     asked = sync_sets(database, on, encoders, request)
     limit = None if request.limit is None else request.limit - asked.counts.encoded
     if not drain or request.keys is None or (limit is not None and limit <= 0):
         return asked
-    rest = sync_sets(database, on, encoders, replace(request, keys=None, limit=limit, force=False))
+    rest = sync_sets(database, on, encoders, replace(request, keys=None, limit=limit))
     return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)
