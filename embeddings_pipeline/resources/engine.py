@@ -1,0 +1,139 @@
+"""Hands the engine to assets, and lets whoever runs them see how far they are and stop them."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from types import FrameType
+
+import dagster as dg
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import Interrupted
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.vectors import Progress, Request
+
+_LOG_EVERY_SECONDS = 5
+
+
+class Running:
+    """The engine of a run, opened when it is first used."""
+
+    def __init__(self, settings: Settings, report: Callable[[Progress], None]) -> None:
+        self._settings = settings
+        self.report = report
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The databases, encoders and entities."""
+        return Engine(self._settings)
+
+    @property
+    def staging(self) -> Postgres:
+        """The database of the staging models."""
+        return self.engine.staging
+
+    @property
+    def vectors(self) -> Postgres:
+        """The database of the vectors."""
+        return self.engine.vectors
+
+    @property
+    def encoders(self) -> Encoders:
+        """The models, loaded when they are first used."""
+        return self.engine.encoders
+
+    def on(self, entity: Entity) -> Statements:
+        """The entity checked against its staging model's columns."""
+        return self.engine.on(entity)
+
+    @contextmanager
+    def request(
+        self, run_id: str, keys: Sequence[str] | None, limit: int | None, force: bool
+    ) -> Iterator[Request]:
+        """A request to encode; asked to stop, the block ends after the window in flight.
+
+        Raises DagsterExecutionInterruptedError then, which Dagster shows as a run canceled.
+        """
+        with _stoppable() as stopped:
+            try:
+                yield Request(
+                    run_id=run_id,
+                    keys=keys,
+                    limit=limit,
+                    force=force,
+                    report=self.report,
+                    stopped=stopped,
+                )
+            except Interrupted as error:
+                raise dg.DagsterExecutionInterruptedError(str(error)) from error
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
+
+class EngineResource(dg.ConfigurableResource[Running]):
+    """The engine, one for each run. `batch_size` stands in for EMBEDDING_BATCH_SIZE in a run."""
+
+    batch_size: int | None = None
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Running]:
+        """Give the engine to a run, and close it when the run is over."""
+        settings = Settings.load()
+        if self.batch_size is not None:
+            settings = settings.model_copy(update={"embedding_batch_size": self.batch_size})
+        running = Running(settings, _logged(context))
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+def _logged(context: dg.InitResourceContext) -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if context.log and time.monotonic() - last > _LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            context.log.info(
+                f"{progress.entity}: {progress.done:,} of {progress.pending:,} chunks,"
+                f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go"
+            )
+
+    return report
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM came; a second one interrupts at once, as they do elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received = False
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        restore()
+
+    for number in former:
+        signal.signal(number, note)
+    try:
+        yield lambda: received
+    finally:
+        restore()
