@@ -1,0 +1,92 @@
+"""Jobs and their schedules: one for each entity, one for what reads the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from embeddings_pipeline.assets import partitions
+from embeddings_pipeline.assets.dbt_nodes import key_of
+from embeddings_pipeline.entities.entity import Entity
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as AssetJob,
+    )
+
+# after the entities' default of two o'clock
+_MARTS_CRON = "0 4 * * *"
+
+
+def job_name(entity: str) -> str:
+    """The name of an entity's job."""
+    return f"{entity}_embeddings"
+
+
+def entity_job(entity: Entity, node: Mapping[str, Any]) -> AssetJob:
+    """Staging model, texts, vectors, index, publication and all their checks, in one process."""
+    return dg.define_asset_job(
+        job_name(entity.name),
+        selection=dg.AssetSelection.assets(key_of(node))
+        | dg.AssetSelection.key_prefixes(entity.name),
+        executor_def=dg.in_process_executor,
+        description=f"Builds `{node['name']}` and brings the vectors of {entity.name} up to date.",
+    )
+
+
+def entity_schedule(
+    entity: Entity, job: AssetJob, status: dg.DefaultScheduleStatus
+) -> dg.ScheduleDefinition:
+    """Runs the job over the partitions that it is for; then it drains the others."""
+
+    @dg.schedule(
+        name=f"{entity.name}_schedule",
+        job=job,
+        cron_schedule=entity.schedule,
+        default_status=status,
+        description=f"Brings the vectors of {entity.name} up to date.",
+    )
+    def run() -> dg.RunRequest:
+        return dg.RunRequest(
+            tags=partitions.tags(partitions.covered_by_schedule(entity)),
+            run_config=entity_config(entity.name, limit=entity.limit, drain=True),
+        )
+
+    return run
+
+
+def entity_config(
+    entity: str,
+    *,
+    allow_deletes: bool = False,
+    limit: int | None = None,
+    force: bool = False,
+    drain: bool = False,
+) -> dict[str, Any]:
+    """The run configuration of an entity's job."""
+    vectors = {"force": force, "drain": drain} | ({} if limit is None else {"limit": limit})
+    return {
+        "ops": {
+            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes}},
+            f"{entity}__vectors": {"config": vectors},
+        }
+    }
+
+
+def dbt_job(name: str, assets: dg.AssetsDefinition) -> AssetJob:
+    """One dbt build of all these assets."""
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(assets),
+        executor_def=dg.in_process_executor,
+        description="One dbt build of these models, with their tests.",
+    )
+
+
+def marts_schedule(job: AssetJob, status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:
+    """Builds what reads the vectors, after they were brought up to date."""
+    return dg.ScheduleDefinition(
+        name="marts_schedule", job=job, cron_schedule=_MARTS_CRON, default_status=status
+    )

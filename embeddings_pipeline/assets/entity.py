@@ -1,0 +1,153 @@
+"""The assets of an entity, all from one factory: texts, vectors, index, embeddings."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from embeddings_pipeline.assets import metadata, partitions, pictures
+from embeddings_pipeline.assets.dbt_nodes import key_of, owners
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import ledger
+from embeddings_pipeline.sync.drain import sync_and_drain
+from embeddings_pipeline.sync.index import sync_index
+from embeddings_pipeline.sync.publish import publish
+from embeddings_pipeline.sync.status import coverage
+from embeddings_pipeline.sync.texts import sync_texts
+
+# runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
+POOL = "encoder"
+# the keys of a declaration that decide what is in each asset
+_TEXTS = {
+    "id",
+    "include",
+    "exclude",
+    "template",
+    "weights",
+    "chunk",
+    "filters",
+    "deleted",
+    "where",
+    "changed_at",
+    "partitions",
+}
+_VECTORS = {"model", "dimension", "storage"}
+_INDEX = {"index", "metric"}
+_EMBEDDINGS = {"id", "filters", "publish"}
+
+
+class TextsConfig(dg.Config):
+    """`allow_deletes` lets a pass delete more than max_delete_share of the rows."""
+
+    allow_deletes: bool = False
+
+
+class VectorsConfig(dg.Config):
+    """`limit` is the most texts to encode; `force` encodes also what is current; `drain` goes on
+    with what is pending in other partitions than the run's."""
+
+    limit: int | None = None
+    force: bool = False
+    drain: bool = False
+
+
+def entity_assets(
+    entity: Entity, manifest: Mapping[str, Any], node: Mapping[str, Any], settings: Settings
+) -> list[dg.AssetsDefinition]:
+    """The four assets of an entity whose staging model is this node of the manifest."""
+    model = entity.model or settings.embedding_model
+    owned_by = owners(manifest, node)
+
+    @dg.asset(
+        key_prefix=entity.name,
+        group_name=entity.name,
+        owners=owned_by,
+        deps=[key_of(node)],
+        description=f"A text for each row of `{node['name']}` (or each chunk), with its hash.",
+        kinds={"python", "postgres"},
+        code_version=_version(entity, _TEXTS),
+    )
+    def texts(
+        context: dg.AssetExecutionContext, config: TextsConfig, engine: dg.ResourceParam[Running]
+    ) -> dg.MaterializeResult[None]:
+        result = sync_texts(
+            engine.staging,
+            engine.vectors,
+            engine.on(entity),
+            context.run_id,
+            allow_deletes=config.allow_deletes,
+        )
+        shown = {"new": result.new, "rekeyed": result.rekeyed}
+        return dg.MaterializeResult(metadata=metadata.of_counts(result.counts) | shown)
+
+    @dg.asset(
+        key_prefix=entity.name,
+        group_name=entity.name,
+        owners=owned_by,
+        deps=[texts],
+        description=f"The texts as vectors of `{model}`; only what changed is encoded.",
+        kinds={"huggingface", "postgres"},
+        code_version=_version(entity, _VECTORS, {"model": model}),
+        partitions_def=partitions.definition(entity),
+        backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
+        pool=POOL,
+    )
+    def vectors(
+        context: dg.AssetExecutionContext, config: VectorsConfig, engine: dg.ResourceParam[Running]
+    ) -> dg.MaterializeResult[None]:
+        on, keys = engine.on(entity), partitions.keys_of(context)
+        with engine.request(context.run_id, keys, config.limit, config.force) as request:
+            result = sync_and_drain(
+                engine.vectors, on, engine.encoders, request, drain=config.drain
+            )
+        partitions.record(context, coverage(engine.vectors, on), result.keys)
+        return dg.MaterializeResult(metadata=metadata.of_sets(result))
+
+    @dg.asset(
+        key_prefix=entity.name,
+        group_name=entity.name,
+        owners=owned_by,
+        deps=[vectors],
+        description="The vector index of each set, its recall measured against exact search.",
+        kinds={"postgres"},
+        code_version=_version(entity, _INDEX),
+    )
+    def index(engine: dg.ResourceParam[Running]) -> dg.MaterializeResult[None]:
+        results = sync_index(engine.vectors, engine.on(entity))
+        return dg.MaterializeResult(metadata=metadata.of_indexes(results))
+
+    @dg.asset(
+        key_prefix=entity.name,
+        group_name=entity.name,
+        owners=owned_by,
+        deps=[index],
+        description=f"The view `{settings.pgvector_schema}.{entity.name}_embeddings`: what"
+        " searches and marts read. It shows a new set once that is complete.",
+        kinds={"postgres", "view"},
+        code_version=_version(entity, _EMBEDDINGS),
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=entity.freshness.fail, warn_window=entity.freshness.warn
+        ),
+    )
+    def embeddings(
+        context: dg.AssetExecutionContext, engine: dg.ResourceParam[Running]
+    ) -> dg.MaterializeResult[None]:
+        on = engine.on(entity)
+        result = publish(engine.vectors, on)
+        with engine.vectors.connection() as connection:
+            counts = metadata.of_run(ledger.read(connection, on, context.run_id))
+        shown = {"published": result.summary, "flipped": result.flipped}
+        shown |= pictures.of_changes(engine.vectors, on, counts)
+        return dg.MaterializeResult(metadata=counts | shown)
+
+    return [texts, vectors, index, embeddings]
+
+
+def _version(entity: Entity, keys: set[str], given: Mapping[str, str] | None = None) -> str:
+    """A digest of what decides an asset: where it moved, Dagster shows the asset as stale."""
+    decides = entity.model_dump(mode="json", include=keys) | dict(given or {})
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,88 @@
+"""What a run did, as the metadata that Dagster plots and lists."""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import dagster as dg
+
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.queries import PartitionCoverage
+from embeddings_pipeline.sync.index import IndexResult
+from embeddings_pipeline.sync.sets import SetsResult
+
+Metadata = dict[str, Any]
+
+
+def of_counts(counts: Counts) -> Metadata:
+    """Each count, tokens a second where something was encoded, and the process' peak memory."""
+    shown: Metadata = asdict(counts)
+    if counts.encoded and counts.seconds:
+        shown["tokens_per_second"] = round(counts.tokens / counts.seconds, 1)
+    shown["seconds"] = round(counts.seconds, 3)
+    shown["peak_memory_mib"] = peak_memory_mib()
+    return shown
+
+
+def of_sets(result: SetsResult) -> Metadata:
+    """What was done to the sets together, and with which models on which devices."""
+    done = [(vector_set, r) for vector_set, r in result.by_set if r.device]
+    return of_counts(result.counts) | {
+        "device": ", ".join(sorted({r.device or "" for _, r in done})) or "not used",
+        "sets": ", ".join(
+            f"{vector_set.number} ({vector_set.model}, {vector_set.state})"
+            for vector_set in {s.number: s for s, _ in result.by_set}.values()
+        ),
+        **({"frozen": result.frozen} if result.frozen else {}),
+    }
+
+
+def of_indexes(results: Sequence[IndexResult]) -> Metadata:
+    """The index of each set, as a table."""
+    rows = [
+        {
+            "set": r.vector_set.number,
+            "action": r.action,
+            "vectors": r.rows,
+            "recall_at_10": "" if r.vector_set.recall is None else round(r.vector_set.recall, 4),
+            "effort": r.vector_set.ef_search or "",
+            "settings": str(r.vector_set.index_settings or ""),
+            "seconds": round(r.seconds, 3),
+        }
+        for r in results
+    ]
+    return {
+        "indexes": table(rows),
+        "seconds": round(sum(r.seconds for r in results), 3),
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def of_run(counts: Mapping[str, Any] | None) -> Metadata:
+    """The counts of the whole run, from the ledger; nothing where the run did nothing else."""
+    return {name: float(v) for name, v in (counts or {}).items() if v is not None}
+
+
+def of_partition(partition: PartitionCoverage) -> Metadata:
+    """The facts of one partition; what has no such name is of the whole run."""
+    names = ("rows", "chunks", "vectors", "pending", "quarantined")
+    return {f"partition_{name}": getattr(partition, name) for name in names}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
+    """Rows that all have the same keys, as a table."""
+    columns = [dg.TableColumn(name) for name in (rows[0] if rows else ["nothing"])]
+    return dg.MetadataValue.table([dg.TableRecord(dict(r)) for r in rows], dg.TableSchema(columns))
+
+
+def plain(values: Mapping[str, Any]) -> Metadata:
+    """Metadata whose lists of mappings are tables."""
+    return {name: table(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

@@ -1,0 +1,62 @@
+"""An entity's partitions as Dagster's, and what one run does in each."""
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from embeddings_pipeline.assets import metadata
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.store.queries import PartitionCoverage
+
+
+def definition(entity: Entity) -> dg.PartitionsDefinition[str]:
+    """The partitions of the entity's vectors; days include today."""
+    partitions = entity.partitions
+    if isinstance(partitions, DayPartitions):
+        start = partitions.start.isoformat()
+        return dg.DailyPartitionsDefinition(start, timezone="UTC", end_offset=1)
+    return dg.StaticPartitionsDefinition(partitions.keys())
+
+
+def backfill_policy(partitions_per_run: int | None) -> dg.BackfillPolicy:
+    """One run for all partitions of a backfill, or runs of so many."""
+    if partitions_per_run is None:
+        return dg.BackfillPolicy.single_run()
+    return dg.BackfillPolicy.multi_run(partitions_per_run)
+
+
+def covered_by_schedule(entity: Entity) -> list[str]:
+    """The partitions that a scheduled run is for: all, or the last days and today."""
+    partitions = entity.partitions
+    return partitions.recent() if isinstance(partitions, DayPartitions) else partitions.keys()
+
+
+def tags(keys: Sequence[str]) -> Mapping[str, str]:
+    """The tags of a run over these partitions, which follow one another."""
+    return {
+        "dagster/asset_partition_range_start": keys[0],
+        "dagster/asset_partition_range_end": keys[-1],
+    }
+
+
+def keys_of(context: dg.AssetExecutionContext) -> list[str] | None:
+    """The partitions that a run is for; None where it was started without any."""
+    return list(context.partition_keys) if context.has_partition_key_range else None
+
+
+def record(
+    context: dg.AssetExecutionContext,
+    coverage: Sequence[PartitionCoverage],
+    touched: Sequence[str],
+) -> None:
+    """Give each partition of the run its facts, and count those touched beyond it as done, too."""
+    of_run = set(keys_of(context) or ())
+    for partition in coverage:
+        key, facts = partition.partition_key, metadata.of_partition(partition)
+        if key in of_run:
+            context.add_asset_metadata(facts, partition_key=key)
+        elif key in touched:
+            context.log_event(
+                dg.AssetMaterialization(context.asset_key, metadata=facts, partition=key)
+            )
