@@ -1,0 +1,172 @@
+"""Runs the jobs that Dagster's schedules run, in this process. Dagster is imported only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embeddings_pipeline.cli import instance
+from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.entities.manifest import load_manifest
+from embeddings_pipeline.errors import EmbeddingsError, Interrupted
+from embeddings_pipeline.resources.dbt_project import prepared_manifest
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.postgres import columns_of
+from embeddings_pipeline.sync.vectors import Progress
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from embeddings_pipeline.resources.engine import Running
+
+_ENTITY_ASSETS = ("texts", "vectors", "index", "embeddings")
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# Dagster opens a connection for each event unless it is told to keep one, as its web server is
+_KEEP_CONNECTIONS = {"statement_timeout": 60_000, "pool_recycle": 3600, "max_overflow": 4}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run of an entity was asked for; without keys it is for those of its schedule."""
+
+    keys: Sequence[str] | None = None
+    limit: int | None = None
+    force: bool = False
+    allow_deletes: bool = False
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run of an entity: its id in the ledger and in Dagster, and what its checks warn of."""
+
+    run_id: str
+    warnings: list[str]
+
+
+class Jobs:
+    """The jobs over one engine: models are loaded once for all entities."""
+
+    def __init__(self, settings: Settings, running: Running, runs: dg.DagsterInstance) -> None:
+        from embeddings_pipeline.definitions import definitions
+
+        self._defs = definitions(settings, running)
+        self._manifest = load_manifest(prepared_manifest(settings))
+        self._runs = runs
+        self.engine: Engine = running.engine
+
+    def staging(self, entities: Sequence[str], *, seeds: bool) -> dict[str, str]:
+        """One dbt build of the entities' staging models; returns why some are not to be used.
+
+        The seeds that they read are built too, all of them or only those that are not there.
+        """
+        from embeddings_pipeline.assets.dbt_nodes import key_of, models_of_entities, seeds_of
+
+        models = {name: models_of_entities(self._manifest)[name] for name in entities}
+        found = seeds_of(self._manifest, models.values()).values()
+        wanted = [seed for seed in found if seeds or not self._exists(seed)]
+        keys = {name: key_of(node) for name, node in models.items()}
+        chosen = {*keys.values(), *map(key_of, wanted)}
+        result = self._execute("staging", sorted(chosen), raise_on_error=False)
+        broken = _broken(result, keys.values())
+        return {name: broken[key] for name, key in keys.items() if key in broken}
+
+    def entity(self, name: str, options: Options) -> Ran:
+        """The entity's own job from texts on. Raises what stopped it."""
+        import dagster as dg
+
+        from embeddings_pipeline.assets import automation, partitions
+
+        keys = options.keys or partitions.covered_by_schedule(self.engine.entity(name))
+        config = automation.entity_config(
+            name,
+            allow_deletes=options.allow_deletes,
+            limit=options.limit,
+            force=options.force,
+            drain=options.keys is None,
+        )
+        result = self._execute(
+            automation.job_name(name),
+            [dg.AssetKey([name, asset]) for asset in _ENTITY_ASSETS],
+            tags=partitions.tags(keys),
+            config=config,
+        )
+        failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+        return Ran(result.run_id, [f"{c.check_name}: {c.description}" for c in failed])
+
+    def marts(self) -> None:
+        """One dbt build of the models that read the vectors, where there are any."""
+        if self._defs.get_repository_def().has_job("marts"):
+            self._execute("marts")
+
+    def _exists(self, node: Mapping[str, Any]) -> bool:
+        with self.engine.staging.connection() as connection:
+            return bool(columns_of(connection, node["schema"], node["alias"]))
+
+    def _execute(
+        self,
+        job: str,
+        assets: Sequence[dg.AssetKey] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        raise_on_error: bool = True,
+    ) -> dg.ExecuteInProcessResult:
+        import dagster as dg
+
+        try:
+            return self._defs.resolve_job_def(job).execute_in_process(
+                instance=self._runs,
+                asset_selection=assets,
+                tags=tags,
+                run_config={**_QUIET, **(config or {})},
+                raise_on_error=raise_on_error,
+            )
+        except dg.DagsterExecutionInterruptedError as error:
+            raise Interrupted(str(error) or f"{job}: interrupted; run again to go on") from error
+        except (dg.Failure, dg.DagsterError) as error:
+            said = error.description if isinstance(error, dg.Failure) else str(error)
+            raise EmbeddingsError(f"{job}: {said}") from error
+
+
+@contextmanager
+def opened(settings: Settings, report: Callable[[Progress], None]) -> Iterator[Jobs]:
+    """The jobs for a block of work, on the instance that the environment names."""
+    instance.prepare(settings)
+    import dagster as dg
+
+    from embeddings_pipeline.resources.engine import Running
+
+    running = Running(settings, report)
+    with dg.DagsterInstance.get() as runs:
+        runs.optimize_for_webserver(**_KEEP_CONNECTIONS)
+        try:
+            yield Jobs(settings, running, runs)
+        finally:
+            running.close()
+
+
+def _broken(
+    result: dg.ExecuteInProcessResult, wanted: Iterable[dg.AssetKey]
+) -> dict[dg.AssetKey, str]:
+    """Why some of these models are not to be used: not built, or a test of severity error fails."""
+    built = {event.asset_key for event in result.get_asset_materialization_events()}
+    broken = {key: _reason(result) for key in wanted if key not in built}
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.blocking:
+            rows = check.metadata.get("dagster_dbt/failed_row_count")
+            count = f" ({rows.value} rows)" if rows else ""
+            broken.setdefault(check.asset_key, f"dbt test {check.check_name} failed{count}")
+    return broken
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        if data.user_failure_data and data.user_failure_data.description:
+            return data.user_failure_data.description
+        if data.error:
+            error = data.error.cause or data.error
+            return error.message.strip()
+    return "it was not built"

@@ -1,0 +1,107 @@
+"""What commands print: tables for people, one JSON document for programs; the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from embeddings_pipeline.sync.vectors import Progress as Done
+
+_LOG_EVERY_SECONDS = 5
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[rate]:,.0f}/s"),
+    TimeRemainingColumn(),
+)
+
+
+def say(message: str) -> None:
+    """A line for a person, kept out of standard output."""
+    typer.echo(message, err=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """The document that a program asked for."""
+    typer.echo(json.dumps(document, ensure_ascii=False, default=float))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A table on standard output; the first column is text, the others are numbers."""
+    table = Table(title=title or None, title_justify="left")
+    for n, column in enumerate(columns):
+        table.add_column(column, justify="left" if n == 0 else "right")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row))
+    # piped, a table keeps its width and its numbers
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def percent(value: float | None) -> str | None:
+    """A percentage; 100 % only where nothing is missing."""
+    return None if value is None else f"{value:.6g} %"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Done], None]]:
+    """A bar on stderr for each entity while it is encoded; lines where that is no terminal."""
+    # Dagster sends what a step writes to its own files: this is the terminal itself
+    with os.fdopen(os.dup(2), "w", buffering=1) as stderr:
+        if not stderr.isatty():
+            yield _lines(stderr)
+            return
+        with Progress(*_COLUMNS, console=Console(file=stderr), transient=True) as bars:
+            yield _bars(bars)
+
+
+def _bars(bars: Progress) -> Callable[[Done], None]:
+    tasks: dict[str, TaskID] = {}
+
+    def report(done: Done) -> None:
+        task = tasks.get(done.entity)
+        if task is None:
+            task = tasks[done.entity] = bars.add_task(done.entity, rate=0.0)
+        bars.update(task, completed=done.done, total=done.pending, rate=done.rate)
+
+    return report
+
+
+def _lines(stderr: TextIO) -> Callable[[Done], None]:
+    last = time.monotonic()
+
+    def report(done: Done) -> None:
+        nonlocal last
+        if time.monotonic() - last > _LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            stderr.write(
+                f"{done.entity}: {done.done:,} of {done.pending:,} chunks,"
+                f" {done.rate:,.0f} a second, {done.eta_seconds or 0:,.0f} s to go\n"
+            )
+
+    return report
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,143 @@
+"""`embeddings-pipeline run`: staging, vectors and marts brought up to date, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.jobs import Jobs, Options, opened
+from embeddings_pipeline.entities.partitions import select_keys
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import ledger
+from embeddings_pipeline.sync.status import EntityStatus, status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of one entity did, by the ledger, and how far the entity is now."""
+
+    counts: dict[str, Any]
+    status: EntityStatus
+    warnings: list[str]
+
+
+def run(
+    entities: Annotated[list[str] | None, typer.Argument(help="Entities to run.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every entity, and the marts.")] = False,
+    dbt: Annotated[bool, typer.Option("--dbt/--no-dbt", help="Build the dbt models, too.")] = True,
+    allow_deletes: Annotated[
+        bool, typer.Option(help="Delete rows even beyond max_delete_share.")
+    ] = False,
+    partitions: Annotated[
+        str | None, typer.Option(help="Only these partitions: a key, or FIRST..LAST.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Encode also what is current.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most texts to encode.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print counts as JSON.")] = False,
+) -> None:
+    """Bring vectors up to date: what Dagster's schedules do, once and now."""
+    settings = Settings.load()
+    with output.progress() as report, opened(settings, report) as jobs:
+        names = _chosen(jobs, entities or [], everything)
+        keys = _keys(jobs, names, partitions)
+        options = Options(keys, limit, force, allow_deletes)
+        outcomes, failures = run_all(jobs, names, options, dbt=dbt, marts=dbt and everything)
+    if as_json:
+        documents = [{"entity": o.status.entity, **o.counts} for o in outcomes]
+        one = len(names) == 1 and not everything
+        output.print_json(documents[0] if one and documents else {"entities": documents})
+    else:
+        print_outcomes(outcomes)
+    raise_failures(failures)
+
+
+def run_all(
+    jobs: Jobs,
+    names: Sequence[str],
+    options: Options,
+    *,
+    dbt: bool,
+    marts: bool,
+    seeds: bool = False,
+) -> tuple[list[Outcome], dict[str, EmbeddingsError]]:
+    """Staging, each entity, marts; an entity that fails does not keep others from running."""
+    failures: dict[str, EmbeddingsError] = {}
+    if dbt:
+        output.say("building staging models")
+        broken = jobs.staging(names, seeds=seeds)
+        failures = {name: EmbeddingsError(reason) for name, reason in broken.items()}
+    outcomes = []
+    for name in names:
+        if name not in failures:
+            try:
+                outcomes.append(_run_one(jobs, name, options))
+            except Interrupted:
+                raise
+            except EmbeddingsError as error:
+                failures[name] = error
+    if marts:
+        output.say("building marts")
+        jobs.marts()
+    return outcomes, failures
+
+
+def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """One line for each entity, and what its checks warn of."""
+    if not outcomes:
+        return
+    columns = (
+        *("entity", "rows", "chunks", "encoded", "reused"),
+        *("coverage", "tokens/s", "seconds"),
+    )
+    rows = [
+        (
+            o.status.entity,
+            *(o.status.rows, o.status.chunks),
+            *(int(o.counts[name]) for name in ("encoded", "reused")),
+            output.percent(o.status.coverage),
+            o.counts["tokens"] / o.counts["seconds"] if o.counts["encoded"] else None,
+            float(o.counts["seconds"]),
+        )
+        for o in outcomes
+    ]
+    output.print_table(columns, rows)
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            output.say(f"{outcome.status.entity}: {warning}")
+
+
+def raise_failures(failures: Mapping[str, EmbeddingsError]) -> None:
+    """Raise what kept entities from being brought up to date, if anything did."""
+    if failures:
+        said = "\n".join(f"{name}: {error}" for name, error in failures.items())
+        wrong = all(isinstance(error, ConfigurationError) for error in failures.values())
+        raise (ConfigurationError if wrong else EmbeddingsError)(said)
+
+
+def _run_one(jobs: Jobs, name: str, options: Options) -> Outcome:
+    ran = jobs.entity(name, options)
+    engine = jobs.engine
+    entity = engine.entity(name)
+    with engine.vectors.connection() as connection:
+        counts = ledger.read(connection, engine.on(entity), ran.run_id)
+    return Outcome(counts or {}, status(engine.vectors, engine.schema, entity), ran.warnings)
+
+
+def _chosen(jobs: Jobs, names: Sequence[str], everything: bool) -> list[str]:
+    known = list(jobs.engine.entities)
+    if everything == bool(names):
+        raise ConfigurationError(f"name entities ({', '.join(known)}) or give --all")
+    return known if everything else [jobs.engine.entity(name).name for name in names]
+
+
+def _keys(jobs: Jobs, names: Sequence[str], selection: str | None) -> list[str] | None:
+    if selection is None:
+        return None
+    if len(names) != 1 or "," in selection:
+        raise ConfigurationError("--partitions takes one key or FIRST..LAST, of one entity")
+    return select_keys(selection, jobs.engine.entity(names[0]).partitions.keys())

@@ -1,0 +1,58 @@
+"""`embeddings-pipeline status`: how far each entity is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.engine import opened
+from embeddings_pipeline.resources.dbt_project import prepared_manifest
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync.status import EntityStatus
+from embeddings_pipeline.sync.status import status as status_of
+
+
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Show rows, vectors, coverage and what is pending of each entity."""
+    settings = Settings.load()
+    prepared_manifest(settings)
+    with opened(settings) as engine:
+        found = [status_of(engine.vectors, engine.schema, e) for e in engine.entities.values()]
+    if as_json:
+        output.print_json({"entities": [asdict(entity) for entity in found]})
+    else:
+        output.print_table(
+            (
+                "entity",
+                "rows",
+                "chunks",
+                "vectors",
+                "coverage",
+                "pending",
+                "waits (s)",
+                "live set",
+                "index",
+                "recall@10",
+            ),
+            [_row(entity) for entity in found],
+        )
+
+
+def _row(entity: EntityStatus) -> tuple[object, ...]:
+    live = entity.live_set
+    recall = entity.index.recall_at_10
+    return (
+        entity.entity,
+        entity.rows,
+        entity.chunks,
+        entity.vectors,
+        output.percent(entity.coverage),
+        entity.pending,
+        entity.oldest_pending_seconds,
+        f"{live.number} {live.model.rpartition('/')[2]} {live.dimension}" if live else None,
+        entity.index.type,
+        None if recall is None else f"{recall:.3f}",
+    )
