@@ -92,7 +92,9 @@ class SentenceTransformersEncoder:
     def _model(self) -> SentenceTransformer:
         device = self.device
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         logger.info("loading %s on %s", self._identity.model, device)
         try:
             return SentenceTransformer(
