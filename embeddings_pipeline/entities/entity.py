@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from embeddings_pipeline.entities._values import (
+    Column,
+    Columns,
+    Cron,
+    Duration,
+    Name,
+    Number,
+    Template,
+    Text,
+    TypeOrOptions,
+    Whole,
+)
 from embeddings_pipeline.entities.partitions import HashPartitions, Partitions
 
 # columns that the pipeline's own tables have beside the filters
@@ -36,24 +47,6 @@ BOOKKEEPING_COLUMNS = frozenset({"created_at", "updated_at", "ingested_at", "del
 # above this a `vector` column cannot be indexed: github.com/pgvector/pgvector#hnsw
 MAX_INDEXED_VECTOR, MAX_INDEXED_HALFVEC = 2000, 4000
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _duration(value: object) -> object:
-    # ISO 8601 is how a stored declaration has it
-    if not isinstance(value, str) or value.startswith("P"):
-        return value
-    match = re.fullmatch(r"(\d+)\s*([smhd])", value.strip())
-    if not match:
-        raise ValueError("write a duration as a number with s, m, h or d, like 26h")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-# Postgres cuts names at 63 bytes without a word; the longest suffix added to one is 25 bytes
-Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=38)]
-Column = Annotated[str, Field(min_length=1, max_length=63)]
-
 
 class _Declared(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,8 +55,8 @@ class _Declared(BaseModel):
 class Chunk(_Declared):
     """Long text becomes several vectors of at most `tokens` tokens, sharing `overlap`."""
 
-    tokens: int = Field(ge=16, le=8192)
-    overlap: int = Field(0, ge=0)
+    tokens: Whole = Field(ge=16, le=8192)
+    overlap: Whole = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _overlap_leaves_room(self) -> Self:
@@ -76,10 +69,10 @@ class Index(_Declared):
     """The vector index and the recall@10 against exact search that it must reach."""
 
     type: Literal["hnsw", "ivfflat", "none"] = "hnsw"
-    m: int = Field(16, ge=2, le=100)
-    ef_construction: int = Field(64, ge=4, le=1000)
-    lists: int | None = Field(None, ge=1, le=32768)
-    recall: float = Field(0.99, ge=0, le=1)
+    m: Whole = Field(16, ge=2, le=100)
+    ef_construction: Whole = Field(64, ge=4, le=1000)
+    lists: Whole | None = Field(None, ge=1, le=32768)
+    recall: Number = Field(0.99, ge=0, le=1)
 
     @model_validator(mode="after")
     def _options_fit_the_type(self) -> Self:
@@ -101,7 +94,7 @@ class Freshness(_Declared):
     @model_validator(mode="after")
     def _warns_first(self) -> Self:
         if self.warn >= self.fail:
-            raise ValueError(f"warn ({self.warn}) must be shorter than fail ({self.fail})")
+            raise ValueError("warn must be shorter than fail")
         return self
 
 
@@ -113,27 +106,27 @@ class Entity(_Declared):
     table: str
 
     id: Column
-    include: tuple[Column, ...] | None = Field(None, min_length=1)
-    exclude: tuple[Column, ...] = ()
-    template: str | None = Field(None, min_length=1)
-    weights: dict[Column, Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+    include: Columns | None = Field(None, min_length=1)
+    exclude: Columns = ()
+    template: Template | None = None
+    weights: dict[Column, Annotated[Number, Field(gt=0)]] | None = Field(None, min_length=1)
     chunk: Chunk | None = None
-    filters: tuple[Column, ...] = ()
+    filters: Columns = ()
     deleted: Column | None = None
-    where: str | None = None
+    where: Text | None = None
     changed_at: Column | None = None
-    model: str | None = Field(None, min_length=1)
-    dimension: int | None = Field(None, ge=1, le=16000)
+    model: Text | None = None
+    dimension: Whole | None = Field(None, ge=1, le=16000)
     storage: Literal["vector", "halfvec"] | None = None
     metric: Literal["cosine", "l2", "ip"] = "cosine"
-    index: Index = Index()
+    index: Annotated[Index, TypeOrOptions] = Index()
     partitions: Annotated[Partitions, Field(discriminator="by")] = HashPartitions()
-    schedule: str = Field("0 2 * * *", pattern=r"^\S+( \S+){4}$")
-    limit: int | None = Field(None, ge=1)
+    schedule: Cron = "0 2 * * *"
+    limit: Whole | None = Field(None, ge=1)
     freshness: Freshness = Freshness()
     publish: Literal["auto", "manual"] = "auto"
-    keep_sets: int = Field(1, ge=0)
-    max_delete_share: float = Field(0.5, ge=0, le=1)
+    keep_sets: Whole = Field(1, ge=0)
+    max_delete_share: Number = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from embeddings_pipeline.entities._problems import sentence
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -25,15 +26,17 @@ KEYS = sorted({"entity", *Entity.model_fields} - _GIVEN_BY_DBT)
 def load_manifest(path: Path) -> dict[str, Any]:
     """The manifest's JSON. Raises ConfigurationError where it is missing or broken."""
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigurationError(
             f"no dbt manifest at {path}: run `dbt parse` in the dbt project, or any command of"
             " embeddings-pipeline that builds it"
         ) from None
-    except ValueError as error:
-        raise ConfigurationError(f"the dbt manifest at {path} is not JSON: {error}") from None
-    return manifest
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the dbt manifest at {path} cannot be read: {error}") from None
+    if not isinstance(manifest.get("nodes") if isinstance(manifest, dict) else None, dict):
+        raise ConfigurationError(f"{path} is not a dbt manifest: it has no nodes")
+    return dict(manifest)
 
 
 def entities_of(manifest: Mapping[str, Any]) -> dict[str, Entity]:
@@ -45,8 +48,10 @@ def entities_of(manifest: Mapping[str, Any]) -> dict[str, Entity]:
     found = sorted(_declared(manifest), key=lambda entity: entity.name)
     for name, times in Counter(entity.name for entity in found).items():
         if times > 1:
+            tables = ", ".join(entity.table for entity in found if entity.name == name)
             raise ConfigurationError(
-                f"entity {name!r} is declared {times} times: give each an `entity:` of its own"
+                f"entity {name!r} is declared {times} times ({tables}): give each an `entity:` of"
+                " its own"
             )
     return {entity.name: entity for entity in found}
 
@@ -74,6 +79,10 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
         raise ConfigurationError(
             f"model {model!r}: meta.embedding must be a mapping (keys: {', '.join(KEYS)})"
         )
+    if node.get("config", {}).get("materialized") == "ephemeral":
+        raise ConfigurationError(
+            f"model {model!r} is ephemeral and cannot be read: make it a view or a table"
+        )
     for key in declaration:
         if key in _NOT_YET:
             raise ConfigurationError(f"model {model!r}: meta.embedding.{key}: {_NOT_YET[key]}")
@@ -90,19 +99,5 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
             **values,
         )
     except ValidationError as error:
-        problems = "; ".join(_problem(problem) for problem in error.errors())
+        problems = "; ".join(sentence(problem) for problem in error.errors())
         raise ConfigurationError(f"model {model!r}: {problems}") from None
-
-
-def _problem(problem: Any) -> str:
-    # the names of the members of a union say nothing to who wrote the yml
-    path = [str(part) for part in problem["loc"] if part not in ("hash", "day")]
-    path = ["entity" if part == "name" else part for part in path]
-    if problem["type"] == "extra_forbidden":
-        return f"meta.embedding.{'.'.join(path)}: unknown key"
-    value = (
-        ""
-        if problem["type"] in ("missing", "value_error") and not path
-        else ("" if problem["type"] == "missing" else f" is {problem['input']!r}")
-    )
-    return f"meta.embedding{'.' if path else ''}{'.'.join(path)}{value}: {problem['msg']}"

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embeddings_pipeline.entities._values import Column, Day, Whole
 from embeddings_pipeline.errors import ConfigurationError, RowError
 
 
@@ -18,7 +19,7 @@ class HashPartitions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["hash"] = "hash"
-    count: int = Field(8, ge=1, le=1024)
+    count: Whole = Field(8, ge=1, le=1024)
 
     def keys(self) -> list[str]:
         """The keys in order, zero-padded so that they sort as numbers do."""
@@ -44,9 +45,9 @@ class DayPartitions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["day"]
-    column: str
-    start: date
-    lookback_days: int = Field(7, ge=1, le=3650)
+    column: Column
+    start: Day
+    lookback_days: Whole = Field(7, ge=1, le=3650)
 
     def keys(self) -> list[str]:
         """Every day from `start` to today (UTC), today included."""
@@ -58,11 +59,15 @@ class DayPartitions(BaseModel):
 
         Raises RowError for a day in the future: no partition holds it yet.
         """
-        if day is None or date.fromisoformat(day) < self.start:
+        # Postgres' days go further than Python's, both ways
+        if day is None or day == "-infinity" or day.endswith(" BC"):
             return self.start.isoformat()
-        if date.fromisoformat(day) > today():
+        if len(day) > len("9999-12-31") or day == "infinity":
             raise RowError(f"{self.column} is {day}, after today")
-        return day
+        found = date.fromisoformat(day)
+        if found > today():
+            raise RowError(f"{self.column} is {day}, after today")
+        return max(found, self.start).isoformat()
 
     def recent(self) -> list[str]:
         """The keys that a scheduled run covers: the last `lookback_days` days and today."""
@@ -80,15 +85,22 @@ def today() -> date:
 def select_keys(selection: str, keys: Sequence[str]) -> list[str]:
     """The keys that `a`, `a..b` or a comma-separated list of both names, in order.
 
-    Raises ConfigurationError for a key that is not there, naming the choices.
+    Raises ConfigurationError for a key that is not there, naming the choices, and for a range
+    that runs backwards.
     """
     chosen: set[str] = set()
     for part in selection.split(","):
-        first, _, last = part.strip().partition("..")
-        for key in (first, last or first):
+        first, dots, last = part.strip().partition("..")
+        ends = [first, last if dots else first]
+        for key in ends:
             if key not in keys:
                 raise ConfigurationError(
                     f"partition {key!r} does not exist (partitions: {keys[0]}..{keys[-1]})"
                 )
-        chosen.update(keys[keys.index(first) : keys.index(last or first) + 1])
+        begin, end = (keys.index(key) for key in ends)
+        if begin > end:
+            raise ConfigurationError(
+                f"partitions {part.strip()} run backwards: write {last}..{first}"
+            )
+        chosen.update(keys[begin : end + 1])
     return [key for key in keys if key in chosen]

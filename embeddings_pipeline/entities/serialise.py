@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Formatter
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import ConfigurationError, RowError
+from embeddings_pipeline.entities.template import fill
+from embeddings_pipeline.errors import RowError
 
 MAX_TEXT_BYTES = 1 << 20
 
@@ -42,7 +42,7 @@ def render(
     if not any(values.values()):
         return None
     if entity.template is not None:
-        rendered = Rendered(_fill(entity.template, values).strip())
+        rendered = Rendered(fill(entity.template, values).strip())
     else:
         present = [column for column in text_columns if values[column]]
         fields = [f"{column}: {values[column]}" for column in present]
@@ -58,33 +58,3 @@ def render(
     if size > MAX_TEXT_BYTES:
         raise RowError(f"the text has {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
     return rendered
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that a template names, in order, each once.
-
-    Raises ConfigurationError for anything but `{column}`: no format, conversion or attribute.
-    """
-    try:
-        pieces = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigurationError(f"template {template!r}: {error}") from None
-    names = []
-    for _, name, spec, conversion in pieces:
-        if name is None:
-            continue
-        if not name or spec or conversion or set(name) & set(".[]"):
-            raise ConfigurationError(
-                f"template {template!r}: write a column as {{column}} and nothing more"
-            )
-        names.append(name)
-    if not names:
-        raise ConfigurationError(f"template {template!r} names no column, like {{title}}")
-    return tuple(dict.fromkeys(names))
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    return "".join(
-        literal + (values[name] if name is not None else "")
-        for literal, name, _, _ in Formatter().parse(template)
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,7 +13,7 @@ from uuid import UUID
 
 from embeddings_pipeline.entities.entity import BOOKKEEPING_COLUMNS, Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.entities.serialise import template_columns
+from embeddings_pipeline.entities.template import template_columns
 from embeddings_pipeline.errors import ConfigurationError
 
 # raise it when the same declaration and row give another text than before
@@ -27,7 +28,21 @@ _ID_TYPES: Mapping[str, IdType] = {
     "text": "text",
     "character varying": "text",
 }
-_DAY_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
+
+
+def _bigint(row_id: str) -> str:
+    number = int(row_id)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError
+    return str(number)
+
+
+_CANONICAL: Mapping[IdType, Callable[[str], str]] = {
+    "bigint": _bigint,
+    "uuid": lambda row_id: str(UUID(row_id)),
+    "text": str,
+}
+_TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
 
 
 @dataclass(frozen=True)
@@ -40,16 +55,21 @@ class Source:
     text_columns: tuple[str, ...]
     filters: Mapping[str, str]
 
-    def check_ids(self, ids: Sequence[str]) -> None:
-        """Raise ConfigurationError for a value that no id of this entity can have."""
-        for row_id in ids:
-            try:
-                {"bigint": int, "uuid": UUID, "text": str}[self.id_type](row_id)
-            except ValueError:
-                raise ConfigurationError(
-                    f"entity {self.entity.name!r}: {row_id!r} is no {self.id_type}, as its"
-                    f" {self.entity.id} is"
-                ) from None
+    def canonical_ids(self, ids: Sequence[str]) -> list[str]:
+        """These ids as the database prints them: 007 as 7, a uuid in lower case.
+
+        Raises ConfigurationError for a value that no id of this entity can have.
+        """
+        return [self._canonical_id(row_id) for row_id in ids]
+
+    def _canonical_id(self, row_id: str) -> str:
+        try:
+            return _CANONICAL[self.id_type](row_id)
+        except ValueError:
+            raise ConfigurationError(
+                f"entity {self.entity.name!r}: {row_id!r} is no {self.id_type}, as its"
+                f" {self.entity.id} is"
+            ) from None
 
     @cached_property
     def definition_hash(self) -> str:
@@ -93,21 +113,27 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     if isinstance(entity.partitions, DayPartitions):
         column = entity.partitions.column
         _require(entity, "partitions.column", (column,), columns)
-        if columns[column] not in _DAY_TYPES:
-            raise ConfigurationError(
-                f"entity {entity.name!r}: partitions.column {column!r} is {columns[column]};"
-                f" days can be taken from {', '.join(_DAY_TYPES)}"
-            )
+        _require_time(entity, "partitions.column", column, columns)
+    if entity.changed_at:
+        _require_time(entity, "changed_at", entity.changed_at, columns)
     if entity.deleted and columns[entity.deleted] != "boolean":
         raise ConfigurationError(
             f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
             " not boolean; make it one in the staging model"
         )
+    text_columns = _text_columns(entity, columns)
+    for column in (entity.id, *text_columns, *entity.filters):
+        # where a statement has parameters, a percent sign begins a placeholder
+        if "%" in column:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: column {column!r} of {entity.table} has a % in its name:"
+                " rename it in the staging model, or exclude it"
+            )
     return Source(
         entity=entity,
         columns=dict(columns),
         id_type=_id_type(entity, columns[entity.id]),
-        text_columns=_text_columns(entity, columns),
+        text_columns=text_columns,
         filters={name: columns[name] for name in entity.filters},
     )
 
@@ -119,6 +145,15 @@ def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[
                 f"entity {entity.name!r}: {key} column {name!r} is not in {entity.table}"
                 f" (columns: {', '.join(columns)})"
             )
+
+
+def _require_time(entity: Entity, key: str, column: str, columns: Mapping[str, str]) -> None:
+    # timestamp(3) with time zone is one too
+    if re.sub(r"\(\d\)", "", columns[column]) not in _TIME_TYPES:
+        raise ConfigurationError(
+            f"entity {entity.name!r}: {key} {column!r} is {columns[column]}, not one of"
+            f" {', '.join(_TIME_TYPES)}: cast it in the staging model"
+        )
 
 
 def _id_type(entity: Entity, declared: str) -> IdType:

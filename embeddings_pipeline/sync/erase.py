@@ -16,7 +16,7 @@ def erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     The ids are noted first: a pass that is under way then leaves them out, and a model that is
     at work on one finds no text to store its vector for.
     """
-    on.source.check_ids(ids)
+    ids = on.source.canonical_ids(ids)
     with database.connection() as connection:
         erasures.add(connection, on, ids)
         with locks.entity(connection, on):
@@ -26,6 +26,7 @@ def erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
 @resumed
 def lift(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     """Let the next pass take these ids again; returns how many were erased."""
+    ids = on.source.canonical_ids(ids)
     with database.connection() as connection:
         return erasures.remove(connection, on, ids)
 

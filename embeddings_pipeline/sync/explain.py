@@ -62,7 +62,7 @@ def explain(
 
     Raises ConfigurationError where neither has the id.
     """
-    on.source.check_ids([row_id])
+    (row_id,) = on.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
         on = Statements(on.schema, on.source)
         is_new = planning.without_tables(on, target)

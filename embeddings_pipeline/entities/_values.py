@@ -1,0 +1,87 @@
+"""The values that the keys of a declaration take; a ValueError says what to write instead."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from embeddings_pipeline.entities.cron import normal_cron
+from embeddings_pipeline.entities.template import template_columns
+
+# Postgres cuts names at 63 bytes without a word; the longest suffix: _vectors_123456_index_new
+_MAX_NAME = 38
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _no_boolean(value: object) -> object:
+    # yes and no are numbers to Python
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", value) or len(value) > _MAX_NAME:
+        raise ValueError(
+            f"a name has lower-case letters, digits and _, no digit first, and at most {_MAX_NAME}"
+            " characters; `entity:` gives one"
+        )
+    return value
+
+
+def _each_once(columns: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(map(repr, twice))} is there twice")
+    return columns
+
+
+def _template(value: str) -> str:
+    template_columns(value)
+    return value
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    match = (
+        re.fullmatch(r"([1-9]\d{0,6})\s*([smhd])", value.strip())
+        if isinstance(value, str)
+        else None
+    )
+    if not match:
+        raise ValueError("write a duration as a number with s, m, h or d, like 26h")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _day(value: object) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        return date.fromisoformat(value)
+    raise ValueError("write a day like 2026-01-01")
+
+
+def _index(value: object) -> object:
+    # `index: none` is short for {type: none}
+    return {"type": value} if isinstance(value, str) else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean), Field(allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(_name)]
+Column = Annotated[str, Field(min_length=1, max_length=63)]
+Columns = Annotated[tuple[Column, ...], AfterValidator(_each_once)]
+Template = Annotated[str, AfterValidator(_template)]
+Cron = Annotated[str, AfterValidator(normal_cron)]
+Day = Annotated[date, BeforeValidator(_day)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(lambda value: f"{value.total_seconds():.0f}s", str, when_used="json"),
+]
+TypeOrOptions = BeforeValidator(_index)

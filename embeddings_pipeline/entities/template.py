@@ -1,0 +1,31 @@
+"""A template of a text, like `{title} by {creator}`: columns in braces and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Formatter
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The columns that a template names, in order, each once.
+
+    Raises ValueError for anything but `{column}`: no format, conversion or attribute.
+    """
+    names = []
+    for _, name, spec, conversion in Formatter().parse(template):
+        if name is None:
+            continue
+        if not name or spec or conversion or set(name) & set(".[]"):
+            raise ValueError("write a column as {column} and nothing more, a brace as {{ or }}")
+        names.append(name)
+    if not names:
+        raise ValueError("names no column, like {title}")
+    return tuple(dict.fromkeys(names))
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with each column's value in its place."""
+    return "".join(
+        literal + (values[name] if name is not None else "")
+        for literal, name, _, _ in Formatter().parse(template)
+    )
