@@ -5,7 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from embeddings_pipeline.entities._values import (
     Column,
@@ -76,13 +83,21 @@ class Index(_Declared):
 
     @model_validator(mode="after")
     def _options_fit_the_type(self) -> Self:
-        belongs = {"hnsw": {"m", "ef_construction"}, "ivfflat": {"lists"}, "none": set()}
-        strangers = self.model_fields_set - belongs[self.type] - {"type", "recall"}
+        strangers = self.model_fields_set - self._applying()
         if strangers:
             raise ValueError(f"{', '.join(sorted(strangers))} does not apply to {self.type}")
         if self.type == "hnsw" and self.ef_construction < 2 * self.m:
             raise ValueError("ef_construction must be at least twice m")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_does_not_apply(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # so that what is stored can be read back
+        return {key: value for key, value in whole(self).items() if key in self._applying()}
+
+    def _applying(self) -> set[str]:
+        own = {"hnsw": {"m", "ef_construction"}, "ivfflat": {"lists"}, "none": set()}
+        return {"type", "recall", *own[self.type]}
 
 
 class Freshness(_Declared):

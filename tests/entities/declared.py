@@ -1,0 +1,27 @@
+"""Declares an entity as a model's yml would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.manifest import entity_of
+from embeddings_pipeline.errors import ConfigurationError
+
+
+def declared(model: str = "stg_product", /, **keys: Any) -> Entity:
+    return entity_of({"name": model, "schema": "staging"}, {"id": "product_id", **keys})
+
+
+def refusal(model: str = "stg_product", /, **keys: Any) -> str:
+    """What is said of a wrong declaration, after the model's name."""
+    with pytest.raises(ConfigurationError) as error:
+        declared(model, **keys)
+    message = str(error.value)
+    for jargon in ("type=", "value_error", "Value error", "pydantic", "Input", "tuple", "dict"):
+        assert jargon not in message
+    prefix = f"model {model!r}: meta.embedding"
+    assert message.startswith(prefix)
+    return message.removeprefix(prefix).lstrip(".: ")

@@ -1,0 +1,157 @@
+"""What a dbt manifest declares, and what is said of a manifest that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.entities.manifest import KEYS, declarations_of, entities_of, load_manifest
+from embeddings_pipeline.errors import ConfigurationError
+
+
+def model(name: str, *declarations: dict[str, Any], **more: Any) -> dict[str, Any]:
+    embedding = declarations[0] if len(declarations) == 1 else list(declarations)
+    config = {"meta": {"embedding": embedding}, "materialized": "view"}
+    return {"name": name, "resource_type": "model", "schema": "staging", "config": config} | more
+
+
+def manifest(*nodes: dict[str, Any]) -> dict[str, Any]:
+    return {"nodes": {f"{node['resource_type']}.x.{node['name']}": node for node in nodes}}
+
+
+def refusal(*nodes: dict[str, Any]) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        entities_of(manifest(*nodes))
+    return str(error.value)
+
+
+def test_entities_come_in_the_order_of_their_names() -> None:
+    found = entities_of(manifest(model("stg_shoe", {"id": "id"}), model("stg_lamp", {"id": "id"})))
+    assert [(name, entity.name) for name, entity in found.items()] == [
+        ("lamp", "lamp"),
+        ("shoe", "shoe"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "entity"), [("stg_product", "product"), ("product", "product"), ("x_stg_y", "x_stg_y")]
+)
+def test_an_entity_is_named_after_its_model_without_stg(name: str, entity: str) -> None:
+    assert list(entities_of(manifest(model(name, {"id": "id"})))) == [entity]
+
+
+def test_an_entity_reads_the_relation_that_dbt_builds() -> None:
+    node = model("stg_product", {"id": "id"}, alias="products_clean", schema="dbt_staging")
+    entity = entities_of(manifest(node))["product"]
+    assert (entity.db_schema, entity.table) == ("dbt_staging", "products_clean")
+
+
+def test_one_model_can_feed_several_entities() -> None:
+    caption = {"id": "id", "entity": "caption", "include": ["caption"]}
+    title = {"id": "id", "entity": "title", "include": ["title"]}
+    found = entities_of(manifest(model("stg_frame", caption, title)))
+    assert {name: entity.include for name, entity in found.items()} == {
+        "caption": ("caption",),
+        "title": ("title",),
+    }
+    assert {entity.table for entity in found.values()} == {"stg_frame"}
+
+
+def test_two_entities_of_one_name_are_refused_with_their_models() -> None:
+    message = refusal(model("stg_product", {"id": "id"}), model("product", {"id": "id"}))
+    assert message == (
+        "entity 'product' is declared 2 times (stg_product, product): give each an `entity:` of"
+        " its own"
+    )
+
+
+def test_two_mappings_of_one_model_need_names_of_their_own() -> None:
+    message = refusal(model("stg_frame", {"id": "id"}, {"id": "id"}))
+    assert "entity 'frame' is declared 2 times (stg_frame, stg_frame)" in message
+
+
+def test_models_that_declare_nothing_are_passed_over() -> None:
+    silent = model("stg_quiet", {}) | {"config": {"meta": {"owner": "data"}}}
+    none = model("stg_none", {}) | {"config": {"meta": {"embedding": None}}}
+    seed = model("stg_seed", {"id": "id"}, resource_type="seed")
+    assert entities_of(manifest(silent, none, seed, model("stg_empty"))) == {}
+
+
+def test_meta_outside_of_config_is_read_too() -> None:
+    node = model("stg_product", {}) | {"config": {}, "meta": {"embedding": {"id": "sku"}}}
+    assert entities_of(manifest(node))["product"].id == "sku"
+    assert declarations_of(node) == [{"id": "sku"}]
+
+
+def test_an_ephemeral_model_is_refused() -> None:
+    node = model("stg_product", {"id": "id"})
+    node["config"]["materialized"] = "ephemeral"
+    assert refusal(node).startswith("model 'stg_product' is ephemeral and cannot be read: ")
+
+
+@pytest.mark.parametrize("key", ["titel", "name", "db_schema", "table", 5])
+def test_an_unknown_key_is_named_with_its_model_and_the_choices(key: object) -> None:
+    message = refusal(model("stg_product", {"id": "id", key: "x"}))  # type: ignore[dict-item]
+    assert message == (
+        f"model 'stg_product': meta.embedding has no key {key!r} (keys: {', '.join(KEYS)})"
+    )
+    assert {"id", "entity", "template"} < set(KEYS)
+
+
+@pytest.mark.parametrize("key", ["image", "language"])
+def test_a_key_that_is_not_built_yet_is_refused_and_not_ignored(key: str) -> None:
+    message = refusal(model("stg_product", {"id": "id", key: "x"}))
+    assert message.startswith(f"model 'stg_product': meta.embedding.{key}: ")
+    assert message.endswith(" yet")
+    assert key not in KEYS
+
+
+@pytest.mark.parametrize("declaration", ["id", 5, True, ["id"]])
+def test_a_declaration_that_is_no_mapping_is_refused(declaration: Any) -> None:
+    message = refusal(model("stg_product", declaration))
+    assert message.startswith("model 'stg_product': meta.embedding must be a mapping (keys: ")
+
+
+def test_every_wrong_value_of_a_declaration_is_named_at_once() -> None:
+    message = refusal(model("stg_product", {"id": "", "limit": 0, "metric": "cos"}))
+    assert message == (
+        "model 'stg_product': meta.embedding.id is '': must not be empty;"
+        " meta.embedding.metric is 'cos': must be 'cosine', 'l2' or 'ip';"
+        " meta.embedding.limit is 0: must be at least 1"
+    )
+
+
+def test_a_manifest_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(manifest(model("stg_product", {"id": "id"}))))
+    assert list(entities_of(load_manifest(path))) == ["product"]
+
+
+def test_a_missing_manifest_says_how_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no dbt manifest at .*run `dbt parse`"):
+        load_manifest(tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]", "is not a dbt manifest"),
+        (b"{}", "is not a dbt manifest"),
+        (b'{"nodes": []}', "is not a dbt manifest"),
+    ],
+)
+def test_a_broken_manifest_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"{path}.*{reason}"):
+        load_manifest(path)
+
+
+def test_a_manifest_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} cannot be read"):
+        load_manifest(tmp_path)
