@@ -309,7 +309,9 @@ def _receive(
     vector_set: VectorSet,
     encoded: Sequence[Encoded],
 ) -> None:
-    register_vector(connection)
+    if connection.adapters.types.get("vector") is None:
+        # asks for each type in turn, a dozen round trips in which the transaction is open
+        register_vector(connection)
     connection.execute(
         on.fill(
             "create temporary table if not exists {incoming} ({id} {id_type}, chunk int,"
