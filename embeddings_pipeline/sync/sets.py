@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.sync.vectors import Request, VectorsResult, sync_vectors
 
 
@@ -42,13 +43,10 @@ def sync_sets(
     model that cannot be loaded any more is frozen, and the other set goes on.
     """
     wanted = encoders.of(on.source.entity)
-    with database.connection() as connection:
-        vector_sets.ensure_set(connection, on, wanted.identity)
-        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        origins = {s.number: vector_sets.same_model(connection, on, s.identity) for s in sets}
+    sets = _with_origins(database, on, wanted.identity)
     done = []
     frozen = None
-    for vector_set in sorted(sets, key=lambda s: s.state != "live"):
+    for vector_set, origins in sorted(sets, key=lambda pair: pair[0].state != "live"):
         try:
             encoder = encoders.identical(vector_set.identity)
         except ConfigurationError as error:
@@ -59,9 +57,20 @@ def sync_sets(
             on,
             vector_set,
             encoder,
-            origins[vector_set.number],
+            origins,
             request,
             usd_per_token=encoders.usd_per_token(vector_set.model),
         )
         done.append((vector_set, result))
     return SetsResult(done, frozen)
+
+
+@resumed
+def _with_origins(
+    database: Postgres, on: Statements, identity: ModelIdentity
+) -> list[tuple[VectorSet, list[Origin]]]:
+    """The sets to be kept up to date, one of them with this model, and who may lend to each."""
+    with database.connection() as connection:
+        vector_sets.ensure_set(connection, on, identity)
+        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+        return [(s, vector_sets.same_model(connection, on, s.identity)) for s in sets]
