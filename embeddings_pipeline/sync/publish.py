@@ -55,15 +55,31 @@ def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> Pu
         return PublishResult(_live(connection, on), True, [])
 
 
-@resumed
 def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
     """Flip back to the set that was live before; returns how many chunks it is behind, too.
 
     Nothing flips by itself afterwards, until an explicit publish. Raises ConfigurationError
     where no set is kept.
     """
+    # a second try whose first one was done, but not answered, must not flip forth again
+    return _roll_back_from(database, on, _live_number(database, on))
+
+
+@resumed
+def _live_number(database: Postgres, on: Statements) -> int | None:
+    with database.connection() as connection:
+        live = _live(connection, on)
+        return live and live.number
+
+
+@resumed
+def _roll_back_from(
+    database: Postgres, on: Statements, number: int | None
+) -> tuple[PublishResult, int]:
     with database.connection() as connection, locks.entity(connection, on):
         live = _live(connection, on)
+        if live and live.number != number:
+            return PublishResult(live, True, []), _pending(connection, on, live)
         former = max(
             (
                 s
@@ -78,7 +94,7 @@ def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
                 f"entity {on.source.entity.name!r} has no earlier set to go back to (keep_sets is"
                 f" {on.source.entity.keep_sets})"
             )
-        behind = sum(p.pending for p in queries.coverage(connection, on, former))
+        behind = _pending(connection, on, former)
         with connection.transaction():
             _flip(connection, on, live, former)
             vector_sets.hold_publishing(connection, on, held=True)
@@ -87,8 +103,7 @@ def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
 
 def blockers(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[str]:
     """Why a set may not be published; empty where it may."""
-    coverage = queries.coverage(connection, on, vector_set)
-    pending = sum(partition.pending for partition in coverage)
+    pending = _pending(connection, on, vector_set)
     orphans = queries.orphans(connection, on, vector_set)
     target = on.source.entity.index.recall
     reasons = []
@@ -101,6 +116,10 @@ def blockers(connection: Connection[Row], on: Statements, vector_set: VectorSet)
     elif vector_set.recall < target:
         reasons.append(f"the index has recall@10 {vector_set.recall:.3f}, below {target}")
     return reasons
+
+
+def _pending(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+    return sum(partition.pending for partition in queries.coverage(connection, on, vector_set))
 
 
 def _live(connection: Connection[Row], on: Statements) -> VectorSet | None:
