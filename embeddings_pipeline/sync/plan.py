@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection
+from pydantic import ValidationError
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
@@ -113,12 +114,12 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
     )
     if definition_hash in ("", on.source.definition_hash):
         return None
-    entity = Entity.model_validate(definition)
-    columns = staging.staging_columns(source, entity.db_schema, entity.table)
     try:
+        entity = Entity.model_validate(definition)
+        columns = staging.staging_columns(source, entity.db_schema, entity.table)
         former = Statements(on.schema, bind(entity, columns))
-    except ConfigurationError:
-        # a column of the former definition is gone: all of it counts as template
+    except (ConfigurationError, ValidationError):
+        # a column of it is gone, or an earlier version wrote it: all counts as content
         return None
     return former if former.source.definition_hash == definition_hash else None
 

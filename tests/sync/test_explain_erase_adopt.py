@@ -78,6 +78,30 @@ def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World
     assert things.view()[("1", 0)] == "name: Pump"
 
 
+@pytest.mark.parametrize(
+    ("kind", "stored", "said"),
+    [
+        ("bigint", "7", " 007"),
+        ("bigint", "7", "+7"),
+        ("uuid", "0a0b0c0d-0000-1111-2222-333344445555", "0A0B0C0D-0000-1111-2222-333344445555"),
+        ("uuid", "0a0b0c0d-0000-1111-2222-333344445555", "{0a0b0c0d000011112222333344445555}"),
+        ("text", " 007", " 007"),
+    ],
+)
+def test_an_id_in_another_spelling_is_erased_as_well(
+    world: World, kind: str, stored: str, said: str
+) -> None:
+    world.table(f"id {kind}, name text")
+    world.insert((stored, "Pump"))
+    item = world.declare()
+    world.run(item)
+
+    assert erase(world.postgres, world.on(item), [said]) == 1
+    world.run(item)
+    assert world.view() == {}
+    assert lift(world.postgres, world.on(item), [said]) == 1
+
+
 def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)

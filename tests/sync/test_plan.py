@@ -78,6 +78,15 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
     assert planned.why == {"content": 0.25, "template": 0.75, "model": 0.0}
 
 
+def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
+    things.run(things.declare(include=["name"]))
+    things.sql(f'update {SCHEMA}.entities set definition = \'{{"freshness": {{"warn": 3}}}}\'')
+
+    planned = plan_and_run(things, things.declare(template="A {name}"))
+
+    assert (planned.changed, planned.why["content"]) == (200, 1.0)
+
+
 def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     item = things.declare(include=["name"])
     things.run(item)
