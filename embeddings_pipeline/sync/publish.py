@@ -42,6 +42,8 @@ def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> Pu
         if building is None:
             with connection.transaction():
                 views.replace_published(connection, on.schema, on.source.entity.name)
+            # a run that ended right after its flip left them
+            _drop_beyond(connection, on)
             return PublishResult(live, False, [])
         reasons = blockers(connection, on, building)
         if not explicit:
@@ -69,7 +71,7 @@ def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
 def _live_number(database: Postgres, on: Statements) -> int | None:
     with database.connection() as connection:
         live = _live(connection, on)
-        return live and live.number
+        return live.number if live else None
 
 
 @resumed
