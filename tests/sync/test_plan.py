@@ -80,7 +80,7 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
     things.run(things.declare(include=["name"]))
-    things.sql(f'update {SCHEMA}.entities set definition = \'{{"freshness": {{"warn": 3}}}}\'')
+    things.sql(f"update {SCHEMA}.entities set definition = definition - 'table'")
 
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
