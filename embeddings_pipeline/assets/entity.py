@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.engine import Running
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import ledger
+from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.sync.drain import sync_and_drain
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
@@ -59,9 +61,16 @@ def entity_assets(
     entity: Entity, manifest: Mapping[str, Any], node: Mapping[str, Any], settings: Settings
 ) -> list[dg.AssetsDefinition]:
     """The four assets of an entity whose staging model is this node of the manifest."""
-    model = entity.model or settings.embedding_model
     owned_by = owners(manifest, node)
+    return [
+        _texts(entity, owned_by, node),
+        _vectors(entity, owned_by, settings),
+        _index(entity, owned_by),
+        _embeddings(entity, owned_by, settings),
+    ]
 
+
+def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> dg.AssetsDefinition:
     @dg.asset(
         key_prefix=entity.name,
         group_name=entity.name,
@@ -82,13 +91,19 @@ def entity_assets(
             allow_deletes=config.allow_deletes,
         )
         shown = {"new": result.new, "rekeyed": result.rekeyed}
-        return dg.MaterializeResult(metadata=metadata.of_counts(result.counts) | shown)
+        return dg.MaterializeResult(metadata=metadata.of_counts(asdict(result.counts)) | shown)
+
+    return texts
+
+
+def _vectors(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.AssetsDefinition:
+    model = entity.model or settings.embedding_model
 
     @dg.asset(
         key_prefix=entity.name,
         group_name=entity.name,
         owners=owned_by,
-        deps=[texts],
+        deps=[dg.AssetKey([entity.name, "texts"])],
         description=f"The texts as vectors of `{model}`; only what changed is encoded.",
         kinds={"huggingface", "postgres"},
         code_version=_version(entity, _VECTORS, {"model": model}),
@@ -107,11 +122,15 @@ def entity_assets(
         partitions.record(context, coverage(engine.vectors, on), result.keys)
         return dg.MaterializeResult(metadata=metadata.of_sets(result))
 
+    return vectors
+
+
+def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
     @dg.asset(
         key_prefix=entity.name,
         group_name=entity.name,
         owners=owned_by,
-        deps=[vectors],
+        deps=[dg.AssetKey([entity.name, "vectors"])],
         description="The vector index of each set, its recall measured against exact search.",
         kinds={"postgres"},
         code_version=_version(entity, _INDEX),
@@ -120,11 +139,15 @@ def entity_assets(
         results = sync_index(engine.vectors, engine.on(entity))
         return dg.MaterializeResult(metadata=metadata.of_indexes(results))
 
+    return index
+
+
+def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key_prefix=entity.name,
         group_name=entity.name,
         owners=owned_by,
-        deps=[index],
+        deps=[dg.AssetKey([entity.name, "index"])],
         description=f"The view `{settings.pgvector_schema}.{entity.name}_embeddings`: what"
         " searches and marts read. It shows a new set once that is complete.",
         kinds={"postgres", "view"},
@@ -139,12 +162,12 @@ def entity_assets(
         on = engine.on(entity)
         result = publish(engine.vectors, on)
         with engine.vectors.connection() as connection:
-            counts = metadata.of_run(ledger.read(connection, on, context.run_id))
+            counts = ledger.read(connection, on, context.run_id) or asdict(Counts())
         shown = {"published": result.summary, "flipped": result.flipped}
         shown |= pictures.of_changes(engine.vectors, on, counts)
-        return dg.MaterializeResult(metadata=counts | shown)
+        return dg.MaterializeResult(metadata=metadata.of_counts(counts) | shown)
 
-    return [texts, vectors, index, embeddings]
+    return embeddings
 
 
 def _version(entity: Entity, keys: set[str], given: Mapping[str, str] | None = None) -> str:

@@ -8,28 +8,28 @@ from typing import Any
 
 import dagster as dg
 
-from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.sync.index import IndexResult
 from embeddings_pipeline.sync.sets import SetsResult
 
 Metadata = dict[str, Any]
 
+_FRACTIONS = {"seconds", "cost_usd"}
 
-def of_counts(counts: Counts) -> Metadata:
+
+def of_counts(counts: Mapping[str, Any]) -> Metadata:
     """Each count, tokens a second where something was encoded, and the process' peak memory."""
-    shown: Metadata = asdict(counts)
-    if counts.encoded and counts.seconds:
-        shown["tokens_per_second"] = round(counts.tokens / counts.seconds, 1)
-    shown["seconds"] = round(counts.seconds, 3)
-    shown["peak_memory_mib"] = peak_memory_mib()
-    return shown
+    shown = {name: round(float(count), 3) for name, count in counts.items()}
+    shown |= {name: int(count) for name, count in counts.items() if name not in _FRACTIONS}
+    if counts["encoded"] and counts["seconds"]:
+        shown["tokens_per_second"] = round(counts["tokens"] / counts["seconds"], 1)
+    return shown | {"peak_memory_mib": peak_memory_mib()}
 
 
 def of_sets(result: SetsResult) -> Metadata:
     """What was done to the sets together, and with which models on which devices."""
     done = [(vector_set, r) for vector_set, r in result.by_set if r.device]
-    return of_counts(result.counts) | {
+    return of_counts(asdict(result.counts)) | {
         "device": ", ".join(sorted({r.device or "" for _, r in done})) or "not used",
         "sets": ", ".join(
             f"{vector_set.number} ({vector_set.model}, {vector_set.state})"
@@ -58,11 +58,6 @@ def of_indexes(results: Sequence[IndexResult]) -> Metadata:
         "seconds": round(sum(r.seconds for r in results), 3),
         "peak_memory_mib": peak_memory_mib(),
     }
-
-
-def of_run(counts: Mapping[str, Any] | None) -> Metadata:
-    """The counts of the whole run, from the ledger; nothing where the run did nothing else."""
-    return {name: float(v) for name, v in (counts or {}).items() if v is not None}
 
 
 def of_partition(partition: PartitionCoverage) -> Metadata:

@@ -18,13 +18,13 @@ _COLOURS = 10
 _SHOWN_CHARACTERS = 300
 
 
-def of_changes(database: Postgres, on: Statements, counts: Mapping[str, float]) -> dict[str, Any]:
+def of_changes(database: Postgres, on: Statements, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Picture and texts where vectors changed; nothing for rows that may not all be shown.
 
     Dagster's event log keeps what it gets, also when a row is erased later: an entity with
     `where` has rows that must not be in it.
     """
-    if not (counts.get("encoded") or counts.get("reused")) or on.source.entity.where is not None:
+    if not (counts["encoded"] or counts["reused"]) or on.source.entity.where is not None:
         return {}
     with database.connection() as connection:
         (newest, *_) = reversed(vector_sets.vector_sets(connection, on, ("live", "building")))

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import typer
 
-from embeddings_pipeline.cli.session import session
+from embeddings_pipeline.cli.session import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.sync import erase as erasure
@@ -15,13 +15,12 @@ from embeddings_pipeline.sync.adopt import adopt as adopt_table
 
 
 def erase(
-    entity: str,
+    entity: EntityName,
     ids: Annotated[list[str], typer.Argument(metavar="ID…")],
     lift: Annotated[bool, typer.Option(help="Let the next run take these ids again.")] = False,
 ) -> None:
     """Remove every trace of these rows at once, and skip them until lifted."""
-    with session() as engine:
-        on = engine.on(engine.entity(entity))
+    with session_on(entity) as (engine, on):
         if lift:
             count = erasure.lift(engine.vectors, on, ids)
             typer.echo(f"{count} of {len(ids)} ids were erased; the next run takes them again")
@@ -30,15 +29,15 @@ def erase(
             typer.echo(f"{len(ids)} ids erased; {count} of them had texts or vectors")
 
 
-def retry(entity: str) -> None:
+def retry(entity: EntityName) -> None:
     """Let the next run try again what is in quarantine."""
-    with session() as engine:
-        count = erasure.retry(engine.vectors, engine.on(engine.entity(entity)))
+    with session_on(entity) as (engine, on):
+        count = erasure.retry(engine.vectors, on)
     typer.echo(f"{count} entries will be tried again by the next run")
 
 
 def adopt(
-    entity: str,
+    entity: EntityName,
     table: Annotated[str, typer.Option(help="SCHEMA.TABLE in the database of the vectors.")],
     id_column: Annotated[str, typer.Option("--id")],
     embedding: Annotated[str, typer.Option(help="The column of the vectors.")],
@@ -49,8 +48,7 @@ def adopt(
     if not name:
         raise ConfigurationError(f"--table {table!r} is not SCHEMA.TABLE")
     foreign = Foreign(schema if dot else "public", name, id_column, text, embedding)
-    with session() as engine:
-        on = engine.on(engine.entity(entity))
+    with session_on(entity) as (engine, on):
         adopted = adopt_table(engine.vectors, on, engine.encoders, foreign, str(uuid4()))
     typer.echo(
         f"{adopted.fitted:,} of {adopted.rows:,} rows fitted and were taken over; the rest have"

@@ -5,40 +5,39 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from embeddings_pipeline.cli.session import print_json, session
+from embeddings_pipeline.cli.output import print_json
+from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
 
 
 def explain(
-    entity: str,
+    entity: EntityName,
     row_id: Annotated[str, typer.Argument(metavar="ID")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what is stored of a row, where it comes from, and what the next run does with it."""
-    with session() as engine:
-        on = engine.on(engine.entity(entity))
+    with session_on(entity) as (engine, on):
         explained = explain_row(engine.staging, engine.vectors, on, engine.encoders, row_id)
     if as_json:
         print_json(explained)
     else:
-        _show(Console(highlight=False, markup=False), explained)
+        _show(explained)
 
 
-def _show(console: Console, explained: Explanation) -> None:
+def _show(explained: Explanation) -> None:
     where = f", partition {explained.partition}" if explained.partition else ""
-    console.print(f"{explained.entity} {explained.id}{where}")
-    console.print(f"the next run will {explained.next}")
+    typer.echo(f"{explained.entity} {explained.id}{where}")
+    typer.echo(f"the next run will {explained.next}")
     for chunk in explained.chunks:
         cut = ", truncated by the model" if chunk.truncated else ""
-        console.print(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
-        console.print(f"  {chunk.text}")
+        typer.echo(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
+        typer.echo(f"  {chunk.text}")
         for in_set in chunk.sets:
-            console.print(f"  {_vector(in_set)}")
+            typer.echo(f"  {_vector(in_set)}")
     for failure in explained.quarantine:
-        console.print(
+        typer.echo(
             f"\nin quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({failure.stage},"
             f" {failure.attempts} attempts): {failure.error}"
         )

@@ -10,7 +10,18 @@ from typing import Annotated
 import psycopg
 import typer
 
-from embeddings_pipeline.cli import db, demo, dev, output, publish, run, status
+from embeddings_pipeline.cli import (
+    db,
+    demo,
+    dev,
+    erase,
+    explain,
+    output,
+    plan,
+    publish,
+    run,
+    status,
+)
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 FAILED, WRONG = 1, 2
@@ -23,10 +34,18 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(dev.dev)
-app.command()(run.run)
-app.command()(status.status)
-app.command()(publish.publish)
-app.command()(publish.rollback)
+for command in (
+    plan.plan,
+    run.run,
+    status.status,
+    explain.explain,
+    publish.publish,
+    publish.rollback,
+    erase.retry,
+    erase.erase,
+    erase.adopt,
+):
+    app.command()(command)
 app.add_typer(db.app, name="db")
 
 

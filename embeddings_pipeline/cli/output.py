@@ -6,8 +6,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, TextIO
 
 import typer
@@ -39,9 +42,21 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
-    """The document that a program asked for."""
-    typer.echo(json.dumps(document, ensure_ascii=False, default=float))
+def print_json(document: object) -> None:
+    """The document that a program asked for; dataclasses are objects, times in ISO form."""
+    typer.echo(json.dumps(document, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

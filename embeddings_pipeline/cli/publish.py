@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embeddings_pipeline import engine
-from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.cli.output import print_json, print_table
+from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.sync import publish as sync
+from embeddings_pipeline.sync.compare import Comparison
+from embeddings_pipeline.sync.compare import compare as compare_sets
 
-EntityName = Annotated[str, typer.Argument(metavar="ENTITY", help="The entity.")]
 
-
-def publish(entity: EntityName) -> None:
+def publish(
+    entity: EntityName,
+    compare: Annotated[bool, typer.Option(help="Only compare the two sets.")] = False,
+    queries: Annotated[Path | None, typer.Option(help="queries.jsonl, as BEIR has it.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="Judgements, as BEIR has them.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Flip to the set that was built beside the live one, if it is complete."""
-    with _opened(entity) as (work, on):
-        result = sync.publish(work.vectors, on, explicit=True)
+    if compare:
+        _compare(entity, queries, qrels, as_json=as_json)
+        return
+    if queries or qrels or as_json:
+        raise ConfigurationError("--queries, --qrels and --json go with --compare")
+    with session_on(entity) as (engine, on):
+        result = sync.publish(engine.vectors, on, explicit=True)
     typer.echo(result.summary)
     if result.reasons:
         raise EmbeddingsError(f"{entity}: not published")
@@ -30,16 +37,36 @@ def publish(entity: EntityName) -> None:
 
 def rollback(entity: EntityName) -> None:
     """Flip back to the set that was live before; nothing flips until the next `publish`."""
-    with _opened(entity) as (work, on):
-        result, behind = sync.rollback(work.vectors, on)
+    with session_on(entity) as (engine, on):
+        result, behind = sync.rollback(engine.vectors, on)
     typer.echo(result.summary)
     if behind:
         typer.echo(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")
 
 
-@contextmanager
-def _opened(entity: str) -> Iterator[tuple[Engine, Statements]]:
-    settings = Settings.load()
-    prepared_manifest(settings)
-    with engine.opened(settings) as work:
-        yield work, work.on(work.entity(entity))
+def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: bool) -> None:
+    if (queries is None) != (qrels is None):
+        raise ConfigurationError("--queries and --qrels go together")
+    judgements = None
+    if queries and qrels:
+        from embeddings_pipeline.sync.judgements import read_judgements
+
+        judgements = read_judgements(queries, qrels)
+    with session_on(entity) as (engine, on):
+        result = compare_sets(engine.vectors, on, engine.encoders, judgements)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: Comparison) -> None:
+    typer.echo(
+        f"set {result.other} agrees with the live set {result.live} on {result.overlap_at_10:.1%}"
+        f" of the 10 nearest neighbours of {result.sample} chunks"
+    )
+    if result.quality:
+        print_table(
+            ("set", "model", "nDCG@10", "recall@100"),
+            [(q.number, q.model, q.ndcg_at_10, q.recall_at_100) for q in result.quality],
+        )

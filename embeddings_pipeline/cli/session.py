@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from datetime import datetime
-from typing import Any
+from typing import Annotated
+
+import typer
 
 from embeddings_pipeline.engine import Engine, opened
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.statements import Statements
+
+EntityName = Annotated[str, typer.Argument(metavar="ENTITY", help="The entity.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @contextmanager
@@ -25,22 +27,13 @@ def session() -> Iterator[Engine]:
         yield engine
 
 
+@contextmanager
+def session_on(entity: str) -> Iterator[tuple[Engine, Statements]]:
+    """The same with one entity, checked against its staging model."""
+    with session() as engine:
+        yield engine, engine.on(engine.entity(entity))
+
+
 def chosen(engine: Engine, names: Sequence[str]) -> list[Entity]:
     """The named entities, or all. Raises ConfigurationError for one that is not there."""
     return [engine.entity(name) for name in names or engine.entities]
-
-
-def print_json(document: object) -> None:
-    """One JSON document on standard output; dataclasses as objects, times in ISO form."""
-    json.dump(document, sys.stdout, default=_plain, indent=2)
-    sys.stdout.write("\n")
-
-
-def _plain(value: object) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)

@@ -94,7 +94,7 @@ class SentenceTransformersEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logger.info("loading %s on %s", self._identity.model, device)
         try:
             return SentenceTransformer(

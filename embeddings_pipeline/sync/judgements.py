@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from embeddings_pipeline.errors import ConfigurationError
 
 
@@ -26,6 +24,8 @@ def read_judgements(queries: Path, qrels: Path) -> Judgements:
 
     Raises ConfigurationError for a file that is missing or of another layout.
     """
+    import pandas as pd
+
     try:
         texts = {
             str(record["_id"]): str(record["text"])
