@@ -62,11 +62,14 @@ def entity_config(
     *,
     allow_deletes: bool = False,
     limit: int | None = None,
+    max_cost_usd: float | None = None,
     force: bool = False,
     drain: bool = False,
 ) -> dict[str, Any]:
     """The run configuration of an entity's job."""
-    vectors = {"force": force, "drain": drain} | ({} if limit is None else {"limit": limit})
+    limits = {"limit": limit, "max_cost_usd": max_cost_usd}
+    given = {name: value for name, value in limits.items() if value is not None}
+    vectors = {"force": force, "drain": drain} | given
     return {
         "ops": {
             f"{entity}__texts": {"config": {"allow_deletes": allow_deletes}},

@@ -49,10 +49,12 @@ class TextsConfig(dg.Config):
 
 
 class VectorsConfig(dg.Config):
-    """`limit` is the most texts to encode; `force` encodes also what is current; `drain` goes on
-    with what is pending in other partitions than the run's."""
+    """`limit` is the most texts to encode and `max_cost_usd` the most to spend; `force` encodes
+    also what is current; `drain` goes on with what is pending in other partitions than the run's.
+    """
 
     limit: int | None = None
+    max_cost_usd: float | None = None
     force: bool = False
     drain: bool = False
 
@@ -115,7 +117,13 @@ def _vectors(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.
         context: dg.AssetExecutionContext, config: VectorsConfig, engine: dg.ResourceParam[Running]
     ) -> dg.MaterializeResult[None]:
         on, keys = engine.on(entity), partitions.keys_of(context)
-        with engine.request(context.run_id, keys, config.limit, config.force) as request:
+        with engine.request(
+            context.run_id,
+            keys,
+            limit=config.limit,
+            force=config.force,
+            max_cost_usd=config.max_cost_usd,
+        ) as request:
             result = sync_and_drain(
                 engine.vectors, on, engine.encoders, request, drain=config.drain
             )

@@ -33,6 +33,7 @@ class Options:
 
     keys: Sequence[str] | None = None
     limit: int | None = None
+    max_cost_usd: float | None = None
     force: bool = False
     allow_deletes: bool = False
 
@@ -83,6 +84,7 @@ class Jobs:
             name,
             allow_deletes=options.allow_deletes,
             limit=options.limit,
+            max_cost_usd=options.max_cost_usd,
             force=options.force,
             drain=options.keys is None,
         )

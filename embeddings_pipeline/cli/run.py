@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
-from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli import output, plan
 from embeddings_pipeline.cli.jobs import Jobs, Options, opened
 from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
@@ -38,14 +38,28 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option(help="Encode also what is current.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="The most texts to encode.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Stop before it costs more US dollars.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Texts a batch, instead of EMBEDDING_BATCH_SIZE.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what it would do, as `plan`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print counts as JSON.")] = False,
 ) -> None:
     """Bring vectors up to date: what Dagster's schedules do, once and now."""
+    if dry_run:
+        plan.plan(entities, as_json=as_json)
+        return
     settings = Settings.load()
+    if batch_size:
+        settings = settings.model_copy(update={"embedding_batch_size": batch_size})
+    if max_cost is None:
+        max_cost = settings.embedding_max_cost_usd
     with output.progress() as report, opened(settings, report) as jobs:
         names = _chosen(jobs, entities or [], everything)
         keys = _keys(jobs, names, partitions)
-        options = Options(keys, limit, force, allow_deletes)
+        options = Options(keys, limit, max_cost, force, allow_deletes)
         outcomes, failures = run_all(jobs, names, options, dbt=dbt, marts=dbt and everything)
     if as_json:
         documents = [{"entity": o.status.entity, **o.counts} for o in outcomes]
@@ -76,6 +90,7 @@ def run_all(
         if name not in failures:
             try:
                 outcomes.append(_run_one(jobs, name, options))
+                options = _spent(options, outcomes[-1])
             except Interrupted:
                 raise
             except EmbeddingsError as error:
@@ -126,6 +141,14 @@ def _run_one(jobs: Jobs, name: str, options: Options) -> Outcome:
     with engine.vectors.connection() as connection:
         counts = ledger.read(connection, engine.on(entity), ran.run_id)
     return Outcome(counts or {}, status(engine.vectors, engine.schema, entity), ran.warnings)
+
+
+def _spent(options: Options, outcome: Outcome) -> Options:
+    """What is left of the purse for the entities that come after."""
+    if options.max_cost_usd is None:
+        return options
+    left = max(0.0, options.max_cost_usd - float(outcome.counts["cost_usd"]))
+    return replace(options, max_cost_usd=left)
 
 
 def _chosen(jobs: Jobs, names: Sequence[str], everything: bool) -> list[str]:

@@ -55,12 +55,21 @@ class Running:
 
     @contextmanager
     def request(
-        self, run_id: str, keys: Sequence[str] | None, limit: int | None, force: bool
+        self,
+        run_id: str,
+        keys: Sequence[str] | None,
+        *,
+        limit: int | None,
+        force: bool,
+        max_cost_usd: float | None,
     ) -> Iterator[Request]:
         """A request to encode; asked to stop, the block ends after the window in flight.
 
-        Raises DagsterExecutionInterruptedError then, which Dagster shows as a run canceled.
+        Without a limit of its own it may cost EMBEDDING_MAX_COST_USD. Raises
+        DagsterExecutionInterruptedError when stopped, which Dagster shows as a run canceled.
         """
+        if max_cost_usd is None:
+            max_cost_usd = self._settings.embedding_max_cost_usd
         with _stoppable() as stopped:
             try:
                 yield Request(
@@ -68,6 +77,7 @@ class Running:
                     keys=keys,
                     limit=limit,
                     force=force,
+                    max_cost_usd=max_cost_usd,
                     report=self.report,
                     stopped=stopped,
                 )

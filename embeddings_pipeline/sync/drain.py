@@ -16,7 +16,7 @@ def sync_and_drain(
 ) -> SetsResult:
     """Encode what is pending in the request's partitions, then, if `drain`, in all others.
 
-    A limit holds for both together; `force` makes all partitions one request. Raises what
+    Limits hold for both together; `force` makes all partitions one request. Raises what
     `sync_sets` raises.
     """
     if drain and request.force:
@@ -25,5 +25,8 @@ def sync_and_drain(
     limit = None if request.limit is None else request.limit - asked.counts.encoded
     if not drain or request.keys is None or (limit is not None and limit <= 0):
         return asked
-    rest = sync_sets(database, on, encoders, replace(request, keys=None, limit=limit))
+    purse = request.max_cost_usd
+    left = None if purse is None else purse - asked.counts.cost_usd
+    others = replace(request, keys=None, limit=limit, max_cost_usd=left)
+    rest = sync_sets(database, on, encoders, others)
     return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)
