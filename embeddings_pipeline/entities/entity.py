@@ -60,7 +60,8 @@ class _Declared(BaseModel):
 
 
 class Chunk(_Declared):
-    """Long text becomes several vectors of at most `tokens` tokens, sharing `overlap`."""
+    """Long text becomes several vectors of at most `tokens` tokens. Neighbours share up to
+    `overlap` of them: as many whole sentences (words, where a sentence is cut) as fit."""
 
     tokens: Whole = Field(ge=16, le=8192)
     overlap: Whole = Field(0, ge=0)
