@@ -21,9 +21,9 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import PublishResult, publish
+from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import SetsResult, sync_sets
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
-from embeddings_pipeline.sync.vectors import Request
 from tests.words import WordsEncoder
 
 SCHEMA = "analytics_features"

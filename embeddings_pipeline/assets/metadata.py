@@ -14,15 +14,15 @@ from embeddings_pipeline.sync.sets import SetsResult
 
 Metadata = dict[str, Any]
 
-_FRACTIONS = {"seconds", "cost_usd"}
+_FRACTIONS = {"seconds", "encode_seconds", "cost_usd"}
 
 
 def of_counts(counts: Mapping[str, Any]) -> Metadata:
     """Each count, tokens a second where something was encoded, and the process' peak memory."""
     shown = {name: round(float(count), 3) for name, count in counts.items()}
     shown |= {name: int(count) for name, count in counts.items() if name not in _FRACTIONS}
-    if counts["encoded"] and counts["seconds"]:
-        shown["tokens_per_second"] = round(counts["tokens"] / counts["seconds"], 1)
+    if counts["encoded"] and counts["encode_seconds"]:
+        shown["tokens_per_second"] = round(counts["tokens"] / counts["encode_seconds"], 1)
     return shown | {"peak_memory_mib": peak_memory_mib()}
 
 

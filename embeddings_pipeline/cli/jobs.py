@@ -14,7 +14,7 @@ from embeddings_pipeline.errors import EmbeddingsError, Interrupted
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.postgres import columns_of
-from embeddings_pipeline.sync.vectors import Progress
+from embeddings_pipeline.sync.request import Progress
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -157,8 +157,8 @@ def _broken(
     broken = {key: _reason(result) for key in wanted if key not in built}
     for check in result.get_asset_check_evaluations():
         if not check.passed and check.blocking:
-            rows = check.metadata.get("dagster_dbt/failed_row_count")
-            count = f" ({rows.value} rows)" if rows else ""
+            found = check.metadata.get("dagster_dbt/failed_row_count")
+            count = f" (it found {found.value})" if found else ""
             broken.setdefault(check.asset_key, f"dbt test {check.check_name} failed{count}")
     return broken
 

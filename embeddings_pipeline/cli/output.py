@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embeddings_pipeline.sync.vectors import Progress as Done
+from embeddings_pipeline.sync.request import Progress as Done
 
 _LOG_EVERY_SECONDS = 5
 _COLUMNS = (

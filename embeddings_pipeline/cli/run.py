@@ -115,7 +115,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
             *(o.status.rows, o.status.chunks),
             *(int(o.counts[name]) for name in ("encoded", "reused")),
             output.percent(o.status.coverage),
-            o.counts["tokens"] / o.counts["seconds"] if o.counts["encoded"] else None,
+            o.counts["tokens"] / o.counts["encode_seconds"] if o.counts["encoded"] else None,
             float(o.counts["seconds"]),
         )
         for o in outcomes

@@ -117,12 +117,18 @@ class _Columns:
 def _raise_unless_built(done: Any) -> None:
     results = done.result.results if hasattr(done.result, "results") else []
     errors = [
-        f"{result.node.name}: {(result.message or 'failed').strip()}"
+        f"{result.node.name}: {_shortened(result.message or 'failed')}"
         for result in results
         if result.status == "error" or _is_failed_unit_test(result)
     ]
     if errors or done.exception:
         raise dg.Failure("dbt: " + "\n".join(errors or [str(done.exception)]))
+
+
+def _shortened(message: str) -> str:
+    """Without the query that a database quotes, and the file that is gone by now."""
+    lines = message.partition("\n  QUERY:")[0].strip().splitlines()
+    return "\n".join(line for line in lines if "compiled code at" not in line)
 
 
 def _is_failed_unit_test(result: Any) -> bool:

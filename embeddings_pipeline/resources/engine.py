@@ -17,7 +17,7 @@ from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.sync.vectors import Progress, Request
+from embeddings_pipeline.sync.request import Progress, Request
 
 _LOG_EVERY_SECONDS = 5
 

@@ -16,7 +16,10 @@ from embeddings_pipeline.store.statements import Statements
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step did: rows for read, deleted and quarantined, chunks for the rest."""
+    """What a step did: rows for read, deleted and quarantined, chunks for the rest.
+
+    `seconds` are all of its time, `encode_seconds` those of a loaded model at work.
+    """
 
     read: int = 0
     pending: int = 0
@@ -28,6 +31,7 @@ class Counts:
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+    encode_seconds: float = 0.0
 
     def __add__(self, other: Counts) -> Counts:
         mine, others = asdict(self), asdict(other)

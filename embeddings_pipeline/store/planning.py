@@ -171,11 +171,11 @@ def throughput(connection: Connection[Row], on: Statements, model: str) -> float
         on.fill(
             """
             with runs as (
-                select device, tokens, seconds, finished_at from {run_ledger}
-                where model = %s and encoded > 0 and seconds > 0
+                select device, tokens, encode_seconds, finished_at from {run_ledger}
+                where model = %s and encoded > 0 and encode_seconds > 0
                 order by finished_at desc limit 20
             )
-            select sum(tokens) / sum(seconds) from runs
+            select sum(tokens) / sum(encode_seconds) from runs
             where device = (select device from runs order by finished_at desc limit 1)
             """
         ),

@@ -103,6 +103,7 @@ _CONTROL_TABLES = (
         tokens bigint not null default 0,
         cost_usd numeric not null default 0,
         seconds double precision not null default 0,
+        encode_seconds double precision not null default 0,
         primary key (entity, run_id)
     )
     """,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import SetsResult, sync_sets
-from embeddings_pipeline.sync.vectors import Request
 
 
 def sync_and_drain(

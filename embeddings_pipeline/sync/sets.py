@@ -13,7 +13,8 @@ from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-from embeddings_pipeline.sync.vectors import Request, VectorsResult, sync_vectors
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.vectors import VectorsResult, sync_vectors
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ killed at any point, a run loses at most the window in flight.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from psycopg import Connection
 
 from embeddings_pipeline.encoders.base import Encoder, Vector
@@ -22,49 +21,13 @@ from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded, Pending
-from embeddings_pipeline.sync.isolation import encode_each
+from embeddings_pipeline.sync.encoding import encode_pending
+from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
 _WINDOW_TOKENS = 64_000
 # a share of rows written above which statistics are not left to autovacuum
 _MUCH = 0.1
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, in chunks of all that was pending at its start."""
-
-    entity: str
-    done: int
-    pending: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Chunks a second so far."""
-        return self.done / self.seconds if self.seconds else 0.0
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds to the end at this rate; None before there is one."""
-        return (self.pending - self.done) / self.rate if self.rate else None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run was asked for. Without `keys` it takes every partition.
-
-    `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
-    each window and `stopped` before each.
-    """
-
-    run_id: str
-    keys: Sequence[str] | None = None
-    limit: int | None = None
-    force: bool = False
-    max_cost_usd: float | None = None
-    report: Callable[[Progress], None] = field(default=lambda progress: None)
-    stopped: Callable[[], bool] = field(default=lambda: False)
 
 
 @dataclass(frozen=True)
@@ -74,12 +37,6 @@ class VectorsResult:
     keys: list[str]
     counts: Counts
     device: str | None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Throughput of the whole run; None where nothing was encoded."""
-        counts = self.counts
-        return counts.tokens / counts.seconds if counts.encoded and counts.seconds else None
 
 
 def sync_vectors(
@@ -234,8 +191,12 @@ class _Work:
             return
         by_hash = {pending.text_hash: pending for pending in left}
         self._afford(sum(pending.tokens for pending in by_hash.values()))
-        made = dict(zip(by_hash, _encode(self.encoder, list(by_hash.values())), strict=True))
+        # to load the model is no part of its speed
+        self.encoder.check()
         self.device = self.encoder.device
+        started = time.monotonic()
+        made = dict(zip(by_hash, encode_pending(self.encoder, [*by_hash.values()]), strict=True))
+        encode_seconds = time.monotonic() - started
         good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
         vectors.write(
             connection,
@@ -259,30 +220,8 @@ class _Work:
             truncated=sum(p.tokens > self.vector_set.max_tokens for p in encoded),
             tokens=sum(p.tokens for p in encoded),
             cost_usd=sum(p.tokens for p in encoded) * self.usd_per_token,
+            encode_seconds=encode_seconds,
         )
-
-
-def _encode(encoder: Encoder, window: Sequence[Pending]) -> list[Vector | RowError]:
-    """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
-    texts = list(dict.fromkeys(part for p in window for part in (p.parts or [p.text])))
-    made = dict(zip(texts, encode_each(encoder.encode_documents, texts), strict=True))
-    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window]
-
-
-def _mean(parts: Sequence[Vector | RowError], weights: Sequence[float] | None) -> Vector | RowError:
-    """The weighted mean of the parts, of unit length; a part that stands alone is left as it is."""
-    good = []
-    for part in parts:
-        if isinstance(part, RowError):
-            return part
-        good.append(part)
-    if weights is None:
-        return good[0]
-    mean = np.average(np.stack(good), axis=0, weights=weights)
-    length = np.linalg.norm(mean)
-    if not length:
-        return RowError("the weighted parts cancel one another")
-    return (mean / length).astype(np.float32)
 
 
 def _encoded(on: Statements, pending: Pending, first: Pending, vector: Vector) -> Encoded:

@@ -166,7 +166,9 @@ def test_seconds_come_from_what_the_ledger_saw(things: World) -> None:
     item = things.declare(include=["name"])
     assert plan_of(things, item).sets[0].seconds is None
     things.run(item)
-    things.sql(f"update {SCHEMA}.run_ledger set tokens = 1000, seconds = 10 where encoded > 0")
+    things.sql(
+        f"update {SCHEMA}.run_ledger set tokens = 1000, encode_seconds = 10 where encoded > 0"
+    )
     things.sql("update staging.stg_item set name = 'changed ' || id where id < 10")
     (live,) = plan_of(things, item).sets
     assert live.seconds == pytest.approx(live.tokens / 100)

@@ -1,4 +1,4 @@
-"""Encodes texts so that a bad one fails alone."""
+"""Encodes the texts of a window, so that a bad one fails alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.encoders.base import Encoder, Vector, Vectors
 from embeddings_pipeline.errors import EmbeddingsError, RowError
+from embeddings_pipeline.store.vectors import Pending
 
 # a text that every encoder can take: where it fails too, the fault is not in the rows
 _PROBE = "probe"
 
 Encode = Callable[[Sequence[str]], Vectors]
+
+
+def encode_pending(encoder: Encoder, window: Sequence[Pending]) -> list[Vector | RowError]:
+    """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
+    texts = list(dict.fromkeys(part for p in window for part in (p.parts or [p.text])))
+    made = dict(zip(texts, encode_each(encoder.encode_documents, texts), strict=True))
+    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window]
 
 
 def encode_each(encode: Encode, texts: Sequence[str]) -> list[Vector | RowError]:
@@ -51,3 +59,19 @@ def _checked(vector: Vector) -> Vector | RowError:
     if not vector.any():
         return RowError("the vector is zero")
     return vector
+
+
+def _mean(parts: Sequence[Vector | RowError], weights: Sequence[float] | None) -> Vector | RowError:
+    """The weighted mean of the parts, of unit length; a part that stands alone is left as it is."""
+    good = []
+    for part in parts:
+        if isinstance(part, RowError):
+            return part
+        good.append(part)
+    if weights is None:
+        return good[0]
+    mean = np.average(np.stack(good), axis=0, weights=weights)
+    length = np.linalg.norm(mean)
+    if not length:
+        return RowError("the weighted parts cancel one another")
+    return (mean / length).astype(np.float32)

@@ -1,0 +1,43 @@
+"""What a run of vectors is asked for, and how it tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in chunks of all that was pending at its start."""
+
+    entity: str
+    done: int
+    pending: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Chunks a second so far."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end at this rate; None before there is one."""
+        return (self.pending - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for. Without `keys` it takes every partition.
+
+    `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
+    each window and `stopped` before each.
+    """
+
+    run_id: str
+    keys: Sequence[str] | None = None
+    limit: int | None = None
+    force: bool = False
+    max_cost_usd: float | None = None
+    report: Callable[[Progress], None] = field(default=lambda progress: None)
+    stopped: Callable[[], bool] = field(default=lambda: False)
