@@ -37,7 +37,8 @@ def main() -> None:
         rows = load(scratch, options)
         item = scratch.declare(index={"type": "none"})
         scratch.run(item)
-        scan = statistics.median(timed(lambda: sequential_scan(scratch))[0] for _ in range(_REPEATS))
+        scans = [timed(lambda: sequential_scan(scratch))[0] for _ in range(_REPEATS)]
+        scan = statistics.median(scans)
         unchanged = measured(scratch, item)
         scratch.encoder.encoded.clear()
         scratch.sql(

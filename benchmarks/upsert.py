@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.scratch import arguments, report, timed, world
-from embeddings_pipeline.store import vector_sets, vectors
+from embeddings_pipeline.store import set_creation, vectors
 from embeddings_pipeline.store.vectors import Encoded
 from tests.words import WORDS, WordsEncoder
 
@@ -30,7 +30,7 @@ def main() -> None:
         on = scratch.on(item)
         random = np.random.default_rng(0)
         with scratch.postgres.connection() as connection:
-            vector_set = vector_sets.ensure_set(connection, on, scratch.encoder.identity)
+            vector_set = set_creation.ensure_set(connection, on, scratch.encoder.identity)
             rows = connection.execute(
                 "select id::text, chunk, text_hash from analytics_features.item_texts"
             ).fetchall()

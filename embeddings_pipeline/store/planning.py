@@ -9,11 +9,12 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.passes import hash_key
+from embeddings_pipeline.store.pending import pending_of
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import Text, hash_key
+from embeddings_pipeline.store.texts import Text
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-from embeddings_pipeline.store.vectors import pending_of
 
 
 @dataclass(frozen=True)

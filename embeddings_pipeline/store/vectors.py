@@ -1,9 +1,8 @@
-"""The `<entity>_vectors_<n>` tables: what is pending in one, and writing a window of vectors."""
+"""The `<entity>_vectors_<n>` tables: vectors written, taken over and removed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,24 +12,10 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-
-# a text that failed this often is left alone until it changes or `retry` is asked
-MAX_ATTEMPTS = 3
-
-
-class Pending(NamedTuple):
-    """A chunk whose vector is missing or of another text. The id is text, whatever its type."""
-
-    id: str
-    chunk: int
-    text: str
-    parts: list[str] | None
-    weights: list[float] | None
-    text_hash: bytes
-    tokens: int
 
 
 class Encoded(NamedTuple):
@@ -41,92 +26,6 @@ class Encoded(NamedTuple):
     text_hash: bytes
     embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
     reused_from: str | None
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """What `find_pending` found."""
-
-    chunks: int
-    rows: int
-    tokens: int
-    windows: int
-
-
-def pending_keys(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, *, force: bool = False
-) -> list[str]:
-    """The partitions in which something is pending (with `force`, any text), sorted."""
-    rows = connection.execute(
-        on.fill(
-            "select distinct t.partition_key from {pending} order by 1",
-            pending=pending_of(on, vector_set, force=force),
-        )
-    )
-    return [key for (key,) in rows]
-
-
-def find_pending(
-    connection: Connection[Row],
-    on: Statements,
-    vector_set: VectorSet,
-    keys: Sequence[str],
-    *,
-    max_rows: int,
-    max_tokens: int,
-    force: bool = False,
-) -> Backlog:
-    """Fill the temporary table `pending_rows` with the windows to encode, in order.
-
-    A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
-    past `max_tokens`. With `force` every text of the partitions is in one.
-    """
-    connection.execute("drop table if exists pending_rows")
-    connection.execute(
-        on.fill(
-            """
-            create temporary table pending_rows as
-            select id, chunk, text_hash, tokens, n,
-                dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
-            from (
-                select t.{id} as id, t.chunk, t.text_hash, t.tokens,
-                    dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
-                from {pending} and t.partition_key = any({keys})
-                window by_row as (order by t.partition_key, t.{id})
-            ) as missing
-            """,
-            pending=pending_of(on, vector_set, force=force),
-            keys=sql.Literal(list(keys)),
-            max_rows=sql.Literal(max_rows),
-            max_tokens=sql.Literal(max_tokens),
-        )
-    )
-    connection.execute("create index on pending_rows (in_window)")
-    connection.execute("analyze pending_rows")
-    return Backlog(
-        *on.one(
-            connection,
-            "select count(*), coalesce(max(n), 0), coalesce(sum(tokens), 0)::bigint,"
-            " coalesce(max(in_window), 0) from pending_rows",
-        )
-    )
-
-
-def read_window(connection: Connection[Row], on: Statements, window: int) -> list[Pending]:
-    """The texts of one window, less those that changed or went since `find_pending`."""
-    rows = connection.execute(
-        on.fill(
-            """
-            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens
-            from pending_rows p
-            join {texts} t on t.{id} = p.id and t.chunk = p.chunk and t.text_hash = p.text_hash
-            where p.in_window = %s
-            order by p.n, t.chunk
-            """
-        ),
-        (window,),
-    )
-    return [Pending(*row) for row in rows]
 
 
 def reuse(
@@ -280,26 +179,6 @@ def quarantine(connection: Connection[Row], on: Statements, pending: Pending, er
             "error": error,
             "hash": pending.text_hash,
         },
-    )
-
-
-def pending_of(
-    on: Statements, vector_set: VectorSet | None, *, force: bool = False
-) -> sql.Composable:
-    """`<texts as t …> where <the vector is missing or of another text>`."""
-    missing = sql.SQL("true") if force else sql.SQL("v.text_hash is distinct from t.text_hash")
-    return on.fill(
-        """
-        {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-        where t.text_hash is not null and {missing} and not exists (
-            select from {quarantine} q
-            where q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
-                and q.text_hash = t.text_hash and q.attempts >= {attempts}
-        )
-        """,
-        vectors=on.vectors(vector_set.table_name if vector_set else None),
-        missing=missing,
-        attempts=sql.Literal(MAX_ATTEMPTS),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import adoption, locks, vector_sets
+from embeddings_pipeline.store import adoption, locks, set_creation
 from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.store.postgres import Postgres, columns_of
 from embeddings_pipeline.store.statements import Statements
@@ -44,7 +44,7 @@ def adopt(
                     f"table {foreign.schema}.{foreign.table} has no column {column!r} (columns:"
                     f" {', '.join(columns) or 'none, there is no such table'})"
                 )
-        vector_set = vector_sets.ensure_set(connection, on, encoder.identity)
+        vector_set = set_creation.ensure_set(connection, on, encoder.identity)
         for text, vector in adoption.sample(connection, on, foreign, _PROOF):
             _prove(vector, encoder.encode_documents([text])[0], text)
         with locks.entity(connection, on):

@@ -8,7 +8,7 @@ import numpy as np
 
 from embeddings_pipeline.encoders.base import Encoder, Vector, Vectors
 from embeddings_pipeline.errors import EmbeddingsError, RowError
-from embeddings_pipeline.store.vectors import Pending
+from embeddings_pipeline.store.pending import Pending
 
 # a text that every encoder can take: where it fails too, the fault is not in the rows
 _PROBE = "probe"

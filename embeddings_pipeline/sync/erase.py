@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embeddings_pipeline.store import erasures, locks, texts
+from embeddings_pipeline.store import erasures, locks, passes, texts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
 
@@ -35,4 +35,4 @@ def lift(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
 def retry(database: Postgres, on: Statements) -> int:
     """Let the next run try everything in quarantine again; returns how many entries there are."""
     with database.connection() as connection, locks.entity(connection, on):
-        return texts.retry(connection, on)
+        return passes.retry(connection, on)

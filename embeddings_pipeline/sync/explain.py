@@ -9,13 +9,13 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import planning, staging, traces, vector_sets
+from embeddings_pipeline.store.pending import MAX_ATTEMPTS
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Text
 from embeddings_pipeline.store.traces import Quarantined, StoredText, StoredVector
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import MAX_ATTEMPTS
 from embeddings_pipeline.sync import texts
 
 

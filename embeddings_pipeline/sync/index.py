@@ -10,8 +10,8 @@ from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import indexes, locks, queries, vector_sets, vectors
-from embeddings_pipeline.store.indexes import Recall
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.recall import Recall, measure, record
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -55,11 +55,11 @@ def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> Inde
             return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
         if built and vector_set.index_settings:
             settings = {k: v for k, v in vector_set.index_settings.items() if k != "declared"}
-            recall = indexes.measure(connection, on, vector_set, settings, index.recall)
+            recall = measure(connection, on, vector_set, settings, index.recall)
         else:
             settings, recall = _build(connection, on, vector_set, declared)
         stored = {**settings, "declared": declared}
-        indexes.record(connection, on, vector_set, stored, rows, recall)
+        record(connection, on, vector_set, stored, rows, recall)
         fresh = vector_sets.read(connection, on, vector_set.number)
     action = "measured" if built else "built"
     return IndexResult(fresh, action, rows, time.monotonic() - started)
@@ -81,6 +81,6 @@ def _build(
     settings: dict[str, Any] | None = declared
     while settings is not None:
         indexes.build(connection, on, vector_set, settings)
-        last, recall = settings, indexes.measure(connection, on, vector_set, settings, target)
+        last, recall = settings, measure(connection, on, vector_set, settings, target)
         settings = None if recall.recall >= target else indexes.stronger(settings)
     return last, recall

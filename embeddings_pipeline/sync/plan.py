@@ -18,7 +18,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import changes, planning, staging, vector_sets
+from embeddings_pipeline.store import changes, planning, set_creation, staging, vector_sets
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
@@ -141,7 +141,7 @@ def _sets(
     target: Connection[Row], on: Statements, encoders: Encoders
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
     wanted = encoders.of(on.source.entity).identity
-    storage = vector_sets.storage_of(on.source.entity, wanted.dimension)
+    storage = set_creation.storage_of(on.source.entity, wanted.dimension)
     known = vector_sets.vector_sets(target, on, ("building", "live", "retired"))
     chosen: list[tuple[VectorSet | None, ModelIdentity]] = [
         (s, s.identity) for s in known if s.state == "live"

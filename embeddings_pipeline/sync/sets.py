@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import vector_sets
+from embeddings_pipeline.store import set_creation, vector_sets
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
@@ -72,6 +72,6 @@ def _with_origins(
 ) -> list[tuple[VectorSet, list[Origin]]]:
     """The sets to be kept up to date, one of them with this model, and who may lend to each."""
     with database.connection() as connection:
-        vector_sets.ensure_set(connection, on, identity)
+        set_creation.ensure_set(connection, on, identity)
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
         return [(s, vector_sets.same_model(connection, on, s.identity)) for s in sets]

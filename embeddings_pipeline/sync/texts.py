@@ -16,12 +16,21 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import Rendered, render
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
-from embeddings_pipeline.store import changes, ledger, locks, schema, staging, texts
+from embeddings_pipeline.store import (
+    changes,
+    entity_tables,
+    ledger,
+    locks,
+    passes,
+    staging,
+    texts,
+)
 from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.passes import UNSETTLED
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import UNSETTLED, Failure, Text
+from embeddings_pipeline.store.texts import Failure, Text
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
@@ -71,8 +80,8 @@ def sync_texts(
     started = time.monotonic()
     with staged.connection() as source, vectors.connection() as target:
         with locks.entity(target, on):
-            schema.ensure_entity(target, on.schema, on.source)
-            rekeyed = texts.rekey(target, on)
+            entity_tables.ensure_entity(target, on.schema, on.source)
+            rekeyed = passes.rekey(target, on)
             buckets, stored = changes.digests(target, on)
             moved = changes.compare(
                 target, on, buckets, staging.moved_rows(source, on.source, buckets, stored)
@@ -92,7 +101,7 @@ def sync_texts(
                 for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS)
             )
             written = read + deleted + rekeyed
-            texts.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
+            passes.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
         result = TextsResult(
             moved.new, read, deleted, quarantined, rekeyed, time.monotonic() - started
         )

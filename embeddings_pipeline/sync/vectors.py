@@ -17,10 +17,11 @@ from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.errors import CostLimitReached, Interrupted, RowError
 from embeddings_pipeline.store import ledger, locks, planning, vectors
 from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.pending import Pending, find_pending, pending_keys, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-from embeddings_pipeline.store.vectors import Encoded, Pending
+from embeddings_pipeline.store.vectors import Encoded
 from embeddings_pipeline.sync.encoding import encode_pending
 from embeddings_pipeline.sync.request import Progress, Request
 
@@ -100,7 +101,7 @@ def _keys(connection: Connection[Row], work: _Work) -> list[str]:
     asked = work.request.keys
     if work.request.force and asked is not None:
         return sorted(asked)
-    found = vectors.pending_keys(connection, work.on, work.vector_set, force=work.request.force)
+    found = pending_keys(connection, work.on, work.vector_set, force=work.request.force)
     return [key for key in found if asked is None or key in asked]
 
 
@@ -121,7 +122,7 @@ class _Work:
     def drain(self, connection: Connection[Row]) -> None:
         """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
         request = self.request
-        backlog = vectors.find_pending(
+        backlog = find_pending(
             connection,
             self.on,
             self.vector_set,
@@ -140,7 +141,7 @@ class _Work:
                     f"{self.on.source.entity.name}: stopped after {done:,} of"
                     f" {backlog.chunks:,} chunks; run again to go on"
                 )
-            window = vectors.read_window(connection, self.on, number)
+            window = read_window(connection, self.on, number)
             if request.limit is not None:
                 window = _within(window, request.limit - self.counts.encoded)
                 if not window:

@@ -18,8 +18,8 @@ from embeddings_pipeline.entities.partitions import DayPartitions, HashPartition
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError, RowError
 from embeddings_pipeline.settings import Database
+from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import hash_key
 from tests.entities.declared import declared
 
 COUNTS = (1, 2, 7, 8, 10, 11, 100, 101, 1000, 1001, 1024)

@@ -14,8 +14,9 @@ from embeddings_pipeline.entities.source import Source, bind
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import postgres
+from embeddings_pipeline.store.entity_tables import ensure_entity
 from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.schema import create_control_tables, ensure_entity
+from embeddings_pipeline.store.schema import create_control_tables
 from tests.world import SCHEMA, world_in
 
 

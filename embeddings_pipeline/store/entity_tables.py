@@ -1,0 +1,148 @@
+"""Each entity's own table of texts, and its filter columns everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import LiteralString
+
+from psycopg import Connection, sql
+from psycopg.errors import InvalidSchemaName, UndefinedObject
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
+from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import views
+from embeddings_pipeline.store.postgres import Row, columns_of, trusted
+from embeddings_pipeline.store.schema import vector_tables
+
+
+def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
+    """Create the entity's `texts`, or bring its filter columns up to date.
+
+    Raises ConfigurationError where the type of the id changed, or where a filter's type is one
+    that this database does not have.
+    """
+    entity = source.entity
+    known = connection.execute(
+        sql.SQL("select id_type, definition->>'id' from {} where entity = %s").format(
+            Identifier(schema, "entities")
+        ),
+        (entity.name,),
+    ).fetchone()
+    if known is not None and known != (source.id_type, entity.id):
+        raise ConfigurationError(
+            f"entity {entity.name!r}: its id was {known[1]} ({known[0]}) and is now"
+            f" {entity.id} ({source.id_type}): give the new one an `entity:` of its own"
+        )
+    with connection.transaction():
+        _create_texts_and_filters(connection, schema, source)
+        if known is None:
+            connection.execute(
+                sql.SQL(
+                    "insert into {} (entity, definition, definition_hash, id_type,"
+                    " partition_scheme) values (%s, %s, '', %s, %s) on conflict do nothing"
+                ).format(Identifier(schema, "entities")),
+                (
+                    entity.name,
+                    entity.declaration(),
+                    source.id_type,
+                    entity.partitions.model_dump_json(),
+                ),
+            )
+
+
+def _create_texts_and_filters(connection: Connection[Row], schema: str, source: Source) -> None:
+    try:
+        _create_texts(connection, schema, source)
+        _bring_filters_up_to_date(connection, schema, source)
+    except (UndefinedObject, InvalidSchemaName) as error:
+        raise ConfigurationError(
+            f"entity {source.entity.name!r}: {error.diag.message_primary} in database"
+            f" {connection.info.dbname!r}: cast the filter to a type of Postgres' own in the"
+            " staging model"
+        ) from None
+
+
+def filter_columns(source: Source) -> sql.Composable:
+    """`, name type` for each filter."""
+    return sql.SQL("").join(
+        sql.SQL(", {} {}").format(Identifier(name), trusted(kind))
+        for name, kind in source.filters.items()
+    )
+
+
+def _create_texts(connection: Connection[Row], schema: str, source: Source) -> None:
+    table = f"{source.entity.name}_texts"
+    names = {
+        "table": Identifier(schema, table),
+        "id": Identifier(source.entity.id),
+        "id_type": trusted(source.id_type),
+        "filters": filter_columns(source),
+        "by_partition": Identifier(f"{table}_by_partition"),
+        "by_fingerprint": Identifier(f"{table}_by_fingerprint"),
+    }
+    for statement in (
+        """
+        create table if not exists {table} (
+            {id} {id_type} not null,
+            chunk int not null,
+            partition_key text not null,
+            fingerprint bigint not null,
+            text text,
+            parts text[],
+            weights float8[],
+            text_hash bytea,
+            tokens int not null,
+            source_changed_at timestamptz,
+            serialised_at timestamptz not null default now(),
+            primary key ({id}, chunk)
+            {filters}
+        )
+        """,
+        "create index if not exists {by_partition} on {table} (partition_key, {id}, chunk)"
+        " include (text_hash) where text_hash is not null",
+        "create index if not exists {by_fingerprint} on {table} (fingerprint) where chunk = 0",
+    ):
+        connection.execute(sql.SQL(statement).format(**names))
+
+
+def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: Source) -> None:
+    name = source.entity.name
+    tables = [f"{name}_texts", *vector_tables(connection, schema, name)]
+    changes = [
+        change for table in tables for change in _filter_changes(connection, schema, table, source)
+    ]
+    if any(statement is _DROP for statement, _, _ in changes):
+        views.drop_published(connection, schema, name)
+    for statement, table, column in changes:
+        connection.execute(
+            sql.SQL(statement).format(
+                table=Identifier(schema, table),
+                column=Identifier(column),
+                type=trusted(source.filters.get(column, "")),
+            )
+        )
+    if changes:
+        views.replace_published(connection, schema, name)
+
+
+_DROP = "alter table {table} drop column {column}"
+
+_ADD = "alter table {table} add column {column} {type}"
+
+
+def _filter_changes(
+    connection: Connection[Row], schema: str, table: str, source: Source
+) -> Iterator[tuple[LiteralString, str, str]]:
+    present = {
+        column: kind
+        for column, kind in columns_of(connection, schema, table).items()
+        if column not in RESERVED_COLUMNS and column != source.entity.id
+    }
+    for column, kind in present.items():
+        if source.filters.get(column) != kind:
+            yield _DROP, table, column
+    for column, kind in source.filters.items():
+        if present.get(column) != kind:
+            yield _ADD, table, column

@@ -1,0 +1,1 @@
+select note_id, title, category from {{ ref('raw_notes') }}
