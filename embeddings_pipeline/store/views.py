@@ -18,7 +18,8 @@ _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
 def replace_published(connection: Connection[Row], schema: str, entity: str) -> bool:
     """Point `<entity>_embeddings` at the live vector set; False where there is none.
 
-    Columns keep their places, so that dependent views and grants survive.
+    Columns keep their places, so that dependent views and grants survive. A view that is right
+    is left alone: to replace it would wait for its readers, and hold up new ones meanwhile.
     """
     live = connection.execute(
         sql.SQL(
@@ -37,8 +38,11 @@ def replace_published(connection: Connection[Row], schema: str, entity: str) -> 
         for column in columns_of(connection, schema, table)
         if column not in RESERVED_COLUMNS and column != id_column
     ]
-    known = [column for column in columns_of(connection, schema, view) if column in filters]
+    present = list(columns_of(connection, schema, view))
+    known = [column for column in present if column in filters]
     ordered = known + [column for column in filters if column not in known]
+    if present == [*fixed, *ordered] and _reads(connection, schema, view, table):
+        return True
     # the cast drops the dimension: `create or replace view` refuses a column of another type
     values = {
         "embedding": sql.SQL("embedding::vector"),
@@ -56,6 +60,22 @@ def replace_published(connection: Connection[Row], schema: str, entity: str) -> 
         )
     )
     return True
+
+
+def _reads(connection: Connection[Row], schema: str, view: str, table: str) -> bool:
+    """Whether the view reads this table."""
+    return (
+        connection.execute(
+            """
+            select from pg_rewrite r
+            join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+            where r.ev_class = to_regclass(format('%%I.%%I', %(schema)s::text, %(view)s::text))
+                and d.refobjid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
+            """,
+            {"schema": schema, "view": view, "table": table},
+        ).fetchone()
+        is not None
+    )
 
 
 def drop_published(connection: Connection[Row], schema: str, entity: str) -> None:
