@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
@@ -51,7 +51,7 @@ def staging_columns(connection: Connection[Row], schema: str, table: str) -> dic
 
 def moved_rows(
     connection: Connection[Row], source: Source, buckets: int, stored: Sequence[Digest]
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """COPY text of (bucket, id, fingerprint) for each bucket whose digest is not the stored one.
 
     One statement scans the model once: the fingerprints are compared where they are computed,
@@ -100,7 +100,7 @@ def moved_rows(
 
 def read_rows(
     connection: Connection[Row], source: Source, ids: Sequence[str]
-) -> Iterator[StagedRow]:
+) -> Generator[StagedRow, None, None]:
     """Stream the eligible rows of these ids, in no order. Rows that are gone are left out."""
     entity = source.entity
     day = (

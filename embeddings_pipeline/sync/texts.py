@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from itertools import chain
+
+from psycopg import Connection
 
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.partitions import DayPartitions
@@ -27,7 +30,7 @@ from embeddings_pipeline.store import (
 )
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.passes import UNSETTLED
-from embeddings_pipeline.store.postgres import Postgres, resumed
+from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Failure, Text
@@ -63,7 +66,6 @@ class TextsResult:
         )
 
 
-@resumed
 def sync_texts(
     staged: Postgres,
     vectors: Postgres,
@@ -78,35 +80,66 @@ def sync_texts(
     where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
-    with staged.connection() as source, vectors.connection() as target:
-        with locks.entity(target, on):
-            entity_tables.ensure_entity(target, on.schema, on.source)
-            rekeyed = passes.rekey(target, on)
-            buckets, stored = changes.digests(target, on)
-            moved = changes.compare(
-                target, on, buckets, staging.moved_rows(source, on.source, buckets, stored)
-            )
-            refuse_bad_ids(on, *changes.bad_ids(target))
-            read = quarantined = 0
-            for ids in changes.slices(target, "changed_rows", SLICE):
-                for batch in batches(staging.read_rows(source, on.source, ids), on):
-                    window = rendered(batch, on)
-                    texts.write(target, on, window.texts, window.failures)
-                    read += len(batch)
-                    quarantined += len(window.failures)
-            if not allow_deletes:
-                _refuse_mass_deletes(on, moved)
-            deleted = sum(
-                texts.delete(target, on, ids)
-                for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS)
-            )
-            written = read + deleted + rekeyed
-            passes.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
-        result = TextsResult(
-            moved.new, read, deleted, quarantined, rekeyed, time.monotonic() - started
-        )
-        ledger.record(target, on, run_id, result.counts)
+    done = _Done()
+    _pass_over(staged, vectors, on, done, allow_deletes=allow_deletes)
+    result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
+    _record(vectors, on, run_id, result)
     return result
+
+
+@dataclass
+class _Done:
+    """What a pass has done so far, before and after a connection was lost."""
+
+    new: int = 0
+    read: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    rekeyed: int = 0
+
+
+@resumed
+def _pass_over(
+    staged: Postgres, vectors: Postgres, on: Statements, done: _Done, *, allow_deletes: bool
+) -> None:
+    with (
+        staged.connection() as source,
+        vectors.connection() as target,
+        locks.entity(target, on),
+    ):
+        entity_tables.ensure_entity(target, on.schema, on.source)
+        done.rekeyed += passes.rekey(target, on)
+        buckets, stored = changes.digests(target, on)
+        # a stream is closed before its connection goes back, whatever ends it
+        with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
+            moved = changes.compare(target, on, buckets, rows)
+        done.new = max(done.new, moved.new)
+        refuse_bad_ids(on, *changes.bad_ids(target))
+        _write_changed(source, target, on, done)
+        if not allow_deletes:
+            _refuse_mass_deletes(on, moved)
+        for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
+            done.deleted += texts.delete(target, on, ids)
+        written = done.read + done.deleted + done.rekeyed
+        passes.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
+
+
+def _write_changed(
+    source: Connection[Row], target: Connection[Row], on: Statements, done: _Done
+) -> None:
+    for ids in changes.slices(target, "changed_rows", SLICE):
+        with closing(staging.read_rows(source, on.source, ids)) as rows:
+            for batch in batches(rows, on):
+                window = rendered(batch, on)
+                texts.write(target, on, window.texts, window.failures)
+                done.read += len(batch)
+                done.quarantined += len(window.failures)
+
+
+@resumed
+def _record(database: Postgres, on: Statements, run_id: str, result: TextsResult) -> None:
+    with database.connection() as connection:
+        ledger.record(connection, on, run_id, result.counts)
 
 
 @dataclass(frozen=True)
