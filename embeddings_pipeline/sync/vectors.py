@@ -71,10 +71,12 @@ def sync_vectors(
 def _work_off(database: Postgres, work: _Work) -> None:
     with database.connection() as connection:
         on, vector_set = work.on, work.vector_set
-        work.keys = _keys(connection, work)
-        if work.keys:
-            with locks.partitions(connection, on, vector_set.table_name, work.keys):
-                work.drain(connection)
+        keys = _keys(connection, work)
+        # what a lost connection leaves over is a part of what there was
+        work.keys = sorted({*work.keys, *keys})
+        if keys:
+            with locks.partitions(connection, on, vector_set.table_name, keys):
+                work.drain(connection, keys)
         stored, wanted = vectors.count(connection, on, vector_set)
         if stored != wanted:
             # with as many vectors as texts and none pending there can be none too many
@@ -117,23 +119,26 @@ class _Work:
     usd_per_token: float
     keys: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    planned: bool = False
     device: str | None = None
 
-    def drain(self, connection: Connection[Row]) -> None:
+    def drain(self, connection: Connection[Row], keys: Sequence[str]) -> None:
         """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
         request = self.request
         backlog = find_pending(
             connection,
             self.on,
             self.vector_set,
-            self.keys,
+            keys,
             max_rows=_WINDOW_ROWS,
             max_tokens=_WINDOW_TOKENS,
             force=request.force,
         )
         # what a lost connection leaves over was counted before it
         self.counts = replace(self.counts, pending=max(self.counts.pending, backlog.chunks))
-        self._plan(connection)
+        if not self.planned:
+            self._plan(connection)
+            self.planned = True
         started, done = time.monotonic(), 0
         for number in range(1, backlog.windows + 1):
             if request.stopped():
