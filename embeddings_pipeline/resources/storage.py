@@ -1,0 +1,50 @@
+"""Where Dagster keeps its runs and events: a choice that dagster.yaml cannot make by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import embedded
+
+# the event log gets a dozen commits a step; those of the last moment before a crash may go
+_OPTIONS = "?options=-csynchronous_commit%3Doff"
+
+
+class Storage(DagsterStorage, ConfigurableClass):
+    """Makes a storage of another class: Postgres at DAGSTER_POSTGRES_URL where that is set.
+
+    Without it, the embedded Postgres; or SQLite files where a database is configured for the
+    vectors, in which nobody asked for Dagster's tables.
+    """
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Nothing is configured in dagster.yaml."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> Any:
+        """The storage that the environment asks for."""
+        settings = Settings.load()
+        url = os.environ.get("DAGSTER_POSTGRES_URL")
+        if not url and settings.vectors_database:
+            home = os.environ.get("DAGSTER_HOME") or settings.embedded_data_dir / "dagster"
+            return DagsterSqliteStorage.from_local(str(Path(home) / "storage"))
+        if not url:
+            server = embedded.start(settings.embedded_data_dir)
+            url = replace(server, name=embedded.DAGSTER_DATABASE).url + _OPTIONS
+        # SQLAlchemy would choose psycopg 3, with which dagster-postgres does not work
+        url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
+        return DagsterPostgresStorage(url, inst_data=inst_data)
