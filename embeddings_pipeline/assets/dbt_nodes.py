@@ -64,14 +64,17 @@ def descendants(manifest: Manifest, keys: Iterable[dg.AssetKey]) -> set[str]:
     return found & set(asset_nodes(manifest))
 
 
-def seeds_of(manifest: Manifest, nodes: Iterable[Node]) -> dict[str, Node]:
-    """The seeds that these nodes read, directly or through others."""
-    waiting, seen = [*nodes], set[str]()
+def read_by(manifest: Manifest, nodes: Iterable[Node]) -> list[Node]:
+    """The models and seeds that these nodes and their tests read, directly or through others."""
+    tests = [test for test in manifest["nodes"].values() if test["resource_type"] == "test"]
+    models = {node["unique_id"] for node in nodes}
+    waiting = [*nodes, *(test for test in tests if _tested(test) in models)]
+    seen = set[str]()
     while waiting:
-        for unique_id in parents(manifest, waiting.pop()) - seen:
-            seen.add(unique_id)
-            waiting += [manifest["nodes"][unique_id]] if unique_id in manifest["nodes"] else []
-    return {uid: manifest["nodes"][uid] for uid in sorted(seen) if uid.startswith("seed.")}
+        found = parents(manifest, waiting.pop()) & set(manifest["nodes"]) - seen
+        seen |= found
+        waiting += [manifest["nodes"][unique_id] for unique_id in found]
+    return [manifest["nodes"][unique_id] for unique_id in sorted(seen - models)]
 
 
 def models_of_entities(manifest: Manifest) -> dict[str, Node]:

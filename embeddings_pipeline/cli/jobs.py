@@ -60,13 +60,16 @@ class Jobs:
     def staging(self, entities: Sequence[str], *, seeds: bool) -> dict[str, str]:
         """One dbt build of the entities' staging models; returns why some are not to be used.
 
-        The seeds that they read are built too, all of them or only those that are not there.
+        What they read is built too where it is not there; `seeds` are, whether they are or not.
         """
-        from embeddings_pipeline.assets.dbt_nodes import key_of, models_of_entities, seeds_of
+        from embeddings_pipeline.assets.dbt_nodes import key_of, models_of_entities, read_by
 
         models = {name: models_of_entities(self._manifest)[name] for name in entities}
-        found = seeds_of(self._manifest, models.values()).values()
-        wanted = [seed for seed in found if seeds or not self._exists(seed)]
+        wanted = [
+            node
+            for node in read_by(self._manifest, [*models.values()])
+            if (seeds and node["resource_type"] == "seed") or not self._exists(node)
+        ]
         keys = {name: key_of(node) for name, node in models.items()}
         chosen = {*keys.values(), *map(key_of, wanted)}
         result = self._execute("staging", sorted(chosen), raise_on_error=False)
