@@ -1,0 +1,201 @@
+"""The jobs that schedules start, run with the real model on a scratch instance."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from tests.notes import Notes, notes
+
+__all__ = ["notes"]
+
+# dbt and Dagster warn of themselves
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+VIEW = "analytics_features.note_embeddings"
+
+
+@pytest.fixture(scope="module")
+def event_run(notes: Notes) -> dg.ExecuteInProcessResult:
+    """The first scheduled run of the entity by day."""
+    return notes.scheduled("event")
+
+
+@pytest.fixture(scope="module")
+def note_run(notes: Notes, event_run: dg.ExecuteInProcessResult) -> dg.ExecuteInProcessResult:
+    """The first scheduled run of the entity by hash."""
+    return notes.scheduled("note")
+
+
+def materialised(result: dg.ExecuteInProcessResult, *path: str) -> list[dg.AssetMaterialization]:
+    return [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(path)
+    ]
+
+
+def test_a_scheduled_run_embeds_and_publishes_every_row(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    assert note_run.success
+    assert notes.sql(f"select note_id from {VIEW} order by 1") == [(n,) for n in range(1, 9)]
+
+
+def test_the_tests_of_dbt_are_checks_of_its_models(note_run: dg.ExecuteInProcessResult) -> None:
+    found = {c.check_name: c for c in note_run.get_asset_check_evaluations()}
+    assert found["unique_stg_note_note_id"].passed
+    assert found["unique_stg_note_note_id"].asset_key == dg.AssetKey(["staging", "stg_note"])
+
+
+def test_a_model_shows_its_columns_and_where_they_come_from(
+    note_run: dg.ExecuteInProcessResult,
+) -> None:
+    (model,) = materialised(note_run, "staging", "stg_note")
+    schema = model.metadata["dagster/column_schema"].schema
+    assert {c.name: (c.type, c.description) for c in schema.columns} == {
+        "note_id": ("integer", "Key of the note."),
+        "title": ("text", "What to do."),
+        "category": ("text", "Where to do it."),
+    }
+    lineage = model.metadata["dagster/column_lineage"].lineage.deps_by_column
+    assert lineage["title"] == [dg.TableColumnDep(dg.AssetKey(["raw", "raw_notes"]), "title")]
+
+
+def test_every_check_of_an_entity_is_evaluated(note_run: dg.ExecuteInProcessResult) -> None:
+    found = {
+        (*c.asset_key.path, c.check_name)
+        for c in note_run.get_asset_check_evaluations()
+        if c.asset_key.path[0] == "note" and c.passed
+    }
+    assert found == {
+        ("note", "texts", "truncated"),
+        ("note", "texts", "without_text"),
+        ("note", "vectors", "coverage"),
+        ("note", "vectors", "orphans"),
+        ("note", "vectors", "unit_norm"),
+        ("note", "index", "recall"),
+        ("note", "embeddings", "data_lag"),
+    }
+
+
+def test_each_partition_has_its_own_facts(note_run: dg.ExecuteInProcessResult) -> None:
+    found = {m.partition: m.metadata for m in materialised(note_run, "note", "vectors")}
+    assert sorted(found) == ["00", "01", "02", "03"]
+    assert sum(m["partition_rows"].value for m in found.values() if "partition_rows" in m) == 8
+
+
+def test_a_materialisation_says_what_the_run_did(note_run: dg.ExecuteInProcessResult) -> None:
+    (texts,) = materialised(note_run, "note", "texts")
+    assert (texts.metadata["read"].value, texts.metadata["new"].value) == (8, 8)
+    vectors = materialised(note_run, "note", "vectors")[0].metadata
+    # the other entity has six of the eight texts
+    assert vectors["encoded"].value + vectors["reused"].value == 8
+    assert vectors["reused"].value == 5
+    assert vectors["device"].value == "cpu" or vectors["device"].value.startswith("cuda")
+    for name in ("pending", "deleted", "tokens", "tokens_per_second", "seconds", "peak_memory_mib"):
+        assert name in vectors
+
+
+def test_a_picture_and_texts_are_shown_where_vectors_changed(
+    note_run: dg.ExecuteInProcessResult,
+) -> None:
+    (published,) = materialised(note_run, "note", "embeddings")
+    assert published.metadata["picture"].value.startswith("![vectors](data:image/png;base64,iVBOR")
+    assert "title: " in published.metadata["texts"].value
+
+
+def test_rows_that_may_not_all_be_shown_are_never_shown(
+    event_run: dg.ExecuteInProcessResult,
+) -> None:
+    (published,) = materialised(event_run, "event", "embeddings")
+    assert published.metadata["encoded"].value == 5
+    assert not {"picture", "texts"} & set(published.metadata)
+
+
+def test_a_scheduled_run_by_day_drains_other_days_up_to_the_limit(
+    event_run: dg.ExecuteInProcessResult,
+) -> None:
+    days = {m.partition for m in materialised(event_run, "event", "vectors")}
+    # six rows may be embedded, on these days and none of the last ones; the limit is five
+    assert days > {"2026-01-02", "2026-01-03", "2026-01-05"}
+    (coverage,) = [
+        c
+        for c in event_run.get_asset_check_evaluations()
+        if c.check_name == "coverage" and c.asset_key.path[0] == "event"
+    ]
+    assert not coverage.passed
+    assert coverage.severity == dg.AssetCheckSeverity.ERROR
+    (published,) = materialised(event_run, "event", "embeddings")
+    assert "1 chunks are pending" in published.metadata["published"].value
+
+
+def test_a_second_run_encodes_nothing_and_shows_no_picture(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    again = notes.scheduled("note")
+    (published,) = materialised(again, "note", "embeddings")
+    assert (published.metadata["encoded"].value, published.metadata["reused"].value) == (0, 0)
+    assert "picture" not in published.metadata
+
+
+def test_marts_are_built_from_what_was_published(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    assert notes.execute("marts").success
+    assert notes.sql("select count(*) from marts.note_with_embedding") == [(8,)]
+
+
+def test_a_run_of_some_partitions_leaves_the_others(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    notes.sql("update raw.raw_notes set title = title || ' today'")
+    notes.execute("note_embeddings", [["note", "texts"]])
+    tags = {
+        "dagster/asset_partition_range_start": "00",
+        "dagster/asset_partition_range_end": "01",
+    }
+    half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags)
+    found = materialised(half, "note", "vectors")
+    assert sorted(m.partition or "" for m in found) == ["00", "01"]
+    assert all(m.metadata["partition_pending"].value == 0 for m in found)
+    (coverage,) = [c for c in half.get_asset_check_evaluations() if c.check_name == "coverage"]
+    assert not coverage.passed
+    rest = notes.scheduled("note")
+    assert materialised(rest, "note", "vectors")[0].metadata["encoded"].value > 0
+    assert notes.sql(f"select count(*) from {VIEW} where text like '%% today'") == [(8,)]
+
+
+def test_a_failing_test_of_the_model_keeps_its_rows_from_being_read(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    notes.sql("update raw.raw_notes set category = 'attic', title = 'Lost' where note_id = 1")
+    stopped = notes.execute(
+        "note_embeddings",
+        tags={
+            "dagster/asset_partition_range_start": "00",
+            "dagster/asset_partition_range_end": "03",
+        },
+        raise_on_error=False,
+    )
+    assert not stopped.success
+    assert materialised(stopped, "staging", "stg_note")
+    assert not materialised(stopped, "note", "texts")
+    notes.sql("update raw.raw_notes set category = 'garden' where note_id = 1")
+    assert notes.scheduled("note").success
+    assert notes.sql(f"select text from {VIEW} where note_id = 1") == [("title: Lost",)]
+
+
+def test_a_model_that_cannot_be_built_fails_with_the_words_of_dbt(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    model = notes.folder / "models" / "staging" / "stg_note.sql"
+    good = model.read_text()
+    model.write_text(good.replace("title,", "titel,"))
+    try:
+        with pytest.raises(dg.Failure) as failure:
+            notes.execute("staging", [["staging", "stg_note"]])
+    finally:
+        model.write_text(good)
+    assert 'column "titel" does not exist' in str(failure.value.description)
+    assert "dbt: stg_note: Database Error" in str(failure.value.description)

@@ -1,0 +1,94 @@
+"""A small dbt project of notes, and Dagster's definitions of it on a database of its own.
+
+`pytest.mark.filterwarnings("ignore")` goes with it: dbt and Dagster warn of themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from embeddings_pipeline.definitions import definitions
+from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.settings import Database, Settings
+from tests.conftest import TEMPLATE
+
+PROJECT = Path(__file__).parent / "notes_project"
+
+
+class Notes:
+    """The project, and its jobs on a scratch instance; models are loaded once for all runs."""
+
+    def __init__(self, folder: Path, database: Database, instance: dg.DagsterInstance) -> None:
+        self.folder = folder
+        self.database = database
+        self.instance = instance
+        self.settings = Settings.load()
+        self.running = Running(self.settings, lambda progress: None)
+        self.defs = definitions(self.settings, self.running)
+
+    def execute(
+        self, job: str, assets: Sequence[Sequence[str]] | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
+        """Run a job, or some of its assets."""
+        return self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(asset) for asset in assets] if assets else None,
+            **options,
+        )
+
+    def scheduled(self, entity: str) -> dg.ExecuteInProcessResult:
+        """What the entity's schedule starts."""
+        schedule = self.defs.get_schedule_def(f"{entity}_schedule")
+        context = dg.build_schedule_context(instance=self.instance)
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+        return self.execute(
+            f"{entity}_embeddings", tags=request.tags, run_config=request.run_config
+        )
+
+    def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database.url, autocommit=True) as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def _database(server: Database, name: str) -> Iterator[Database]:
+    fresh = replace(server, name=name)
+    maintenance = psycopg.connect(replace(server, name="postgres").url, autocommit=True)
+    with closing(maintenance) as connection:
+        names = (Identifier(fresh.name), Identifier(TEMPLATE))
+        connection.execute(SQL("create database {} template {}").format(*names))
+        yield fresh
+        connection.execute(SQL("drop database {} with (force)").format(names[0]))
+
+
+@pytest.fixture(scope="module")
+def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+    """The project, seeded; the environment names it and its database."""
+    folder = tmp_path_factory.mktemp("notes")
+    shutil.copytree(PROJECT, folder / "project")
+    with pytest.MonkeyPatch.context() as patch, _database(server, folder.name) as database:
+        for field in Settings.model_fields:
+            patch.delenv(field.upper(), raising=False)
+        patch.setenv("STAGING_DB_URL", database.url)
+        patch.setenv("PGVECTOR_URL", database.url)
+        patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
+        patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        (folder / "home").mkdir()
+        patch.setenv("DAGSTER_HOME", str(folder / "home"))
+        patch.chdir(folder)
+        with dg.DagsterInstance.get() as instance:
+            notes = Notes(folder / "project", database, instance)
+            notes.execute("staging")
+            yield notes
+            notes.running.close()
