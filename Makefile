@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
 
-.PHONY: demo dev test lint format clean
+.PHONY: demo dev test lint format bench clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd dbt_project && ../$(BIN)/sqlfluff lint models
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.upsert $(DATA)
+	$(BIN)/python -m benchmarks.unchanged $(DATA)
+	$(BIN)/python -m benchmarks.unchanged $(DATA) --synthetic 1000000
+	$(BIN)/python -m benchmarks.processes $(DATA)
+	$(BIN)/python -m benchmarks.cold $(DATA)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,4 @@
+select
+    package as package_id,
+    description
+from {{ source('raw', 'packages') }}
