@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
+    dagster_home: Path | None = None
+    dagster_postgres_url: SecretStr | None = None
+
     @classmethod
     def load(cls) -> Settings:
         """Read the environment. Raises ConfigurationError that names each wrong variable."""

@@ -1,6 +1,7 @@
 """Hands the engine to assets, and lets whoever runs them see how far they are and stop them."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         nonlocal received
         received = True
         restore()
+        sys.stderr.write("stopping after the texts in flight; once more to stop at once\n")
 
     for number in former:
         signal.signal(number, note)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dagster._core.storage.base_storage import DagsterStorage
@@ -38,11 +36,12 @@ class Storage(DagsterStorage, ConfigurableClass):
     ) -> Any:
         """The storage that the environment asks for."""
         settings = Settings.load()
-        url = os.environ.get("DAGSTER_POSTGRES_URL")
-        if not url and settings.vectors_database:
-            home = os.environ.get("DAGSTER_HOME") or settings.embedded_data_dir / "dagster"
-            return DagsterSqliteStorage.from_local(str(Path(home) / "storage"))
-        if not url:
+        if settings.dagster_postgres_url:
+            url = settings.dagster_postgres_url.get_secret_value()
+        elif settings.vectors_database:
+            home = settings.dagster_home or settings.embedded_data_dir / "dagster"
+            return DagsterSqliteStorage.from_local(str(home / "storage"))
+        else:
             server = embedded.start(settings.embedded_data_dir)
             url = replace(server, name=embedded.DAGSTER_DATABASE).url + _OPTIONS
         # SQLAlchemy would choose psycopg 3, with which dagster-postgres does not work
