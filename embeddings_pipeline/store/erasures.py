@@ -29,6 +29,18 @@ def remove(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
     ).rowcount
 
 
+def stored(connection: Connection[Row], on: Statements) -> list[str]:
+    """Erased ids that still have a text, as those have whose erasing was cut short."""
+    rows = connection.execute(
+        on.fill(
+            # few ids are looked up by key in however many texts
+            "select t.{id}::text from {texts} t where t.chunk = 0 and t.{id} = any(array("
+            "select e.id::{id_type} from {erasures} e where e.entity = {entity}))"
+        )
+    )
+    return [row_id for (row_id,) in rows]
+
+
 def traces(connection: Connection[Row], on: Statements) -> int:
     """Rows of erased ids that are left in texts, vectors or quarantine; 0 as it should be."""
     found = 0

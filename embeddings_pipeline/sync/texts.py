@@ -22,6 +22,7 @@ from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowEr
 from embeddings_pipeline.store import (
     changes,
     entity_tables,
+    erasures,
     ledger,
     locks,
     passes,
@@ -109,6 +110,8 @@ def _pass_over(
     ):
         entity_tables.ensure_entity(target, on.schema, on.source)
         done.rekeyed += passes.rekey(target, on)
+        if erased := erasures.stored(target, on):
+            done.deleted += texts.delete(target, on, erased)
         buckets, stored = changes.digests(target, on)
         # a stream is closed before its connection goes back, whatever ends it
         with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
