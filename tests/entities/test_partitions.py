@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddings_pipeline.entities import partitions
@@ -53,9 +53,7 @@ def test_naughty_ids_have_the_same_key_in_python_and_in_sql(database: Database, 
 
 
 @given(ids=st.lists(STRINGS, min_size=1), count=st.integers(1, 1024))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
-)
+@settings(max_examples=50)
 def test_any_text_id_has_the_same_key_in_python_and_in_sql(
     database: Database, ids: list[str], count: int
 ) -> None:
@@ -64,9 +62,7 @@ def test_any_text_id_has_the_same_key_in_python_and_in_sql(
 
 
 @given(ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
-)
+@settings(max_examples=25)
 def test_any_number_has_the_same_key_in_python_and_in_sql(
     database: Database, ids: list[int]
 ) -> None:
@@ -76,9 +72,7 @@ def test_any_number_has_the_same_key_in_python_and_in_sql(
 
 
 @given(ids=st.lists(st.uuids(), min_size=1))
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
-)
+@settings(max_examples=25)
 def test_any_uuid_has_the_same_key_in_python_and_in_sql(
     database: Database, ids: list[UUID]
 ) -> None:
