@@ -19,6 +19,8 @@ demo: $(STAMP)
 dev: $(STAMP)
 	$(BIN)/embeddings-pipeline dev
 
+# several workers with as many threads each would spend their time waiting for one another
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
 	$(BIN)/pytest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError
@@ -75,7 +76,9 @@ class Settings(BaseSettings):
     embedding_model_path: Path | None = None
     embedding_model_cache_dir: Path | None = None
     embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    embedding_batch_size: int = Field(32, ge=1, le=4096)
+    embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    embedding_batch_size: int = Field(256, ge=1, le=4096)
+    embedding_batch_tokens: int = Field(4096, ge=256, le=1 << 20)
     # US dollars for a million tokens, by model: {"my-model": 0.02}
     embedding_prices: dict[str, float] = Field(default_factory=dict)
     embedding_max_cost_usd: float | None = Field(None, ge=0)

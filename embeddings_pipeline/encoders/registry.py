@@ -6,7 +6,7 @@ from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.model_files import describe
 from embeddings_pipeline.encoders.prices import usd_per_token
-from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -37,8 +37,12 @@ class Encoders:
             self._made[key] = SentenceTransformersEncoder(
                 describe(model, folder, dimension),
                 folder,
-                device=self._settings.embedding_device,
-                batch_size=self._settings.embedding_batch_size,
+                Options(
+                    device=self._settings.embedding_device,
+                    precision=self._settings.embedding_precision,
+                    batch_texts=self._settings.embedding_batch_size,
+                    batch_tokens=self._settings.embedding_batch_tokens,
+                ),
             )
         return self._made[key]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.encoders.batching import by_tokens
+from embeddings_pipeline.encoders.devices import device_for, dtype_for
+from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -21,16 +25,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
+    tokens (padding included) in one batch."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_texts: int = 256
+    batch_tokens: int = 4096
+
+
 class SentenceTransformersEncoder:
     """A local model, loaded when it is first used. One thread encodes at a time."""
 
-    def __init__(
-        self, identity: ModelIdentity, folder: Path, *, device: str, batch_size: int
-    ) -> None:
+    def __init__(self, identity: ModelIdentity, folder: Path, options: Options) -> None:
         self._identity = identity
         self._folder = folder
-        self._wanted_device = device
-        self._batch_size = batch_size
+        self._options = options
         self._lock = Lock()
 
     @property
@@ -41,22 +53,7 @@ class SentenceTransformersEncoder:
     @cached_property
     def device(self) -> str:
         """Where it computes. Raises ConfigurationError for a device that is not there."""
-        import torch
-
-        wanted = self._wanted_device
-        cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        present = ["cpu", *(f"cuda:{n}" for n in range(cuda))]
-        if torch.backends.mps.is_available():
-            present.append("mps")
-        if wanted == "auto":
-            return "cuda:0" if cuda else present[-1]
-        resolved = "cuda:0" if wanted == "cuda" else wanted
-        if resolved not in present:
-            raise ConfigurationError(
-                f"EMBEDDING_DEVICE {wanted!r} is not on this machine (devices: auto,"
-                f" {', '.join(present)})"
-            )
-        return resolved
+        return device_for(self._options.device)
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""
@@ -67,11 +64,20 @@ class SentenceTransformersEncoder:
         """Vectors of the texts, shape (texts, dimension), in their order."""
         if not texts:
             return np.empty((0, self._identity.dimension), np.float32)
-        with self._lock:
-            vectors = self._model.encode_document(
-                list(texts), batch_size=self._batch_size, show_progress_bar=False
-            )
-        return self._finish(cast(Vectors, vectors))
+        # the tokenizer of the pipeline stands in for the model's: lengths only have to sort
+        lengths = [min(n, self._identity.max_tokens) for n in count_tokens(texts)]
+        vectors = np.empty((len(texts), self._identity.dimension), np.float32)
+        for batch in by_tokens(
+            lengths, max_tokens=self._options.batch_tokens, max_texts=self._options.batch_texts
+        ):
+            with self._lock:
+                made = self._model.encode_document(
+                    [texts[index] for index in batch],
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                )
+            vectors[batch] = self._finish(cast(Vectors, made))
+        return vectors
 
     def encode_query(self, text: str) -> Vector:
         """The vector of one query, shape (dimension,)."""
@@ -86,24 +92,27 @@ class SentenceTransformersEncoder:
                 f" {self._identity.dimension} that its files and its vector set say"
             )
         shortened = vectors[:, : self._identity.dimension].astype(np.float32, copy=False)
-        if shortened.shape[1] < vectors.shape[1] and self._identity.normalized:
-            shortened /= np.linalg.norm(shortened, axis=1, keepdims=True)
+        if self._identity.normalized:
+            # a length is 1 in float32, not only in the model's precision; a null vector stays one
+            lengths = np.linalg.norm(shortened, axis=1, keepdims=True)
+            shortened = (shortened / np.where(lengths, lengths, 1)).astype(np.float32)
         return shortened
 
     @cached_property
     def _model(self) -> SentenceTransformer:
         device = self.device
+        dtype = dtype_for(self._options.precision, device)
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logger.info("loading %s on %s", self._identity.model, device)
+        logger.info("loading %s on %s as %s", self._identity.model, device, dtype)
         try:
             return SentenceTransformer(
                 str(self._folder),
                 device=device,
                 local_files_only=True,
-                model_kwargs={"use_safetensors": True},
+                model_kwargs={"use_safetensors": True, "dtype": dtype},
             )
         # corrupt weights, unknown parts and missing packages each raise a kind of their own
         except Exception as error:

@@ -62,9 +62,9 @@ def write(
             on.fill(
                 """
                 delete from {texts} t using (
-                    select {id}, max(chunk) as last from incoming_texts group by {id}
+                    select {id}, max(chunk) as chunk from incoming_texts group by {id}
                 ) as i
-                where t.{id} = i.{id} and t.chunk > i.last
+                where t.{id} = i.{id} and t.chunk > i.chunk
                 """
             )
         )
@@ -149,10 +149,10 @@ def _trim_vectors(connection: Connection[Row], on: Statements, table: str) -> No
         on.fill(
             """
             delete from {vectors} v using (
-                select {id}, max(chunk) filter (where text_hash is not null) as last
+                select {id}, max(chunk) filter (where text_hash is not null) as chunk
                 from incoming_texts group by {id}
             ) as i
-            where v.{id} = i.{id} and v.chunk > coalesce(i.last, -1)
+            where v.{id} = i.{id} and v.chunk > coalesce(i.chunk, -1)
             """,
             vectors=on.table(table),
         )

@@ -1,0 +1,59 @@
+"""Where a local model computes, and in which precision. Imports torch when it is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embeddings_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+# instructions that make bfloat16 faster than float32; without them it is slower
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# NVIDIA's Ampere, the first with bfloat16 units
+_BFLOAT16_CAPABILITY = (8, 0)
+
+
+def device_for(wanted: str) -> str:
+    """The device for EMBEDDING_DEVICE. Raises ConfigurationError for one that is not there."""
+    import torch
+
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    present = ["cpu", *(f"cuda:{n}" for n in range(cuda))]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if wanted == "auto":
+        return "cuda:0" if cuda else present[-1]
+    resolved = "cuda:0" if wanted == "cuda" else wanted
+    if resolved not in present:
+        raise ConfigurationError(
+            f"EMBEDDING_DEVICE {wanted!r} is not on this machine (devices: auto,"
+            f" {', '.join(present)})"
+        )
+    return resolved
+
+
+def dtype_for(precision: str, device: str) -> torch.dtype:
+    """The type for EMBEDDING_PRECISION: `auto` is bfloat16 where the device is fast at it."""
+    import torch
+
+    if precision == "auto":
+        precision = "bfloat16" if _is_fast_at_bfloat16(device) else "float32"
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[precision]
+
+
+def _is_fast_at_bfloat16(device: str) -> bool:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= _BFLOAT16_CAPABILITY
+    flags = Path("/proc/cpuinfo")
+    if device != "cpu" or not flags.exists():
+        return False
+    return bool(_BFLOAT16_FLAGS & set(flags.read_text().split()))
