@@ -26,11 +26,17 @@ def test_an_id_a_text_and_a_filter_may_have_any_name(world: World, n: int) -> No
         id=names["id"], include=[names["text"]], filters=[names["filter"]], chunk={"tokens": 16}
     )
     world.run(item)
-    world.sql("delete from staging.stg_item where ctid = (select min(ctid) from staging.stg_item)")
+    with world.postgres.connection() as connection:
+        connection.execute("delete from staging.stg_item where ctid = '(0,1)'")
+        connection.execute(
+            SQL("update staging.stg_item set {text} = 'Boot', {filter} = 9 where {id} = 2").format(
+                **columns
+            )
+        )
     world.run(item)
 
     with world.postgres.connection() as connection:
         query = SQL("select {id}, {filter} from {view} order by 1").format(
             **columns, view=Identifier(SCHEMA, "item_embeddings")
         )
-        assert connection.execute(query).fetchall() == [(2, 2), (3, 3)]
+        assert connection.execute(query).fetchall() == [(2, 9), (3, 3)]
