@@ -1,0 +1,203 @@
+"""`run`, `status`, `publish` and `rollback`, with the real model on the project of notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from tests.notes import Notes, notes
+
+__all__ = ["notes"]
+
+# dbt and Dagster warn of themselves
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+VIEW = "analytics_features.note_embeddings"
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def document(*arguments: str) -> Any:
+    """The JSON that a command prints, which must be all of its standard output."""
+    result = command(*arguments, "--json")
+    assert result.exception is None, result.exception
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def first_run(notes: Notes) -> Result:
+    return command("run", "--all")
+
+
+@pytest.fixture
+def embedded_notes(notes: Notes, first_run: Result) -> Notes:
+    """Notes that all have vectors."""
+    return notes
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    good = path.read_text()
+    assert old in good
+    path.write_text(good.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(good)
+
+
+def test_run_all_embeds_every_entity_and_shows_a_table(first_run: Result) -> None:
+    assert first_run.exit_code == 0, first_run.exception
+    assert "tokens/s" in first_run.stdout
+    for entity, rows in (("event", 6), ("note", 8)):
+        (line,) = [line for line in first_run.stdout.splitlines() if f" {entity} " in line]
+        cells = [cell.strip() for cell in line.split("│")]
+        assert cells[2:4] == [str(rows), str(rows)]
+        assert cells[6] == "100 %"
+
+
+def test_a_run_over_unchanged_entities_encodes_nothing_and_builds_the_marts(
+    embedded_notes: Notes,
+) -> None:
+    embedded_notes.sql("drop view if exists marts.note_with_embedding")
+    found = document("run", "--all")["entities"]
+    assert embedded_notes.sql("select count(*) from marts.note_with_embedding") == [(8,)]
+    assert [(e["entity"], e["read"], e["encoded"]) for e in found] == [
+        ("event", 0, 0),
+        ("note", 0, 0),
+    ]
+
+
+def test_a_run_of_one_entity_prints_the_counts_of_its_ledger_row(embedded_notes: Notes) -> None:
+    embedded_notes.sql("update raw.raw_notes set title = 'Mend the gate' where note_id = 3")
+    counts = document("run", "note")
+    assert (counts["entity"], counts["read"], counts["encoded"]) == ("note", 1, 1)
+    assert {"pending", "reused", "deleted", "quarantined", "tokens", "seconds"} < counts.keys()
+    # the seed's table was there: the edit was not undone
+    assert embedded_notes.sql(f"select text from {VIEW} where note_id = 3") == [
+        ("title: Mend the gate",)
+    ]
+
+
+def test_a_run_of_some_partitions_leaves_the_others_pending(embedded_notes: Notes) -> None:
+    embedded_notes.sql("update raw.raw_notes set title = title || ' soon'")
+    first = document("run", "note", "--partitions", "00..01")
+    (state,) = [e for e in document("status")["entities"] if e["entity"] == "note"]
+    rest = document("run", "note", "--no-dbt")
+    assert first["encoded"] > 0
+    assert state["pending"] == rest["encoded"] == 8 - first["encoded"]
+
+
+def test_what_staging_reads_is_built_where_it_is_missing(embedded_notes: Notes) -> None:
+    embedded_notes.sql("drop table raw.raw_notes cascade")
+    counts = document("run", "note")
+    assert counts["deleted"] == 0
+    assert embedded_notes.sql(f"select text from {VIEW} where note_id = 3") == [
+        ("title: Buy flour and yeast",)
+    ]
+    document("run", "event")
+
+
+def test_an_entity_whose_model_fails_does_not_keep_others_from_running(
+    embedded_notes: Notes,
+) -> None:
+    model = embedded_notes.folder / "models" / "staging" / "stg_event.sql"
+    with edited(model, "title,", "titel,"):
+        result = command("run", "--all", "--json")
+    assert [e["entity"] for e in json.loads(result.stdout)["entities"]] == ["note"]
+    assert isinstance(result.exception, EmbeddingsError)
+    assert not isinstance(result.exception, ConfigurationError)
+    said = str(result.exception)
+    assert said.startswith("event: dbt: stg_event: Database Error")
+    assert 'column "titel" does not exist' in said
+    document("run", "event")
+
+
+def test_a_failing_test_of_a_model_is_named(embedded_notes: Notes) -> None:
+    embedded_notes.sql("update raw.raw_notes set category = 'attic' where note_id = 2")
+    result = command("run", "note")
+    embedded_notes.sql("update raw.raw_notes set category = 'garden' where note_id = 2")
+    assert isinstance(result.exception, EmbeddingsError)
+    assert "note: dbt test accepted_values_stg_note_category" in str(result.exception)
+
+
+def test_mass_deletes_are_refused_until_they_are_meant(embedded_notes: Notes) -> None:
+    embedded_notes.sql("create table kept as select * from raw.raw_notes")
+    embedded_notes.sql("delete from raw.raw_notes where note_id > 1")
+    refused = command("run", "note", "--no-dbt")
+    assert isinstance(refused.exception, EmbeddingsError)
+    assert "--allow-deletes" in str(refused.exception)
+    assert embedded_notes.sql(f"select count(*) from {VIEW}") == [(8,)]
+    counts = document("run", "note", "--no-dbt", "--allow-deletes")
+    assert counts["deleted"] == 7
+    assert embedded_notes.sql(f"select count(*) from {VIEW}") == [(1,)]
+    embedded_notes.sql("insert into raw.raw_notes select * from kept where note_id > 1")
+    document("run", "note", "--no-dbt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"name entities \(event, note\) or give --all"),
+        (["note", "--all"], r"name entities \(event, note\) or give --all"),
+        (["nonsuch"], r"no entity 'nonsuch' \(entities: event, note\)"),
+        (["note", "--partitions", "00..09"], r"partition '09' does not exist"),
+        (["note", "event", "--partitions", "00"], r"--partitions takes one key"),
+    ],
+)
+def test_a_wrong_call_is_told_with_the_choices(
+    notes: Notes, arguments: list[str], message: str
+) -> None:
+    result = command("run", *arguments)
+    assert isinstance(result.exception, ConfigurationError)
+    assert result.exception is not None
+    with pytest.raises(ConfigurationError, match=message):
+        raise result.exception
+
+
+def test_nothing_is_encoded_where_embedding_is_off(
+    embedded_notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_ENABLED", "false")
+    result = command("run", "note", "--no-dbt")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "EMBEDDING_ENABLED is false" in str(result.exception)
+
+
+def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
+    entities = document("status")["entities"]
+    assert [e["entity"] for e in entities] == ["event", "note"]
+    model = "sentence-transformers/all-MiniLM-L6-v2"
+    assert entities[1] == {
+        "entity": "note",
+        "rows": 8,
+        "chunks": 8,
+        "vectors": 8,
+        "coverage": 100.0,
+        "pending": 0,
+        "oldest_pending_seconds": None,
+        "live_set": {"number": 1, "model": model, "dimension": 384},
+        "index": {"type": "hnsw", "recall_at_10": 1.0},
+    }
+    table = command("status").stdout
+    assert "all-MiniLM-L6-v2" in table
+    assert "recall@10" in table
+
+
+def test_publish_says_what_is_live_and_rollback_that_nothing_else_is_kept(
+    embedded_notes: Notes,
+) -> None:
+    assert "set 1" in command("publish", "note").stdout
+    result = command("rollback", "note")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "no earlier set" in str(result.exception)
