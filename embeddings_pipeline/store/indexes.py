@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, LiteralString
 
 from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.entity import Index
@@ -15,6 +17,7 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 
 # the most links a node that pgvector takes
 _MAX_M = 100
+_LOCK_TIMEOUT = "5s"
 
 OPERATORS: dict[str, LiteralString] = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
@@ -63,12 +66,12 @@ def build(
     vector_set: VectorSet,
     settings: dict[str, Any],
 ) -> None:
-    """Build the index beside an old one, then drop that; searches always have one of the two."""
-    name = f"{vector_set.table_name}_index"
-    fresh = f"{name}_new"
-    table = on.table(vector_set.table_name)
-    live = vector_set.state == "live"
-    connection.execute(on.fill("drop index if exists {fresh}", fresh=on.table(fresh)))
+    """Build the index beside an old one, then drop that.
+
+    Searches always have one of the two, and wait for neither.
+    """
+    name, fresh, old = _names(vector_set)
+    remove_leftovers(connection, on, vector_set)
     if settings["type"] != "none":
         _use_memory(connection)
         connection.execute(
@@ -76,24 +79,56 @@ def build(
                 "create index {concurrently} {fresh} on {table} using {method}"
                 " (embedding {opclass}) {options}",
                 # readers and writers of a live set go on while it is built
-                concurrently=sql.SQL("concurrently" if live else ""),
+                concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
                 fresh=Identifier(fresh),
-                table=table,
+                table=on.table(vector_set.table_name),
                 method=sql.SQL(settings["type"]),
                 opclass=sql.SQL(f"{vector_set.storage}_{settings['metric']}_ops"),
                 options=_options(settings),
             )
         )
     with connection.transaction():
-        connection.execute(on.fill("drop index if exists {name}", name=on.table(name)))
-        if settings["type"] != "none":
+        # what is stored of an index describes the one with its name, or none
+        connection.execute(
+            on.fill(
+                "update {vector_sets} set index_settings = null"
+                " where entity = {entity} and number = %s"
+            ),
+            (vector_set.number,),
+        )
+        _rename(connection, on, name, old)
+        _rename(connection, on, fresh, name)
+    remove_leftovers(connection, on, vector_set)
+
+
+def remove_leftovers(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+    """Drop indexes that a build left: one that it did not finish, one that was being replaced.
+
+    Waits little for those who read the set, and leaves it to the next call then.
+    """
+    _, *leftovers = _names(vector_set)
+    for index in leftovers:
+        connection.execute(sql.SQL("set lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        with suppress(LockNotAvailable):
+            # a plain drop would wait for readers, and new ones for it
             connection.execute(
-                on.fill(
-                    "alter index {fresh} rename to {name}",
-                    fresh=on.table(fresh),
-                    name=Identifier(name),
-                )
+                on.fill("drop index concurrently if exists {index}", index=on.table(index))
             )
+        connection.execute("reset lock_timeout")
+
+
+def _names(vector_set: VectorSet) -> tuple[str, str, str]:
+    """The index, the one that will take its place and the one whose place it took."""
+    name = f"{vector_set.table_name}_index"
+    return name, f"{name}_new", f"{name}_old"
+
+
+def _rename(connection: Connection[Row], on: Statements, name: str, to: str) -> None:
+    connection.execute(
+        on.fill(
+            "alter index if exists {name} rename to {to}", name=on.table(name), to=Identifier(to)
+        )
+    )
 
 
 def _options(settings: dict[str, Any]) -> sql.Composable:

@@ -50,6 +50,7 @@ def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> Inde
         built = _is_built(vector_set, index, declared)
         grown = abs(rows - (vector_set.index_rows or 0)) > _MEASURE_AGAIN * rows
         if built and not grown:
+            indexes.remove_leftovers(connection, on, vector_set)
             return IndexResult(vector_set, "kept", rows, time.monotonic() - started)
         if any(p.pending for p in queries.coverage(connection, on, vector_set)):
             return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
