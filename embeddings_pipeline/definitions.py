@@ -7,14 +7,16 @@ import dagster as dg
 from embeddings_pipeline.assets import automation, staging
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.dbt_nodes import models_of_entities
-from embeddings_pipeline.assets.entity import entity_assets
+from embeddings_pipeline.assets.entity import POOL, entity_assets
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.resources.engine import EngineResource, Running
 from embeddings_pipeline.settings import Settings
 
 
-def definitions(settings: Settings, engine: EngineResource | Running) -> dg.Definitions:
+def definitions(
+    settings: Settings, engine: EngineResource | Running, pool: str | None = POOL
+) -> dg.Definitions:
     """The assets, checks, jobs and schedules of the dbt project; starts no database.
 
     Raises ConfigurationError for settings or a declaration that is wrong.
@@ -43,7 +45,7 @@ def definitions(settings: Settings, engine: EngineResource | Running) -> dg.Defi
             *(
                 a
                 for n, e in entities.items()
-                for a in entity_assets(e, manifest, nodes[n], settings)
+                for a in entity_assets(e, manifest, nodes[n], settings, pool)
             ),
             staging.coverage_view(entities),
         ],

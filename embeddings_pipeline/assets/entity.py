@@ -60,13 +60,17 @@ class VectorsConfig(dg.Config):
 
 
 def entity_assets(
-    entity: Entity, manifest: Mapping[str, Any], node: Mapping[str, Any], settings: Settings
+    entity: Entity,
+    manifest: Mapping[str, Any],
+    node: Mapping[str, Any],
+    settings: Settings,
+    pool: str | None = POOL,
 ) -> list[dg.AssetsDefinition]:
     """The four assets of an entity whose staging model is this node of the manifest."""
     owned_by = owners(manifest, node)
     return [
         _texts(entity, owned_by, node),
-        _vectors(entity, owned_by, settings),
+        _vectors(entity, owned_by, settings, pool),
         _index(entity, owned_by),
         _embeddings(entity, owned_by, settings),
     ]
@@ -98,7 +102,9 @@ def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> 
     return texts
 
 
-def _vectors(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.AssetsDefinition:
+def _vectors(
+    entity: Entity, owned_by: Sequence[str], settings: Settings, pool: str | None
+) -> dg.AssetsDefinition:
     model = entity.model or settings.embedding_model
 
     @dg.asset(
@@ -111,7 +117,7 @@ def _vectors(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.
         code_version=_version(entity, _VECTORS, {"model": model}),
         partitions_def=partitions.definition(entity),
         backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
-        pool=POOL,
+        pool=pool,
     )
     def vectors(
         context: dg.AssetExecutionContext, config: VectorsConfig, engine: dg.ResourceParam[Running]

@@ -25,8 +25,18 @@ def dev(
     # an error in the project is one line here, and a page of them there
     prepared_manifest(settings)
     instance.prepare(settings)
+    _close_abandoned(settings)
     dagster = Path(sys.executable).with_name("dagster")
     workspace = PROJECT_DIR / "workspace.yaml"
     output.say(f"Dagster UI: http://{host}:{port}")
     arguments = ["dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.execv(dagster, [str(dagster), *arguments])  # noqa: S606 - our own arguments
+
+
+def _close_abandoned(settings: Settings) -> None:
+    import dagster as dg
+
+    from embeddings_pipeline.resources.abandoned import close_abandoned
+
+    with dg.DagsterInstance.get() as runs:
+        close_abandoned(settings, runs)

@@ -52,7 +52,8 @@ class Jobs:
     def __init__(self, settings: Settings, running: Running, runs: dg.DagsterInstance) -> None:
         from embeddings_pipeline.definitions import definitions
 
-        self._defs = definitions(settings, running)
+        # a run of a command waits for nobody, and killed it must not keep others waiting
+        self._defs = definitions(settings, running, pool=None)
         self._manifest = load_manifest(prepared_manifest(settings))
         self._runs = runs
         self.engine: Engine = running.engine
@@ -141,11 +142,13 @@ def opened(settings: Settings, report: Callable[[Progress], None]) -> Iterator[J
     instance.prepare(settings)
     import dagster as dg
 
+    from embeddings_pipeline.resources.abandoned import close_abandoned
     from embeddings_pipeline.resources.engine import Running
 
     running = Running(settings, report)
     with dg.DagsterInstance.get() as runs:
         runs.optimize_for_webserver(**_KEEP_CONNECTIONS)
+        close_abandoned(settings, runs)
         try:
             yield Jobs(settings, running, runs)
         finally:
