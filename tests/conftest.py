@@ -12,11 +12,18 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
 from tests.world import World, world_in
+
+# a busy machine is no counterexample, and a database may be shared by examples that only read
+settings.register_profile(
+    "here", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("here")
 
 TEMPLATE = "template_with_vector"
 NUMBERS = count(1)

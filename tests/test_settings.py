@@ -176,7 +176,7 @@ def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     both(monkeypatch, STAGING_DB_HOST="", PGVECTOR_HOST="", EMBEDDING_BATCH_SIZE="")
     settings = Settings.load()
     assert settings.staging_database is None
-    assert settings.embedding_batch_size == 32
+    assert settings.embedding_batch_size == Settings.model_fields["embedding_batch_size"].default
 
 
 def test_an_env_file_is_read(tmp_path: Path) -> None:

@@ -38,9 +38,8 @@ CPU = {"embedding_device": "cpu", "embedding_precision": "float32"}
 def encoder_of(
     folder: Path | None = None, dimension: int | None = None, **settings: Any
 ) -> Encoder:
-    made = Settings(
-        _env_file=None, embedding_model_path=folder, **CPU | settings
-    )
+    exact = {"embedding_device": "cpu", "embedding_precision": "float32"}
+    made = Settings(_env_file=None, embedding_model_path=folder, **{**exact, **settings})
     return Encoders(made).get(DEFAULT_MODEL, dimension)
 
 
@@ -67,9 +66,21 @@ def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(
         assert near(vector, reference.encode(text)), text
 
 
-def test_vectors_are_the_same_whatever_shares_their_batch(packaged: Encoder) -> None:
-    small = encoder_of(embedding_batch_size=1)
+@pytest.mark.parametrize("limit", [{"embedding_batch_size": 1}, {"embedding_batch_tokens": 256}])
+def test_vectors_are_the_same_whatever_shares_their_batch(
+    packaged: Encoder, limit: dict[str, int]
+) -> None:
+    small = encoder_of(**limit)
     assert near(packaged.encode_documents(TEXTS), small.encode_documents(TEXTS))
+
+
+def test_vectors_in_bfloat16_point_where_those_in_float32_do(packaged: Encoder) -> None:
+    exact = packaged.encode_documents(TEXTS)
+    rough = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS)
+    assert (rough.shape, rough.dtype) == (exact.shape, np.float32)
+    assert near(np.linalg.norm(rough, axis=1), np.ones(len(TEXTS)))
+    assert not near(rough, exact)
+    assert (rough * exact).sum(axis=1).min() > 0.999
 
 
 def test_vectors_have_unit_length(packaged: Encoder) -> None:
