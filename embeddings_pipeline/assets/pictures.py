@@ -55,13 +55,12 @@ def _draw(points: np.ndarray[Any, Any], labels: Sequence[str], title: str) -> by
     frequent = list(names[np.argsort(-counts)][: _COLOURS - 1])
     figure = Figure(figsize=(6, 4), dpi=90, layout="constrained")
     axes = figure.add_subplot()
-    for name in [*frequent, None]:
-        chosen = np.array(
-            [(label not in frequent) if name is None else label == name for label in labels]
-        )
-        if chosen.any():
-            shown = "others" if name is None else (str(name)[:24] or "(none)")
-            axes.scatter(points[chosen, 0], points[chosen, 1], s=8, label=shown)
+    others = np.array([label not in frequent for label in labels])
+    axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgrey", label="others")
+    for name in frequent:
+        chosen = np.array([label == name for label in labels])
+        shown = str(name)[:24] or "(none)"
+        axes.scatter(points[chosen, 0], points[chosen, 1], s=8, label=shown)
     axes.set(xticks=[], yticks=[])
     if title:
         axes.legend(title=title, loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
