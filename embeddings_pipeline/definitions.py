@@ -53,6 +53,8 @@ def definitions(
         jobs=[*jobs.values(), *dbt_jobs],
         schedules=schedules,
         resources={"engine": engine},
+        # also for what is started by hand: a process for each step would load the model each time
+        executor=dg.in_process_executor,
     )
 
 

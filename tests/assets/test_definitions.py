@@ -186,6 +186,11 @@ def test_a_backfill_is_one_run_unless_it_is_to_fan_out(
     assert asset.backfill_policy.max_partitions_per_run == most
 
 
+def test_what_is_started_by_hand_runs_in_one_process_too(project: Path) -> None:
+    repository = load().get_repository_def()
+    assert {job.executor_def.name for job in repository.get_all_jobs()} == {"in_process"}
+
+
 def test_runs_that_encode_share_a_pool(project: Path) -> None:
     asset = load().get_assets_def(dg.AssetKey(["note", "vectors"]))
     assert asset.op.pool == "encoder"
