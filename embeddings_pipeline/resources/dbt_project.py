@@ -46,7 +46,7 @@ def options(settings: Settings, folder: Path) -> list[str]:
         *("--project-dir", str(project)),
         *(("--profiles-dir", str(profiles)) if profiles else ()),
         *(("--target", settings.dbt_target) if settings.dbt_target else ()),
-        *("--target-path", str(folder)),
+        *("--target-path", str(folder), "--log-path", str(folder)),
         *("--vars", json.dumps(variables)),
     ]
 
