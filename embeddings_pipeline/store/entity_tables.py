@@ -113,6 +113,8 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
     changes = [
         change for table in tables for change in _filter_changes(connection, schema, table, source)
     ]
+    if changes:
+        views.wait_little(connection)
     if any(statement is _DROP for statement, _, _ in changes):
         views.drop_published(connection, schema, name)
     for statement, table, column in changes:

@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.views import wait_little
 
 State = Literal["building", "live", "retired"]
 
@@ -141,8 +142,9 @@ def publishing_held(connection: Connection[Row], on: Statements) -> bool:
 
 
 def drop_set(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
-    """Drop a set with its vectors."""
+    """Drop a set with its vectors. Raises LockNotAvailable where someone reads it for long."""
     with connection.transaction():
+        wait_little(connection)
         connection.execute(
             on.fill("drop table if exists {table}", table=on.table(vector_set.table_name))
         )

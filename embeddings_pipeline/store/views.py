@@ -10,9 +10,17 @@ from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.postgres import Row, columns_of
 
-# a flip waits at most this long for readers of the view, then fails and is tried by the next run
+# for readers of a view or table, who hold back all that comes after in the meantime
 _LOCK_TIMEOUT = "10s"
 _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
+
+
+def wait_little(connection: Connection[Row]) -> None:
+    """Let the statements of this transaction fail where they would wait for a long reader.
+
+    They raise LockNotAvailable, and are for the next run to try again.
+    """
+    connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
 
 
 def replace_published(connection: Connection[Row], schema: str, entity: str) -> bool:
@@ -53,7 +61,7 @@ def replace_published(connection: Connection[Row], schema: str, entity: str) -> 
         sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))
         for column in (*fixed, *ordered)
     )
-    connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+    wait_little(connection)
     connection.execute(
         sql.SQL("create or replace view {} as select {} from {}").format(
             Identifier(schema, view), columns, Identifier(schema, table)

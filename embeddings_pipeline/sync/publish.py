@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from psycopg import Connection
+from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import locks, queries, vector_sets, views
@@ -158,4 +160,6 @@ def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
         retired, key=lambda s: (s.published_at is not None, s.published_at, s.number), reverse=True
     )
     for vector_set in newest_first[on.source.entity.keep_sets :]:
-        vector_sets.drop_set(connection, on, vector_set)
+        # a set that someone reads is dropped by a later publish
+        with suppress(LockNotAvailable):
+            vector_sets.drop_set(connection, on, vector_set)
