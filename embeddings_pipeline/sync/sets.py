@@ -12,7 +12,7 @@ from embeddings_pipeline.store import set_creation, vector_sets
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.vectors import VectorsResult, sync_vectors
 
@@ -44,10 +44,10 @@ def sync_sets(
     model that cannot be loaded any more is frozen, and the other set goes on.
     """
     wanted = encoders.of(on.source.entity)
-    sets = _with_origins(database, on, wanted.identity)
+    sets = _sets(database, on, wanted.identity)
     done = []
     frozen = None
-    for vector_set, origins in sorted(sets, key=lambda pair: pair[0].state != "live"):
+    for vector_set in sorted(sets, key=lambda s: s.state != "live"):
         try:
             encoder = encoders.identical(vector_set.identity)
         except ConfigurationError as error:
@@ -58,7 +58,6 @@ def sync_sets(
             on,
             vector_set,
             encoder,
-            origins,
             request,
             usd_per_token=encoders.usd_per_token(vector_set.model),
         )
@@ -67,11 +66,8 @@ def sync_sets(
 
 
 @resumed
-def _with_origins(
-    database: Postgres, on: Statements, identity: ModelIdentity
-) -> list[tuple[VectorSet, list[Origin]]]:
-    """The sets to be kept up to date, one of them with this model, and who may lend to each."""
+def _sets(database: Postgres, on: Statements, identity: ModelIdentity) -> list[VectorSet]:
+    """The sets to be kept up to date, one of them with this model."""
     with database.connection() as connection:
         set_creation.ensure_set(connection, on, identity)
-        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        return [(s, vector_sets.same_model(connection, on, s.identity)) for s in sets]
+        return vector_sets.vector_sets(connection, on, ("live", "building"))

@@ -15,7 +15,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.errors import CostLimitReached, Interrupted, RowError
-from embeddings_pipeline.store import ledger, locks, planning, vectors
+from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.pending import Pending, find_pending, pending_keys, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
@@ -45,19 +45,17 @@ def sync_vectors(
     on: Statements,
     vector_set: VectorSet,
     encoder: Encoder,
-    origins: Sequence[Origin],
     request: Request,
     *,
     usd_per_token: float = 0.0,
 ) -> VectorsResult:
-    """Fill or renew what is pending in a set. `origins` may lend vectors of equal texts.
+    """Fill or renew what is pending in a set, from sets that have a vector of an equal text first.
 
     Raises Interrupted between two windows once `request.stopped()`; CostLimitReached before a
     window that would cost more than `request.max_cost_usd` lets it; and whatever the encoder
     raises where it fails on everything, having quarantined nothing.
     """
-    lenders = () if request.force else origins
-    work = _Work(on, vector_set, encoder, lenders, request, usd_per_token)
+    work = _Work(on, vector_set, encoder, request, usd_per_token)
     started = time.monotonic()
     try:
         _work_off(database, work)
@@ -76,6 +74,8 @@ def _work_off(database: Postgres, work: _Work) -> None:
         work.keys = sorted({*work.keys, *keys})
         if keys:
             with locks.partitions(connection, on, vector_set.table_name, keys):
+                if not work.request.force:
+                    work.origins = vector_sets.same_model(connection, on, vector_set.identity)
                 work.drain(connection, keys)
         stored, wanted = vectors.count(connection, on, vector_set)
         if stored != wanted:
@@ -114,9 +114,9 @@ class _Work:
     on: Statements
     vector_set: VectorSet
     encoder: Encoder
-    origins: Sequence[Origin]
     request: Request
     usd_per_token: float
+    origins: Sequence[Origin] = ()
     keys: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     planned: bool = False
