@@ -143,11 +143,12 @@ def write(
 
 
 def count(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> tuple[int, int]:
-    """How many vectors the set has, and how many chunks should have one."""
+    """How many vectors the set has, and how many chunks should have one: all but failed ones."""
     stored, wanted = on.one(
         connection,
         "select (select count(*) from {vectors}),"
-        " (select count(*) from {texts} where text_hash is not null)",
+        " (select count(*) from {texts} where text_hash is not null)"
+        " - (select count(*) from {quarantine} where entity = {entity} and stage = 'encode')",
         vectors=on.table(vector_set.table_name),
     )
     return stored, wanted

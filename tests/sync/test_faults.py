@@ -194,6 +194,28 @@ def test_a_bad_text_goes_to_quarantine_and_the_good_ones_are_encoded(world: Worl
     assert len(world.view()) == 101
 
 
+def test_a_vector_without_a_text_goes_even_while_another_text_is_in_quarantine(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "poison"))
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any("poison" in text for text in texts):
+            raise ValueError("cannot take this")
+
+    world.encoder.before = refuse
+    item = world.declare()
+    world.run(item)
+    # one vector too many and one too few
+    world.sql(
+        f"insert into {SCHEMA}.item_vectors_1 (id, chunk, text, text_hash, embedding, run_id)"
+        f" select 3, 0, text, text_hash, embedding, run_id from {SCHEMA}.item_vectors_1"
+    )
+    world.run(item)
+    assert world.view() == {("1", 0): "name: Pump"}
+
+
 def test_an_encoder_that_fails_on_everything_quarantines_nothing(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(20)])
