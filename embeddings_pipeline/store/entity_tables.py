@@ -101,7 +101,7 @@ def _create_texts(connection: Connection[Row], schema: str, source: Source) -> N
         )
         """,
         "create index if not exists {by_partition} on {table} (partition_key, {id}, chunk)"
-        " include (text_hash) where text_hash is not null",
+        " include (text_hash, tokens) where text_hash is not null",
         "create index if not exists {by_fingerprint} on {table} (fingerprint) where chunk = 0",
     ):
         connection.execute(sql.SQL(statement).format(**names))

@@ -21,10 +21,10 @@ def entity(connection: Connection[Row], on: Statements) -> Iterator[None]:
 @contextmanager
 def partitions(
     connection: Connection[Row], on: Statements, table: str, keys: Sequence[str]
-) -> Iterator[None]:
-    """Hold partitions of a vector set; waits for whoever has one of them."""
-    with _held(connection, [f"{on.schema}/{table}/{key}" for key in sorted(keys)]):
-        yield
+) -> Iterator[bool]:
+    """Hold partitions of a vector set; gives whether it had to wait for who held one of them."""
+    with _held(connection, [f"{on.schema}/{table}/{key}" for key in sorted(keys)]) as waited:
+        yield waited
 
 
 @contextmanager
@@ -35,11 +35,17 @@ def index(connection: Connection[Row], on: Statements, table: str) -> Iterator[N
 
 
 @contextmanager
-def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[None]:
+def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[bool]:
+    waited = False
     for name in names:
-        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        row = connection.execute(
+            "select pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
+        ).fetchone()
+        if row != (True,):
+            waited = True
+            connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
     try:
-        yield
+        yield waited
     finally:
         # with a broken connection the locks are gone already
         if not connection.closed:

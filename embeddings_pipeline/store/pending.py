@@ -30,32 +30,18 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True)
 class Backlog:
-    """What `find_pending` found."""
+    """What `find_pending` found: chunks, the windows they are in, and their partitions, sorted."""
 
     chunks: int
-    rows: int
-    tokens: int
     windows: int
-
-
-def pending_keys(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, *, force: bool = False
-) -> list[str]:
-    """The partitions in which something is pending (with `force`, any text), sorted."""
-    rows = connection.execute(
-        on.fill(
-            "select distinct t.partition_key from {pending} order by 1",
-            pending=pending_of(on, vector_set, force=force),
-        )
-    )
-    return [key for (key,) in rows]
+    keys: list[str]
 
 
 def find_pending(
     connection: Connection[Row],
     on: Statements,
     vector_set: VectorSet,
-    keys: Sequence[str],
+    keys: Sequence[str] | None,
     *,
     max_rows: int,
     max_tokens: int,
@@ -64,24 +50,27 @@ def find_pending(
     """Fill the temporary table `pending_rows` with the windows to encode, in order.
 
     A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
-    past `max_tokens`. With `force` every text of the partitions is in one.
+    past `max_tokens`. Without `keys` it looks into every partition. With `force` every text is
+    in a window.
     """
     connection.execute("drop table if exists pending_rows")
     connection.execute(
         on.fill(
             """
             create temporary table pending_rows as
-            select id, chunk, text_hash, tokens, n,
+            select partition_key, id, chunk, text_hash, tokens, n,
                 dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
             from (
-                select t.{id} as id, t.chunk, t.text_hash, t.tokens,
+                select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens,
                     dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
-                from {pending} and t.partition_key = any({keys})
+                from {pending} {chosen}
                 window by_row as (order by t.partition_key, t.{id})
             ) as missing
             """,
             pending=pending_of(on, vector_set, force=force),
-            keys=sql.Literal(list(keys)),
+            chosen=sql.SQL("")
+            if keys is None
+            else sql.SQL("and t.partition_key = any({})").format(sql.Literal(list(keys))),
             max_rows=sql.Literal(max_rows),
             max_tokens=sql.Literal(max_tokens),
         )
@@ -91,8 +80,8 @@ def find_pending(
     return Backlog(
         *on.one(
             connection,
-            "select count(*), coalesce(max(n), 0), coalesce(sum(tokens), 0)::bigint,"
-            " coalesce(max(in_window), 0) from pending_rows",
+            "select count(*), coalesce(max(in_window), 0), coalesce(array_agg(distinct"
+            " partition_key order by partition_key), '{{}}') from pending_rows",
         )
     )
 

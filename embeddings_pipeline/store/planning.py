@@ -139,16 +139,20 @@ def lacking(
     Tokens that are null are taken to be as many as the others' mean.
     """
     known = [
-        on.fill("select text_hash from {table}", table=on.table(origin.table)) for origin in origins
+        on.fill(
+            "exists (select from {table} o where o.text_hash = l.text_hash)",
+            table=on.table(origin.table),
+        )
+        for origin in origins
     ]
-    found = sql.SQL(" union all ").join(known) if known else sql.SQL("select null::bytea")
+    at_hand = sql.SQL(" or ").join(known) if known else sql.SQL("false")
     return Work(
         *on.one(
             connection,
             """
             with texts as (
                 select l.text_hash, count(*) as chunks, max(l.tokens) as tokens,
-                    l.text_hash in ({found}) is true as at_hand
+                    {at_hand} as at_hand
                 from {lacking} l group by l.text_hash
             )
             select
@@ -160,7 +164,7 @@ def lacking(
                 (select count(distinct id) from {lacking})
             from texts
             """,
-            found=found,
+            at_hand=at_hand,
             lacking=Identifier("pg_temp", table),
         )
     )

@@ -17,7 +17,7 @@ from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.errors import CostLimitReached, Interrupted, RowError
 from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.pending import Pending, find_pending, pending_keys, read_window
+from embeddings_pipeline.store.pending import Backlog, Pending, find_pending, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
@@ -69,14 +69,15 @@ def sync_vectors(
 def _work_off(database: Postgres, work: _Work) -> None:
     with database.connection() as connection:
         on, vector_set = work.on, work.vector_set
-        keys = _keys(connection, work)
+        backlog = work.look(connection)
         # what a lost connection leaves over is a part of what there was
-        work.keys = sorted({*work.keys, *keys})
-        if keys:
-            with locks.partitions(connection, on, vector_set.table_name, keys):
+        work.keys = sorted({*work.keys, *backlog.keys})
+        if backlog.chunks:
+            with locks.partitions(connection, on, vector_set.table_name, backlog.keys) as waited:
                 if not work.request.force:
                     work.origins = vector_sets.same_model(connection, on, vector_set.identity)
-                work.drain(connection, keys)
+                # whoever held them has done some of it
+                work.drain(connection, work.look(connection) if waited else backlog)
         stored, wanted = vectors.count(connection, on, vector_set)
         if stored != wanted:
             # with as many vectors as texts and none pending there can be none too many
@@ -99,14 +100,6 @@ def _record(database: Postgres, work: _Work) -> None:
         )
 
 
-def _keys(connection: Connection[Row], work: _Work) -> list[str]:
-    asked = work.request.keys
-    if work.request.force and asked is not None:
-        return sorted(asked)
-    found = pending_keys(connection, work.on, work.vector_set, force=work.request.force)
-    return [key for key in found if asked is None or key in asked]
-
-
 @dataclass
 class _Work:
     """One run over one set: what it works with, and what it has done so far."""
@@ -122,18 +115,21 @@ class _Work:
     planned: bool = False
     device: str | None = None
 
-    def drain(self, connection: Connection[Row], keys: Sequence[str]) -> None:
-        """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
-        request = self.request
-        backlog = find_pending(
+    def look(self, connection: Connection[Row]) -> Backlog:
+        """What is pending in the partitions that were asked for."""
+        return find_pending(
             connection,
             self.on,
             self.vector_set,
-            keys,
+            self.request.keys,
             max_rows=_WINDOW_ROWS,
             max_tokens=_WINDOW_TOKENS,
-            force=request.force,
+            force=self.request.force,
         )
+
+    def drain(self, connection: Connection[Row], backlog: Backlog) -> None:
+        """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
+        request = self.request
         # what a lost connection leaves over was counted before it
         self.counts = replace(self.counts, pending=max(self.counts.pending, backlog.chunks))
         if not self.planned:
