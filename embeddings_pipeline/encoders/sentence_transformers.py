@@ -15,11 +15,13 @@ import numpy as np
 from embeddings_pipeline.encoders.base import Vector, Vectors
 from embeddings_pipeline.encoders.batching import by_tokens
 from embeddings_pipeline.encoders.devices import device_for, dtype_for
+from embeddings_pipeline.encoders.plain_bert import PlainBert, is_plain_bert
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
@@ -70,20 +72,20 @@ class SentenceTransformersEncoder:
         for batch in by_tokens(
             lengths, max_tokens=self._options.batch_tokens, max_texts=self._options.batch_texts
         ):
-            with self._lock:
-                made = self._model.encode_document(
-                    [texts[index] for index in batch],
-                    batch_size=len(batch),
-                    show_progress_bar=False,
-                )
-            vectors[batch] = self._finish(cast(Vectors, made))
+            vectors[batch] = self._finish(self._run([texts[index] for index in batch]))
         return vectors
 
     def encode_query(self, text: str) -> Vector:
         """The vector of one query, shape (dimension,)."""
+        return cast(Vector, self._finish(self._run([text], query=True))[0])
+
+    def _run(self, texts: list[str], *, query: bool = False) -> Vectors:
         with self._lock:
-            vectors = self._model.encode_query([text], show_progress_bar=False)
-        return cast(Vector, self._finish(cast(Vectors, vectors))[0])
+            model = self._model
+            if isinstance(model, PlainBert):
+                return model.encode(texts)
+            encode = model.encode_query if query else model.encode_document
+            return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))
 
     def _finish(self, vectors: Vectors) -> Vectors:
         if vectors.shape[1] < self._identity.dimension:
@@ -99,23 +101,34 @@ class SentenceTransformersEncoder:
         return shortened
 
     @cached_property
-    def _model(self) -> SentenceTransformer:
+    def _model(self) -> PlainBert | SentenceTransformer:
         device = self.device
         dtype = dtype_for(self._options.precision, device)
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logger.info("loading %s on %s as %s", self._identity.model, device, dtype)
         try:
-            return SentenceTransformer(
-                str(self._folder),
-                device=device,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True, "dtype": dtype},
-            )
+            if is_plain_bert(self._folder):
+                return PlainBert(
+                    self._folder,
+                    max_tokens=self._identity.max_tokens,
+                    device=device,
+                    dtype=dtype,
+                )
+            return _sentence_transformer(self._folder, device, dtype)
         # corrupt weights, unknown parts and missing packages each raise a kind of their own
         except Exception as error:
             raise ConfigurationError(
                 f"model {self._identity.model!r} in {self._folder} cannot be loaded: {error}"
             ) from error
+
+
+def _sentence_transformer(folder: Path, device: str, dtype: torch.dtype) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return SentenceTransformer(
+        str(folder),
+        device=device,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True, "dtype": dtype},
+    )

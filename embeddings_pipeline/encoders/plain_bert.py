@@ -1,0 +1,93 @@
+"""Runs a BERT with mean pooling by itself: what most small sentence-transformers models are.
+
+`import sentence_transformers` brings trainers, evaluators and scikit-learn along and takes longer
+than to encode a hundred texts. The vectors are the same; a test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from embeddings_pipeline.encoders.base import Vectors
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_plain_bert(folder: Path) -> bool:
+    """Whether a model is a BERT, mean pooling and no prompts, as far as its files tell."""
+    modules = _read(folder / "modules.json") or []
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        return False
+    prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
+    return (
+        modules[0]["path"] == ""
+        and (folder / "tokenizer.json").exists()
+        and _read(folder / "config.json").get("model_type") == "bert"
+        and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
+        and _is_mean(_read(folder / modules[1]["path"] / "config.json"))
+        and not any(prompts.values())
+    )
+
+
+class PlainBert:
+    """The loaded model. Raises what `transformers` raises where it cannot be loaded."""
+
+    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+        from transformers import BertModel
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._device = device
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.no_padding()
+        model = BertModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            add_pooling_layer=False,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        self._model = model.to(device).eval()  # type: ignore[arg-type]
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Means of the tokens' vectors, float32, shape (texts, dimension), not normalized."""
+        import torch
+
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        longest = max(map(len, tokens))
+        ids = torch.zeros((len(tokens), longest), dtype=torch.long)
+        mask = torch.zeros((len(tokens), longest), dtype=torch.long)
+        for row, text in enumerate(tokens):
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(text)] = 1
+        padded = any(len(text) < longest for text in tokens)
+        mask = mask.to(self._device)
+        with torch.inference_mode():
+            hidden = self._model(
+                input_ids=ids.to(self._device),
+                # attention without a mask is faster, where nothing is padded
+                attention_mask=mask if padded else None,
+            ).last_hidden_state.float()
+            mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        vectors: Vectors = mean.cpu().numpy()
+        return vectors
+
+
+def _is_mean(pooling: dict[str, Any]) -> bool:
+    former = {key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True}
+    return former == {"pooling_mode_mean_tokens"} or (
+        not former and pooling.get("pooling_mode") == "mean"
+    )
+
+
+def _read(path: Path) -> Any:
+    # what is optional in a model's folder is read as empty
+    return json.loads(path.read_text()) if path.exists() else {}
