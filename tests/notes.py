@@ -85,6 +85,7 @@ def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
         (folder / "home").mkdir()
+        (folder / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         patch.setenv("DAGSTER_HOME", str(folder / "home"))
         patch.chdir(folder)
         with dg.DagsterInstance.get() as instance:

@@ -69,6 +69,7 @@ def test_run_all_embeds_every_entity_and_shows_a_table(first_run: Result) -> Non
 def test_a_run_over_unchanged_entities_encodes_nothing_and_builds_the_marts(
     embedded_notes: Notes,
 ) -> None:
+    document("run", "--all", "--no-dbt")
     embedded_notes.sql("drop view if exists marts.note_with_embedding")
     found = document("run", "--all")["entities"]
     assert embedded_notes.sql("select count(*) from marts.note_with_embedding") == [(8,)]

@@ -34,6 +34,7 @@ with dg.DagsterInstance.get() as runs:
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """An instance with a run that was killed half-way."""
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     subprocess.run([sys.executable, "-c", KILLED], capture_output=True, check=False)
     with dg.DagsterInstance.get() as runs:
