@@ -15,6 +15,7 @@ _ABOUT = {
     "without_text": "texts",
     "coverage": "vectors",
     "orphans": "vectors",
+    "erased": "vectors",
     "unit_norm": "vectors",
     "recall": "index",
     "data_lag": "embeddings",

@@ -43,18 +43,19 @@ def stored(connection: Connection[Row], on: Statements) -> list[str]:
 
 def traces(connection: Connection[Row], on: Statements) -> int:
     """Rows of erased ids that are left in texts, vectors or quarantine; 0 as it should be."""
-    found = 0
     name = on.source.entity.name
+    found = 0
     for table in (f"{name}_texts", *vector_tables(connection, on.schema, name)):
-        found += on.one(
+        (rows,) = on.one(
             connection,
-            "select count(*) from {table} t join {erasures} e"
-            " on e.entity = {entity} and e.id = t.{id}::text",
+            "select count(*) from {table} where {id} = any(array("
+            "select e.id::{id_type} from {erasures} e where e.entity = {entity}))",
             table=on.table(table),
-        )[0]
-    found += on.one(
+        )
+        found += rows
+    (rows,) = on.one(
         connection,
         "select count(*) from {quarantine} q join {erasures} e using (entity, id)"
         " where q.entity = {entity}",
-    )[0]
-    return int(found)
+    )
+    return int(found + rows)

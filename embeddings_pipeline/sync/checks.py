@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from embeddings_pipeline.entities.entity import Freshness
-from embeddings_pipeline.store import queries, vector_sets
+from embeddings_pipeline.store import erasures, queries, vector_sets
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.statements import Statements
@@ -22,6 +22,7 @@ QUESTIONS = {
     "coverage": "Has every row that should have vectors got them, for its current text?",
     "orphans": "Has a vector lost its row?",
     "unit_norm": "Are the vectors of length 1, where the model makes them so?",
+    "erased": "Is something left of a row that was erased?",
     "recall": "Does the index find what an exact search finds?",
     "data_lag": "How long has the oldest change waited for its vector?",
 }
@@ -48,12 +49,14 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
         counts = queries.text_counts(connection, on, reads or 1 << 30)
         strays = {s.number: queries.orphans(connection, on, s) for s in sets}
         odd = {s.number: queries.odd_norms(connection, on, s) for s in sets if s.normalized}
+        traces = erasures.traces(connection, on)
     return {
         "truncated": truncated(counts, reads),
         "without_text": without_text(counts),
         "coverage": coverage(covered),
         "orphans": orphans(strays),
         "unit_norm": unit_norm(odd),
+        "erased": erased(traces),
         "recall": recall(shown, entity.index.recall),
         "data_lag": data_lag(covered, entity.freshness),
     }
@@ -104,6 +107,17 @@ def unit_norm(by_set: dict[int, int]) -> Verdict:
         passed=not count,
         description=said if count else "a sample of the vectors is of length 1",
         metadata={"odd_vectors": count},
+    )
+
+
+def erased(traces: int) -> Verdict:
+    """An error: somebody was promised that nothing would be left."""
+    return Verdict(
+        passed=not traces,
+        description=f"{traces:,} rows of erased ids are left; the next run of `texts` removes them"
+        if traces
+        else "nothing is left of what was erased",
+        metadata={"traces": traces},
     )
 
 

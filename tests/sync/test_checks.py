@@ -45,6 +45,14 @@ def test_a_pending_row_is_an_error_of_coverage_in_its_partition(world: World, it
     assert sum(pending.values()) == 1
 
 
+def test_what_is_left_of_an_erased_row_is_an_error(world: World, item: Entity) -> None:
+    world.sql(f"insert into {SCHEMA}.erasures (entity, id) values ('item', '2')")
+    found = verdict(world, item, "erased")
+    assert (found.passed, found.severity, found.metadata["traces"]) == (False, "error", 2)
+    world.texts(item)
+    assert verdict(world, item, "erased").passed
+
+
 def test_a_quarantined_row_is_only_a_warning_of_coverage(world: World, item: Entity) -> None:
     def fail(texts: Sequence[str]) -> None:
         if any("Tap" in text for text in texts):
