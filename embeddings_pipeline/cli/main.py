@@ -64,7 +64,7 @@ def main() -> None:
     """Run a command. Exit code 1: the work failed; 2: the call or the configuration is wrong."""
     try:
         app()
-    except (EmbeddingsError, psycopg.OperationalError, KeyboardInterrupt) as error:
+    except (EmbeddingsError, psycopg.Error, KeyboardInterrupt) as error:
         if "--debug" in sys.argv:
             raise
         output.say(f"error: {str(error).strip() or type(error).__name__}")

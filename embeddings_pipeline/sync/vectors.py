@@ -26,7 +26,7 @@ from embeddings_pipeline.sync.encoding import encode_pending
 from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
-_WINDOW_TOKENS = 64_000
+_WINDOW_TOKENS = 32_000
 # a share of rows written above which statistics are not left to autovacuum
 _MUCH = 0.1
 
