@@ -41,9 +41,8 @@ class PlainBert:
 
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
         from transformers import BertModel
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hush()
         self._device = device
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
@@ -79,6 +78,14 @@ class PlainBert:
             mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         vectors: Vectors = mean.cpu().numpy()
         return vectors
+
+
+def hush() -> None:
+    """Keep `transformers` from drawing a bar and a table each time that a model is loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _is_mean(pooling: dict[str, Any]) -> bool:

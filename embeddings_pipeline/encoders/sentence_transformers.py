@@ -15,7 +15,7 @@ import numpy as np
 from embeddings_pipeline.encoders.base import Vector, Vectors
 from embeddings_pipeline.encoders.batching import by_tokens
 from embeddings_pipeline.encoders.devices import device_for, dtype_for
-from embeddings_pipeline.encoders.plain_bert import PlainBert, is_plain_bert
+from embeddings_pipeline.encoders.plain_bert import PlainBert, hush, is_plain_bert
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -123,9 +123,8 @@ class SentenceTransformersEncoder:
 
 def _sentence_transformer(folder: Path, device: str, dtype: torch.dtype) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hush()
     return SentenceTransformer(
         str(folder),
         device=device,
