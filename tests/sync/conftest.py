@@ -1,0 +1,42 @@
+"""Fixtures for tests in which an exchange with the database goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tenacity
+from pgvector.psycopg import register_vector
+from psycopg import Connection
+
+from embeddings_pipeline.store import pending
+from embeddings_pipeline.store import vectors as stored_vectors
+from embeddings_pipeline.sync import texts, vectors
+from tests.faults import Exchanges
+
+
+@pytest.fixture(scope="module")
+def exchanges() -> Iterator[Exchanges]:
+    """Stands between the driver and the server; runs go in windows of a few rows.
+
+    To be asked for before a world, whose pool it changes.
+    """
+    exchanges = Exchanges()
+
+    def register_unseen(connection: Connection[Any]) -> None:
+        # done once in the life of a connection, and so at no known place
+        with exchanges.unseen():
+            register_vector(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        exchanges.install(patch)
+        patch.setattr(stored_vectors, "register_vector", register_unseen)
+        patch.setattr(texts, "SLICE", 5)
+        patch.setattr(vectors, "_WINDOW_ROWS", 3)
+        # each run tries again a text that no model takes
+        patch.setattr(pending, "MAX_ATTEMPTS", 1_000)
+        # a connection that was lost is taken anew at once
+        patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
+        yield exchanges
