@@ -122,8 +122,20 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     ]
     output.print_table(columns, rows)
     for outcome in outcomes:
+        if outcome.counts.get("pending"):
+            output.say(f"{outcome.status.entity}: {_processed(outcome.counts)}")
         for warning in outcome.warnings:
             output.say(f"{outcome.status.entity}: {warning}")
+
+
+def _processed(counts: Mapping[str, Any]) -> str:
+    """What became of the chunks that had no vector of their text."""
+    done = counts["encoded"] + counts["reused"] + counts["quarantined"]
+    each = f", {1000 * counts['seconds'] / done:,.1f} ms each" if done else ""
+    return (
+        f"{done:,} of {counts['pending']:,} chunks processed: {counts['encoded']:,} encoded,"
+        f" {counts['reused']:,} reused, {counts['quarantined']:,} quarantined{each}"
+    )
 
 
 def raise_failures(failures: Mapping[str, EmbeddingsError]) -> None:
