@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ def clear(cluster: Path) -> None:
 
     if not wait(lambda: not orphans(), SECONDS_FOR_ORPHANS):
         for process in orphans():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         wait(lambda: not orphans(), SECONDS_FOR_ORPHANS)
     (cluster / "postmaster.pid").unlink(missing_ok=True)
 

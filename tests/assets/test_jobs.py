@@ -73,6 +73,7 @@ def test_every_check_of_an_entity_is_evaluated(note_run: dg.ExecuteInProcessResu
         ("note", "texts", "without_text"),
         ("note", "vectors", "coverage"),
         ("note", "vectors", "orphans"),
+        ("note", "vectors", "erased"),
         ("note", "vectors", "unit_norm"),
         ("note", "index", "recall"),
         ("note", "embeddings", "data_lag"),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +68,9 @@ def postmaster(data_dir: Path) -> psutil.Process:
 
 def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
-        process.kill()
+        # some end with their postmaster
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(processes, timeout=10)
 
 
