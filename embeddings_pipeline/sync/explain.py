@@ -16,7 +16,7 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Text
 from embeddings_pipeline.store.traces import Quarantined, StoredText, StoredVector
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync import texts
+from embeddings_pipeline.sync import rendering
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def explain(
                 f"entity {on.source.entity.name!r} has no row with {on.source.entity.id}"
                 f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
             )
-        window = texts.rendered([row], on) if row else None
+        window = rendering.rendered([row], on) if row else None
         sets = vector_sets.vector_sets(target, on, ("live", "building", "retired"))
         longest = encoders.of(on.source.entity).identity.max_tokens
         chunks = [

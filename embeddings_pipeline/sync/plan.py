@@ -23,7 +23,7 @@ from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync import texts
+from embeddings_pipeline.sync import rendering, texts
 
 # beyond so many rendered rows, tokens are counted in one window of ten
 _COUNT_ALL = 20_000
@@ -81,7 +81,7 @@ def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders
             _compare(source, target, former)
             planning.keep_content_changes(target, on)
         moved = _compare(source, target, on)
-        texts.refuse_bad_ids(on, *changes.bad_ids(target))
+        rendering.refuse_bad_ids(on, *changes.bad_ids(target))
         estimated = _render_changed(source, target, on)
         sets = _plan_sets(target, on, encoders, _sets(target, on, encoders))
         changed = moved.changed - moved.new
@@ -130,9 +130,9 @@ def _render_changed(source: Connection[Row], target: Connection[Row], on: Statem
     planning.receive(target, on, [])
     for ids in changes.slices(target, "changed_rows", texts.SLICE):
         rows = staging.read_rows(source, on.source, ids)
-        for number, batch in enumerate(texts.batches(rows, on)):
+        for number, batch in enumerate(rendering.batches(rows, on)):
             counted = rendered < _COUNT_ALL or number % _COUNT_ONE_IN == 0
-            planning.receive(target, on, texts.rendered(batch, on, count=counted).texts)
+            planning.receive(target, on, rendering.rendered(batch, on, count=counted).texts)
             rendered += len(batch)
     return rendered > _COUNT_ALL
 

@@ -26,7 +26,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import _host, _postmaster, embedded, views
 from embeddings_pipeline.store import indexes as stored_indexes
-from embeddings_pipeline.sync import texts, vectors
+from embeddings_pipeline.sync import rendering, texts, vectors
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World, world_in
 
@@ -58,6 +58,7 @@ world.postgres.close()
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
+    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
 
 

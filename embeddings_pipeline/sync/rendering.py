@@ -1,0 +1,134 @@
+"""Turns a stream of staged rows into windows of texts. Touches no database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from embeddings_pipeline.entities import chunking
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.serialise import Rendered, render
+from embeddings_pipeline.errors import ConfigurationError, RowError
+from embeddings_pipeline.store.passes import UNSETTLED
+from embeddings_pipeline.store.staging import StagedRow
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.texts import Failure, Text
+
+# a window ends with whichever comes first
+_WINDOW_ROWS = 2_000
+_WINDOW_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Window:
+    """The chunks of some whole rows, and those rows that failed."""
+
+    texts: list[Text]
+    failures: list[Failure]
+
+
+def batches(rows: Iterator[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
+    """Cut a stream of rows into windows, bounded in rows and bytes.
+
+    Raises ConfigurationError for an id that comes twice.
+    """
+    seen: set[str] = set()
+    batch: list[StagedRow] = []
+    size = 0
+    for row in rows:
+        if row.id in seen:
+            refuse_bad_ids(on, 0, [row.id])
+        seen.add(row.id)
+        batch.append(row)
+        size += sum(len(value or "") for value in row.values.values())
+        if len(batch) == _WINDOW_ROWS or size > _WINDOW_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -> Window:
+    """The texts of a window of rows; without `count` their tokens are left at 0."""
+    done: list[tuple[StagedRow, str, int, list[Rendered | None]]] = []
+    failures: list[Failure] = []
+    for row in rows:
+        try:
+            key = _partition_key(row, on)
+        except RowError as error:
+            failures.append(Failure(row.id, "partition", str(error)))
+            # looked at again by each pass, until its day has come
+            done.append((row, "", UNSETTLED, [None]))
+            continue
+        try:
+            done.append((row, key, row.fingerprint, _pieces(row, on)))
+        except RowError as error:
+            failures.append(Failure(row.id, "render", str(error)))
+            done.append((row, key, row.fingerprint, [None]))
+    pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
+    tokens = iter(_count(pieces_with_text) if count else [0] * len(pieces_with_text))
+    written = [
+        _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else 0)
+        for row, key, fingerprint, pieces in done
+        for chunk, piece in enumerate(pieces)
+    ]
+    return Window(written, failures)
+
+
+def _pieces(row: StagedRow, on: Statements) -> list[Rendered | None]:
+    """The chunks of a row, at least one; a row without text has one that is None."""
+    entity = on.source.entity
+    rendered = render(entity, on.source.text_columns, row.values)
+    if rendered is None or entity.chunk is None:
+        return [rendered]
+    return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
+
+
+def _count(rendered: list[Rendered]) -> list[int]:
+    """Tokens that the model reads: those of the parts, where fields have weights."""
+    parts = [piece.parts or (piece.text,) for piece in rendered]
+    counts = iter(chunking.count_tokens(list(chain.from_iterable(parts))))
+    return [sum(next(counts) for _ in group) for group in parts]
+
+
+def _partition_key(row: StagedRow, on: Statements) -> str:
+    partitions = on.source.entity.partitions
+    if isinstance(partitions, DayPartitions):
+        return partitions.key_of(row.day)
+    return partitions.key_of(row.id)
+
+
+def _text(
+    row: StagedRow, key: str, fingerprint: int, chunk: int, piece: Rendered | None, tokens: int
+) -> Text:
+    return Text(
+        id=row.id,
+        chunk=chunk,
+        partition_key=key,
+        fingerprint=fingerprint,
+        text=piece.text if piece else None,
+        parts=list(piece.parts) if piece and piece.parts else None,
+        weights=list(piece.weights) if piece and piece.weights else None,
+        text_hash=piece.text_hash if piece else None,
+        tokens=tokens,
+        source_changed_at=row.changed_at,
+        filters=row.filters,
+    )
+
+
+def refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+    """Raise ConfigurationError where a row has no id or ids repeat."""
+    entity = on.source.entity
+    where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
+    if nulls:
+        raise ConfigurationError(
+            f"{where} has {nulls} rows whose {entity.id} is null: an id must be unique and not"
+            " null; correct the staging model"
+        )
+    if repeated:
+        raise ConfigurationError(
+            f"{where} has {entity.id} more than once, among them"
+            f" {', '.join(repr(row_id) for row_id in repeated)}: an id must be unique; correct"
+            " the staging model"
+        )
