@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from psycopg import sql
 
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.entities.serialise import render
-from embeddings_pipeline.store import entity_tables, erasures, queries
+from embeddings_pipeline.store import erasures, queries
 from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.erase import erase, lift
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
@@ -24,7 +25,7 @@ from embeddings_pipeline.sync.sets import sync_sets
 from embeddings_pipeline.sync.texts import sync_texts
 from embeddings_pipeline.sync.vectors import Request
 from tests import faults
-from tests.faults import Died, Exchanges, Spoil
+from tests.faults import Died, Exchanges
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -76,84 +77,88 @@ EDITS: dict[str, list[Any]] = {
 }
 
 
-def edits_of(key: str) -> st.SearchStrategy[tuple[str, Any]]:
-    return st.sampled_from([(key, value) for value in EDITS[key]])
+ACCIDENTS = {"killed": faults.dies, "answer lost": faults.answer_lost}
 
 
-class History(RuleBasedStateMachine):
-    """What people, schedulers and accidents do to a few rows."""
+@dataclass(frozen=True)
+class Day:
+    """What people change, and the run that follows: whole, or with an accident on its way."""
 
-    def __init__(self, world: World, exchanges: Exchanges) -> None:
-        super().__init__()
+    changes: list[str]
+    edits: dict[str, Any]
+    erased: list[int]
+    lifted: list[int]
+    accident: tuple[str, int] | None
+
+
+DAYS = st.builds(
+    Day,
+    changes=st.lists(CHANGES, max_size=4),
+    edits=st.dictionaries(st.sampled_from(list(EDITS)), st.none(), max_size=2).flatmap(
+        lambda keys: st.fixed_dictionaries({key: st.sampled_from(EDITS[key]) for key in keys})
+    ),
+    erased=st.lists(IDS, max_size=1),
+    lifted=st.lists(IDS, max_size=1),
+    # exchanges of a run after which it happens: often among the first ones, which erase
+    accident=st.none()
+    | st.tuples(st.sampled_from(list(ACCIDENTS)), st.integers(1, 8) | st.integers(1, 150)),
+)
+
+
+class History:
+    """A few rows, and what happens to them."""
+
+    def __init__(self, world: World, exchanges: Exchanges, rows: Sequence[Sequence[Any]]) -> None:
         self.world, self.exchanges = world, exchanges
-        self.keys: dict[str, Any] = {
-            "include": ["name", "body"],
-            "filters": ["stock"],
-            "model": MODELS[0],
-        }
+        self.keys: dict[str, Any] = {"filters": ["stock"], "model": MODELS[0]}
         world.sql(f"drop schema if exists {SCHEMA}, staging cascade")
         world.sql("create schema staging")
         with world.postgres.connection() as connection:
             create_control_tables(connection, SCHEMA)
         world.table("id bigint, name text, body text, stock int, consent boolean")
+        world.insert(*rows)
+        self.run()
 
     @property
     def item(self) -> Entity:
-        keys = dict(self.keys)
-        if keys.get("template"):
-            del keys["include"]
-        return self.world.declare(**keys)
+        text = {} if self.keys.get("template") else {"include": ["name", "body"]}
+        return self.world.declare(**text, **self.keys)
 
-    @initialize(rows=st.lists(ROWS, min_size=4, max_size=8, unique_by=lambda row: row[0]))
-    def begin(self, rows: list[tuple[Any, ...]]) -> None:
-        self.world.insert(*rows)
-
-    @rule(changes=st.lists(CHANGES, min_size=1, max_size=4))
-    def change_rows(self, changes: list[str]) -> None:
-        for change in changes:
+    def live(self, day: Day) -> None:
+        for change in day.changes:
             self.world.sql(change)
+        self.keys |= day.edits
+        on = self.world.on(self.item)
+        if day.lifted:
+            lift(self.world.postgres, on, list(map(str, day.lifted)))
+        if day.accident is None:
+            erase(self.world.postgres, on, list(map(str, day.erased)))
+            self.run()
+        else:
+            self.run_with_accident(on, day, *day.accident)
 
-    @rule(edits=st.lists(st.sampled_from(list(EDITS)).flatmap(edits_of), min_size=1, max_size=4))
-    def edit_declaration(self, edits: list[tuple[str, Any]]) -> None:
-        self.keys |= dict(edits)
-
-    @rule()
     def run(self) -> None:
         self.world.run(self.item, allow_deletes=True)
+        self.assert_what_staging_says()
 
-    @rule(at=st.integers(1, 150))
-    def run_until_it_is_killed(self, at: int) -> None:
-        self._spoilt_run(faults.dies, at)
-
-    @rule(at=st.integers(1, 150))
-    def run_although_the_connection_is_lost(self, at: int) -> None:
-        self._spoilt_run(faults.answer_lost, at)
-
-    @rule(row_id=IDS, at=st.integers(1, 12))
-    def erase(self, row_id: int, at: int) -> None:
-        """Some of these are killed on their way, and still have to come true."""
-        on = self.world.on(self.item)
-        with self.world.postgres.connection() as connection:
-            entity_tables.ensure_entity(connection, SCHEMA, on.source)
-        with suppress(Died), self.exchanges.armed(faults.dies, at):
-            erase(self.world.postgres, on, [str(row_id)])
-
-    @rule(row_id=IDS)
-    def lift(self, row_id: int) -> None:
-        lift(self.world.postgres, self.world.on(self.item), [str(row_id)])
-
-    def _spoilt_run(self, spoil: Spoil, at: int) -> None:
-        database, on = self.world.postgres, self.world.on(self.item)
-        with suppress(Died), self.exchanges.armed(spoil, at):
+    def run_with_accident(self, on: Statements, day: Day, accident: str, at: int) -> None:
+        database = self.world.postgres
+        with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
+            erase(database, on, list(map(str, day.erased)))
             sync_texts(database, database, on, "run", allow_deletes=True)
             sync_sets(database, on, self.world.encoders, Request("run"))
             sync_index(database, on)
             publish(database, on)
+        if accident == "answer lost":
+            self.assert_what_staging_says()
 
-    def teardown(self) -> None:
-        """A last run, and what it must have come to."""
+    def end(self) -> None:
+        self.run()
+        counts = self.world.run(self.item, allow_deletes=True)
+        assert (counts["read"], counts["pending"], counts["deleted"]) == (0, 0, 0)
+
+    def assert_what_staging_says(self) -> None:
         item = self.item
-        self.world.run(item, allow_deletes=True)
         assert self.world.view() == self.rendered(item)
         self.assert_columns_beside_the_vectors(item)
         self.assert_vectors_are_of_their_texts(item)
@@ -161,8 +166,6 @@ class History(RuleBasedStateMachine):
             assert erasures.traces(connection, self.world.on(item)) == 0
             for vector_set in self.world.sets(item):
                 assert queries.orphans(connection, self.world.on(item), vector_set) == 0
-        counts = self.world.run(item, allow_deletes=True)
-        assert (counts["read"], counts["pending"], counts["deleted"]) == (0, 0, 0)
 
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of each row of staging."""
@@ -206,14 +209,22 @@ class History(RuleBasedStateMachine):
 def test_any_history_ends_with_what_staging_says(exchanges: Exchanges, world: World) -> None:
     for name in MODELS:
         world.encoders.add(WordsEncoder(replace(WORDS, model=name)))
-    run_state_machine_as_test(
-        lambda: History(world, exchanges),
-        settings=settings(
-            max_examples=25,
-            stateful_step_count=15,
-            deadline=None,
-            # a dozen steps are short enough to read, and each try to shorten them takes seconds
-            phases=[Phase.reuse, Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        ),
+
+    @given(
+        rows=st.lists(ROWS, min_size=4, max_size=8, unique_by=lambda row: row[0]),
+        days=st.lists(DAYS, min_size=2, max_size=8),
     )
+    @settings(
+        max_examples=25,
+        deadline=None,
+        # a few days are short enough to read, and each try to shorten them takes seconds
+        phases=[Phase.reuse, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def live(rows: list[tuple[Any, ...]], days: list[Day]) -> None:
+        history = History(world, exchanges, rows)
+        for day in days:
+            history.live(day)
+        history.end()
+
+    live()
