@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# US dollars for a million tokens: https://platform.openai.com/docs/pricing, as of November 2026
+# US dollars for a million tokens, written from memory of https://platform.openai.com/docs/pricing
+# and not checked against it lately: EMBEDDING_PRICES overrides what has changed
 PRICES: Mapping[str, float] = {
     "text-embedding-3-small": 0.02,
     "text-embedding-3-large": 0.13,

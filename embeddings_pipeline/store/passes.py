@@ -12,6 +12,14 @@ from embeddings_pipeline.store.statements import Statements
 UNSETTLED = 0
 
 
+def scheme_changed(connection: Connection[Row], on: Statements) -> bool:
+    """Whether the stored partition keys are of another scheme; not so before the first pass."""
+    row = connection.execute(
+        on.fill("select partition_scheme from {entities} where entity = {entity}")
+    ).fetchone()
+    return row is not None and row[0] != on.source.entity.partitions.model_dump_json()
+
+
 def retry(connection: Connection[Row], on: Statements) -> int:
     """Make the next run try again what is in quarantine; returns how many entries there are."""
     with connection.transaction():

@@ -18,7 +18,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import changes, planning, set_creation, staging, vector_sets
+from embeddings_pipeline.store import changes, passes, planning, set_creation, staging, vector_sets
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
@@ -92,7 +92,9 @@ def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders
             new=moved.new,
             changed=changed,
             deleted=moved.gone,
-            moved_partition=planning.moved_partitions(target, on, rekeyed=_rekeyed(target, on)),
+            moved_partition=planning.moved_partitions(
+                target, on, rekeyed=passes.scheme_changed(target, on)
+            ),
             unchanged=moved.stored - changed - moved.gone,
             deletes_refused=texts.too_many_deletes(on, moved),
             why=_shares(content, changed - content, 0 if is_new else max(by_model, 0)),
@@ -178,13 +180,6 @@ def _plan_sets(
             )
         )
     return plans
-
-
-def _rekeyed(target: Connection[Row], on: Statements) -> bool:
-    row = target.execute(
-        on.fill("select partition_scheme from {entities} where entity = {entity}")
-    ).fetchone()
-    return row is not None and row[0] != on.source.entity.partitions.model_dump_json()
 
 
 def _shares(content: int, template: int, model: int) -> dict[str, float]:
