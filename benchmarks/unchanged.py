@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed, world
-from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.entities.entity import Entity
 from tests.words import WordsEncoder
 from tests.world import World
@@ -22,10 +22,11 @@ _SCAN = "select count(md5(t::text)) from staging.stg_item t"
 class RandomEncoder(WordsEncoder):
     """Vectors without a meaning, as fast as they can be drawn."""
 
-    def encode_documents(self, texts: list[str]) -> Vectors:  # type: ignore[override]
+    def encode_documents(self, texts: list[str]) -> Encodings:  # type: ignore[override]
         self.encoded += texts
         random = np.random.default_rng(len(self.encoded))
-        return random.standard_normal((len(texts), self.identity.dimension), dtype=np.float32)
+        shape = (len(texts), self.identity.dimension)
+        return Encodings(random.standard_normal(shape, dtype=np.float32), Usage(texts=len(texts)))
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 
 WORDS = ModelIdentity("fake", "fake/words", "r1", 64, 256, True)
@@ -37,13 +38,21 @@ class WordsEncoder:
     def check(self) -> None:
         pass
 
-    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
         self.before(texts)
         self.encoded += texts
-        return np.stack([self._vector(text) for text in texts])
+        return self.encode_query(texts)
 
-    def encode_query(self, text: str) -> Vector:
-        return self._vector(text)
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        lengths = count_tokens(texts)
+        return Encodings(
+            np.stack([self._vector(text) for text in texts]),
+            Usage(
+                texts=len(texts),
+                tokens=sum(min(n, self.identity.max_tokens) for n in lengths),
+                truncated=sum(n > self.identity.max_tokens for n in lengths),
+            ),
+        )
 
     def _vector(self, text: str) -> Vector:
         words = re.findall(r"\w+", text.lower())

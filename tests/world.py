@@ -129,7 +129,7 @@ class World:
         for row_id, text, vector in self.sql(
             f"select id, text, embedding::text from {SCHEMA}.{name}_embeddings"
         ):
-            wanted = self.encoder.encode_query(text)
+            wanted = self.encoder.encode_query([text]).vectors[0]
             found = [float(x) for x in vector.strip("[]").split(",")]
             assert abs(wanted - found).max() < 1e-5, (row_id, text)
 

@@ -46,7 +46,7 @@ def _search(engine: Engine, name: str, query: str) -> None:
         live = next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
         if live is None:
             raise ConfigurationError(f"entity {name!r} has nothing published to search")
-        vector = engine.encoders.get(live.model, live.dimension).encode_query(query)
+        vector = engine.encoders.get(live.model, live.dimension).encode_query([query]).vectors[0]
         hits = nearest(connection, on, live, vector, _HITS)
     typer.echo(f"\n{name}: {query}")
     for hit in hits:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -12,6 +13,39 @@ from embeddings_pipeline.entities.model import ModelIdentity
 # float32, shapes (texts, dimension) and (dimension,)
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What some texts took, in the same terms from every encoder; it adds up.
+
+    `texts` went through the model, which read so many `tokens`, as it or its provider counts
+    them; of these texts `truncated` had more than it reads. `cached` texts were spared the model,
+    and with them `saved_tokens`. `seconds` are those of the loaded model at work.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    cached: int = 0
+    saved_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        mine, others = asdict(self), asdict(other)
+        return Usage(**{name: mine[name] + others[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """Vectors in the order of their texts, shape (texts, dimension), and what they took.
+
+    `failures` says of the texts at these indexes why they have none; their vectors mean nothing.
+    """
+
+    vectors: Vectors
+    usage: Usage
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class Encoder(Protocol):
@@ -28,8 +62,8 @@ class Encoder(Protocol):
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""
 
-    def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the texts, shape (texts, dimension), in their order."""
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of texts that are to be found."""
 
-    def encode_query(self, text: str) -> Vector:
-        """The vector of one query, shape (dimension,)."""
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of texts to find others by."""

@@ -57,3 +57,18 @@ def _is_fast_at_bfloat16(device: str) -> bool:
     if device != "cpu" or not flags.exists():
         return False
     return bool(_BFLOAT16_FLAGS & set(flags.read_text().split()))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory: CUDA has a class for it, the CPU a message."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release_memory(device: str) -> None:
+    """Give back what a failed batch left in the device's cache."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()

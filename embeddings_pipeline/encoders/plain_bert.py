@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.loaded import Prepared
 
 if TYPE_CHECKING:
     import torch
@@ -56,18 +57,31 @@ class PlainBert:
         )
         self._model = model.to(device).eval()  # type: ignore[arg-type]
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """Means of the tokens' vectors, float32, shape (texts, dimension), not normalized."""
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        """The tokens of each text."""
+        return [
+            Prepared(
+                len(encoding.ids) + sum(_text_tokens(o) for o in encoding.overflowing), encoding.ids
+            )
+            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+        ]
+
+    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        """Means of the tokens' vectors, float32, shape (texts, dimension), not normalized.
+
+        Such a model has no prompts: a query is read like a document.
+        """
+        del query
         import torch
 
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        tokens = [cast(list[int], text.content) for text in batch]
         longest = max(map(len, tokens))
+        padded = any(len(text) < longest for text in tokens)
         ids = torch.zeros((len(tokens), longest), dtype=torch.long)
         mask = torch.zeros((len(tokens), longest), dtype=torch.long)
         for row, text in enumerate(tokens):
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
-        padded = any(len(text) < longest for text in tokens)
         mask = mask.to(self._device)
         with torch.inference_mode():
             hidden = self._model(
@@ -78,6 +92,10 @@ class PlainBert:
             mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         vectors: Vectors = mean.cpu().numpy()
         return vectors
+
+
+def _text_tokens(overflow: Encoding) -> int:
+    return len(overflow.ids) - sum(overflow.special_tokens_mask)
 
 
 def hush() -> None:

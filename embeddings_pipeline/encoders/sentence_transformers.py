@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
 from embeddings_pipeline.encoders.batching import by_tokens
-from embeddings_pipeline.encoders.devices import device_for, dtype_for
-from embeddings_pipeline.encoders.plain_bert import PlainBert, hush, is_plain_bert
-from embeddings_pipeline.entities.chunking import count_tokens
+from embeddings_pipeline.encoders.devices import (
+    device_for,
+    dtype_for,
+    is_out_of_memory,
+    release_memory,
+)
+from embeddings_pipeline.encoders.general_model import GeneralModel
+from embeddings_pipeline.encoders.loaded import LoadedModel, Prepared
+from embeddings_pipeline.encoders.plain_bert import PlainBert, is_plain_bert
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    import torch
-    from sentence_transformers import SentenceTransformer
-
 logger = logging.getLogger(__name__)
+
+# the smallest budget that running out of memory leads to: one text of most models
+_LEAST_BATCH_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class SentenceTransformersEncoder:
         self._identity = identity
         self._folder = folder
         self._options = options
+        self._batch_tokens = options.batch_tokens
         self._lock = Lock()
 
     @property
@@ -62,30 +68,56 @@ class SentenceTransformersEncoder:
         with self._lock:
             _ = self._model
 
-    def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the texts, shape (texts, dimension), in their order."""
-        if not texts:
-            return np.empty((0, self._identity.dimension), np.float32)
-        # the tokenizer of the pipeline stands in for the model's: lengths only have to sort
-        lengths = [min(n, self._identity.max_tokens) for n in count_tokens(texts)]
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of the texts, with the model's prompt for documents where it has one."""
+        return self._encode(texts, query=False)
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of the texts, with the model's prompt for queries where it has one."""
+        return self._encode(texts, query=True)
+
+    def _encode(self, texts: Sequence[str], *, query: bool) -> Encodings:
         vectors = np.empty((len(texts), self._identity.dimension), np.float32)
-        for batch in by_tokens(
-            lengths, max_tokens=self._options.batch_tokens, max_texts=self._options.batch_texts
-        ):
-            vectors[batch] = self._finish(self._run([texts[index] for index in batch]))
-        return vectors
-
-    def encode_query(self, text: str) -> Vector:
-        """The vector of one query, shape (dimension,)."""
-        return cast(Vector, self._finish(self._run([text], query=True))[0])
-
-    def _run(self, texts: list[str], *, query: bool = False) -> Vectors:
+        if not texts:
+            return Encodings(vectors, Usage())
         with self._lock:
             model = self._model
-            if isinstance(model, PlainBert):
-                return model.encode(texts)
-            encode = model.encode_query if query else model.encode_document
-            return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))
+            started = time.monotonic()
+            prepared = model.prepare(texts)
+            longest = self._identity.max_tokens
+            lengths = [min(text.tokens, longest) for text in prepared]
+            for batch in by_tokens(
+                lengths, max_tokens=self._batch_tokens, max_texts=self._options.batch_texts
+            ):
+                vectors[batch] = self._finish(
+                    self._run(model, [prepared[i] for i in batch], query=query)
+                )
+        return Encodings(
+            vectors,
+            Usage(
+                texts=len(texts),
+                tokens=sum(lengths),
+                truncated=sum(text.tokens > longest for text in prepared),
+                seconds=time.monotonic() - started,
+            ),
+        )
+
+    def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        """Out of memory, halve the batch, and keep those to come as small."""
+        try:
+            return model.encode(batch, query=query)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+        release_memory(self.device)
+        self._batch_tokens = max(self._batch_tokens // 2, _LEAST_BATCH_TOKENS)
+        logger.warning(
+            "%s ran out of memory with %d texts: batches have %d tokens from now on",
+            *(self._identity.model, len(batch), self._batch_tokens),
+        )
+        half = len(batch) // 2
+        halves = (batch[:half], batch[half:])
+        return np.concatenate([self._run(model, part, query=query) for part in halves])
 
     def _finish(self, vectors: Vectors) -> Vectors:
         if vectors.shape[1] < self._identity.dimension:
@@ -101,33 +133,17 @@ class SentenceTransformersEncoder:
         return shortened
 
     @cached_property
-    def _model(self) -> PlainBert | SentenceTransformer:
+    def _model(self) -> LoadedModel:
         device = self.device
         dtype = dtype_for(self._options.precision, device)
         logger.info("loading %s on %s as %s", self._identity.model, device, dtype)
+        load = PlainBert if is_plain_bert(self._folder) else GeneralModel
         try:
-            if is_plain_bert(self._folder):
-                return PlainBert(
-                    self._folder,
-                    max_tokens=self._identity.max_tokens,
-                    device=device,
-                    dtype=dtype,
-                )
-            return _sentence_transformer(self._folder, device, dtype)
+            return load(
+                self._folder, max_tokens=self._identity.max_tokens, device=device, dtype=dtype
+            )
         # corrupt weights, unknown parts and missing packages each raise a kind of their own
         except Exception as error:
             raise ConfigurationError(
                 f"model {self._identity.model!r} in {self._folder} cannot be loaded: {error}"
             ) from error
-
-
-def _sentence_transformer(folder: Path, device: str, dtype: torch.dtype) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-
-    hush()
-    return SentenceTransformer(
-        str(folder),
-        device=device,
-        local_files_only=True,
-        model_kwargs={"use_safetensors": True, "dtype": dtype},
-    )

@@ -18,18 +18,22 @@ from embeddings_pipeline.store.statements import Statements
 class Counts:
     """What a step did: rows for read, deleted and quarantined, chunks for the rest.
 
-    `seconds` are all of its time, `encode_seconds` those of a loaded model at work.
+    `encoded` counts the texts that got a vector from the encoder, `cached` those of them that it
+    had in its cache. `seconds` are all of its time, `encode_seconds` those of a loaded model at
+    work; `saved_usd` is what reuse and cache spared.
     """
 
     read: int = 0
     pending: int = 0
     encoded: int = 0
+    cached: int = 0
     reused: int = 0
     deleted: int = 0
     quarantined: int = 0
     truncated: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
+    saved_usd: float = 0.0
     seconds: float = 0.0
     encode_seconds: float = 0.0
 

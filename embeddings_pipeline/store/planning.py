@@ -101,6 +101,7 @@ def work(
     on: Statements,
     vector_set: VectorSet | None,
     origins: Sequence[Origin],
+    max_tokens: int,
 ) -> Work:
     """What a set, or one that is yet to be made, will lack once the texts are up to date."""
     connection.execute("drop table if exists lacking")
@@ -128,15 +129,20 @@ def work(
             then=missing_then,
         )
     )
-    return lacking(connection, on, "lacking", origins)
+    return lacking(connection, on, "lacking", origins, max_tokens)
 
 
 def lacking(
-    connection: Connection[Row], on: Statements, table: str, origins: Sequence[Origin]
+    connection: Connection[Row],
+    on: Statements,
+    table: str,
+    origins: Sequence[Origin],
+    max_tokens: int,
 ) -> Work:
     """Sum up a temporary table of (id, chunk, text_hash, tokens).
 
-    Tokens that are null are taken to be as many as the others' mean.
+    Of a text no more than `max_tokens` count, which is what the model reads. Tokens that are null
+    are taken to be as many as the others' mean.
     """
     known = [
         on.fill(
@@ -151,8 +157,9 @@ def lacking(
             connection,
             """
             with texts as (
-                select l.text_hash, count(*) as chunks, max(l.tokens) as tokens,
-                    {at_hand} as at_hand
+                select l.text_hash, count(*) as chunks, {at_hand} as at_hand,
+                    case when max(l.tokens) > {max_tokens} then {max_tokens} else max(l.tokens) end
+                        as tokens
                 from {lacking} l group by l.text_hash
             )
             select
@@ -165,6 +172,7 @@ def lacking(
             from texts
             """,
             at_hand=at_hand,
+            max_tokens=sql.Literal(max_tokens),
             lacking=Identifier("pg_temp", table),
         )
     )

@@ -99,6 +99,11 @@ _CONTROL_TABLES = (
         primary key (entity, run_id)
     )
     """,
+    """
+    alter table {schema}.run_ledger
+        add column if not exists cached bigint not null default 0,
+        add column if not exists saved_usd numeric not null default 0
+    """,
 )
 
 

@@ -80,8 +80,8 @@ def _quality(
 ) -> Quality:
     encoder = encoders.identical(vector_set.identity)
     gains, recalls = [], []
-    for query, text in judgements.queries.items():
-        vector = encoder.encode_query(text)
+    vectors = encoder.encode_query([*judgements.queries.values()]).vectors
+    for query, vector in zip(judgements.queries, vectors, strict=True):
         with database.connection() as connection:
             ranked = comparison.nearest_rows(connection, on, vector_set, vector, 100)
         gains.append(ndcg(ranked, judgements.relevant[query], 10))

@@ -6,32 +6,34 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encoder, Vector, Vectors
+from embeddings_pipeline.encoders.base import Encoder, Encodings, Usage, Vector
 from embeddings_pipeline.errors import EmbeddingsError, RowError
 from embeddings_pipeline.store.pending import Pending
 
 # a text that every encoder can take: where it fails too, the fault is not in the rows
 _PROBE = "probe"
 
-Encode = Callable[[Sequence[str]], Vectors]
+Encode = Callable[[Sequence[str]], Encodings]
+Made = list[Vector | RowError]
 
 
-def encode_pending(encoder: Encoder, window: Sequence[Pending]) -> list[Vector | RowError]:
+def encode_pending(encoder: Encoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
     """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
     texts = list(dict.fromkeys(part for p in window for part in (p.parts or [p.text])))
-    made = dict(zip(texts, encode_each(encoder.encode_documents, texts), strict=True))
-    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window]
+    vectors, usage = encode_each(encoder.encode_documents, texts)
+    made = dict(zip(texts, vectors, strict=True))
+    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
 
 
-def encode_each(encode: Encode, texts: Sequence[str]) -> list[Vector | RowError]:
+def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
     Raises what the encoder raised where it fails on everything.
     """
     try:
-        vectors = encode(texts)
-        if len(vectors) != len(texts):
-            raise RowError(f"the encoder gave {len(vectors)} vectors for {len(texts)} texts")
+        done = encode(texts)
+        if len(done.vectors) != len(texts):
+            raise RowError(f"the encoder gave {len(done.vectors)} vectors for {len(texts)} texts")
     except EmbeddingsError as error:
         if not isinstance(error, RowError):
             raise
@@ -39,18 +41,24 @@ def encode_each(encode: Encode, texts: Sequence[str]) -> list[Vector | RowError]
     # an encoder may raise anything for a text that it cannot take
     except Exception as error:
         return _bisect(encode, texts, error)
-    return [_checked(vector) for vector in vectors]
+    made: Made = [
+        RowError(done.failures[index]) if index in done.failures else _checked(vector)
+        for index, vector in enumerate(done.vectors)
+    ]
+    return made, done.usage
 
 
-def _bisect(encode: Encode, texts: Sequence[str], error: Exception) -> list[Vector | RowError]:
+def _bisect(encode: Encode, texts: Sequence[str], error: Exception) -> tuple[Made, Usage]:
     if len(texts) > 1:
         half = len(texts) // 2
-        return [*encode_each(encode, texts[:half]), *encode_each(encode, texts[half:])]
+        first, first_usage = encode_each(encode, texts[:half])
+        second, second_usage = encode_each(encode, texts[half:])
+        return [*first, *second], first_usage + second_usage
     try:
         encode([_PROBE])
     except Exception:
         raise error from None
-    return [RowError(f"{type(error).__name__}: {error}")]
+    return [RowError(f"{type(error).__name__}: {error}")], Usage()
 
 
 def _checked(vector: Vector) -> Vector | RowError:

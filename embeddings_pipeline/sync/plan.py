@@ -163,7 +163,7 @@ def _plan_sets(
     plans = []
     for vector_set, identity in sets:
         origins = vector_sets.same_model(target, on, identity)
-        work = planning.work(target, on, vector_set, origins)
+        work = planning.work(target, on, vector_set, origins, identity.max_tokens)
         rate = planning.throughput(target, on, identity.model)
         plans.append(
             SetPlan(

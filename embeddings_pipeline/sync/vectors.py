@@ -8,7 +8,7 @@ killed at any point, a run loses at most the window in flight.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from psycopg import Connection
@@ -158,7 +158,9 @@ class _Work:
     def _plan(self, connection: Connection[Row]) -> None:
         """Note in the ledger what is about to be done, beside which the counts will stand."""
         model = self.vector_set.model
-        work = planning.lacking(connection, self.on, "pending_rows", self.origins)
+        work = planning.lacking(
+            connection, self.on, "pending_rows", self.origins, self.vector_set.max_tokens
+        )
         rate = planning.throughput(connection, self.on, model)
         ledger.record_plan(
             connection,
@@ -187,18 +189,18 @@ class _Work:
         reused = vectors.reuse(
             connection, self.on, self.vector_set, self.origins, window, self.request.run_id
         )
-        self.counts += Counts(reused=len(reused))
+        taken = [p for p in window if (p.id, p.chunk) in reused]
+        self.counts += Counts(reused=len(taken), saved_usd=self._read(taken) * self.usd_per_token)
         left = [pending for pending in window if (pending.id, pending.chunk) not in reused]
         if not left:
             return
         by_hash = {pending.text_hash: pending for pending in left}
-        self._afford(sum(pending.tokens for pending in by_hash.values()))
+        self._afford(self._read(by_hash.values()))
         # to load the model is no part of its speed
         self.encoder.check()
         self.device = self.encoder.device
-        started = time.monotonic()
-        made = dict(zip(by_hash, encode_pending(self.encoder, [*by_hash.values()]), strict=True))
-        encode_seconds = time.monotonic() - started
+        vectors_made, usage = encode_pending(self.encoder, [*by_hash.values()])
+        made = dict(zip(by_hash, vectors_made, strict=True))
         good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
         vectors.write(
             connection,
@@ -214,16 +216,23 @@ class _Work:
         failed = [p for p in left if p.text_hash not in good]
         for pending in failed:
             vectors.quarantine(connection, self.on, pending, str(made[pending.text_hash]))
-        encoded = [by_hash[key] for key in good]
+        doubles = [p for p in left if p.text_hash in good and p is not by_hash[p.text_hash]]
+        spared = usage.saved_tokens + self._read(doubles)
         self.counts += Counts(
-            encoded=len(encoded),
-            reused=len(left) - len(failed) - len(encoded),
+            encoded=len(good),
+            cached=usage.cached,
+            reused=len(doubles),
             quarantined=len(failed),
-            truncated=sum(p.tokens > self.vector_set.max_tokens for p in encoded),
-            tokens=sum(p.tokens for p in encoded),
-            cost_usd=sum(p.tokens for p in encoded) * self.usd_per_token,
-            encode_seconds=encode_seconds,
+            truncated=usage.truncated,
+            tokens=usage.tokens,
+            cost_usd=usage.tokens * self.usd_per_token,
+            saved_usd=spared * self.usd_per_token,
+            encode_seconds=usage.seconds,
         )
+
+    def _read(self, texts: Iterable[Pending]) -> int:
+        """Tokens that the model would read of these texts."""
+        return sum(min(p.tokens, self.vector_set.max_tokens) for p in texts)
 
 
 def _encoded(on: Statements, pending: Pending, first: Pending, vector: Vector) -> Encoded:

@@ -60,7 +60,7 @@ def reference() -> SentenceTransformer:
 def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(
     packaged: Encoder, reference: SentenceTransformer
 ) -> None:
-    vectors = packaged.encode_documents(TEXTS)
+    vectors = packaged.encode_documents(TEXTS).vectors
     assert (vectors.shape, vectors.dtype) == ((len(TEXTS), 384), np.float32)
     for text, vector in zip(TEXTS, vectors, strict=True):
         assert near(vector, reference.encode(text)), text
@@ -71,12 +71,12 @@ def test_vectors_are_the_same_whatever_shares_their_batch(
     packaged: Encoder, limit: dict[str, int]
 ) -> None:
     small = encoder_of(**limit)
-    assert near(packaged.encode_documents(TEXTS), small.encode_documents(TEXTS))
+    assert near(packaged.encode_documents(TEXTS).vectors, small.encode_documents(TEXTS).vectors)
 
 
 def test_vectors_in_bfloat16_point_where_those_in_float32_do(packaged: Encoder) -> None:
-    exact = packaged.encode_documents(TEXTS)
-    rough = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS)
+    exact = packaged.encode_documents(TEXTS).vectors
+    rough = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS).vectors
     assert (rough.shape, rough.dtype) == (exact.shape, np.float32)
     assert near(np.linalg.norm(rough, axis=1), np.ones(len(TEXTS)))
     assert not near(rough, exact)
@@ -84,29 +84,30 @@ def test_vectors_in_bfloat16_point_where_those_in_float32_do(packaged: Encoder) 
 
 
 def test_vectors_have_unit_length(packaged: Encoder) -> None:
-    assert near(np.linalg.norm(packaged.encode_documents(TEXTS), axis=1), np.ones(len(TEXTS)))
+    assert near(
+        np.linalg.norm(packaged.encode_documents(TEXTS).vectors, axis=1), np.ones(len(TEXTS))
+    )
 
 
 def test_bfloat16_gives_nearly_the_vectors_of_float32(packaged: Encoder) -> None:
-    half = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS)
-    assert ((half * packaged.encode_documents(TEXTS)).sum(axis=1) > 0.999).all()
+    half = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS).vectors
+    assert ((half * packaged.encode_documents(TEXTS).vectors).sum(axis=1) > 0.999).all()
     assert np.abs(np.linalg.norm(half, axis=1) - 1).max() < 1e-5
 
 
 def test_a_query_is_one_vector(packaged: Encoder) -> None:
-    vector = packaged.encode_query("A red shoe.")
+    vector = packaged.encode_query(["A red shoe."]).vectors[0]
     assert (vector.shape, vector.dtype) == ((384,), np.float32)
-    assert near(vector, packaged.encode_documents(["A red shoe."])[0])
+    assert near(vector, packaged.encode_documents(["A red shoe."]).vectors[0])
 
 
 def test_no_texts_have_no_vectors(packaged: Encoder) -> None:
-    assert packaged.encode_documents([]).shape == (0, 384)
+    assert packaged.encode_documents([]).vectors.shape == (0, 384)
 
 
 def test_red_boots_are_nearer_to_a_red_shoe_than_to_a_blue_lamp(packaged: Encoder) -> None:
-    shoe, lamp = packaged.encode_documents(["red shoe", "blue lamp"]) @ packaged.encode_query(
-        "red boots"
-    )
+    documents = packaged.encode_documents(["red shoe", "blue lamp"]).vectors
+    shoe, lamp = documents @ packaged.encode_query(["red boots"]).vectors[0]
     assert shoe > lamp + 0.2
 
 
@@ -114,19 +115,19 @@ def test_what_is_past_the_longest_text_is_not_read(packaged: Encoder) -> None:
     limit = packaged.identity.max_tokens
     fits, more = "red " * (limit - 2), "red " * (limit - 2) + "blue lamp"
     assert count_tokens([fits, more]) == [limit, limit + 2]
-    assert near(*packaged.encode_documents([fits, more]))
+    assert near(*packaged.encode_documents([fits, more]).vectors)
     assert not near(
-        *packaged.encode_documents(["red " * (limit - 4), "red " * (limit - 4) + "lamp"])
+        *packaged.encode_documents(["red " * (limit - 4), "red " * (limit - 4) + "lamp"]).vectors
     )
 
 
 def test_a_shortened_vector_is_the_beginning_at_unit_length(packaged: Encoder) -> None:
     short = encoder_of(dimension=64)
     assert short.identity.dimension == 64
-    beginning = packaged.encode_documents(TEXTS)[:, :64]
+    beginning = packaged.encode_documents(TEXTS).vectors[:, :64]
     expected = beginning / np.linalg.norm(beginning, axis=1, keepdims=True)
-    assert near(short.encode_documents(TEXTS), expected)
-    assert near(short.encode_query(TEXTS[0]), expected[0])
+    assert near(short.encode_documents(TEXTS).vectors, expected)
+    assert near(short.encode_query([TEXTS[0]]).vectors[0], expected[0])
 
 
 def test_a_dimension_that_the_model_does_not_have_is_refused() -> None:
@@ -136,8 +137,8 @@ def test_a_dimension_that_the_model_does_not_have_is_refused() -> None:
 
 def test_threads_may_share_an_encoder(packaged: Encoder) -> None:
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(packaged.encode_query, TEXTS * 2))
-    expected = packaged.encode_documents(TEXTS * 2)
+        found = list(threads.map(lambda text: packaged.encode_query([text]).vectors[0], TEXTS * 2))
+    expected = packaged.encode_documents(TEXTS * 2).vectors
     assert near(np.stack(found), expected)
 
 
@@ -163,7 +164,7 @@ def test_a_model_of_another_architecture_is_read_from_a_folder(tiny: Path) -> No
     identity = encoder.identity
     assert (identity.model, identity.dimension, identity.max_tokens) == (DEFAULT_MODEL, 24, 32)
     assert identity.revision != encoder_of().identity.revision
-    vectors = encoder.encode_documents(TEXTS)
+    vectors = encoder.encode_documents(TEXTS).vectors
     assert vectors.shape == (len(TEXTS), 24)
     assert near(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS)))
 
@@ -171,9 +172,9 @@ def test_a_model_of_another_architecture_is_read_from_a_folder(tiny: Path) -> No
 def test_documents_and_queries_have_the_prompts_of_the_model(tiny: Path) -> None:
     encoder = encoder_of(tiny / "model")
     plain = SentenceTransformer(str(tiny / "model"), device="cpu")
-    assert near(encoder.encode_query("shoe"), plain.encode("query: shoe"))
-    assert near(encoder.encode_documents(["shoe"])[0], plain.encode("passage: shoe"))
-    assert not near(encoder.encode_query("shoe"), plain.encode("shoe"), 1e-3)
+    assert near(encoder.encode_query(["shoe"]).vectors[0], plain.encode("query: shoe"))
+    assert near(encoder.encode_documents(["shoe"]).vectors[0], plain.encode("passage: shoe"))
+    assert not near(encoder.encode_query(["shoe"]).vectors[0], plain.encode("shoe"), 1e-3)
 
 
 def test_what_the_files_say_is_what_the_loaded_model_does(tiny: Path) -> None:
@@ -186,11 +187,11 @@ def test_what_the_files_say_is_what_the_loaded_model_does(tiny: Path) -> None:
 
 def test_a_transformer_without_modules_has_vectors_of_any_length(tiny: Path) -> None:
     full, short = encoder_of(tiny / "bert"), encoder_of(tiny / "bert", dimension=4)
-    vectors = full.encode_documents(["red shoe", "blue lamp"])
+    vectors = full.encode_documents(["red shoe", "blue lamp"]).vectors
     assert not full.identity.normalized
     assert vectors.shape == (2, 16)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.1
-    assert near(short.encode_documents(["red shoe", "blue lamp"]), vectors[:, :4])
+    assert near(short.encode_documents(["red shoe", "blue lamp"]).vectors, vectors[:, :4])
 
 
 def test_a_copy_of_a_model_is_the_same_model(tmp_path: Path) -> None:
@@ -248,6 +249,6 @@ def test_a_failed_load_is_tried_again(tiny: Path, tmp_path: Path) -> None:
     weights = tiny / "model" / "model.safetensors"
     encoder = spoiled(tiny, tmp_path, "model.safetensors", b"")
     with pytest.raises(ConfigurationError):
-        encoder.encode_query("red")
+        encoder.encode_query(["red"]).vectors[0]
     shutil.copy(weights, tmp_path / "spoiled" / "model.safetensors")
-    assert encoder.encode_query("red").shape == (24,)
+    assert encoder.encode_query(["red"]).vectors[0].shape == (24,)

@@ -203,7 +203,7 @@ class History:
             assert model == item.model
             found = [float(value) for value in vector.strip("[]").split(",")]
             # halfvec has 11 bits
-            assert abs(encoder.encode_query(text) - found).max() < 1e-3
+            assert abs(encoder.encode_query([text]).vectors[0] - found).max() < 1e-3
 
 
 def test_any_history_ends_with_what_staging_says(exchanges: Exchanges, world: World) -> None:

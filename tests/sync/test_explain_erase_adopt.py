@@ -140,7 +140,7 @@ def old_vectors(world: World, *, wrong: bool = False) -> None:
     """What a script left: one text as it is now, one of before, one of no row."""
     world.sql("create table old_vectors (item_id text, content text, emb vector(64))")
     for row_id, text in (("1", "name: Pump"), ("2", "name: Old hose"), ("5", "name: Gone")):
-        vector = world.encoder.encode_query("else" if wrong else text)
+        vector = world.encoder.encode_query(["else" if wrong else text]).vectors[0]
         as_text = "[" + ",".join(str(x) for x in np.asarray(vector)) + "]"
         world.sql("insert into old_vectors values (%s, %s, %s::vector)", row_id, text, as_text)
 

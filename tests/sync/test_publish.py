@@ -191,8 +191,8 @@ def test_weighted_fields_have_the_normalised_weighted_mean(world: World) -> None
     # equal fields are encoded once
     assert sorted(world.encoder.encoded) == ["Acme", "blue lamp", "hat", "red shoe"]
     assert counts["encoded"] == 3
-    encode = world.encoder.encode_query
-    mean = 3 * encode("red shoe") + encode("Acme")
+    shoe, brand = world.encoder.encode_query(["red shoe", "Acme"]).vectors
+    mean = 3 * shoe + brand
     ((vector,),) = world.sql(f"select embedding::text from {SCHEMA}.item_embeddings where id = 1")
     found: Sequence[float] = [float(x) for x in vector.strip("[]").split(",")]
     norm = float((mean @ mean) ** 0.5)

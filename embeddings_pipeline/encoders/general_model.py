@@ -1,0 +1,42 @@
+"""Runs any model that sentence-transformers can load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.loaded import Prepared
+from embeddings_pipeline.encoders.plain_bert import hush
+from embeddings_pipeline.entities.chunking import count_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+
+class GeneralModel:
+    """The loaded model. Raises what sentence-transformers raises where it cannot be loaded."""
+
+    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        hush()
+        self._model = SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": dtype},
+        )
+        self._model.max_seq_length = max_tokens
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        """The texts with their tokens by the pipeline's own tokenizer: the model's may be of any
+        kind, and lengths only have to sort."""
+        return [*map(Prepared, count_tokens(texts), texts)]
+
+    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        """Vectors of one batch, float32, shape (texts, dimension)."""
+        texts = [cast(str, text.content) for text in batch]
+        encode = self._model.encode_query if query else self._model.encode_document
+        return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))

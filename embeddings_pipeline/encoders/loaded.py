@@ -1,0 +1,29 @@
+"""A model in memory, whatever brought it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from embeddings_pipeline.encoders.base import Vectors
+
+
+class Prepared(NamedTuple):
+    """A text as the model takes it: the ids of its tokens, or the text itself.
+
+    `tokens` is its length before the model cuts it.
+    """
+
+    tokens: int
+    content: list[int] | str
+
+
+class LoadedModel(Protocol):
+    """Prepares many texts at once, so that they can be put in batches by length."""
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        """Each text with its length."""
+
+    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        """Vectors of one batch, shape (texts, the model's own dimension), with the model's prompt
+        for queries or for documents."""
