@@ -109,7 +109,7 @@ def _pass_over(
         buckets, stored = changes.digests(target, on)
         # a stream is closed before its connection goes back, whatever ends it
         with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
-            moved = changes.compare(target, on, buckets, rows)
+            moved = changes.compare(target, on, buckets, stored, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
         _write_changed(source, target, on, done)
