@@ -15,8 +15,11 @@ from embeddings_pipeline.sync.plan import plan as plan_of
 def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
     """A job of one op that materialises nothing: the plans are metadata of its output."""
 
-    @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
-    def plan(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
+    @dg.op(
+        name="plan_runs",
+        description="What the next run of each entity would do. Writes nothing, loads no model.",
+    )
+    def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
         plans = [
             plan_of(engine.staging, engine.vectors, engine.on(entity), engine.encoders)
             for entity in entities
@@ -36,7 +39,7 @@ def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
         description="Says what the next run of each entity would do and cost.",
     )
     def job() -> None:
-        plan()
+        plan_runs()
 
     return job
 
