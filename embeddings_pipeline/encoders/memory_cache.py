@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from threading import Lock
 
 from cachetools import TLRUCache
@@ -21,10 +22,18 @@ class MemoryCache:
     `seconds` is how long each kind is kept, and `max_bytes` bounds the vectors' own bytes.
     """
 
-    def __init__(self, seconds: Mapping[Kind, int], max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self,
+        seconds: Mapping[Kind, int],
+        max_bytes: int = _MAX_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._seconds = seconds
-        self._entries: TLRUCache[_Key, bytes] = TLRUCache(
-            max_bytes, ttu=lambda key, _, now: now + self._seconds[key[0]], getsizeof=len
+        self._entries: TLRUCache[_Key, bytes, float] = TLRUCache(
+            max_bytes,
+            ttu=lambda key, _, now: now + self._seconds[key[0]],
+            timer=clock,
+            getsizeof=len,
         )
         self._models: set[tuple[Kind, ModelIdentity]] = set()
         self._lock = Lock()
