@@ -10,32 +10,29 @@ another model reads the same text.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.base import Kind
 from embeddings_pipeline.encoders.breaker import Breaker
+from embeddings_pipeline.encoders.redis_connection import connect
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-
-if TYPE_CHECKING:
-    from redis import Redis
+from embeddings_pipeline.errors import EmbeddingsError
 
 T = TypeVar("T")
 
-_CONNECT_SECONDS = 0.3
-# a search waits for no more than this, once in a while
-_ANSWER_SECONDS = 0.5
 _KEYS_IN_A_TRIP = 500
 # of a vector that a model makes of length 1
 _TOLERANCE = 1e-3
 
 
-class ServerStats(NamedTuple):
+@dataclass(frozen=True)
+class ServerStats:
     """What Redis says of itself, all of its users together: keys of this database, memory, and
     keys that were found or not since it started."""
 
@@ -53,7 +50,7 @@ class RedisCache:
     """
 
     def __init__(self, url: SecretStr, seconds: Mapping[Kind, int]) -> None:
-        self._client = _client(url)
+        self._client = connect(url)
         self._seconds = seconds
         self.reading = Breaker("reading from Redis (EMBEDDING_REDIS_URL)")
         self.writing = Breaker("writing to Redis (EMBEDDING_REDIS_URL)")
@@ -164,32 +161,6 @@ class RedisCache:
     def close(self) -> None:
         """Close the connections; they are taken anew when they are needed."""
         self._client.close()
-
-
-def _client(url: SecretStr) -> Redis:
-    try:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ImportError:
-        raise ConfigurationError(
-            "EMBEDDING_REDIS_URL is set, but the package redis is not installed: pip install"
-            " 'embeddings-pipeline[redis]'"
-        ) from None
-    try:
-        return Redis.from_url(
-            url.get_secret_value(),
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_ANSWER_SECONDS,
-            # to encode is quicker than to insist
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        # the client's message may quote the URL, and with it the password
-        raise ConfigurationError(
-            "EMBEDDING_REDIS_URL is not a URL like redis://user:password@host:6379/0, rediss://…"
-            " or unix://path"
-        ) from None
 
 
 def _key(kind: Kind, text_hash: bytes) -> str:

@@ -38,6 +38,22 @@ def note(connection: Connection[Row], on: Statements, gone: Collection[bytes]) -
         )
 
 
+def note_replaced(connection: Connection[Row], on: Statements, kept: Collection[bytes]) -> None:
+    """Note what `incoming_texts` is about to replace, or to remove beyond its last chunks."""
+    replaced = connection.execute(
+        on.fill(
+            """
+            select t.text_hash, t.parts
+            from {texts} t
+            left join incoming_texts i on i.{id} = t.{id} and i.chunk = t.chunk
+            where t.{id} = any(array(select {id} from incoming_texts))
+                and t.text_hash is distinct from i.text_hash
+            """
+        )
+    ).fetchall()
+    note(connection, on, hashes(replaced).difference(kept))
+
+
 def noted(connection: Connection[Row], on: Statements, limit: int) -> list[bytes]:
     """Some of the hashes that are noted."""
     rows = connection.execute(

@@ -59,7 +59,9 @@ def write(
     )
     with connection.transaction():
         _receive(connection, on, columns, texts)
-        _note_replaced(connection, on, texts)
+        evictions.note_replaced(
+            connection, on, evictions.hashes((text.text_hash, text.parts) for text in texts)
+        )
         _upsert(connection, on, columns)
         connection.execute(
             on.fill(
@@ -125,22 +127,6 @@ def _receive(
             *fixed, filters = text
             copy.write_row((*fixed, *filters))
     connection.execute("analyze incoming_texts")
-
-
-def _note_replaced(connection: Connection[Row], on: Statements, texts: Sequence[Text]) -> None:
-    stored = connection.execute(
-        on.fill(
-            """
-            select t.text_hash, t.parts
-            from {texts} t
-            left join incoming_texts i on i.{id} = t.{id} and i.chunk = t.chunk
-            where t.{id} = any(array(select {id} from incoming_texts))
-                and t.text_hash is distinct from i.text_hash
-            """
-        )
-    ).fetchall()
-    kept = evictions.hashes((text.text_hash, text.parts) for text in texts)
-    evictions.note(connection, on, evictions.hashes(stored) - kept)
 
 
 def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable) -> None:

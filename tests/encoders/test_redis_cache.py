@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from embeddings_pipeline.encoders import breaker, redis_cache
+from embeddings_pipeline.encoders import breaker, redis_connection
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.serialise import text_hash
@@ -35,7 +35,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, socket.socket]]:
     """A server that takes connections and never says a word."""
-    monkeypatch.setattr(redis_cache, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(redis_connection, "_ANSWER_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0", server
 
