@@ -23,8 +23,6 @@ def connect(url: SecretStr) -> Redis:
     """
     try:
         from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
     except ImportError:
         raise ConfigurationError(
             "EMBEDDING_REDIS_URL is set, but the package redis is not installed: pip install"
@@ -35,8 +33,6 @@ def connect(url: SecretStr) -> Redis:
             url.get_secret_value(),
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
-            # to encode is quicker than to insist
-            retry=Retry(NoBackoff(), 0),
         )
     except ValueError:
         # the client's message may quote the URL, and with it the password

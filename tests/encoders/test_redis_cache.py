@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -159,6 +161,24 @@ def test_a_redis_that_never_answers_is_waited_for_once(silent: tuple[str, socket
     with pytest.raises(BlockingIOError):
         server.accept()
     assert made.cache.stats().errors == 1
+
+
+def test_a_redis_that_hangs_up_is_not_called_again_and_again() -> None:
+    calls = []
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            calls.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        port = server.server_address[1]
+        encoder = encoder_of(None, embedding_redis_url=f"redis://127.0.0.1:{port}/0")
+        assert pump_and_hose(encoder) == 0
+        server.shutdown()
+        thread.join()
+    assert len(calls) == 1
 
 
 def test_a_full_redis_is_read_from_all_the_same(redis: RedisServer) -> None:
