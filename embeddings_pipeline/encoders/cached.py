@@ -69,10 +69,12 @@ class CachedEncoder:
         fresh = dict(zip(missing, made.vectors, strict=True))
         failed = {missing[index]: why for index, why in made.failures.items()}
         good = {key: v for key, v in fresh.items() if key not in failed and _is_good(v)}
+        # vectors of another dimension fail here, before they are remembered
+        vectors = _in_order(hashes, found | fresh, self.identity.dimension)
         if good:
             self._cache.write(kind, self.identity, good)
         return Encodings(
-            _in_order(hashes, found | fresh, self.identity.dimension),
+            vectors,
             made.usage + self._saved(_beyond(missing, hashes, texts)),
             {index: failed[key] for index, key in enumerate(hashes) if key in failed},
         )

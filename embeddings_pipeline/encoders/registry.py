@@ -88,4 +88,5 @@ class Encoders:
     def cleanup(self) -> None:
         """Let go of every model and its memory, and of the cache's connections."""
         self._made.clear()
-        self.cache.close()
+        if "cache" in self.__dict__:
+            self.cache.close()

@@ -123,6 +123,19 @@ def test_known_texts_load_no_model(redis: RedisServer) -> None:
     made.cleanup()
 
 
+def test_vectors_of_another_dimension_are_not_remembered(redis: RedisServer) -> None:
+    class Short(WordsEncoder):
+        def encode_documents(self, texts: list[str]) -> Encodings:
+            done = super().encode_documents(texts)
+            return replace(done, vectors=done.vectors[:, :32])
+
+    encoder = encoder_of(redis, Short())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="shape"):
+            encoder.encode_documents(["pump"])
+    assert redis.keys() == set()
+
+
 def test_nothing_is_asked_for_no_texts() -> None:
     done = encoder_of(None).encode_documents([])
     assert done.vectors.shape == (0, WORDS.dimension)
