@@ -79,10 +79,18 @@ class Settings(BaseSettings):
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     embedding_batch_size: int = Field(256, ge=1, le=4096)
     embedding_batch_tokens: int = Field(4096, ge=256, le=1 << 20)
+    embedding_requests_per_minute: int | None = Field(None, ge=1)
+    embedding_tokens_per_minute: int | None = Field(None, ge=1)
+    # names of models, separated by commas
+    embedding_trust_remote_code: str = ""
     # US dollars for a million tokens, by model: {"my-model": 0.02}
     embedding_prices: dict[str, float] = Field(default_factory=dict)
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
+
+    openai_api_key: SecretStr | None = None
+    # credentials in it would be logged with it
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
 
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None
