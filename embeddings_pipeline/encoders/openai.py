@@ -137,6 +137,11 @@ class OpenAIEncoder:
         """The same as for documents: such an endpoint makes no difference."""
         return self.encode_documents(texts)
 
+    def close(self) -> None:
+        """Close the connections, if any were opened."""
+        if "_requests" in self.__dict__:
+            self._requests.close()
+
     @cached_property
     def _requests(self) -> Requests:
         try:

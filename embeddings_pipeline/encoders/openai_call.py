@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 
 import numpy as np
@@ -47,6 +47,7 @@ class Call:
         self._probing = Lock()
         self._probed = False
         self._stopped = Event()
+        self._error: Exception | None = None
         lengths = estimate(texts)
         self.truncated = {i for i, tokens in enumerate(lengths) if tokens > max_tokens}
         fitting = [cut(t, n, max_tokens) for t, n in zip(texts, lengths, strict=True)]
@@ -63,15 +64,24 @@ class Call:
         share = max(_LEAST_BATCH_TOKENS, -(-sum(lengths) // in_flight))
         batches = in_order(lengths, max_tokens=min(batch_tokens, share), max_texts=batch_texts)
         with ThreadPoolExecutor(min(in_flight, len(batches))) as pool:
-            sent = [pool.submit(self._take, [left[n] for n in batch]) for batch in batches]
             try:
-                for future in as_completed(sent):
-                    future.result()
-            except BaseException:
+                [*pool.map(self._work, ([left[n] for n in batch] for batch in batches))]
+            finally:
                 # whoever waits to try again need not
                 self._stopped.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        if self._error:
+            raise self._error
+
+    def _work(self, batch: list[int]) -> None:
+        if self._stopped.is_set():
+            return
+        try:
+            self._take(batch)
+        except Exception as error:
+            with self._lock:
+                # what others raise after it is that they were stopped
+                self._error = self._error or error
+            self._stopped.set()
 
     def _take(self, batch: list[int], tries: int = _TRIES_FOR_FINITE) -> None:
         try:

@@ -105,6 +105,10 @@ class Requests:
         self._jitter = wait_random(0, patience.first)
         self._is_late = stop_before_delay(patience.total)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def send(
         self,
         texts: Sequence[str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cached_property, partial
 
 from embeddings_pipeline.encoders import local_models, openai
@@ -32,6 +33,7 @@ class Encoders:
     def __init__(self, settings: Settings, transaction: Transaction | None = None) -> None:
         self._settings = settings
         self._transaction = transaction
+        self._closing = ExitStack()
         self._made: dict[tuple[str, int | None], Encoder] = {}
 
     def of(self, entity: Entity) -> Encoder:
@@ -68,7 +70,7 @@ class Encoders:
 
     def _remote(self, remote: RemoteModel, model: str, dimension: int | None) -> Encoder:
         settings = self._settings
-        return OpenAIEncoder(
+        encoder = OpenAIEncoder(
             model,
             remote,
             openai.endpoint_of(settings),
@@ -76,6 +78,8 @@ class Encoders:
             limits=self._limits,
             options=openai.options_of(settings),
         )
+        self._closing.callback(encoder.close)
+        return encoder
 
     @cached_property
     def _limits(self) -> RateLimits:
@@ -111,7 +115,8 @@ class Encoders:
         self._made[(encoder.identity.model, dimension)] = encoder
 
     def cleanup(self) -> None:
-        """Let go of every model and its memory."""
+        """Let go of every model, its memory and its connections."""
+        self._closing.close()
         self._made.clear()
 
 

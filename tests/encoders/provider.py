@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -47,8 +47,9 @@ class Provider(ThreadingHTTPServer):
     """Serves vectors of `dimension`, of texts of at most `limit` tokens that do not say poison.
 
     `troubles` are met by the next requests, one each, and `changes` by the next answers; `chance`
-    may make either of any request. `billed` counts each text that was encoded, `usable` those whose
-    answer was not changed, `asked` is the body of each request.
+    may make either of a request by its texts. `billed` counts each text that was encoded, `usable` those whose
+    answer was not changed, `asked` and `keys` are the body and the authorization of each request.
+    `clients` are closed with it.
     """
 
     daemon_threads = True
@@ -59,17 +60,17 @@ class Provider(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.troubles: list[Trouble | str] = []
         self.changes: list[Change | str] = []
-        self.chance: Callable[[], Trouble | Change | str | None] = lambda: None
+        self.chance: Callable[[list[str]], Trouble | Change | str | None] = lambda texts: None
         self.always: Trouble | None = None
         self.numbers = self.without_usage = False
         self.asked: list[dict[str, Any]] = []
-        self.headers_seen: list[dict[str, str]] = []
+        self.keys: list[str] = []
         self.billed: Counter[str] = Counter()
         self.usable: Counter[str] = Counter()
         self.tokens = 0
         self.at_once = self.most_at_once = 0
-        self.together: int | None = None
         self.ending = Event()
+        self.clients = ExitStack()
         self.lock = Lock()
 
     def refusal(self, body: dict[str, Any]) -> Trouble | None:
@@ -113,6 +114,8 @@ class Provider(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Provider
     protocol_version = "HTTP/1.1"
+    # the head and the body of an answer are written apart
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -122,13 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with provider.lock:
             provider.asked.append(body)
-            provider.headers_seen.append(dict(self.headers))
+            provider.keys.append(self.headers["Authorization"])
             provider.at_once += 1
             provider.most_at_once = max(provider.most_at_once, provider.at_once)
             trouble = provider.always or (provider.troubles.pop(0) if provider.troubles else None)
             change = provider.changes.pop(0) if provider.changes else None
             if trouble is None and change is None:
-                drawn = provider.chance()
+                drawn = provider.chance(body["input"])
                 trouble, change = (drawn, None) if isinstance(drawn, tuple) else (None, drawn)
         try:
             self._serve(body, trouble, change)
@@ -147,7 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble == "hang up":
             self.close_connection = True
             return
-        if self.headers["Authorization"] not in (f"Bearer {KEY}", "Bearer none"):
+        if trouble is None and self.headers["Authorization"] not in (
+            f"Bearer {KEY}",
+            "Bearer none",
+        ):
             said = f"Incorrect API key provided: {self.headers['Authorization']}"
             trouble = (401, {"message": said, "code": "invalid_api_key"}, {})
         trouble = trouble or provider.refusal(body)
@@ -224,6 +230,7 @@ def serving(**options: Any) -> Iterator[Provider]:
         try:
             yield provider
         finally:
+            provider.clients.close()
             provider.ending.set()
             provider.shutdown()
             thread.join()
