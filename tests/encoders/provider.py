@@ -47,9 +47,9 @@ class Provider(ThreadingHTTPServer):
     """Serves vectors of `dimension`, of texts of at most `limit` tokens that do not say poison.
 
     `troubles` are met by the next requests, one each, and `changes` by the next answers; `chance`
-    may make either of a request by its texts. `billed` counts each text that was encoded, `usable` those whose
-    answer was not changed, `asked` and `keys` are the body and the authorization of each request.
-    `clients` are closed with it.
+    may make either of a request by its texts. `billed` counts each text that was encoded, `usable`
+    those whose answer was not changed; `asked` and `keys` are the body and the authorization of
+    each request. `clients` are closed with it.
     """
 
     daemon_threads = True
