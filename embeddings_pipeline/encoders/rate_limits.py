@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # opens a transaction in the database that the processes share
 Transaction = Callable[[], AbstractContextManager["Connection[Any]"]]
 
-# the library keeps a row for each unit: a minute's tokens are counted in a thousand parts
-_PARTS = 1_000
+# the library keeps a row for each unit: a minute's tokens are counted in at most so many parts
+_PARTS = 10_000
 # how often a thread that waits looks whether it should stop
 _STEP_SECONDS = 1.0
 

@@ -104,8 +104,8 @@ def test_units_are_counted_in_our_schema(postgres: Postgres) -> None:
 
 
 def test_a_request_of_more_tokens_than_a_minute_has_goes_alone(postgres: Postgres) -> None:
-    limits = SharedLimits(lambda: postgres.transaction_in(SCHEMA), requests=None, tokens=5_000)
-    limits.wait(40_000, Event())
+    limits = SharedLimits(lambda: postgres.transaction_in(SCHEMA), requests=None, tokens=50_000)
+    limits.wait(400_000, Event())
     stopped = Event()
     Timer(0.1, stopped.set).start()
     with pytest.raises(EmbeddingsError, match="stopped while waiting"):
