@@ -189,8 +189,10 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
         "oldest_pending_seconds": None,
         "live_set": {"number": 1, "model": model, "dimension": 384},
         "index": {"type": "hnsw", "recall_at_10": 1.0},
+        "cost": {"last_run_usd": 0.0, "total_usd": 0.0, "saved_usd": 0.0},
     }
     table = command("status").stdout
+    assert "US dollars" in table
     assert "all-MiniLM-L6-v2" in table
     assert "recall@10" in table
 
