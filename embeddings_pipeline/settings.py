@@ -114,6 +114,10 @@ class Settings(BaseSettings):
             )
         return settings
 
+    def trusts(self, model: str) -> bool:
+        """Whether EMBEDDING_TRUST_REMOTE_CODE names the model: its own code may run."""
+        return model in map(str.strip, self.embedding_trust_remote_code.split(","))
+
     @cached_property
     def staging_database(self) -> Database | None:
         """The configured database of the staging models; None means the embedded server."""

@@ -58,13 +58,14 @@ class Encoders:
         settings = self._settings
         folder = local_models.find(model, settings)
         return SentenceTransformersEncoder(
-            describe(model, folder, dimension),
+            describe(model, folder, dimension, trusted=settings.trusts(model)),
             folder,
             Options(
                 device=settings.embedding_device,
                 precision=settings.embedding_precision,
                 batch_texts=settings.embedding_batch_size,
                 batch_tokens=settings.embedding_batch_tokens,
+                trusted=settings.trusts(model),
             ),
         )
 
