@@ -197,6 +197,13 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
     assert "recall@10" in table
 
 
+def test_models_lists_the_known_ones_and_whether_they_are_at_hand(notes: Notes) -> None:
+    found = {model["model"]: model for model in document("models")["models"]}
+    assert found["sentence-transformers/all-MiniLM-L6-v2"]["at_hand"]
+    assert found["text-embedding-3-small"]["dimension"] == 1536
+    assert "text-embedding-ada-002" in command("models").stdout
+
+
 def test_publish_says_what_is_live_and_rollback_that_nothing_else_is_kept(
     embedded_notes: Notes,
 ) -> None:
