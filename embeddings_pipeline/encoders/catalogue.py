@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.model_files import describe
-from embeddings_pipeline.encoders.openai import endpoint_of
+from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai_models import KNOWN, RemoteModel, remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.errors import ConfigurationError

@@ -10,20 +10,14 @@ from threading import Event
 
 from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.encoders.openai_call import Call
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
+from embeddings_pipeline.encoders.openai_errors import Refused
 from embeddings_pipeline.encoders.openai_models import RemoteModel
-from embeddings_pipeline.encoders.openai_requests import (
-    PROBE,
-    Endpoint,
-    Patience,
-    Refused,
-    Requests,
-)
+from embeddings_pipeline.encoders.openai_requests import PROBE, Patience, Requests
 from embeddings_pipeline.encoders.rate_limits import NoLimits, RateLimits
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-
-DEFAULT_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
@@ -37,16 +31,6 @@ class Options:
     batch_tokens: int = 300_000
     in_flight: int = 4
     patience: Patience = field(default_factory=Patience)
-
-
-def endpoint_of(settings: Settings) -> Endpoint:
-    """The configured endpoint. Raises ConfigurationError where OpenAI's own lacks its key."""
-    url, key = settings.openai_base_url or DEFAULT_URL, settings.openai_api_key
-    if key is None and settings.openai_base_url is None:
-        raise ConfigurationError(
-            "OPENAI_API_KEY is not set: set it, or OPENAI_BASE_URL for an endpoint without a key"
-        )
-    return Endpoint(url, key)
 
 
 def options_of(settings: Settings) -> Options:
@@ -91,11 +75,10 @@ class OpenAIEncoder:
         OpenAI's own.
         """
         name = self._remote.name
-        ours = self._endpoint.url.rstrip("/") == DEFAULT_URL
         return ModelIdentity(
             provider="openai",
             model=self._model,
-            revision=name if ours else f"{name}@{self._endpoint.host}",
+            revision=name if self._endpoint.is_default else f"{name}@{self._endpoint.host}",
             dimension=self._wanted or self._own_dimension,
             max_tokens=self._remote.max_tokens,
             normalized=self._remote.normalized,

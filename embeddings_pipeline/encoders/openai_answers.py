@@ -39,7 +39,7 @@ def read_answer(body: Any, texts: int, dimension: int | None) -> Answer:
     try:
         vectors = _in_order(body["data"], texts)
         return Answer(_stacked(vectors, dimension or len(vectors[0])), tokens)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Unusable(f"{type(error).__name__}: {error}", tokens) from None
 
 

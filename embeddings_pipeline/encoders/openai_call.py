@@ -11,8 +11,9 @@ import numpy as np
 from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.encoders.batching import in_order
 from embeddings_pipeline.encoders.openai_answers import Answer
+from embeddings_pipeline.encoders.openai_errors import Refused
 from embeddings_pipeline.encoders.openai_lengths import cut, cut_as_told, estimate
-from embeddings_pipeline.encoders.openai_requests import PROBE, Refused, Requests
+from embeddings_pipeline.encoders.openai_requests import PROBE, Requests
 from embeddings_pipeline.errors import ConfigurationError
 
 # smaller requests than this are not worth sending side by side

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import cached_property, partial
 
-from embeddings_pipeline.encoders import local_models, openai
+from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.model_files import describe
-from embeddings_pipeline.encoders.openai import OpenAIEncoder
+from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
+from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai_models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.rate_limits import (
@@ -74,10 +75,10 @@ class Encoders:
         encoder = OpenAIEncoder(
             model,
             remote,
-            openai.endpoint_of(settings),
+            endpoint_of(settings),
             dimension=dimension,
             limits=self._limits,
-            options=openai.options_of(settings),
+            options=options_of(settings),
         )
         self._closing.callback(encoder.close)
         return encoder

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.base import Encodings
 from embeddings_pipeline.encoders.openai import OpenAIEncoder, Options
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_models import remote_model
-from embeddings_pipeline.encoders.openai_requests import Endpoint, Patience
+from embeddings_pipeline.encoders.openai_requests import Patience
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.encoders import provider as misbehaving
 from tests.encoders.provider import BROKEN, BUSY, KEY, UNUSABLE, Change, Provider, Trouble
