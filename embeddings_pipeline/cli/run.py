@@ -14,6 +14,7 @@ from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import ledger
+from embeddings_pipeline.sync.report import of_counts
 from embeddings_pipeline.sync.status import EntityStatus, status
 
 
@@ -124,6 +125,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.counts.get("pending"):
             output.say(f"{outcome.status.entity}: {_processed(outcome.counts)}")
+            output.say(f"{outcome.status.entity}: {of_counts(outcome.counts)}")
         for warning in outcome.warnings:
             output.say(f"{outcome.status.entity}: {warning}")
 

@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 
 class GeneralModel:
-    """The loaded model. Raises what sentence-transformers raises where it cannot be loaded."""
+    """The loaded model; a `trusted` one may run code of its own. Raises what sentence-transformers
+    raises where it cannot be loaded."""
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        device: str,
+        dtype: torch.dtype,
+        trusted: bool = False,
+    ) -> None:
         from sentence_transformers import SentenceTransformer
 
         _hush()
@@ -25,6 +34,7 @@ class GeneralModel:
             str(folder),
             device=device,
             local_files_only=True,
+            trust_remote_code=trusted,
             model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
         self._model.max_seq_length = max_tokens

@@ -17,13 +17,15 @@ _WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
 _NO_LIMIT = 2**31 - 1
 
 
-def describe(model: str, folder: Path, dimension: int | None) -> ModelIdentity:
+def describe(
+    model: str, folder: Path, dimension: int | None, *, trusted: bool = False
+) -> ModelIdentity:
     """The identity of the model in a folder; `dimension` shortens its vectors.
 
-    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and for a
-    model that is not made of the parts we know.
+    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
+    it is `trusted`, for a model that is not made of the parts we know.
     """
-    modules = _modules(model, folder)
+    modules = _modules(model, folder, trusted=trusted)
     full = _dimension(model, modules)
     if dimension is not None and dimension > full:
         raise ConfigurationError(
@@ -32,7 +34,10 @@ def describe(model: str, folder: Path, dimension: int | None) -> ModelIdentity:
     return ModelIdentity(
         provider="sentence-transformers",
         model=model,
-        revision=revision(_weights(model, modules)),
+        # code that makes the vectors is a part of what they are made with
+        revision=revision(
+            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else [])
+        ),
         dimension=dimension or full,
         max_tokens=_max_tokens(modules[0].folder),
         normalized=modules[-1].kind == "Normalize",
@@ -52,18 +57,19 @@ class _Module(NamedTuple):
     folder: Path
 
 
-def _modules(model: str, folder: Path) -> list[_Module]:
+def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
     listed = _json(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
     modules = [
         _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
         for module in listed
     ]
     unknown = sorted({module.kind for module in modules} - _KINDS)
-    if unknown or modules[0].kind != "Transformer":
+    if not trusted and (unknown or modules[0].kind != "Transformer"):
         kinds = ", ".join(module.kind for module in modules)
         raise ConfigurationError(
             f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
-            f" after it {', '.join(sorted(_KINDS - {'Transformer'}))}"
+            f" after it {', '.join(sorted(_KINDS - {'Transformer'}))}; to run the model's own code"
+            " for others, name it in EMBEDDING_TRUST_REMOTE_CODE"
         )
     return modules
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.cache import Cache
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
+from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
+from embeddings_pipeline.encoders.openai_models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
+from embeddings_pipeline.encoders.rate_limits import (
+    NoLimits,
+    RateLimits,
+    SharedLimits,
+    Transaction,
+)
 from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
@@ -18,10 +28,15 @@ from embeddings_pipeline.settings import Settings
 
 
 class Encoders:
-    """The encoders of a process, by model and dimension."""
+    """The encoders of a process, by model and dimension.
 
-    def __init__(self, settings: Settings) -> None:
+    `transaction` opens one in the database by which processes share their rate limits.
+    """
+
+    def __init__(self, settings: Settings, transaction: Transaction | None = None) -> None:
         self._settings = settings
+        self._transaction = transaction
+        self._closing = ExitStack()
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
 
     @cached_property
@@ -42,35 +57,61 @@ class Encoders:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
         key = (model, dimension)
         if key not in self._made:
-            folder = local_models.find(model, self._settings)
-            self.add(
-                SentenceTransformersEncoder(
-                    describe(model, folder, dimension),
-                    folder,
-                    Options(
-                        device=self._settings.embedding_device,
-                        precision=self._settings.embedding_precision,
-                        batch_texts=self._settings.embedding_batch_size,
-                        batch_tokens=self._settings.embedding_batch_tokens,
-                    ),
-                ),
-                dimension,
-            )
+            remote = remote_model(model)
+            make = partial(self._remote, remote) if remote else self._local
+            self._made[key] = self._remembering(make(model, dimension), model)
         return self._made[key]
+
+    def _local(self, model: str, dimension: int | None) -> Encoder:
+        settings = self._settings
+        folder = local_models.find(model, settings)
+        return SentenceTransformersEncoder(
+            describe(model, folder, dimension, trusted=settings.trusts(model)),
+            folder,
+            Options(
+                device=settings.embedding_device,
+                precision=settings.embedding_precision,
+                batch_texts=settings.embedding_batch_size,
+                batch_tokens=settings.embedding_batch_tokens,
+                trusted=settings.trusts(model),
+            ),
+        )
+
+    def _remote(self, remote: RemoteModel, model: str, dimension: int | None) -> Encoder:
+        settings = self._settings
+        encoder = OpenAIEncoder(
+            model,
+            remote,
+            endpoint_of(settings),
+            dimension=dimension,
+            limits=self._limits,
+            options=options_of(settings),
+        )
+        self._closing.callback(encoder.close)
+        return encoder
+
+    @cached_property
+    def _limits(self) -> RateLimits:
+        """The same for all models: a provider counts them together."""
+        requests = self._settings.embedding_requests_per_minute
+        tokens = self._settings.embedding_tokens_per_minute
+        if self._transaction is None or not (requests or tokens):
+            return NoLimits()
+        return SharedLimits(self._transaction, requests=requests, tokens=tokens)
 
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
         """The encoder that makes vectors comparable with those of this identity.
 
         Raises ConfigurationError where the model cannot be found or has other weights by now.
         """
-        for encoder in self._made.values():
-            if encoder.identity == identity:
+        for (model, _), encoder in self._made.items():
+            if model == identity.model and encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)
         if encoder.identity.revision != identity.revision:
             raise ConfigurationError(
-                f"model {identity.model!r} has other weights now (sha256"
-                f" {encoder.identity.revision[:12]}, not {identity.revision[:12]})"
+                f"model {identity.model!r} has other weights now ({_weights(encoder.identity)}, not"
+                f" {_weights(identity)})"
             )
         return encoder
 
@@ -81,12 +122,22 @@ class Encoders:
     def add(self, encoder: Encoder, dimension: int | None = None) -> None:
         """Use this encoder for its model, and remember what it makes."""
         model = encoder.identity.model
-        # what costs nothing is made again as fast as it is read
-        documents = self.usd_per_token(model) > 0
-        self._made[model, dimension] = CachedEncoder(encoder, self.cache, documents=documents)
+        self._made[model, dimension] = self._remembering(encoder, model)
 
     def cleanup(self) -> None:
-        """Let go of every model and its memory, and of the cache's connections."""
+        """Let go of every model, its memory and its connections, those of the cache too."""
+        self._closing.close()
         self._made.clear()
         if "cache" in self.__dict__:
             self.cache.close()
+
+    def _remembering(self, encoder: Encoder, model: str) -> CachedEncoder:
+        # documents of a model that costs nothing are made again as fast as they are read
+        return CachedEncoder(encoder, self.cache, documents=self.usd_per_token(model) > 0)
+
+
+def _weights(identity: ModelIdentity) -> str:
+    """What tells the weights of a model from others, for a person."""
+    if identity.provider == "openai":
+        return identity.revision
+    return f"sha256 {identity.revision[:12]}"

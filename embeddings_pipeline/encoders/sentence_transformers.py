@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -35,12 +35,13 @@ _LEAST_BATCH_TOKENS = 256
 @dataclass(frozen=True)
 class Options:
     """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
-    tokens (padding included) in one batch."""
+    tokens (padding included) in one batch. A `trusted` model may run code of its own."""
 
     device: str = "auto"
     precision: str = "auto"
     batch_texts: int = 256
     batch_tokens: int = 4096
+    trusted: bool = False
 
 
 class SentenceTransformersEncoder:
@@ -137,7 +138,8 @@ class SentenceTransformersEncoder:
         device = self.device
         dtype = dtype_for(self._options.precision, device)
         logger.info("loading %s on %s as %s", self._identity.model, device, dtype)
-        load = PlainBert if is_plain_bert(self._folder) else GeneralModel
+        general = partial(GeneralModel, trusted=self._options.trusted)
+        load = PlainBert if is_plain_bert(self._folder) else general
         try:
             return load(
                 self._folder, max_tokens=self._identity.max_tokens, device=device, dtype=dtype

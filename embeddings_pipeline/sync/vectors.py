@@ -152,7 +152,11 @@ class _Work:
             done += len(window)
             request.report(
                 Progress(
-                    self.on.source.entity.name, done, backlog.chunks, time.monotonic() - started
+                    self.on.source.entity.name,
+                    done,
+                    backlog.chunks,
+                    time.monotonic() - started,
+                    self.counts,
                 )
             )
 
