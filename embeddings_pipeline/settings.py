@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
+    embedding_image_max_bytes: int = Field(20 << 20, ge=1)
+    # hosts, with ports that are not the scheme's own, and buckets as s3://name
+    embedding_image_hosts: str = ""
+    embedding_image_root: Path | None = None
+
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None
 

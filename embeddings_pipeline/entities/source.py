@@ -42,6 +42,8 @@ _CANONICAL: Mapping[IdType, Callable[[str], str]] = {
     "uuid": lambda row_id: str(UUID(row_id)),
     "text": str,
 }
+BYTES = "bytea"
+_IMAGE_TYPES = (BYTES, "text", "character varying")
 _TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
 
 
@@ -54,6 +56,11 @@ class Source:
     id_type: IdType
     text_columns: tuple[str, ...]
     filters: Mapping[str, str]
+
+    @property
+    def has_uris(self) -> bool:
+        """Whether what is to be encoded is elsewhere: images that a column of URIs leads to."""
+        return self.entity.image is not None and self.columns[self.entity.image] != BYTES
 
     def canonical_ids(self, ids: Sequence[str]) -> list[str]:
         """These ids as the database prints them: 007 as 7, a uuid in lower case.
@@ -85,6 +92,7 @@ class Source:
             "template": entity.template,
             "weights": entity.weights,
             "chunk": entity.chunk.model_dump() if entity.chunk else None,
+            "image": entity.image,
             "filters": dict(self.filters),
             "changed_at": entity.changed_at,
             "day": [partitions.column, partitions.start.isoformat()]
@@ -100,7 +108,11 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     Raises ConfigurationError that names the key, the column and the choices.
     """
     _require(entity, "id", (entity.id,), columns)
-    for key, column in (("deleted", entity.deleted), ("changed_at", entity.changed_at)):
+    for key, column in (
+        ("deleted", entity.deleted),
+        ("changed_at", entity.changed_at),
+        ("image", entity.image),
+    ):
         _require(entity, key, (column,) if column else (), columns)
     for key, names in (
         ("include", entity.include or ()),
@@ -120,6 +132,11 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
         raise ConfigurationError(
             f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
             " not boolean; make it one in the staging model"
+        )
+    if entity.image and _base_type(columns[entity.image]) not in _IMAGE_TYPES:
+        raise ConfigurationError(
+            f"entity {entity.name!r}: image {entity.image!r} is {columns[entity.image]}, not one of"
+            f" {', '.join(_IMAGE_TYPES)}: a path, a URI or the bytes"
         )
     text_columns = _text_columns(entity, columns)
     for column in (entity.id, *text_columns, *entity.filters):
@@ -157,7 +174,7 @@ def _require_time(entity: Entity, key: str, column: str, columns: Mapping[str, s
 
 
 def _id_type(entity: Entity, declared: str) -> IdType:
-    base = declared.partition("(")[0].strip()
+    base = _base_type(declared)
     if base not in _ID_TYPES:
         raise ConfigurationError(
             f"entity {entity.name!r}: id {entity.id!r} is {declared}; it can be"
@@ -166,7 +183,14 @@ def _id_type(entity: Entity, declared: str) -> IdType:
     return _ID_TYPES[base]
 
 
+def _base_type(declared: str) -> str:
+    # character varying(80) is one, too
+    return declared.partition("(")[0].strip()
+
+
 def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]:
+    if entity.image:
+        return (entity.image,)
     if entity.include:
         return entity.include
     if entity.weights:

@@ -9,12 +9,16 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.serialise import MAX_TEXT_BYTES
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 
-# rows that a streamed read holds in memory at a time
+# rows that a streamed read holds in memory at a time, and those that may be of a megabyte each
 _FETCH = 500
+_FETCH_IMAGES = 16
+# bytes of an image in a column: as base64, with what a data URI begins with, they are a text
+MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def read_rows(
         _fingerprint(source),
         day,
         changed,
-        *(_as_text(column, source.columns[column]) for column in source.text_columns),
+        *(_value(source, column) for column in source.text_columns),
         *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
     ]
     filters_from = 4 + len(source.text_columns)
@@ -132,7 +136,7 @@ def read_rows(
         type=trusted(source.id_type),
     )
     with connection.transaction(), connection.cursor("staged_rows") as cursor:
-        cursor.itersize = _FETCH
+        cursor.itersize = _FETCH_IMAGES if entity.image else _FETCH
         for row in cursor.execute(query, (list(ids),)):
             yield StagedRow(
                 id=row[0],
@@ -179,6 +183,15 @@ def _day(partitions: DayPartitions, source: Source) -> sql.Composable:
     if source.columns[partitions.column] == "timestamp with time zone":
         return sql.SQL("({} at time zone 'UTC')::date").format(column)
     return sql.SQL("{}::date").format(column)
+
+
+def _value(source: Source, column: str) -> sql.Composable:
+    if column == source.entity.image and not source.has_uris:
+        # in one line; of more bytes than are taken as many as show that
+        return sql.SQL(
+            "translate(encode(substring({} from 1 for {}), 'base64'), chr(10), '')"
+        ).format(Identifier(column), sql.Literal(MAX_IMAGE_BYTES + 1))
+    return _as_text(column, source.columns[column])
 
 
 def _as_text(column: str, kind: str) -> sql.Composable:

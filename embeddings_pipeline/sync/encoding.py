@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import Encoder, Encodings, Usage, Vector
 from embeddings_pipeline.errors import EmbeddingsError, RowError
 from embeddings_pipeline.store.pending import Pending
@@ -25,10 +26,16 @@ def encode_pending(encoder: Encoder, window: Sequence[Pending]) -> tuple[Made, U
     return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
 
 
-def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
+def encode_images(encoder: Encoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
+    """Vectors of images that all differ; one that is another by now has none."""
+    uris = [image_files.pinned(p.text, p.text_hash) for p in window]
+    return encode_each(encoder.encode_documents, uris, probe=image_files.PROBE)
+
+
+def encode_each(encode: Encode, texts: Sequence[str], *, probe: str = _PROBE) -> tuple[Made, Usage]:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
-    Raises what the encoder raised where it fails on everything.
+    Raises what the encoder raised where it fails on everything, the probe included.
     """
     try:
         done = encode(texts)
@@ -37,10 +44,10 @@ def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
     except EmbeddingsError as error:
         if not isinstance(error, RowError):
             raise
-        return _bisect(encode, texts, error)
+        return _bisect(encode, texts, error, probe)
     # an encoder may raise anything for a text that it cannot take
     except Exception as error:
-        return _bisect(encode, texts, error)
+        return _bisect(encode, texts, error, probe)
     made: Made = [
         RowError(done.failures[index]) if index in done.failures else _checked(vector)
         for index, vector in enumerate(done.vectors)
@@ -48,14 +55,16 @@ def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
     return made, done.usage
 
 
-def _bisect(encode: Encode, texts: Sequence[str], error: Exception) -> tuple[Made, Usage]:
+def _bisect(
+    encode: Encode, texts: Sequence[str], error: Exception, probe: str
+) -> tuple[Made, Usage]:
     if len(texts) > 1:
         half = len(texts) // 2
-        first, first_usage = encode_each(encode, texts[:half])
-        second, second_usage = encode_each(encode, texts[half:])
+        first, first_usage = encode_each(encode, texts[:half], probe=probe)
+        second, second_usage = encode_each(encode, texts[half:], probe=probe)
         return [*first, *second], first_usage + second_usage
     try:
-        encode([_PROBE])
+        encode([probe])
     except Exception:
         raise error from None
     return [RowError(f"{type(error).__name__}: {error}")], Usage()

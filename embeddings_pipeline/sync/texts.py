@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from psycopg import Connection
 
+from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.errors import DeletesRefused
 from embeddings_pipeline.store import (
     changes,
@@ -66,17 +67,22 @@ def sync_texts(
     vectors: Postgres,
     on: Statements,
     run_id: str,
+    images: ImageFiles,
     *,
     allow_deletes: bool = False,
+    force: bool = False,
 ) -> TextsResult:
     """One pass over an entity: render what moved, delete what is gone.
 
+    `force` reads every image again: one that was replaced in its place shows in no fingerprint.
     Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted nothing)
     where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
     done = _Done()
-    _pass_over(staged, vectors, on, done, allow_deletes=allow_deletes)
+    if force and on.source.entity.image:
+        _unsettle(vectors, on)
+    _pass_over(staged, vectors, on, images, done, allow_deletes=allow_deletes)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     _record(vectors, on, run_id, result)
     return result
@@ -94,8 +100,21 @@ class _Done:
 
 
 @resumed
+def _unsettle(vectors: Postgres, on: Statements) -> None:
+    with vectors.connection() as target, locks.entity(target, on):
+        entity_tables.ensure_entity(target, on.schema, on.source)
+        passes.unsettle(target, on)
+
+
+@resumed
 def _pass_over(
-    staged: Postgres, vectors: Postgres, on: Statements, done: _Done, *, allow_deletes: bool
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    images: ImageFiles,
+    done: _Done,
+    *,
+    allow_deletes: bool,
 ) -> None:
     with (
         staged.connection() as source,
@@ -112,7 +131,7 @@ def _pass_over(
             moved = changes.compare(target, on, buckets, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
-        _write_changed(source, target, on, done)
+        _write_changed(source, target, on, images, done)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
@@ -122,12 +141,18 @@ def _pass_over(
 
 
 def _write_changed(
-    source: Connection[Row], target: Connection[Row], on: Statements, done: _Done
+    source: Connection[Row],
+    target: Connection[Row],
+    on: Statements,
+    images: ImageFiles,
+    done: _Done,
 ) -> None:
     for ids in changes.slices(target, "changed_rows", SLICE):
         with closing(staging.read_rows(source, on.source, ids)) as rows:
-            for batch in batches(rows, on):
-                window = rendered(batch, on)
+            # no read of staging is held open while images are fetched for an hour
+            held = [*rows] if on.source.has_uris else rows
+            for batch in batches(held, on):
+                window = rendered(batch, on, images)
                 texts.write(target, on, window.texts, window.failures)
                 done.read += len(batch)
                 done.quarantined += len(window.failures)

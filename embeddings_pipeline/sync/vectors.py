@@ -22,7 +22,7 @@ from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
-from embeddings_pipeline.sync.encoding import encode_pending
+from embeddings_pipeline.sync.encoding import encode_images, encode_pending
 from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
@@ -199,7 +199,8 @@ class _Work:
         # to load the model is no part of its speed
         self.encoder.check()
         self.device = self.encoder.device
-        vectors_made, usage = encode_pending(self.encoder, [*by_hash.values()])
+        encode = encode_images if self.on.source.entity.image else encode_pending
+        vectors_made, usage = encode(self.encoder, [*by_hash.values()])
         made = dict(zip(by_hash, vectors_made, strict=True))
         good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
         vectors.write(

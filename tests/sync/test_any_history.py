@@ -145,7 +145,9 @@ class History:
         database = self.world.postgres
         with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
             erase(database, on, list(map(str, day.erased)))
-            sync_texts(database, database, on, "run", allow_deletes=True)
+            sync_texts(
+                *(database, database, on, "run", self.world.encoders.images), allow_deletes=True
+            )
             sync_sets(database, on, self.world.encoders, Request("run"))
             sync_index(database, on)
             publish(database, on)

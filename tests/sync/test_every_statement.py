@@ -94,7 +94,7 @@ class Undisturbed:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_texts(world.postgres, world.postgres, on, "run")
+    return lambda: sync_texts(world.postgres, world.postgres, on, "run", world.encoders.images)
 
 
 def encode(world: World, entity: Entity) -> Act:
