@@ -108,12 +108,10 @@ class ImageFiles:
         path = Path(os.path.realpath(root / name))
         if not path.is_relative_to(root):
             raise RowError(f"it is not below EMBEDDING_IMAGE_ROOT {str(root)!r}")
-        # not a link that came about since, and no wait for whoever writes to a pipe
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(file, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise RowError("it is not a file")
-            return opened.read(self._max_bytes + 1)
+            return file.read(self._max_bytes + 1)
 
 
 def pinned(uri: str, sha256: bytes) -> str:
@@ -132,6 +130,11 @@ def _shown(uri: str) -> str:
     """A URI for an error: without what may be secret, a password or signature, nor at length."""
     bare = re.sub(r"//[^/]*@", "//", uri.partition("?")[0]) if "://" in uri else uri
     return repr(bare if len(bare) <= _SHOWN else f"{bare[:_SHOWN]}…")
+
+
+def _open(path: str, flags: int) -> int:
+    # not a link that came about since, and no wait for whoever writes to a pipe
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _from_data(uri: str) -> bytes:
