@@ -31,6 +31,7 @@ _TEXTS = {
     "template",
     "weights",
     "chunk",
+    "image",
     "filters",
     "deleted",
     "where",

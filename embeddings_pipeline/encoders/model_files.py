@@ -14,7 +14,7 @@ from embeddings_pipeline.errors import ConfigurationError
 
 # the latter is what the first image models were saved as
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
-_KINDS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"} | _TRANSFORMERS
+_PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
 _WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
 _NO_LIMIT = 2**31 - 1
 # of a model that takes images of any size
@@ -79,12 +79,12 @@ def _modules(model: str, folder: Path) -> list[_Module]:
         _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
         for module in listed
     ]
-    unknown = sorted({module.kind for module in modules} - _KINDS)
+    unknown = {module.kind for module in modules[1:]} - _PARTS
     if unknown or modules[0].kind not in _TRANSFORMERS:
         kinds = ", ".join(module.kind for module in modules)
         raise ConfigurationError(
             f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
-            f" after it {', '.join(sorted(_KINDS - _TRANSFORMERS))}"
+            f" after it {', '.join(sorted(_PARTS))}"
         )
     return modules
 
@@ -119,7 +119,7 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
                 config = config.get("text_config", {}) | config
                 sizes.insert(0, "projection_dim")
             for key in sizes:
-                if key in config:
+                if config.get(key):
                     return int(config[key])
     raise ConfigurationError(
         f"model {model!r}: {modules[0].folder / 'config.json'} does not say its hidden_size"

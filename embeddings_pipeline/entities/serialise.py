@@ -12,6 +12,8 @@ from embeddings_pipeline.entities.template import fill
 from embeddings_pipeline.errors import RowError
 
 MAX_TEXT_BYTES = 1 << 20
+# of an image in a column: as base64, with what a data URI begins with, it is a text
+MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
 
 
 @dataclass(frozen=True)

@@ -125,19 +125,16 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     if isinstance(entity.partitions, DayPartitions):
         column = entity.partitions.column
         _require(entity, "partitions.column", (column,), columns)
-        _require_time(entity, "partitions.column", column, columns)
+        _require_type(entity, "partitions.column", column, columns, _TIME_TYPES)
     if entity.changed_at:
-        _require_time(entity, "changed_at", entity.changed_at, columns)
+        _require_type(entity, "changed_at", entity.changed_at, columns, _TIME_TYPES)
     if entity.deleted and columns[entity.deleted] != "boolean":
         raise ConfigurationError(
             f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
             " not boolean; make it one in the staging model"
         )
-    if entity.image and _base_type(columns[entity.image]) not in _IMAGE_TYPES:
-        raise ConfigurationError(
-            f"entity {entity.name!r}: image {entity.image!r} is {columns[entity.image]}, not one of"
-            f" {', '.join(_IMAGE_TYPES)}: a path, a URI or the bytes"
-        )
+    if entity.image:
+        _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
     text_columns = _text_columns(entity, columns)
     for column in (entity.id, *text_columns, *entity.filters):
         # where a statement has parameters, a percent sign begins a placeholder
@@ -164,28 +161,25 @@ def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[
             )
 
 
-def _require_time(entity: Entity, key: str, column: str, columns: Mapping[str, str]) -> None:
-    # timestamp(3) with time zone is one too
-    if re.sub(r"\(\d\)", "", columns[column]) not in _TIME_TYPES:
+def _require_type(
+    entity: Entity, key: str, column: str, columns: Mapping[str, str], types: tuple[str, ...]
+) -> None:
+    # timestamp(3) with time zone and character varying(80) are some, too
+    if re.sub(r"\(\d+\)", "", columns[column]) not in types:
         raise ConfigurationError(
             f"entity {entity.name!r}: {key} {column!r} is {columns[column]}, not one of"
-            f" {', '.join(_TIME_TYPES)}: cast it in the staging model"
+            f" {', '.join(types)}: cast it in the staging model"
         )
 
 
 def _id_type(entity: Entity, declared: str) -> IdType:
-    base = _base_type(declared)
+    base = declared.partition("(")[0].strip()
     if base not in _ID_TYPES:
         raise ConfigurationError(
             f"entity {entity.name!r}: id {entity.id!r} is {declared}; it can be"
             f" {', '.join(_ID_TYPES)}: cast it in the staging model"
         )
     return _ID_TYPES[base]
-
-
-def _base_type(declared: str) -> str:
-    # character varying(80) is one, too
-    return declared.partition("(")[0].strip()
 
 
 def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from base64 import b64decode
 
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.pixels import mime_type
-from embeddings_pipeline.entities.serialise import Rendered, within_limit
+from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES, Rendered, within_limit
 from embeddings_pipeline.entities.source import BYTES, Source
 from embeddings_pipeline.errors import RowError
-from embeddings_pipeline.store.staging import MAX_IMAGE_BYTES
 
 
 def render_image(source: Source, value: str | None, images: ImageFiles | None) -> Rendered | None:

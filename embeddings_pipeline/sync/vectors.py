@@ -27,6 +27,8 @@ from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
 _WINDOW_TOKENS = 32_000
+# images have no tokens, take longer, and may be texts of a megabyte
+_WINDOW_IMAGES = 100
 # a share of rows written above which statistics are not left to autovacuum
 _MUCH = 0.1
 
@@ -122,7 +124,7 @@ class _Work:
             self.on,
             self.vector_set,
             self.request.keys,
-            max_rows=_WINDOW_ROWS,
+            max_rows=_WINDOW_IMAGES if self.on.source.entity.image else _WINDOW_ROWS,
             max_tokens=_WINDOW_TOKENS,
             force=self.request.force,
         )

@@ -12,8 +12,8 @@ import pytest
 from embeddings_pipeline.encoders.general_model import GeneralModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.staging import MAX_IMAGE_BYTES
 from embeddings_pipeline.sync import rendering
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.explain import explain
