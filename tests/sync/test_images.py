@@ -14,7 +14,7 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import rendering
+from embeddings_pipeline.sync import rendering, vectors
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan, plan
@@ -223,8 +223,22 @@ def test_no_read_of_staging_is_open_while_images_are_fetched(
         return whole(*given)
 
     monkeypatch.setattr(rendering, "render_image", looking)
+    # the first is rendered while another is to come
+    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 1)
     seeing.texts(item)
     assert open_reads == [0, 0]
+
+
+def test_a_window_has_fewer_images_than_texts(
+    seeing: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = declared(seeing)
+    seeing.insert((1, "red.png"), (2, "blue.png"), (3, "copy.png"))
+    seeing.texts(item)
+    monkeypatch.setattr(vectors, "_WINDOW_IMAGES", 2)
+    reports: list[int] = []
+    seeing.vectors(item, report=lambda progress: reports.append(progress.done))
+    assert reports == [2, 3]
 
 
 def test_a_model_that_fails_on_every_image_stops_the_run(
