@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = None
     # credentials in it would be logged with it
     openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    embedding_image_max_bytes: int = Field(20 << 20, ge=1)
+    # hosts, with ports that are not the scheme's own, and buckets as s3://name
+    embedding_image_hosts: str = ""
+    embedding_image_root: Path | None = None
 
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None

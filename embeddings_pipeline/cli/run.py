@@ -37,7 +37,9 @@ def run(
     partitions: Annotated[
         str | None, typer.Option(help="Only these partitions: a key, or FIRST..LAST.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Encode also what is current.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Encode also what is current; read images again.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="The most texts to encode.")] = None,
     max_cost: Annotated[
         float | None, typer.Option(min=0, help="Stop before it costs more US dollars.")

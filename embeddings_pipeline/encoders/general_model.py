@@ -12,6 +12,7 @@ from embeddings_pipeline.entities.chunking import count_tokens
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 
 class GeneralModel:
@@ -45,10 +46,10 @@ class GeneralModel:
         return [*map(Prepared, count_tokens(texts), texts)]
 
     def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Vectors of one batch, float32, shape (texts, dimension)."""
-        texts = [cast(str, text.content) for text in batch]
+        """Vectors of one batch of texts or of images, float32, shape (batch, dimension)."""
+        contents = [cast("str | Image", prepared.content) for prepared in batch]
         encode = self._model.encode_query if query else self._model.encode_document
-        return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))
+        return cast(Vectors, encode(contents, batch_size=len(batch), show_progress_bar=False))
 
 
 def _hush() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 
-from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.cache import Cache
 from embeddings_pipeline.encoders.cached import CachedEncoder
-from embeddings_pipeline.encoders.model_files import describe
-from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
-from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
-from embeddings_pipeline.encoders.openai_models import RemoteModel, remote_model
+from embeddings_pipeline.encoders.image_encoder import ImageEncoder
+from embeddings_pipeline.encoders.image_files import ImageFiles
+from embeddings_pipeline.encoders.making import local_encoder, remote_encoder
+from embeddings_pipeline.encoders.openai_models import remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.rate_limits import (
     NoLimits,
@@ -20,11 +19,12 @@ from embeddings_pipeline.encoders.rate_limits import (
     SharedLimits,
     Transaction,
 )
-from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
+
+_IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 
 
 class Encoders:
@@ -42,11 +42,37 @@ class Encoders:
     @cached_property
     def cache(self) -> Cache:
         """The vectors that all of them remember."""
-        return Cache(self._settings)
+        cache = Cache(self._settings)
+        self._closing.callback(cache.close)
+        return cache
+
+    @cached_property
+    def images(self) -> ImageFiles:
+        """What reads the images that entities and queries name."""
+        images = ImageFiles(self._settings)
+        self._closing.callback(images.close)
+        return images
 
     def of(self, entity: Entity) -> CachedEncoder:
-        """The encoder that an entity declares, or the default."""
-        return self.get(entity.model or self._settings.embedding_model, entity.dimension)
+        """The encoder that an entity declares, or the default.
+
+        Raises ConfigurationError for images without a model that sees them, or such a model
+        without images.
+        """
+        model = entity.model or self._settings.embedding_model
+        encoder = self.get(model, entity.dimension)
+        sees = isinstance(encoder.uncached, ImageEncoder)
+        if entity.image and not sees:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
+                f" sees images, like {' or '.join(_IMAGE_MODELS)}: declare it as `model`"
+            )
+        if sees and not entity.image:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: the documents of model {model!r} are images: declare"
+                " `image`, or a model of text"
+            )
+        return encoder
 
     def get(self, model: str, dimension: int | None = None) -> CachedEncoder:
         """The encoder of a model, its own dimension unless another is asked for.
@@ -57,47 +83,8 @@ class Encoders:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
         key = (model, dimension)
         if key not in self._made:
-            remote = remote_model(model)
-            make = partial(self._remote, remote) if remote else self._local
-            self._made[key] = self._remembering(make(model, dimension), model)
+            self._made[key] = self._remembering(self._make(model, dimension), model)
         return self._made[key]
-
-    def _local(self, model: str, dimension: int | None) -> Encoder:
-        settings = self._settings
-        folder = local_models.find(model, settings)
-        return SentenceTransformersEncoder(
-            describe(model, folder, dimension, trusted=settings.trusts(model)),
-            folder,
-            Options(
-                device=settings.embedding_device,
-                precision=settings.embedding_precision,
-                batch_texts=settings.embedding_batch_size,
-                batch_tokens=settings.embedding_batch_tokens,
-                trusted=settings.trusts(model),
-            ),
-        )
-
-    def _remote(self, remote: RemoteModel, model: str, dimension: int | None) -> Encoder:
-        settings = self._settings
-        encoder = OpenAIEncoder(
-            model,
-            remote,
-            endpoint_of(settings),
-            dimension=dimension,
-            limits=self._limits,
-            options=options_of(settings),
-        )
-        self._closing.callback(encoder.close)
-        return encoder
-
-    @cached_property
-    def _limits(self) -> RateLimits:
-        """The same for all models: a provider counts them together."""
-        requests = self._settings.embedding_requests_per_minute
-        tokens = self._settings.embedding_tokens_per_minute
-        if self._transaction is None or not (requests or tokens):
-            return NoLimits()
-        return SharedLimits(self._transaction, requests=requests, tokens=tokens)
 
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
         """The encoder that makes vectors comparable with those of this identity.
@@ -128,12 +115,27 @@ class Encoders:
         """Let go of every model, its memory and its connections, those of the cache too."""
         self._closing.close()
         self._made.clear()
-        if "cache" in self.__dict__:
-            self.cache.close()
+
+    def _make(self, model: str, dimension: int | None) -> Encoder:
+        remote = remote_model(model)
+        if remote is None:
+            return local_encoder(model, dimension, self._settings, self.images)
+        encoder = remote_encoder(model, remote, dimension, self._settings, self._limits)
+        self._closing.callback(encoder.close)
+        return encoder
 
     def _remembering(self, encoder: Encoder, model: str) -> CachedEncoder:
         # documents of a model that costs nothing are made again as fast as they are read
         return CachedEncoder(encoder, self.cache, documents=self.usd_per_token(model) > 0)
+
+    @cached_property
+    def _limits(self) -> RateLimits:
+        """The same for all models: a provider counts them together."""
+        requests = self._settings.embedding_requests_per_minute
+        tokens = self._settings.embedding_tokens_per_minute
+        if self._transaction is None or not (requests or tokens):
+            return NoLimits()
+        return SharedLimits(self._transaction, requests=requests, tokens=tokens)
 
 
 def _weights(identity: ModelIdentity) -> str:

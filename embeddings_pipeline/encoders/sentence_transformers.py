@@ -77,6 +77,15 @@ class SentenceTransformersEncoder:
         """Vectors of the texts, with the model's prompt for queries where it has one."""
         return self._encode(texts, query=True)
 
+    def room(self, tokens: int) -> int:
+        """How many inputs of so many tokens each make one batch."""
+        return max(1, min(self._batch_tokens // tokens, self._options.batch_texts))
+
+    def encode_prepared(self, batch: Sequence[Prepared]) -> Vectors:
+        """Vectors of one batch of documents that are as the model takes them."""
+        with self._lock:
+            return self._finish(self._run(self._model, batch, query=False))
+
     def _encode(self, texts: Sequence[str], *, query: bool) -> Encodings:
         vectors = np.empty((len(texts), self._identity.dimension), np.float32)
         if not texts:

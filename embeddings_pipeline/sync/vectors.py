@@ -23,11 +23,13 @@ from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
-from embeddings_pipeline.sync.encoding import encode_pending
+from embeddings_pipeline.sync.encoding import encode_images, encode_pending
 from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
 _WINDOW_TOKENS = 32_000
+# images have no tokens, take longer, and may be texts of a megabyte
+_WINDOW_IMAGES = 100
 # a share of rows written above which statistics are not left to autovacuum
 _MUCH = 0.1
 
@@ -123,7 +125,7 @@ class _Work:
             self.on,
             self.vector_set,
             self.request.keys,
-            max_rows=_WINDOW_ROWS,
+            max_rows=_WINDOW_IMAGES if self.on.source.entity.image else _WINDOW_ROWS,
             max_tokens=_WINDOW_TOKENS,
             force=self.request.force,
         )
@@ -201,7 +203,8 @@ class _Work:
             return
         by_hash = {pending.text_hash: pending for pending in left}
         self._afford(self._read(by_hash.values()))
-        vectors_made, usage = encode_pending(self.encoder, [*by_hash.values()])
+        encode = encode_images if self.on.source.entity.image else encode_pending
+        vectors_made, usage = encode(self.encoder, [*by_hash.values()])
         if usage.texts:
             # a model that was not asked is not loaded, nor is it asked where it would compute
             self.device = self.encoder.device

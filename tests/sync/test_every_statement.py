@@ -94,7 +94,10 @@ class Undisturbed:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_texts(world.postgres, world.postgres, on, "run", world.encoders.cache.evict)
+    encoders = world.encoders
+    return lambda: sync_texts(
+        world.postgres, world.postgres, on, "run", encoders.images, encoders.cache.evict
+    )
 
 
 def encode(world: World, entity: Entity) -> Act:
