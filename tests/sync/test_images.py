@@ -217,7 +217,8 @@ def test_no_read_of_staging_is_open_while_images_are_fetched(
     def looking(*given: Any) -> Any:
         ((count,),) = seeing.sql(
             "select count(*) from pg_stat_activity where datname = current_database()"
-            " and xact_start is not null and pid <> pg_backend_pid()"
+            " and xact_start is not null and query like '%staged_rows%'"
+            " and pid <> pg_backend_pid()"
         )
         open_reads.append(count)
         return whole(*given)
