@@ -32,7 +32,7 @@ Mode: TypeAlias = Literal["dense", "text", "hybrid"]
 
 
 def _storable(text: str) -> str:
-    if "\0" in text or not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("holds a NUL or half a surrogate pair, which no stored text can have")
     return text
 

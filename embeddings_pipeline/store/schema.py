@@ -104,6 +104,12 @@ _CONTROL_TABLES = (
         add column if not exists cached bigint not null default 0,
         add column if not exists saved_usd numeric not null default 0
     """,
+    """
+    alter table {schema}.entities
+        add column if not exists documents bigint,
+        add column if not exists average_tokens double precision,
+        add column if not exists counted_at timestamptz
+    """,
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import indexes, locks, queries, vector_sets, vectors
+from embeddings_pipeline.store import indexes, locks, queries, terms, vector_sets, vectors
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.recall import Recall, measure, record
 from embeddings_pipeline.store.statements import Statements
@@ -31,8 +31,10 @@ class IndexResult:
 
 @resumed
 def sync_index(database: Postgres, on: Statements) -> list[IndexResult]:
-    """Build or measure the index of each live and building set where that is due."""
+    """Build or measure the index of each live and building set where that is due, and count the
+    words of the texts, by which full-text search ranks."""
     with database.connection() as connection:
+        terms.refresh_counts(connection, on)
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
     return [_sync_one(database, on, vector_set) for vector_set in sets]
 
