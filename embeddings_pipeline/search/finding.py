@@ -11,7 +11,13 @@ from psycopg import Connection, DataError, ProgrammingError, sql
 from psycopg.errors import UndefinedColumn, UndefinedTable
 
 from embeddings_pipeline.encoders.base import Vector
-from embeddings_pipeline.store import fusion, search_dense, search_filters, search_text
+from embeddings_pipeline.store import (
+    fusion,
+    search_dense,
+    search_filters,
+    search_session,
+    search_text,
+)
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published
@@ -65,8 +71,10 @@ def _search(
     chunks, exact = _first_look(published, wanted), wanted.exact
     while True:
         ways = _ways(published, wanted, where, chunks, exact=exact)
-        if not exact and wanted.vector is not None:
-            _set_effort(connection, published, chunks)
+        if wanted.vector is not None:
+            search_session.use(
+                connection, search_dense.session(published.vector_set, chunks, exact=exact)
+            )
         rows = connection.execute(fusion.statement(published, ways, wanted.rows), values).fetchall()
         version, seen = rows[0][:2]
         if version != published.version:
@@ -99,13 +107,6 @@ def _ways(
     if wanted.query is not None:
         ways["text"] = search_text.matching(published, where, chunks)
     return ways
-
-
-def _set_effort(connection: Connection[Row], published: Published, chunks: int) -> None:
-    effort = search_dense.effort(published.vector_set, chunks)
-    if effort:
-        name, value = effort
-        connection.execute("select set_config(%s, %s, false)", (name, str(value)))
 
 
 def _where(published: Published, wanted: Wanted) -> Condition:

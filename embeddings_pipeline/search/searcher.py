@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.registry import Encoders
@@ -21,7 +21,7 @@ from embeddings_pipeline.search.requests import (
     SimilarRequest,
 )
 from embeddings_pipeline.store import published as store
-from embeddings_pipeline.store import search_rows
+from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.published import Published
@@ -37,7 +37,7 @@ _RERANKED = 50
 
 
 class Searcher:
-    """Searches entities; several threads may use one. Close it.
+    """Searches entities; several threads may use one. Close it, or use it in a `with`.
 
     `encode` may gather the queries of concurrent requests; without it each is encoded by itself.
     """
@@ -48,7 +48,7 @@ class Searcher:
         self._engine = engine
         self._encode = encode or encode_one(engine.encoders)
         self._database = Postgres(
-            engine.vectors.database, max_size=connections, prepare=search_rows.prepare
+            engine.vectors.database, max_size=connections, prepare=search_session.prepare
         )
         self._known: dict[str, Published] = {}
         self._freshness = Freshness(self._database, engine.schema)
@@ -98,6 +98,12 @@ class Searcher:
 
         published, found = self._find(request.entity, wanted)
         return self._answer(request, "dense", published, found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -74,7 +74,8 @@ class Postgres:
                 "prepare_threshold": 5 if prepare else None,
             },
             configure=self._configure,
-            check=ConnectionPool.check_connection,
+            # a search that meets a lost connection is tried again instead
+            check=None if prepare else ConnectionPool.check_connection,
             # a session leaves no temporary table, lock or setting to the next
             reset=None if prepare else _forget,
             open=False,
@@ -111,6 +112,10 @@ class Postgres:
             reason = " ".join(str(error).split())
             return f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
         return None
+
+    def renew(self) -> None:
+        """Replace the connections that were lost."""
+        self._pool.check()
 
     def close(self) -> None:
         """Close every connection."""

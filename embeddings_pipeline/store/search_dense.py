@@ -19,17 +19,20 @@ _SIMILARITY: dict[str, LiteralString] = {
     "l2": "1 / (1 + distance)",
     "ip": "-distance",
 }
-EFFORT: dict[str, LiteralString] = {"hnsw": "hnsw.ef_search", "ivfflat": "ivfflat.probes"}
+_EFFORT: dict[str, LiteralString] = {"hnsw": "hnsw.ef_search", "ivfflat": "ivfflat.probes"}
 _MAX_EF_SEARCH = 1000
 
 
-def effort(vector_set: VectorSet, chunks: int) -> tuple[str, int] | None:
-    """The setting with which the index reaches its recall for so many chunks; None without one."""
-    settings = vector_set.index_settings or {}
-    if settings.get("type") not in EFFORT or not vector_set.ef_search:
-        return None
-    least = min(chunks, _MAX_EF_SEARCH) if settings["type"] == "hnsw" else 1
-    return EFFORT[settings["type"]], max(vector_set.ef_search, least)
+def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str]:
+    """Settings of the session: the effort at which the index reaches its recall for so many
+    chunks, and that it is used, or else not."""
+    index = (vector_set.index_settings or {}).get("type")
+    if exact or index not in _EFFORT or not vector_set.ef_search:
+        return {"enable_seqscan": "on"}
+    least = min(chunks, _MAX_EF_SEARCH) if index == "hnsw" else 1
+    effort = max(vector_set.ef_search, least)
+    # the planner does not know what it costs to read a vector that is kept beside its row
+    return {"enable_seqscan": "off", _EFFORT[index]: str(effort)}
 
 
 def near(published: Published, where: Condition, chunks: int, *, exact: bool) -> sql.Composable:

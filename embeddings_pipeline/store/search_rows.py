@@ -1,4 +1,4 @@
-"""What a search needs beside its one statement: a stored vector, more columns, a session."""
+"""What a search needs beside its one statement: a stored vector, more columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
@@ -16,17 +15,6 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.published import Published
-
-# a scan that finds too few rows that match goes on; its order is put right afterwards
-_SETTINGS = """
-    set hnsw.iterative_scan = relaxed_order; set ivfflat.iterative_scan = relaxed_order
-"""
-
-
-def prepare(connection: Connection[Row]) -> None:
-    """Make a connection ready for searches."""
-    register_vector(connection)
-    connection.execute(_SETTINGS)
 
 
 def vector_of(connection: Connection[Row], published: Published, row_id: str) -> Vector | None:
