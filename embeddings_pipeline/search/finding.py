@@ -27,6 +27,8 @@ from embeddings_pipeline.store.search_filters import Condition
 _FUSED = 100
 # chunks for each row that is wanted, where rows have several; and what a second look multiplies
 _SEVERAL = 4
+# what a row that an index passes costs more than one that is compared
+_INDEX_PRICE = 10
 
 
 class MovedError(Exception):
@@ -68,7 +70,10 @@ def _search(
         values["vector"] = PgVector(wanted.vector)
     if wanted.query is not None:
         values |= search_text.words(connection, published, wanted.query).values()
-    chunks, exact = _first_look(published, wanted), wanted.exact
+    chunks = _first_look(published, wanted)
+    exact = wanted.exact or (
+        wanted.vector is not None and _few_match(connection, published, wanted, where)
+    )
     while True:
         ways = _ways(published, wanted, where, chunks, exact=exact)
         if wanted.vector is not None:
@@ -90,6 +95,22 @@ def _search(
         else:
             # a scan of an index gives up at some point: there may be more
             exact = True
+
+
+def _few_match(
+    connection: Connection[Row], published: Published, wanted: Wanted, where: Condition
+) -> bool:
+    """Whether it takes less to compare all rows that pass the filters.
+
+    To compare m of n rows takes m times the work of one; an index passes k n / m rows to meet k of
+    them, at some ten times the work for each.
+    """
+    if not wanted.filters:
+        return False
+    table = published.on.table(published.vector_set.table_name)
+    passing = search_filters.estimate(connection, table, where)
+    total = published.vector_set.index_rows or 0
+    return passing**2 <= _INDEX_PRICE * wanted.rows * total
 
 
 def _first_look(published: Published, wanted: Wanted) -> int:

@@ -46,7 +46,8 @@ def near(published: Published, where: Condition, chunks: int, *, exact: bool) ->
         select {id}, chunk, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance from {vectors} v where {where}
             order by {order} limit {chunks}
-        ) as v
+            -- a vector of zeros has no cosine with another
+        ) as v where distance < 'infinity'
         """,
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,

@@ -39,6 +39,15 @@ def condition(filters: Mapping[str, Any], types: Mapping[str, str]) -> Condition
     return Condition(sql.SQL(" and ").join(clauses), values)
 
 
+def estimate(connection: Connection[Row], table: sql.Composable, where: Condition) -> int:
+    """How many rows of the table the planner expects to pass."""
+    plan = connection.execute(
+        sql.SQL("explain (format json) select from {} as v where {}").format(table, where.clause),
+        where.values,
+    ).fetchone()
+    return int(plan[0][0]["Plan"]["Plan Rows"]) if plan else 0
+
+
 def base_type(kind: str) -> str:
     """A type without length or precision: a cast to it neither cuts nor rounds a value."""
     without = re.sub(r"\([\d, -]+\)", "", kind)
