@@ -10,7 +10,6 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.indexes import OPERATORS
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_filters import Condition
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 # how near, the greater the nearer; <#> is minus the inner product
@@ -35,7 +34,9 @@ def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str
     return {"enable_seqscan": "off", _EFFORT[index]: str(effort)}
 
 
-def near(published: Published, where: Condition, chunks: int, *, exact: bool) -> sql.Composable:
+def near(
+    published: Published, where: sql.Composable, chunks: int, *, exact: bool
+) -> sql.Composable:
     """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
@@ -52,7 +53,7 @@ def near(published: Published, where: Condition, chunks: int, *, exact: bool) ->
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
         vectors=published.on.table(vector_set.table_name),
-        where=where.clause,
+        where=where,
         # no index is on the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,
         chunks=Literal(chunks),
