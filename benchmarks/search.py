@@ -32,8 +32,9 @@ _K = 10
 _DIMENSION = 384
 _SHELVES = 100
 _RECALL = 0.99
-_BARE = f"select id from {SCHEMA}.item_vectors_1 order by embedding <=> %b limit {_K}"
-_EXACT = f"select id from {SCHEMA}.item_vectors_1 order by (embedding <=> %b) + 0 limit {_K}"
+_COLUMNS = "id, chunk, text, shelf, 1 - (embedding <=> %b) as score"
+_BARE = f"select {_COLUMNS} from {SCHEMA}.item_vectors_1 order by embedding <=> %b limit {_K}"
+_EXACT = f"select {_COLUMNS} from {SCHEMA}.item_vectors_1 order by 5 desc limit {_K}"
 
 
 class MadeUpEncoder(WordsEncoder):
@@ -174,7 +175,8 @@ def by_statement(setup: Setup, query: str) -> Callable[[int], list[int]]:
     """A search by a statement alone, on a connection that is kept."""
 
     def search(number: int) -> list[int]:
-        rows = setup.bare.execute(query.encode(), (PgVector(setup.queries[number]),))
+        vector = PgVector(setup.queries[number])
+        rows = setup.bare.execute(query.encode(), (vector,) * query.count("%b"))
         return [row[0] for row in rows.fetchall()]
 
     return search
