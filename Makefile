@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
 
-.PHONY: demo dev test lint format bench bench-encoder clean
+.PHONY: demo dev test lint format bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -48,6 +48,12 @@ $(FASTEMBED)/.installed:
 bench-encoder: $(STAMP) $(FASTEMBED)/.installed
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt onnx
 	$(BIN)/python -m benchmarks.encoder $(DATA) --fastembed $(FASTEMBED)/bin/python
+
+bench-search: $(STAMP)
+	$(BIN)/python -m benchmarks.search
+
+bench-quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality $(DATA)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

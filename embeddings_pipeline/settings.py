@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     # hosts, with ports that are not the scheme's own, and buckets as s3://name
     embedding_image_hosts: str = ""
     embedding_image_root: Path | None = None
+    embedding_similarity_top_k: int = Field(10, ge=1, le=1000)
+    embedding_similarity_threshold: float | None = Field(None, allow_inf_nan=False)
 
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None

@@ -22,6 +22,7 @@ from embeddings_pipeline.cli import (
     plan,
     publish,
     run,
+    search,
     status,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -41,6 +42,8 @@ for command in (
     run.run,
     status.status,
     explain.explain,
+    search.search,
+    search.evaluate,
     models.models,
     publish.publish,
     publish.rollback,

@@ -19,6 +19,7 @@ from embeddings_pipeline.entities._values import (
     Columns,
     Cron,
     Duration,
+    Language,
     Name,
     Number,
     Template,
@@ -39,6 +40,7 @@ RESERVED_COLUMNS = frozenset(
         "weights",
         "text_hash",
         "tokens",
+        "terms",
         "source_changed_at",
         "serialised_at",
         "embedding",
@@ -129,6 +131,7 @@ class Entity(_Declared):
     chunk: Chunk | None = None
     image: Column | None = None
     filters: Columns = ()
+    language: Language = "english"
     deleted: Column | None = None
     where: Text | None = None
     changed_at: Column | None = None

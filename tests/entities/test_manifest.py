@@ -101,13 +101,6 @@ def test_an_unknown_key_is_named_with_its_model_and_the_choices(key: object) -> 
     assert {"id", "entity", "template"} < set(KEYS)
 
 
-def test_a_key_that_is_not_built_yet_is_refused_and_not_ignored() -> None:
-    message = refusal(model("stg_product", {"id": "id", "language": "x"}))
-    assert message.startswith("model 'stg_product': meta.embedding.language: ")
-    assert message.endswith(" yet")
-    assert "language" not in KEYS
-
-
 @pytest.mark.parametrize("declaration", ["id", 5, True, ["id"]])
 def test_a_declaration_that_is_no_mapping_is_refused(declaration: Any) -> None:
     message = refusal(model("stg_product", declaration))
