@@ -9,11 +9,9 @@ import typer
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.jobs import Options, opened
 from embeddings_pipeline.cli.run import print_outcomes, raise_failures, run_all
-from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.requests import SearchRequest
+from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import vector_sets
-from embeddings_pipeline.store.nearest import nearest
 
 _SEARCHES = (
     ("product", "play chess against the computer"),
@@ -34,20 +32,14 @@ def demo() -> None:
         raise_failures(failures)
         if not any(outcome.counts["encoded"] for outcome in outcomes):
             typer.echo("0 encoded: nothing changed")
-        for entity, query in _SEARCHES:
-            if entity in names:
-                _search(jobs.engine, entity, query)
+        with Searcher(jobs.engine) as searcher:
+            for entity, query in _SEARCHES:
+                if entity in names:
+                    _search(searcher, entity, query)
 
 
-def _search(engine: Engine, name: str, query: str) -> None:
-    entity = engine.entity(name)
-    on = engine.on(entity)
-    with engine.vectors.connection() as connection:
-        live = next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
-        if live is None:
-            raise ConfigurationError(f"entity {name!r} has nothing published to search")
-        vector = engine.encoders.get(live.model, live.dimension).encode_query([query]).vectors[0]
-        hits = nearest(connection, on, live, vector, _HITS)
-    typer.echo(f"\n{name}: {query}")
-    for hit in hits:
+def _search(searcher: Searcher, entity: str, query: str) -> None:
+    answer = searcher.search(SearchRequest(entity=entity, query=query, top_k=_HITS))
+    typer.echo(f"\n{entity}: {query}")
+    for hit in answer.results:
         typer.echo(f"  {hit.score:.3f}  {textwrap.shorten(hit.text, _WIDTH, placeholder=' …')}")

@@ -20,6 +20,7 @@ from embeddings_pipeline.cli import (
     plan,
     publish,
     run,
+    search,
     status,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -39,6 +40,8 @@ for command in (
     run.run,
     status.status,
     explain.explain,
+    search.search,
+    search.evaluate,
     publish.publish,
     publish.rollback,
     erase.retry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
@@ -77,6 +77,38 @@ Name = Annotated[str, AfterValidator(_name)]
 Column = Annotated[str, Field(min_length=1, max_length=63)]
 Columns = Annotated[tuple[Column, ...], AfterValidator(_each_once)]
 Template = Annotated[str, AfterValidator(_template)]
+# the text search configurations of Postgres 14, the oldest server that is taken
+Language = Literal[
+    "simple",
+    "arabic",
+    "armenian",
+    "basque",
+    "catalan",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hindi",
+    "hungarian",
+    "indonesian",
+    "irish",
+    "italian",
+    "lithuanian",
+    "nepali",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "serbian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+    "yiddish",
+]
 Cron = Annotated[str, AfterValidator(normal_cron)]
 Day = Annotated[date, BeforeValidator(_day)]
 Duration = Annotated[

@@ -19,6 +19,7 @@ from embeddings_pipeline.entities._values import (
     Columns,
     Cron,
     Duration,
+    Language,
     Name,
     Number,
     Template,
@@ -39,6 +40,7 @@ RESERVED_COLUMNS = frozenset(
         "weights",
         "text_hash",
         "tokens",
+        "terms",
         "source_changed_at",
         "serialised_at",
         "embedding",
@@ -128,6 +130,7 @@ class Entity(_Declared):
     weights: dict[Column, Annotated[Number, Field(gt=0)]] | None = Field(None, min_length=1)
     chunk: Chunk | None = None
     filters: Columns = ()
+    language: Language = "english"
     deleted: Column | None = None
     where: Text | None = None
     changed_at: Column | None = None

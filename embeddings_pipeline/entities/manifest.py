@@ -17,7 +17,6 @@ from embeddings_pipeline.errors import ConfigurationError
 # keys of the declaration whose capability is not built yet: refused, never ignored
 _NOT_YET = {
     "image": "images cannot be embedded yet",
-    "language": "full-text search is not built yet",
 }
 _GIVEN_BY_DBT = {"name", "db_schema", "table"}
 KEYS = sorted({"entity", *Entity.model_fields} - _GIVEN_BY_DBT)

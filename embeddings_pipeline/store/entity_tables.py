@@ -12,7 +12,7 @@ from psycopg.sql import Identifier
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import views
+from embeddings_pipeline.store import terms, views
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 from embeddings_pipeline.store.schema import vector_tables
 
@@ -56,6 +56,7 @@ def _create_texts_and_filters(connection: Connection[Row], schema: str, source: 
     try:
         _create_texts(connection, schema, source)
         _bring_filters_up_to_date(connection, schema, source)
+        terms.ensure(connection, schema, source.entity)
     except (UndefinedObject, InvalidSchemaName) as error:
         raise ConfigurationError(
             f"entity {source.entity.name!r}: {error.diag.message_primary} in database"

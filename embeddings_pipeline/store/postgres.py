@@ -58,19 +58,32 @@ _SETTINGS = """
 class Postgres:
     """A pool over one database. Connections come in autocommit and go back as they came."""
 
-    def __init__(self, database: Database, *, max_size: int = 8) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_size: int = 8,
+        prepare: Callable[[Connection[Row]], None] | None = None,
+    ) -> None:
+        """With `prepare` each connection is prepared once, and nobody leaves anything in it."""
         self.database = database
+        self._prepare = prepare
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
             database.url,
             min_size=0,
             max_size=max_size,
             timeout=30,
             # `discard all` would take prepared statements away behind psycopg's back
-            kwargs={**_CONNECTION, "autocommit": True, "prepare_threshold": None},
-            configure=_settle,
-            check=ConnectionPool.check_connection,
+            kwargs={
+                **_CONNECTION,
+                "autocommit": True,
+                "prepare_threshold": 5 if prepare else None,
+            },
+            configure=self._configure,
+            # a search that meets a lost connection is tried again instead
+            check=None if prepare else ConnectionPool.check_connection,
             # a session leaves no temporary table, lock or setting to the next
-            reset=_forget,
+            reset=None if prepare else _forget,
             open=False,
         )
 
@@ -92,6 +105,11 @@ class Postgres:
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
 
+    def _configure(self, connection: Connection[Row]) -> None:
+        _settle(connection)
+        if self._prepare:
+            self._prepare(connection)
+
     def _refusal(self) -> str | None:
         """Why a connection cannot be made, or None. The pool itself tries on and does not say."""
         try:
@@ -100,6 +118,10 @@ class Postgres:
             reason = " ".join(str(error).split())
             return f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
         return None
+
+    def renew(self) -> None:
+        """Replace the connections that were lost."""
+        self._pool.check()
 
     def close(self) -> None:
         """Close every connection."""

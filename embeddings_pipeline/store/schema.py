@@ -105,6 +105,9 @@ _CONTROL_TABLES = (
 _ADDED_COLUMNS = {
     ("run_ledger", "cached"): sql.SQL("bigint not null default 0"),
     ("run_ledger", "saved_usd"): sql.SQL("numeric not null default 0"),
+    ("entities", "documents"): sql.SQL("bigint"),
+    ("entities", "average_tokens"): sql.SQL("double precision"),
+    ("entities", "counted_at"): sql.SQL("timestamptz"),
 }
 
 

@@ -9,7 +9,8 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.postgres import Row
 
 MINIMUM_SERVER = 140000
-MINIMUM_PGVECTOR = (0, 7)
+# the first with hnsw.iterative_scan
+MINIMUM_PGVECTOR = (0, 8)
 
 
 def check_server(connection: Connection[Row], schema: str) -> None:

@@ -19,6 +19,7 @@ class Statements:
         self.source = source
         self.names: dict[str, sql.Composable] = {
             "texts": Identifier(schema, f"{source.entity.name}_texts"),
+            "lexemes": Identifier(schema, f"{source.entity.name}_lexemes"),
             "id": Identifier(source.entity.id),
             "id_type": trusted(source.id_type),
             "entity": sql.Literal(source.entity.name),

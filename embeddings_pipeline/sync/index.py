@@ -9,7 +9,15 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import indexes, locks, queries, vector_sets, vectors
+from embeddings_pipeline.store import (
+    filter_indexes,
+    indexes,
+    locks,
+    queries,
+    terms,
+    vector_sets,
+    vectors,
+)
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.recall import Recall, measure, record
 from embeddings_pipeline.store.statements import Statements
@@ -31,8 +39,10 @@ class IndexResult:
 
 @resumed
 def sync_index(database: Postgres, on: Statements) -> list[IndexResult]:
-    """Build or measure the index of each live and building set where that is due."""
+    """Build or measure the index of each live and building set where that is due, and count the
+    words of the texts, by which full-text search ranks."""
     with database.connection() as connection:
+        terms.refresh_counts(connection, on)
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
     return [_sync_one(database, on, vector_set) for vector_set in sets]
 
@@ -51,9 +61,11 @@ def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> Inde
         grown = abs(rows - (vector_set.index_rows or 0)) > _MEASURE_AGAIN * rows
         if built and not grown:
             indexes.remove_leftovers(connection, on, vector_set)
+            filter_indexes.ensure(connection, on, vector_set)
             return IndexResult(vector_set, "kept", rows, time.monotonic() - started)
         if any(p.pending for p in queries.coverage(connection, on, vector_set)):
             return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
+        filter_indexes.ensure(connection, on, vector_set)
         if built and vector_set.index_settings:
             settings = {k: v for k, v in vector_set.index_settings.items() if k != "declared"}
             recall = measure(connection, on, vector_set, settings, index.recall)

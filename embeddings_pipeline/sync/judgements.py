@@ -62,5 +62,10 @@ def recall(ranked: Sequence[str], relevant: Mapping[str, int], k: int) -> float:
     return len(set(ranked[:k]) & set(relevant)) / len(relevant)
 
 
+def reciprocal_rank(ranked: Sequence[str], relevant: Mapping[str, int]) -> float:
+    """1 / the rank of the first relevant row; 0 where none was found."""
+    return next((1 / rank for rank, row_id in enumerate(ranked, 1) if row_id in relevant), 0.0)
+
+
 def _discounted(grades: Sequence[int]) -> float:
     return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades))

@@ -1,0 +1,141 @@
+"""`embeddings-pipeline search` and `evaluate`: what a query finds, and how good that is."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.session import AsJson, EntityName
+from embeddings_pipeline.engine import opened
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
+from embeddings_pipeline.search.requests import Answer, Mode, SearchRequest
+from embeddings_pipeline.search.searcher import Searcher
+from embeddings_pipeline.sync.judgements import read_judgements
+
+_WIDTH = 100
+
+
+def search(
+    entity: EntityName,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    mode: Annotated[Mode, typer.Option(help="By vector, by words, or fused.")] = "dense",
+    top_k: Annotated[int | None, typer.Option(help="Rows to show.")] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="column=value, or JSON like {'price': {'lt': 5}}."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="A column of the staging model to show.")
+    ] = None,
+    min_similarity: Annotated[float | None, typer.Option(help="Leave out what is less so.")] = None,
+    max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Without the index.")] = False,
+    rerank: Annotated[str | None, typer.Option(help="A cross-encoder to order the best.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the rows of an entity that answer a query. No dbt project is needed."""
+    request = SearchRequest.of(
+        entity=entity,
+        query=query,
+        mode=mode,
+        top_k=top_k,
+        filters=_filters(filters or []),
+        columns=tuple(columns or ()),
+        min_similarity=min_similarity,
+        max_distance=max_distance,
+        exact=exact,
+        rerank=rerank,
+    )
+    with opened() as engine, Searcher(engine) as searcher:
+        answer = searcher.search(request)
+    if as_json:
+        document = asdict(answer)
+        del document["vector_set"]
+        output.print_json(document)
+    else:
+        show(answer)
+
+
+def evaluate(
+    entity: EntityName,
+    queries: Annotated[Path, typer.Option(help="BEIR's queries.jsonl.")],
+    qrels: Annotated[Path, typer.Option(help="BEIR's qrels, tab-separated.")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure search by judged queries: each mode, exactly and through the index."""
+    judgements = read_judgements(queries, qrels)
+    with opened() as engine, Searcher(engine) as searcher:
+        measured = evaluate_entity(searcher, entity, judgements)
+    if as_json:
+        document = {"entity": entity, "queries": len(judgements.queries)}
+        output.print_json({**document, "results": [asdict(row) for row in measured]})
+        return
+    output.print_table(
+        ("mode", "through", "nDCG@10", "recall@100", "MRR"),
+        [
+            (
+                row.mode,
+                "exact" if row.exact else "index",
+                *(f"{value:.4f}" for value in (row.ndcg_at_10, row.recall_at_100, row.mrr)),
+            )
+            for row in measured
+        ],
+        f"{entity}: {len(judgements.queries)} queries",
+    )
+
+
+def show(answer: Answer) -> None:
+    """The answer as a table, and what a reader should know of it."""
+    output.print_table(
+        ("id", "score", "text", *_shown_fields(answer)),
+        [
+            (
+                escape(hit.id),
+                f"{hit.score:.3f}",
+                escape(textwrap.shorten(hit.text, _WIDTH, placeholder=" …")),
+                *(escape(str(hit.fields.get(name))) for name in _shown_fields(answer)),
+            )
+            for hit in answer.results
+        ],
+        f"{answer.entity}, {answer.mode}, {answer.model}",
+    )
+    if answer.shortfall:
+        output.say(f"{answer.shortfall} fewer than asked for: no more rows match")
+    if answer.coverage < 100:
+        output.say(
+            f"{output.percent(answer.coverage)} of the rows have vectors; the oldest change waits"
+            f" for {answer.data_lag_seconds:,.0f} s"
+        )
+
+
+def _shown_fields(answer: Answer) -> Sequence[str]:
+    return list(answer.results[0].fields) if answer.results else []
+
+
+def _filters(given: Sequence[str]) -> dict[str, Any]:
+    filters: dict[str, Any] = {}
+    for text in given:
+        column, equals, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            filters |= _json(text)
+        elif equals:
+            filters[column] = value
+        else:
+            raise ConfigurationError(f"--filter {text!r} is neither column=value nor JSON")
+    return filters
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"--filter {text!r} is not JSON: {error}") from None

@@ -1,0 +1,63 @@
+"""How good an entity's search is, by queries with relevance judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import get_args
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.requests import Mode, SearchRequest
+from embeddings_pipeline.search.searcher import Searcher
+from embeddings_pipeline.sync.judgements import Judgements, ndcg, recall, reciprocal_rank
+
+_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over the judged queries, from 0 to 1, of one mode, exactly or through the index."""
+
+    mode: Mode
+    exact: bool
+    ndcg_at_10: float
+    recall_at_100: float
+    mrr: float
+
+
+def evaluate(searcher: Searcher, entity: str, judgements: Judgements) -> list[Measured]:
+    """Every mode, exactly and through the index. Raises ConfigurationError without queries."""
+    if not judgements.queries:
+        raise ConfigurationError("no query has a relevant row: the qrels name none of the queries")
+    return [
+        measure(searcher, entity, judgements, mode, exact=exact)
+        for mode in get_args(Mode)
+        for exact in (True, False)
+    ]
+
+
+def measure(
+    searcher: Searcher, entity: str, judgements: Judgements, mode: Mode, *, exact: bool
+) -> Measured:
+    """The measures of one way to search; ranks count to the hundredth."""
+    ranked = {
+        key: [
+            hit.id
+            for hit in searcher.search(
+                SearchRequest.of(entity=entity, query=query, mode=mode, top_k=_DEPTH, exact=exact)
+            ).results
+        ]
+        for key, query in judgements.queries.items()
+    }
+    return Measured(mode, exact, *_means(ranked, judgements.relevant))
+
+
+def _means(
+    ranked: Mapping[str, Sequence[str]], relevant: Mapping[str, Mapping[str, int]]
+) -> tuple[float, float, float]:
+    return (
+        fmean(ndcg(ids, relevant[query], 10) for query, ids in ranked.items()),
+        fmean(recall(ids, relevant[query], _DEPTH) for query, ids in ranked.items()),
+        fmean(reciprocal_rank(ids, relevant[query]) for query, ids in ranked.items()),
+    )

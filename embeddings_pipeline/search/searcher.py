@@ -1,0 +1,210 @@
+"""Answers search requests from the live vector set of an entity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
+
+from embeddings_pipeline.encoders.base import Vector
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.finding import MovedError, Wanted, find
+from embeddings_pipeline.search.freshness import Freshness
+from embeddings_pipeline.search.requests import (
+    Answer,
+    Hit,
+    Mode,
+    Range,
+    SearchRequest,
+    SimilarRequest,
+)
+from embeddings_pipeline.store import published as store
+from embeddings_pipeline.store import search_rows, search_session
+from embeddings_pipeline.store.fusion import Found
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.published import Published
+from embeddings_pipeline.store.search_dense import least_similarity
+
+# the vector of a query, by the model of this identity and no other
+Encode: TypeAlias = Callable[[ModelIdentity, str], Vector]
+
+# what is published may move while it is searched, but not again and again
+_TRIES = 5
+# rows that a re-ranker reads, at the least
+_RERANKED = 50
+
+
+class Searcher:
+    """Searches entities; several threads may use one. Close it, or use it in a `with`.
+
+    `encode` may gather the queries of concurrent requests; without it each is encoded by itself.
+    """
+
+    def __init__(
+        self, engine: Engine, encode: Encode | None = None, *, connections: int = 8
+    ) -> None:
+        self._engine = engine
+        self._encode = encode or encode_one(engine.encoders)
+        self._database = Postgres(
+            engine.vectors.database, max_size=connections, prepare=search_session.prepare
+        )
+        self._known: dict[str, Published] = {}
+        self._freshness = Freshness(self._database, engine.schema)
+
+    def search(self, request: SearchRequest) -> Answer:
+        """The rows that answer the query best.
+
+        Raises ConfigurationError where there is no such entity, column or model, or nothing is
+        published yet; psycopg.Error where the database fails.
+        """
+        rows = self._rows(request)
+
+        def wanted(published: Published) -> Wanted:
+            identity = published.vector_set.identity
+            return Wanted(
+                rows=max(rows, _RERANKED) if request.rerank else rows,
+                vector=None if request.mode == "text" else self._encode(identity, request.query),
+                query=None if request.mode == "dense" else request.query,
+                filters=_plain(request.filters),
+                exact=request.exact,
+            )
+
+        published, found = self._find(request.entity, wanted)
+        if request.rerank:
+            found = self._reranked(request.rerank, request.query, found)[:rows]
+        return self._answer(request, request.mode, published, found)
+
+    def similar(self, request: SimilarRequest) -> Answer:
+        """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
+        the row has no published vector."""
+
+        def wanted(published: Published) -> Wanted:
+            (row_id,) = published.on.source.canonical_ids([request.id])
+            with self._database.connection() as connection:
+                vector = search_rows.vector_of(connection, published, row_id)
+            if vector is None:
+                raise ConfigurationError(
+                    f"entity {request.entity!r}: row {request.id!r} has no published vector"
+                )
+            return Wanted(
+                rows=self._rows(request),
+                vector=vector,
+                filters=_plain(request.filters),
+                without=row_id,
+                exact=request.exact,
+            )
+
+        published, found = self._find(request.entity, wanted)
+        return self._answer(request, "dense", published, found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._freshness.close()
+        self._database.close()
+
+    def _find(
+        self, entity: str, wanted: Callable[[Published], Wanted]
+    ) -> tuple[Published, list[Found]]:
+        """Search what is published now: also where another set was, until a moment ago."""
+        for _ in range(_TRIES):
+            published = self._known.get(entity) or self._read(entity)
+            asked = wanted(published)
+            try:
+                with self._database.connection() as connection:
+                    return published, find(connection, published, asked)
+            except MovedError:
+                self._known.pop(entity, None)
+        raise ConfigurationError(f"entity {entity!r} is published anew again and again: try later")
+
+    def _read(self, entity: str) -> Published:
+        with self._database.connection() as connection:
+            published = store.read(connection, self._engine.schema, entity)
+        self._known[entity] = published
+        return published
+
+    def _answer(
+        self,
+        request: SearchRequest | SimilarRequest,
+        mode: Mode,
+        published: Published,
+        found: Sequence[Found],
+    ) -> Answer:
+        rows = self._rows(request)
+        near = self._near_enough(request, mode, published, found)
+        covered = self._freshness.of(request.entity)
+        return Answer(
+            entity=request.entity,
+            mode=mode,
+            results=[
+                Hit(row.id, row.chunk, row.score, row.text, row.fields)
+                for row in self._with_columns(published, request.columns, near)
+            ],
+            coverage=covered.coverage,
+            data_lag_seconds=covered.data_lag_seconds,
+            model=published.vector_set.model,
+            vector_set=published.vector_set.number,
+            shortfall=rows - len(near),
+        )
+
+    def _near_enough(
+        self,
+        request: SearchRequest | SimilarRequest,
+        mode: Mode,
+        published: Published,
+        found: Sequence[Found],
+    ) -> Sequence[Found]:
+        if mode != "dense":
+            return found
+        asked = request.min_similarity
+        if asked is None and request.max_distance is None:
+            asked = self._engine.settings.embedding_similarity_threshold
+        least = least_similarity(published.vector_set.metric, asked, request.max_distance)
+        return [row for row in found if least is None or row.score >= least]
+
+    def _with_columns(
+        self, published: Published, columns: Sequence[str], found: Sequence[Found]
+    ) -> Sequence[Found]:
+        if not columns:
+            return found
+        if not self._engine.one_database:
+            raise ConfigurationError(
+                "columns of the staging model can be asked for only where it is in the database"
+                " of the vectors"
+            )
+        with self._database.connection() as connection:
+            return search_rows.with_columns(connection, published, columns, found)
+
+    def _reranked(self, model: str, query: str, found: Sequence[Found]) -> list[Found]:
+        raise NotImplementedError
+
+    def _rows(self, request: SearchRequest | SimilarRequest) -> int:
+        return request.top_k or self._engine.settings.embedding_similarity_top_k
+
+
+def encode_one(encoders: Encoders) -> Encode:
+    """Encodes each query when it comes. Raises ConfigurationError where the model is not to be
+    had or does not take the query."""
+
+    def encode(identity: ModelIdentity, query: str) -> Vector:
+        encodings = encoders.identical(identity).encode_query([query])
+        if encodings.failures:
+            raise ConfigurationError(f"the query cannot be encoded: {encodings.failures[0]}")
+        vector: Vector = encodings.vectors[0]
+        return vector
+
+    return encode
+
+
+def _plain(filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        column: wanted.bounds() if isinstance(wanted, Range) else wanted
+        for column, wanted in filters.items()
+    }

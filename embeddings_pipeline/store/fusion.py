@@ -1,0 +1,95 @@
+"""One statement for a whole search: what each way finds, the best chunk of each row, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.store.published import Published, version
+
+# Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), weighted. The constant and the
+# weights are the best of `benchmarks.quality --tune` on the train split of SciFact
+RANK_CONSTANT = 10
+WEIGHTS = {"dense": 0.5, "text": 0.5}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row that was found; `fields` are its filter columns as JSON has them."""
+
+    id: str
+    chunk: int
+    score: float
+    text: str
+    fields: Mapping[str, Any]
+
+
+def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
+    """Rows of (version, chunks that each way found, and the five of `Found`), the best first.
+
+    `ways` give (id, chunk, score) of chunks. Where nothing is found, the last five are null.
+    """
+    on = published.on
+    return on.fill(
+        """
+        with {ways}, best as ({best})
+        select {version}, {seen}, h.* from (select) as one left join (
+            select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields
+            from (select * from best order by score desc, {id} limit {rows}) as b
+            join {vectors} v using ({id}, chunk)
+        ) as h on true order by h.score desc, h.id
+        """,
+        ways=sql.SQL(", ").join(
+            sql.SQL("{} as materialized ({})").format(Identifier(name), way)
+            for name, way in ways.items()
+        ),
+        best=_fused(published) if len(ways) > 1 else _best_chunks(published, *ways),
+        version=version(on.schema, on.source.entity.name),
+        seen=sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(
+                sql.SQL("(select count(*) from {})").format(Identifier(name)) for name in ways
+            )
+        ),
+        fields=_fields(published),
+        vectors=on.table(published.vector_set.table_name),
+        rows=Literal(rows),
+    )
+
+
+def _best_chunks(published: Published, way: str) -> sql.Composable:
+    return published.on.fill(
+        "select distinct on ({id}) {id}, chunk, score from {way} order by {id}, score desc, chunk",
+        way=Identifier(way),
+    )
+
+
+def _fused(published: Published) -> sql.Composable:
+    return published.on.fill(
+        """
+        select {id}, (array_agg(chunk order by way))[1] as chunk,
+            sum(weight / ({constant} + rank))::float8 as score
+        from ({ranked}) as ranked group by {id}
+        """,
+        constant=Literal(RANK_CONSTANT),
+        ranked=sql.SQL(" union all ").join(
+            published.on.fill(
+                "select {id}, chunk, {way} as way, {weight} as weight,"
+                " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
+                way=Literal(way),
+                weight=Literal(weight),
+                best=_best_chunks(published, way),
+            )
+            for way, weight in WEIGHTS.items()
+        ),
+    )
+
+
+def _fields(published: Published) -> sql.Composable:
+    if not published.filters:
+        return sql.SQL("'{}'::jsonb")
+    columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
+    return sql.SQL("(select to_jsonb(f) from (select {}) as f)").format(columns)

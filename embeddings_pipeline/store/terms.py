@@ -1,0 +1,104 @@
+"""What full-text search needs of an entity: the lexemes of each text, and how frequent they are.
+
+Texts are the same for every model, and so are their lexemes: a column of `<entity>_texts` that
+Postgres derives from the text itself, which therefore is never behind it and goes with it.
+"""
+
+from __future__ import annotations
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+
+# characters of a text that can be found: the lexemes of one text may take 1 MiB
+_READ = 100_000
+
+# lexemes of fewer texts than these are counted when they are asked for. What few rows say is not
+# kept apart from them, and is gone with them
+FREQUENT = 100
+
+# counts are renewed when this share of the texts is new, changed or gone
+_COUNT_AGAIN = 0.1
+
+
+def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
+    """Create the column, its index and the table of frequencies, or make them anew where the
+    language changed."""
+    table = f"{entity.name}_texts"
+    names = {
+        "table": Identifier(schema, table),
+        "index": Identifier(f"{table}_by_term"),
+        "lexemes": Identifier(schema, f"{entity.name}_lexemes"),
+        "entities": Identifier(schema, "entities"),
+        "entity": Literal(entity.name),
+        "terms": sql.SQL("to_tsvector({}::regconfig, left(text, {}))").format(
+            Literal(f"pg_catalog.{entity.language}"), Literal(_READ)
+        ),
+    }
+    if _language(connection, schema, table) == entity.language:
+        return
+    for statement in (
+        "alter table {table} drop column if exists terms",
+        "alter table {table} add column terms tsvector generated always as ({terms}) stored",
+        "create index {index} on {table} using gin (terms)",
+        "create table if not exists {lexemes} (lexeme text primary key, documents bigint not null)",
+        "update {entities} set counted_at = null where entity = {entity}",
+    ):
+        connection.execute(sql.SQL(statement).format(**names))
+
+
+def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
+    """Count lexemes and lengths where enough texts changed since; returns whether it was done."""
+    documents, average, due = on.one(
+        connection,
+        """
+        select t.documents, t.average_tokens, e.counted_at is null
+            or t.fresh + abs(t.documents - e.documents) > {share} * t.documents
+        from {entities} e cross join lateral (
+            select count(*) as documents, coalesce(avg(tokens), 1)::float8 as average_tokens,
+                count(*) filter (where serialised_at > e.counted_at) as fresh
+            from {texts} where text_hash is not null
+        ) t
+        where e.entity = {entity}
+        """,
+        share=Literal(_COUNT_AGAIN),
+    )
+    if not due:
+        return False
+    with connection.transaction():
+        # first, so that two at once take turns
+        connection.execute(
+            on.fill(
+                "update {entities} set documents = %s, average_tokens = %s, counted_at = now()"
+                " where entity = {entity}"
+            ),
+            (documents, average),
+        )
+        connection.execute(on.fill("delete from {lexemes}"))
+        connection.execute(
+            on.fill(
+                "insert into {lexemes} select word, ndoc from ts_stat({every}) where ndoc >= {few}",
+                every=Literal(on.fill("select terms from {texts}").as_string(connection)),
+                few=Literal(FREQUENT),
+            )
+        )
+    return True
+
+
+def _language(connection: Connection[Row], schema: str, table: str) -> str | None:
+    """The language of the column as it is; None where there is none."""
+    row = connection.execute(
+        """
+        select substring(
+            pg_get_expr(d.adbin, d.adrelid) from '''(?:pg_catalog\\.)?(\\w+)''::regconfig'
+        )
+        from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+        where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+            and a.attname = 'terms'
+        """,
+        (schema, table),
+    ).fetchone()
+    return row[0] if row else None
