@@ -15,10 +15,7 @@ from embeddings_pipeline.sync.plan import plan as plan_of
 def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
     """A job of one op that materialises nothing: the plans are metadata of its output."""
 
-    @dg.op(
-        name="plan_runs",
-        description="What the next run of each entity would do. Writes nothing, loads no model.",
-    )
+    @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
     def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
         plans = [
             plan_of(engine.staging, engine.vectors, engine.on(entity), engine.encoders)
