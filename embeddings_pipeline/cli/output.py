@@ -107,7 +107,7 @@ def _lines(stderr: TextIO) -> Callable[[Done], None]:
         if time.monotonic() - last > _LOG_EVERY_SECONDS:
             last = time.monotonic()
             stderr.write(
-                f"{done.entity}: {done.done:,} of {done.pending:,} chunks,"
+                f"{done.entity}: {done.done:,} of {done.pending:,} {done.unit},"
                 f" {done.rate:,.0f} a second, {done.eta_seconds or 0:,.0f} s to go\n"
             )
 

@@ -117,7 +117,7 @@ def _logged(context: dg.InitResourceContext) -> Callable[[Progress], None]:
         if context.log and time.monotonic() - last > _LOG_EVERY_SECONDS:
             last = time.monotonic()
             context.log.info(
-                f"{progress.entity}: {progress.done:,} of {progress.pending:,} chunks,"
+                f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit},"
                 f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go"
             )
 

@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.indexes import OPERATORS
+from embeddings_pipeline.store.indexes import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.published import Published
 from embeddings_pipeline.store.search_filters import Condition
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -19,7 +19,6 @@ _SIMILARITY: dict[str, LiteralString] = {
     "l2": "1 / (1 + distance)",
     "ip": "-distance",
 }
-_EFFORT: dict[str, LiteralString] = {"hnsw": "hnsw.ef_search", "ivfflat": "ivfflat.probes"}
 _MAX_EF_SEARCH = 1000
 
 
@@ -27,12 +26,12 @@ def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str
     """Settings of the session: the effort at which the index reaches its recall for so many
     chunks, and that it is used, or else not."""
     index = (vector_set.index_settings or {}).get("type")
-    if exact or index not in _EFFORT or not vector_set.ef_search:
+    if exact or index not in EFFORT_SETTINGS or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
     least = min(chunks, _MAX_EF_SEARCH) if index == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
     # the planner does not know what it costs to read a vector that is kept beside its row
-    return {"enable_seqscan": "off", _EFFORT[index]: str(effort)}
+    return {"enable_seqscan": "off", EFFORT_SETTINGS[index]: str(effort)}
 
 
 def near(published: Published, where: Condition, chunks: int, *, exact: bool) -> sql.Composable:

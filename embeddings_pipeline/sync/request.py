@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in chunks of all that was pending at its start."""
+    """How far a run is, in chunks (or other units) of all that was pending at its start."""
 
     entity: str
     done: int
     pending: int
     seconds: float
+    unit: str = "chunks"
 
     @property
     def rate(self) -> float:
@@ -24,6 +26,13 @@ class Progress:
     def eta_seconds(self) -> float | None:
         """Seconds to the end at this rate; None before there is one."""
         return (self.pending - self.done) / self.rate if self.rate else None
+
+
+Report: TypeAlias = Callable[[Progress], None]
+
+
+def unheard(progress: Progress) -> None:
+    """Where nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -39,5 +48,5 @@ class Request:
     limit: int | None = None
     force: bool = False
     max_cost_usd: float | None = None
-    report: Callable[[Progress], None] = field(default=lambda progress: None)
+    report: Report = unheard
     stopped: Callable[[], bool] = field(default=lambda: False)
