@@ -34,7 +34,8 @@ def build(
     Searches always have one of the two, and wait for neither.
     """
     name, fresh, old = _names(vector_set)
-    remove_leftovers(connection, on, vector_set)
+    # their names are needed; to wait for who uses them is no longer than the build will wait itself
+    remove_leftovers(connection, on, vector_set, patience="0")
     if settings["type"] != "none":
         _use_memory(connection, _graph_bytes(vector_set, settings, wear.rows))
         _use_workers(connection, vector_set)
@@ -65,14 +66,18 @@ def build(
     remove_leftovers(connection, on, vector_set)
 
 
-def remove_leftovers(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+def remove_leftovers(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, patience: str | None = None
+) -> None:
     """Drop indexes that a build left: one that it did not finish, one that was being replaced.
 
-    Waits little for those who read the set, and leaves it to the next call then.
+    Waits little for those who read the set, and leaves it to the next call then; `patience` is
+    another lock_timeout.
     """
     _, *leftovers = _names(vector_set)
+    timeout = sql.Literal(patience or _LOCK_TIMEOUT)
     for index in leftovers:
-        connection.execute(sql.SQL("set lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+        connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
         with suppress(LockNotAvailable):
             # a plain drop would wait for readers, and new ones for it
             connection.execute(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +71,11 @@ def _sync_one(
     ):
         vector_set = vector_sets.read(connection, on, vector_set.number)
         wear = indexes.wear(connection, on, vector_set, vector_set.indexed_at)
+        watch = index_progress.watched(
+            database, connection.info.backend_pid, _teller(on, vector_set, report)
+        )
         due = _due(connection, on, vector_set, wear, rebuild=rebuild)
-        action = "kept"
-        if due and any(p.pending for p in queries.coverage(connection, on, vector_set)):
-            action = "waiting"
-        else:
-            index_build.remove_leftovers(connection, on, vector_set)
-            filter_indexes.ensure(connection, on, vector_set)
-            if due:
-                action = "built"
-                with _reported(database, connection, on, vector_set, report):
-                    _build(connection, on, vector_set, due.settings, wear)
-            elif vector_set.recall is None:
-                # whoever built it was stopped before it was measured
-                recall.measure(connection, on, vector_set)
+        action = _bring_up_to_date(connection, on, vector_set, due, wear, watch)
         return IndexResult(
             vector_sets.read(connection, on, vector_set.number),
             action,
@@ -93,6 +84,29 @@ def _sync_one(
             indexes.size(connection, on, vector_set),
             time.monotonic() - started,
         )
+
+
+def _bring_up_to_date(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    due: _Due | None,
+    wear: Wear,
+    watch: AbstractContextManager[None],
+) -> str:
+    """Do what is due; returns the action."""
+    if due and any(p.pending for p in queries.coverage(connection, on, vector_set)):
+        return "waiting"
+    filter_indexes.ensure(connection, on, vector_set)
+    if due:
+        with watch:
+            _build(connection, on, vector_set, due.settings, wear)
+        return "built"
+    index_build.remove_leftovers(connection, on, vector_set)
+    if vector_set.recall is None:
+        # who built it was stopped before it was measured
+        recall.measure(connection, on, vector_set)
+    return "kept"
 
 
 def _due(
@@ -153,14 +167,7 @@ def _build(
         settings = _stronger(on, vector_set)
 
 
-@contextmanager
-def _reported(
-    database: Postgres,
-    connection: Connection[Row],
-    on: Statements,
-    vector_set: VectorSet,
-    report: Report,
-) -> Iterator[None]:
+def _teller(on: Statements, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
     started = time.monotonic()
     what = f"{on.source.entity.name}, index of set {vector_set.number}"
 
@@ -169,5 +176,4 @@ def _reported(
         label = f"{what}, {phase.name}"
         report(Progress(label, phase.done, phase.total, seconds, phase.unit))
 
-    with index_progress.watched(database, connection.info.backend_pid, tell):
-        yield
+    return tell
