@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
 
-.PHONY: demo dev test lint format bench clean
+.PHONY: demo dev test lint format bench bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +36,12 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.unchanged $(DATA) --synthetic 1000000
 	$(BIN)/python -m benchmarks.processes $(DATA)
 	$(BIN)/python -m benchmarks.cold $(DATA)
+
+bench-search: $(STAMP)
+	$(BIN)/python -m benchmarks.search
+
+bench-quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality $(DATA)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

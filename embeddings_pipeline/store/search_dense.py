@@ -10,7 +10,6 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.indexes import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_filters import Condition
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 # how near, the greater the nearer; <#> is minus the inner product
@@ -34,7 +33,9 @@ def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str
     return {"enable_seqscan": "off", EFFORT_SETTINGS[index]: str(effort)}
 
 
-def near(published: Published, where: Condition, chunks: int, *, exact: bool) -> sql.Composable:
+def near(
+    published: Published, where: sql.Composable, chunks: int, *, exact: bool
+) -> sql.Composable:
     """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
@@ -45,12 +46,13 @@ def near(published: Published, where: Condition, chunks: int, *, exact: bool) ->
         select {id}, chunk, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance from {vectors} v where {where}
             order by {order} limit {chunks}
-        ) as v
+            -- a vector of zeros has no cosine with another
+        ) as v where distance < 'infinity'
         """,
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
         vectors=published.on.table(vector_set.table_name),
-        where=where.clause,
+        where=where,
         # no index is on the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,
         chunks=Literal(chunks),
