@@ -14,7 +14,8 @@ from embeddings_pipeline.store import indexes
 from embeddings_pipeline.store.indexes import EFFORT_SETTINGS
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.sampled_filters import Sampled, sampled
-from embeddings_pipeline.store.sampled_searches import Searched, search
+from embeddings_pipeline.store.sampled_searches import K, Searched, search
+from embeddings_pipeline.store.search_dense import better_compared
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -92,7 +93,8 @@ def measure(connection: Connection[Row], on: Statements, vector_set: VectorSet) 
         found = exact
         if effort is not None:
             found = search(connection, on, vector_set, filters, _through_index(kind, effort))
-        levels = [_level(*of) for of in zip(filters, found, exact, strict=True)]
+        rows = vector_set.index_rows or 0
+        levels = [_level(rows, *of) for of in zip(filters, found, exact, strict=True)]
         canary = Canary(effort, levels)
         if canary.worst >= target:
             break
@@ -131,12 +133,17 @@ def _through_index(kind: str, effort: int) -> dict[str, str]:
     }
 
 
-def _level(chosen: Sampled, found: Sequence[Searched], exact: Sequence[Searched]) -> Level:
-    # a search that finds too few goes on exactly
-    answers = [
-        near if len(near.distances) == len(far.distances) else far.after(near.milliseconds)
-        for near, far in zip(found, exact, strict=True)
-    ]
+def _level(
+    rows: int, chosen: Sampled, found: Sequence[Searched], exact: Sequence[Searched]
+) -> Level:
+    answers = exact
+    few = better_compared(round(chosen.share * rows), rows, K)
+    if chosen.share == 1 or not few:
+        # as searches do: one that finds too few goes on exactly
+        answers = [
+            near if len(near.distances) == len(far.distances) else far.after(near.milliseconds)
+            for near, far in zip(found, exact, strict=True)
+        ]
     hits = [
         (near.distances <= far.distances[-1] + _TIE).mean()
         for near, far in zip(answers, exact, strict=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store import search_filters
 from embeddings_pipeline.store.postgres import Row, columns_of
-from embeddings_pipeline.store.search_filters import Condition
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -22,12 +22,13 @@ _NEAR = math.log(3)
 
 @dataclass(frozen=True)
 class Sampled:
-    """A condition that leaves about this share of the rows. `column` is the filter column that it
-    is on; None for one that nobody can ask for."""
+    """A condition on a table `v` that leaves about this share of the rows, and its parameters.
+    `column` is the filter column that it is on; None for one that nobody can ask for."""
 
     share: float
     column: str | None
-    condition: Condition
+    condition: sql.Composable
+    values: Mapping[str, Any]
 
 
 def sampled(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Sampled]:
@@ -39,7 +40,7 @@ def sampled(connection: Connection[Row], on: Statements, vector_set: VectorSet) 
     """
     frequencies = _frequencies(connection, on, vector_set)
     return [
-        Sampled(1.0, None, search_filters.condition({}, {})),
+        Sampled(1.0, None, sql.SQL("true"), {}),
         *(_nearest(on, share, frequencies) or _by_hash(on, share) for share in SHARES[1:]),
     ]
 
@@ -73,13 +74,13 @@ def _nearest(on: Statements, share: float, values: list[_Value]) -> Sampled | No
     best = min(values, key=distance, default=None)
     if best is None or distance(best) > _NEAR:
         return None
-    types: Mapping[str, str] = {best.column: best.kind}
-    condition = search_filters.condition({best.column: best.value}, types)
-    return Sampled(best.share, best.column, condition)
+    wanted = {best.column: best.value}
+    condition = search_filters.clause(search_filters.forms(wanted), {best.column: best.kind})
+    return Sampled(best.share, best.column, condition, search_filters.values(wanted))
 
 
 def _by_hash(on: Statements, share: float) -> Sampled:
     clause = on.fill(
         "mod(hashtext(v.{id}::text), {buckets}) = 0", buckets=Literal(round(1 / share))
     )
-    return Sampled(share, None, Condition(clause, {}))
+    return Sampled(share, None, clause, {})

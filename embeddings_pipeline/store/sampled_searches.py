@@ -14,6 +14,8 @@ from embeddings_pipeline.store.sampled_filters import Sampled
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
+K = 10
+
 # queries for each filter: as many as compute so many distances exactly, about ten seconds' worth
 _LEAST, _MOST, _DISTANCES = 10, 50, 20_000_000
 
@@ -21,7 +23,7 @@ _SIZES: dict[str, sql.Composable] = {
     "most": sql.Literal(_MOST),
     "least": sql.Literal(_LEAST),
     "distances": sql.Literal(_DISTANCES),
-    "k": sql.Literal(10),
+    "k": sql.Literal(K),
 }
 
 
@@ -78,9 +80,9 @@ def _searched(
             """,
             vectors=on.table(vector_set.table_name),
             operator=sql.SQL(OPERATORS[vector_set.metric]),
-            where=chosen.condition.clause,
+            where=chosen.condition,
             **_SIZES,
         ),
-        chosen.condition.values,
+        chosen.values,
     ).fetchall()
     return [Searched(np.array(near, dtype=np.float64), float(ms)) for near, ms in rows]

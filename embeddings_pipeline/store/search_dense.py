@@ -19,6 +19,17 @@ _SIMILARITY: dict[str, LiteralString] = {
     "ip": "-distance",
 }
 _MAX_EF_SEARCH = 1000
+# what a row that an index passes costs more than one that is compared
+_INDEX_PRICE = 10
+
+
+def better_compared(passing: int, total: int, wanted: int) -> bool:
+    """Whether it takes less to compare all rows that pass a filter than to use the index.
+
+    To compare m of n rows takes m times the work of one; an index passes k n / m rows to meet k of
+    them, at some ten times the work for each.
+    """
+    return passing**2 <= _INDEX_PRICE * wanted * total
 
 
 def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str]:
