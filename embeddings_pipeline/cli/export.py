@@ -1,4 +1,4 @@
-"""`embeddings-pipeline export`: what is published, in files that are searched without a database."""
+"""`embeddings-pipeline export`: what is published, in files to search without a database."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def least_effort(index: Any, sample: Vectors, target: float) -> int | None:
 
 
 def _similarity(index: Any, found: Scores) -> Scores:
-    if index.metric_type == faiss.METRIC_L2:
-        # FAISS gives squares
-        found = 1 / (1 + np.sqrt(np.maximum(found, 0)))
-    return found
+    if index.metric_type != faiss.METRIC_L2:
+        return found
+    # FAISS gives squares
+    return (1 / (1 + np.sqrt(np.maximum(found, 0)))).astype(np.float32)
