@@ -21,7 +21,7 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
 _EFFORTS: dict[str, Sequence[int | None]] = {
-    "hnsw": (10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000),
+    "hnsw": (20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000),
     "ivfflat": (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 1000),
     "none": (None,),
 }

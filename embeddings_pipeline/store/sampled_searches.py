@@ -17,7 +17,7 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 K = 10
 
 # queries for each filter: as many as compute so many distances exactly, about ten seconds' worth
-_LEAST, _MOST, _DISTANCES = 10, 50, 20_000_000
+_LEAST, _MOST, _DISTANCES = 10, 100, 20_000_000
 
 _SIZES: dict[str, sql.Composable] = {
     "most": sql.Literal(_MOST),

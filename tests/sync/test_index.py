@@ -183,7 +183,7 @@ def test_an_index_is_measured_without_a_filter_and_with_two(world: World, item: 
     for level in levels(world):
         assert level["recall_at_10"] >= 0.99
         assert 0 < level["p50_ms"] <= level["p95_ms"]
-        assert level["queries"] == 50
+        assert level["queries"] == 100
 
 
 def test_values_of_filter_columns_are_what_an_index_is_measured_with(world: World) -> None:
