@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -424,3 +425,11 @@ def test_a_set_without_vectors_is_not_exported(world: World, folder: Path) -> No
         write(world, folder)
     with pytest.raises(ConfigurationError, match="published: item"):
         export(world.postgres, SCHEMA, "other", folder)
+
+
+def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "embeddings_pipeline.sync.faiss_index"
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(ConfigurationError, match=r"embeddings-pipeline\[faiss\]"):
+        importlib.import_module(module)
