@@ -17,6 +17,8 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
+from tests.encoders.clip import save_packed, save_plain
+from tests.redis_server import RedisServer
 from tests.world import World, world_in
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
@@ -88,6 +90,26 @@ def world(database: Database) -> Iterator[World]:
     """A staging schema and the steps of a run, in a database of the test's own."""
     with world_in(database) as world:
         yield world
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own; its folder is short, since a socket's name must be."""
+    folder = Path(tempfile.mkdtemp(prefix="ep-redis-"))
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One random model of images and texts in two layouts: `plain` and `packed` in the folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    save_plain(folder / "plain")
+    save_packed(folder / "plain", folder / "packed")
+    return folder
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

@@ -11,6 +11,7 @@ import psycopg
 import typer
 
 from embeddings_pipeline.cli import (
+    cache,
     db,
     demo,
     dev,
@@ -18,6 +19,7 @@ from embeddings_pipeline.cli import (
     explain,
     export,
     index,
+    models,
     output,
     plan,
     publish,
@@ -44,6 +46,7 @@ for command in (
     explain.explain,
     search.search,
     search.evaluate,
+    models.models,
     publish.publish,
     publish.rollback,
     index.index,
@@ -53,6 +56,7 @@ for command in (
     erase.adopt,
 ):
     app.command()(command)
+app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 
 

@@ -77,9 +77,9 @@ def _search(connection: Connection[Row], published: Published, wanted: Wanted) -
     shape = _first_shape(connection, published, wanted)
     values = _values(connection, published, wanted)
     while True:
-        if shape.dense:
-            settings = search_dense.session(published.vector_set, shape.chunks, exact=shape.exact)
-            search_session.use(connection, settings)
+        index = shape.dense and not shape.exact
+        settings = search_dense.session(published.vector_set, shape.chunks, index=index)
+        search_session.use(connection, settings)
         rows = connection.execute(_statement(published, shape), values).fetchall()
         version, seen = rows[0][:2]
         if version != published.version:

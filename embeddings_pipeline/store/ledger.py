@@ -110,5 +110,38 @@ def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, 
     return None if row is None else dict(zip(columns, row, strict=True))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """US dollars: of the last run, of all runs, and what reuse and cache saved in them."""
+
+    last_run_usd: float = 0.0
+    total_usd: float = 0.0
+    saved_usd: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.last_run_usd + other.last_run_usd,
+            self.total_usd + other.total_usd,
+            self.saved_usd + other.saved_usd,
+        )
+
+
+def cost(connection: Connection[Row], on: Statements) -> Cost:
+    """What the runs of an entity cost."""
+    return Cost(
+        *on.one(
+            connection,
+            """
+            select
+                coalesce((array_agg(cost_usd order by started_at desc))[1], 0)::float,
+                coalesce(sum(cost_usd), 0)::float,
+                coalesce(sum(saved_usd), 0)::float
+            from {run_ledger}
+            where entity = {entity}
+            """,
+        )
+    )
+
+
 def _numbers(counts: Counts) -> list[float]:
     return list(asdict(counts).values())

@@ -20,6 +20,13 @@ def scheme_changed(connection: Connection[Row], on: Statements) -> bool:
     return row is not None and row[0] != on.source.entity.partitions.model_dump_json()
 
 
+def unsettle(connection: Connection[Row], on: Statements) -> None:
+    """Make the next pass look at every row again."""
+    connection.execute(
+        on.fill("update {texts} set fingerprint = {unsettled}", unsettled=sql.Literal(UNSETTLED))
+    )
+
+
 def retry(connection: Connection[Row], on: Statements) -> int:
     """Make the next run try again what is in quarantine; returns how many entries there are."""
     with connection.transaction():

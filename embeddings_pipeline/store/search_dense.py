@@ -32,16 +32,16 @@ def better_compared(passing: int, total: int, wanted: int) -> bool:
     return passing**2 <= _INDEX_PRICE * wanted * total
 
 
-def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str]:
+def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
     """Settings of the session: the effort at which the index reaches its recall for so many
     chunks, and that it is used, or else not."""
-    index = (vector_set.index_settings or {}).get("type")
-    if exact or index not in EFFORT_SETTINGS or not vector_set.ef_search:
+    kind = (vector_set.index_settings or {}).get("type")
+    if not index or kind not in EFFORT_SETTINGS or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
-    least = min(chunks, _MAX_EF_SEARCH) if index == "hnsw" else 1
+    least = min(chunks, _MAX_EF_SEARCH) if kind == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
     # the planner does not know what it costs to read a vector that is kept beside its row
-    return {"enable_seqscan": "off", EFFORT_SETTINGS[index]: str(effort)}
+    return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(effort)}
 
 
 def near(

@@ -131,7 +131,7 @@ class _Export:
                 for n, row in enumerate(batch.rows)
             ]
             name, seconds = self.published.on.source.entity.name, time.monotonic() - started
-            self.report(Progress(name, index.ntotal, count, seconds, "vectors"))
+            self.report(Progress(name, index.ntotal, count, seconds, unit="vectors"))
 
     def _comparable(
         self, vectors: Vectors

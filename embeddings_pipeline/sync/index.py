@@ -174,6 +174,6 @@ def _teller(on: Statements, vector_set: VectorSet, report: Report) -> Callable[[
     def tell(phase: Phase) -> None:
         seconds = time.monotonic() - started
         label = f"{what}, {phase.name}"
-        report(Progress(label, phase.done, phase.total, seconds, phase.unit))
+        report(Progress(label, phase.done, phase.total, seconds, unit=phase.unit))
 
     return tell

@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from embeddings_pipeline.store.ledger import Counts
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in chunks (or other units) of all that was pending at its start."""
+    """How far a run is, in chunks (or other units) of all that was pending at its start; `counts`
+    is what it did, where it is a run of vectors."""
 
     entity: str
     done: int
     pending: int
     seconds: float
+    counts: Counts | None = None
     unit: str = "chunks"
 
     @property

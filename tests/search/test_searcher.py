@@ -328,3 +328,26 @@ def test_vectors_of_zeros_are_no_results(world: World, search: Search) -> None:
     for exact in (True, False):
         assert search.ids("pump", exact=exact) == ["2"]
     assert search.answer("nothing").shortfall == 10
+
+
+def test_filters_have_indexes_that_take_any_value_and_are_made_anew_if_broken(
+    world: World, search: Search
+) -> None:
+    world.table("id bigint, name text, kind text, price int, extra json")
+    world.insert((1, "pump", "x" * 5000, 5, "{}"), (2, "hose", "y", 6, "{}"))
+    item = world.declare(include=["name"], filters=["kind", "price", "extra"])
+    world.run(item)
+    indexes = """
+        select a.amname, i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid
+        join pg_am a on a.oid = c.relam where c.relname like 'item\\_vectors\\_1\\_by\\__'
+        or c.relname like 'item\\_vectors\\_1\\_by\\___' order by 1
+    """
+    assert world.sql(indexes) == [("btree", True), ("hash", True)]
+    assert search.ids("hose", filters={"kind": "x" * 1000}) == []
+    assert search.ids("hose", filters={"price": 5}) == ["1"]
+    world.sql(
+        "update pg_index set indisvalid = false where indexrelid::regclass::text like '%_by_%'"
+        f" and indrelid = '{SCHEMA}.item_vectors_1'::regclass and not indisprimary"
+    )
+    world.publish(item)
+    assert world.sql(indexes) == [("btree", True), ("hash", True)]

@@ -95,7 +95,10 @@ class Undisturbed:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_texts(world.postgres, world.postgres, on, "run")
+    encoders = world.encoders
+    return lambda: sync_texts(
+        world.postgres, world.postgres, on, "run", encoders.images, encoders.cache.evict
+    )
 
 
 def encode(world: World, entity: Entity) -> Act:
@@ -128,7 +131,7 @@ def go_back(world: World, entity: Entity) -> Act:
 
 def erase_two(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: erase(world.postgres, on, ["2", "6"])
+    return lambda: erase(world.postgres, on, ["2", "6"], world.encoders.cache.evict)
 
 
 FIRST = {
