@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.encoders.loaded import Prepared
-from embeddings_pipeline.encoders.plain_bert import hush
 from embeddings_pipeline.entities.chunking import count_tokens
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class GeneralModel:
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
         from sentence_transformers import SentenceTransformer
 
-        hush()
+        _hush()
         self._model = SentenceTransformer(
             str(folder),
             device=device,
@@ -40,3 +39,11 @@ class GeneralModel:
         texts = [cast(str, text.content) for text in batch]
         encode = self._model.encode_query if query else self._model.encode_document
         return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))
+
+
+def _hush() -> None:
+    """Keep `transformers` from drawing a bar and a table each time that a model is loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Runs a BERT with mean pooling by itself: what most small sentence-transformers models are.
 
-`import sentence_transformers` brings trainers, evaluators and scikit-learn along and takes longer
-than to encode a hundred texts. The vectors are the same; a test compares them.
+`import sentence_transformers` takes longer than to encode a hundred texts. The vectors are the
+same; a test compares them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def is_plain_bert(folder: Path) -> bool:
     return (
         modules[0]["path"] == ""
         and (folder / "tokenizer.json").exists()
-        and _read(folder / "config.json").get("model_type") == "bert"
+        and _is_bert(_read(folder / "config.json"))
+        and (folder / "model.safetensors").exists()
         and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
         and _is_mean(_read(folder / modules[1]["path"] / "config.json"))
         and not any(prompts.values())
@@ -38,24 +39,17 @@ def is_plain_bert(folder: Path) -> bool:
 
 
 class PlainBert:
-    """The loaded model. Raises what `transformers` raises where it cannot be loaded."""
+    """The loaded model. Raises whatever its files make the loading raise."""
 
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
-        from transformers import BertModel
+        from embeddings_pipeline.encoders.bert import Bert
 
-        hush()
         self._device = device
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
-        model = BertModel.from_pretrained(
-            folder,
-            dtype=dtype,
-            add_pooling_layer=False,
-            local_files_only=True,
-            use_safetensors=True,
-        )
-        self._model = model.to(device).eval()  # type: ignore[arg-type]
+        config = _read(folder / "config.json")
+        self._model = Bert(folder / "model.safetensors", config, device=device, dtype=dtype)
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         """The tokens of each text."""
@@ -76,19 +70,13 @@ class PlainBert:
 
         tokens = [cast(list[int], text.content) for text in batch]
         longest = max(map(len, tokens))
+        lengths = torch.tensor([len(text) for text in tokens])
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in tokens])
+        mask = (torch.arange(longest) < lengths[:, None]).to(self._device)
         padded = any(len(text) < longest for text in tokens)
-        ids = torch.zeros((len(tokens), longest), dtype=torch.long)
-        mask = torch.zeros((len(tokens), longest), dtype=torch.long)
-        for row, text in enumerate(tokens):
-            ids[row, : len(text)] = torch.tensor(text)
-            mask[row, : len(text)] = 1
-        mask = mask.to(self._device)
         with torch.inference_mode():
-            hidden = self._model(
-                input_ids=ids.to(self._device),
-                # attention without a mask is faster, where nothing is padded
-                attention_mask=mask if padded else None,
-            ).last_hidden_state.float()
+            # attention without a mask is faster, where nothing is padded
+            hidden = self._model(ids.to(self._device), mask if padded else None).float()
             mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         vectors: Vectors = mean.cpu().numpy()
         return vectors
@@ -98,12 +86,13 @@ def _text_tokens(overflow: Encoding) -> int:
     return len(overflow.ids) - sum(overflow.special_tokens_mask)
 
 
-def hush() -> None:
-    """Keep `transformers` from drawing a bar and a table each time that a model is loaded."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+def _is_bert(config: dict[str, Any]) -> bool:
+    return (
+        config.get("model_type") == "bert"
+        and config.get("hidden_act") == "gelu"
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and not config.get("is_decoder")
+    )
 
 
 def _is_mean(pooling: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from embeddings_pipeline.store.staging import Digest
 from embeddings_pipeline.store.statements import Statements
 
 # stored rows a bucket: few enough that a change sends little, enough that digests stay small
-_ROWS_A_BUCKET = 16
+_ROWS_A_BUCKET = 4
 _MAX_BUCKETS = 1 << 17
 
 
@@ -45,7 +45,11 @@ def digests(connection: Connection[Row], on: Statements) -> tuple[int, list[Dige
 
 
 def compare(
-    connection: Connection[Row], on: Statements, buckets: int, moved: Iterable[bytes]
+    connection: Connection[Row],
+    on: Statements,
+    buckets: int,
+    stored: Sequence[Digest],
+    moved: Iterable[bytes],
 ) -> Moved:
     """Fill the temporary tables `changed_rows` and `gone_rows` from the buckets that moved.
 
@@ -85,14 +89,12 @@ def compare(
             mask=sql.Literal(buckets - 1),
         )
     )
-    return Moved(
-        *on.one(
-            connection,
-            "select (select count(*) from changed_rows where is_new),"
-            " (select count(*) from changed_rows), (select count(*) from gone_rows),"
-            " (select count(*) from {texts} where chunk = 0)",
-        )
+    new, changed, gone = on.one(
+        connection,
+        "select (select count(*) from changed_rows where is_new),"
+        " (select count(*) from changed_rows), (select count(*) from gone_rows)",
     )
+    return Moved(new, changed, gone, sum(digest.rows for digest in stored))
 
 
 def bad_ids(connection: Connection[Row]) -> tuple[int, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,10 @@ from psycopg import Connection
 
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
+
+# asked again and again: a statement that waits holds a snapshot, and that holds back vacuum and
+# `create index concurrently`, perhaps of the very run that is waited for
+_POLL_SECONDS = 0.2
 
 
 @contextmanager
@@ -34,16 +39,20 @@ def index(connection: Connection[Row], on: Statements, table: str) -> Iterator[N
         yield
 
 
+def _taken(connection: Connection[Row], name: str) -> bool:
+    row = connection.execute(
+        "select pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
+    ).fetchone()
+    return row == (True,)
+
+
 @contextmanager
 def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[bool]:
     waited = False
     for name in names:
-        row = connection.execute(
-            "select pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
-        ).fetchone()
-        if row != (True,):
+        while not _taken(connection, name):
             waited = True
-            connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+            time.sleep(_POLL_SECONDS)
     try:
         yield waited
     finally:

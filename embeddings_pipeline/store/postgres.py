@@ -39,13 +39,19 @@ _CONNECTION: dict[str, Any] = {
     "application_name": "embeddings_pipeline",
     "client_encoding": "UTF8",
     "connect_timeout": _CONNECT_SECONDS,
+    # a server that vanished without a word is noticed in a minute rather than in two hours
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
 }
 # the text of a value, and with it a row's fingerprint, must not depend on who asks. Set in the
 # session, because PGTZ and PGDATESTYLE outdo what a connection is opened with
 _SETTINGS = """
     set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC';
     set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
-    set client_min_messages = 'warning'
+    set client_min_messages = 'warning';
+    -- what compares a whole table sorts and hashes it; the server's default of 4 MB goes to disk
+    set work_mem = '64MB'
 """
 
 

@@ -10,7 +10,7 @@ from psycopg.errors import (
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.server import check_server
 
 _CONTROL_TABLES = (
@@ -99,18 +99,16 @@ _CONTROL_TABLES = (
         primary key (entity, run_id)
     )
     """,
-    """
-    alter table {schema}.run_ledger
-        add column if not exists cached bigint not null default 0,
-        add column if not exists saved_usd numeric not null default 0
-    """,
-    """
-    alter table {schema}.entities
-        add column if not exists documents bigint,
-        add column if not exists average_tokens double precision,
-        add column if not exists counted_at timestamptz
-    """,
 )
+
+# columns that tables made by an earlier version lack
+_ADDED_COLUMNS = {
+    ("run_ledger", "cached"): sql.SQL("bigint not null default 0"),
+    ("run_ledger", "saved_usd"): sql.SQL("numeric not null default 0"),
+    ("entities", "documents"): sql.SQL("bigint"),
+    ("entities", "average_tokens"): sql.SQL("double precision"),
+    ("entities", "counted_at"): sql.SQL("timestamptz"),
+}
 
 
 def create_control_tables(connection: Connection[Row], schema: str) -> None:
@@ -123,6 +121,7 @@ def create_control_tables(connection: Connection[Row], schema: str) -> None:
             check_server(connection, schema)
             for statement in _CONTROL_TABLES:
                 connection.execute(sql.SQL(statement).format(schema=Identifier(schema)))
+            _add_columns(connection, schema)
     except InsufficientPrivilege as error:
         user = connection.info.user
         raise ConfigurationError(
@@ -136,6 +135,17 @@ def create_control_tables(connection: Connection[Row], schema: str) -> None:
             f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
             " perhaps a replica; vectors need one that can be written to"
         ) from None
+
+
+def _add_columns(connection: Connection[Row], schema: str) -> None:
+    for (table, column), definition in _ADDED_COLUMNS.items():
+        # `if not exists` would lock the table all the same
+        if column not in columns_of(connection, schema, table):
+            connection.execute(
+                sql.SQL("alter table {} add column {} {}").format(
+                    Identifier(schema, table), Identifier(column), definition
+                )
+            )
 
 
 def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
@@ -89,9 +89,9 @@ def moved_rows(
         relation=_relation(source),
         eligible=_eligible(source, escaped=False),
         mask=sql.Literal(buckets - 1),
-        numbers=sql.Literal([digest.bucket for digest in stored]),
-        rows=sql.Literal([digest.rows for digest in stored]),
-        xors=sql.Literal([digest.xor for digest in stored]),
+        numbers=_array(digest.bucket for digest in stored),
+        rows=_array(digest.rows for digest in stored),
+        xors=_array(digest.xor for digest in stored),
     )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for block in copy:
@@ -144,6 +144,11 @@ def read_rows(
             )
 
 
+def _array(numbers: Iterable[int]) -> sql.Literal:
+    # psycopg would dump a list number by number; a copy takes no parameters
+    return sql.Literal(f"{{{','.join(map(str, numbers))}}}")
+
+
 def _relation(source: Source) -> sql.Composable:
     return Identifier(source.entity.db_schema, source.entity.table)
 
@@ -160,15 +165,17 @@ def _eligible(source: Source, *, escaped: bool = True) -> sql.Composable:
 
 
 def _fingerprint(source: Source) -> sql.Composable:
-    """The first 64 bits of md5 over the row's used columns, its id and the definition.
+    """A 64-bit hash of the row's used columns, its id and the definition.
 
-    The record's own output function quotes its fields, so that no two rows print alike.
+    The record's own output function quotes its fields, so that no two rows print alike. The hash
+    is the one by which Postgres partitions tables, and thus the same in later versions; another
+    one would make a pass look at every row again, and encode none.
     """
     entity = source.entity
     used = [entity.id, *source.text_columns, *source.filters]
     if isinstance(entity.partitions, DayPartitions):
         used.append(entity.partitions.column)
-    return sql.SQL("('x' || left(md5(row({}, {})::text), 16))::bit(64)::bigint").format(
+    return sql.SQL('hashtextextended(row({}, {})::text collate "C", 0)').format(
         sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
         sql.Literal(source.definition_hash),
     )

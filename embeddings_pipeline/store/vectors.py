@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
-from pgvector import HalfVector, Vector
-from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
@@ -115,8 +114,7 @@ def write(
     """
     with connection.transaction():
         # a window is small: look its rows up, whatever the planner guesses of a new table
-        connection.execute("set local enable_hashjoin = off")
-        connection.execute("set local enable_mergejoin = off")
+        connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
         _receive(connection, on, vector_set, encoded)
         return connection.execute(
             on.fill(
@@ -204,9 +202,6 @@ def _receive(
     vector_set: VectorSet,
     encoded: Sequence[Encoded],
 ) -> None:
-    if connection.adapters.types.get("vector") is None:
-        # asks for each type in turn, a dozen round trips in which the transaction is open
-        register_vector(connection)
     connection.execute(
         on.fill(
             "create temporary table if not exists {incoming} ({id} {id_type}, chunk int,"
@@ -217,18 +212,24 @@ def _receive(
             dimension=sql.Literal(vector_set.dimension),
         )
     )
-    kind = Vector if vector_set.storage == "vector" else HalfVector
     parse = {"bigint": int, "uuid": UUID, "text": str}[on.source.id_type]
     copy_in = on.fill(
         "copy {incoming} from stdin with (format binary)", incoming=_incoming(vector_set)
     )
     with connection.cursor() as cursor, cursor.copy(copy_in) as copy:
         # a binary copy converts nothing: what is sent must have the columns' own types
-        copy.set_types([on.source.id_type, "int4", "bytea", vector_set.storage, "text"])
-        for row in encoded:
-            copy.write_row(
-                (parse(row.id), row.chunk, row.text_hash, kind(row.embedding), row.reused_from)
-            )
+        copy.set_types([on.source.id_type, "int4", "bytea", "bytea", "text"])
+        for row, embedding in zip(encoded, _sent(encoded, vector_set), strict=True):
+            copy.write_row((parse(row.id), row.chunk, row.text_hash, embedding, row.reused_from))
+
+
+def _sent(encoded: Sequence[Encoded], vector_set: VectorSet) -> Iterator[bytes]:
+    """The vectors as pgvector receives them, converted at once rather than number by number:
+    the dimension and two empty bytes, then big-endian floats (vector_recv, halfvec_recv)."""
+    kind = ">f4" if vector_set.storage == "vector" else ">f2"
+    head = struct.pack(">HH", vector_set.dimension, 0)
+    for row in encoded:
+        yield head + row.embedding.astype(kind).tobytes()
 
 
 def _incoming(vector_set: VectorSet) -> Identifier:

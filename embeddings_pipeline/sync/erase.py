@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embeddings_pipeline.store import erasures, locks, passes, texts
+from embeddings_pipeline.store import entity_tables, erasures, locks, passes, texts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
 
@@ -18,6 +18,8 @@ def erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     """
     ids = on.source.canonical_ids(ids)
     with database.connection() as connection:
+        # perhaps an id is erased before anything of the entity was ever stored
+        entity_tables.ensure_entity(connection, on.schema, on.source)
         erasures.add(connection, on, ids)
         with locks.entity(connection, on):
             return texts.delete(connection, on, ids)
@@ -34,5 +36,7 @@ def lift(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
 @resumed
 def retry(database: Postgres, on: Statements) -> int:
     """Let the next run try everything in quarantine again; returns how many entries there are."""
-    with database.connection() as connection, locks.entity(connection, on):
-        return passes.retry(connection, on)
+    with database.connection() as connection:
+        entity_tables.ensure_entity(connection, on.schema, on.source)
+        with locks.entity(connection, on):
+            return passes.retry(connection, on)

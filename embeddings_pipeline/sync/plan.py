@@ -8,6 +8,7 @@ where texts are many.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg import Connection
@@ -105,8 +106,8 @@ def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders
 
 def _compare(source: Connection[Row], target: Connection[Row], on: Statements) -> Moved:
     buckets, stored = changes.digests(target, on)
-    rows = staging.moved_rows(source, on.source, buckets, stored)
-    return changes.compare(target, on, buckets, rows)
+    with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
+        return changes.compare(target, on, buckets, stored, rows)
 
 
 def _former(target: Connection[Row], source: Connection[Row], on: Statements) -> Statements | None:
@@ -131,11 +132,11 @@ def _render_changed(source: Connection[Row], target: Connection[Row], on: Statem
     rendered = 0
     planning.receive(target, on, [])
     for ids in changes.slices(target, "changed_rows", texts.SLICE):
-        rows = staging.read_rows(source, on.source, ids)
-        for number, batch in enumerate(rendering.batches(rows, on)):
-            counted = rendered < _COUNT_ALL or number % _COUNT_ONE_IN == 0
-            planning.receive(target, on, rendering.rendered(batch, on, count=counted).texts)
-            rendered += len(batch)
+        with closing(staging.read_rows(source, on.source, ids)) as rows:
+            for number, batch in enumerate(rendering.batches(rows, on)):
+                counted = rendered < _COUNT_ALL or number % _COUNT_ONE_IN == 0
+                planning.receive(target, on, rendering.rendered(batch, on, count=counted).texts)
+                rendered += len(batch)
     return rendered > _COUNT_ALL
 
 

@@ -22,8 +22,9 @@ _WINDOW_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Window:
-    """The chunks of some whole rows, and those rows that failed."""
+    """The chunks of so many whole rows, and those rows that failed."""
 
+    rows: int
     texts: list[Text]
     failures: list[Failure]
 
@@ -73,7 +74,7 @@ def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -
         for row, key, fingerprint, pieces in done
         for chunk, piece in enumerate(pieces)
     ]
-    return Window(written, failures)
+    return Window(len(rows), written, failures)
 
 
 def _pieces(row: StagedRow, on: Statements) -> list[Rendered | None]:

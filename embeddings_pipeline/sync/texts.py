@@ -27,6 +27,7 @@ from embeddings_pipeline.store import (
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.ahead import ahead
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
 
 # ids sent to staging with one read: each read scans the model once
@@ -109,7 +110,7 @@ def _pass_over(
         buckets, stored = changes.digests(target, on)
         # a stream is closed before its connection goes back, whatever ends it
         with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
-            moved = changes.compare(target, on, buckets, rows)
+            moved = changes.compare(target, on, buckets, stored, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
         _write_changed(source, target, on, done)
@@ -125,11 +126,13 @@ def _write_changed(
     source: Connection[Row], target: Connection[Row], on: Statements, done: _Done
 ) -> None:
     for ids in changes.slices(target, "changed_rows", SLICE):
-        with closing(staging.read_rows(source, on.source, ids)) as rows:
-            for batch in batches(rows, on):
-                window = rendered(batch, on)
+        with (
+            closing(staging.read_rows(source, on.source, ids)) as rows,
+            closing(ahead(rendered(batch, on) for batch in batches(rows, on))) as windows,
+        ):
+            for window in windows:
                 texts.write(target, on, window.texts, window.failures)
-                done.read += len(batch)
+                done.read += window.rows
                 done.quarantined += len(window.failures)
 
 

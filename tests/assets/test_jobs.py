@@ -200,3 +200,17 @@ def test_a_model_that_cannot_be_built_fails_with_the_words_of_dbt(
         model.write_text(good)
     assert 'column "titel" does not exist' in str(failure.value.description)
     assert "dbt: stg_note: Database Error" in str(failure.value.description)
+
+
+def test_the_plan_is_shown_without_materialising_anything(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    ((relation,),) = notes.sql("select 'staging.stg_note'::regclass::text")
+    notes.sql(f"update {relation} set title = 'Sell the house' where note_id = 1")
+    result = notes.execute("plan")
+    assert result.get_asset_materialization_events() == []
+    (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
+    shown = output.event_specific_data.metadata
+    rows = {row.data["entity"]: row.data for row in shown["plan"].records}
+    assert (rows["note"]["changed"], rows["note"]["encode"]) == (1, 1)
+    assert rows["note"]["why"] == "100% content"

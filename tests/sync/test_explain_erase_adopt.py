@@ -102,6 +102,13 @@ def test_an_id_in_another_spelling_is_erased_as_well(
     assert lift(world.postgres, world.on(item), [said]) == 1
 
 
+def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
+    item = things.declare(include=["name"])
+    assert erase(things.postgres, things.on(item), ["1"]) == 0
+    things.run(item)
+    assert sorted(row_id for row_id, _ in things.view()) == ["2", "3"]
+
+
 def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)

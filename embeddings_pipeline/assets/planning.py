@@ -1,0 +1,59 @@
+"""The job that says what the next runs would do and cost, before anybody starts them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from embeddings_pipeline.assets import metadata
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.sync.plan import Plan
+from embeddings_pipeline.sync.plan import plan as plan_of
+
+
+def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
+    """A job of one op that materialises nothing: the plans are metadata of its output."""
+
+    @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
+    def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
+        plans = [
+            plan_of(engine.staging, engine.vectors, engine.on(entity), engine.encoders)
+            for entity in entities
+        ]
+        return dg.Output(
+            None,
+            metadata={
+                "plan": metadata.table([*map(_row, plans)]),
+                "encode": sum(part.encode for p in plans for part in p.sets),
+                "cost_usd": sum(p.cost_usd for p in plans),
+            },
+        )
+
+    @dg.job(
+        name="plan",
+        executor_def=dg.in_process_executor,
+        description="Says what the next run of each entity would do and cost.",
+    )
+    def job() -> None:
+        plan_runs()
+
+    return job
+
+
+def _row(planned: Plan) -> dict[str, Any]:
+    seconds = [part.seconds for part in planned.sets if part.encode]
+    return {
+        "entity": planned.entity,
+        "new": planned.new,
+        "changed": planned.changed,
+        "deleted": planned.deleted,
+        "moved": planned.moved_partition,
+        "unchanged": planned.unchanged,
+        "reuse": sum(part.reusable for part in planned.sets),
+        "encode": sum(part.encode for part in planned.sets),
+        "tokens": sum(part.tokens for part in planned.sets),
+        "seconds": "unknown" if None in seconds else round(sum(s or 0 for s in seconds), 1),
+        "usd": round(planned.cost_usd, 6),
+        "why": ", ".join(f"{share:.0%} {reason}" for reason, share in planned.why.items() if share),
+    }
