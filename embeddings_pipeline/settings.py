@@ -84,6 +84,10 @@ class Settings(BaseSettings):
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
+    embedding_redis_url: SecretStr | None = None
+    embedding_cache_ttl: int = Field(30 * 24 * 3600, ge=0)
+    embedding_query_cache_ttl: int = Field(300, ge=0)
+
     embedding_similarity_top_k: int = Field(10, ge=1, le=1000)
     embedding_similarity_threshold: float | None = Field(None, allow_inf_nan=False)
 

@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
+from tests.redis_server import RedisServer
 from tests.world import World, world_in
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
@@ -88,6 +89,17 @@ def world(database: Database) -> Iterator[World]:
     """A staging schema and the steps of a run, in a database of the test's own."""
     with world_in(database) as world:
         yield world
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own; its folder is short, since a socket's name must be."""
+    folder = Path(tempfile.mkdtemp(prefix="ep-redis-"))
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.close()
+    shutil.rmtree(folder)
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

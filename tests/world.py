@@ -72,7 +72,10 @@ class World:
 
     def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
         on = self.on(entity)
-        return sync_texts(self.postgres, self.postgres, on, run_id or str(uuid4()), **options)
+        evict = self.encoders.cache.evict
+        return sync_texts(
+            self.postgres, self.postgres, on, run_id or str(uuid4()), evict, **options
+        )
 
     def vectors(self, entity: Entity, run_id: str = "", **request: Any) -> SetsResult:
         return sync_sets(

@@ -94,6 +94,7 @@ def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> 
             engine.vectors,
             engine.on(entity),
             context.run_id,
+            engine.encoders.cache.evict,
             allow_deletes=config.allow_deletes,
         )
         shown = {"new": result.new, "rekeyed": result.rekeyed}

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import typer
 
+from embeddings_pipeline.cli.output import say
 from embeddings_pipeline.cli.session import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.adoption import Foreign
@@ -25,8 +26,13 @@ def erase(
             count = erasure.lift(engine.vectors, on, ids)
             typer.echo(f"{count} of {len(ids)} ids were erased; the next run takes them again")
         else:
-            count = erasure.erase(engine.vectors, on, ids)
-            typer.echo(f"{len(ids)} ids erased; {count} of them had texts or vectors")
+            erased = erasure.erase(engine.vectors, on, ids, engine.encoders.cache.evict)
+            typer.echo(f"{len(ids)} ids erased; {erased.rows} of them had texts or vectors")
+            if erased.left_in_cache:
+                say(
+                    f"Redis (EMBEDDING_REDIS_URL) cannot be reached: vectors of"
+                    f" {erased.left_in_cache} texts may be left in it until the next run"
+                )
 
 
 def retry(entity: EntityName) -> None:

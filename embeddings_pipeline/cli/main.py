@@ -11,6 +11,7 @@ import psycopg
 import typer
 
 from embeddings_pipeline.cli import (
+    cache,
     db,
     demo,
     dev,
@@ -49,6 +50,7 @@ for command in (
     erase.adopt,
 ):
     app.command()(command)
+app.add_typer(cache.app, name="cache")
 app.add_typer(db.app, name="db")
 
 

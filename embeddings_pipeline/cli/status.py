@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.cache import described
 from embeddings_pipeline.engine import opened
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
@@ -21,8 +22,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     prepared_manifest(settings)
     with opened(settings) as engine:
         found = [status_of(engine.vectors, engine.schema, e) for e in engine.entities.values()]
+        cache = engine.encoders.cache.stats()
     if as_json:
-        output.print_json({"entities": [asdict(entity) for entity in found]})
+        output.print_json({"entities": [asdict(entity) for entity in found], "cache": cache})
     else:
         output.print_table(
             (
@@ -39,6 +41,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             ),
             [_row(entity) for entity in found],
         )
+        typer.echo(described(cache))
 
 
 def _row(entity: EntityStatus) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from embeddings_pipeline.entities.model import ModelIdentity
 # float32, shapes (texts, dimension) and (dimension,)
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+Kind: TypeAlias = Literal["document", "query"]
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,18 @@ class Rendered:
     @property
     def text_hash(self) -> bytes:
         """sha256 over all that decides the vector except the model."""
-        decides: list[object] = [self.text]
-        if self.parts is not None:
-            decides = [[*pair] for pair in zip(self.weights or (), self.parts, strict=True)]
-        return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode()).digest()
+        if self.parts is None:
+            return text_hash(self.text)
+        return _sha256([[*pair] for pair in zip(self.weights or (), self.parts, strict=True)])
+
+
+def text_hash(text: str) -> bytes:
+    """The hash of a text that is encoded as it stands, 32 bytes: a part, a query, a chunk."""
+    return _sha256([text])
+
+
+def _sha256(decides: list[object]) -> bytes:
+    return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode()).digest()
 
 
 def render(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import Connection
 
+from embeddings_pipeline.store import evictions
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.statements import Statements
@@ -42,7 +43,8 @@ def stored(connection: Connection[Row], on: Statements) -> list[str]:
 
 
 def traces(connection: Connection[Row], on: Statements) -> int:
-    """Rows of erased ids that are left in texts, vectors or quarantine; 0 as it should be."""
+    """Rows of erased ids that are left in texts, vectors or quarantine, and texts of the entity
+    that caches have yet to forget; 0 as it should be."""
     name = on.source.entity.name
     found = 0
     for table in (f"{name}_texts", *vector_tables(connection, on.schema, name)):
@@ -58,4 +60,4 @@ def traces(connection: Connection[Row], on: Statements) -> int:
         "select count(*) from {quarantine} q join {erasures} e using (entity, id)"
         " where q.entity = {entity}",
     )
-    return int(found + rows)
+    return int(found + rows + evictions.count(connection, on))

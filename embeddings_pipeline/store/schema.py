@@ -75,6 +75,13 @@ _CONTROL_TABLES = (
     )
     """,
     """
+    create table if not exists {schema}.evictions (
+        entity text not null,
+        text_hash bytea not null,
+        primary key (entity, text_hash)
+    )
+    """,
+    """
     create table if not exists {schema}.run_ledger (
         entity text not null,
         run_id text not null,

@@ -25,7 +25,10 @@ class Statements:
             "entity": sql.Literal(source.entity.name),
             **{
                 table: Identifier(schema, table)
-                for table in ("entities", "vector_sets", "quarantine", "erasures", "run_ledger")
+                for table in (
+                    *("entities", "vector_sets", "quarantine", "erasures", "evictions"),
+                    "run_ledger",
+                )
             },
         }
 

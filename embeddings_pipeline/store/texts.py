@@ -9,6 +9,7 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store import evictions
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.statements import Statements
@@ -50,13 +51,17 @@ def write(
     """Store whole rows in one transaction: these chunks, and none beyond.
 
     Vectors of chunks that are no more go with them, in every set, and the filter columns beside
-    the others follow at once: neither needs an encoder. Erased ids are left out.
+    the others follow at once: neither needs an encoder. Erased ids are left out. What the model
+    read of replaced texts is to be evicted from caches.
     """
     columns = sql.SQL(", ").join(
         Identifier(column) for column in (on.source.entity.id, *_COLUMNS, *on.source.filters)
     )
     with connection.transaction():
         _receive(connection, on, columns, texts)
+        evictions.note_replaced(
+            connection, on, evictions.hashes((text.text_hash, text.parts) for text in texts)
+        )
         _upsert(connection, on, columns)
         connection.execute(
             on.fill(
@@ -77,6 +82,7 @@ def write(
 
 def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> int:
     """Remove rows and every trace of them in one transaction; returns how many rows there were.
+    Caches are to be told of their texts.
 
     Texts go first: their locks hold back a writer of vectors, which then finds no text.
     """
@@ -84,10 +90,12 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
     with connection.transaction():
         deleted = connection.execute(
             on.fill(
-                "delete from {texts} where {id} = any({chosen}::{id_type}[]) returning chunk",
+                "delete from {texts} where {id} = any({chosen}::{id_type}[])"
+                " returning chunk, text_hash, parts",
                 **chosen,
             )
         ).fetchall()
+        evictions.note(connection, on, evictions.hashes(row[1:] for row in deleted))
         for table in vector_tables(connection, on.schema, on.source.entity.name):
             connection.execute(
                 on.fill(
@@ -101,7 +109,7 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
                 "delete from {quarantine} where entity = {entity} and id = any({chosen})", **chosen
             )
         )
-    return sum(1 for (chunk,) in deleted if chunk == 0)
+    return sum(1 for chunk, *_ in deleted if chunk == 0)
 
 
 def _receive(

@@ -114,7 +114,8 @@ def erased(traces: int) -> Verdict:
     """An error: somebody was promised that nothing would be left."""
     return Verdict(
         passed=not traces,
-        description=f"{traces:,} rows of erased ids are left; the next run of `texts` removes them"
+        description=f"{traces:,} rows of erased ids, or texts in a cache that could not be reached,"
+        " are left; the next run of `texts` removes them"
         if traces
         else "nothing is left of what was erased",
         metadata={"traces": traces},

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encoder, Encodings, Usage, Vector
+from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import EmbeddingsError, RowError
 from embeddings_pipeline.store.pending import Pending
 
@@ -17,18 +18,25 @@ Encode = Callable[[Sequence[str]], Encodings]
 Made = list[Vector | RowError]
 
 
-def encode_pending(encoder: Encoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
+def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
     """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
     texts = list(dict.fromkeys(part for p in window for part in (p.parts or [p.text])))
-    vectors, usage = encode_each(encoder.encode_documents, texts)
+    vectors, usage = encode_each(
+        encoder.encode_documents,
+        texts,
+        # a cache would answer for a model that is gone
+        probe=lambda: encoder.uncached.encode_documents([_PROBE]),
+    )
     made = dict(zip(texts, vectors, strict=True))
     return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
 
 
-def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
+def encode_each(
+    encode: Encode, texts: Sequence[str], probe: Callable[[], object]
+) -> tuple[Made, Usage]:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
-    Raises what the encoder raised where it fails on everything.
+    Raises what the encoder raised where it fails on everything, and so on the `probe`.
     """
     try:
         done = encode(texts)
@@ -37,10 +45,10 @@ def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
     except EmbeddingsError as error:
         if not isinstance(error, RowError):
             raise
-        return _bisect(encode, texts, error)
+        return _bisect(encode, texts, probe, error)
     # an encoder may raise anything for a text that it cannot take
     except Exception as error:
-        return _bisect(encode, texts, error)
+        return _bisect(encode, texts, probe, error)
     made: Made = [
         RowError(done.failures[index]) if index in done.failures else _checked(vector)
         for index, vector in enumerate(done.vectors)
@@ -48,14 +56,16 @@ def encode_each(encode: Encode, texts: Sequence[str]) -> tuple[Made, Usage]:
     return made, done.usage
 
 
-def _bisect(encode: Encode, texts: Sequence[str], error: Exception) -> tuple[Made, Usage]:
+def _bisect(
+    encode: Encode, texts: Sequence[str], probe: Callable[[], object], error: Exception
+) -> tuple[Made, Usage]:
     if len(texts) > 1:
         half = len(texts) // 2
-        first, first_usage = encode_each(encode, texts[:half])
-        second, second_usage = encode_each(encode, texts[half:])
+        first, first_usage = encode_each(encode, texts[:half], probe)
+        second, second_usage = encode_each(encode, texts[half:], probe)
         return [*first, *second], first_usage + second_usage
     try:
-        encode([_PROBE])
+        probe()
     except Exception:
         raise error from None
     return [RowError(f"{type(error).__name__}: {error}")], Usage()

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from embeddings_pipeline.store import entity_tables, erasures, locks, passes, texts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.evict import Evict, evict_noted
+
+
+class Erased(NamedTuple):
+    """How many of the ids had a text, and how many texts a cache could not be told to forget."""
+
+    rows: int
+    left_in_cache: int
+
+
+def erase(database: Postgres, on: Statements, ids: Sequence[str], evict: Evict) -> Erased:
+    """Remove every trace of these ids and skip them from now on.
+
+    The ids are noted first: a pass that is under way then leaves them out, and a model that is
+    at work on one finds no text to store its vector for. A cache that cannot be reached is told
+    by the next run.
+    """
+    rows = _erase(database, on, on.source.canonical_ids(ids))
+    return Erased(rows, evict_noted(database, on, evict))
 
 
 @resumed
-def erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
-    """Remove every trace of these ids and skip them from now on; returns how many had a text.
-
-    The ids are noted first: a pass that is under way then leaves them out, and a model that is
-    at work on one finds no text to store its vector for.
-    """
-    ids = on.source.canonical_ids(ids)
+def _erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     with database.connection() as connection:
         # perhaps an id is erased before anything of the entity was ever stored
         entity_tables.ensure_entity(connection, on.schema, on.source)

@@ -13,6 +13,7 @@ from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.evict import evict_noted
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.vectors import VectorsResult, sync_vectors
 
@@ -53,6 +54,8 @@ def sync_sets(
         except ConfigurationError as error:
             frozen = f"set {vector_set.number} is frozen: {error}"
             continue
+        # forced, a cache is written to but not believed
+        encoder = encoder.renewing() if request.force else encoder
         result = sync_vectors(
             database,
             on,
@@ -62,6 +65,7 @@ def sync_sets(
             usd_per_token=encoders.usd_per_token(vector_set.model),
         )
         done.append((vector_set, result))
+    evict_noted(database, on, encoders.cache.evict)
     return SetsResult(done, frozen)
 
 

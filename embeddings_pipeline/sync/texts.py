@@ -28,6 +28,7 @@ from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.ahead import ahead
+from embeddings_pipeline.sync.evict import Evict, evict_noted
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
 
 # ids sent to staging with one read: each read scans the model once
@@ -67,10 +68,11 @@ def sync_texts(
     vectors: Postgres,
     on: Statements,
     run_id: str,
+    evict: Evict,
     *,
     allow_deletes: bool = False,
 ) -> TextsResult:
-    """One pass over an entity: render what moved, delete what is gone.
+    """One pass over an entity: render what moved, delete what is gone, and let caches forget both.
 
     Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted nothing)
     where more than `max_delete_share` of the rows would go.
@@ -78,6 +80,7 @@ def sync_texts(
     started = time.monotonic()
     done = _Done()
     _pass_over(staged, vectors, on, done, allow_deletes=allow_deletes)
+    evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     _record(vectors, on, run_id, result)
     return result

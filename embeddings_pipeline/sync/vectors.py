@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from psycopg import Connection
 
-from embeddings_pipeline.encoders.base import Encoder, Vector
+from embeddings_pipeline.encoders.base import Vector
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import CostLimitReached, Interrupted, RowError
-from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
+from embeddings_pipeline.store import evictions, ledger, locks, planning, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.pending import Backlog, Pending, find_pending, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
@@ -44,7 +45,7 @@ def sync_vectors(
     database: Postgres,
     on: Statements,
     vector_set: VectorSet,
-    encoder: Encoder,
+    encoder: CachedEncoder,
     request: Request,
     *,
     usd_per_token: float = 0.0,
@@ -106,7 +107,7 @@ class _Work:
 
     on: Statements
     vector_set: VectorSet
-    encoder: Encoder
+    encoder: CachedEncoder
     request: Request
     usd_per_token: float
     origins: Sequence[Origin] = ()
@@ -196,23 +197,24 @@ class _Work:
             return
         by_hash = {pending.text_hash: pending for pending in left}
         self._afford(self._read(by_hash.values()))
-        # to load the model is no part of its speed
-        self.encoder.check()
-        self.device = self.encoder.device
         vectors_made, usage = encode_pending(self.encoder, [*by_hash.values()])
+        if usage.texts:
+            # a model that was not asked is not loaded, nor is it asked where it would compute
+            self.device = self.encoder.device
         made = dict(zip(by_hash, vectors_made, strict=True))
         good = {key: vector for key, vector in made.items() if not isinstance(vector, RowError)}
-        vectors.write(
-            connection,
-            self.on,
-            self.vector_set,
-            [
-                _encoded(self.on, p, by_hash[p.text_hash], good[p.text_hash])
-                for p in left
-                if p.text_hash in good
-            ],
-            self.request.run_id,
-        )
+        encoded = [
+            _encoded(self.on, p, by_hash[p.text_hash], good[p.text_hash])
+            for p in left
+            if p.text_hash in good
+        ]
+        written = vectors.write(connection, self.on, self.vector_set, encoded, self.request.run_id)
+        if written < len(encoded):
+            # a text was replaced or erased, and evicted, while the model ran: the cache that has
+            # it since is told again. Which one it was is not asked; to evict more costs little
+            evictions.note(
+                connection, self.on, evictions.hashes((p.text_hash, p.parts) for p in left)
+            )
         failed = [p for p in left if p.text_hash not in good]
         for pending in failed:
             vectors.quarantine(connection, self.on, pending, str(made[pending.text_hash]))

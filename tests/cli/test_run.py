@@ -190,6 +190,7 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
         "live_set": {"number": 1, "model": model, "dimension": 384},
         "index": {"type": "hnsw", "recall_at_10": 1.0},
     }
+    assert document("status")["cache"]["redis"] == "not configured"
     table = command("status").stdout
     assert "all-MiniLM-L6-v2" in table
     assert "recall@10" in table

@@ -19,6 +19,7 @@ from embeddings_pipeline.store import erasures, queries
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.erase import erase, lift
+from embeddings_pipeline.sync.evict import Evict
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
 from embeddings_pipeline.sync.sets import sync_sets
@@ -124,6 +125,10 @@ class History:
         text = {} if self.keys.get("template") else {"include": ["name", "body"]}
         return self.world.declare(**text, **self.keys)
 
+    @property
+    def evict(self) -> Evict:
+        return self.world.encoders.cache.evict
+
     def live(self, day: Day) -> None:
         for change in day.changes:
             self.world.sql(change)
@@ -132,7 +137,7 @@ class History:
         if day.lifted:
             lift(self.world.postgres, on, list(map(str, day.lifted)))
         if day.accident is None:
-            erase(self.world.postgres, on, list(map(str, day.erased)))
+            erase(self.world.postgres, on, list(map(str, day.erased)), self.evict)
             self.run()
         else:
             self.run_with_accident(on, day, *day.accident)
@@ -144,8 +149,8 @@ class History:
     def run_with_accident(self, on: Statements, day: Day, accident: str, at: int) -> None:
         database = self.world.postgres
         with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
-            erase(database, on, list(map(str, day.erased)))
-            sync_texts(database, database, on, "run", allow_deletes=True)
+            erase(database, on, list(map(str, day.erased)), self.evict)
+            sync_texts(database, database, on, "run", self.evict, allow_deletes=True)
             sync_sets(database, on, self.world.encoders, Request("run"))
             sync_index(database, on)
             publish(database, on)

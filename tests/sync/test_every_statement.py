@@ -94,7 +94,7 @@ class Undisturbed:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_texts(world.postgres, world.postgres, on, "run")
+    return lambda: sync_texts(world.postgres, world.postgres, on, "run", world.encoders.cache.evict)
 
 
 def encode(world: World, entity: Entity) -> Act:
@@ -127,7 +127,7 @@ def go_back(world: World, entity: Entity) -> Act:
 
 def erase_two(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: erase(world.postgres, on, ["2", "6"])
+    return lambda: erase(world.postgres, on, ["2", "6"], world.encoders.cache.evict)
 
 
 FIRST = {

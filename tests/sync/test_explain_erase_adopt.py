@@ -64,7 +64,7 @@ def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World
     things.run(item)
     on = things.on(item)
 
-    assert erase(things.postgres, on, ["1", "77"]) == 1
+    assert erase(things.postgres, on, ["1", "77"], things.encoders.cache.evict) == (1, 0)
 
     with things.postgres.connection() as connection:
         assert erasures.traces(connection, on) == 0
@@ -96,7 +96,8 @@ def test_an_id_in_another_spelling_is_erased_as_well(
     item = world.declare()
     world.run(item)
 
-    assert erase(world.postgres, world.on(item), [said]) == 1
+    erased = erase(world.postgres, world.on(item), [said], world.encoders.cache.evict)
+    assert erased.rows == 1
     world.run(item)
     assert world.view() == {}
     assert lift(world.postgres, world.on(item), [said]) == 1
@@ -113,7 +114,9 @@ def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)
     on = things.on(item)
-    things.encoder.before = lambda texts: void(erase(things.postgres, on, ["1", "3"]))
+    things.encoder.before = lambda texts: void(
+        erase(things.postgres, on, ["1", "3"], things.encoders.cache.evict)
+    )
     things.vectors(item)
     with things.postgres.connection() as connection:
         assert erasures.traces(connection, on) == 0

@@ -1,0 +1,194 @@
+"""Vectors kept in Redis, for all processes.
+
+A text has one key for each kind, `ep:document:<hash>` or `ep:query:<hash>`: a Redis hash with a
+field for each model and the vector as little-endian float32. So a text is evicted, whatever
+models have read it, by deleting two keys of known names, without a scan and without an index of
+entries that could be lost. The price is that a key, not a field, has the TTL: it begins anew when
+another model reads the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TypeVar, get_args
+
+import numpy as np
+from pydantic import SecretStr
+
+from embeddings_pipeline.encoders.base import Kind
+from embeddings_pipeline.encoders.breaker import Breaker
+from embeddings_pipeline.encoders.redis_connection import connect
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import EmbeddingsError
+
+T = TypeVar("T")
+
+_KEYS_IN_A_TRIP = 500
+# of a vector that a model makes of length 1
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ServerStats:
+    """What Redis says of itself, all of its users together: keys of this database, memory, and
+    keys that were found or not since it started."""
+
+    keys: int
+    memory_bytes: int
+    hits: int
+    misses: int
+
+
+class RedisCache:
+    """Entries are the bytes of vectors, by the hashes of their texts; `seconds` keeps each kind.
+
+    Only `clear` raises: a Redis that is down, slow or full of rubbish is left out. Reading and
+    writing fail apart, since a Redis without memory can still be read.
+    """
+
+    def __init__(self, url: SecretStr, seconds: Mapping[Kind, int]) -> None:
+        self._client = connect(url)
+        self._seconds = seconds
+        self.reading = Breaker("reading from Redis (EMBEDDING_REDIS_URL)")
+        self.writing = Breaker("writing to Redis (EMBEDDING_REDIS_URL)")
+
+    def read(self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those entries of the model that there are and can be its vectors, by hash."""
+        found: dict[bytes, bytes] = {}
+        for some in _in_trips(hashes):
+            found |= self.reading.run(partial(self._read, kind, model, some)) or {}
+        return found
+
+    def _read(
+        self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for text_hash in hashes:
+                pipe.hget(_key(kind, text_hash), _field(model))
+            answers = pipe.execute(raise_on_error=False)
+        found, rubbish = {}, []
+        for text_hash, answer in zip(hashes, answers, strict=True):
+            if isinstance(answer, bytes) and _is_vector(answer, model):
+                found[text_hash] = answer
+            elif isinstance(answer, Exception) and not _is_wrong_type(answer):
+                raise answer
+            elif answer is not None:
+                rubbish.append(_key(kind, text_hash))
+        if rubbish:
+            self._client.unlink(*rubbish)
+        return found
+
+    def write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
+        """Keep these, in place of what was there."""
+        if self.reading.is_open:
+            self.writing.bypassed += 1
+            return
+        for some in _in_trips([*values]):
+            part = {text_hash: values[text_hash] for text_hash in some}
+            self.writing.run(partial(self._write, kind, model, part))
+
+    def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
+        # in one transaction, so that none is left without its TTL
+        with self._client.pipeline(transaction=True) as pipe:
+            for text_hash, value in values.items():
+                pipe.hset(_key(kind, text_hash), _field(model), value)
+                pipe.expire(_key(kind, text_hash), self._seconds[kind])
+            pipe.execute()
+
+    def evict(self, hashes: Collection[bytes]) -> bool:
+        """Forget these texts, whatever the kind and the model; whether that was done."""
+        keys = [_key(kind, text_hash) for text_hash in hashes for kind in get_args(Kind)]
+        done = [self.writing.run(partial(self._unlink, some)) for some in _in_trips(keys)]
+        return all(done)
+
+    def _unlink(self, keys: Sequence[str]) -> bool:
+        self._client.unlink(*keys)
+        return True
+
+    def clear(self, pattern: str) -> int:
+        """Remove the entries of models whose name matches; returns how many there were.
+
+        Raises EmbeddingsError where Redis cannot be asked.
+        """
+        from redis import RedisError
+
+        try:
+            return sum(self._clear(keys, pattern) for keys in self._scan())
+        except (RedisError, OSError) as error:
+            raise EmbeddingsError(
+                f"Redis (EMBEDDING_REDIS_URL) cannot be cleared: {type(error).__name__}: {error}"
+            ) from None
+
+    def _clear(self, keys: Sequence[bytes | str], pattern: str) -> int:
+        with self._client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hkeys(key)
+            answers = pipe.execute(raise_on_error=False)
+            removed = 0
+            for key, fields in zip(keys, answers, strict=True):
+                if isinstance(fields, Exception):
+                    pipe.unlink(key)
+                elif chosen := [f for f in fields if fnmatchcase(_model_of(f), pattern)]:
+                    pipe.hdel(key, *chosen)
+                    removed += len(chosen)
+            pipe.execute()
+        return removed
+
+    def _scan(self) -> Iterator[list[bytes | str]]:
+        for kind in get_args(Kind):
+            cursor, more = 0, True
+            while more:
+                cursor, keys = self._client.scan(cursor, f"ep:{kind}:*", _KEYS_IN_A_TRIP)
+                yield keys
+                more = cursor != 0
+
+    def server(self) -> ServerStats | None:
+        """How much it holds and how often that was asked for; None where it does not answer."""
+        return self.reading.run(self._server)
+
+    def _server(self) -> ServerStats:
+        info = self._client.info()
+        return ServerStats(
+            self._client.dbsize(),
+            info["used_memory"],
+            info["keyspace_hits"],
+            info["keyspace_misses"],
+        )
+
+    def close(self) -> None:
+        """Close the connections; they are taken anew when they are needed."""
+        self._client.close()
+
+
+def _key(kind: Kind, text_hash: bytes) -> str:
+    return f"ep:{kind}:{text_hash.hex()}"
+
+
+def _field(model: ModelIdentity) -> str:
+    """All that makes two vectors of one text differ; the model stands before the first space."""
+    return f"{model.model} {model.revision} {model.dimension} {model.max_tokens} {model.provider}"
+
+
+def _model_of(field: bytes) -> str:
+    return field.decode(errors="replace").partition(" ")[0]
+
+
+def _is_vector(value: bytes, model: ModelIdentity) -> bool:
+    if len(value) != 4 * model.dimension:
+        return False
+    vector = np.frombuffer(value, "<f4")
+    if not np.isfinite(vector).all():
+        return False
+    return not model.normalized or abs(float(np.linalg.norm(vector.astype("f8"))) - 1) < _TOLERANCE
+
+
+def _is_wrong_type(error: Exception) -> bool:
+    return str(error).startswith("WRONGTYPE")
+
+
+def _in_trips(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _KEYS_IN_A_TRIP):
+        yield items[start : start + _KEYS_IN_A_TRIP]

@@ -1,0 +1,161 @@
+"""Texts that were encoded before are spared the model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embeddings_pipeline.encoders.base import Encodings
+from embeddings_pipeline.entities.serialise import Rendered, text_hash
+from embeddings_pipeline.settings import DEFAULT_MODEL, PROJECT_DIR
+from tests.encoders.remembering import PRICED, encoder_of, encoders
+from tests.redis_server import RedisServer
+from tests.words import WORDS, WordsEncoder
+
+ELSEWHERE = """
+import sys
+from types import SimpleNamespace
+from tests.encoders.remembering import encoder_of
+usage = encoder_of(SimpleNamespace(url=sys.argv[1])).encode_documents(["pump", "valve"]).usage
+print(usage.texts, usage.cached)
+"""
+
+
+class Faulty(WordsEncoder):
+    """Has no vector for `bad` and a broken one for `odd`."""
+
+    def encode_documents(self, texts: list[str]) -> Encodings:
+        done = super().encode_documents(texts)
+        done.vectors[[text == "odd" for text in texts]] = np.nan
+        failures = {index: "too bad" for index, text in enumerate(texts) if text == "bad"}
+        return replace(done, failures=failures)
+
+
+def test_what_one_process_has_encoded_another_takes_from_redis(redis: RedisServer) -> None:
+    encoder_of(redis).encode_documents(["pump", "hose"])
+    command = [sys.executable, "-c", ELSEWHERE, redis.url]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
+def test_without_redis_a_process_remembers_for_itself() -> None:
+    encoder = encoder_of(None)
+    first = encoder.encode_query(["pump"])
+    again = encoder.encode_query(["pump"])
+    assert (first.usage.cached, again.usage.cached) == (0, 1)
+    assert np.array_equal(first.vectors, again.vectors)
+    assert encoder_of(None).encode_query(["pump"]).usage.cached == 0
+
+
+def test_only_what_is_missing_is_encoded_and_the_order_is_that_of_the_texts(
+    redis: RedisServer,
+) -> None:
+    encoder_of(redis).encode_documents(["b", "d"])
+    words = WordsEncoder()
+    done = encoder_of(redis, words).encode_documents(["a", "b", "c", "a", "d"])
+    assert words.encoded == ["a", "c"]
+    wanted = WordsEncoder().encode_query(["a", "b", "c", "a", "d"]).vectors
+    assert np.array_equal(done.vectors, wanted)
+    # a text that comes again is spared as well; each has [CLS], a word and [SEP]
+    assert (done.usage.texts, done.usage.cached, done.usage.saved_tokens) == (2, 3, 9)
+
+
+def test_saved_tokens_are_those_that_the_model_would_have_read() -> None:
+    encoder = encoder_of(None)
+    long = "pump " * 1000
+    assert encoder.encode_documents([long]).usage.tokens == WORDS.max_tokens
+    assert encoder.encode_documents([long]).usage.saved_tokens == WORDS.max_tokens
+
+
+def test_failures_and_broken_vectors_are_not_remembered(redis: RedisServer) -> None:
+    encoder = encoder_of(redis, Faulty())
+    for _ in range(2):
+        done = encoder.encode_documents(["bad", "good", "odd", "bad"])
+        assert done.failures == {0: "too bad", 3: "too bad"}
+        assert np.isnan(done.vectors[2]).all()
+    assert redis.keys() == {f"ep:document:{text_hash('good').hex()}"}
+
+
+def test_documents_of_a_model_without_a_price_are_not_remembered_but_queries_are(
+    redis: RedisServer,
+) -> None:
+    encoder = encoder_of(redis, embedding_prices={})
+    encoder.encode_documents(["pump"])
+    assert redis.keys() == set()
+    encoder.encode_query(["pump"])
+    assert redis.keys() == {f"ep:query:{text_hash('pump').hex()}"}
+
+
+def test_a_query_is_no_document_and_a_revision_no_other(redis: RedisServer) -> None:
+    encoder = encoder_of(redis)
+    encoder.encode_documents(["pump"])
+    assert encoder.encode_query(["pump"]).usage.cached == 0
+    for changed in ({"revision": "r2"}, {"dimension": 32}, {"max_tokens": 128}):
+        other = encoder_of(redis, WordsEncoder(replace(WORDS, **changed)))
+        assert other.encode_documents(["pump"]).usage.cached == 0
+
+
+def test_uncached_asks_the_model_and_renewing_remembers_its_new_answer(redis: RedisServer) -> None:
+    words = WordsEncoder()
+    encoder = encoder_of(redis, words)
+    encoder.encode_documents(["pump"])
+    encoder.uncached.encode_documents(["pump"])
+    redis.client.flushall()
+    encoder.renewing().encode_documents(["pump"])
+    assert words.encoded == ["pump"] * 3
+    assert len(redis.keys()) == 1
+
+
+def test_known_texts_load_no_model(redis: RedisServer) -> None:
+    made = encoders(redis, embedding_prices={DEFAULT_MODEL: 0.02})
+    made.get(DEFAULT_MODEL, 64).encode_documents(["pump"])
+    made.get(DEFAULT_MODEL, 64).encode_query(["pump"])
+    made.cleanup()
+
+    encoder = made.get(DEFAULT_MODEL, 64)
+    assert encoder.encode_documents(["pump"]).usage.cached == 1
+    assert encoder.encode_query(["pump"]).usage.cached == 1
+    assert "_model" not in vars(encoder.uncached)
+    made.cleanup()
+
+
+def test_vectors_of_another_dimension_are_not_remembered(redis: RedisServer) -> None:
+    class Short(WordsEncoder):
+        def encode_documents(self, texts: list[str]) -> Encodings:
+            done = super().encode_documents(texts)
+            return replace(done, vectors=done.vectors[:, :32])
+
+    encoder = encoder_of(redis, Short())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="shape"):
+            encoder.encode_documents(["pump"])
+    assert redis.keys() == set()
+
+
+def test_nothing_is_asked_for_no_texts() -> None:
+    done = encoder_of(None).encode_documents([])
+    assert done.vectors.shape == (0, WORDS.dimension)
+
+
+def test_the_hash_of_a_plain_text_is_that_of_its_row() -> None:
+    assert Rendered("name: Pumpe für 5 €").text_hash == text_hash("name: Pumpe für 5 €")
+    # stored since the first release: another would encode every text again
+    assert text_hash("pump").hex().startswith("ba78ac1574cbb2f8")
+
+
+def test_vectors_that_a_caller_changes_stay_what_they_are_in_the_cache() -> None:
+    encoder = encoder_of(None)
+    encoder.encode_query(["pump"]).vectors[:] = 0
+    again = encoder.encode_query(["pump"])
+    assert again.usage.cached == 1
+    assert again.vectors.any()
+
+
+@pytest.mark.parametrize("prices", [PRICED, {}])
+def test_texts_that_come_twice_in_a_call_have_the_same_vector(prices: dict[str, float]) -> None:
+    done = encoder_of(None, embedding_prices=prices).encode_documents(["pump", "pump"])
+    assert np.array_equal(done.vectors[0], done.vectors[1])
