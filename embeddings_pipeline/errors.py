@@ -23,3 +23,19 @@ class CostLimitReached(EmbeddingsError):
 
 class DeletesRefused(EmbeddingsError):
     """A pass would delete more than the entity's max_delete_share and deleted nothing."""
+
+
+class NotFound(ConfigurationError):
+    """There is no such entity, row or model."""
+
+
+class RunNeeded(ConfigurationError):
+    """What is stored of an entity has to be brought up to date by a run first."""
+
+
+class Unavailable(ConfigurationError):
+    """A database or a model cannot be used now, and perhaps can be later."""
+
+
+class Busy(EmbeddingsError):
+    """Another run is at work on the same rows."""

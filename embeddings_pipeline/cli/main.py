@@ -25,6 +25,7 @@ from embeddings_pipeline.cli import (
     publish,
     run,
     search,
+    serve,
     status,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -46,6 +47,7 @@ for command in (
     explain.explain,
     search.search,
     search.evaluate,
+    serve.serve,
     models.models,
     publish.publish,
     publish.rollback,

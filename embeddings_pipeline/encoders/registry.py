@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import cached_property
+from threading import Lock
 
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.cache import Cache
@@ -28,7 +29,7 @@ _IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-pa
 
 
 class Encoders:
-    """The encoders of a process, by model and dimension.
+    """The encoders of a process, by model and dimension. Safe between threads.
 
     `transaction` opens one in the database by which processes share their rate limits.
     """
@@ -38,6 +39,7 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
+        self._lock = Lock()
 
     @cached_property
     def cache(self) -> Cache:
@@ -82,16 +84,17 @@ class Encoders:
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
         key = (model, dimension)
-        if key not in self._made:
-            self._made[key] = self._remembering(self._make(model, dimension), model)
-        return self._made[key]
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = self._remembering(self._make(model, dimension), model)
+            return self._made[key]
 
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
         """The encoder that makes vectors comparable with those of this identity.
 
         Raises ConfigurationError where the model cannot be found or has other weights by now.
         """
-        for (model, _), encoder in self._made.items():
+        for (model, _), encoder in list(self._made.items()):
             if model == identity.model and encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)

@@ -31,25 +31,25 @@ _MAX_VALUE = 1024
 Mode: TypeAlias = Literal["dense", "text", "hybrid"]
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("holds a NUL or half a surrogate pair, which no stored text can have")
     return text
 
 
-def _not_blank(text: str) -> str:
+def not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is blank: ask for something")
     return text
 
 
-Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(_storable)]
+Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(storable)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
-Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_storable)]
+Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(storable)]
 Query = Annotated[
-    str, Field(max_length=MAX_QUERY), AfterValidator(_storable), AfterValidator(_not_blank)
+    str, Field(max_length=MAX_QUERY), AfterValidator(storable), AfterValidator(not_blank)
 ]
 
 
@@ -126,7 +126,7 @@ class SearchRequest(_Request):
 class SimilarRequest(_Request):
     """Rows whose vectors are nearest to those of the row `id`, which is not among them."""
 
-    id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(_storable)]
+    id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(storable)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, NotFound
 from embeddings_pipeline.search.finding import MovedError, Wanted, find
 from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.requests import (
@@ -37,6 +37,8 @@ Encode: TypeAlias = Callable[[ModelIdentity, str], Vector]
 
 # what is published may move while it is searched, but not again and again
 _TRIES = 5
+# a search that cannot be answered by then is of no use to who asked
+_PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 # rows that a re-ranker reads, at the least
 _RERANKED = 50
 
@@ -53,7 +55,11 @@ class Searcher:
         self._engine = engine
         self._encode = encode or encode_one(engine.encoders)
         self._database = Postgres(
-            engine.vectors.database, max_size=connections, prepare=search_session.prepare
+            engine.vectors.database,
+            max_size=connections,
+            prepare=search_session.prepare,
+            patience=_PATIENCE_SECONDS,
+            statement_seconds=_STATEMENT_SECONDS,
         )
         self._rerankers = Rerankers(engine.settings)
         self._known: dict[str, Published] = {}
@@ -111,7 +117,7 @@ class Searcher:
             with self._database.connection() as connection:
                 vector = search_rows.vector_of(connection, published, row_id)
             if vector is None:
-                raise ConfigurationError(
+                raise NotFound(
                     f"entity {request.entity!r}: row {request.id!r} has no published vector"
                 )
             return Wanted(

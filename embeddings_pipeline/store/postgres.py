@@ -19,7 +19,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import Unavailable
 from embeddings_pipeline.settings import Database
 
 Row = tuple[Any, ...]
@@ -64,15 +64,24 @@ class Postgres:
         *,
         max_size: int = 8,
         prepare: Callable[[Connection[Row]], None] | None = None,
+        patience: float = 30,
+        statement_seconds: float | None = None,
     ) -> None:
-        """With `prepare` each connection is prepared once, and nobody leaves anything in it."""
+        """With `prepare` each connection is prepared once, and nobody leaves anything in it.
+
+        `patience` is how many seconds one waits for a connection, and `statement_seconds` how
+        many a statement may take.
+        """
         self.database = database
         self._prepare = prepare
+        self._statement_seconds = statement_seconds
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
             database.url,
             min_size=0,
             max_size=max_size,
-            timeout=30,
+            timeout=patience,
+            # an attempt pauses longer and longer: who comes later begins a new one instead
+            reconnect_timeout=patience,
             # `discard all` would take prepared statements away behind psycopg's back
             kwargs={
                 **_CONNECTION,
@@ -83,7 +92,7 @@ class Postgres:
             # a search that meets a lost connection is tried again instead
             check=None if prepare else ConnectionPool.check_connection,
             # a session leaves no temporary table, lock or setting to the next
-            reset=None if prepare else _forget,
+            reset=None if prepare else self._forget,
             open=False,
         )
 
@@ -91,10 +100,10 @@ class Postgres:
     def connection(self) -> Iterator[Connection[Row]]:
         """A connection for a block of work; session-level locks end with the block.
 
-        Raises ConfigurationError with the reason where not even the first one can be made.
+        Raises Unavailable with the reason where not even the first one can be made.
         """
         if self._pool.closed and (reason := self._refusal()):
-            raise ConfigurationError(reason)
+            raise Unavailable(reason)
         self._pool.open()
         try:
             with self._pool.connection() as connection:
@@ -114,9 +123,21 @@ class Postgres:
             yield connection
 
     def _configure(self, connection: Connection[Row]) -> None:
-        _settle(connection)
+        self._begin(connection)
         if self._prepare:
             self._prepare(connection)
+
+    def _forget(self, connection: Connection[Row]) -> None:
+        connection.execute("discard all")
+        self._begin(connection)
+
+    def _begin(self, connection: Connection[Row]) -> None:
+        _settle(connection)
+        if self._statement_seconds is not None:
+            connection.execute(
+                "select set_config('statement_timeout', %s, false)",
+                (f"{self._statement_seconds * 1000:.0f}ms",),
+            )
 
     def _refusal(self) -> str | None:
         """Why a connection cannot be made, or None. The pool itself tries on and does not say."""
@@ -166,11 +187,6 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def _settle(connection: Connection[Row]) -> None:
     connection.execute(_SETTINGS)
-
-
-def _forget(connection: Connection[Row]) -> None:
-    connection.execute("discard all")
-    _settle(connection)
 
 
 def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:

@@ -9,7 +9,7 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import NotFound, RunNeeded
 from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.statements import Statements
@@ -59,21 +59,27 @@ def version(schema: str, entity: str) -> sql.Composable:
 
 
 def read(connection: Connection[Row], schema: str, entity: str) -> Published:
-    """What is published of an entity. Raises ConfigurationError that names the choices."""
+    """What is published of an entity. Raises NotFound that names the choices, RunNeeded where
+    nothing is published yet."""
     with connection.transaction():
         # one moment for all of it
         connection.execute("set transaction isolation level repeatable read, read only")
         row = connection.execute(
             sql.SQL(
                 "select {version}, definition::text, id_type, documents, average_tokens"
-                " from {entities} where entity = %s"
-            ).format(version=version(schema, entity), entities=Identifier(schema, "entities")),
-            (entity,),
+                " from {entities} where entity = {entity}"
+            ).format(
+                version=version(schema, entity),
+                entities=Identifier(schema, "entities"),
+                # no parameter, beside which a % in the name would be a placeholder
+                entity=Literal(entity),
+            )
         ).fetchone()
         if row is None or row[0] is None:
             choices = ", ".join(names(connection, schema)) or "none yet: run `embeddings-pipeline`"
-            why = "there is no entity" if row is None else "nothing is published yet of entity"
-            raise ConfigurationError(f"{why} {entity!r} (published: {choices})")
+            if row is None:
+                raise NotFound(f"there is no entity {entity!r} (published: {choices})")
+            raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
         current, definition, id_type, documents, average_tokens = row
         declared = Entity.model_validate_json(definition)
         on = Statements(schema, Source(declared, {}, id_type, (), {}))

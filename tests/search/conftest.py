@@ -1,4 +1,4 @@
-"""A searcher over the test's own world."""
+"""A searcher over the test's own world, and the service over a published entity."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
+from tests.search.serving import served
 from tests.world import SCHEMA, World
+
+ROWS = [
+    (1, "red shoe", "footwear", 40.0),
+    (2, "blue lamp", "light", 25.5),
+    (3, "green garden hose", "garden", 19.9),
+    (4, "red boots of leather", "footwear", 90.0),
+    (5, "garden lamp", "light", None),
+]
 
 
 class Search:
@@ -54,3 +64,24 @@ def opened(world: World) -> Iterator[Callable[..., Search]]:
 @pytest.fixture
 def search(opened: Callable[..., Search]) -> Search:
     return opened()
+
+
+def publish_shop(world: World) -> None:
+    """Make a staging table of the rows, and run its entity."""
+    world.table("id bigint, name text, category text, price float8, is_removed boolean")
+    world.insert(*((*row, False) for row in ROWS))
+    world.run(world.declare(include=["name"], filters=["category", "price"], deleted="is_removed"))
+
+
+@pytest.fixture
+def shop(world: World) -> World:
+    """Five items, published."""
+    publish_shop(world)
+    return world
+
+
+@pytest.fixture
+def client(shop: World) -> Iterator[httpx.Client]:
+    """A client of the service, which has no keys."""
+    with served(shop.database, shop.encoder) as client:
+        yield client

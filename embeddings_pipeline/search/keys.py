@@ -1,0 +1,138 @@
+"""Who may ask: keys with a scope, known by their hashes, each with a rate of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Annotated, Literal, cast
+
+from fastapi import Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pyrate_limiter import Duration, InMemoryBucket, Rate, RateItem
+from pyrate_limiter.abstracts.algorithm import Decision
+from starlette.exceptions import HTTPException
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+
+_ENTRY = re.compile(r"(?P<name>[\w.-]{1,64}):(?P<scope>read|write):(?P<hash>[0-9a-f]{64})")
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+_bearer = HTTPBearer(auto_error=False, description="`Authorization: Bearer <key>`")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of SEARCH_API_KEYS. `write` includes `read`; `digest` is the sha256 of the key."""
+
+    name: str
+    scope: Literal["read", "write"]
+    digest: bytes
+    bucket: InMemoryBucket
+
+
+class Keys:
+    """The keys that are known; where there are none, everyone on this machine may ask."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigurationError for an entry that is no key."""
+        given = settings.search_api_keys
+        entries = given.get_secret_value().split(",") if given else []
+        self._rate = Rate(settings.search_requests_per_minute, Duration.MINUTE)
+        self._known = [self._parsed(number, entry) for number, entry in enumerate(entries, 1)]
+        names = [key.name for key in self._known]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"SEARCH_API_KEYS: two keys have one name ({names})")
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def find(self, key: str) -> Key | None:
+        """The key that this is, if any. Takes as long for a wrong one as for a right one."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        found = None
+        for known in self._known:
+            if hmac.compare_digest(known.digest, digest):
+                found = known
+        return found
+
+    def _parsed(self, number: int, entry: str) -> Key:
+        match = _ENTRY.fullmatch(entry.strip())
+        if match is None:
+            # the entry itself may be a key in the clear
+            raise ConfigurationError(
+                f"SEARCH_API_KEYS: entry {number} is not name:read:HASH or name:write:HASH, where"
+                " HASH is the sha256 of the key in lower-case hex (printf %s KEY | sha256sum)"
+            )
+        scope: Literal["read", "write"] = "write" if match["scope"] == "write" else "read"
+        digest = bytes.fromhex(match["hash"])
+        return Key(match["name"], scope, digest, InMemoryBucket([self._rate]))
+
+
+async def reader(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> None:
+    """Let through who may read. Raises HTTPException 401, 403 or 429."""
+    _admit(request, bearer, header, ("read", "write"))
+
+
+async def writer(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> None:
+    """Let through who may write. Raises HTTPException 401, 403 or 429."""
+    _admit(request, bearer, header, ("write",))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at this address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _admit(
+    request: Request,
+    bearer: HTTPAuthorizationCredentials | None,
+    header: str | None,
+    scopes: Sequence[str],
+) -> None:
+    keys: Keys = request.app.state.keys
+    if not keys:
+        # a name that resolves to this machine, or a proxy on it, would let others in
+        if not is_loopback(request.url.hostname or ""):
+            raise HTTPException(403, "without SEARCH_API_KEYS only this machine may ask")
+        return
+    given = bearer.credentials if bearer else header
+    if given is None:
+        raise HTTPException(401, "a key is needed: Authorization: Bearer <key>", _CHALLENGE)
+    key = keys.find(given)
+    if key is None:
+        raise HTTPException(401, "the key is not known", _CHALLENGE)
+    if key.scope not in scopes:
+        raise HTTPException(403, f"key {key.name!r} may read only")
+    _count(key)
+
+
+def _count(key: Key) -> None:
+    now = time.monotonic_ns() // 1_000_000
+    key.bucket.leak(now)
+    # a bucket in memory has it at once
+    decision = cast(Decision, key.bucket.put_decision(RateItem(key.name, now)))
+    if not decision.allowed:
+        wait = -(-(decision.retry_after_ms or 1_000) // 1_000)
+        raise HTTPException(
+            429, f"key {key.name!r} asks too often", {"Retry-After": str(max(1, wait))}
+        )

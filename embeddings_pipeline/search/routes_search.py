@@ -1,0 +1,151 @@
+"""Searches."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Path, Query
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search import problems
+from embeddings_pipeline.search.keys import reader
+from embeddings_pipeline.search.requests import (
+    MAX_QUERY,
+    MAX_TOP_K,
+    Answer,
+    Mode,
+    Name,
+    SearchRequest,
+    SimilarRequest,
+)
+from embeddings_pipeline.search.service import Asked
+
+_EXAMPLES: dict[str, Any] = {
+    "query": {
+        "summary": "By vector",
+        "value": {"entity": "product", "query": "something to water the garden", "top_k": 5},
+    },
+    "filters": {
+        "summary": "By vector and words, among some rows",
+        "value": {
+            "entity": "product",
+            "query": "garden hose",
+            "mode": "hybrid",
+            "filters": {"category": ["garden", "tools"], "price": {"lte": 50}},
+        },
+    },
+}
+_ANSWER = {
+    "entity": "product",
+    "mode": "dense",
+    "results": [
+        {
+            "id": "1001",
+            "chunk": 0,
+            "score": 0.71,
+            "text": "name: Garden hose. price: 19.90",
+            "fields": {"category": "garden", "price": 19.9},
+        }
+    ],
+    "coverage": 100.0,
+    "data_lag_seconds": 0.0,
+    "model": "sentence-transformers/all-MiniLM-L6-v2",
+    "vector_set": 1,
+    "shortfall": 4,
+}
+_FOUND: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"example": _ANSWER}}}
+}
+
+router = APIRouter(
+    tags=["search"],
+    dependencies=[Depends(reader)],
+    responses=problems.responses(401, 403, 404, 409, 422, 429, 503),
+)
+
+Entity = Annotated[str, Path(max_length=63, examples=["product"])]
+TopK = Annotated[int | None, Query(ge=1, le=MAX_TOP_K)]
+Filters = Annotated[
+    str,
+    Query(
+        max_length=8192,
+        description="As in POST /search, as JSON.",
+        examples=['{"category": "garden"}'],
+    ),
+]
+Columns = Annotated[list[Name], Query(max_length=50, description="Columns of the staging model.")]
+Least = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
+Most = Annotated[float | None, Query(description="Leave out hits that are farther.")]
+
+
+@router.post("/search", responses={**_FOUND, **problems.responses(400, 413)})
+def search(
+    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], asked: Asked
+) -> Answer:
+    """Find the rows of an entity that answer a query: by vector, by words, or by both fused."""
+    return asked.search(body)
+
+
+@router.get("/search/{entity}", responses=_FOUND)
+def search_entity(
+    entity: Entity,
+    asked: Asked,
+    q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
+    mode: Mode = "dense",
+    top_k: TopK = None,
+    filters: Filters = "{}",
+    columns: Columns = [],  # noqa: B006 - FastAPI copies it
+    min_similarity: Least = None,
+    max_distance: Most = None,
+    exact: bool = False,
+) -> Answer:
+    """The same as POST /search, for a link."""
+    request = SearchRequest.of(
+        entity=entity,
+        query=q,
+        mode=mode,
+        top_k=top_k,
+        filters=_mapping(filters),
+        columns=tuple(columns),
+        min_similarity=min_similarity,
+        max_distance=max_distance,
+        exact=exact,
+    )
+    return asked.search(request)
+
+
+@router.get("/similar/{entity}/{id:path}", responses=_FOUND)
+def similar(
+    entity: Entity,
+    id: Annotated[str, Path(max_length=1024, examples=["1001"])],
+    asked: Asked,
+    top_k: TopK = None,
+    filters: Filters = "{}",
+    columns: Columns = [],  # noqa: B006 - FastAPI copies it
+    min_similarity: Least = None,
+    max_distance: Most = None,
+    exact: bool = False,
+) -> Answer:
+    """The rows whose vectors are nearest to those of a row, itself left out."""
+    request = SimilarRequest.of(
+        entity=entity,
+        id=id,
+        top_k=top_k,
+        filters=_mapping(filters),
+        columns=tuple(columns),
+        min_similarity=min_similarity,
+        max_distance=max_distance,
+        exact=exact,
+    )
+    return asked.similar(request)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        filters = json.loads(text)
+    except (ValueError, RecursionError):
+        filters = None
+    if not isinstance(filters, dict):
+        raise ConfigurationError("filters: is not a JSON object")
+    return filters
