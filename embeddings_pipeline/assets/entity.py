@@ -156,7 +156,7 @@ def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
         code_version=_version(entity, _INDEX),
     )
     def index(engine: dg.ResourceParam[Running]) -> dg.MaterializeResult[None]:
-        results = sync_index(engine.vectors, engine.on(entity))
+        results = sync_index(engine.vectors, engine.on(entity), report=engine.report)
         return dg.MaterializeResult(metadata=metadata.of_indexes(results))
 
     return index

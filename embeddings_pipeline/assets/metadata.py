@@ -48,9 +48,11 @@ def of_indexes(results: Sequence[IndexResult]) -> Metadata:
         {
             "set": r.vector_set.number,
             "action": r.action,
+            "why": r.why,
             "vectors": r.rows,
             "recall_at_10": "" if r.vector_set.recall is None else round(r.vector_set.recall, 4),
             "effort": r.vector_set.ef_search or "",
+            "size_bytes": r.size_bytes or 0,
             "settings": str(r.vector_set.index_settings or ""),
             "seconds": round(r.seconds, 3),
         }

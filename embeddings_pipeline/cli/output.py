@@ -100,8 +100,8 @@ def _bars(bars: Progress) -> Callable[[Done], None]:
             completed=done.done,
             total=done.pending,
             rate=done.rate,
-            tokens=done.counts.tokens,
-            spent=usd(done.counts.cost_usd),
+            tokens=done.counts.tokens if done.counts else 0,
+            spent=usd(done.counts.cost_usd) if done.counts else "",
         )
 
     return report

@@ -7,19 +7,22 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.session import AsJson, EntityName
-from embeddings_pipeline.engine import opened
+from embeddings_pipeline.engine import Engine, opened
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.requests import Answer, Mode, SearchRequest
-from embeddings_pipeline.search.searcher import Searcher
+from embeddings_pipeline.search.searcher import Searcher, encode_one
 from embeddings_pipeline.sync.judgements import read_judgements
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.search.snapshot import Snapshot
 
 _WIDTH = 100
 
@@ -40,6 +43,9 @@ def search(
     max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Without the index.")] = False,
     rerank: Annotated[str | None, typer.Option(help="A cross-encoder to order the best.")] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(help="Search what `export` wrote there, without a database.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows of an entity that answer a query. No dbt project is needed."""
@@ -55,7 +61,7 @@ def search(
         exact=exact,
         rerank=rerank,
     )
-    with opened() as engine, Searcher(engine) as searcher:
+    with opened() as engine, _searcher(engine, snapshot) as searcher:
         answer = searcher.search(request)
     if as_json:
         document = asdict(answer)
@@ -63,6 +69,15 @@ def search(
         output.print_json(document)
     else:
         show(answer)
+
+
+def _searcher(engine: Engine, folder: Path | None) -> Searcher | Snapshot:
+    if folder is None:
+        return Searcher(engine)
+    # FAISS is an extra
+    from embeddings_pipeline.search.snapshot import Snapshot
+
+    return Snapshot(folder, engine.settings, encode_one(engine.encoders))
 
 
 def evaluate(

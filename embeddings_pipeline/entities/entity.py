@@ -76,13 +76,15 @@ class Chunk(_Declared):
 
 
 class Index(_Declared):
-    """The vector index and the recall@10 against exact search that it must reach."""
+    """The vector index, the recall@10 against exact search that it must reach, and the share of
+    the rows that may change before it is built anew."""
 
     type: Literal["hnsw", "ivfflat", "none"] = "hnsw"
     m: Whole = Field(16, ge=2, le=100)
     ef_construction: Whole = Field(64, ge=4, le=1000)
     lists: Whole | None = Field(None, ge=1, le=32768)
     recall: Number = Field(0.99, ge=0, le=1)
+    rebuild: Number = Field(0.2, ge=0, le=1)
 
     @model_validator(mode="after")
     def _options_fit_the_type(self) -> Self:
@@ -100,7 +102,7 @@ class Index(_Declared):
 
     def _applying(self) -> set[str]:
         own = {"hnsw": {"m", "ef_construction"}, "ivfflat": {"lists"}, "none": set()}
-        return {"type", "recall", *own[self.type]}
+        return {"type", "recall", "rebuild", *own[self.type]}
 
 
 class Freshness(_Declared):

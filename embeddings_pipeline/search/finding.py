@@ -28,8 +28,6 @@ from embeddings_pipeline.store.search_filters import Forms
 _FUSED = 100
 # chunks for each row that is wanted, where rows have several; and what a second look multiplies
 _SEVERAL = 4
-# what a row that an index passes costs more than one that is compared
-_INDEX_PRICE = 10
 
 
 class MovedError(Exception):
@@ -139,21 +137,11 @@ def _statement(published: Published, shape: _Shape) -> bytes:
 
 
 def _few_match(connection: Connection[Row], published: Published, wanted: Wanted) -> bool:
-    """Whether it takes less to compare all rows that pass the filters.
-
-    To compare m of n rows takes m times the work of one; an index passes k n / m rows to meet k of
-    them, at some ten times the work for each.
-    """
+    """Whether it takes less to compare all rows that pass the filters."""
     if not wanted.filters:
         return False
     table = published.on.table(published.vector_set.table_name)
     where = search_filters.clause(search_filters.forms(wanted.filters), published.filters)
     passing = search_filters.estimate(connection, table, where, wanted.filters)
     total = published.vector_set.index_rows or 0
-    return passing**2 <= _INDEX_PRICE * wanted.rows * total
-
-
-def _first_look(published: Published, wanted: Wanted) -> int:
-    several = _SEVERAL if published.on.source.entity.chunk else 1
-    fused = _FUSED if wanted.vector is not None and wanted.query is not None else 0
-    return max(wanted.rows * several, fused)
+    return search_dense.better_compared(passing, total, wanted.rows)

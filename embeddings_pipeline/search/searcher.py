@@ -25,12 +25,12 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
+from embeddings_pipeline.search.thresholds import near_enough
 from embeddings_pipeline.store import published as store
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.postgres import Postgres, is_lost_connection
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_dense import least_similarity
 
 # the vector of a query, by the model of this identity and no other
 Encode: TypeAlias = Callable[[ModelIdentity, str], Vector]
@@ -105,7 +105,8 @@ class Searcher:
 
         published, found = self._find(request.entity, wanted)
         if request.mode == "dense":
-            found = self._near_enough(request, published, found)
+            metric = published.vector_set.metric
+            found = near_enough(request, self._engine.settings, metric, found)
         if request.rerank:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
@@ -128,7 +129,8 @@ class Searcher:
             )
 
         published, found = self._find(request.entity, wanted)
-        near = self._near_enough(request, published, found)
+        metric = published.vector_set.metric
+        near = near_enough(request, self._engine.settings, metric, found)
         return self._answer(request, "dense", published, near)
 
     def _find(
@@ -186,18 +188,6 @@ class Searcher:
             vector_set=published.vector_set.number,
             shortfall=self._rows(request) - len(found),
         )
-
-    def _near_enough(
-        self,
-        request: SearchRequest | SimilarRequest,
-        published: Published,
-        found: Sequence[Found],
-    ) -> Sequence[Found]:
-        asked = request.min_similarity
-        if asked is None and request.max_distance is None:
-            asked = self._engine.settings.embedding_similarity_threshold
-        least = least_similarity(published.vector_set.metric, asked, request.max_distance)
-        return [row for row in found if least is None or row.score >= least]
 
     def _with_columns(
         self, published: Published, columns: Sequence[str], found: Sequence[Found]

@@ -6,6 +6,7 @@ only) and `server.lock`; `_host` says where the folder is when root starts the s
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -30,6 +31,8 @@ OPTIONS = {
     "max_connections": "100",
     "shared_buffers": "256MB",
     "maintenance_work_mem": "512MB",
+    # the server's own default is eight, whatever the machine has
+    "max_parallel_workers": str(os.cpu_count() or 1),
 }
 INITDB = (
     f"--username={USER}",

@@ -55,7 +55,7 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
                 sql.SQL("(select count(*) from {})").format(Identifier(name)) for name in ways
             )
         ),
-        fields=_fields(published),
+        fields=fields(published),
         vectors=on.table(published.vector_set.table_name),
         rows=Literal(rows),
     )
@@ -89,7 +89,8 @@ def _fused(published: Published) -> sql.Composable:
     )
 
 
-def _fields(published: Published) -> sql.Composable:
+def fields(published: Published) -> sql.Composable:
+    """The filter columns of a row `v` as one JSON object."""
     if not published.filters:
         return sql.SQL("'{}'::jsonb")
     columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)

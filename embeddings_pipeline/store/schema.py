@@ -112,6 +112,8 @@ _CONTROL_TABLES = (
 _ADDED_COLUMNS = {
     ("run_ledger", "cached"): sql.SQL("bigint not null default 0"),
     ("run_ledger", "saved_usd"): sql.SQL("numeric not null default 0"),
+    ("vector_sets", "indexed_at"): sql.SQL("timestamptz"),
+    ("vector_sets", "canary"): sql.SQL("jsonb"),
     ("entities", "documents"): sql.SQL("bigint"),
     ("entities", "average_tokens"): sql.SQL("double precision"),
     ("entities", "counted_at"): sql.SQL("timestamptz"),

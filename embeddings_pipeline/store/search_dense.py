@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.indexes import OPERATORS
+from embeddings_pipeline.store.indexes import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.published import Published
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -18,20 +18,30 @@ _SIMILARITY: dict[str, LiteralString] = {
     "l2": "1 / (1 + distance)",
     "ip": "-distance",
 }
-_EFFORT: dict[str, LiteralString] = {"hnsw": "hnsw.ef_search", "ivfflat": "ivfflat.probes"}
 _MAX_EF_SEARCH = 1000
+# what a row that an index passes costs more than one that is compared
+_INDEX_PRICE = 10
+
+
+def better_compared(passing: int, total: int, wanted: int) -> bool:
+    """Whether it takes less to compare all rows that pass a filter than to use the index.
+
+    To compare m of n rows takes m times the work of one; an index passes k n / m rows to meet k of
+    them, at some ten times the work for each.
+    """
+    return passing**2 <= _INDEX_PRICE * wanted * total
 
 
 def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
     """Settings of the session: the effort at which the index reaches its recall for so many
     chunks, and that it is used, or else not."""
     kind = (vector_set.index_settings or {}).get("type")
-    if not index or kind not in _EFFORT or not vector_set.ef_search:
+    if not index or kind not in EFFORT_SETTINGS or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
     least = min(chunks, _MAX_EF_SEARCH) if kind == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
     # the planner does not know what it costs to read a vector that is kept beside its row
-    return {"enable_seqscan": "off", _EFFORT[kind]: str(effort)}
+    return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(effort)}
 
 
 def near(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store import evictions
+from embeddings_pipeline.store import evictions, quarantine
 from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.statements import Statements
 
@@ -34,15 +34,6 @@ class Text(NamedTuple):
     tokens: int
     source_changed_at: str | None
     filters: tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row that could not be made into a text, and why."""
-
-    id: str
-    stage: str
-    error: str
 
 
 def write(
@@ -77,7 +68,7 @@ def write(
             _trim_vectors(connection, on, table)
             if on.source.filters:
                 _update_filters(connection, on, table)
-        _settle_quarantine(connection, on, failures)
+        quarantine.settle(connection, on, failures)
 
 
 def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> int:
@@ -183,36 +174,3 @@ def _update_filters(connection: Connection[Row], on: Statements, table: str) -> 
             current=sql.SQL(", ").join(Identifier("v", c) for c in filters),
         )
     )
-
-
-def _settle_quarantine(
-    connection: Connection[Row], on: Statements, failures: Sequence[Failure]
-) -> None:
-    """A row whose text is another than the one that failed leaves quarantine."""
-    connection.execute(
-        on.fill(
-            """
-            delete from {quarantine} q using incoming_texts i
-            where q.entity = {entity} and q.id = i.{id}::text and i.chunk = 0
-                and q.id <> all (%s)
-                and not exists (
-                    select from {texts} t where t.{id} = i.{id}
-                        and t.chunk = q.chunk and t.text_hash = q.text_hash
-                )
-            """
-        ),
-        ([failure.id for failure in failures],),
-    )
-    for failure in failures:
-        connection.execute(
-            on.fill(
-                """
-                insert into {quarantine} as q (entity, id, chunk, stage, error)
-                values ({entity}, %s, 0, %s, %s)
-                on conflict (entity, id, chunk) do update set
-                    stage = excluded.stage, error = excluded.error, text_hash = null,
-                    attempts = q.attempts + 1, last_seen = clock_timestamp()
-                """
-            ),
-            (failure.id, failure.stage, failure.error),
-        )

@@ -20,7 +20,9 @@ State = Literal["building", "live", "retired"]
 
 @dataclass(frozen=True)
 class VectorSet:
-    """A row of `vector_sets`. `recall` is recall@10 of the index as it was last measured."""
+    """A row of `vector_sets`. `index_rows` is how many it had when its index was built, at
+    `indexed_at`; `recall` is recall@10 of the index, `ef_search` the effort that it takes (for
+    IVFFlat the probes), and `canary` all of what was last measured."""
 
     entity: str
     number: int
@@ -39,6 +41,8 @@ class VectorSet:
     index_rows: int | None = None
     recall: float | None = None
     ef_search: int | None = None
+    indexed_at: datetime | None = None
+    canary: dict[str, Any] | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -63,7 +67,8 @@ class Origin(NamedTuple):
 
 _COLUMNS = sql.SQL(
     "entity, number, provider, model, revision, dimension, storage, metric, max_tokens,"
-    " normalized, table_name, state, published_at, index_settings, index_rows, recall, ef_search"
+    " normalized, table_name, state, published_at, index_settings, index_rows, recall, ef_search,"
+    " indexed_at, canary"
 )
 
 

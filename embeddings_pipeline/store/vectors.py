@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 from psycopg import Connection, sql
-from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 class Encoded(NamedTuple):
@@ -27,77 +24,6 @@ class Encoded(NamedTuple):
     text_hash: bytes
     embedding: np.ndarray[tuple[int], np.dtype[np.float32]]
     reused_from: str | None
-
-
-def reuse(
-    connection: Connection[Row],
-    on: Statements,
-    vector_set: VectorSet,
-    origins: Sequence[Origin],
-    window: Sequence[Pending],
-    run_id: str,
-) -> set[tuple[str, int]]:
-    """Fill what can be filled from vectors of the same text and model; returns (id, chunk)."""
-    done: set[tuple[str, int]] = set()
-    for origin in origins:
-        left = [p for p in window if (p.id, p.chunk) not in done]
-        if not left:
-            break
-        # a set that would have lent may be dropped by now
-        with suppress(UndefinedTable):
-            done |= _take_over(connection, on, vector_set, origin, left, run_id)
-    return done
-
-
-def _take_over(
-    connection: Connection[Row],
-    on: Statements,
-    vector_set: VectorSet,
-    origin: Origin,
-    window: Sequence[Pending],
-    run_id: str,
-) -> set[tuple[str, int]]:
-    rows = connection.execute(
-        on.fill(
-            """
-            with wanted as (
-                select * from unnest(%s::{id_type}[], %s::int[], %s::bytea[])
-                    as w ({id}, chunk, text_hash)
-            ),
-            found as (
-                select distinct on (text_hash) text_hash, embedding,
-                    {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
-                from {origin_table} where text_hash in (select text_hash from wanted)
-            )
-            insert into {vectors} as v ({columns})
-            select {values}
-            from wanted i
-            join found f on f.text_hash = i.text_hash
-            join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
-                and t.text_hash = i.text_hash
-            for share of t
-            on conflict ({id}, chunk) do update set {assignments}
-            returning v.{id}::text, v.chunk
-            """,
-            origin=sql.Literal(origin.entity),
-            origin_id=Identifier(origin.id_column),
-            origin_table=on.table(origin.table),
-            vectors=on.table(vector_set.table_name),
-            **inserted_columns(
-                on,
-                vector_set,
-                embedding=sql.SQL("f.embedding"),
-                reused_from=sql.SQL("f.reused_from"),
-            ),
-        ),
-        (
-            [p.id for p in window],
-            [p.chunk for p in window],
-            [p.text_hash for p in window],
-            run_id,
-        ),
-    )
-    return {(row_id, chunk) for row_id, chunk in rows}
 
 
 def write(
@@ -167,32 +93,6 @@ def analyze(connection: Connection[Row], on: Statements, vector_set: VectorSet) 
     """Refresh the planner's statistics, and the visibility map that index scans need."""
     connection.execute(
         on.fill("vacuum (analyze) {vectors}", vectors=on.table(vector_set.table_name))
-    )
-
-
-def quarantine(connection: Connection[Row], on: Statements, pending: Pending, error: str) -> None:
-    """Note that the encoder fails on this text, unless the text has changed meanwhile."""
-    connection.execute(
-        on.fill(
-            """
-            insert into {quarantine} as q (entity, id, chunk, stage, error, text_hash)
-            select {entity}, t.{id}::text, t.chunk, 'encode', %(error)s, t.text_hash
-            from {texts} t
-            where t.{id} = %(id)s::{id_type} and t.chunk = %(chunk)s and t.text_hash = %(hash)s
-            for share of t
-            on conflict (entity, id, chunk) do update set
-                stage = excluded.stage, error = excluded.error, last_seen = clock_timestamp(),
-                attempts = case when q.text_hash = excluded.text_hash then q.attempts + 1
-                    else 1 end,
-                text_hash = excluded.text_hash
-            """
-        ),
-        {
-            "id": pending.id,
-            "chunk": pending.chunk,
-            "error": error,
-            "hash": pending.text_hash,
-        },
     )
 
 

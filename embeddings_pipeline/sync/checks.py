@@ -1,19 +1,22 @@
-"""What may be wrong with an entity, decided without Dagster. Checks report; none of them acts."""
+"""What may be wrong with an entity, decided without Dagster.
+
+Checks report; none of them acts, but that `recall` measures anew where it is due."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from embeddings_pipeline.entities.entity import Freshness
 from embeddings_pipeline.store import erasures, queries, vector_sets
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync import canary
 from embeddings_pipeline.sync.status import served
+from embeddings_pipeline.sync.verdict import Verdict
 
 # what each check asks
 QUESTIONS = {
@@ -28,22 +31,12 @@ QUESTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a check found. `metadata` holds plain values; a list of mappings is a table."""
-
-    passed: bool
-    description: str
-    severity: Literal["warn", "error"] = "error"
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
 def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
     """Every verdict on an entity, by the name of its question; for one that has texts."""
     entity = on.source.entity
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        shown = served(sets)
+        shown = canary.measured(connection, on, served(sets))
         covered = queries.coverage(connection, on, shown)
         reads = shown.max_tokens if shown else None
         counts = queries.text_counts(connection, on, reads or 1 << 30)
@@ -57,7 +50,7 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
         "orphans": orphans(strays),
         "unit_norm": unit_norm(odd),
         "erased": erased(traces),
-        "recall": recall(shown, entity.index.recall),
+        "recall": canary.verdict(shown, entity.index.recall),
         "data_lag": data_lag(covered, entity.freshness),
     }
 
@@ -148,19 +141,6 @@ def without_text(counts: TextCounts) -> Verdict:
         severity="warn",
         description="; ".join(found) or "every row has a text",
         metadata={"without_text": counts.without_text, "failed": counts.failed},
-    )
-
-
-def recall(shown: VectorSet | None, target: float) -> Verdict:
-    """A warning until the index is built, an error where it finds too little."""
-    if shown is None or shown.recall is None:
-        return Verdict(False, "the index is not built yet", "warn")
-    reached = shown.recall >= target
-    return Verdict(
-        passed=reached,
-        description=f"recall@10 is {shown.recall:.3f}"
-        + ("" if reached else f", below {target}: raise m, ef_construction or lists"),
-        metadata={"recall_at_10": shown.recall, "target": target, "effort": shown.ef_search},
     )
 
 

@@ -17,7 +17,7 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.base import Usage, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import CostLimitReached, RowError
-from embeddings_pipeline.store import evictions, vectors
+from embeddings_pipeline.store import evictions, quarantine, reuse, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
@@ -103,7 +103,7 @@ class Filling:
         window = [p for p in window if p.text_hash not in encoding]
         if (room := self._room(flight)) is not None:
             window = _within(window, room)
-        reused = vectors.reuse(
+        reused = reuse.reuse(
             connection, self.on, self.vector_set, self.origins, window, self.request.run_id
         )
         taken = [p for p in window if (p.id, p.chunk) in reused]
@@ -139,7 +139,7 @@ class Filling:
         failed = [p for p in flight.left if p.text_hash not in good]
         for pending in failed:
             error = str(self.made[pending.text_hash])
-            vectors.quarantine(connection, self.on, pending, error)
+            quarantine.note_unencodable(connection, self.on, pending, error)
         flights.popleft()
         for key in flight.by_hash:
             del self.made[key]

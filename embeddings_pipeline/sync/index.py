@@ -1,8 +1,10 @@
-"""Keeps the vector index of each set: built once nothing is pending, and its recall measured."""
+"""Keeps the vector index of each set: built once nothing is pending, again when it is worn."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,89 +13,167 @@ from psycopg import Connection
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import (
     filter_indexes,
+    index_build,
+    index_progress,
     indexes,
     locks,
     queries,
+    recall,
     terms,
     vector_sets,
-    vectors,
 )
+from embeddings_pipeline.store.index_progress import Phase
+from embeddings_pipeline.store.indexes import Wear
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
-from embeddings_pipeline.store.recall import Recall, measure, record
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-
-# an index is measured again when its set has grown or shrunk by this share
-_MEASURE_AGAIN = 0.1
+from embeddings_pipeline.sync.request import Progress, Report, unheard
 
 
 @dataclass(frozen=True)
 class IndexResult:
-    """One set's index. `action` is built, measured, kept or waiting (rows are pending)."""
+    """One set's index. `action` is built, kept or waiting (rows are pending), `why` is why it was
+    built or has to be; `size_bytes` is None where there is no index."""
 
     vector_set: VectorSet
     action: str
+    why: str
     rows: int
+    size_bytes: int | None
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Due:
+    settings: dict[str, Any]
+    why: str
+
+
 @resumed
-def sync_index(database: Postgres, on: Statements) -> list[IndexResult]:
-    """Build or measure the index of each live and building set where that is due, and count the
-    words of the texts, by which full-text search ranks."""
+def sync_index(
+    database: Postgres, on: Statements, *, rebuild: bool = False, report: Report = unheard
+) -> list[IndexResult]:
+    """Build the index of each live and building set where that is due, or with `rebuild` anyway,
+    and count the words of the texts, by which full-text search ranks."""
     with database.connection() as connection:
         terms.refresh_counts(connection, on)
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-    return [_sync_one(database, on, vector_set) for vector_set in sets]
+    return [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
 
 
-def _sync_one(database: Postgres, on: Statements, vector_set: VectorSet) -> IndexResult:
+def _sync_one(
+    database: Postgres, on: Statements, vector_set: VectorSet, *, rebuild: bool, report: Report
+) -> IndexResult:
     started = time.monotonic()
-    index = on.source.entity.index
     with (
         database.connection() as connection,
         locks.index(connection, on, vector_set.table_name),
     ):
         vector_set = vector_sets.read(connection, on, vector_set.number)
-        rows, _ = vectors.count(connection, on, vector_set)
-        declared = indexes.settings_of(index, vector_set.metric, rows)
-        built = _is_built(vector_set, index, declared)
-        grown = abs(rows - (vector_set.index_rows or 0)) > _MEASURE_AGAIN * rows
-        if built and not grown:
-            indexes.remove_leftovers(connection, on, vector_set)
-            filter_indexes.ensure(connection, on, vector_set)
-            return IndexResult(vector_set, "kept", rows, time.monotonic() - started)
-        if any(p.pending for p in queries.coverage(connection, on, vector_set)):
-            return IndexResult(vector_set, "waiting", rows, time.monotonic() - started)
-        filter_indexes.ensure(connection, on, vector_set)
-        if built and vector_set.index_settings:
-            settings = {k: v for k, v in vector_set.index_settings.items() if k != "declared"}
-            recall = measure(connection, on, vector_set, settings, index.recall)
-        else:
-            settings, recall = _build(connection, on, vector_set, declared)
-        stored = {**settings, "declared": declared}
-        record(connection, on, vector_set, stored, rows, recall)
-        fresh = vector_sets.read(connection, on, vector_set.number)
-    action = "measured" if built else "built"
-    return IndexResult(fresh, action, rows, time.monotonic() - started)
+        wear = indexes.wear(connection, on, vector_set, vector_set.indexed_at)
+        watch = index_progress.watched(
+            database, connection.info.backend_pid, _teller(on, vector_set, report)
+        )
+        due = _due(connection, on, vector_set, wear, rebuild=rebuild)
+        action = _bring_up_to_date(connection, on, vector_set, due, wear, watch)
+        return IndexResult(
+            vector_sets.read(connection, on, vector_set.number),
+            action,
+            due.why if due else "",
+            wear.rows,
+            indexes.size(connection, on, vector_set),
+            time.monotonic() - started,
+        )
 
 
-def _is_built(vector_set: VectorSet, index: Index, declared: dict[str, Any]) -> bool:
-    former = (vector_set.index_settings or {}).get("declared", {})
+def _bring_up_to_date(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    due: _Due | None,
+    wear: Wear,
+    watch: AbstractContextManager[None],
+) -> str:
+    """Do what is due; returns the action."""
+    if due and any(p.pending for p in queries.coverage(connection, on, vector_set)):
+        return "waiting"
+    filter_indexes.ensure(connection, on, vector_set)
+    if due:
+        with watch:
+            _build(connection, on, vector_set, due.settings, wear)
+        return "built"
+    index_build.remove_leftovers(connection, on, vector_set)
+    if vector_set.recall is None:
+        # who built it was stopped before it was measured
+        recall.measure(connection, on, vector_set)
+    return "kept"
+
+
+def _due(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, wear: Wear, *, rebuild: bool
+) -> _Due | None:
+    """What is to be built, and why; None where the index is as good as a new one."""
+    index = on.source.entity.index
+    declared = _declared(on, vector_set, wear)
+    present = vector_set.index_settings
+    share = wear.share(vector_set.index_rows or 0)
+    if rebuild:
+        return _Due(declared, "it was asked for")
+    if present is None:
+        return _Due(declared, "there was none")
+    if not _same(present["declared"], declared, index):
+        return _Due(declared, "another one is declared")
+    if index.type != "none" and indexes.size(connection, on, vector_set) is None:
+        return _Due(declared, "it is gone")
+    if share > index.rebuild:
+        return _Due(declared, f"{share:.0%} of the rows changed")
+    stronger = _stronger(on, vector_set)
+    return _Due(stronger, f"recall@10 is {vector_set.recall:.3f}") if stronger else None
+
+
+def _declared(on: Statements, vector_set: VectorSet, wear: Wear) -> dict[str, Any]:
+    settings = indexes.settings_of(on.source.entity.index, vector_set.metric, wear.rows)
+    return {**settings, "declared": settings}
+
+
+def _same(former: dict[str, Any], declared: dict[str, Any], index: Index) -> bool:
+    wanted = declared["declared"]
     if index.type == "ivfflat" and index.lists is None:
         # lists that follow the rows would ask for a new index after each insert
-        return {**former, "lists": 0} == {**declared, "lists": 0}
-    return bool(former == declared)
+        return {**former, "lists": 0} == {**wanted, "lists": 0}
+    return bool(former == wanted)
+
+
+def _stronger(on: Statements, vector_set: VectorSet) -> dict[str, Any] | None:
+    """What to build where the index was measured and finds too little."""
+    if vector_set.recall is None or vector_set.recall >= on.source.entity.index.recall:
+        return None
+    return indexes.stronger(vector_set.index_settings or {})
 
 
 def _build(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, declared: dict[str, Any]
-) -> tuple[dict[str, Any], Recall]:
-    """Build as declared, then with more links as long as the recall is below its target."""
-    target = on.source.entity.index.recall
-    settings: dict[str, Any] | None = declared
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    settings: dict[str, Any] | None,
+    wear: Wear,
+) -> None:
+    """Build and measure, then with more links as long as the recall is below its target."""
     while settings is not None:
-        indexes.build(connection, on, vector_set, settings)
-        last, recall = settings, measure(connection, on, vector_set, settings, target)
-        settings = None if recall.recall >= target else indexes.stronger(settings)
-    return last, recall
+        index_build.build(connection, on, vector_set, settings, wear)
+        vector_set = vector_sets.read(connection, on, vector_set.number)
+        recall.measure(connection, on, vector_set)
+        vector_set = vector_sets.read(connection, on, vector_set.number)
+        settings = _stronger(on, vector_set)
+
+
+def _teller(on: Statements, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
+    started = time.monotonic()
+    what = f"{on.source.entity.name}, index of set {vector_set.number}"
+
+    def tell(phase: Phase) -> None:
+        seconds = time.monotonic() - started
+        label = f"{what}, {phase.name}"
+        report(Progress(label, phase.done, phase.total, seconds, unit=phase.unit))
+
+    return tell

@@ -13,9 +13,10 @@ from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import Rendered, render
 from embeddings_pipeline.errors import ConfigurationError, RowError
 from embeddings_pipeline.store.passes import UNSETTLED
+from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import Failure, Text
+from embeddings_pipeline.store.texts import Text
 from embeddings_pipeline.sync.images import render_image
 
 # a window ends with whichever comes first

@@ -11,10 +11,10 @@ from embeddings_pipeline.sync.request import Progress
 
 def of_progress(progress: Progress) -> str:
     """How far a run is, and what it took so far."""
+    spent = f"; {of_counts(asdict(progress.counts))}" if progress.counts else ""
     return (
-        f"{progress.entity}: {progress.done:,} of {progress.pending:,} chunks,"
-        f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go;"
-        f" {of_counts(asdict(progress.counts))}"
+        f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit},"
+        f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go{spent}"
     )
 
 

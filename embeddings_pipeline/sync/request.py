@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from embeddings_pipeline.store.ledger import Counts
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in chunks of all that was pending at its start; `counts` is what it did."""
+    """How far a run is, in chunks (or other units) of all that was pending at its start; `counts`
+    is what it did, where it is a run of vectors."""
 
     entity: str
     done: int
     pending: int
     seconds: float
-    counts: Counts
+    counts: Counts | None = None
+    unit: str = "chunks"
 
     @property
     def rate(self) -> float:
@@ -28,6 +31,13 @@ class Progress:
     def eta_seconds(self) -> float | None:
         """Seconds to the end at this rate; None before there is one."""
         return (self.pending - self.done) / self.rate if self.rate else None
+
+
+Report: TypeAlias = Callable[[Progress], None]
+
+
+def unheard(progress: Progress) -> None:
+    """Where nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -45,5 +55,5 @@ class Request:
     force: bool = False
     max_cost_usd: float | None = None
     patience: float = math.inf
-    report: Callable[[Progress], None] = field(default=lambda progress: None)
+    report: Report = unheard
     stopped: Callable[[], bool] = field(default=lambda: False)

@@ -127,7 +127,7 @@ def test_a_name_that_no_table_can_have_is_refused(name: str) -> None:
         ({"index": {"recall": 1.1}}, "index.recall is 1.1: must be at most 1"),
         (
             {"index": {"recal": 0.9}},
-            "index has no key 'recal' (keys: ef_construction, lists, m, recall, type)",
+            "index has no key 'recal' (keys: ef_construction, lists, m, rebuild, recall, type)",
         ),
         ({"partitions": 8}, "partitions is 8: must be a mapping"),
         ({"partitions": {"count": 0}}, "partitions.count is 0: must be at least 1"),

@@ -260,7 +260,7 @@ def test_an_erased_row_is_not_found_and_leaves_no_word(
     shop: World, search: Search, mode: Mode
 ) -> None:
     assert "5" in search.ids("water pump", mode=mode)
-    erase(shop.postgres, shop.on(declared(shop)), ["5"])
+    erase(shop.postgres, shop.on(declared(shop)), ["5"], shop.encoders.cache.evict)
     assert "5" not in search.ids("water pump", mode=mode)
     for table in ("item_texts", "item_lexemes"):
         assert shop.sql(f"select from {SCHEMA}.{table} t where t::text like '%%pump%%'") == []

@@ -19,7 +19,9 @@ from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
 
 SCHEMA = "vectors of mine"
-CONTROL_TABLES = ["entities", "erasures", "quarantine", "run_ledger", "vector_sets"]
+CONTROL_TABLES = [
+    *("entities", "erasures", "evictions", "quarantine", "run_ledger", "vector_sets"),
+]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.sync.checks import QUESTIONS, Verdict, check
+from embeddings_pipeline.sync.checks import QUESTIONS, check
+from embeddings_pipeline.sync.verdict import Verdict
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
 

@@ -48,7 +48,8 @@ CHANGES = """
 # none of these decide whether a row is right
 UNCOMPARED = (
     *("run_id", "reused_from", "attempts", "serialised_at", "embedded_at", "created_at"),
-    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at", "counted_at"),
+    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at"),
+    *("indexed_at", "canary", "counted_at"),
 )
 ABOUT_TABLES = (
     f"select 'views', definition from pg_views where schemaname = '{SCHEMA}'",

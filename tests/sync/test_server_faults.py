@@ -24,8 +24,7 @@ from psycopg.errors import DiskFull, LockNotAvailable, QueryCanceled, RaiseExcep
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import Database
-from embeddings_pipeline.store import _host, _postmaster, embedded, views
-from embeddings_pipeline.store import indexes as stored_indexes
+from embeddings_pipeline.store import _host, _postmaster, embedded, index_build, views
 from embeddings_pipeline.sync import rendering, texts, vectors
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World, world_in
@@ -390,7 +389,7 @@ def test_a_run_that_flips_nothing_waits_for_no_reader_of_the_view(
 def test_a_search_waits_for_no_index_that_takes_the_place_of_another(
     world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_indexes, "_LOCK_TIMEOUT", "2s")
+    monkeypatch.setattr(index_build, "_LOCK_TIMEOUT", "2s")
     with (
         ThreadPoolExecutor(1) as threads,
         closing(psycopg.connect(world.database.url)) as reader,

@@ -1,0 +1,60 @@
+"""The job that writes what is published to files, to be searched without a database."""
+
+from enum import Enum
+from pathlib import Path
+
+import dagster as dg
+
+from embeddings_pipeline.resources.engine import Running
+
+
+class SnapshotType(Enum):
+    """Exact; or faster on many rows: lists, a graph."""
+
+    FLAT = "flat"
+    IVF = "ivf"
+    HNSW = "hnsw"
+
+
+class ExportConfig(dg.Config):
+    """The entity, and the folder on the machine that runs the job; a snapshot in it is replaced."""
+
+    entity: str
+    folder: str
+    type: SnapshotType = SnapshotType.FLAT
+
+
+@dg.op(description="A FAISS index of the published vectors, with their rows.")
+def export_snapshot(config: ExportConfig, engine: dg.ResourceParam[Running]) -> dg.Output[None]:
+    """Materialises nothing: what was written is metadata of the output."""
+    # FAISS is an extra
+    from embeddings_pipeline.sync.export import export
+
+    folder = Path(config.folder)
+    manifest = export(
+        engine.vectors,
+        engine.engine.schema,
+        config.entity,
+        folder,
+        config.type.value,
+        engine.report,
+    )
+    return dg.Output(
+        None,
+        metadata={
+            "folder": dg.MetadataValue.path(str(folder)),
+            "vectors": manifest.count,
+            "model": manifest.model,
+            "bytes": manifest.index.bytes + manifest.rows.bytes,
+        },
+    )
+
+
+@dg.job(
+    name="export",
+    executor_def=dg.in_process_executor,
+    description="Writes a snapshot that `embeddings-pipeline search --snapshot` reads.",
+)
+def export_job() -> None:
+    """One op."""
+    export_snapshot()

@@ -1,0 +1,45 @@
+"""`embeddings-pipeline export`: what is published, in files to search without a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.session import AsJson, EntityName
+from embeddings_pipeline.engine import opened
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.sync.snapshot_folder import Manifest
+
+
+def export(
+    entity: EntityName,
+    to: Annotated[Path, typer.Option(help="The folder; a snapshot in it is replaced.")],
+    kind: Annotated[
+        Literal["flat", "ivf", "hnsw"],
+        typer.Option("--type", help="Exact; or faster on many rows: lists, a graph."),
+    ] = "flat",
+    as_json: AsJson = False,
+) -> None:
+    """Write a FAISS index of the published vectors, with their rows. No dbt project is needed."""
+    # FAISS is an extra
+    from embeddings_pipeline.sync.export import export as write
+
+    with opened() as engine, output.progress() as report:
+        manifest = write(engine.vectors, engine.schema, entity, to, kind, report)
+    if as_json:
+        output.print_json({"folder": str(to), **manifest.model_dump(mode="json")})
+    else:
+        show(to, manifest)
+
+
+def show(folder: Path, manifest: Manifest) -> None:
+    """What was written, in one line."""
+    megabytes = (manifest.index.bytes + manifest.rows.bytes) / (1 << 20)
+    typer.echo(
+        f"{manifest.entity}: {manifest.count:,} vectors of {manifest.model} in {folder}"
+        f" ({manifest.kind}, {megabytes:,.1f} MiB)"
+    )

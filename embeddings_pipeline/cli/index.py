@@ -1,0 +1,97 @@
+"""`embeddings-pipeline index`: the vector index of each set, built where that is due."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.session import AsJson, chosen, session
+from embeddings_pipeline.errors import EmbeddingsError
+from embeddings_pipeline.sync.index import IndexResult, sync_index
+
+
+def index(
+    entities: Annotated[list[str] | None, typer.Argument(help="All where none is named.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build also what is good.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build the indexes that are missing or worn, and show how fast and how well each finds."""
+    with session() as engine, output.progress() as report:
+        results = [
+            result
+            for entity in chosen(engine, entities or [])
+            for result in sync_index(
+                engine.vectors, engine.on(entity), rebuild=rebuild, report=report
+            )
+        ]
+    if as_json:
+        output.print_json({"indexes": [_document(result) for result in results]})
+    else:
+        output.print_table(
+            ("entity", "set", "index", "rows", "MiB", "recall@10", "p50 ms", "p95 ms", "effort"),
+            [_row(result) for result in results],
+        )
+        for result in results:
+            if result.why:
+                typer.echo(f"{_name(result)}: {result.action}, {result.why}")
+    waiting = [_name(result) for result in results if result.action == "waiting"]
+    if waiting:
+        raise EmbeddingsError(
+            f"rows are pending in {', '.join(waiting)}: `embeddings-pipeline run` encodes them,"
+            " then builds the index"
+        )
+
+
+def _document(result: IndexResult) -> dict[str, Any]:
+    vector_set = result.vector_set
+    settings = _settings(result)
+    return {
+        "entity": vector_set.entity,
+        "set": vector_set.number,
+        "state": vector_set.state,
+        "storage": vector_set.storage,
+        "action": result.action,
+        "why": result.why,
+        "type": settings.pop("type", None),
+        "settings": settings,
+        "rows": result.rows,
+        "size_bytes": result.size_bytes,
+        "recall_at_10": vector_set.recall,
+        "ef_search": vector_set.ef_search,
+        "levels": _levels(result),
+    }
+
+
+def _row(result: IndexResult) -> tuple[object, ...]:
+    vector_set, settings = result.vector_set, _settings(result)
+    kind = settings.pop("type", "-")
+    chosen_settings = ", ".join(f"{k} {v}" for k, v in settings.items() if k != "metric")
+    unfiltered = next(iter(_levels(result)), {})
+    return (
+        vector_set.entity,
+        f"{vector_set.number} {vector_set.state}",
+        f"{kind} {chosen_settings}".strip(),
+        result.rows,
+        None if result.size_bytes is None else result.size_bytes / (1 << 20),
+        *(
+            None if value is None else f"{value:.3f}"
+            for value in (vector_set.recall, unfiltered.get("p50_ms"), unfiltered.get("p95_ms"))
+        ),
+        vector_set.ef_search,
+    )
+
+
+def _settings(result: IndexResult) -> dict[str, Any]:
+    settings = result.vector_set.index_settings or {}
+    return {key: value for key, value in settings.items() if key != "declared"}
+
+
+def _levels(result: IndexResult) -> list[dict[str, Any]]:
+    levels: list[dict[str, Any]] = (result.vector_set.canary or {}).get("levels", [])
+    return levels
+
+
+def _name(result: IndexResult) -> str:
+    return f"{result.vector_set.entity}, set {result.vector_set.number}"

@@ -1,0 +1,191 @@
+"""Answers search requests from an exported snapshot, without a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from embeddings_pipeline.encoders.base import Vector
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.search.requests import (
+    Answer,
+    Hit,
+    Range,
+    SearchRequest,
+    SimilarRequest,
+)
+from embeddings_pipeline.search.searcher import Encode
+from embeddings_pipeline.search.thresholds import near_enough
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.search_dense import better_compared
+from embeddings_pipeline.store.snapshot_rows import Numbers, SnapshotRows
+from embeddings_pipeline.sync import faiss_index, snapshot_folder
+from embeddings_pipeline.sync.faiss_index import Scores, Vectors
+from embeddings_pipeline.sync.snapshot_folder import Manifest
+
+# as `search.finding`: chunks for each row that is wanted, and what a second look multiplies
+_SEVERAL = 4
+
+
+@dataclass(frozen=True)
+class _Files:
+    manifest: Manifest
+    index: Any
+    rows: SnapshotRows
+
+
+class Snapshot:
+    """Answers dense searches and similar rows as `Searcher` does; several threads may use one.
+
+    Close it, or use it in a `with`. The snapshot is that of when it was opened. Raises
+    ConfigurationError where there is none, EmbeddingsError where a file is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, encode: Encode) -> None:
+        self._settings = settings
+        self._encode = encode
+        files = _opened(folder)
+        self.manifest, self._index, self._rows = files.manifest, files.index, files.rows
+
+    def search(self, request: SearchRequest) -> Answer:
+        """The rows whose vectors are nearest to the query's.
+
+        Raises ConfigurationError for what only a database can answer.
+        """
+        if request.mode != "dense" or request.rerank:
+            raise ConfigurationError(
+                "a snapshot answers searches by vector: mode dense, without rerank"
+            )
+        self._check(request)
+        vector = self._encode(self.manifest.identity, request.query)
+        return self._answer(request, vector, without=None)
+
+    def similar(self, request: SimilarRequest) -> Answer:
+        """The rows nearest to a stored one, itself left out. Raises ConfigurationError where the
+        snapshot does not have it."""
+        self._check(request)
+        (row_id,) = self._source.canonical_ids([request.id])
+        chunks = self._rows.of(row_id)
+        if not chunks:
+            raise ConfigurationError(
+                f"entity {request.entity!r}: row {request.id!r} is not in the snapshot"
+            )
+        vectors = [self._index.reconstruct(number) * norm for number, norm in chunks]
+        return self._answer(request, np.mean(vectors, axis=0), without=row_id)
+
+    def close(self) -> None:
+        """Close the file of rows."""
+        self._rows.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _source(self) -> Source:
+        manifest = self.manifest
+        entity = Entity(name=manifest.entity, db_schema="", table="", id=manifest.id)
+        return Source(entity, {}, manifest.id_type, (), {})
+
+    def _check(self, request: SearchRequest | SimilarRequest) -> None:
+        if request.entity != self.manifest.entity:
+            raise ConfigurationError(
+                f"the snapshot is of entity {self.manifest.entity!r}, not {request.entity!r}"
+            )
+        if request.columns:
+            raise ConfigurationError(
+                "columns of the staging model are not in a snapshot: declare them as filters"
+            )
+
+    def _answer(
+        self, request: SearchRequest | SimilarRequest, vector: Vector, without: str | None
+    ) -> Answer:
+        manifest, wanted = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
+        filters = {
+            column: value.bounds() if isinstance(value, Range) else value
+            for column, value in request.filters.items()
+        }
+        among = self._rows.passing(filters, without)
+        found = self._found(self._comparable(vector), wanted, among, exact=request.exact)
+        results = near_enough(request, self._settings, manifest.metric, found)
+        return Answer(
+            entity=manifest.entity,
+            mode="dense",
+            results=results,
+            coverage=manifest.coverage,
+            # what changed since it was written is not known
+            data_lag_seconds=(datetime.now(UTC) - manifest.created_at).total_seconds(),
+            model=manifest.model,
+            vector_set=manifest.vector_set,
+            shortfall=wanted - len(results),
+        )
+
+    def _found(
+        self, vector: Vectors, wanted: int, among: Numbers | None, *, exact: bool
+    ) -> list[Hit]:
+        """The best chunk of each of the nearest rows; fewer than wanted only where there are."""
+        total = self.manifest.count
+        passing = total if among is None else len(among)
+        few = among is not None and better_compared(passing, total, wanted)
+        effort = None if exact or few else self.manifest.effort
+        chunks = wanted * (_SEVERAL if self.manifest.chunked else 1)
+        while True:
+            scores, numbers = faiss_index.nearest(
+                self._index, vector, min(chunks, total), effort=effort, among=among
+            )
+            hits = self._best_chunks(scores, numbers)
+            if len(hits) >= wanted or len(numbers) >= passing:
+                return hits[:wanted]
+            if len(numbers) >= chunks:
+                # they were chunks of fewer rows
+                chunks *= _SEVERAL
+            elif effort is None:
+                return hits
+            else:
+                effort = None
+
+    def _best_chunks(self, scores: Scores, numbers: Numbers) -> list[Hit]:
+        score_of = dict(zip(numbers.tolist(), scores.tolist(), strict=True))
+        rows = self._rows.numbered(numbers)
+        best: dict[str, Hit] = {}
+        for row in sorted(rows, key=lambda row: (-score_of[row.number], row.chunk)):
+            hit = Hit(row.id, row.chunk, score_of[row.number], row.text, row.fields)
+            best.setdefault(row.id, hit)
+        number = self.manifest.id_type == "bigint"
+        return sorted(best.values(), key=lambda h: (-h.score, int(h.id) if number else h.id))
+
+    def _comparable(self, vector: Vector) -> Vectors:
+        """A query as the index compares it, rounded where the stored vectors are."""
+        query = np.asarray(vector, dtype=np.float32)
+        if self.manifest.storage == "halfvec":
+            query = query.astype(np.float16).astype(np.float32)
+        if self.manifest.metric == "cosine":
+            query = query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))
+        return query[None].astype(np.float32)
+
+
+def _opened(folder: Path) -> _Files:
+    manifest = snapshot_folder.read_manifest(folder)
+    try:
+        return _verified(folder, manifest)
+    except EmbeddingsError:
+        newer = snapshot_folder.read_manifest(folder)
+        if newer == manifest:
+            raise
+        # an export took the files away while they were read
+        return _verified(folder, newer)
+
+
+def _verified(folder: Path, manifest: Manifest) -> _Files:
+    # nothing is parsed before it is known to be what was written
+    index = snapshot_folder.verify(folder, manifest.index)
+    rows = snapshot_folder.verify(folder, manifest.rows)
+    return _Files(manifest, faiss_index.read(index), SnapshotRows(rows, manifest.columns))

@@ -1,0 +1,87 @@
+"""Vectors taken over from sets of the same model that have an equal text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from psycopg import Connection, sql
+from psycopg.errors import UndefinedTable
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.pending import Pending
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vectors import inserted_columns
+
+
+def reuse(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    origins: Sequence[Origin],
+    window: Sequence[Pending],
+    run_id: str,
+) -> set[tuple[str, int]]:
+    """Fill what can be filled from vectors of the same text and model; returns (id, chunk)."""
+    done: set[tuple[str, int]] = set()
+    for origin in origins:
+        left = [p for p in window if (p.id, p.chunk) not in done]
+        if not left:
+            break
+        # a set that would have lent may be dropped by now
+        with suppress(UndefinedTable):
+            done |= _take_over(connection, on, vector_set, origin, left, run_id)
+    return done
+
+
+def _take_over(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    origin: Origin,
+    window: Sequence[Pending],
+    run_id: str,
+) -> set[tuple[str, int]]:
+    rows = connection.execute(
+        on.fill(
+            """
+            with wanted as (
+                select * from unnest(%s::{id_type}[], %s::int[], %s::bytea[])
+                    as w ({id}, chunk, text_hash)
+            ),
+            found as (
+                select distinct on (text_hash) text_hash, embedding,
+                    {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
+                from {origin_table} where text_hash in (select text_hash from wanted)
+            )
+            insert into {vectors} as v ({columns})
+            select {values}
+            from wanted i
+            join found f on f.text_hash = i.text_hash
+            join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
+                and t.text_hash = i.text_hash
+            for share of t
+            on conflict ({id}, chunk) do update set {assignments}
+            returning v.{id}::text, v.chunk
+            """,
+            origin=sql.Literal(origin.entity),
+            origin_id=Identifier(origin.id_column),
+            origin_table=on.table(origin.table),
+            vectors=on.table(vector_set.table_name),
+            **inserted_columns(
+                on,
+                vector_set,
+                embedding=sql.SQL("f.embedding"),
+                reused_from=sql.SQL("f.reused_from"),
+            ),
+        ),
+        (
+            [p.id for p in window],
+            [p.chunk for p in window],
+            [p.text_hash for p in window],
+            run_id,
+        ),
+    )
+    return {(row_id, chunk) for row_id, chunk in rows}

@@ -1,0 +1,254 @@
+"""When an index is built, what is left of a build that was killed, and how it is measured."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.store import _postmaster, index_build, index_progress
+from embeddings_pipeline.sync.checks import check
+from embeddings_pipeline.sync.index import IndexResult, sync_index
+from embeddings_pipeline.sync.request import Progress
+from embeddings_pipeline.sync.verdict import Verdict
+from tests.world import SCHEMA, World
+
+ROWS = [(n, f"thing {n} of {n % 7}", f"kind {n % 9}", n % 90 == 0) for n in range(300)]
+
+
+@pytest.fixture
+def item(world: World) -> Entity:
+    """Three hundred rows with an index."""
+    world.table("id bigint, name text, kind text, rare boolean")
+    world.insert(*ROWS)
+    item = world.declare(include=["name"])
+    world.run(item)
+    return item
+
+
+def only(world: World, item: Entity, **options: Any) -> IndexResult:
+    (result,) = sync_index(world.postgres, world.on(item), **options)
+    return result
+
+
+def oid(world: World) -> int:
+    """Another one where the index was built anew."""
+    ((number,),) = world.sql(f"select '{SCHEMA}.item_vectors_1_index'::regclass::oid::int")
+    return int(number)
+
+
+def change(world: World, item: Entity, rows: int) -> None:
+    world.sql("update staging.stg_item set name = name || ' new' where id < %s", rows)
+    world.texts(item)
+    world.vectors(item)
+
+
+def test_an_index_is_kept_while_few_rows_change(world: World, item: Entity) -> None:
+    built = oid(world)
+    change(world, item, 60)
+    result = only(world, item)
+    assert (result.action, result.why, oid(world)) == ("kept", "", built)
+
+
+def test_an_index_is_built_anew_when_more_than_its_share_of_rows_changed(
+    world: World, item: Entity
+) -> None:
+    built = oid(world)
+    change(world, item, 61)
+    result = only(world, item)
+    assert (result.action, result.why) == ("built", "20% of the rows changed")
+    assert oid(world) != built
+    assert only(world, item).action == "kept"
+
+
+def test_rows_that_are_gone_wear_an_index_too(world: World, item: Entity) -> None:
+    world.sql("delete from staging.stg_item where id < 100")
+    world.texts(item)
+    assert only(world, item).why == "33% of the rows changed"
+
+
+def test_the_share_of_rows_is_declared(world: World, item: Entity) -> None:
+    change(world, item, 200)
+    assert only(world, world.declare(include=["name"], index={"rebuild": 0.9})).action == "kept"
+
+
+def test_an_index_that_somebody_dropped_is_built_again(world: World, item: Entity) -> None:
+    world.sql(f"drop index {SCHEMA}.item_vectors_1_index")
+    result = only(world, item)
+    assert (result.action, result.why) == ("built", "it is gone")
+    assert result.size_bytes
+
+
+def test_an_index_is_rebuilt_on_request(world: World, item: Entity) -> None:
+    built = oid(world)
+    assert only(world, item, rebuild=True).why == "it was asked for"
+    assert oid(world) != built
+
+
+def test_an_index_whose_recall_fell_is_built_with_more_links(world: World, item: Entity) -> None:
+    world.sql(f"update {SCHEMA}.vector_sets set recall = 0.5")
+    result = only(world, item)
+    assert (result.action, result.why) == ("built", "recall@10 is 0.500")
+    assert result.vector_set.index_settings is not None
+    assert result.vector_set.index_settings["m"] == 32
+    assert only(world, item).action == "kept"
+
+
+def test_nothing_is_built_while_rows_are_pending(world: World, item: Entity) -> None:
+    built = oid(world)
+    world.insert((1000, "pump", "kind 0", False))
+    world.texts(item)
+    assert only(world, item, rebuild=True).action == "waiting"
+    assert oid(world) == built
+
+
+def test_a_build_whose_backend_is_killed_leaves_the_old_index_and_then_ends_well(
+    world: World, item: Entity
+) -> None:
+    built = oid(world)
+    with (
+        ThreadPoolExecutor(1) as threads,
+        closing(psycopg.connect(world.database.url)) as writer,
+    ):
+        # an index that is built beside writers waits for them
+        writer.execute(f"update {SCHEMA}.item_vectors_1 set run_id = 'other' where id = 1")
+        run = threads.submit(only, world, item, rebuild=True)
+        world.sql("select pg_terminate_backend(%s)", waiting(world, "create index concurrently%"))
+        # the work is done again over another connection, which first removes what was left
+        waiting(world, "drop index concurrently%")
+        assert oid(world) == built
+        writer.rollback()
+        assert run.result(60).action == "built"
+    assert oid(world) != built
+    assert world.sql(
+        "select c.relname, indisvalid from pg_index join pg_class c on c.oid = indexrelid"
+        " join pg_am a on a.oid = c.relam where amname = 'hnsw'"
+    ) == [("item_vectors_1_index", True)]
+
+
+def waiting(world: World, statement: str) -> int:
+    """The backend with a statement that waits for the writer, once it does."""
+    waits = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
+    assert _postmaster.wait(lambda: bool(world.sql(waits, statement)), 30)
+    ((pid,),) = world.sql(waits, statement)
+    return int(pid)
+
+
+def test_a_build_tells_how_far_it_is(
+    world: World, item: Entity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_progress, "_POLL_SECONDS", 0.01)
+    told: list[Progress] = []
+    with (
+        ThreadPoolExecutor(1) as threads,
+        closing(psycopg.connect(world.database.url)) as writer,
+    ):
+        writer.execute(f"update {SCHEMA}.item_vectors_1 set run_id = 'other' where id = 1")
+        run = threads.submit(only, world, item, rebuild=True, report=told.append)
+        assert _postmaster.wait(lambda: bool(told), 30)
+        writer.rollback()
+        run.result(60)
+    assert told[0].entity == "item, index of set 1, waiting for writers before build"
+    assert (told[0].done, told[0].pending, told[0].unit) == (0, 1, "sessions")
+
+
+def test_memory_for_a_build_is_what_its_graph_needs(world: World, item: Entity) -> None:
+    with world.postgres.connection() as connection:
+        result = only(world, item)
+        index_build._use_memory(connection, 1 << 40)
+        (most,) = connection.execute("show maintenance_work_mem").fetchone() or ()
+        index_build._use_workers(connection, result.vector_set)
+        (workers,) = connection.execute("show max_parallel_maintenance_workers").fetchone() or ()
+    # as much as the server has, and no less than it is set to
+    assert most == "512MB"
+    assert int(workers) >= 2
+
+
+def levels(world: World) -> list[dict[str, Any]]:
+    ((canary,),) = world.sql(f"select canary from {SCHEMA}.vector_sets")
+    found: list[dict[str, Any]] = canary["levels"]
+    return found
+
+
+def test_an_index_is_measured_without_a_filter_and_with_two(world: World, item: Entity) -> None:
+    assert [(level["share"], level["column"]) for level in levels(world)] == [
+        (1.0, None),
+        (0.1, None),
+        (0.01, None),
+    ]
+    for level in levels(world):
+        assert level["recall_at_10"] >= 0.99
+        assert 0 < level["p50_ms"] <= level["p95_ms"]
+        assert level["queries"] == 100
+
+
+def test_values_of_filter_columns_are_what_an_index_is_measured_with(world: World) -> None:
+    world.table("id bigint, name text, kind text, rare boolean")
+    world.insert(*ROWS)
+    world.run(world.declare(include=["name"], filters=["kind", "rare"]))
+    _, tenth, hundredth = levels(world)
+    assert (tenth["column"], hundredth["column"]) == ("kind", "rare")
+    assert tenth["share"] == pytest.approx(1 / 9, abs=0.01)
+    assert hundredth["share"] == pytest.approx(4 / 300)
+
+
+def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n} of {n % 7}") for n in range(500)])
+    # so many lists that one of them holds few of the neighbours
+    world.run(world.declare(index={"type": "ivfflat", "lists": 50, "recall": 0.9}))
+    ((effort, recall),) = world.sql(f"select ef_search, recall from {SCHEMA}.vector_sets")
+    assert recall >= 0.9
+    assert 1 < effort <= 50
+
+
+def verdict(world: World, item: Entity) -> Verdict:
+    return check(world.postgres, world.on(item))["recall"]
+
+
+def measured_at(world: World) -> str:
+    ((at,),) = world.sql(f"select canary->>'measured_at' from {SCHEMA}.vector_sets")
+    return str(at)
+
+
+def test_the_check_measures_again_after_changes_and_after_a_day(world: World, item: Entity) -> None:
+    first = measured_at(world)
+    assert verdict(world, item).passed
+    assert measured_at(world) == first
+    change(world, item, 40)
+    assert verdict(world, item).passed
+    second = measured_at(world)
+    assert second > first
+    old = "jsonb_set(canary, '{measured_at}', to_jsonb(now() - interval '25 hours'))"
+    world.sql(f"update {SCHEMA}.vector_sets set canary = {old}, ef_search = 1")
+    assert verdict(world, item).metadata["effort"] > 1
+    assert measured_at(world) > second
+
+
+def test_the_check_shows_each_measurement_in_a_table(world: World, item: Entity) -> None:
+    table = verdict(world, item).metadata["levels"]
+    assert [(row["share"], row["column"]) for row in table] == [
+        ("100.0%", "no filter"),
+        ("10.0%", "a hash of the id"),
+        ("1.0%", "a hash of the id"),
+    ]
+    assert len({tuple(row) for row in table}) == 1
+
+
+def test_a_filter_that_makes_the_index_find_too_little_is_a_warning(
+    world: World, item: Entity
+) -> None:
+    low = '[{"share": 1, "column": null, "recall_at_10": 1}, {"share": 0.1, "column": "kind",'
+    low += ' "recall_at_10": 0.5}]'
+    world.sql(
+        f"update {SCHEMA}.vector_sets set canary = jsonb_set(canary, '{{levels}}', %s::jsonb)", low
+    )
+    found = verdict(world, item)
+    assert (found.passed, found.severity) == (False, "warn")
+    assert "0.500 with a filter" in found.description
