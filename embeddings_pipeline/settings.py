@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     embedding_similarity_top_k: int = Field(10, ge=1, le=1000)
     embedding_similarity_threshold: float | None = Field(None, allow_inf_nan=False)
 
+    search_host: str = "127.0.0.1"
+    search_port: int = Field(8000, ge=0, le=65_535)
     # name:scope:sha256 of each key, separated by commas
     search_api_keys: SecretStr | None = None
     search_requests_per_minute: int = Field(6000, ge=1)

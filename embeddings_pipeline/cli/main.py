@@ -22,6 +22,7 @@ from embeddings_pipeline.cli import (
     publish,
     run,
     search,
+    serve,
     status,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -43,6 +44,7 @@ for command in (
     explain.explain,
     search.search,
     search.evaluate,
+    serve.serve,
     publish.publish,
     publish.rollback,
     erase.retry,

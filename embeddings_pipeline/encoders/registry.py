@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from threading import Lock
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
@@ -18,11 +19,12 @@ from embeddings_pipeline.settings import Settings
 
 
 class Encoders:
-    """The encoders of a process, by model and dimension."""
+    """The encoders of a process, by model and dimension. Safe between threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
+        self._lock = Lock()
 
     @cached_property
     def cache(self) -> Cache:
@@ -41,29 +43,30 @@ class Encoders:
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
         key = (model, dimension)
-        if key not in self._made:
-            folder = local_models.find(model, self._settings)
-            self.add(
-                SentenceTransformersEncoder(
-                    describe(model, folder, dimension),
-                    folder,
-                    Options(
-                        device=self._settings.embedding_device,
-                        precision=self._settings.embedding_precision,
-                        batch_texts=self._settings.embedding_batch_size,
-                        batch_tokens=self._settings.embedding_batch_tokens,
+        with self._lock:
+            if key not in self._made:
+                folder = local_models.find(model, self._settings)
+                self.add(
+                    SentenceTransformersEncoder(
+                        describe(model, folder, dimension),
+                        folder,
+                        Options(
+                            device=self._settings.embedding_device,
+                            precision=self._settings.embedding_precision,
+                            batch_texts=self._settings.embedding_batch_size,
+                            batch_tokens=self._settings.embedding_batch_tokens,
+                        ),
                     ),
-                ),
-                dimension,
-            )
-        return self._made[key]
+                    dimension,
+                )
+            return self._made[key]
 
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
         """The encoder that makes vectors comparable with those of this identity.
 
         Raises ConfigurationError where the model cannot be found or has other weights by now.
         """
-        for encoder in self._made.values():
+        for encoder in list(self._made.values()):
             if encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)

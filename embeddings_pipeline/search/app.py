@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
@@ -14,7 +15,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.search import problems, routes_search, routes_state
+from embeddings_pipeline.search import (
+    problems,
+    routes_documents,
+    routes_embed,
+    routes_search,
+    routes_state,
+)
 from embeddings_pipeline.search.keys import Keys
 from embeddings_pipeline.search.middleware import Outermost
 from embeddings_pipeline.search.service import Service
@@ -45,7 +52,13 @@ def create_app(engine: Engine) -> FastAPI:
     app.state.service = Service(engine)
     app.state.keys = Keys(engine.settings)
     problems.install(app)
-    for router in (routes_search.router, routes_state.router, routes_state.open_router):
+    for router in (
+        routes_search.router,
+        routes_embed.router,
+        routes_documents.router,
+        routes_state.router,
+        routes_state.open_router,
+    ):
         app.include_router(router)
     # last: it takes every path that is left
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -65,10 +78,15 @@ def create_app(engine: Engine) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = _THREADS
+    service: Service = app.state.service
+    warming = Thread(target=service.warm, name="warm")
+    warming.start()
     try:
         yield
     finally:
-        app.state.service.close()
+        service.stopping.set()
+        warming.join()
+        service.close()
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Outermost:
             await self._app(scope, _in_time(receive), answer)
         except Exception:
             logger.exception(
-                "request %s: %s %s", scope["request_id"], scope["method"], scope["path"]
+                "request %s: %s %r", scope["request_id"], scope["method"], scope["path"]
             )
             if started:
                 raise

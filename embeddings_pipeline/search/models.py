@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 
 from embeddings_pipeline.encoders.base import Encodings, Kind, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
-from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError, Unavailable
+from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
 from embeddings_pipeline.search.batching import BatchedEncoder
 from embeddings_pipeline.search.metrics import Metrics
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # to load a model, or to read a batch of long texts, on a slow machine
 _TIMEOUT_SECONDS = 60
@@ -21,8 +23,12 @@ _TIMEOUT_SECONDS = 60
 class Models:
     """Encodes for searches and for whoever asks. Safe between threads."""
 
-    def __init__(self, encoders: Encoders, metrics: Metrics) -> None:
-        self._encoders = encoders
+    def __init__(
+        self, engine: Engine, live_sets: Callable[[], Sequence[VectorSet]], metrics: Metrics
+    ) -> None:
+        self._encoders = engine.encoders
+        self._default = engine.settings.embedding_model
+        self._live_sets = live_sets
         self._metrics = metrics
         self._made: dict[ModelIdentity, CachedEncoder] = {}
         self._batched: list[BatchedEncoder] = []
@@ -34,20 +40,37 @@ class Models:
         """The models that have been used."""
         return set(self._loaded)
 
-    def default(self, model: str) -> ModelIdentity:
-        """The identity of a model by its name. Raises Unavailable where it is not to be had."""
-        try:
-            return self._encoders.get(model).identity
-        except ConfigurationError as error:
-            raise Unavailable(str(error)) from error
+    def default(self) -> ModelIdentity:
+        """EMBEDDING_MODEL. Raises Unavailable where it is not to be had."""
+        with _had():
+            return self._encoders.get(self._default).identity
+
+    def named(self, model: str | None, dimension: int | None) -> ModelIdentity:
+        """The one of `served` that is asked for. Raises NotFound that names the choices, and as
+        `default` does."""
+        if model in (None, self._default) and dimension is None:
+            return self.default()
+        choices = [identity for identity, _ in self.served()]
+        for identity in choices:
+            if model in (None, identity.model) and dimension in (None, identity.dimension):
+                return identity
+        said = ", ".join(f"{choice.model} ({choice.dimension})" for choice in choices)
+        raise NotFound(f"model {model!r} with dimension {dimension} is none of these: {said}")
+
+    def served(self) -> list[tuple[ModelIdentity, list[str]]]:
+        """The default and those of published vectors, each with the entities that have it."""
+        entities: dict[ModelIdentity, list[str]] = {}
+        with suppress(Unavailable):
+            entities[self.default()] = []
+        for vector_set in self._live_sets():
+            entities.setdefault(vector_set.identity, []).append(vector_set.entity)
+        return list(entities.items())
 
     def load(self, identity: ModelIdentity) -> None:
         """Make a model ready. Raises Unavailable where it is not to be had."""
         encoder = self._encoder(identity)
-        try:
+        with _had():
             encoder.check()
-        except ConfigurationError as error:
-            raise Unavailable(str(error)) from error
         self._loaded.add(identity)
 
     def vector_of(self, identity: ModelIdentity, query: str) -> Vector:
@@ -66,12 +89,9 @@ class Models:
         not answer in time."""
         remembering = self._encoder(identity)
         encoder = remembering if use_cache else remembering.uncached
-        try:
-            encodings = (
-                encoder.encode_query(texts) if kind == "query" else encoder.encode_documents(texts)
-            )
-        except ConfigurationError as error:
-            raise Unavailable(str(error)) from error
+        encode = encoder.encode_query if kind == "query" else encoder.encode_documents
+        with _had():
+            encodings = encode(texts)
         if encodings.usage.texts:
             self._loaded.add(identity)
         self._metrics.answered(identity.model, encodings.usage, self.cost(identity, encodings))
@@ -79,7 +99,11 @@ class Models:
 
     def cost(self, identity: ModelIdentity, encodings: Encodings) -> float:
         """What it took in US dollars."""
-        return encodings.usage.tokens * self._encoders.usd_per_token(identity.model)
+        return encodings.usage.tokens * self.usd_per_token(identity)
+
+    def usd_per_token(self, identity: ModelIdentity) -> float:
+        """What a token costs with this model."""
+        return self._encoders.usd_per_token(identity.model)
 
     def close(self) -> None:
         """Wait for what the models read."""
@@ -93,12 +117,19 @@ class Models:
             return self._made[identity]
 
     def _make(self, identity: ModelIdentity) -> CachedEncoder:
-        try:
+        with _had():
             inner = self._encoders.identical(identity).uncached
-        except ConfigurationError as error:
-            raise Unavailable(str(error)) from error
         report = partial(self._metrics.generated, identity.model)
         batched = BatchedEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
         self._batched.append(batched)
         # below the cache, so that what is remembered waits for nobody
         return CachedEncoder(batched, self._encoders.cache, documents=True)
+
+
+@contextmanager
+def _had() -> Iterator[None]:
+    """A model that cannot be had is nothing that who asks could put right."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise Unavailable(str(error)) from error

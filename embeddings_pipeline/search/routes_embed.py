@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
 from embeddings_pipeline.encoders.base import Encodings, Kind
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, Unavailable
 from embeddings_pipeline.search import problems
 from embeddings_pipeline.search.keys import reader, writer
 from embeddings_pipeline.search.schemas import (
@@ -16,6 +16,7 @@ from embeddings_pipeline.search.schemas import (
     Embedding,
     Embeddings,
     EmbedMetrics,
+    Model,
     Models,
     TextBody,
 )
@@ -46,7 +47,7 @@ def query(body: TextBody, asked: Asked) -> Embedding:
 @router.post("/batch", responses=_BODY)
 def batch(body: BatchBody, asked: Asked) -> Embeddings:
     """The vectors of several texts."""
-    identity = asked.model(body.model, body.dimension)
+    identity = asked.models.named(body.model, body.dimension)
     made = asked.models.encode(body.kind, identity, body.texts, use_cache=body.use_cache)
     return Embeddings(
         embeddings=[
@@ -62,13 +63,31 @@ def batch(body: BatchBody, asked: Asked) -> Embeddings:
 @router.get("/models")
 def models(asked: Asked) -> Models:
     """The models that can be asked for."""
-    return asked.served()
+    return Models(
+        models=[
+            Model(
+                model=identity.model,
+                dimension=identity.dimension,
+                max_tokens=identity.max_tokens,
+                usd_per_million_tokens=1e6 * asked.models.usd_per_token(identity),
+                loaded=identity in asked.models.loaded,
+                entities=entities,
+            )
+            for identity, entities in asked.models.served()
+        ]
+    )
 
 
 @router.get("/health", responses={503: {"model": Part}})
-def health(asked: Asked) -> Part:
-    """Whether texts can be encoded."""
-    return asked.encoding()
+def health(asked: Asked, response: Response) -> Part:
+    """Whether texts can be encoded by the default model; loads it where it is not yet."""
+    try:
+        identity = asked.models.default()
+        asked.models.load(identity)
+    except Unavailable:
+        response.status_code = 503
+        return Part.missing("default model", "it cannot be loaded; the service's log says why")
+    return Part(part=f"model {identity.model}", ready=True)
 
 
 @router.get("/metrics")
@@ -95,7 +114,7 @@ def reset(asked: Asked) -> EmbedMetrics:
 
 
 def _one(kind: Kind, body: TextBody, asked: Service) -> Embedding:
-    identity = asked.model(body.model, body.dimension)
+    identity = asked.models.named(body.model, body.dimension)
     made = asked.models.encode(kind, identity, [body.text], use_cache=body.use_cache)
     if made.failures:
         raise ConfigurationError(f"the text cannot be encoded: {made.failures[0]}")

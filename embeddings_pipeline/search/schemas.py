@@ -82,13 +82,13 @@ class Embeddings(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that can be asked for. `entities` are those whose published vectors are of it."""
+    """A model that can be asked for, the default first. `entities` are those whose published
+    vectors are of it."""
 
     model: str = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])
     dimension: int = Field(examples=[384])
     max_tokens: int = Field(examples=[256])
     usd_per_million_tokens: float = Field(examples=[0.0])
-    default: bool
     loaded: bool
     entities: list[str] = Field(examples=[["product"]])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
@@ -47,6 +47,11 @@ class Part(BaseModel):
     part: str = Field(examples=["database"])
     ready: bool
     detail: str | None = Field(None, examples=[None])
+
+    @classmethod
+    def missing(cls, part: str, detail: str) -> Self:
+        """One that is not there."""
+        return cls(part=part, ready=False, detail=detail)
 
 
 class Health(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from psycopg import Connection, sql
+from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 from psycopg.types.json import Jsonb
 
@@ -108,6 +109,25 @@ def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, 
         (run_id,),
     ).fetchone()
     return None if row is None else dict(zip(columns, row, strict=True))
+
+
+def latest(
+    connection: Connection[Row], on: Statements, count: int
+) -> tuple[list[dict[str, Any]], float]:
+    """The latest runs of an entity, newest first, as columns by name; and what all runs cost."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        runs = cursor.execute(
+            on.fill(
+                "select * from {run_ledger} where entity = {entity}"
+                " order by started_at desc limit {count}",
+                count=sql.Literal(count),
+            )
+        ).fetchall()
+    (cost,) = on.one(
+        connection,
+        "select coalesce(sum(cost_usd), 0) from {run_ledger} where entity = {entity}",
+    )
+    return runs, float(cost)
 
 
 def _numbers(counts: Counts) -> list[float]:

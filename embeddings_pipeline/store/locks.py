@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from psycopg import Connection
 
+from embeddings_pipeline.errors import Busy
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 
@@ -17,18 +19,31 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def entity(connection: Connection[Row], on: Statements) -> Iterator[None]:
-    """Hold the entity for texts, publish or erase; waits for whoever has it."""
-    with _held(connection, [f"{on.schema}/{on.source.entity.name}"]):
+def entity(
+    connection: Connection[Row], on: Statements, patience: float = math.inf
+) -> Iterator[None]:
+    """Hold the entity for texts, publish or erase; waits for whoever has it.
+
+    Raises Busy where that takes longer than `patience` seconds.
+    """
+    with _held(connection, [f"{on.schema}/{on.source.entity.name}"], patience):
         yield
 
 
 @contextmanager
 def partitions(
-    connection: Connection[Row], on: Statements, table: str, keys: Sequence[str]
+    connection: Connection[Row],
+    on: Statements,
+    table: str,
+    keys: Sequence[str],
+    patience: float = math.inf,
 ) -> Iterator[bool]:
-    """Hold partitions of a vector set; gives whether it had to wait for who held one of them."""
-    with _held(connection, [f"{on.schema}/{table}/{key}" for key in sorted(keys)]) as waited:
+    """Hold partitions of a vector set; gives whether it had to wait for who held one of them.
+
+    Raises Busy where that takes longer than `patience` seconds.
+    """
+    names = [f"{on.schema}/{table}/{key}" for key in sorted(keys)]
+    with _held(connection, names, patience) as waited:
         yield waited
 
 
@@ -47,16 +62,23 @@ def _taken(connection: Connection[Row], name: str) -> bool:
 
 
 @contextmanager
-def _held(connection: Connection[Row], names: Sequence[str]) -> Iterator[bool]:
+def _held(
+    connection: Connection[Row], names: Sequence[str], patience: float = math.inf
+) -> Iterator[bool]:
+    until = time.monotonic() + patience
+    held: list[str] = []
     waited = False
-    for name in names:
-        while not _taken(connection, name):
-            waited = True
-            time.sleep(_POLL_SECONDS)
     try:
+        for name in names:
+            while not _taken(connection, name):
+                if time.monotonic() > until:
+                    raise Busy("another run is at work on the same rows: try again later")
+                waited = True
+                time.sleep(_POLL_SECONDS)
+            held.append(name)
         yield waited
     finally:
         # with a broken connection the locks are gone already
         if not connection.closed:
-            for name in names:
+            for name in held:
                 connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))

@@ -20,6 +20,15 @@ def scheme_changed(connection: Connection[Row], on: Statements) -> bool:
     return row is not None and row[0] != on.source.entity.partitions.model_dump_json()
 
 
+def is_of_last_pass(connection: Connection[Row], on: Statements) -> bool:
+    """Whether all stored texts follow this declaration and these columns already."""
+    row = connection.execute(
+        on.fill("select definition_hash, partition_scheme from {entities} where entity = {entity}")
+    ).fetchone()
+    scheme = on.source.entity.partitions.model_dump_json()
+    return row == (on.source.definition_hash, scheme)
+
+
 def retry(connection: Connection[Row], on: Statements) -> int:
     """Make the next run try again what is in quarantine; returns how many entries there are."""
     with connection.transaction():

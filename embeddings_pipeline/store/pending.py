@@ -42,6 +42,7 @@ def find_pending(
     on: Statements,
     vector_set: VectorSet,
     keys: Sequence[str] | None,
+    ids: Sequence[str] | None = None,
     *,
     max_rows: int,
     max_tokens: int,
@@ -50,8 +51,8 @@ def find_pending(
     """Fill the temporary table `pending_rows` with the windows to encode, in order.
 
     A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
-    past `max_tokens`. Without `keys` it looks into every partition. With `force` every text is
-    in a window.
+    past `max_tokens`. Without `keys` it looks into every partition, without `ids` at every
+    row. With `force` every text is in a window.
     """
     connection.execute("drop table if exists pending_rows")
     connection.execute(
@@ -63,14 +64,17 @@ def find_pending(
             from (
                 select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens,
                     dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
-                from {pending} {chosen}
+                from {pending} {of_keys} {of_ids}
                 window by_row as (order by t.partition_key, t.{id})
             ) as missing
             """,
             pending=pending_of(on, vector_set, force=force),
-            chosen=sql.SQL("")
+            of_keys=sql.SQL("")
             if keys is None
             else sql.SQL("and t.partition_key = any({})").format(sql.Literal(list(keys))),
+            of_ids=sql.SQL("")
+            if ids is None
+            else on.fill("and t.{id} = any({chosen}::{id_type}[])", chosen=sql.Literal(list(ids))),
             max_rows=sql.Literal(max_rows),
             max_tokens=sql.Literal(max_tokens),
         )

@@ -86,6 +86,14 @@ def coverage(
     return [PartitionCoverage(*row) for row in rows]
 
 
+def quarantined(connection: Connection[Row], on: Statements) -> int:
+    """Rows of the entity that are in quarantine, at whatever stage."""
+    (count,) = on.one(
+        connection, "select count(distinct id) from {quarantine} where entity = {entity}"
+    )
+    return int(count)
+
+
 def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
     """Vectors whose row or chunk is no more."""
     (count,) = on.one(

@@ -67,6 +67,16 @@ _COLUMNS = sql.SQL(
 )
 
 
+def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
+    """The published set of each entity that has one."""
+    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+        return cursor.execute(
+            sql.SQL("select {} from {} where state = 'live' order by entity").format(
+                _COLUMNS, sql.Identifier(schema, "vector_sets")
+            )
+        ).fetchall()
+
+
 def vector_sets(
     connection: Connection[Row], on: Statements, states: Sequence[State]
 ) -> list[VectorSet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,16 +29,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked for. Without `keys` it takes every partition.
+    """What a run was asked for. Without `keys` it takes every partition, without `ids` every row.
 
     `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
-    each window and `stopped` before each.
+    each window and `stopped` before each. Other runs are waited for `patience` seconds.
     """
 
     run_id: str
     keys: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
     limit: int | None = None
     force: bool = False
     max_cost_usd: float | None = None
+    patience: float = math.inf
     report: Callable[[Progress], None] = field(default=lambda progress: None)
     stopped: Callable[[], bool] = field(default=lambda: False)

@@ -42,10 +42,11 @@ def sync_sets(
     """Encode what is pending: first in the live set, then in one that is being built beside it.
 
     Raises ConfigurationError where the entity's own model cannot be had. A live set of another
-    model that cannot be loaded any more is frozen, and the other set goes on.
+    model that cannot be loaded any more is frozen, and the other set goes on. Rows that were
+    chosen by their ids go into the sets that there are.
     """
-    wanted = encoders.of(on.source.entity)
-    sets = _sets(database, on, wanted.identity)
+    wanted = None if request.ids is not None else encoders.of(on.source.entity).identity
+    sets = _sets(database, on, wanted)
     done = []
     frozen = None
     for vector_set in sorted(sets, key=lambda s: s.state != "live"):
@@ -70,8 +71,9 @@ def sync_sets(
 
 
 @resumed
-def _sets(database: Postgres, on: Statements, identity: ModelIdentity) -> list[VectorSet]:
-    """The sets to be kept up to date, one of them with this model."""
+def _sets(database: Postgres, on: Statements, wanted: ModelIdentity | None) -> list[VectorSet]:
+    """The sets to be kept up to date, one of them with the wanted model."""
     with database.connection() as connection:
-        set_creation.ensure_set(connection, on, identity)
+        if wanted is not None:
+            set_creation.ensure_set(connection, on, wanted)
         return vector_sets.vector_sets(connection, on, ("live", "building"))

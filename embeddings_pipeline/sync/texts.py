@@ -8,6 +8,7 @@ refused or killed has lost nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 
@@ -78,16 +79,16 @@ def sync_texts(
     where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
-    done = _Done()
+    done = Done()
     _pass_over(staged, vectors, on, done, allow_deletes=allow_deletes)
     evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
-    _record(vectors, on, run_id, result)
+    record(vectors, on, run_id, result.counts)
     return result
 
 
 @dataclass
-class _Done:
+class Done:
     """What a pass has done so far, before and after a connection was lost."""
 
     new: int = 0
@@ -99,7 +100,7 @@ class _Done:
 
 @resumed
 def _pass_over(
-    staged: Postgres, vectors: Postgres, on: Statements, done: _Done, *, allow_deletes: bool
+    staged: Postgres, vectors: Postgres, on: Statements, done: Done, *, allow_deletes: bool
 ) -> None:
     with (
         staged.connection() as source,
@@ -116,7 +117,8 @@ def _pass_over(
             moved = changes.compare(target, on, buckets, stored, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
-        _write_changed(source, target, on, done)
+        for changed in changes.slices(target, "changed_rows", SLICE):
+            write_rows(source, target, on, changed, done)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
@@ -125,24 +127,32 @@ def _pass_over(
         passes.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
 
 
-def _write_changed(
-    source: Connection[Row], target: Connection[Row], on: Statements, done: _Done
-) -> None:
-    for ids in changes.slices(target, "changed_rows", SLICE):
-        with (
-            closing(staging.read_rows(source, on.source, ids)) as rows,
-            closing(ahead(rendered(batch, on) for batch in batches(rows, on))) as windows,
-        ):
-            for window in windows:
-                texts.write(target, on, window.texts, window.failures)
-                done.read += window.rows
-                done.quarantined += len(window.failures)
+def write_rows(
+    source: Connection[Row],
+    target: Connection[Row],
+    on: Statements,
+    ids: Sequence[str],
+    done: Done,
+) -> set[str]:
+    """Render and store those of these rows that staging has; returns their ids."""
+    found = set()
+    with (
+        closing(staging.read_rows(source, on.source, ids)) as rows,
+        closing(ahead(rendered(batch, on) for batch in batches(rows, on))) as windows,
+    ):
+        for window in windows:
+            texts.write(target, on, window.texts, window.failures)
+            done.read += window.rows
+            done.quarantined += len(window.failures)
+            found |= {text.id for text in window.texts}
+    return found
 
 
 @resumed
-def _record(database: Postgres, on: Statements, run_id: str, result: TextsResult) -> None:
+def record(database: Postgres, on: Statements, run_id: str, counts: Counts) -> None:
+    """Add the counts to the ledger row of a run."""
     with database.connection() as connection:
-        ledger.record(connection, on, run_id, result.counts)
+        ledger.record(connection, on, run_id, counts)
 
 
 def too_many_deletes(on: Statements, moved: changes.Moved) -> bool:

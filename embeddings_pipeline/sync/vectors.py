@@ -52,7 +52,8 @@ def sync_vectors(
 ) -> VectorsResult:
     """Fill or renew what is pending in a set, from sets that have a vector of an equal text first.
 
-    Raises Interrupted between two windows once `request.stopped()`; CostLimitReached before a
+    Raises Interrupted between two windows once `request.stopped()`; Busy where others hold the
+    partitions for longer than `request.patience`; CostLimitReached before a
     window that would cost more than `request.max_cost_usd` lets it; and whatever the encoder
     raises where it fails on everything, having quarantined nothing.
     """
@@ -74,11 +75,16 @@ def _work_off(database: Postgres, work: _Work) -> None:
         # what a lost connection leaves over is a part of what there was
         work.keys = sorted({*work.keys, *backlog.keys})
         if backlog.chunks:
-            with locks.partitions(connection, on, vector_set.table_name, backlog.keys) as waited:
+            with locks.partitions(
+                connection, on, vector_set.table_name, backlog.keys, work.request.patience
+            ) as waited:
                 if not work.request.force:
                     work.origins = vector_sets.same_model(connection, on, vector_set.identity)
                 # whoever held them has done some of it
                 work.drain(connection, work.look(connection) if waited else backlog)
+        if work.request.ids is not None:
+            # what counts whole tables is for runs that take all rows
+            return
         stored, wanted = vectors.count(connection, on, vector_set)
         if stored != wanted:
             # with as many vectors as texts and none pending there can be none too many
@@ -123,6 +129,7 @@ class _Work:
             self.on,
             self.vector_set,
             self.request.keys,
+            self.request.ids,
             max_rows=_WINDOW_ROWS,
             max_tokens=_WINDOW_TOKENS,
             force=self.request.force,

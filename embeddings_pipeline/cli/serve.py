@@ -1,0 +1,59 @@
+"""`embeddings-pipeline serve`: search over HTTP, and the page for it."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.engine import opened
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+
+_GRACE_SECONDS = 30
+_KEEP_ALIVE_SECONDS = 30
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Instead of SEARCH_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Instead of SEARCH_PORT.")
+    ] = None,
+) -> None:
+    """Answer searches over HTTP until it is stopped; requests at work are finished first."""
+    import uvicorn
+
+    from embeddings_pipeline.search.app import create_app
+    from embeddings_pipeline.search.keys import is_loopback
+
+    settings = Settings.load()
+    host = host or settings.search_host
+    port = settings.search_port if port is None else port
+    if not settings.search_api_keys and not is_loopback(host):
+        raise ConfigurationError(
+            f"{host} can be reached by others: set SEARCH_API_KEYS (docs/search-api.md), or listen"
+            " on 127.0.0.1"
+        )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn sends it once more when it is done, and what is open here is still to be closed
+        signal.signal(number, _leave)
+    with opened(settings) as engine:
+        app = create_app(engine)
+        output.say(f"search: http://{f'[{host}]' if ':' in host else host}:{port}")
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise typer.Exit

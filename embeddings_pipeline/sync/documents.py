@@ -1,0 +1,172 @@
+"""Takes rows that have just arrived through what a run does, without waiting for the next one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from psycopg import Connection
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
+from embeddings_pipeline.store import chosen_rows, locks, passes, vector_sets
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.evict import evict_noted
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.sets import sync_sets
+from embeddings_pipeline.sync.texts import Done, record, write_rows
+
+Status: TypeAlias = Literal["searchable", "without text", "quarantined", "refused"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row, and why it cannot be found, where it cannot."""
+
+    id: str
+    status: Status
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class DocumentsResult:
+    """What became of each id, in their order, and what it took."""
+
+    outcomes: Sequence[Outcome]
+    counts: Counts
+
+
+def sync_documents(
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    request: Request,
+) -> DocumentsResult:
+    """Read the rows `request.ids` from staging, and bring their texts and vectors up to date.
+
+    Nothing is deleted: that is for a run. Raises RunNeeded where a run has to come first, Busy
+    where one is at work for longer than `request.patience`, Unavailable where the live set's
+    model is not to be had, and as `sync_sets` does.
+    """
+    known, refused = _canonical(on, request.ids or ())
+    refused |= _erased(vectors, on, [*known.values()])
+    wanted = [row_id for row_id in dict.fromkeys(known.values()) if row_id not in refused]
+    found = _texts(staged, vectors, on, encoders, request, wanted)
+    refused |= _missing(staged, on, [row_id for row_id in wanted if row_id not in found])
+    chosen = [row_id for row_id in wanted if row_id in found]
+    counts = _vectors(vectors, on, encoders, request, chosen)
+    said = _outcomes(vectors, on, chosen)
+    outcomes = []
+    for asked in request.ids or ():
+        row_id = known.get(asked, asked)
+        why = refused.get(row_id)
+        outcome = Outcome(asked, "refused", why) if why else replace(said[row_id], id=asked)
+        outcomes.append(outcome)
+    return DocumentsResult(outcomes, counts)
+
+
+def _canonical(on: Statements, ids: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Each id as the database prints it, and of the others why they cannot be one."""
+    known, refused = {}, {}
+    for asked in ids:
+        try:
+            (known[asked],) = on.source.canonical_ids([asked])
+        except ConfigurationError as error:
+            refused[asked] = str(error)
+    return known, refused
+
+
+def _erased(vectors: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, str]:
+    with vectors.connection() as connection:
+        erased = chosen_rows.erased(connection, on, ids)
+    return {row_id: f"it was erased on {when:%Y-%m-%d}" for row_id, when in erased.items()}
+
+
+def _missing(staged: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, str]:
+    if not ids:
+        return {}
+    entity = on.source.entity
+    with staged.connection() as connection:
+        present = chosen_rows.present(connection, on, ids)
+    return {
+        row_id: f"its row may not be embedded, as {entity.table} and the declaration say"
+        if row_id in present
+        else f"{entity.table} has no row with this {entity.id}"
+        for row_id in ids
+    }
+
+
+def _texts(
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    request: Request,
+    ids: Sequence[str],
+) -> set[str]:
+    started = time.monotonic()
+    done = Done()
+    found: set[str] = set()
+
+    @resumed
+    def write() -> None:
+        with (
+            staged.connection() as source,
+            vectors.connection() as target,
+            locks.entity(target, on, request.patience),
+        ):
+            _refuse_without_run(target, on)
+            found.update(write_rows(source, target, on, ids, done))
+
+    write()
+    evict_noted(vectors, on, encoders.cache.evict)
+    seconds = time.monotonic() - started
+    counts = Counts(read=done.read, quarantined=done.quarantined, seconds=seconds)
+    record(vectors, on, request.run_id, counts)
+    return found
+
+
+def _refuse_without_run(connection: Connection[Row], on: Statements) -> None:
+    name = on.source.entity.name
+    why = None
+    if not passes.is_of_last_pass(connection, on):
+        why = "its declaration or its staging model is another than in the last run"
+    elif not vector_sets.vector_sets(connection, on, ("live",)):
+        why = "nothing is published yet"
+    if why:
+        raise RunNeeded(f"entity {name!r}: {why}: run `embeddings-pipeline run {name}` first")
+
+
+def _vectors(
+    vectors: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    request: Request,
+    ids: Sequence[str],
+) -> Counts:
+    if not ids:
+        return Counts()
+    result = sync_sets(vectors, on, encoders, replace(request, ids=ids))
+    if result.frozen:
+        raise Unavailable(result.frozen)
+    return result.counts
+
+
+def _outcomes(vectors: Postgres, on: Statements, ids: Sequence[str]) -> Mapping[str, Outcome]:
+    with vectors.connection() as connection:
+        empty = chosen_rows.without_text(connection, on, ids)
+        failed = chosen_rows.quarantined(connection, on, ids)
+    said = {}
+    for row_id in ids:
+        status: Status = "searchable"
+        if row_id in failed:
+            status = "quarantined"
+        elif row_id in empty:
+            status = "without text"
+        said[row_id] = Outcome(row_id, status, failed.get(row_id))
+    return said
