@@ -31,7 +31,9 @@ export function access(admitted) {
     refused(problem, place, again) {
       if (problem.status === 401) {
         place.replaceChildren();
-        said.textContent = key.get() ? `${problem.message[0].toUpperCase()}${problem.message.slice(1)}.` : "";
+        said.textContent = key.get()
+          ? `${problem.message[0].toUpperCase()}${problem.message.slice(1)}.`
+          : "";
         form.hidden = false;
         field.focus();
         return;

@@ -26,7 +26,9 @@ function columns(answers, query, like) {
   return answers.map((answer, column) => {
     const ranks = (id) =>
       answers
-        .map((other, at) => (at !== column && places[at].has(id) ? `${other.mode} ${places[at].get(id)}` : null))
+        .map((other, at) =>
+          at !== column && places[at].has(id) ? `${other.mode} ${places[at].get(id)}` : null,
+        )
         .filter(Boolean);
     const name = `column-${answer.mode}`;
     return element(

@@ -57,5 +57,9 @@ async function problemOf(response) {
   const wait = response.headers.get("Retry-After");
   const again = wait ? ` (try again in ${wait} s)` : "";
   const title = said.title ?? (response.statusText || `Status ${response.status}`);
-  return new Problem(response.status, title, (said.detail ?? "The service gave no reason.") + again);
+  return new Problem(
+    response.status,
+    title,
+    (said.detail ?? "The service gave no reason.") + again,
+  );
 }

@@ -53,7 +53,12 @@ function choices(column, wanted, pick) {
           onchange: (event) => toggle(value, event.target.checked),
         }),
         element("span", {}, plain(value)),
-        element("span", { className: "quiet", ariaLabel: `${count} rows` }, whole(count)),
+        element(
+          "span",
+          { className: "quiet" },
+          whole(count),
+          element("span", { className: "unseen" }, " rows"),
+        ),
       ),
     ),
   );

@@ -9,9 +9,10 @@ const ENDINGS = /(?<=...)(?:['’]s|ing|ed|es|s|e|[аеёиоуыэюяйьмх]
 const BEFORE = 80;
 // the most frequent of the words that full-text search passes over
 const PASSED_OVER = new Set(
-  ("a an and are as at be by do for from how i in is it my not of on or that the this to was what" +
-    " with you и в во не что он на я с со как а то все она так его но да ты к у же вы за бы по")
-    .split(" "),
+  (
+    "a an and are as at be by do for from how i in is it my not of on or that the this to was what" +
+    " with you и в во не что он на я с со как а то все она так его но да ты к у же вы за бы по"
+  ).split(" "),
 );
 
 /** The text as nodes, with the query's words in <mark>. */

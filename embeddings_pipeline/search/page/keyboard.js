@@ -43,4 +43,5 @@ export function installKeys({ query, results, toSearch, back }) {
   }
 }
 
-const isField = (target) => target.matches("input:not([type=checkbox], [type=radio]), select, textarea");
+const isField = (target) =>
+  target.matches("input:not([type=checkbox], [type=radio]), select, textarea");

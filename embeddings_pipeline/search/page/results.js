@@ -30,15 +30,28 @@ function card(hit, query, ranks, like) {
       element("span", { className: "id" }, hit.id),
       hit.chunk ? element("span", { className: "quiet" }, `chunk ${hit.chunk}`) : null,
       ranks.map((rank) => element("span", { className: "quiet rank" }, rank)),
-      element("span", { className: "score", title: "Score" }, score(hit.score)),
+      element(
+        "span",
+        { className: "score" },
+        element("span", { className: "unseen" }, "score "),
+        score(hit.score),
+      ),
     ),
     IMAGE.test(hit.text) ? picture(hit, query) : body(hit.text, query),
-    fields(hit.fields),
-    element(
-      "button",
-      { type: "button", className: "like", ariaLabel: `More like this: ${hit.id}`, onclick: () => like(hit) },
-      "More like this",
-    ),
+    element("div", { className: "foot" }, fields(hit.fields), likeButton(hit, like)),
+  );
+}
+
+function likeButton(hit, like) {
+  return element(
+    "button",
+    {
+      type: "button",
+      className: "like",
+      ariaLabel: `More like this: ${hit.id}`,
+      onclick: () => like(hit),
+    },
+    "More like this",
   );
 }
 
@@ -50,7 +63,11 @@ function body(text, query) {
   const part = [start ? "… " : "", ...highlight(text.slice(start), query)];
   shown.classList.add("folded");
   shown.replaceChildren(...part);
-  const more = element("button", { type: "button", className: "more", ariaExpanded: "false" }, "Show all");
+  const more = element(
+    "button",
+    { type: "button", className: "more", ariaExpanded: "false" },
+    "Show all",
+  );
   more.onclick = () => {
     const folded = shown.classList.toggle("folded");
     shown.replaceChildren(...(folded ? part : whole));

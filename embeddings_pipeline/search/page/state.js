@@ -20,13 +20,17 @@ export function stateView({ refused }) {
       const { entities } = await stats();
       if (!active) return;
       draw(entities);
-      waiting = setTimeout(refresh, AGAIN_MS);
     } catch (error) {
       if (!active) return;
-      drawn = "";
-      byId("counted").textContent = "";
-      refused(error, place, refresh);
+      // said once, however often it fails
+      if (drawn !== error.message) {
+        byId("counted").textContent = "";
+        refused(error, place, refresh);
+      }
+      drawn = error.message;
+      if (error.status === 401) return;
     }
+    waiting = setTimeout(refresh, AGAIN_MS);
   }
 
   function draw(entities) {
@@ -60,7 +64,7 @@ export function stateView({ refused }) {
 
 function summary(entities) {
   if (!entities.length) return "No entity has been run yet: embeddings-pipeline run does it.";
-  const behind = entities.filter((one) => one.coverage < 100).length;
+  const behind = entities.filter((one) => (one.coverage ?? 100) < 100).length;
   const names = counted(entities.length, "entity").replace(/entitys$/, "entities");
   return behind ? `${names}, ${behind} not complete` : `${names}, all complete`;
 }
@@ -74,25 +78,44 @@ function card(one, open) {
       "div",
       { className: "coverage" },
       element("h2", { id: name }, one.entity),
-      element("progress", { max: 100, value: one.coverage ?? 0, ariaLabel: `Coverage of ${one.entity}` }),
+      element("progress", {
+        max: 100,
+        value: one.coverage ?? 0,
+        ariaLabel: `Coverage of ${one.entity}`,
+      }),
       element("span", {}, percent(one.coverage)),
     ),
+    element("p", { className: "quiet" }, model(one)),
     element("dl", { className: "figures" }, figures(one).map(figure)),
     runs(one, open),
   );
+}
+
+function model(one) {
+  if (!one.model) return "Nothing is published yet.";
+  return `${one.model}, ${one.dimension} dimensions, set ${one.vector_set}`;
 }
 
 function figures(one) {
   const recall = one.index.recall_at_10;
   return [
     ["Rows", whole(one.rows)],
-    ["Vectors", one.chunks === one.vectors ? whole(one.vectors) : `${whole(one.vectors)} of ${whole(one.chunks)}`],
+    [
+      "Vectors",
+      one.chunks === one.vectors
+        ? whole(one.vectors)
+        : `${whole(one.vectors)} of ${whole(one.chunks)}`,
+    ],
     ["Pending", whole(one.pending), one.pending > 0],
     ["Quarantined", whole(one.quarantined), one.quarantined > 0],
-    ["Data lag", one.data_lag_seconds ? duration(one.data_lag_seconds) : "none", one.data_lag_seconds > 0],
+    [
+      "Data lag",
+      one.data_lag_seconds ? duration(one.data_lag_seconds) : "none",
+      one.data_lag_seconds > 0,
+    ],
     ["Cost", dollars(one.cost_usd)],
-    ["Index", recall == null ? one.index.type : `${one.index.type}, recall@10 ${recall.toFixed(3)}`],
-    ["Model", one.model ? `${one.model}, ${one.dimension} dimensions, set ${one.vector_set}` : "not published"],
+    ["Index", one.index.type],
+    ["Recall@10", recall == null ? "not measured" : recall.toFixed(3)],
   ];
 }
 
@@ -100,7 +123,7 @@ function figures(one) {
 function figure([name, value, stands]) {
   return element(
     "div",
-    { className: [stands ? "stands" : "", value.length > 20 ? "long" : ""].join(" ") },
+    { className: stands ? "stands" : "" },
     element("dt", {}, name),
     element("dd", {}, value),
   );
@@ -113,7 +136,9 @@ function runs(one, open) {
   if (!one.runs.length) return null;
   const last = one.runs[0];
   const when = TIME.format(new Date(last.started_at));
-  const said = last.finished_at ? `Last run ${when}, ${duration(last.seconds)}` : `Last run ${when}, not finished`;
+  const said = last.finished_at
+    ? `Last run ${when}, ${duration(last.seconds)}`
+    : `Last run ${when}, not finished`;
   const head = ["started", "took", ...COLUMNS, "cost"];
   return element(
     "details",
@@ -125,7 +150,15 @@ function runs(one, open) {
       element(
         "table",
         {},
-        element("thead", {}, element("tr", {}, head.map((name) => element("th", { scope: "col" }, name)))),
+        element(
+          "thead",
+          {},
+          element(
+            "tr",
+            {},
+            head.map((name) => element("th", { scope: "col" }, name)),
+          ),
+        ),
         element("tbody", {}, one.runs.map(row)),
       ),
     ),
@@ -139,5 +172,9 @@ function row(run) {
     ...COLUMNS.map((name) => whole(run[name])),
     dollars(run.cost_usd),
   ];
-  return element("tr", {}, cells.map((cell) => element("td", {}, cell)));
+  return element(
+    "tr",
+    {},
+    cells.map((cell) => element("td", {}, cell)),
+  );
 }
