@@ -10,11 +10,15 @@ const BURST_MS = 2_000;
 export function searchForm(go) {
   const [query, entity, count] = ["query", "entity", "count"].map(byId);
   const modes = [...document.querySelectorAll("[name=mode]")];
-  let typing;
+  let typing = null;
   let typedAt = -Infinity;
 
   // what was typed a moment ago goes along with any other change
-  const act = (changes, options) => go({ query: query.value, ...changes }, options);
+  function act(changes, options) {
+    clearTimeout(typing);
+    typing = null;
+    go({ query: query.value, ...changes }, options);
+  }
 
   function typed() {
     const replace = performance.now() - typedAt < BURST_MS;
@@ -42,8 +46,8 @@ export function searchForm(go) {
     },
     /** Show what is searched. */
     show(view) {
-      clearTimeout(typing);
-      if (query.value !== view.query) query.value = view.query;
+      // not while someone types
+      if (typing === null && query.value !== view.query) query.value = view.query;
       entity.value = view.entity;
       count.value = String(view.count);
       for (const mode of modes) mode.checked = mode.value === view.mode;
