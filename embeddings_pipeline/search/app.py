@@ -27,8 +27,6 @@ from embeddings_pipeline.search.middleware import Outermost
 from embeddings_pipeline.search.service import Service
 
 PAGE = Path(__file__).parent / "page"
-# of one request: a batch of texts fits, and many at once do in memory
-MAX_BODY_BYTES = 1 << 20
 # requests at work at once; the others wait
 _THREADS = 32
 
@@ -47,7 +45,6 @@ def create_app(engine: Engine) -> FastAPI:
         # their pages load scripts from elsewhere
         docs_url=None,
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
     )
     app.state.service = Service(engine)
     app.state.keys = Keys(engine.settings)
@@ -60,8 +57,8 @@ def create_app(engine: Engine) -> FastAPI:
         routes_state.open_router,
     ):
         app.include_router(router)
-    # last: it takes every path that is left
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    # for every path that no route has; a mount would also take their other methods
+    app.router.default = StaticFiles(directory=PAGE, html=True)
     if engine.settings.search_cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -100,4 +97,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         schemas = app.openapi_schema.setdefault("components", {}).setdefault("schemas", {})
         schemas["Problem"] = problems.Problem.model_json_schema()
+        if not app.state.keys:
+            _without_security(app.openapi_schema)
     return app.openapi_schema
+
+
+def _without_security(document: dict[str, Any]) -> None:
+    """Say that nobody needs a key."""
+    document["components"].pop("securitySchemes", None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.pop("security", None)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, headers for browsers, a last answer, a limit of time."""
+"""What surrounds every request: an id, bounds of its body, headers for browsers, a last answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import logging
 from secrets import token_hex
 
+from fastapi import HTTPException
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embeddings_pipeline.search import problems
 
-# a body of the greatest size over a slow line
+# of one request: a batch of texts fits, and many at once do in memory
+MAX_BODY_BYTES = 1 << 20
+# for a body of that size over a slow line
 _BODY_SECONDS = 20
 # the page has its scripts and styles in files of their own
 _HEADERS = {
@@ -54,7 +56,7 @@ class Outermost:
             await send(message)
 
         try:
-            await self._app(scope, _in_time(receive), answer)
+            await self._app(scope, _bounded(receive), answer)
         except Exception:
             logger.exception(
                 "request %s: %s %r", scope["request_id"], scope["method"], scope["path"]
@@ -65,12 +67,13 @@ class Outermost:
             await failed(scope, receive, answer)
 
 
-def _in_time(receive: Receive) -> Receive:
-    """Give up on a body that does not come, so that nobody waits for it for ever."""
+def _bounded(receive: Receive) -> Receive:
+    """Give up on a body that is too long, or does not come."""
+    size = 0
     whole = False
 
     async def received() -> Message:
-        nonlocal whole
+        nonlocal size, whole
         if whole:
             # what comes now is that the client is gone, whenever that is
             return await receive()
@@ -78,6 +81,12 @@ def _in_time(receive: Receive) -> Receive:
             message = await asyncio.wait_for(receive(), _BODY_SECONDS)
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
+            # the rest is not waited for
+            raise HTTPException(
+                413, f"the body has more than {MAX_BODY_BYTES:,} bytes", {"Connection": "close"}
+            )
         whole = not message.get("more_body", False)
         return message
 

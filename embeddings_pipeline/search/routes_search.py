@@ -15,6 +15,7 @@ from embeddings_pipeline.search.requests import (
     MAX_TOP_K,
     Answer,
     Mode,
+    Name,
     SearchRequest,
     SimilarRequest,
 )
@@ -73,7 +74,7 @@ Filters = Annotated[
         examples=['{"category": "garden"}'],
     ),
 ]
-Columns = Annotated[list[str], Query(max_length=50, description="Columns of the staging model.")]
+Columns = Annotated[list[Name], Query(max_length=50, description="Columns of the staging model.")]
 Least = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
 Most = Annotated[float | None, Query(description="Leave out hits that are farther.")]
 

@@ -67,9 +67,13 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
         row = connection.execute(
             sql.SQL(
                 "select {version}, definition::text, id_type, documents, average_tokens"
-                " from {entities} where entity = %s"
-            ).format(version=version(schema, entity), entities=Identifier(schema, "entities")),
-            (entity,),
+                " from {entities} where entity = {entity}"
+            ).format(
+                version=version(schema, entity),
+                entities=Identifier(schema, "entities"),
+                # no parameter, beside which a % in the name would be a placeholder
+                entity=Literal(entity),
+            )
         ).fetchone()
         if row is None or row[0] is None:
             choices = ", ".join(names(connection, schema)) or "none yet: run `embeddings-pipeline`"

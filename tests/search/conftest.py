@@ -19,14 +19,17 @@ ROWS = [
 ]
 
 
+def publish_shop(world: World) -> None:
+    """Make a staging table of the rows, and run its entity."""
+    world.table("id bigint, name text, category text, price float8, is_removed boolean")
+    world.insert(*((*row, False) for row in ROWS))
+    world.run(world.declare(include=["name"], filters=["category", "price"], deleted="is_removed"))
+
+
 @pytest.fixture
 def shop(world: World) -> World:
     """Five items, published."""
-    world.table("id bigint, name text, category text, price float8, is_removed boolean")
-    world.insert(*((*row, False) for row in ROWS))
-    world.run(
-        world.declare(include=["name"], filters=["category", "price"], deleted="is_removed")
-    )
+    publish_shop(world)
     return world
 
 
