@@ -53,6 +53,7 @@ function choices(column, wanted, pick) {
           onchange: (event) => toggle(value, event.target.checked),
         }),
         element("span", {}, plain(value)),
+        " ",
         element(
           "span",
           { className: "quiet" },
