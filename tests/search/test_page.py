@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.search.browser import CHROMIUM, chromium, opened
 from tests.search.serving import served
@@ -24,9 +24,10 @@ PIXEL = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests: it takes seconds to start."""
+    """One for all tests here, since it takes seconds to start; and not for longer, since an event
+    loop runs in this thread as long as it is there."""
     with chromium() as browser:
         yield browser
 
@@ -68,21 +69,32 @@ def test_typing_finds_and_marks_the_words(page: Page) -> None:
     expect(page.locator("#said")).to_contain_text("5 results (5 fewer than asked for) in")
 
 
-def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page: Page) -> None:
-    late: list[object] = []
-
-    def hold(route) -> None:  # type: ignore[no-untyped-def]
-        if '"lamp"' in (route.request.post_data or ""):
-            late.append(route)
-        else:
+def test_a_search_that_is_no_longer_wanted_is_given_up(page: Page) -> None:
+    def hold_lamps(route: Route) -> None:
+        if '"lamp"' not in (route.request.post_data or ""):
             route.continue_()
 
-    page.route("**/search", hold)
+    page.route("**/search", hold_lamps)
     with page.expect_request("**/search"):
         page.get_by_label("Search for").fill("lamp")
-    search(page, "shoe")
 
-    assert len(late) == 1
+    with page.expect_event("requestfailed") as given_up:
+        search(page, "shoe")
+
+    assert '"lamp"' in given_up.value.post_data
+    assert texts(page)[0] == "name: red shoe"
+    expect(page.get_by_label("Search for")).to_have_value("shoe")
+
+
+def test_what_is_typed_before_the_entities_are_known_is_kept(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/entities", lambda route: held.append(route))
+    with page.expect_request("**/entities"):
+        page.reload()
+
+    page.get_by_label("Search for").fill("shoe")
+    held[0].continue_()
+
     assert texts(page)[0] == "name: red shoe"
     expect(page.get_by_label("Search for")).to_have_value("shoe")
 
@@ -231,14 +243,12 @@ def test_markup_in_rows_is_text(
         assert complaints == []
 
 
-@pytest.mark.parametrize(
-    "query", [HOSTILE, "\\", "%00", "'; drop table x; --", "א\u202e", "😀" * 90]
-)
-def test_any_query_is_answered(page: Page, query: str) -> None:
-    search(page, query)
-    texts(page)
-    expect(page.get_by_label("Search for")).to_have_value(query)
-    assert page.title() == f"{query} · Search"
+def test_any_query_is_answered(page: Page) -> None:
+    for query in (HOSTILE, "\\", "%00", "'; drop table x; --", "א\u202e", "😀" * 90):
+        search(page, query)
+        texts(page)
+        expect(page.get_by_label("Search for")).to_have_value(query)
+        assert page.title() == f"{query} · Search"
 
 
 def test_images_are_shown_where_the_text_is_one(browser: Browser, world: World) -> None:
