@@ -88,7 +88,11 @@ def test_a_search_that_is_no_longer_wanted_is_given_up(page: Page) -> None:
 
 def test_what_is_typed_before_the_entities_are_known_is_kept(page: Page) -> None:
     held: list[Route] = []
-    page.route("**/entities", lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/entities", hold)
     with page.expect_request("**/entities"):
         page.reload()
 

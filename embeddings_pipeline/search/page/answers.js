@@ -9,14 +9,11 @@ export function draw(answers, { view, known, milliseconds, like }) {
   byId("said").textContent = said(answers, view, known, milliseconds);
   byId("fresh").textContent = answers.length ? fresh(answers[0]) : "";
   const query = view.like === null ? view.query : "";
-  const [only, ...others] = answers;
-  byId("results").replaceChildren(
-    ...(others.length
+  const drawn =
+    answers.length > 1
       ? [element("div", { className: "columns" }, columns(answers, query, like))]
-      : only
-        ? [list(only.results, query, { like })]
-        : []),
-  );
+      : answers.map(({ results }) => list(results, query, { like }));
+  byId("results").replaceChildren(...drawn);
 }
 
 function columns(answers, query, like) {

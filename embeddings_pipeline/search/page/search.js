@@ -38,6 +38,8 @@ export function searchView({ go, refused }) {
   }
 
   async function prepare() {
+    // the service may be slow, or ask for a key first
+    form.show(view);
     if (known === null) {
       known = (await api.entities()).entities;
       form.offer(known.map((one) => one.entity));
