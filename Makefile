@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
 
-.PHONY: demo dev test lint format bench clean
+.PHONY: demo dev test lint format bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,10 +37,28 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.processes $(DATA)
 	$(BIN)/python -m benchmarks.cold $(DATA)
 
+# fastembed and our own requirements exclude one another
+FASTEMBED := .venv-fastembed
+
+$(FASTEMBED)/.installed:
+	$(PYTHON) -m venv $(FASTEMBED)
+	$(FASTEMBED)/bin/pip install -q --disable-pip-version-check fastembed==0.9.1
+	@touch $@
+
+bench-encoder: $(STAMP) $(FASTEMBED)/.installed
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt onnx
+	$(BIN)/python -m benchmarks.encoder $(DATA) --fastembed $(FASTEMBED)/bin/python
+
+bench-search: $(STAMP)
+	$(BIN)/python -m benchmarks.search
+
+bench-quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality $(DATA)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
 	-$(BIN)/embeddings-pipeline db stop
-	rm -rf $(VENV) .data
+	rm -rf $(VENV) $(FASTEMBED) .data

@@ -25,7 +25,7 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.encoders = Encoders(settings)
+        self.encoders = Encoders(settings, lambda: self.vectors.transaction_in(self.schema))
 
     @property
     def schema(self) -> str:

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     embedding_batch_size: int = Field(256, ge=1, le=4096)
     embedding_batch_tokens: int = Field(4096, ge=256, le=1 << 20)
+    embedding_requests_per_minute: int | None = Field(None, ge=1)
+    embedding_tokens_per_minute: int | None = Field(None, ge=1)
+    # names of models, separated by commas
+    embedding_trust_remote_code: str = ""
     # US dollars for a million tokens, by model: {"my-model": 0.02}
     embedding_prices: dict[str, float] = Field(default_factory=dict)
     embedding_max_cost_usd: float | None = Field(None, ge=0)
@@ -87,7 +91,13 @@ class Settings(BaseSettings):
     embedding_redis_url: SecretStr | None = None
     embedding_cache_ttl: int = Field(30 * 24 * 3600, ge=0)
     embedding_query_cache_ttl: int = Field(300, ge=0)
-
+    openai_api_key: SecretStr | None = None
+    # credentials in it would be logged with it
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    embedding_image_max_bytes: int = Field(20 << 20, ge=1)
+    # hosts, with ports that are not the scheme's own, and buckets as s3://name
+    embedding_image_hosts: str = ""
+    embedding_image_root: Path | None = None
     embedding_similarity_top_k: int = Field(10, ge=1, le=1000)
     embedding_similarity_threshold: float | None = Field(None, allow_inf_nan=False)
 
@@ -120,6 +130,10 @@ class Settings(BaseSettings):
                 " database), or neither to use the embedded server"
             )
         return settings
+
+    def trusts(self, model: str) -> bool:
+        """Whether EMBEDDING_TRUST_REMOTE_CODE names the model: its own code may run."""
+        return model in map(str.strip, self.embedding_trust_remote_code.split(","))
 
     @cached_property
     def staging_database(self) -> Database | None:

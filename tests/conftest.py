@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
+from tests.encoders.clip import save_packed, save_plain
 from tests.redis_server import RedisServer
 from tests.world import World, world_in
 
@@ -100,6 +101,15 @@ def redis() -> Iterator[RedisServer]:
     yield server
     server.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One random model of images and texts in two layouts: `plain` and `packed` in the folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    save_plain(folder / "plain")
+    save_packed(folder / "plain", folder / "packed")
+    return folder
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

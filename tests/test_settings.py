@@ -172,6 +172,22 @@ def test_a_password_is_absent_from_the_error_about_another_variable(
     assert "hunter2" not in str(error.value)
 
 
+def test_a_base_url_holds_no_credentials_and_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:secret@host/v1")
+    with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL") as error:
+        Settings.load()
+    assert "secret" not in str(error.value)
+
+
+def test_the_key_of_a_provider_is_absent_from_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    assert "sk-secret" not in repr(Settings.load()) + str(Settings.load())
+
+
 def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     both(monkeypatch, STAGING_DB_HOST="", PGVECTOR_HOST="", EMBEDDING_BATCH_SIZE="")
     settings = Settings.load()

@@ -72,9 +72,11 @@ class World:
 
     def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
         on = self.on(entity)
-        evict = self.encoders.cache.evict
+        encoders = self.encoders
         return sync_texts(
-            self.postgres, self.postgres, on, run_id or str(uuid4()), evict, **options
+            *(self.postgres, self.postgres, on, run_id or str(uuid4())),
+            *(encoders.images, encoders.cache.evict),
+            **options,
         )
 
     def vectors(self, entity: Entity, run_id: str = "", **request: Any) -> SetsResult:

@@ -72,7 +72,7 @@ def entity_config(
     vectors = {"force": force, "drain": drain} | given
     return {
         "ops": {
-            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes}},
+            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes, "force": force}},
             f"{entity}__vectors": {"config": vectors},
         }
     }

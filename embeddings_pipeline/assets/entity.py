@@ -31,6 +31,7 @@ _TEXTS = {
     "template",
     "weights",
     "chunk",
+    "image",
     "filters",
     "deleted",
     "where",
@@ -43,9 +44,11 @@ _EMBEDDINGS = {"id", "filters", "publish"}
 
 
 class TextsConfig(dg.Config):
-    """`allow_deletes` lets a pass delete more than max_delete_share of the rows."""
+    """`allow_deletes` lets a pass delete more than max_delete_share of the rows; `force` reads
+    every image again."""
 
     allow_deletes: bool = False
+    force: bool = False
 
 
 class VectorsConfig(dg.Config):
@@ -94,8 +97,10 @@ def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> 
             engine.vectors,
             engine.on(entity),
             context.run_id,
+            engine.encoders.images,
             engine.encoders.cache.evict,
             allow_deletes=config.allow_deletes,
+            force=config.force,
         )
         shown = {"new": result.new, "rekeyed": result.rekeyed}
         return dg.MaterializeResult(metadata=metadata.of_counts(asdict(result.counts)) | shown)

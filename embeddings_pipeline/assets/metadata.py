@@ -14,13 +14,16 @@ from embeddings_pipeline.sync.sets import SetsResult
 
 Metadata = dict[str, Any]
 
-_FRACTIONS = {"seconds", "encode_seconds", "cost_usd"}
+# digits after the point; all else is counted. A text may cost a millionth of a dollar
+_DIGITS = {"seconds": 3, "encode_seconds": 3, "cost_usd": 6, "saved_usd": 6}
 
 
 def of_counts(counts: Mapping[str, Any]) -> Metadata:
     """Each count, tokens a second where something was encoded, and the process' peak memory."""
-    shown = {name: round(float(count), 3) for name, count in counts.items()}
-    shown |= {name: int(count) for name, count in counts.items() if name not in _FRACTIONS}
+    shown: Metadata = {
+        name: round(float(count), _DIGITS[name]) if name in _DIGITS else int(count)
+        for name, count in counts.items()
+    }
     if counts["encoded"] and counts["encode_seconds"]:
         shown["tokens_per_second"] = round(counts["tokens"] / counts["encode_seconds"], 1)
     return shown | {"peak_memory_mib": peak_memory_mib()}

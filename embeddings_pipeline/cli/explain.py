@@ -11,6 +11,9 @@ from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
 
+# how much of a data URI is shown
+_DATA_URI = 60
+
 
 def explain(
     entity: EntityName,
@@ -33,7 +36,7 @@ def _show(explained: Explanation) -> None:
     for chunk in explained.chunks:
         cut = ", truncated by the model" if chunk.truncated else ""
         typer.echo(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
-        typer.echo(f"  {chunk.text}")
+        typer.echo(f"  {_short(chunk.text)}")
         for in_set in chunk.sets:
             typer.echo(f"  {_vector(in_set)}")
     for failure in explained.quarantine:
@@ -41,6 +44,11 @@ def _show(explained: Explanation) -> None:
             f"\nin quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({failure.stage},"
             f" {failure.attempts} attempts): {failure.error}"
         )
+
+
+def _short(text: str) -> str:
+    # an image that is its own URI says nothing to a reader
+    return f"{text[:_DATA_URI]}…" if text.startswith("data:") else text
 
 
 def _vector(in_set: ChunkInSet) -> str:

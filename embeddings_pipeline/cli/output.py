@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from embeddings_pipeline.sync.report import of_progress, usd
 from embeddings_pipeline.sync.request import Progress as Done
 
 _LOG_EVERY_SECONDS = 5
@@ -32,7 +33,7 @@ _COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
     MofNCompleteColumn(),
-    TextColumn("{task.fields[rate]:,.0f}/s"),
+    TextColumn("{task.fields[rate]:,.0f}/s, {task.fields[tokens]:,} tokens, {task.fields[spent]}"),
     TimeRemainingColumn(),
 )
 
@@ -93,8 +94,15 @@ def _bars(bars: Progress) -> Callable[[Done], None]:
     def report(done: Done) -> None:
         task = tasks.get(done.entity)
         if task is None:
-            task = tasks[done.entity] = bars.add_task(done.entity, rate=0.0)
-        bars.update(task, completed=done.done, total=done.pending, rate=done.rate)
+            task = tasks[done.entity] = bars.add_task(done.entity, rate=0.0, tokens=0, spent="")
+        bars.update(
+            task,
+            completed=done.done,
+            total=done.pending,
+            rate=done.rate,
+            tokens=done.counts.tokens,
+            spent=usd(done.counts.cost_usd),
+        )
 
     return report
 
@@ -106,10 +114,7 @@ def _lines(stderr: TextIO) -> Callable[[Done], None]:
         nonlocal last
         if time.monotonic() - last > _LOG_EVERY_SECONDS:
             last = time.monotonic()
-            stderr.write(
-                f"{done.entity}: {done.done:,} of {done.pending:,} chunks,"
-                f" {done.rate:,.0f} a second, {done.eta_seconds or 0:,.0f} s to go\n"
-            )
+            stderr.write(f"{of_progress(done)}\n")
 
     return report
 

@@ -14,6 +14,7 @@ from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import ledger
+from embeddings_pipeline.sync.report import of_counts
 from embeddings_pipeline.sync.status import EntityStatus, status
 
 
@@ -36,7 +37,9 @@ def run(
     partitions: Annotated[
         str | None, typer.Option(help="Only these partitions: a key, or FIRST..LAST.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Encode also what is current.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Encode also what is current; read images again.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="The most texts to encode.")] = None,
     max_cost: Annotated[
         float | None, typer.Option(min=0, help="Stop before it costs more US dollars.")
@@ -124,6 +127,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         if outcome.counts.get("pending"):
             output.say(f"{outcome.status.entity}: {_processed(outcome.counts)}")
+            output.say(f"{outcome.status.entity}: {of_counts(outcome.counts)}")
         for warning in outcome.warnings:
             output.say(f"{outcome.status.entity}: {warning}")
 

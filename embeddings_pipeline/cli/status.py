@@ -12,12 +12,14 @@ from embeddings_pipeline.cli.cache import described
 from embeddings_pipeline.engine import opened
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.ledger import Cost
+from embeddings_pipeline.sync.report import usd
 from embeddings_pipeline.sync.status import EntityStatus
 from embeddings_pipeline.sync.status import status as status_of
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """Show rows, vectors, coverage and what is pending of each entity."""
+    """Show rows, vectors, coverage, what is pending and what it cost, of each entity."""
     settings = Settings.load()
     prepared_manifest(settings)
     with opened(settings) as engine:
@@ -41,7 +43,20 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             ),
             [_row(entity) for entity in found],
         )
+        _print_costs({entity.entity: entity.cost for entity in found})
         typer.echo(described(cache))
+
+
+def _print_costs(costs: dict[str, Cost]) -> None:
+    costs = {**costs, "total": sum(costs.values(), Cost())}
+    output.print_table(
+        ("entity", "last run", "all runs", "saved by reuse and cache"),
+        [
+            (name, usd(cost.last_run_usd), usd(cost.total_usd), usd(cost.saved_usd))
+            for name, cost in costs.items()
+        ],
+        title="US dollars",
+    )
 
 
 def _row(entity: EntityStatus) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Puts texts of like length together, so that little of a batch is padding."""
+"""Puts texts in batches: of like length, so that little of one is padding, or in order."""
 
 from __future__ import annotations
 
@@ -19,4 +19,22 @@ def by_tokens(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> lis
                 batches[-1].append(index)
                 continue
         batches.append([index])
+    return batches
+
+
+def in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
+    """The indexes of texts in batches, in their order, for a reader that pads nothing.
+
+    A batch has at most `max_tokens` tokens and `max_texts` texts; a text that is longer alone is
+    a batch of its own.
+    """
+    batches: list[list[int]] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        if batches and len(batches[-1]) < max_texts and tokens + length <= max_tokens:
+            batches[-1].append(index)
+            tokens += length
+        else:
+            batches.append([index])
+            tokens = length
     return batches

@@ -12,12 +12,22 @@ from embeddings_pipeline.entities.chunking import count_tokens
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 
 class GeneralModel:
-    """The loaded model. Raises what sentence-transformers raises where it cannot be loaded."""
+    """The loaded model; a `trusted` one may run code of its own. Raises what sentence-transformers
+    raises where it cannot be loaded."""
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        device: str,
+        dtype: torch.dtype,
+        trusted: bool = False,
+    ) -> None:
         from sentence_transformers import SentenceTransformer
 
         _hush()
@@ -25,6 +35,7 @@ class GeneralModel:
             str(folder),
             device=device,
             local_files_only=True,
+            trust_remote_code=trusted,
             model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
         self._model.max_seq_length = max_tokens
@@ -35,10 +46,10 @@ class GeneralModel:
         return [*map(Prepared, count_tokens(texts), texts)]
 
     def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Vectors of one batch, float32, shape (texts, dimension)."""
-        texts = [cast(str, text.content) for text in batch]
+        """Vectors of one batch of texts or of images, float32, shape (batch, dimension)."""
+        contents = [cast("str | Image", prepared.content) for prepared in batch]
         encode = self._model.encode_query if query else self._model.encode_document
-        return cast(Vectors, encode(texts, batch_size=len(texts), show_progress_bar=False))
+        return cast(Vectors, encode(contents, batch_size=len(batch), show_progress_bar=False))
 
 
 def _hush() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from embeddings_pipeline.encoders.base import Vectors
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 class Prepared(NamedTuple):
-    """A text as the model takes it: the ids of its tokens, or the text itself.
+    """A text as the model takes it: the ids of its tokens, or the text itself; or an image.
 
-    `tokens` is its length before the model cuts it.
+    `tokens` is its length before the model cuts it; of an image, what it is as large as.
     """
 
     tokens: int
-    content: list[int] | str
+    content: list[int] | str | Image
 
 
 class LoadedModel(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +12,23 @@ from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its publisher has it
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# what sentence-transformers needs of a repository: never pickled weights, never code
+# what sentence-transformers needs of a repository: never pickled weights, and code only of models
+# that are trusted
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_CODE = ["*.py"]
 _HUB_SECONDS = 10
 
 
 def find(model: str, settings: Settings) -> Path:
-    """The folder of a model: EMBEDDING_MODEL_PATH, the packaged weights, the hub's cache, or
-    the hub itself. Raises ConfigurationError where none has it."""
+    """The folder of a model: where it is at hand, or from the hub. Raises ConfigurationError
+    where neither has it."""
+    return at_hand(model, settings) or _from_hub(model, settings)
+
+
+def at_hand(model: str, settings: Settings) -> Path | None:
+    """The folder of a model that needs no network: EMBEDDING_MODEL_PATH, the packaged weights or
+    the hub's cache. Raises ConfigurationError for a folder or a package that is not what it is to
+    be."""
     if model == settings.embedding_model and settings.embedding_model_path:
         folder = settings.embedding_model_path.expanduser()
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
@@ -30,7 +39,7 @@ def find(model: str, settings: Settings) -> Path:
         return folder
     if model == DEFAULT_MODEL and (packaged := _packaged()):
         return packaged
-    return _from_hub(model, settings.embedding_model_cache_dir)
+    return _cached(model, settings)
 
 
 def _packaged() -> Path | None:
@@ -48,18 +57,24 @@ def _packaged() -> Path | None:
     return folder
 
 
-def _from_hub(model: str, cache: Path | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _cached(model: str, settings: Settings) -> Path | None:
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    download = partial(snapshot_download, model, cache_dir=cache, allow_patterns=_FILES)
     try:
         # what is here stays what it is: a run depends neither on the network nor on an upload
-        with suppress(LocalEntryNotFoundError):
-            return Path(download(local_files_only=True))
+        return Path(_download(model, settings)(local_files_only=True))
+    # no such folder, or no name that the hub could have
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _from_hub(model: str, settings: Settings) -> Path:
+    from huggingface_hub import HfApi
+
+    try:
         # the download itself would wait for a silent hub without end
         HfApi().model_info(model, timeout=_HUB_SECONDS)
-        return Path(download())
+        return Path(_download(model, settings)())
     # the hub's client raises many kinds, down to the network's own
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -67,3 +82,11 @@ def _from_hub(model: str, cache: Path | None) -> Path:
             f"model {model!r} is neither at hand nor to be had from the hub ({reason}): check its"
             " name, or set EMBEDDING_MODEL_PATH to a folder that has it"
         ) from None
+
+
+def _download(model: str, settings: Settings) -> Callable[..., str]:
+    from huggingface_hub import snapshot_download
+
+    files = _FILES + (_CODE if settings.trusts(model) else [])
+    cache = settings.embedding_model_cache_dir
+    return partial(snapshot_download, model, cache_dir=cache, allow_patterns=files)

@@ -12,18 +12,31 @@ from typing import Any, NamedTuple
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
-_KINDS = {"Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
-_WITH_WEIGHTS = {"Transformer", "Dense", "LayerNorm"}
+# the latter is what the first image models were saved as
+_TRANSFORMERS = {"Transformer", "CLIPModel"}
+_PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
+_WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
 _NO_LIMIT = 2**31 - 1
+# of a model that takes images of any size
+_ANY_IMAGE = 512
 
 
-def describe(model: str, folder: Path, dimension: int | None) -> ModelIdentity:
+class Vision(NamedTuple):
+    """How a model sees an image: its edge in pixels, and the tokens that it becomes."""
+
+    size: int
+    tokens: int
+
+
+def describe(
+    model: str, folder: Path, dimension: int | None, *, trusted: bool = False
+) -> ModelIdentity:
     """The identity of the model in a folder; `dimension` shortens its vectors.
 
-    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and for a
-    model that is not made of the parts we know.
+    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
+    it is `trusted`, for a model that is not made of the parts we know.
     """
-    modules = _modules(model, folder)
+    modules = _modules(model, folder, trusted=trusted)
     full = _dimension(model, modules)
     if dimension is not None and dimension > full:
         raise ConfigurationError(
@@ -32,11 +45,25 @@ def describe(model: str, folder: Path, dimension: int | None) -> ModelIdentity:
     return ModelIdentity(
         provider="sentence-transformers",
         model=model,
-        revision=revision(_weights(model, modules)),
+        # code that makes the vectors is a part of what they are made with
+        revision=revision(
+            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else [])
+        ),
         dimension=dimension or full,
         max_tokens=_max_tokens(modules[0].folder),
         normalized=modules[-1].kind == "Normalize",
     )
+
+
+def vision(model: str, folder: Path) -> Vision | None:
+    """How the model in a folder sees images; None where it reads text alone."""
+    # what may run is decided by `describe`
+    config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
+    if "vision_config" not in config:
+        return None
+    size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
+    # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
+    return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
 
 
 def revision(weights: Sequence[Path]) -> str:
@@ -52,18 +79,19 @@ class _Module(NamedTuple):
     folder: Path
 
 
-def _modules(model: str, folder: Path) -> list[_Module]:
+def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
     listed = _json(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
     modules = [
         _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
         for module in listed
     ]
-    unknown = sorted({module.kind for module in modules} - _KINDS)
-    if unknown or modules[0].kind != "Transformer":
+    unknown = {module.kind for module in modules[1:]} - _PARTS
+    if not trusted and (unknown or modules[0].kind not in _TRANSFORMERS):
         kinds = ", ".join(module.kind for module in modules)
         raise ConfigurationError(
             f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
-            f" after it {', '.join(sorted(_KINDS - {'Transformer'}))}"
+            f" after it {', '.join(sorted(_PARTS))}; to run the model's own code for others, name"
+            " it in EMBEDDING_TRUST_REMOTE_CODE"
         )
     return modules
 
@@ -91,9 +119,14 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
             # the latter is its former name
             size = config.get("embedding_dimension") or config["word_embedding_dimension"]
             return int(size) * _pooled(config)
-        if kind == "Transformer":
-            for key in ("hidden_size", "d_model", "dim", "n_embd"):
-                if key in config:
+        if kind in _TRANSFORMERS:
+            sizes = ["hidden_size", "d_model", "dim", "n_embd"]
+            if "vision_config" in config:
+                # where texts and images meet
+                config = config.get("text_config", {}) | config
+                sizes.insert(0, "projection_dim")
+            for key in sizes:
+                if config.get(key):
                     return int(config[key])
     raise ConfigurationError(
         f"model {model!r}: {modules[0].folder / 'config.json'} does not say its hidden_size"
@@ -114,9 +147,11 @@ def _max_tokens(transformer: Path) -> int:
     settings = _json(transformer / "sentence_bert_config.json")
     if declared := settings.get("max_seq_length"):
         return int(declared)
+    config = _json(transformer / "config.json")
     limits = [
         _json(transformer / "tokenizer_config.json").get("model_max_length"),
-        _json(transformer / "config.json").get("max_position_embeddings"),
+        config.get("max_position_embeddings"),
+        config.get("text_config", {}).get("max_position_embeddings"),
     ]
     # a tokenizer without a limit says 10^30, and xlnet -1
     return min([int(limit) for limit in limits if limit and limit > 0] + [_NO_LIMIT])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from embeddings_pipeline.encoders.openai_models import PREFIX
+
 # US dollars for a million tokens, written from memory of https://platform.openai.com/docs/pricing
 # and not checked against it lately: EMBEDDING_PRICES overrides what has changed
 PRICES: Mapping[str, float] = {
@@ -15,4 +17,5 @@ PRICES: Mapping[str, float] = {
 
 def usd_per_token(model: str, overrides: Mapping[str, float]) -> float:
     """The price of one token; a model that has none, as a local one, costs nothing."""
-    return overrides.get(model, PRICES.get(model, 0.0)) / 1_000_000
+    prices = {**PRICES, **overrides}
+    return prices.get(model, prices.get(model.removeprefix(PREFIX), 0.0)) / 1_000_000

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cached_property
 from threading import Lock
 
-from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.cache import Cache
 from embeddings_pipeline.encoders.cached import CachedEncoder
-from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.encoders.image_encoder import ImageEncoder
+from embeddings_pipeline.encoders.image_files import ImageFiles
+from embeddings_pipeline.encoders.making import local_encoder, remote_encoder
+from embeddings_pipeline.encoders.openai_models import remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
-from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
+from embeddings_pipeline.encoders.rate_limits import (
+    NoLimits,
+    RateLimits,
+    SharedLimits,
+    Transaction,
+)
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
+_IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
+
 
 class Encoders:
-    """The encoders of a process, by model and dimension. Safe between threads."""
+    """The encoders of a process, by model and dimension. Safe between threads.
 
-    def __init__(self, settings: Settings) -> None:
+    `transaction` opens one in the database by which processes share their rate limits.
+    """
+
+    def __init__(self, settings: Settings, transaction: Transaction | None = None) -> None:
         self._settings = settings
+        self._transaction = transaction
+        self._closing = ExitStack()
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
         self._lock = Lock()
 
     @cached_property
     def cache(self) -> Cache:
         """The vectors that all of them remember."""
-        return Cache(self._settings)
+        cache = Cache(self._settings)
+        self._closing.callback(cache.close)
+        return cache
+
+    @cached_property
+    def images(self) -> ImageFiles:
+        """What reads the images that entities and queries name."""
+        images = ImageFiles(self._settings)
+        self._closing.callback(images.close)
+        return images
 
     def of(self, entity: Entity) -> CachedEncoder:
-        """The encoder that an entity declares, or the default."""
-        return self.get(entity.model or self._settings.embedding_model, entity.dimension)
+        """The encoder that an entity declares, or the default.
+
+        Raises ConfigurationError for images without a model that sees them, or such a model
+        without images.
+        """
+        model = entity.model or self._settings.embedding_model
+        encoder = self.get(model, entity.dimension)
+        sees = isinstance(encoder.uncached, ImageEncoder)
+        if entity.image and not sees:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
+                f" sees images, like {' or '.join(_IMAGE_MODELS)}: declare it as `model`"
+            )
+        if sees and not entity.image:
+            raise ConfigurationError(
+                f"entity {entity.name!r}: the documents of model {model!r} are images: declare"
+                " `image`, or a model of text"
+            )
+        return encoder
 
     def get(self, model: str, dimension: int | None = None) -> CachedEncoder:
         """The encoder of a model, its own dimension unless another is asked for.
@@ -45,20 +86,7 @@ class Encoders:
         key = (model, dimension)
         with self._lock:
             if key not in self._made:
-                folder = local_models.find(model, self._settings)
-                self.add(
-                    SentenceTransformersEncoder(
-                        describe(model, folder, dimension),
-                        folder,
-                        Options(
-                            device=self._settings.embedding_device,
-                            precision=self._settings.embedding_precision,
-                            batch_texts=self._settings.embedding_batch_size,
-                            batch_tokens=self._settings.embedding_batch_tokens,
-                        ),
-                    ),
-                    dimension,
-                )
+                self._made[key] = self._remembering(self._make(model, dimension), model)
             return self._made[key]
 
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
@@ -66,14 +94,14 @@ class Encoders:
 
         Raises ConfigurationError where the model cannot be found or has other weights by now.
         """
-        for encoder in list(self._made.values()):
-            if encoder.identity == identity:
+        for (model, _), encoder in list(self._made.items()):
+            if model == identity.model and encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)
         if encoder.identity.revision != identity.revision:
             raise ConfigurationError(
-                f"model {identity.model!r} has other weights now (sha256"
-                f" {encoder.identity.revision[:12]}, not {identity.revision[:12]})"
+                f"model {identity.model!r} has other weights now ({_weights(encoder.identity)}, not"
+                f" {_weights(identity)})"
             )
         return encoder
 
@@ -84,12 +112,37 @@ class Encoders:
     def add(self, encoder: Encoder, dimension: int | None = None) -> None:
         """Use this encoder for its model, and remember what it makes."""
         model = encoder.identity.model
-        # what costs nothing is made again as fast as it is read
-        documents = self.usd_per_token(model) > 0
-        self._made[model, dimension] = CachedEncoder(encoder, self.cache, documents=documents)
+        self._made[model, dimension] = self._remembering(encoder, model)
 
     def cleanup(self) -> None:
-        """Let go of every model and its memory, and of the cache's connections."""
+        """Let go of every model, its memory and its connections, those of the cache too."""
+        self._closing.close()
         self._made.clear()
-        if "cache" in self.__dict__:
-            self.cache.close()
+
+    def _make(self, model: str, dimension: int | None) -> Encoder:
+        remote = remote_model(model)
+        if remote is None:
+            return local_encoder(model, dimension, self._settings, self.images)
+        encoder = remote_encoder(model, remote, dimension, self._settings, self._limits)
+        self._closing.callback(encoder.close)
+        return encoder
+
+    def _remembering(self, encoder: Encoder, model: str) -> CachedEncoder:
+        # documents of a model that costs nothing are made again as fast as they are read
+        return CachedEncoder(encoder, self.cache, documents=self.usd_per_token(model) > 0)
+
+    @cached_property
+    def _limits(self) -> RateLimits:
+        """The same for all models: a provider counts them together."""
+        requests = self._settings.embedding_requests_per_minute
+        tokens = self._settings.embedding_tokens_per_minute
+        if self._transaction is None or not (requests or tokens):
+            return NoLimits()
+        return SharedLimits(self._transaction, requests=requests, tokens=tokens)
+
+
+def _weights(identity: ModelIdentity) -> str:
+    """What tells the weights of a model from others, for a person."""
+    if identity.provider == "openai":
+        return identity.revision
+    return f"sha256 {identity.revision[:12]}"

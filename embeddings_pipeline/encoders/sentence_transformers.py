@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -35,12 +35,13 @@ _LEAST_BATCH_TOKENS = 256
 @dataclass(frozen=True)
 class Options:
     """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
-    tokens (padding included) in one batch."""
+    tokens (padding included) in one batch. A `trusted` model may run code of its own."""
 
     device: str = "auto"
     precision: str = "auto"
     batch_texts: int = 256
     batch_tokens: int = 4096
+    trusted: bool = False
 
 
 class SentenceTransformersEncoder:
@@ -75,6 +76,15 @@ class SentenceTransformersEncoder:
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of the texts, with the model's prompt for queries where it has one."""
         return self._encode(texts, query=True)
+
+    def room(self, tokens: int) -> int:
+        """How many inputs of so many tokens each make one batch."""
+        return max(1, min(self._batch_tokens // tokens, self._options.batch_texts))
+
+    def encode_prepared(self, batch: Sequence[Prepared]) -> Vectors:
+        """Vectors of one batch of documents that are as the model takes them."""
+        with self._lock:
+            return self._finish(self._run(self._model, batch, query=False))
 
     def _encode(self, texts: Sequence[str], *, query: bool) -> Encodings:
         vectors = np.empty((len(texts), self._identity.dimension), np.float32)
@@ -137,7 +147,8 @@ class SentenceTransformersEncoder:
         device = self.device
         dtype = dtype_for(self._options.precision, device)
         logger.info("loading %s on %s as %s", self._identity.model, device, dtype)
-        load = PlainBert if is_plain_bert(self._folder) else GeneralModel
+        general = partial(GeneralModel, trusted=self._options.trusted)
+        load = PlainBert if is_plain_bert(self._folder) else general
         try:
             return load(
                 self._folder, max_tokens=self._identity.max_tokens, device=device, dtype=dtype

@@ -129,6 +129,7 @@ class Entity(_Declared):
     template: Template | None = None
     weights: dict[Column, Annotated[Number, Field(gt=0)]] | None = Field(None, min_length=1)
     chunk: Chunk | None = None
+    image: Column | None = None
     filters: Columns = ()
     language: Language = "english"
     deleted: Column | None = None
@@ -158,6 +159,11 @@ class Entity(_Declared):
     @model_validator(mode="after")
     def _one_way_to_text(self) -> Self:
         ways = [key for key in ("include", "template", "weights") if getattr(self, key)]
+        of_text = [*ways, *(key for key in ("exclude", "chunk") if getattr(self, key))]
+        if self.image and of_text:
+            raise ValueError(
+                f"image excludes {' and '.join(of_text)}: a row has an image or a text"
+            )
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude one another: keep one")
         if self.exclude and ways:

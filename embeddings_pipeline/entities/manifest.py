@@ -14,10 +14,6 @@ from embeddings_pipeline.entities._problems import sentence
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
 
-# keys of the declaration whose capability is not built yet: refused, never ignored
-_NOT_YET = {
-    "image": "images cannot be embedded yet",
-}
 _GIVEN_BY_DBT = {"name", "db_schema", "table"}
 KEYS = sorted({"entity", *Entity.model_fields} - _GIVEN_BY_DBT)
 
@@ -83,8 +79,6 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
             f"model {model!r} is ephemeral and cannot be read: make it a view or a table"
         )
     for key in declaration:
-        if key in _NOT_YET:
-            raise ConfigurationError(f"model {model!r}: meta.embedding.{key}: {_NOT_YET[key]}")
         if key not in KEYS:
             raise ConfigurationError(
                 f"model {model!r}: meta.embedding has no key {key!r} (keys: {', '.join(KEYS)})"

@@ -12,19 +12,25 @@ from embeddings_pipeline.entities.template import fill
 from embeddings_pipeline.errors import RowError
 
 MAX_TEXT_BYTES = 1 << 20
+# of an image in a column: as base64, with what a data URI begins with, it is a text
+MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The text of a row, or of one chunk of it. `parts` only where fields are weighted."""
+    """The text of a row, or of one chunk of it. `parts` only where fields are weighted,
+    `image_hash` only where the text is an image's URI."""
 
     text: str
     parts: tuple[str, ...] | None = None
     weights: tuple[float, ...] | None = None
+    image_hash: bytes | None = None
 
     @property
     def text_hash(self) -> bytes:
-        """sha256 over all that decides the vector except the model."""
+        """sha256 over all that decides the vector except the model; of an image, its bytes."""
+        if self.image_hash is not None:
+            return self.image_hash
         if self.parts is None:
             return text_hash(self.text)
         return _sha256([[*pair] for pair in zip(self.weights or (), self.parts, strict=True)])
@@ -62,7 +68,13 @@ def render(
                 tuple(values[column] for column in present),
                 tuple(entity.weights[column] for column in present),
             )
-    size = len(rendered.text.encode())
+    within_limit(rendered.text)
+    return rendered
+
+
+def within_limit(text: str) -> str:
+    """The text. Raises RowError for one past MAX_TEXT_BYTES."""
+    size = len(text.encode())
     if size > MAX_TEXT_BYTES:
         raise RowError(f"the text has {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
-    return rendered
+    return text

@@ -42,6 +42,8 @@ _CANONICAL: Mapping[IdType, Callable[[str], str]] = {
     "uuid": lambda row_id: str(UUID(row_id)),
     "text": str,
 }
+BYTES = "bytea"
+_IMAGE_TYPES = (BYTES, "text", "character varying")
 _TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
 
 
@@ -54,6 +56,11 @@ class Source:
     id_type: IdType
     text_columns: tuple[str, ...]
     filters: Mapping[str, str]
+
+    @property
+    def has_uris(self) -> bool:
+        """Whether what is to be encoded is elsewhere: images that a column of URIs leads to."""
+        return self.entity.image is not None and self.columns[self.entity.image] != BYTES
 
     def canonical_ids(self, ids: Sequence[str]) -> list[str]:
         """These ids as the database prints them: 007 as 7, a uuid in lower case.
@@ -85,6 +92,7 @@ class Source:
             "template": entity.template,
             "weights": entity.weights,
             "chunk": entity.chunk.model_dump() if entity.chunk else None,
+            "image": entity.image,
             "filters": dict(self.filters),
             "changed_at": entity.changed_at,
             "day": [partitions.column, partitions.start.isoformat()]
@@ -100,7 +108,11 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     Raises ConfigurationError that names the key, the column and the choices.
     """
     _require(entity, "id", (entity.id,), columns)
-    for key, column in (("deleted", entity.deleted), ("changed_at", entity.changed_at)):
+    for key, column in (
+        ("deleted", entity.deleted),
+        ("changed_at", entity.changed_at),
+        ("image", entity.image),
+    ):
         _require(entity, key, (column,) if column else (), columns)
     for key, names in (
         ("include", entity.include or ()),
@@ -113,14 +125,16 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     if isinstance(entity.partitions, DayPartitions):
         column = entity.partitions.column
         _require(entity, "partitions.column", (column,), columns)
-        _require_time(entity, "partitions.column", column, columns)
+        _require_type(entity, "partitions.column", column, columns, _TIME_TYPES)
     if entity.changed_at:
-        _require_time(entity, "changed_at", entity.changed_at, columns)
+        _require_type(entity, "changed_at", entity.changed_at, columns, _TIME_TYPES)
     if entity.deleted and columns[entity.deleted] != "boolean":
         raise ConfigurationError(
             f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
             " not boolean; make it one in the staging model"
         )
+    if entity.image:
+        _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
     text_columns = _text_columns(entity, columns)
     for column in (entity.id, *text_columns, *entity.filters):
         # where a statement has parameters, a percent sign begins a placeholder
@@ -147,12 +161,14 @@ def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[
             )
 
 
-def _require_time(entity: Entity, key: str, column: str, columns: Mapping[str, str]) -> None:
-    # timestamp(3) with time zone is one too
-    if re.sub(r"\(\d\)", "", columns[column]) not in _TIME_TYPES:
+def _require_type(
+    entity: Entity, key: str, column: str, columns: Mapping[str, str], types: tuple[str, ...]
+) -> None:
+    # timestamp(3) with time zone and character varying(80) are some, too
+    if re.sub(r"\(\d+\)", "", columns[column]) not in types:
         raise ConfigurationError(
             f"entity {entity.name!r}: {key} {column!r} is {columns[column]}, not one of"
-            f" {', '.join(_TIME_TYPES)}: cast it in the staging model"
+            f" {', '.join(types)}: cast it in the staging model"
         )
 
 
@@ -167,6 +183,8 @@ def _id_type(entity: Entity, declared: str) -> IdType:
 
 
 def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]:
+    if entity.image:
+        return (entity.image,)
     if entity.include:
         return entity.include
     if entity.weights:

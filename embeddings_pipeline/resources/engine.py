@@ -18,6 +18,7 @@ from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.report import of_progress
 from embeddings_pipeline.sync.request import Progress, Request
 
 _LOG_EVERY_SECONDS = 5
@@ -116,10 +117,7 @@ def _logged(context: dg.InitResourceContext) -> Callable[[Progress], None]:
         nonlocal last
         if context.log and time.monotonic() - last > _LOG_EVERY_SECONDS:
             last = time.monotonic()
-            context.log.info(
-                f"{progress.entity}: {progress.done:,} of {progress.pending:,} chunks,"
-                f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go"
-            )
+            context.log.info(of_progress(progress))
 
     return report
 

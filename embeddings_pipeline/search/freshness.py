@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from embeddings_pipeline.store import published
+from embeddings_pipeline.store import published, search_session
 from embeddings_pipeline.store.postgres import Postgres
 
 # counting reads the texts and vectors whole
@@ -49,6 +49,8 @@ class Freshness:
 
     def _count(self, entity: str) -> Covered:
         with self._database.connection() as connection:
+            # a search through an index forbids it
+            search_session.use(connection, {"enable_seqscan": "on"})
             coverage, lag = published.coverage(connection, self._schema, entity)
         self._known[entity] = Covered(coverage, lag, time.monotonic())
         return self._known[entity]

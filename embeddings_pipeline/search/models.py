@@ -9,6 +9,7 @@ from threading import Lock
 
 from embeddings_pipeline.encoders.base import Encodings, Kind, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
+from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
@@ -33,6 +34,7 @@ class Models:
         self._made: dict[ModelIdentity, CachedEncoder] = {}
         self._batched: list[BatchedEncoder] = []
         self._loaded: set[ModelIdentity] = set()
+        self._of_images: set[ModelIdentity] = set()
         self._lock = Lock()
 
     @property
@@ -86,8 +88,13 @@ class Models:
         self, kind: Kind, identity: ModelIdentity, texts: Sequence[str], *, use_cache: bool = True
     ) -> Encodings:
         """Vectors of texts by this model. Raises Unavailable where it is not to be had, or does
-        not answer in time."""
+        not answer in time; ConfigurationError for documents that would be images."""
         remembering = self._encoder(identity)
+        if kind == "document" and identity in self._of_images:
+            # nobody has the service fetch what they name
+            raise ConfigurationError(
+                f"documents of model {identity.model!r} are images: encode a text as a query"
+            )
         encoder = remembering if use_cache else remembering.uncached
         encode = encoder.encode_query if kind == "query" else encoder.encode_documents
         with _had():
@@ -119,6 +126,8 @@ class Models:
     def _make(self, identity: ModelIdentity) -> CachedEncoder:
         with _had():
             inner = self._encoders.identical(identity).uncached
+        if isinstance(inner, ImageEncoder):
+            self._of_images.add(identity)
         report = partial(self._metrics.generated, identity.model)
         batched = BatchedEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
         self._batched.append(batched)

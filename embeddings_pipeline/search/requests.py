@@ -45,7 +45,8 @@ def not_blank(text: str) -> str:
 
 Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(storable)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Scalar: TypeAlias = StrictBool | StrictInt | Number | Word
+Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Scalar: TypeAlias = StrictBool | Integer | Number | Word
 Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(storable)]
 Query = Annotated[
     str, Field(max_length=MAX_QUERY), AfterValidator(storable), AfterValidator(not_blank)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self, TypeAlias
+
+from psycopg import OperationalError
+from psycopg.errors import UndefinedTable
 
 from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound
@@ -23,7 +28,7 @@ from embeddings_pipeline.search.requests import (
 from embeddings_pipeline.store import published as store
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import Postgres, is_lost_connection
 from embeddings_pipeline.store.published import Published
 from embeddings_pipeline.store.search_dense import least_similarity
 
@@ -56,6 +61,7 @@ class Searcher:
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
+        self._rerankers = Rerankers(engine.settings)
         self._known: dict[str, Published] = {}
         self._freshness = Freshness(self._database, engine.schema)
 
@@ -65,6 +71,26 @@ class Searcher:
         Raises ConfigurationError where there is no such entity, column or model, or nothing is
         published yet; psycopg.Error where the database fails.
         """
+        return self._steadily(lambda: self._search(request))
+
+    def similar(self, request: SimilarRequest) -> Answer:
+        """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
+        the row has no published vector."""
+
+        return self._steadily(lambda: self._similar(request))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._freshness.close()
+        self._database.close()
+
+    def _search(self, request: SearchRequest) -> Answer:
         rows = self._rows(request)
 
         def wanted(published: Published) -> Wanted:
@@ -78,14 +104,13 @@ class Searcher:
             )
 
         published, found = self._find(request.entity, wanted)
+        if request.mode == "dense":
+            found = self._near_enough(request, published, found)
         if request.rerank:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
 
-    def similar(self, request: SimilarRequest) -> Answer:
-        """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
-        the row has no published vector."""
-
+    def _similar(self, request: SimilarRequest) -> Answer:
         def wanted(published: Published) -> Wanted:
             (row_id,) = published.on.source.canonical_ids([request.id])
             with self._database.connection() as connection:
@@ -103,32 +128,36 @@ class Searcher:
             )
 
         published, found = self._find(request.entity, wanted)
-        return self._answer(request, "dense", published, found)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._freshness.close()
-        self._database.close()
+        near = self._near_enough(request, published, found)
+        return self._answer(request, "dense", published, near)
 
     def _find(
         self, entity: str, wanted: Callable[[Published], Wanted]
-    ) -> tuple[Published, list[Found]]:
+    ) -> tuple[Published, Sequence[Found]]:
         """Search what is published now: also where another set was, until a moment ago."""
         for _ in range(_TRIES):
             published = self._known.get(entity) or self._read(entity)
-            asked = wanted(published)
             try:
+                asked = wanted(published)
                 with self._database.connection() as connection:
                     return published, find(connection, published, asked)
-            except MovedError:
+            except (MovedError, UndefinedTable):
                 self._known.pop(entity, None)
+            except ConfigurationError:
+                # what was known of the entity may be at fault
+                if self._read(entity).version == published.version:
+                    raise
         raise ConfigurationError(f"entity {entity!r} is published anew again and again: try later")
+
+    def _steadily(self, work: Callable[[], Answer]) -> Answer:
+        """Once more where a kept connection was lost, as all are when the server restarts."""
+        try:
+            return work()
+        except OperationalError as error:
+            if not is_lost_connection(error):
+                raise
+            self._database.renew()
+            return work()
 
     def _read(self, entity: str) -> Published:
         with self._database.connection() as connection:
@@ -143,32 +172,27 @@ class Searcher:
         published: Published,
         found: Sequence[Found],
     ) -> Answer:
-        rows = self._rows(request)
-        near = self._near_enough(request, mode, published, found)
         covered = self._freshness.of(request.entity)
         return Answer(
             entity=request.entity,
             mode=mode,
             results=[
                 Hit(row.id, row.chunk, row.score, row.text, row.fields)
-                for row in self._with_columns(published, request.columns, near)
+                for row in self._with_columns(published, request.columns, found)
             ],
             coverage=covered.coverage,
             data_lag_seconds=covered.data_lag_seconds,
             model=published.vector_set.model,
             vector_set=published.vector_set.number,
-            shortfall=rows - len(near),
+            shortfall=self._rows(request) - len(found),
         )
 
     def _near_enough(
         self,
         request: SearchRequest | SimilarRequest,
-        mode: Mode,
         published: Published,
         found: Sequence[Found],
     ) -> Sequence[Found]:
-        if mode != "dense":
-            return found
         asked = request.min_similarity
         if asked is None and request.max_distance is None:
             asked = self._engine.settings.embedding_similarity_threshold
@@ -189,7 +213,9 @@ class Searcher:
             return search_rows.with_columns(connection, published, columns, found)
 
     def _reranked(self, model: str, query: str, found: Sequence[Found]) -> list[Found]:
-        raise NotImplementedError
+        scores = self._rerankers.scores(model, query, [row.text for row in found])
+        best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
+        return [replace(row, score=score) for score, row in best]
 
     def _rows(self, request: SearchRequest | SimilarRequest) -> int:
         return request.top_k or self._engine.settings.embedding_similarity_top_k

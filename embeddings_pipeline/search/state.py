@@ -82,7 +82,8 @@ class State:
         now = status(self._database(), self._engine.schema, entity)
         with self._database().connection() as connection:
             quarantined = queries.quarantined(connection, on)
-            latest, cost = ledger.latest(connection, on, _RUNS)
+            latest = ledger.latest(connection, on, _RUNS)
+            cost = ledger.cost(connection, on)
         runs = [Run.model_validate(run) for run in latest]
         return EntityState(
             entity=entity.name,
@@ -97,7 +98,7 @@ class State:
             dimension=now.live_set.dimension if now.live_set else None,
             vector_set=now.live_set.number if now.live_set else None,
             index=IndexState(type=now.index.type, recall_at_10=now.index.recall_at_10),
-            cost_usd=cost,
+            cost_usd=cost.total_usd,
             last_run=runs[0] if runs else None,
             runs=runs,
         )

@@ -111,23 +111,49 @@ def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, 
     return None if row is None else dict(zip(columns, row, strict=True))
 
 
-def latest(
-    connection: Connection[Row], on: Statements, count: int
-) -> tuple[list[dict[str, Any]], float]:
-    """The latest runs of an entity, newest first, as columns by name; and what all runs cost."""
+def latest(connection: Connection[Row], on: Statements, count: int) -> list[dict[str, Any]]:
+    """The latest runs of an entity, newest first, as columns by name."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        runs = cursor.execute(
+        return cursor.execute(
             on.fill(
                 "select * from {run_ledger} where entity = {entity}"
                 " order by started_at desc limit {count}",
                 count=sql.Literal(count),
             )
         ).fetchall()
-    (cost,) = on.one(
-        connection,
-        "select coalesce(sum(cost_usd), 0) from {run_ledger} where entity = {entity}",
+
+
+@dataclass(frozen=True)
+class Cost:
+    """US dollars: of the last run, of all runs, and what reuse and cache saved in them."""
+
+    last_run_usd: float = 0.0
+    total_usd: float = 0.0
+    saved_usd: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.last_run_usd + other.last_run_usd,
+            self.total_usd + other.total_usd,
+            self.saved_usd + other.saved_usd,
+        )
+
+
+def cost(connection: Connection[Row], on: Statements) -> Cost:
+    """What the runs of an entity cost."""
+    return Cost(
+        *on.one(
+            connection,
+            """
+            select
+                coalesce((array_agg(cost_usd order by started_at desc))[1], 0)::float,
+                coalesce(sum(cost_usd), 0)::float,
+                coalesce(sum(saved_usd), 0)::float
+            from {run_ledger}
+            where entity = {entity}
+            """,
+        )
     )
-    return runs, float(cost)
 
 
 def _numbers(counts: Counts) -> list[float]:

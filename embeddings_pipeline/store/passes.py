@@ -29,6 +29,13 @@ def is_of_last_pass(connection: Connection[Row], on: Statements) -> bool:
     return row == (on.source.definition_hash, scheme)
 
 
+def unsettle(connection: Connection[Row], on: Statements) -> None:
+    """Make the next pass look at every row again."""
+    connection.execute(
+        on.fill("update {texts} set fingerprint = {unsettled}", unsettled=sql.Literal(UNSETTLED))
+    )
+
+
 def retry(connection: Connection[Row], on: Statements) -> int:
     """Make the next run try again what is in quarantine; returns how many entries there are."""
     with connection.transaction():

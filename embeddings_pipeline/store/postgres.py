@@ -114,6 +114,14 @@ class Postgres:
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
 
+    @contextmanager
+    def transaction_in(self, schema: str) -> Iterator[Connection[Row]]:
+        """A transaction in which a table without a schema's name is in this one."""
+        with self.connection() as connection, connection.transaction():
+            path = sql.SQL("set local search_path to {}").format(sql.Identifier(schema))
+            connection.execute(path)
+            yield connection
+
     def _configure(self, connection: Connection[Row]) -> None:
         self._begin(connection)
         if self._prepare:

@@ -16,7 +16,7 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Published:
     """An entity and its live set at one moment; another `version` means that one of them moved.
 

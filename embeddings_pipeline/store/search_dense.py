@@ -10,7 +10,6 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.indexes import OPERATORS
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_filters import Condition
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 # how near, the greater the nearer; <#> is minus the inner product
@@ -23,19 +22,21 @@ _EFFORT: dict[str, LiteralString] = {"hnsw": "hnsw.ef_search", "ivfflat": "ivffl
 _MAX_EF_SEARCH = 1000
 
 
-def session(vector_set: VectorSet, chunks: int, *, exact: bool) -> dict[str, str]:
+def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
     """Settings of the session: the effort at which the index reaches its recall for so many
     chunks, and that it is used, or else not."""
-    index = (vector_set.index_settings or {}).get("type")
-    if exact or index not in _EFFORT or not vector_set.ef_search:
+    kind = (vector_set.index_settings or {}).get("type")
+    if not index or kind not in _EFFORT or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
-    least = min(chunks, _MAX_EF_SEARCH) if index == "hnsw" else 1
+    least = min(chunks, _MAX_EF_SEARCH) if kind == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
     # the planner does not know what it costs to read a vector that is kept beside its row
-    return {"enable_seqscan": "off", _EFFORT[index]: str(effort)}
+    return {"enable_seqscan": "off", _EFFORT[kind]: str(effort)}
 
 
-def near(published: Published, where: Condition, chunks: int, *, exact: bool) -> sql.Composable:
+def near(
+    published: Published, where: sql.Composable, chunks: int, *, exact: bool
+) -> sql.Composable:
     """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
@@ -46,12 +47,13 @@ def near(published: Published, where: Condition, chunks: int, *, exact: bool) ->
         select {id}, chunk, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance from {vectors} v where {where}
             order by {order} limit {chunks}
-        ) as v
+            -- a vector of zeros has no cosine with another
+        ) as v where distance < 'infinity'
         """,
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
         vectors=published.on.table(vector_set.table_name),
-        where=where.clause,
+        where=where,
         # no index is on the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,
         chunks=Literal(chunks),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 from psycopg import Connection, DataError, ProgrammingError, sql
 from psycopg.sql import Identifier, Placeholder
@@ -16,27 +15,54 @@ from embeddings_pipeline.store.postgres import Row, trusted
 _OPERATORS: dict[str, LiteralString] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
-@dataclass(frozen=True)
-class Condition:
-    """SQL on the columns of a table that is called `v`, and the parameters in it."""
-
-    clause: sql.Composable
-    values: Mapping[str, Any]
+# how each filter is put: value, any, any_or_null, null, or the bounds of a range
+Forms: TypeAlias = tuple[tuple[str, str], ...]
 
 
-def condition(filters: Mapping[str, Any], types: Mapping[str, str]) -> Condition:
-    """That each filter holds: a value, a list of them, {gt, gte, lt, lte: value}, or None.
+def forms(filters: Mapping[str, Any]) -> Forms:
+    """Column and form of each filter, in which two requests may differ but in their values."""
+    return tuple((column, _form(wanted)) for column, wanted in filters.items())
+
+
+def clause(forms: Forms, types: Mapping[str, str]) -> sql.Composable:
+    """A condition on a table that is called `v`; its parameters are those of `values`.
 
     Raises ConfigurationError for a column that is no filter of the entity.
     """
-    values: dict[str, Any] = {}
     clauses: list[sql.Composable] = [sql.SQL("true")]
-    for number, (column, wanted) in enumerate(filters.items()):
+    for number, (column, form) in enumerate(forms):
         if column not in types:
             choices = ", ".join(types) or "none is declared"
             raise ConfigurationError(f"filter {column!r} is not a filter column ({choices})")
-        clauses += _clauses(f"f{number}", column, base_type(types[column]), wanted, values)
-    return Condition(sql.SQL(" and ").join(clauses), values)
+        clauses += _clauses(f"f{number}", Identifier("v", column), base_type(types[column]), form)
+    return sql.SQL(" and ").join(clauses)
+
+
+def values(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `clause`."""
+    found: dict[str, Any] = {}
+    for number, wanted in enumerate(filters.values()):
+        if isinstance(wanted, Mapping):
+            found |= {f"f{number}_{bound}": _as_text(value) for bound, value in wanted.items()}
+        elif isinstance(wanted, list | tuple):
+            found[f"f{number}"] = [_as_text(value) for value in wanted if value is not None]
+        elif wanted is not None:
+            found[f"f{number}"] = _as_text(wanted)
+    return found
+
+
+def estimate(
+    connection: Connection[Row],
+    table: sql.Composable,
+    condition: sql.Composable,
+    filters: Mapping[str, Any],
+) -> int:
+    """How many rows of the table the planner expects to pass."""
+    plan = connection.execute(
+        sql.SQL("explain (format json) select from {} as v where {}").format(table, condition),
+        values(filters),
+    ).fetchone()
+    return int(plan[0][0]["Plan"]["Plan Rows"]) if plan else 0
 
 
 def base_type(kind: str) -> str:
@@ -67,31 +93,35 @@ def explain_refusal(
                 ) from None
 
 
-def _clauses(
-    name: str, column: str, kind: str, wanted: Any, values: dict[str, Any]
-) -> Iterator[sql.Composable]:
-    target = Identifier("v", column)
-    typed = sql.SQL("{}::{}")
+def _form(wanted: Any) -> str:
     if wanted is None:
+        return "null"
+    if isinstance(wanted, Mapping):
+        return " ".join(wanted)
+    if isinstance(wanted, list | tuple):
+        return "any_or_null" if None in wanted else "any"
+    return "value"
+
+
+def _clauses(name: str, target: sql.Composable, kind: str, form: str) -> Iterator[sql.Composable]:
+    value = sql.SQL("{}::{}").format(Placeholder(name), trusted(kind))
+    values = sql.SQL("{}::{}").format(Placeholder(name), trusted(f"{kind}[]"))
+    if form == "null":
         yield sql.SQL("{} is null").format(target)
-    elif isinstance(wanted, Mapping):
-        for operator, bound in wanted.items():
-            values[f"{name}_{operator}"] = _as_text(bound)
-            yield sql.SQL("{} {} {}").format(
-                target,
-                sql.SQL(_OPERATORS[operator]),
-                typed.format(Placeholder(f"{name}_{operator}"), trusted(kind)),
-            )
-    elif isinstance(wanted, list | tuple):
-        values[name] = [_as_text(value) for value in wanted if value is not None]
-        among = sql.SQL("{} = any({})").format(
-            target, typed.format(Placeholder(name), trusted(f"{kind}[]"))
-        )
-        or_null = sql.SQL("({} or {} is null)").format(among, target)
-        yield or_null if None in wanted else among
+    elif form == "value":
+        yield sql.SQL("{} = {}").format(target, value)
+    elif form == "any":
+        yield sql.SQL("{} = any({})").format(target, values)
+    elif form == "any_or_null":
+        yield sql.SQL("({} = any({}) or {} is null)").format(target, values, target)
     else:
-        values[name] = _as_text(wanted)
-        yield sql.SQL("{} = {}").format(target, typed.format(Placeholder(name), trusted(kind)))
+        for bound in form.split():
+            yield sql.SQL("{} {} {}::{}").format(
+                target,
+                sql.SQL(_OPERATORS[bound]),
+                Placeholder(f"{name}_{bound}"),
+                trusted(kind),
+            )
 
 
 def _values(wanted: Any) -> list[Any]:

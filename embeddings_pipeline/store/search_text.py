@@ -13,7 +13,6 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_filters import Condition
 
 # Anserini's defaults (Lin et al., Pyserini, SIGIR 2021); BM25 itself is Robertson and Zaragoza's
 # (The Probabilistic Relevance Framework, 2009), with the idf of Lucene, which is never negative
@@ -82,7 +81,7 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
     )
 
 
-def matching(published: Published, where: Condition, chunks: int) -> sql.Composable:
+def matching(published: Published, where: sql.Composable, chunks: int) -> sql.Composable:
     """(id, chunk, score) of the best chunks for the parameters of `Words.values`."""
     return published.on.fill(
         """
@@ -107,6 +106,6 @@ def matching(published: Published, where: Condition, chunks: int) -> sql.Composa
         b=Literal(_B),
         average=Literal(published.average_tokens),
         vectors=published.on.table(published.vector_set.table_name),
-        where=where.clause,
+        where=where,
         chunks=Literal(chunks),
     )

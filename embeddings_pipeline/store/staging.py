@@ -9,12 +9,14 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
+from embeddings_pipeline.entities.source import BYTES, Source
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 
-# rows that a streamed read holds in memory at a time
+# rows that a streamed read holds in memory at a time, and those that may be of a megabyte each
 _FETCH = 500
+_FETCH_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def read_rows(
         _fingerprint(source),
         day,
         changed,
-        *(_as_text(column, source.columns[column]) for column in source.text_columns),
+        *(_as_text(source, column) for column in source.text_columns),
         *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
     ]
     filters_from = 4 + len(source.text_columns)
@@ -132,7 +134,7 @@ def read_rows(
         type=trusted(source.id_type),
     )
     with connection.transaction(), connection.cursor("staged_rows") as cursor:
-        cursor.itersize = _FETCH
+        cursor.itersize = _FETCH_IMAGES if entity.image else _FETCH
         for row in cursor.execute(query, (list(ids),)):
             yield StagedRow(
                 id=row[0],
@@ -188,9 +190,14 @@ def _day(partitions: DayPartitions, source: Source) -> sql.Composable:
     return sql.SQL("{}::date").format(column)
 
 
-def _as_text(column: str, kind: str) -> sql.Composable:
-    """A value as a person would write it: yes or no, a list with commas, else as printed."""
-    name = Identifier(column)
+def _as_text(source: Source, column: str) -> sql.Composable:
+    """A value as a person would write it: yes or no, a list with commas, else as printed; the
+    bytes of an image as base64, of one that is too large as many as show that."""
+    name, kind = Identifier(column), source.columns[column]
+    if column == source.entity.image and kind == BYTES:
+        return sql.SQL(
+            "translate(encode(substring({} from 1 for {}), 'base64'), chr(10), '')"
+        ).format(name, sql.Literal(MAX_IMAGE_BYTES + 1))
     if kind == "boolean":
         return sql.SQL("case {} when true then 'yes' when false then 'no' end").format(name)
     if kind.endswith("[]"):

@@ -121,7 +121,7 @@ def _texts(
             locks.entity(target, on, request.patience),
         ):
             _refuse_without_run(target, on)
-            found.update(write_rows(source, target, on, ids, done))
+            found.update(write_rows(source, target, on, encoders.images, ids, done))
 
     write()
     evict_noted(vectors, on, encoders.cache.evict)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import EmbeddingsError, RowError
@@ -29,6 +30,16 @@ def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[M
     )
     made = dict(zip(texts, vectors, strict=True))
     return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
+
+
+def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
+    """Vectors of images that all differ; one that is another by now has none."""
+    uris = [image_files.pinned(p.text, p.text_hash) for p in window]
+    return encode_each(
+        encoder.encode_documents,
+        uris,
+        lambda: encoder.uncached.encode_documents([image_files.PROBE]),
+    )
 
 
 def encode_each(

@@ -75,7 +75,7 @@ def explain(
                 f"entity {on.source.entity.name!r} has no row with {on.source.entity.id}"
                 f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
             )
-        window = rendering.rendered([row], on) if row else None
+        window = rendering.rendered([row], on, encoders.images) if row else None
         sets = vector_sets.vector_sets(target, on, ("live", "building", "retired"))
         longest = encoders.of(on.source.entity).identity.max_tokens
         chunks = [

@@ -2,7 +2,7 @@
 
 It goes the way of a run, comparing digests and rendering what moved, into temporary tables; so
 its counts of rows and texts are those of the run, not guesses. Only tokens are estimated, and only
-where texts are many.
+where texts are many. Images are not read: of URIs that are new each counts as one to encode.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _render_changed(source: Connection[Row], target: Connection[Row], on: Statem
         with closing(staging.read_rows(source, on.source, ids)) as rows:
             for number, batch in enumerate(rendering.batches(rows, on)):
                 counted = rendered < _COUNT_ALL or number % _COUNT_ONE_IN == 0
-                planning.receive(target, on, rendering.rendered(batch, on, count=counted).texts)
+                window = rendering.rendered(batch, on, images=None, count=counted)
+                planning.receive(target, on, window.texts)
                 rendered += len(batch)
     return rendered > _COUNT_ALL
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from embeddings_pipeline.encoders.ahead import ahead, attempted
+from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import Rendered, render
@@ -14,10 +16,15 @@ from embeddings_pipeline.store.passes import UNSETTLED
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Failure, Text
+from embeddings_pipeline.sync.images import render_image
 
 # a window ends with whichever comes first
 _WINDOW_ROWS = 2_000
 _WINDOW_BYTES = 8 << 20
+# images that are read at once
+_READERS = 16
+
+Pieces = list[Rendered | None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Window:
     failures: list[Failure]
 
 
-def batches(rows: Iterator[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
+def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
     """Cut a stream of rows into windows, bounded in rows and bytes.
 
     Raises ConfigurationError for an id that comes twice.
@@ -50,11 +57,16 @@ def batches(rows: Iterator[StagedRow], on: Statements) -> Iterator[list[StagedRo
         yield batch
 
 
-def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -> Window:
-    """The texts of a window of rows; without `count` their tokens are left at 0."""
-    done: list[tuple[StagedRow, str, int, list[Rendered | None]]] = []
+def rendered(
+    rows: Sequence[StagedRow], on: Statements, images: ImageFiles | None, *, count: bool = True
+) -> Window:
+    """The texts of a window of rows; without `count` their tokens are left at 0.
+
+    Without `images` none is read: each is taken to be another where its URI is.
+    """
+    done: list[tuple[StagedRow, str, int, Pieces]] = []
     failures: list[Failure] = []
-    for row in rows:
+    for row, pieces in zip(rows, _pieces_of(rows, on, images), strict=True):
         try:
             key = _partition_key(row, on)
         except RowError as error:
@@ -62,13 +74,16 @@ def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -
             # looked at again by each pass, until its day has come
             done.append((row, "", UNSETTLED, [None]))
             continue
-        try:
-            done.append((row, key, row.fingerprint, _pieces(row, on)))
-        except RowError as error:
-            failures.append(Failure(row.id, "render", str(error)))
-            done.append((row, key, row.fingerprint, [None]))
+        if isinstance(pieces, RowError):
+            failures.append(Failure(row.id, "render", str(pieces)))
+            # a host that was down, or a file that came late, shows in no fingerprint
+            settled = UNSETTLED if on.source.has_uris else row.fingerprint
+            done.append((row, key, settled, [None]))
+        else:
+            done.append((row, key, row.fingerprint, pieces))
     pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
-    tokens = iter(_count(pieces_with_text) if count else [0] * len(pieces_with_text))
+    counted = count and not on.source.entity.image
+    tokens = iter(_count(pieces_with_text) if counted else [0] * len(pieces_with_text))
     written = [
         _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else 0)
         for row, key, fingerprint, pieces in done
@@ -77,8 +92,26 @@ def rendered(rows: Sequence[StagedRow], on: Statements, *, count: bool = True) -
     return Window(len(rows), written, failures)
 
 
-def _pieces(row: StagedRow, on: Statements) -> list[Rendered | None]:
-    """The chunks of a row, at least one; a row without text has one that is None."""
+def _pieces_of(
+    rows: Sequence[StagedRow], on: Statements, images: ImageFiles | None
+) -> Iterator[Pieces | RowError]:
+    """The chunks of each row, at least one, or why it has none."""
+    if column := on.source.entity.image:
+
+        def image_of(row: StagedRow) -> Pieces:
+            return [render_image(on.source, row.values[column], images)]
+
+        yield from ahead(attempted(image_of), rows, threads=_READERS, depth=2 * _READERS)
+        return
+    for row in rows:
+        try:
+            yield _pieces(row, on)
+        except RowError as error:
+            yield error
+
+
+def _pieces(row: StagedRow, on: Statements) -> Pieces:
+    """A row without text has one chunk that is None."""
     entity = on.source.entity
     rendered = render(entity, on.source.text_columns, row.values)
     if rendered is None or entity.chunk is None:

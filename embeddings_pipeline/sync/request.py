@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from embeddings_pipeline.store.ledger import Counts
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in chunks of all that was pending at its start."""
+    """How far a run is, in chunks of all that was pending at its start; `counts` is what it did."""
 
     entity: str
     done: int
     pending: int
     seconds: float
+    counts: Counts
 
     @property
     def rate(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
-from embeddings_pipeline.store import queries, vector_sets
+from embeddings_pipeline.store import ledger, queries, vector_sets
+from embeddings_pipeline.store.ledger import Cost
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.store.statements import Statements
@@ -49,6 +50,7 @@ class EntityStatus:
     oldest_pending_seconds: int | None
     live_set: LiveSet | None
     index: IndexStatus
+    cost: Cost = field(default_factory=Cost)
 
 
 def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
@@ -94,6 +96,7 @@ def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
         oldest_pending_seconds=max(ages, default=None),
         live_set=_live(shown),
         index=_index(shown),
+        cost=ledger.cost(connection, on),
     )
 
 

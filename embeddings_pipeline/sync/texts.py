@@ -11,9 +11,12 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from psycopg import Connection
 
+from embeddings_pipeline.encoders.ahead import ahead
+from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.errors import DeletesRefused
 from embeddings_pipeline.store import (
     changes,
@@ -28,7 +31,6 @@ from embeddings_pipeline.store import (
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.postgres import Postgres, Row, resumed
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.sync.ahead import ahead
 from embeddings_pipeline.sync.evict import Evict, evict_noted
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
 
@@ -69,18 +71,23 @@ def sync_texts(
     vectors: Postgres,
     on: Statements,
     run_id: str,
+    images: ImageFiles,
     evict: Evict,
     *,
     allow_deletes: bool = False,
+    force: bool = False,
 ) -> TextsResult:
     """One pass over an entity: render what moved, delete what is gone, and let caches forget both.
 
+    `force` reads every image again: one that was replaced in its place shows in no fingerprint.
     Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted nothing)
     where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
     done = Done()
-    _pass_over(staged, vectors, on, done, allow_deletes=allow_deletes)
+    if force and on.source.entity.image:
+        _unsettle(vectors, on)
+    _pass_over(staged, vectors, on, images, done, allow_deletes=allow_deletes)
     evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     record(vectors, on, run_id, result.counts)
@@ -99,8 +106,21 @@ class Done:
 
 
 @resumed
+def _unsettle(vectors: Postgres, on: Statements) -> None:
+    with vectors.connection() as target, locks.entity(target, on):
+        entity_tables.ensure_entity(target, on.schema, on.source)
+        passes.unsettle(target, on)
+
+
+@resumed
 def _pass_over(
-    staged: Postgres, vectors: Postgres, on: Statements, done: Done, *, allow_deletes: bool
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    images: ImageFiles,
+    done: Done,
+    *,
+    allow_deletes: bool,
 ) -> None:
     with (
         staged.connection() as source,
@@ -118,7 +138,7 @@ def _pass_over(
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
         for changed in changes.slices(target, "changed_rows", SLICE):
-            write_rows(source, target, on, changed, done)
+            write_rows(source, target, on, images, changed, done)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
@@ -131,20 +151,22 @@ def write_rows(
     source: Connection[Row],
     target: Connection[Row],
     on: Statements,
+    images: ImageFiles,
     ids: Sequence[str],
     done: Done,
 ) -> set[str]:
     """Render and store those of these rows that staging has; returns their ids."""
-    found = set()
-    with (
-        closing(staging.read_rows(source, on.source, ids)) as rows,
-        closing(ahead(rendered(batch, on) for batch in batches(rows, on))) as windows,
-    ):
-        for window in windows:
-            texts.write(target, on, window.texts, window.failures)
-            done.read += window.rows
-            done.quarantined += len(window.failures)
-            found |= {text.id for text in window.texts}
+    found: set[str] = set()
+    with closing(staging.read_rows(source, on.source, ids)) as rows:
+        # no read of staging is held open while images are fetched for an hour
+        held = iter([*rows]) if on.source.has_uris else rows
+        render = partial(rendered, on=on, images=images)
+        with closing(ahead(render, batches(held, on), threads=1, depth=1)) as windows:
+            for window in windows:
+                texts.write(target, on, window.texts, window.failures)
+                done.read += window.rows
+                done.quarantined += len(window.failures)
+                found |= {text.id for text in window.texts}
     return found
 
 

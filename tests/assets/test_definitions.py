@@ -95,14 +95,15 @@ def test_the_definitions_load_quickly_and_without_a_model_or_dbt() -> None:
 @pytest.mark.parametrize(
     "package", ["engine", "entities", "encoders", "store", "sync", "cli", "resources.dbt_project"]
 )
-def test_the_core_and_the_commands_start_without_dagster_dbt_and_torch(package: str) -> None:
+def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow(package: str) -> None:
     loaded = run_python(
         "import importlib, pkgutil, sys\n"
         f"package = importlib.import_module('embeddings_pipeline.{package}')\n"
         "paths, prefix = getattr(package, '__path__', []), package.__name__ + '.'\n"
         "for found in pkgutil.walk_packages(paths, prefix):\n"
         "    importlib.import_module(found.name)\n"
-        "print(*({'dagster', 'dagster_dbt', 'dbt', 'redis', 'torch'} & set(sys.modules)))"
+        "names = {'dagster', 'dagster_dbt', 'dbt', 'redis', 'torch', 'PIL'}\n"
+        "print(*(names & set(sys.modules)))"
     )
     assert loaded.split() == []
 

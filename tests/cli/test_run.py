@@ -189,11 +189,20 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
         "oldest_pending_seconds": None,
         "live_set": {"number": 1, "model": model, "dimension": 384},
         "index": {"type": "hnsw", "recall_at_10": 1.0},
+        "cost": {"last_run_usd": 0.0, "total_usd": 0.0, "saved_usd": 0.0},
     }
     assert document("status")["cache"]["redis"] == "not configured"
     table = command("status").stdout
+    assert "US dollars" in table
     assert "all-MiniLM-L6-v2" in table
     assert "recall@10" in table
+
+
+def test_models_lists_the_known_ones_and_whether_they_are_at_hand(notes: Notes) -> None:
+    found = {model["model"]: model for model in document("models")["models"]}
+    assert found["sentence-transformers/all-MiniLM-L6-v2"]["at_hand"]
+    assert found["text-embedding-3-small"]["dimension"] == 1536
+    assert "text-embedding-ada-002" in command("models").stdout
 
 
 def test_publish_says_what_is_live_and_rollback_that_nothing_else_is_kept(

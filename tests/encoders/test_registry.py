@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from embeddings_pipeline.encoders.openai import options_of
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -46,6 +50,95 @@ def test_a_model_with_other_weights_is_not_the_identical_one(tiny: Path) -> None
         ConfigurationError, match=r"has other weights now \(sha256 [0-9a-f]{12}, not"
     ):
         encoders(embedding_model_path=tiny / "bert").identical(replace(stored, dimension=16))
+
+
+def test_a_name_decides_who_encodes() -> None:
+    made = encoders(openai_api_key="sk-test")
+    remote = made.get("text-embedding-3-large")
+    assert (remote.identity.provider, remote.identity.dimension) == ("openai", 3072)
+    assert remote.identity.revision == "text-embedding-3-large"
+    assert remote.device == "api.openai.com"
+    named = made.get("openai:text-embedding-3-small", 512).identity
+    assert (named.model, named.dimension) == ("openai:text-embedding-3-small", 512)
+    assert made.get(DEFAULT_MODEL).identity.provider == "sentence-transformers"
+    made.cleanup()
+
+
+def test_the_same_name_at_another_host_is_another_model() -> None:
+    model = "text-embedding-3-small"
+    stored = encoders(openai_api_key="sk-test").get(model).identity
+    elsewhere = encoders(openai_base_url="http://localhost:8000/v1")
+    with pytest.raises(ConfigurationError, match=f"{model}@localhost:8000, not {model}"):
+        elsewhere.identical(stored)
+
+
+def test_a_remote_model_without_a_key_says_what_to_set() -> None:
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY is not set: set it, or"):
+        encoders().get("text-embedding-3-small")
+
+
+def test_requests_are_no_larger_than_the_settings_allow() -> None:
+    settings = Settings(
+        _env_file=None, embedding_batch_size=100, embedding_tokens_per_minute=40_000
+    )
+    options = options_of(settings)
+    assert (options.batch_texts, options.batch_tokens) == (100, 40_000)
+    options = options_of(Settings(_env_file=None, embedding_batch_size=4096))
+    assert (options.batch_texts, options.batch_tokens) == (2_048, 300_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "usd_per_million"),
+    [
+        ("text-embedding-3-large", 0.13),
+        ("openai:text-embedding-3-large", 0.13),
+        ("openai:my/model", 7.0),
+        ("text-embedding-3-small", 0.01),
+        ("openai:text-embedding-3-small", 0.01),
+        (DEFAULT_MODEL, 0.0),
+    ],
+)
+def test_a_price_is_the_list_s_or_the_setting_s(model: str, usd_per_million: float) -> None:
+    made = encoders(embedding_prices={"openai:my/model": 7, "text-embedding-3-small": 0.01})
+    assert made.usd_per_token(model) * 1_000_000 == pytest.approx(usd_per_million)
+
+
+def test_a_model_s_own_code_runs_only_where_a_setting_names_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny / "model", folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "4_Own").mkdir()
+    modules.append({"idx": 4, "name": "4", "path": "4_Own", "type": "own.Negative"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "own.py").write_text(
+        "from torch import nn\n"
+        "class Negative(nn.Module):\n"
+        "    def forward(self, features, **more):\n"
+        "        return features | {'sentence_embedding': -features['sentence_embedding']}\n"
+        "    @classmethod\n"
+        "    def load(cls, *args, **more):\n"
+        "        return cls()\n"
+    )
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
+    )
+    given = {
+        "embedding_model": "my/model",
+        "embedding_device": "cpu",
+        "embedding_precision": "float32",
+    }
+    plain = encoders(**given, embedding_model_path=tiny / "model").get("my/model")
+    with pytest.raises(ConfigurationError, match="name it in EMBEDDING_TRUST_REMOTE_CODE"):
+        encoders(**given, embedding_model_path=folder).get("my/model")
+
+    trusted = encoders(
+        **given, embedding_model_path=folder, embedding_trust_remote_code="other/one, my/model"
+    ).get("my/model")
+    assert trusted.identity.revision != plain.identity.revision
+    wanted = -plain.encode_documents(["pump"]).vectors
+    np.testing.assert_allclose(trusted.encode_documents(["pump"]).vectors, wanted, atol=1e-5)
 
 
 def test_models_are_let_go() -> None:

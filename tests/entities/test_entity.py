@@ -54,7 +54,8 @@ FULL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, FULL, {"chunk": {"tokens": 64, "overlap": 8}, "exclude": ["note"]}]
+    "keys",
+    [{}, FULL, {"chunk": {"tokens": 64, "overlap": 8}, "exclude": ["note"]}, {"image": "photo"}],
 )
 def test_an_entity_is_read_back_from_its_json(keys: dict[str, Any]) -> None:
     entity = declared(**keys)
@@ -215,6 +216,11 @@ def test_options_of_an_index_fit_its_type(index: dict[str, Any], message: str) -
             "exclude goes with the default text, not with include",
         ),
         ({"weights": {"a": 1}, "chunk": {"tokens": 64}}, "weights and chunk exclude one another"),
+        ({"image": "a", "include": ["b"]}, "image excludes include: a row has an image or a text"),
+        ({"image": "a", "template": "{b}"}, "image excludes template"),
+        ({"image": "a", "weights": {"b": 1}}, "image excludes weights"),
+        ({"image": "a", "exclude": ["b"]}, "image excludes exclude"),
+        ({"image": "a", "chunk": {"tokens": 64}}, "image excludes chunk"),
     ],
 )
 def test_there_is_one_way_to_the_text(keys: dict[str, Any], message: str) -> None:

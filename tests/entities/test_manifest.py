@@ -101,14 +101,6 @@ def test_an_unknown_key_is_named_with_its_model_and_the_choices(key: object) -> 
     assert {"id", "entity", "template"} < set(KEYS)
 
 
-@pytest.mark.parametrize("key", ["image"])
-def test_a_key_that_is_not_built_yet_is_refused_and_not_ignored(key: str) -> None:
-    message = refusal(model("stg_product", {"id": "id", key: "x"}))
-    assert message.startswith(f"model 'stg_product': meta.embedding.{key}: ")
-    assert message.endswith(" yet")
-    assert key not in KEYS
-
-
 @pytest.mark.parametrize("declaration", ["id", 5, True, ["id"]])
 def test_a_declaration_that_is_no_mapping_is_refused(declaration: Any) -> None:
     message = refusal(model("stg_product", declaration))

@@ -47,6 +47,7 @@ def refusal(columns: dict[str, str] | None = None, **keys: Any) -> str:
         ("filters", {"filters": ["nosuch"]}),
         ("deleted", {"deleted": "nosuch"}),
         ("changed_at", {"changed_at": "nosuch"}),
+        ("image", {"image": "nosuch"}),
         ("partitions.column", {"partitions": DAY | {"column": "nosuch"}}),
     ],
 )
@@ -223,3 +224,28 @@ def test_a_value_that_is_no_id_of_the_entity_is_refused(kind: str, said: str) ->
         ConfigurationError, match=f"entity 'product': {said!r} is no {kind}, as its product_id is"
     ):
         source.canonical_ids(["1" if kind == "bigint" else "0" * 32, said])
+
+
+@pytest.mark.parametrize("kind", ["text", "character varying", "character varying(300)", "bytea"])
+def test_an_image_is_a_uri_or_bytes_and_the_only_column_that_is_used(kind: str) -> None:
+    source = bound({"photo": kind}, image="photo", filters=["category"])
+    assert source.text_columns == ("photo",)
+    assert source.has_uris == (kind != "bytea")
+
+
+def test_an_image_of_another_type_is_refused() -> None:
+    assert refusal(image="price") == (
+        "image 'price' is numeric(10,2), not one of bytea, text, character varying: cast it in the"
+        " staging model"
+    )
+
+
+def test_another_image_column_renders_every_row_again() -> None:
+    of_text = bound({"photo": "text"}, include=["photo"]).definition_hash
+    of_image = bound({"photo": "text"}, image="photo").definition_hash
+    of_bytes = bound({"photo": "bytea"}, image="photo").definition_hash
+    assert len({of_text, of_image, of_bytes}) == 3
+
+
+def test_a_text_is_nowhere_else() -> None:
+    assert not bound().has_uris

@@ -1,14 +1,21 @@
-"""A published entity, and the service over it."""
+"""A searcher over the test's own world, and the service over a published entity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
+from embeddings_pipeline.search.searcher import Searcher
+from embeddings_pipeline.settings import Settings
 from tests.search.serving import served
-from tests.world import World
+from tests.world import SCHEMA, World
 
 ROWS = [
     (1, "red shoe", "footwear", 40.0),
@@ -17,6 +24,46 @@ ROWS = [
     (4, "red boots of leather", "footwear", 90.0),
     (5, "garden lamp", "light", None),
 ]
+
+
+class Search:
+    """Asks a searcher in few words; ids come as they are ranked."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self.searcher = searcher
+
+    def answer(self, query: str, **keys: Any) -> Answer:
+        return self.searcher.search(SearchRequest.of(**{"entity": "item", "query": query} | keys))
+
+    def ids(self, query: str, **keys: Any) -> list[str]:
+        return [hit.id for hit in self.answer(query, **keys).results]
+
+    def similar(self, row_id: str, **keys: Any) -> list[str]:
+        request = SimilarRequest.of(entity="item", id=row_id, **keys)
+        return [hit.id for hit in self.searcher.similar(request).results]
+
+
+@pytest.fixture
+def opened(world: World) -> Iterator[Callable[..., Search]]:
+    """Opens a searcher with these settings."""
+    with ExitStack() as stack:
+
+        def open_searcher(**settings: Any) -> Search:
+            engine = SimpleNamespace(
+                vectors=world.postgres,
+                schema=SCHEMA,
+                encoders=world.encoders,
+                settings=Settings(_env_file=None, **settings),
+                one_database=True,
+            )
+            return Search(stack.enter_context(Searcher(cast(Engine, engine))))
+
+        yield open_searcher
+
+
+@pytest.fixture
+def search(opened: Callable[..., Search]) -> Search:
+    return opened()
 
 
 def publish_shop(world: World) -> None:

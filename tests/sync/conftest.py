@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import tenacity
-from pgvector.psycopg import register_vector
-from psycopg import Connection
 
 from embeddings_pipeline.store import pending
-from embeddings_pipeline.store import vectors as stored_vectors
 from embeddings_pipeline.sync import texts, vectors
 from tests.faults import Exchanges
 
@@ -24,15 +20,8 @@ def exchanges() -> Iterator[Exchanges]:
     To be asked for before a world, whose pool it changes.
     """
     exchanges = Exchanges()
-
-    def register_unseen(connection: Connection[Any]) -> None:
-        # done once in the life of a connection, and so at no known place
-        with exchanges.unseen():
-            register_vector(connection)
-
     with pytest.MonkeyPatch.context() as patch:
         exchanges.install(patch)
-        patch.setattr(stored_vectors, "register_vector", register_unseen)
         patch.setattr(texts, "SLICE", 5)
         patch.setattr(vectors, "_WINDOW_ROWS", 3)
         # each run tries again a text that no model takes

@@ -150,7 +150,8 @@ class History:
         database = self.world.postgres
         with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
             erase(database, on, list(map(str, day.erased)), self.evict)
-            sync_texts(database, database, on, "run", self.evict, allow_deletes=True)
+            images = self.world.encoders.images
+            sync_texts(database, database, on, "run", images, self.evict, allow_deletes=True)
             sync_sets(database, on, self.world.encoders, Request("run"))
             sync_index(database, on)
             publish(database, on)

@@ -48,7 +48,7 @@ CHANGES = """
 # none of these decide whether a row is right
 UNCOMPARED = (
     *("run_id", "reused_from", "attempts", "serialised_at", "embedded_at", "created_at"),
-    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at"),
+    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at", "counted_at"),
 )
 ABOUT_TABLES = (
     f"select 'views', definition from pg_views where schemaname = '{SCHEMA}'",
@@ -94,7 +94,10 @@ class Undisturbed:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_texts(world.postgres, world.postgres, on, "run", world.encoders.cache.evict)
+    encoders = world.encoders
+    return lambda: sync_texts(
+        world.postgres, world.postgres, on, "run", encoders.images, encoders.cache.evict
+    )
 
 
 def encode(world: World, entity: Entity) -> Act:

@@ -105,7 +105,7 @@ def test_an_id_in_another_spelling_is_erased_as_well(
 
 def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
     item = things.declare(include=["name"])
-    assert erase(things.postgres, things.on(item), ["1"]) == 0
+    assert erase(things.postgres, things.on(item), ["1"], things.encoders.cache.evict) == (0, 0)
     things.run(item)
     assert sorted(row_id for row_id, _ in things.view()) == ["2", "3"]
 

@@ -1,0 +1,32 @@
+"""`embeddings-pipeline models`: what can encode."""
+
+from __future__ import annotations
+
+from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.session import AsJson, session
+from embeddings_pipeline.encoders.catalogue import KnownModel, known_models
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the known models, and those that entities declare: limits, price, and which are here."""
+    with session() as engine:
+        declared = [entity.model for entity in engine.entities.values() if entity.model]
+        found = known_models(engine.settings, declared)
+    if as_json:
+        output.print_json({"models": found})
+        return
+    columns = ("model", "provider", "dimension", "max tokens", "USD per 1M tokens", "at hand")
+    output.print_table(columns, [_row(model) for model in found])
+    for model in found:
+        output.say(f"{model.model}: {model.where}")
+
+
+def _row(model: KnownModel) -> tuple[object, ...]:
+    return (
+        model.model,
+        model.provider,
+        model.dimension,
+        model.max_tokens,
+        f"{model.usd_per_million_tokens:.4g}",
+        "yes" if model.at_hand else "no",
+    )

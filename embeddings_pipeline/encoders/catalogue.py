@@ -1,0 +1,63 @@
+"""Lists the models that are known here, without loading any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from embeddings_pipeline.encoders import local_models
+from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
+from embeddings_pipeline.encoders.openai_models import KNOWN, RemoteModel, remote_model
+from embeddings_pipeline.encoders.prices import usd_per_token
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that an entity may name; None is what cannot be told without asking for it.
+
+    `at_hand` says that it can be used as things are, without a download; `where` says where it is,
+    or what is missing.
+    """
+
+    model: str
+    provider: str
+    dimension: int | None
+    max_tokens: int | None
+    usd_per_million_tokens: float
+    at_hand: bool
+    where: str
+
+
+def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel]:
+    """The default model, those that entities declare, and those that come with the project."""
+    names = dict.fromkeys([settings.embedding_model, *declared, DEFAULT_MODEL, *KNOWN])
+    return [_known(name, settings) for name in names]
+
+
+def _known(name: str, settings: Settings) -> KnownModel:
+    price = usd_per_token(name, settings.embedding_prices) * 1_000_000
+    remote = remote_model(name)
+    return _remote(name, remote, settings, price) if remote else _local(name, settings, price)
+
+
+def _remote(name: str, remote: RemoteModel, settings: Settings, price: float) -> KnownModel:
+    try:
+        where, at_hand = endpoint_of(settings).host, True
+    except ConfigurationError as error:
+        where, at_hand = str(error), False
+    return KnownModel(name, "openai", remote.dimension, remote.max_tokens, price, at_hand, where)
+
+
+def _local(name: str, settings: Settings, price: float) -> KnownModel:
+    provider = "sentence-transformers"
+    try:
+        folder = local_models.at_hand(name, settings)
+        if folder is None:
+            return KnownModel(name, provider, None, None, price, False, "only on the hub")
+        found = describe(name, folder, None, trusted=settings.trusts(name))
+    except ConfigurationError as error:
+        return KnownModel(name, provider, None, None, price, False, str(error))
+    return KnownModel(name, provider, found.dimension, found.max_tokens, price, True, str(folder))

@@ -1,0 +1,160 @@
+"""Encodes by an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Event
+
+from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.encoders.openai_call import Call
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
+from embeddings_pipeline.encoders.openai_errors import Refused
+from embeddings_pipeline.encoders.openai_models import RemoteModel
+from embeddings_pipeline.encoders.openai_requests import PROBE, Patience, Requests
+from embeddings_pipeline.encoders.rate_limits import NoLimits, RateLimits
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a provider is asked: the most texts and tokens in one request, and requests in flight.
+
+    OpenAI takes 2,048 texts and 300,000 tokens in one request.
+    """
+
+    batch_texts: int = 2_048
+    batch_tokens: int = 300_000
+    in_flight: int = 4
+    patience: Patience = field(default_factory=Patience)
+
+
+def options_of(settings: Settings) -> Options:
+    """Requests no larger than EMBEDDING_BATCH_SIZE, and than a minute's tokens."""
+    default = Options()
+    a_minute = settings.embedding_tokens_per_minute or default.batch_tokens
+    return Options(
+        batch_texts=min(settings.embedding_batch_size, default.batch_texts),
+        batch_tokens=min(a_minute, default.batch_tokens),
+    )
+
+
+class OpenAIEncoder:
+    """A model of the endpoint. `dimension` shortens its vectors. Any number of threads may use it.
+
+    Raises ConfigurationError for a dimension that the model is known not to give.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        remote: RemoteModel,
+        endpoint: Endpoint,
+        *,
+        dimension: int | None = None,
+        limits: RateLimits | None = None,
+        options: Options | None = None,
+    ) -> None:
+        _check_dimension(model, remote, dimension)
+        self._model = model
+        self._remote = remote
+        self._endpoint = endpoint
+        self._wanted = dimension
+        self._options = options or Options()
+        self._limits = limits or NoLimits()
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """The model. Where its dimension is not known, the provider is asked once.
+
+        The same name at two hosts may be two models, so the revision names a host that is not
+        OpenAI's own.
+        """
+        name = self._remote.name
+        return ModelIdentity(
+            provider="openai",
+            model=self._model,
+            revision=name if self._endpoint.is_default else f"{name}@{self._endpoint.host}",
+            dimension=self._wanted or self._own_dimension,
+            max_tokens=self._remote.max_tokens,
+            normalized=self._remote.normalized,
+        )
+
+    @property
+    def device(self) -> str:
+        """The host that computes."""
+        return self._endpoint.host
+
+    def check(self) -> None:
+        """Make the client. A key is tried by the first request, not before."""
+        _ = self._requests
+
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of the texts; of those that the provider refuses, the reason."""
+        started = time.monotonic()
+        call = Call(
+            self._requests,
+            texts,
+            dimension=self.identity.dimension,
+            shortened=self.identity.dimension != self._own_dimension,
+            max_tokens=self._remote.max_tokens,
+        )
+        call.run(
+            batch_texts=self._options.batch_texts,
+            batch_tokens=self._options.batch_tokens,
+            in_flight=self._options.in_flight,
+        )
+        usage = Usage(
+            texts=len(texts) - len(call.failures),
+            tokens=call.tokens,
+            truncated=len(call.truncated),
+            seconds=time.monotonic() - started,
+        )
+        return Encodings(call.vectors, usage, call.failures)
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        """The same as for documents: such an endpoint makes no difference."""
+        return self.encode_documents(texts)
+
+    def close(self) -> None:
+        """Close the connections, if any were opened."""
+        if "_requests" in self.__dict__:
+            self._requests.close()
+
+    @cached_property
+    def _requests(self) -> Requests:
+        try:
+            return Requests(self._remote.name, self._endpoint, self._limits, self._options.patience)
+        except ImportError:
+            raise ConfigurationError(
+                f"model {self._model!r} needs the package openai: install"
+                " embeddings-pipeline[openai]"
+            ) from None
+
+    @cached_property
+    def _own_dimension(self) -> int:
+        """How many dimensions the model has where none are asked for."""
+        if self._remote.dimension is not None:
+            return self._remote.dimension
+        try:
+            answer = self._requests.send([PROBE], tokens=1, stopped=Event())
+        except Refused as refusal:
+            raise ConfigurationError(
+                f"the dimension of model {self._model!r} cannot be asked: {refusal}"
+            ) from None
+        return len(answer.vectors[0])
+
+
+def _check_dimension(model: str, remote: RemoteModel, dimension: int | None) -> None:
+    own = remote.dimension
+    if dimension is None or own is None or dimension == own:
+        return
+    if dimension > own or not remote.shortens:
+        raise ConfigurationError(
+            f"model {model!r} gives {own} dimensions{' or fewer' if remote.shortens else ''};"
+            f" `dimension: {dimension}` cannot be had"
+        )

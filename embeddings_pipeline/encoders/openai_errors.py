@@ -1,0 +1,64 @@
+"""What an error of an OpenAI-compatible endpoint means for those who asked."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+
+if TYPE_CHECKING:
+    from httpx2 import Headers
+    from openai import APIStatusError
+
+_EXHAUSTED = {"insufficient_quota", "billing_hard_limit_reached"}
+# timeout, conflict, too early, too many
+_PASSING = {408, 409, 425, 429}
+
+
+class Refused(Exception):
+    """The provider does not take these texts, and will not another time."""
+
+
+class Passing(Exception):
+    """What may go by itself, at the soonest in `after` seconds."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
+    """Passing, Refused, or an error that ends the run; without the key, whatever was answered."""
+    status, host = error.status_code, endpoint.host
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    said = endpoint.redacted(str(said or error.message))
+    if {str(error.code), str(error.type)} & _EXHAUSTED or status == 402:
+        return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {said})")
+    if status in (401, 403):
+        return ConfigurationError(
+            f"{host} does not accept the key ({status}: {said}): set OPENAI_API_KEY to one that"
+            f" may use {model!r}"
+        )
+    if status == 404:
+        return ConfigurationError(
+            f"{host} has no model {model!r} ({status}: {said}): check the name, and OPENAI_BASE_URL"
+        )
+    if status in _PASSING or status >= 500:
+        return Passing(f"{status}: {said}", _retry_after(error.response.headers))
+    return Refused(f"{host} refuses it ({status}: {said})")
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Seconds, from milliseconds, from seconds or from a date; None where none is given."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            return float(headers[name]) / unit
+        except (KeyError, ValueError):
+            continue
+    try:
+        return parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
+    except (KeyError, ValueError):
+        return None

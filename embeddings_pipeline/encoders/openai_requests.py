@@ -1,0 +1,151 @@
+"""Sends texts to an OpenAI-compatible endpoint, again where that helps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_exponential_jitter,
+    wait_random,
+)
+
+from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, read_answer
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
+from embeddings_pipeline.encoders.openai_errors import Passing, meaning
+from embeddings_pipeline.encoders.rate_limits import RateLimits
+from embeddings_pipeline.errors import EmbeddingsError
+
+# a text that every model can take
+PROBE = "probe"
+
+# each unusable answer is billed like a good one
+_UNUSABLE_ANSWERS = 4
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds: that one answer may take, of the first and the longest pause, and in all."""
+
+    answer: float = 60.0
+    first: float = 0.5
+    longest: float = 60.0
+    total: float = 300.0
+
+
+class Requests:
+    """The requests for the vectors of one model. Any number of threads may send."""
+
+    def __init__(
+        self, model: str, endpoint: Endpoint, limits: RateLimits, patience: Patience
+    ) -> None:
+        import openai
+
+        self._model = model
+        self._endpoint = endpoint
+        self._limits = limits
+        self._patience = patience
+        self._client = openai.OpenAI(
+            # the client insists on a key, even where the endpoint needs none
+            api_key=endpoint.key.get_secret_value() if endpoint.key else "none",
+            base_url=endpoint.url,
+            timeout=patience.answer,
+            max_retries=0,
+        )
+        self._backoff = wait_exponential_jitter(
+            multiplier=patience.first, max=patience.longest, jitter=patience.first
+        )
+        self._jitter = wait_random(0, patience.first)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def send(
+        self,
+        texts: Sequence[str],
+        *,
+        tokens: int,
+        dimension: int | None = None,
+        shortened: bool = False,
+        stopped: Event,
+    ) -> Answer:
+        """The vectors of texts of about so many tokens; the answer's tokens are those of all
+        tries. `shortened` asks for fewer dimensions than the model's own.
+
+        Raises Refused where the provider takes no such texts, ConfigurationError where it does not
+        take the key or has no such model, and EmbeddingsError where the quota is exhausted,
+        patience is at its end, or `stopped` was set.
+        """
+        started = time.monotonic()
+        wasted: list[int] = []
+        held_back = 0.0
+
+        def once() -> Answer:
+            nonlocal held_back
+            arrived = time.monotonic()
+            self._limits.wait(tokens, stopped)
+            held_back += time.monotonic() - arrived
+            try:
+                body = self._post(texts, dimension if shortened else None)
+                return read_answer(body, len(texts), dimension)
+            except Unusable as error:
+                wasted.append(error.tokens or 0)
+                raise Passing(f"the answer cannot be used: {error}") from None
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(Passing),
+            wait=self._wait,
+            stop=lambda state: (
+                stopped.is_set()
+                or len(wasted) >= _UNUSABLE_ANSWERS
+                # what our own limits take is no fault of the provider's
+                or time.monotonic() - started - held_back + state.upcoming_sleep
+                >= self._patience.total
+            ),
+            sleep=sleep_using_event(stopped),
+            reraise=True,
+        )
+        try:
+            answer = retrying(once)
+        except Passing as error:
+            raise EmbeddingsError(
+                f"{self._endpoint.host} gave no vectors of {self._model!r} in"
+                f" {retrying.statistics['attempt_number']} tries and"
+                f" {time.monotonic() - started:.0f} s ({error}); run again to go on"
+            ) from None
+        billed = tokens if answer.tokens is None else answer.tokens
+        return Answer(answer.vectors, billed + sum(wasted))
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        backoff = self._backoff(state)
+        after = error.after if isinstance(error, Passing) else None
+        # several threads are told to come back at one and the same time
+        return backoff if after is None else max(0.0, after) + self._jitter(state)
+
+    def _post(self, texts: Sequence[str], dimensions: int | None) -> object:
+        """The JSON of the answer."""
+        import openai
+
+        try:
+            response = self._client.embeddings.with_raw_response.create(
+                model=self._model,
+                input=list(texts),
+                dimensions=openai.omit if dimensions is None else dimensions,
+            )
+        except openai.APIStatusError as error:
+            raise meaning(error, self._endpoint, self._model) from None
+        except openai.APIConnectionError as error:
+            reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
+            raise Passing(reason) from None
+        try:
+            return response.http_response.json()
+        except ValueError as error:
+            raise Unusable(f"it is not JSON: {error}") from None

@@ -1,0 +1,114 @@
+"""Reads images over the network, from hosts and buckets that EMBEDDING_IMAGE_HOSTS names.
+
+A host is named as it stands in the URI, with its port unless that is the scheme's own; a bucket as
+s3://bucket. What is not named is not asked, whether a row or a redirect leads there. Not through
+fsspec for http: that follows redirects by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from embeddings_pipeline.errors import ConfigurationError, RowError
+
+# how long a host may be silent, and how long one image may take in all
+_SILENCE_SECONDS = 10.0
+_SECONDS = 60.0
+_REDIRECTS = 5
+
+
+class HttpImages:
+    """One pool of connections for all threads."""
+
+    def __init__(self, *, hosts: frozenset[str], max_bytes: int) -> None:
+        self._hosts = hosts
+        self._max_bytes = max_bytes
+        self._client = httpx.Client(
+            timeout=_SILENCE_SECONDS,
+            # packed, a few bytes could be gigabytes
+            headers={"Accept-Encoding": "identity"},
+        )
+
+    def read(self, uri: str) -> bytes:
+        """The body of an http or https URI, at most one byte past the limit. Raises RowError."""
+        until = time.monotonic() + _SECONDS
+        url = _url(uri)
+        for _ in range(_REDIRECTS + 1):
+            self._require_named(url)
+            try:
+                with self._client.stream("GET", url) as response:
+                    if not response.has_redirect_location:
+                        return self._body(response, until)
+                    url = url.join(_url(response.headers["Location"]))
+            except httpx.HTTPError as error:
+                raise RowError(f"{url.host}: {str(error) or type(error).__name__}") from None
+        raise RowError(f"{url.host} redirects more than {_REDIRECTS} times")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _require_named(self, url: httpx.URL) -> None:
+        if url.userinfo:
+            raise RowError("it has a user or a password in it")
+        name = url.netloc.decode().lower()
+        if url.scheme not in ("http", "https") or name not in self._hosts:
+            raise RowError(
+                f"{url.scheme}://{name} may not be read (EMBEDDING_IMAGE_HOSTS:"
+                f" {', '.join(sorted(self._hosts)) or 'none'})"
+            )
+
+    def _body(self, response: httpx.Response, until: float) -> bytes:
+        if response.status_code != httpx.codes.OK:
+            raise RowError(f"{response.url.host} answers {response.status_code}")
+        body = bytearray()
+        for block in response.iter_raw():
+            body += block
+            if len(body) > self._max_bytes:
+                break
+            if time.monotonic() > until:
+                raise RowError(f"it is not read whole after {_SECONDS:.0f} seconds")
+        return bytes(body)
+
+
+def read_s3(uri: str, *, hosts: frozenset[str], max_bytes: int) -> bytes:
+    """An object of a bucket, at most one byte past the limit. Raises RowError."""
+    parts = urlsplit(uri)
+    if f"s3://{parts.netloc}".lower() not in hosts:
+        raise RowError(
+            f"s3://{parts.netloc} may not be read (EMBEDDING_IMAGE_HOSTS:"
+            f" {', '.join(sorted(hosts)) or 'none'})"
+        )
+    try:
+        data: bytes = _s3().cat_file(f"{parts.netloc}{parts.path}", start=0, end=max_bytes + 1)
+    except ConfigurationError:
+        raise
+    # botocore's, aiohttp's and the file system's own
+    except Exception as error:
+        raise RowError(str(error) or type(error).__name__) from None
+    return data
+
+
+@lru_cache
+def _s3() -> Any:
+    import fsspec
+
+    seconds = {"connect_timeout": _SILENCE_SECONDS, "read_timeout": _SILENCE_SECONDS}
+    try:
+        return fsspec.filesystem("s3", config_kwargs={**seconds, "retries": {"max_attempts": 2}})
+    except ImportError:
+        raise ConfigurationError(
+            "images in s3 need s3fs: pip install embeddings-pipeline[s3]"
+        ) from None
+
+
+def _url(uri: str) -> httpx.URL:
+    try:
+        return httpx.URL(uri)
+    except httpx.InvalidURL as error:
+        raise RowError(f"it is no URL: {error}") from None

@@ -1,0 +1,97 @@
+"""`search` and `evaluate` on a database alone, with the packaged model and no dbt project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.world import World
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Three rows; the environment names their database and a project that is not there."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    monkeypatch.setenv("STAGING_DB_URL", world.database.url)
+    monkeypatch.setenv("PGVECTOR_URL", world.database.url)
+    monkeypatch.setenv("DBT_PROJECT_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+    world.encoders = Encoders(Settings(_env_file=None, embedding_device="cpu"))
+    world.table("id bigint, name text, kind text, price numeric")
+    world.insert(
+        (1, "red [leather] boots", "shoe", 40),
+        (2, "a lamp to read by", "lamp", 25),
+        (3, "water pump", None, 300),
+    )
+    world.run(world.declare(template="{name}", filters=["kind", "price"], model=DEFAULT_MODEL))
+    return world
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_json_has_these_keys_and_no_others(shop: World) -> None:
+    result = command("search", "item", "footwear", "--top-k", "5", "--json")
+    assert result.exception is None, result.exception
+    document = json.loads(result.stdout)
+    assert list(document) == [
+        *("entity", "mode", "results", "coverage", "data_lag_seconds", "model", "shortfall")
+    ]
+    best = document["results"][0]
+    assert list(best) == ["id", "chunk", "score", "text", "fields"]
+    assert (best["id"], best["fields"]) == ("1", {"kind": "shoe", "price": 40})
+    assert (document["mode"], document["coverage"], document["shortfall"]) == ("dense", 100, 2)
+
+
+def test_a_person_sees_a_table_and_what_is_missing(shop: World) -> None:
+    result = command("search", "item", "footwear", "--mode", "hybrid", "--column", "name")
+    assert result.exception is None, result.exception
+    lines = [line for line in result.stdout.splitlines() if "[leather]" in line]
+    assert len(lines) == 1
+    assert "7 fewer than asked for" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        (["kind=lamp"], {"2"}),
+        (['{"kind": null}'], {"3"}),
+        (['{"price": {"lt": 50}}', "kind=shoe"], {"1"}),
+    ],
+)
+def test_filters_are_short_or_json(shop: World, given: list[str], ids: set[str]) -> None:
+    options = [word for text in given for word in ("--filter", text)]
+    result = command("search", "item", "things", *options, "--json")
+    assert {hit["id"] for hit in json.loads(result.stdout)["results"]} == ids
+
+
+@pytest.mark.parametrize("text", ["kind", "{kind", '{"kind": [}'])
+def test_a_filter_that_is_neither_is_refused(shop: World, text: str) -> None:
+    result = command("search", "item", "things", "--filter", text)
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--filter" in str(result.exception)
+
+
+def test_evaluate_measures_each_mode_twice(shop: World, tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "something for the feet"}\n')
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    files = ("--queries", "queries.jsonl", "--qrels", "qrels.tsv")
+    result = command("evaluate", "item", *files, "--json")
+    assert result.exception is None, result.exception
+    document = json.loads(result.stdout)
+    assert (document["entity"], document["queries"]) == ("item", 1)
+    assert document["results"][0] == {
+        **{"mode": "dense", "exact": True, "ndcg_at_10": 1, "recall_at_100": 1, "mrr": 1}
+    }
+    assert len(document["results"]) == 6
+    assert "nDCG@10" in command("evaluate", "item", *files).stdout

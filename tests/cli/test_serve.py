@@ -1,0 +1,120 @@
+"""`embeddings-pipeline serve` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from embeddings_pipeline.settings import Database
+from tests.search.conftest import publish_shop
+from tests.waiting import until
+from tests.world import World
+
+
+def environment(database: Database, **more: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "STAGING_DB_URL": database.url,
+        "PGVECTOR_URL": database.url,
+        "EMBEDDING_MODEL": "fake/words",
+        **more,
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    start = "from embeddings_pipeline.cli.main import main; main()"
+    return [sys.executable, "-c", start, *arguments]
+
+
+@contextmanager
+def serving(database: Database, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        command("serve", "--port", str(port)),
+        env=environment(database),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: answers(url) or process.poll() is not None)
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/live").status_code == 200
+    return False
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_refuses_to_be_reached_by_others_without_keys(
+    database: Database, tmp_path: Path, host: str
+) -> None:
+    done = subprocess.run(
+        command("serve", "--host", host),
+        env=environment(database),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "set SEARCH_API_KEYS" in done.stderr
+
+
+def test_keys_that_cannot_be_read_are_an_error_without_them_in_it(
+    database: Database, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        command("serve"),
+        env=environment(database, SEARCH_API_KEYS="hunter2"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "SEARCH_API_KEYS: entry 1" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_answers_what_it_was_asked_before(
+    world: World, tmp_path: Path, number: signal.Signals
+) -> None:
+    publish_shop(world)
+    with (
+        serving(world.database, tmp_path) as (process, url),
+        psycopg.connect(world.database.url) as connection,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        # whoever searches waits for this
+        connection.execute("lock table analytics_features.item_texts")
+        search = {"entity": "item", "query": "boots", "mode": "text"}
+        waiting = threads.submit(httpx.post, f"{url}/search", json=search, timeout=30)
+        until(lambda: world.sql("select 1 from pg_locks where not granted"))
+        process.send_signal(number)
+        until(lambda: not answers(url))
+        assert process.poll() is None
+        connection.rollback()
+        assert [hit["id"] for hit in waiting.result().json()["results"]] == ["4"]
+        assert process.wait(30) == 0

@@ -1,0 +1,176 @@
+"""Images and texts as vectors of one space, by a small model of CLIP's architecture."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.general_model import GeneralModel
+from embeddings_pipeline.encoders.image_encoder import ImageEncoder
+from embeddings_pipeline.encoders.image_files import PROBE, pinned
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.encoders.clip import DIMENSION, MAX_TOKENS
+from tests.encoders.pictures import data_uri, file_of, picture
+from tests.entities.declared import declared
+
+MODEL = "some/clip"
+SIZES = [(64, 48), (33, 200), (1, 1), (900, 700), (32, 32)]
+
+
+def encoders(folder: Path, **settings: Any) -> Encoders:
+    chosen = {"embedding_model": MODEL, "embedding_model_path": folder, **settings}
+    return Encoders(Settings(_env_file=None, embedding_device="cpu", **chosen))
+
+
+def encoder(folder: Path, **settings: Any) -> ImageEncoder:
+    made = encoders(folder, embedding_precision="float32", **settings).get(MODEL).uncached
+    assert isinstance(made, ImageEncoder)
+    return made
+
+
+@pytest.fixture(params=["plain", "packed"])
+def layout(request: pytest.FixtureRequest, clip: Path) -> Path:
+    return clip / str(request.param)
+
+
+def directly(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) -> list[Vectors]:
+    """What `transformers` makes of images and texts, without any code of ours."""
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(folder).eval()
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(list(images), return_tensors="pt")
+    tokens = CLIPTokenizer.from_pretrained(folder)(
+        list(texts), return_tensors="pt", padding=True, truncation=True
+    )
+    with torch.inference_mode():
+        of_images = model.get_image_features(**pixels).pooler_output
+        of_texts = model.get_text_features(**tokens).pooler_output
+    return [of_images.numpy(), of_texts.numpy()]
+
+
+def test_vectors_are_those_of_transformers_in_both_layouts(clip: Path, layout: Path) -> None:
+    # small enough that none is shrunk before the model does it
+    pictures = [picture(colour, (60, 50)) for colour in ("red", "blue", "green")]
+    texts = ["a red disc", "photo of a blue disc on grey"]
+    found = encoder(layout)
+    images, queries = directly(clip / "plain", pictures, texts)
+    uris = [data_uri(file_of(image)) for image in pictures]
+    np.testing.assert_allclose(found.encode_documents(uris).vectors, images, atol=1e-5)
+    np.testing.assert_allclose(found.encode_query(texts).vectors, queries, atol=1e-5)
+
+
+def test_the_model_is_known_without_loading_it(layout: Path) -> None:
+    identity = encoder(layout).identity
+    assert identity.dimension == DIMENSION
+    assert identity.max_tokens == MAX_TOKENS
+    assert not identity.normalized
+    assert identity.revision == encoder(layout.parent / "plain").identity.revision
+
+
+def test_shrinking_a_large_image_hardly_moves_its_vector(clip: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 20, (1500, 2000, 3))
+    large = Image.fromarray(
+        np.clip(np.asarray(picture(size=(2000, 1500))) + noise, 0, 255).astype("uint8")
+    )
+    whole, _ = directly(clip / "plain", [large], ["a"])
+    for kind in ("PNG", "JPEG"):
+        ours = encoder(clip / "plain").encode_documents([data_uri(file_of(large, kind))]).vectors
+        cosine = (ours @ whole.T) / np.linalg.norm(ours) / np.linalg.norm(whole)
+        assert cosine.item() > 0.999
+
+
+@pytest.mark.parametrize("batch_texts", [1, 2, 256])
+def test_vectors_stand_in_the_order_of_their_images(clip: Path, batch_texts: int) -> None:
+    uris = [data_uri(file_of(picture("red", size))) for size in SIZES]
+    alone = [encoder(clip / "plain").encode_documents([uri]).vectors[0] for uri in uris]
+    together = encoder(clip / "plain", embedding_batch_size=batch_texts).encode_documents(uris)
+    np.testing.assert_allclose(together.vectors, np.stack(alone), atol=1e-5)
+    assert together.usage.texts == len(uris)
+    assert together.usage.tokens == 0
+
+
+def test_what_cannot_be_decoded_or_read_fails_alone(clip: Path) -> None:
+    good = data_uri(file_of(picture()))
+    uris = [data_uri(b"junk"), good, "missing.png", good, pinned(good, bytes(32))]
+    done = encoder(clip / "plain").encode_documents(uris)
+    assert sorted(done.failures) == [0, 2, 4]
+    assert "none of JPEG" in done.failures[0]
+    assert "EMBEDDING_IMAGE_ROOT" in done.failures[2]
+    assert "is another than" in done.failures[4]
+    assert done.usage.texts == 2
+    np.testing.assert_array_equal(done.vectors[1], done.vectors[3])
+    assert done.vectors[1].any()
+
+
+def test_nothing_but_failures_needs_no_model_at_work(clip: Path) -> None:
+    done = encoder(clip / "plain").encode_documents(["a", "b"])
+    assert sorted(done.failures) == [0, 1]
+    assert done.vectors.shape == (2, DIMENSION)
+
+
+def test_the_probe_is_an_image(clip: Path) -> None:
+    assert not encoder(clip / "plain").encode_documents([PROBE]).failures
+    assert b64decode(PROBE.partition(",")[2]).startswith(b"\x89PNG")
+
+
+def test_out_of_memory_halves_the_batches_of_images(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    whole = GeneralModel.encode
+
+    def greedy(self: GeneralModel, batch: Sequence[Any], *, query: bool) -> Vectors:
+        sizes.append(len(batch))
+        if len(batch) > 16:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole(self, batch, query=query)
+
+    uris = [data_uri(file_of(picture("red", (n + 1, 20)))) for n in range(40)]
+    expected = encoder(clip / "plain").encode_documents(uris).vectors
+    monkeypatch.setattr(GeneralModel, "encode", greedy)
+    # 17 tokens an image: room for 32 of them
+    short = encoder(clip / "plain", embedding_batch_tokens=32 * 17)
+    np.testing.assert_allclose(short.encode_documents(uris).vectors, expected, atol=1e-5)
+    assert sizes == [32, 16, 16, 8]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_lower_precision_gives_nearly_the_same_vectors(clip: Path, precision: str) -> None:
+    uris = [data_uri(file_of(picture("red", size))) for size in SIZES]
+    exact = encoder(clip / "plain").encode_documents(uris).vectors
+    made = encoders(clip / "plain", embedding_precision=precision).get(MODEL)
+    rough = made.encode_documents(uris).vectors
+    assert rough.dtype == np.float32
+    cosines = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_an_entity_of_images_needs_a_model_that_sees(clip: Path) -> None:
+    made = encoders(clip / "plain")
+    assert isinstance(made.of(declared(image="photo")).uncached, ImageEncoder)
+    with pytest.raises(
+        ConfigurationError, match=r"'product': model .* reads text alone; .*clip-ViT"
+    ):
+        made.of(declared(image="photo", model=DEFAULT_MODEL))
+    with pytest.raises(ConfigurationError, match="documents of model 'some/clip' are images"):
+        made.of(declared())
+
+
+def test_pickled_weights_are_refused(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in (clip / "plain").glob("*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="no safetensors weights"):
+        encoder(folder)

@@ -1,0 +1,73 @@
+"""What a request may be: everything has a bound, and every refusal says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.requests import Range, SearchRequest
+
+NAUGHTY = Path(__file__).parent.parent / "data" / "blns.txt"
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        SearchRequest.of(**{"entity": "item", "query": "pump"} | values)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"query": ""}, "query: Value error, is blank"),
+        ({"query": " \n\t"}, "query: Value error, is blank"),
+        ({"query": "x" * 8193}, "query: String should have at most 8192 characters"),
+        ({"query": "a\0b"}, "query: Value error, holds a NUL"),
+        ({"query": "\ud800"}, "query: "),
+        ({"entity": "it\0em"}, "entity: Value error, holds a NUL"),
+        ({"top_k": 0}, "top_k: Input should be greater than or equal to 1"),
+        ({"top_k": 1001}, "top_k: Input should be less than or equal to 1000"),
+        ({"mode": "fuzzy"}, "mode: Input should be 'dense', 'text' or 'hybrid'"),
+        ({"filters": {"a": list(range(1001))}}, "filters.a"),
+        ({"filters": {"a": []}}, "filters.a"),
+        ({"filters": {"a": {}}}, "a range needs one of gt, gte, lt, lte"),
+        ({"filters": {"a": {"like": "x"}}}, "filters.a"),
+        ({"filters": {"a": "x\0"}}, "filters.a"),
+        ({"filters": {"a": float("nan")}}, "filters.a"),
+        ({"filters": {"a": 10**400}}, "filters.a"),
+        ({"filters": {f"f{n}": 1 for n in range(21)}}, "filters: "),
+        ({"min_similarity": float("inf")}, "min_similarity: "),
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_value_is_named(values: dict[str, Any], says: str) -> None:
+    assert says in refusal(**values)
+
+
+@pytest.mark.parametrize("mode", ["text", "hybrid"])
+def test_only_similarities_have_a_threshold(mode: str) -> None:
+    assert f"mode {mode} has other scores" in refusal(mode=mode, min_similarity=0.5)
+
+
+def test_filters_are_read_from_json() -> None:
+    filters = json.loads(
+        '{"a": "x", "b": [1, null, true], "c": {"gte": 1, "lt": 5.5}, "d": null, "e": false}'
+    )
+    assert SearchRequest.of(entity="item", query="q", filters=filters).filters == {
+        "a": "x",
+        "b": (1, None, True),
+        "c": Range(gte=1, lt=5.5),
+        "d": None,
+        "e": False,
+    }
+
+
+def test_any_text_that_can_be_stored_can_be_asked() -> None:
+    lines = [line for line in NAUGHTY.read_text().splitlines() if line.strip()]
+    asked = [SearchRequest.of(entity="item", query=line).query for line in lines]
+    assert asked == lines
+    assert len(lines) > 400

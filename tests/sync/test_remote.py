@@ -1,0 +1,121 @@
+"""Whole runs with the model of a provider that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.ledger import Cost
+from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync.status import status
+from tests.encoders import provider as misbehaving
+from tests.encoders.provider import BROKEN, BUSY, KEY, Provider
+from tests.world import SCHEMA, World
+
+MODEL = "openai:some/model"
+ROWS = [(n, f"text number {n}") for n in range(40)]
+
+
+@pytest.fixture
+def provider(world: World) -> Iterator[Provider]:
+    """The world's only model is the provider's, at a dollar a token."""
+    world.table("id bigint, name text")
+    world.insert(*ROWS)
+    with misbehaving.serving(dimension=16) as provider:
+        settings = Settings(
+            _env_file=None,
+            embedding_model=MODEL,
+            embedding_batch_size=5,
+            embedding_prices={MODEL: 1_000_000},
+            openai_base_url=provider.url,
+            openai_api_key=KEY,
+        )
+        world.encoders = Encoders(settings, lambda: world.postgres.transaction_in(SCHEMA))
+        yield provider
+        world.encoders.cleanup()
+
+
+def assert_vectors_are_right(world: World) -> None:
+    for text, vector in world.sql(f"select text, embedding::text from {SCHEMA}.item_embeddings"):
+        found = np.array(vector.strip("[]").split(","), np.float32)
+        np.testing.assert_allclose(found, misbehaving.vector_of(text, 16), atol=1e-6)
+
+
+def test_a_run_survives_what_passes_and_pays_each_text_once(
+    world: World, provider: Provider
+) -> None:
+    # the first request asks for the dimension
+    provider.troubles = [BUSY, BROKEN, BUSY]
+    provider.changes = [None, misbehaving.shuffled]
+    counts = world.run(world.declare(template="{name}"))
+    assert_vectors_are_right(world)
+    assert (counts["encoded"], len(world.view())) == (40, 40)
+    assert {provider.billed[text] for _, text in ROWS} == {1}
+    assert counts["cost_usd"] == counts["tokens"] == provider.tokens - 1
+
+
+def test_a_poisoned_text_is_quarantined_and_the_others_are_published(
+    world: World, provider: Provider
+) -> None:
+    world.insert((40, "poison"), (41, "poison too"))
+    item = world.declare(template="{name}")
+    counts = world.run(item)
+    assert (counts["encoded"], counts["quarantined"]) == (40, 2)
+    assert {provider.billed[text] for _, text in ROWS} == {1}
+    quarantined = world.sql(f"select id, stage, error from {SCHEMA}.quarantine order by id")
+    assert [row[:2] for row in quarantined] == [("40", "encode"), ("41", "encode")]
+    assert all("400: a text cannot be encoded" in error for *_, error in quarantined)
+
+
+def test_what_runs_cost_and_what_reuse_saved_is_in_the_status(
+    world: World, provider: Provider
+) -> None:
+    item = world.declare(template="{name}")
+    first = float(world.run(item)["cost_usd"])
+    # a text that is there already costs nothing
+    world.insert((50, "text number 1"), (51, "something else"))
+    second = world.run(item)
+    assert (second["encoded"], second["reused"], second["cost_usd"]) == (1, 1, 2)
+    found = status(world.postgres, SCHEMA, item).cost
+    assert found == Cost(2, first + 2, float(second["saved_usd"]))
+    assert found.saved_usd > 0
+
+
+def test_a_run_stops_before_it_costs_more_than_it_may(
+    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 10)
+    item = world.declare(template="{name}")
+    world.texts(item)
+    with pytest.raises(CostLimitReached, match="past its limit"):
+        world.vectors(item, max_cost_usd=70)
+    assert 0 < provider.tokens - 1 <= 70
+    spent = provider.tokens
+    world.vectors(item)
+    assert {provider.billed[text] for _, text in ROWS} == {1}
+    assert provider.tokens > spent
+
+
+def test_a_refused_key_stops_the_run_and_is_nowhere_in_the_database(
+    world: World, provider: Provider
+) -> None:
+    item = world.declare(template="{name}")
+    world.run(item)
+    world.insert((60, "one more"), (61, "poison"))
+    provider.always = (401, {"message": f"revoked: {KEY}"}, {})
+    world.texts(item)
+    with pytest.raises(ConfigurationError, match="revoked: …"):
+        world.vectors(item)
+    provider.always = (400, {"message": f"refused with {KEY}"}, {})
+    with pytest.raises(ConfigurationError, match="not even 'probe'"):
+        world.vectors(item)
+    provider.always = None
+    world.vectors(item)
+    for (table,) in world.sql("select tablename from pg_tables where schemaname = %s", SCHEMA):
+        rows = world.sql(f"select t::text from {SCHEMA}.{table} t")
+        assert KEY not in str(rows)
