@@ -268,6 +268,8 @@ def test_images_are_shown_where_the_text_is_one(browser: Browser, world: World) 
         expect(image).to_have_attribute("src", PIXEL)
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
         assert len(texts(page)) == 2
+        page.get_by_role("button", name="More like this: 1").click()
+        expect(page.locator("#like p")).to_have_text("More like 1")
         assert complaints == []
 
 

@@ -10,6 +10,9 @@ const LONG = 420;
 // what a text must be to be shown as an image: the service's policy lets nothing else load
 const IMAGE = /^(https:\/\/\S+|data:image\/[\w.+-]+[;,]\S+)$/;
 
+/** Whether a text is the address of an image that can be shown. */
+export const isImage = (text) => IMAGE.test(text);
+
 /** An ordered list of hits. `ranks(id)` says where other columns have the row; `like(hit)` is
  * called for more like it. */
 export function list(hits, query, { like, ranks = () => [] }) {
@@ -37,7 +40,7 @@ function card(hit, query, ranks, like) {
         score(hit.score),
       ),
     ),
-    IMAGE.test(hit.text) ? picture(hit, query) : body(hit.text, query),
+    isImage(hit.text) ? picture(hit) : body(hit.text, query),
     element("div", { className: "foot" }, fields(hit.fields), likeButton(hit, like)),
   );
 }
@@ -77,9 +80,10 @@ function body(text, query) {
   return [shown, more];
 }
 
-function picture(hit, query) {
+function picture(hit) {
   const image = element("img", { className: "thumb", alt: `Image of ${hit.id}`, loading: "lazy" });
-  image.onerror = () => image.replaceWith(...[body(hit.text, query)].flat());
+  const address = element("p", { className: "text" }, hit.text.slice(0, LONG));
+  image.onerror = () => image.replaceWith(address);
   image.src = hit.text;
   return image;
 }

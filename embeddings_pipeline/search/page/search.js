@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { byId, element } from "./elements.js";
 import { filterPanel } from "./filters.js";
 import { searchForm } from "./form.js";
+import { isImage } from "./results.js";
 
 const COMPARED = ["hybrid", "dense", "text"];
 
@@ -56,7 +57,7 @@ export function searchView({ go, refused }) {
     // another search has begun meanwhile
     if (signal.aborted) return;
     const milliseconds = Math.round(performance.now() - started);
-    for (const hit of answers.flatMap((one) => one.results)) texts.set(keyOf(hit.id), hit.text);
+    for (const hit of answers.flatMap((one) => one.results)) texts.set(keyOf(hit.id), briefly(hit));
     const inside = results.contains(document.activeElement);
     const like = (hit) => form.act({ like: hit.id });
     draw(answers, { view, known, milliseconds, like });
@@ -96,6 +97,9 @@ export function searchView({ go, refused }) {
     },
   };
 }
+
+// a data: address may have a million characters
+const briefly = ({ text }) => (isImage(text) ? "" : text.slice(0, 200));
 
 function answersTo(view, signal) {
   const options = { top_k: view.count, filters: view.filters };
