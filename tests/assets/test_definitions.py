@@ -93,7 +93,8 @@ def test_the_definitions_load_quickly_and_without_a_model_or_dbt() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["engine", "entities", "encoders", "store", "sync", "cli", "resources.dbt_project"]
+    "package",
+    ["engine", "entities", "encoders", "store", "sync", "search", "cli", "resources.dbt_project"],
 )
 def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow(package: str) -> None:
     loaded = run_python(

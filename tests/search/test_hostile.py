@@ -123,6 +123,9 @@ def test_every_operation_of_the_document_stands_what_a_fuzzer_sends(
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers_as_documented(case: Case) -> None:
             # nothing hangs: this is far from what a timeout of the service is
-            case.validate_response(case.call(timeout=30), checks=CHECKS)
+            answer = case.call(timeout=30)
+            # what uvicorn says of a URL that it does not read, because it is too long
+            if answer.text != "Invalid HTTP request received.":
+                case.validate_response(answer, checks=CHECKS)
 
         answers_as_documented()
