@@ -23,6 +23,8 @@ _HEADERS = {
         "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none';"
         " form-action 'self'; frame-ancestors 'none'"
     ),
+    # after an upgrade no script of the page may be older than another
+    "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",

@@ -1,0 +1,52 @@
+"""A real Chromium, and a page in it that notices what goes wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+# a container has no sandbox and no GPU, and nothing here may ask the web
+_ARGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser, without a window."""
+    assert CHROMIUM is not None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=Path(CHROMIUM), args=_ARGS, timeout=120_000
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, list[str]]]:
+    """A page of a browser context of its own, and all that its console complains of."""
+    complaints: list[str] = []
+    with browser.new_context(base_url=url, **context) as fresh:
+        page = fresh.new_page()
+        page.set_default_timeout(30_000)
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text) if said.type in ("error", "warning") else None
+            ),
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page, complaints
