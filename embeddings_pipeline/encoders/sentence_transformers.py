@@ -40,7 +40,7 @@ class Options:
     device: str = "auto"
     precision: str = "auto"
     batch_texts: int = 256
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     trusted: bool = False
 
 

@@ -2,13 +2,12 @@
 
 A vector is current when its own row's text_hash is that of its text. Work goes in windows, each
 a transaction of its own that is open only while vectors are written, never while a model runs:
-killed at any point, a run loses at most the window that the model is at.
+killed at any point, a run loses at most the window in flight.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from psycopg import Connection
@@ -128,17 +127,16 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> None:
         _record_plan(connection, filling)
         work.planned = True
     started, done = time.monotonic(), 0
-    numbers = range(1, backlog.windows + 1)
-    windows = (read_window(connection, filling.on, number) for number in numbers)
-    with closing(filling.fill(connection, windows)) as settled:
-        for chunks in settled:
-            done += chunks
-            seconds = time.monotonic() - started
-            request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
-    if request.stopped() and done < backlog.chunks:
-        raise Interrupted(
-            f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; run again to go on"
-        )
+    for number in range(1, backlog.windows + 1):
+        if request.stopped():
+            raise Interrupted(
+                f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; run again to go on"
+            )
+        if request.limit is not None and filling.counts.encoded >= request.limit:
+            break
+        done += filling.fill(connection, read_window(connection, filling.on, number))
+        seconds = time.monotonic() - started
+        request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
 
 
 def _record_plan(connection: Connection[Row], filling: Filling) -> None:
