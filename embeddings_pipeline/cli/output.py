@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from embeddings_pipeline.sync.report import of_progress, usd
 from embeddings_pipeline.sync.request import Progress as Done
 
 _LOG_EVERY_SECONDS = 5
+_WORD = re.compile(r"[^\W\d_]")
 _COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -61,12 +63,14 @@ def _plain(value: object) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+    """A table on standard output: columns of numbers to the right, of words to the left."""
     table = Table(title=title or None, title_justify="left")
+    shown = [[_shown(value) for value in row] for row in rows]
     for n, column in enumerate(columns):
-        table.add_column(column, justify="left" if n == 0 else "right")
-    for row in rows:
-        table.add_row(*(_shown(value) for value in row))
+        words = any(_WORD.search(row[n]) for row in shown)
+        table.add_column(column, justify="left" if n == 0 or words else "right")
+    for row in shown:
+        table.add_row(*row)
     # piped, a table keeps its width and its numbers
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

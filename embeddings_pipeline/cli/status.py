@@ -43,7 +43,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
             ),
             [_row(entity) for entity in found],
         )
-        _print_costs({entity.entity: entity.cost for entity in found})
+        if any(entity.cost != Cost() for entity in found):
+            _print_costs({entity.entity: entity.cost for entity in found})
         typer.echo(described(cache))
 
 
