@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev test lint format bench bench-encoder bench-search bench-quality clean
+.PHONY: demo dev serve test lint format bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ demo: $(STAMP)
 
 dev: $(STAMP)
 	$(BIN)/embeddings-pipeline dev
+
+serve: $(STAMP)
+	$(BIN)/embeddings-pipeline serve
 
 # several workers with as many threads each would spend their time waiting for one another
 test: export OMP_NUM_THREADS = 1
@@ -57,6 +60,7 @@ bench-encoder: $(DEV_STAMP) $(FASTEMBED)/.installed
 
 bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.service $(DATA)
 
 bench-quality: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.quality $(DATA)
