@@ -86,7 +86,7 @@ def export(model: Path, path: Path) -> int:
             LastHidden(),
             (example, example, example * 0),
             str(path),
-            input_names=_INPUTS,
+            input_names=[*_INPUTS],
             output_names=["last_hidden_state"],
             dynamic_axes={n: {0: "texts", 1: "tokens"} for n in (*_INPUTS, "last_hidden_state")},
             dynamo=False,
