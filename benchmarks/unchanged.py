@@ -46,6 +46,7 @@ def main() -> None:
             timed(lambda: sequential_scan(scratch))[0] for _ in range(_REPEATS)
         )
         unchanged = measured(scratch, item)
+        memory = peak_memory_mib()
         changed = {} if options.synthetic else one_percent(scratch, item, real, unchanged)
     report(
         bench="unchanged",
@@ -54,7 +55,7 @@ def main() -> None:
         unchanged_seconds=unchanged,
         ratio_to_scan=unchanged / scan,
         target=4,
-        peak_memory_mib=peak_memory_mib(),
+        peak_memory_mib=memory,
         **changed,
     )
 
