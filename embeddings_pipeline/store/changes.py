@@ -15,7 +15,7 @@ from embeddings_pipeline.store.statements import Statements
 
 # stored rows a bucket: few enough that a change sends little, enough that digests stay small
 _ROWS_A_BUCKET = 4
-_MAX_BUCKETS = 1 << 17
+_MAX_BUCKETS = 1 << 16
 
 
 @dataclass(frozen=True)
