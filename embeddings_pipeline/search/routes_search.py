@@ -87,32 +87,38 @@ def search(
     return asked.search(body)
 
 
-@router.get("/search/{entity}", responses=_FOUND)
-def search_entity(
-    entity: Entity,
-    asked: Asked,
-    q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
-    mode: Mode = "dense",
+def _narrowing(
     top_k: TopK = None,
     filters: Filters = "{}",
     columns: Columns = [],  # noqa: B006 - FastAPI copies it
     min_similarity: Least = None,
     max_distance: Most = None,
     exact: bool = False,
+) -> dict[str, Any]:
+    return {
+        "top_k": top_k,
+        "filters": _mapping(filters),
+        "columns": tuple(columns),
+        "min_similarity": min_similarity,
+        "max_distance": max_distance,
+        "exact": exact,
+    }
+
+
+# what a link may say of any search
+Narrowing = Annotated[dict[str, Any], Depends(_narrowing)]
+
+
+@router.get("/search/{entity}", responses=_FOUND)
+def search_entity(
+    entity: Entity,
+    asked: Asked,
+    q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
+    narrowing: Narrowing,
+    mode: Mode = "dense",
 ) -> Answer:
     """The same as POST /search, for a link."""
-    request = SearchRequest.of(
-        entity=entity,
-        query=q,
-        mode=mode,
-        top_k=top_k,
-        filters=_mapping(filters),
-        columns=tuple(columns),
-        min_similarity=min_similarity,
-        max_distance=max_distance,
-        exact=exact,
-    )
-    return asked.search(request)
+    return asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing))
 
 
 @router.get("/similar/{entity}/{id:path}", responses=_FOUND)
@@ -120,25 +126,10 @@ def similar(
     entity: Entity,
     id: Annotated[str, Path(max_length=1024, examples=["1001"])],
     asked: Asked,
-    top_k: TopK = None,
-    filters: Filters = "{}",
-    columns: Columns = [],  # noqa: B006 - FastAPI copies it
-    min_similarity: Least = None,
-    max_distance: Most = None,
-    exact: bool = False,
+    narrowing: Narrowing,
 ) -> Answer:
     """The rows whose vectors are nearest to those of a row, itself left out."""
-    request = SimilarRequest.of(
-        entity=entity,
-        id=id,
-        top_k=top_k,
-        filters=_mapping(filters),
-        columns=tuple(columns),
-        min_similarity=min_similarity,
-        max_distance=max_distance,
-        exact=exact,
-    )
-    return asked.similar(request)
+    return asked.similar(SimilarRequest.of(entity=entity, id=id, **narrowing))
 
 
 def _mapping(text: str) -> dict[str, Any]:

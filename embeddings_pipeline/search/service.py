@@ -94,8 +94,9 @@ class Service:
         entity whose model is gone keeps no other from being searched.
         """
         try:
-            with self.database().connection() as connection:
-                connection.execute("select 1")
+            # the pool asks a connection for a sign of life before it lends it
+            with self.database().connection():
+                pass
             live = self.state.live_sets()
         except (EmbeddingsError, psycopg.Error):
             return Health(ready=False, parts=[Part.missing("database", "it does not answer")])
