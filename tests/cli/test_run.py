@@ -193,9 +193,18 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
     }
     assert document("status")["cache"]["redis"] == "not configured"
     table = command("status").stdout
-    assert "US dollars" in table
+    assert "US dollars" not in table
     assert "all-MiniLM-L6-v2" in table
     assert "recall@10" in table
+
+
+def test_status_tells_what_was_spent_where_something_was(embedded_notes: Notes) -> None:
+    spent = "update analytics_features.run_ledger set cost_usd = {} where entity = 'note'"
+    embedded_notes.sql(spent.format(0.25))
+    table = command("status").stdout
+    embedded_notes.sql(spent.format(0))
+    (line,) = [line for line in table.split("US dollars")[1].splitlines() if " note " in line]
+    assert "$0.25" in line
 
 
 def test_models_lists_the_known_ones_and_whether_they_are_at_hand(notes: Notes) -> None:
