@@ -6,6 +6,7 @@ encode. Architecture: Devlin et al. 2019, arxiv.org/abs/1810.04805; names as in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,6 +63,13 @@ class Linear:
         return functional.gelu(product) if self._gelu else product
 
 
+class Group(NamedTuple):
+    """So many texts, one behind the other, of so many tokens each."""
+
+    texts: int
+    tokens: int
+
+
 class Layer(NamedTuple):
     """One block: attention, then two linear layers, each with a normalised residual."""
 
@@ -114,26 +122,34 @@ class Bert:
             for name in (f"encoder.layer.{n}" for n in range(int(config["num_hidden_layers"])))
         ]
 
-    def __call__(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The last hidden states, shape (texts, tokens, hidden), of token ids of shape (texts,
-        tokens); `mask` is true where there is a token, None where there is one everywhere."""
-        hidden = self._words[ids] + self._positions[: ids.shape[1]]
+    def __call__(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
+        """The last hidden states, shape (tokens, hidden), of the token ids of texts one behind the
+        other, shape (tokens,), nothing of which is padding; `groups` says where texts end."""
+        import torch
+
+        places = [torch.arange(group.tokens).repeat(group.texts) for group in groups]
+        hidden = self._words[ids] + self._positions[torch.cat(places).to(ids.device)]
         hidden = self._normalised(hidden, self._norm)
-        seen = None if mask is None else mask[:, None, None, :]
         for layer in self._layers:
-            attended = layer.attended(self._attention(hidden, layer, seen))
+            attended = layer.attended(self._attention(layer.qkv(hidden), groups))
             hidden = self._normalised(hidden + attended, layer.attention_norm)
             hidden = self._normalised(hidden + layer.down(layer.up(hidden)), layer.output_norm)
         return hidden
 
-    def _attention(self, hidden: Tensor, layer: Layer, seen: Tensor | None) -> Tensor:
-        from torch.nn import functional
-
-        texts, tokens, width = hidden.shape
-        qkv = layer.qkv(hidden).view(texts, tokens, 3, self._heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        return mixed.transpose(1, 2).reshape(texts, tokens, width)
+    def _attention(self, qkv: Tensor, groups: Sequence[Group]) -> Tensor:
+        """Of each text to itself: shape (tokens, hidden), of its (tokens, 3 * hidden)."""
+        width = qkv.shape[1] // 3
+        attended = qkv.new_empty(len(qkv), width)
+        start = 0
+        for texts, tokens in groups:
+            end = start + texts * tokens
+            query, key, value = (
+                qkv[start:end].view(texts, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            )
+            mixed = _mixed(query, key, value)
+            attended[start:end].view(texts, tokens, self._heads, -1).copy_(mixed.transpose(1, 2))
+            start = end
+        return attended
 
     def _normalised(self, hidden: Tensor, norm: Affine) -> Tensor:
         from torch.nn import functional
@@ -141,3 +157,16 @@ class Bert:
         return functional.layer_norm(
             hidden, hidden.shape[-1:], norm.weight, norm.bias, self._epsilon
         )
+
+
+def _mixed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(QK'/sqrt(d))V, each of shape (texts, heads, tokens, d)."""
+    import torch
+    from torch.nn import functional
+
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value)
+    # the fused kernel of torch takes up to twice as long for texts of these lengths
+    q, k, v = (part.flatten(0, 1) for part in (query, key, value))
+    scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), v).view_as(query)

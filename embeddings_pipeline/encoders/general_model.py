@@ -40,6 +40,10 @@ class GeneralModel:
         )
         self._model.max_seq_length = max_tokens
 
+    @property
+    def lanes(self) -> None:
+        """None: its tokenizer is not made for several threads."""
+
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         """The texts with their tokens by the pipeline's own tokenizer: the model's may be of any
         kind, and lengths only have to sort."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.lanes import Lanes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +23,14 @@ class Prepared(NamedTuple):
 
 
 class LoadedModel(Protocol):
-    """Prepares many texts at once, so that they can be put in batches by length."""
+    """Prepares many texts at once, so that they can be put in batches by length.
+
+    `lanes` are threads that may enter `encode` at once; without any, one thread may.
+    """
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """They are made when the model is."""
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         """Each text with its length."""

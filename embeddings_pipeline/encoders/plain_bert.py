@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import Encoding, Tokenizer
 
 from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.encoders.lanes import Lanes
 from embeddings_pipeline.encoders.loaded import Prepared
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class PlainBert:
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
         from embeddings_pipeline.encoders.bert import Bert
 
+        self.lanes = Lanes() if device == "cpu" else None
         self._device = device
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
@@ -68,17 +71,18 @@ class PlainBert:
         del query
         import torch
 
+        from embeddings_pipeline.encoders.bert import Group
+
         tokens = [cast(list[int], text.content) for text in batch]
-        longest = max(map(len, tokens))
-        lengths = torch.tensor([len(text) for text in tokens])
-        ids = torch.tensor([text + [0] * (longest - len(text)) for text in tokens])
-        mask = (torch.arange(longest) < lengths[:, None]).to(self._device)
-        padded = any(len(text) < longest for text in tokens)
+        groups = [Group(len([*same]), length) for length, same in groupby(map(len, tokens))]
+        ids = torch.tensor([*chain.from_iterable(tokens)])
         with torch.inference_mode():
-            # attention without a mask is faster, where nothing is padded
-            hidden = self._model(ids.to(self._device), mask if padded else None).float()
-            mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
-        vectors: Vectors = mean.cpu().numpy()
+            hidden = self._model(ids.to(self._device), groups).float()
+            texts = hidden.split([group.texts * group.tokens for group in groups])
+            means = [
+                part.view(*group, -1).mean(1) for part, group in zip(texts, groups, strict=True)
+            ]
+            vectors: Vectors = torch.cat(means).cpu().numpy()
         return vectors
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # the smallest budget that running out of memory leads to: one text of most models
 _LEAST_BATCH_TOKENS = 256
+# less is not worth a batch of its own
+_LEAST_SHARE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ class SentenceTransformersEncoder:
             prepared = model.prepare(texts)
             longest = self._identity.max_tokens
             lengths = [min(text.tokens, longest) for text in prepared]
-            for batch in by_tokens(
-                lengths, max_tokens=self._batch_tokens, max_texts=self._options.batch_texts
-            ):
-                vectors[batch] = self._finish(
-                    self._run(model, [prepared[i] for i in batch], query=query)
-                )
+
+            def fill(batch: Sequence[int]) -> None:
+                contents = [prepared[i] for i in batch]
+                vectors[batch] = self._finish(self._run(model, contents, query=query))
+
+            self._share_out(model, lengths, fill)
         return Encodings(
             vectors,
             Usage(
@@ -111,6 +113,19 @@ class SentenceTransformersEncoder:
                 seconds=time.monotonic() - started,
             ),
         )
+
+    def _share_out(
+        self, model: LoadedModel, lengths: Sequence[int], fill: Callable[[Sequence[int]], None]
+    ) -> None:
+        """Fill in texts of these lengths, batch by batch, beside one another where they can be."""
+        tokens, texts = self._batch_tokens, self._options.batch_texts
+        if model.lanes is None:
+            for batch in by_tokens(lengths, max_tokens=tokens, max_texts=texts):
+                fill(batch)
+            return
+        # few texts are for all lanes too
+        share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_SHARE_TOKENS)
+        model.lanes.run(fill, by_tokens(lengths, max_tokens=min(tokens, share), max_texts=texts))
 
     def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
         """Out of memory, halve the batch, and keep those to come as small."""
