@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from operator import add
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -34,8 +35,8 @@ class Usage:
     seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        mine, others = asdict(self), asdict(other)
-        return Usage(**{name: mine[name] + others[name] for name in mine})
+        # not by `asdict`: its deep copies take longer than a cached query otherwise does
+        return Usage(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)

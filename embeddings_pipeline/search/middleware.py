@@ -80,7 +80,8 @@ def _bounded(receive: Receive) -> Receive:
             # what comes now is that the client is gone, whenever that is
             return await receive()
         try:
-            message = await asyncio.wait_for(receive(), _BODY_SECONDS)
+            async with asyncio.timeout(_BODY_SECONDS):
+                message = await receive()
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None
         size += len(message.get("body", b""))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Query
+from fastapi import APIRouter, Body, Depends, Path, Query, Response
+from pydantic import TypeAdapter
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search import problems
@@ -58,6 +59,8 @@ _FOUND: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {"example": _ANSWER}}}
 }
 
+_JSON = TypeAdapter(Answer)
+
 router = APIRouter(
     tags=["search"],
     dependencies=[Depends(reader)],
@@ -79,15 +82,17 @@ Least = Annotated[float | None, Query(description="Leave out hits that are less 
 Most = Annotated[float | None, Query(description="Leave out hits that are farther.")]
 
 
-@router.post("/search", responses={**_FOUND, **problems.responses(400, 413)})
+@router.post(
+    "/search", response_model=Answer, responses={**_FOUND, **problems.responses(400, 413)}
+)
 def search(
     body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], asked: Asked
-) -> Answer:
+) -> Response:
     """Find the rows of an entity that answer a query: by vector, by words, or by both fused."""
-    return asked.search(body)
+    return _written(asked.search(body))
 
 
-def _narrowing(
+async def _narrowing(
     top_k: TopK = None,
     filters: Filters = "{}",
     columns: Columns = [],  # noqa: B006 - FastAPI copies it
@@ -109,27 +114,34 @@ def _narrowing(
 Narrowing = Annotated[dict[str, Any], Depends(_narrowing)]
 
 
-@router.get("/search/{entity}", responses=_FOUND)
+@router.get("/search/{entity}", response_model=Answer, responses=_FOUND)
 def search_entity(
     entity: Entity,
     asked: Asked,
     q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
     narrowing: Narrowing,
     mode: Mode = "dense",
-) -> Answer:
+) -> Response:
     """The same as POST /search, for a link."""
-    return asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing))
+    return _written(
+        asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing))
+    )
 
 
-@router.get("/similar/{entity}/{id:path}", responses=_FOUND)
+@router.get("/similar/{entity}/{id:path}", response_model=Answer, responses=_FOUND)
 def similar(
     entity: Entity,
     id: Annotated[str, Path(max_length=1024, examples=["1001"])],
     asked: Asked,
     narrowing: Narrowing,
-) -> Answer:
+) -> Response:
     """The rows whose vectors are nearest to those of a row, itself left out."""
-    return asked.similar(SimilarRequest.of(entity=entity, id=id, **narrowing))
+    return _written(asked.similar(SimilarRequest.of(entity=entity, id=id, **narrowing)))
+
+
+def _written(answer: Answer) -> Response:
+    # in the thread of the search: FastAPI would take it to another
+    return Response(_JSON.dump_json(answer), media_type="application/json")
 
 
 def _mapping(text: str) -> dict[str, Any]:

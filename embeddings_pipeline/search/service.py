@@ -164,7 +164,8 @@ class Service:
         self.counted.searched(answer.entity, mode, seconds, len(answer.results))
 
 
-def _service(request: Request) -> Service:
+# no `def`: each of those takes a request to another thread and back
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
