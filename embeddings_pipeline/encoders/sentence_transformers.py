@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # the smallest budget that running out of memory leads to: one text of most models
 _LEAST_BATCH_TOKENS = 256
-# less is not worth a batch of its own
-_LEAST_SHARE_TOKENS = 64
+# of a lane: less is not worth a batch of its own, more is no faster
+_LEAST_LANE_TOKENS, _MOST_LANE_TOKENS = 64, 512
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,10 @@ class SentenceTransformersEncoder:
             for batch in by_tokens(lengths, max_tokens=tokens, max_texts=texts):
                 fill(batch)
             return
-        # few texts are for all lanes too
-        share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_SHARE_TOKENS)
-        model.lanes.run(fill, by_tokens(lengths, max_tokens=min(tokens, share), max_texts=texts))
+        # few texts are for all lanes too, and of many no lane is left with a long one at the end
+        share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_LANE_TOKENS)
+        tokens = min(tokens, share, _MOST_LANE_TOKENS)
+        model.lanes.run(fill, by_tokens(lengths, max_tokens=tokens, max_texts=texts))
 
     def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
         """Out of memory, halve the batch, and keep those to come as small."""
