@@ -82,9 +82,7 @@ Least = Annotated[float | None, Query(description="Leave out hits that are less 
 Most = Annotated[float | None, Query(description="Leave out hits that are farther.")]
 
 
-@router.post(
-    "/search", response_model=Answer, responses={**_FOUND, **problems.responses(400, 413)}
-)
+@router.post("/search", response_model=Answer, responses={**_FOUND, **problems.responses(400, 413)})
 def search(
     body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], asked: Asked
 ) -> Response:
@@ -123,9 +121,7 @@ def search_entity(
     mode: Mode = "dense",
 ) -> Response:
     """The same as POST /search, for a link."""
-    return _written(
-        asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing))
-    )
+    return _written(asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing)))
 
 
 @router.get("/similar/{entity}/{id:path}", response_model=Answer, responses=_FOUND)

@@ -29,7 +29,8 @@ from embeddings_pipeline.search.thresholds import near_enough
 from embeddings_pipeline.store import published as store
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
-from embeddings_pipeline.store.postgres import Postgres, is_lost_connection
+from embeddings_pipeline.store.lost_connections import is_lost_connection
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.published import Published
 
 # the vector of a query, by the model of this identity and no other

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
-from tenacity import (
-    Retrying,
-    before_sleep_log,
-    retry_if_exception,
-    stop_after_delay,
-    wait_exponential_jitter,
-)
 
 from embeddings_pipeline.errors import Unavailable
 from embeddings_pipeline.settings import Database
 
 Row = tuple[Any, ...]
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
-_PATIENCE_SECONDS = 120
-# admin_shutdown, crash_shutdown, cannot_connect_now, deadlock_detected, serialization_failure
-_PASSING_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
 
 # of a server that does not answer; libpq itself would wait for the system, some two minutes
 _CONNECT_SECONDS = 10
@@ -155,34 +137,6 @@ class Postgres:
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
-
-
-def resumed(work: Callable[P, T]) -> Callable[P, T]:
-    """Do the work again, with growing pauses, when its connection was lost in the middle.
-
-    For work that goes on from what is stored. It takes its connections and locks anew; any other
-    error, and a database that stays away for two minutes, ends it.
-    """
-
-    @wraps(work)
-    def persistent(*args: P.args, **kwargs: P.kwargs) -> T:
-        return Retrying(
-            retry=retry_if_exception(is_lost_connection),
-            wait=wait_exponential_jitter(multiplier=0.1, max=10),
-            stop=stop_after_delay(_PATIENCE_SECONDS),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
-            reraise=True,
-        )(work, *args, **kwargs)
-
-    return persistent
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether the server went away, or ended one of two transactions that wait for each other."""
-    if not isinstance(error, psycopg.OperationalError):
-        return False
-    state = error.sqlstate
-    return state is None or state.startswith("08") or state in _PASSING_STATES
 
 
 def _settle(connection: Connection[Row]) -> None:

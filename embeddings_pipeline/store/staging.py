@@ -9,9 +9,9 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
-from embeddings_pipeline.entities.source import BYTES, Source
+from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import staged_columns
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 
 # rows that a streamed read holds in memory at a time, and those that may be of a megabyte each
@@ -87,9 +87,9 @@ def moved_rows(
         """
     ).format(
         id=Identifier(source.entity.id),
-        fingerprint=_fingerprint(source),
-        relation=_relation(source),
-        eligible=_eligible(source, escaped=False),
+        fingerprint=staged_columns.fingerprint(source),
+        relation=staged_columns.relation(source),
+        eligible=staged_columns.eligible(source, escaped=False),
         mask=sql.Literal(buckets - 1),
         numbers=_array(digest.bucket for digest in stored),
         rows=_array(digest.rows for digest in stored),
@@ -106,7 +106,7 @@ def read_rows(
     """Stream the eligible rows of these ids, in no order. Rows that are gone are left out."""
     entity = source.entity
     day = (
-        sql.SQL("{}::text").format(_day(entity.partitions, source))
+        sql.SQL("{}::text").format(staged_columns.day(entity.partitions, source))
         if isinstance(entity.partitions, DayPartitions)
         else sql.SQL("null")
     )
@@ -117,10 +117,10 @@ def read_rows(
     )
     columns = [
         sql.SQL("{}::text").format(Identifier(entity.id)),
-        _fingerprint(source),
+        staged_columns.fingerprint(source),
         day,
         changed,
-        *(_as_text(source, column) for column in source.text_columns),
+        *(staged_columns.as_text(source, column) for column in source.text_columns),
         *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
     ]
     filters_from = 4 + len(source.text_columns)
@@ -128,8 +128,8 @@ def read_rows(
         "select {columns} from {relation} as source where {eligible} and {id} = any(%s::{type}[])"
     ).format(
         columns=sql.SQL(", ").join(columns),
-        relation=_relation(source),
-        eligible=_eligible(source),
+        relation=staged_columns.relation(source),
+        eligible=staged_columns.eligible(source),
         id=Identifier(entity.id),
         type=trusted(source.id_type),
     )
@@ -149,57 +149,3 @@ def read_rows(
 def _array(numbers: Iterable[int]) -> sql.Literal:
     # psycopg would dump a list number by number; a copy takes no parameters
     return sql.Literal(f"{{{','.join(map(str, numbers))}}}")
-
-
-def _relation(source: Source) -> sql.Composable:
-    return Identifier(source.entity.db_schema, source.entity.table)
-
-
-def _eligible(source: Source, *, escaped: bool = True) -> sql.Composable:
-    conditions: list[sql.Composable] = [sql.SQL("true")]
-    if source.entity.deleted:
-        conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
-    if source.entity.where:
-        # a statement without parameters has no placeholders to escape
-        where = trusted(source.entity.where, escaped=escaped)
-        conditions.append(sql.SQL("({})").format(where))
-    return sql.SQL(" and ").join(conditions)
-
-
-def _fingerprint(source: Source) -> sql.Composable:
-    """A 64-bit hash of the row's used columns, its id and the definition.
-
-    The record's own output function quotes its fields, so that no two rows print alike. The hash
-    is the one by which Postgres partitions tables, and thus the same in later versions; another
-    one would make a pass look at every row again, and encode none.
-    """
-    entity = source.entity
-    used = [entity.id, *source.text_columns, *source.filters]
-    if isinstance(entity.partitions, DayPartitions):
-        used.append(entity.partitions.column)
-    return sql.SQL('hashtextextended(row({}, {})::text collate "C", 0)').format(
-        sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
-        sql.Literal(source.definition_hash),
-    )
-
-
-def _day(partitions: DayPartitions, source: Source) -> sql.Composable:
-    column = Identifier(partitions.column)
-    if source.columns[partitions.column] == "timestamp with time zone":
-        return sql.SQL("({} at time zone 'UTC')::date").format(column)
-    return sql.SQL("{}::date").format(column)
-
-
-def _as_text(source: Source, column: str) -> sql.Composable:
-    """A value as a person would write it: yes or no, a list with commas, else as printed; the
-    bytes of an image as base64, of one that is too large as many as show that."""
-    name, kind = Identifier(column), source.columns[column]
-    if column == source.entity.image and kind == BYTES:
-        return sql.SQL(
-            "translate(encode(substring({} from 1 for {}), 'base64'), chr(10), '')"
-        ).format(name, sql.Literal(MAX_IMAGE_BYTES + 1))
-    if kind == "boolean":
-        return sql.SQL("case {} when true then 'yes' when false then 'no' end").format(name)
-    if kind.endswith("[]"):
-        return sql.SQL("array_to_string({}, ', ')").format(name)
-    return sql.SQL("{}::text").format(name)

@@ -13,7 +13,8 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
 from embeddings_pipeline.store import chosen_rows, locks, passes, vector_sets
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import evict_noted
 from embeddings_pipeline.sync.request import Request

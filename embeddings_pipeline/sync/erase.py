@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from embeddings_pipeline.store import entity_tables, erasures, locks, passes, texts
-from embeddings_pipeline.store.postgres import Postgres, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import Evict, evict_noted
 

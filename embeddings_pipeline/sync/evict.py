@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from embeddings_pipeline.store import evictions
-from embeddings_pipeline.store.postgres import Postgres, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 
 # forgets the texts of these hashes; False where it could not

@@ -24,7 +24,8 @@ from embeddings_pipeline.store import (
 )
 from embeddings_pipeline.store.index_progress import Phase
 from embeddings_pipeline.store.indexes import Wear
-from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.request import Progress, Report, unheard

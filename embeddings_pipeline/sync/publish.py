@@ -10,7 +10,8 @@ from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import locks, queries, vector_sets, views
-from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 

@@ -10,7 +10,8 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import set_creation, vector_sets
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.evict import evict_noted

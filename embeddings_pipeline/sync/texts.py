@@ -29,7 +29,8 @@ from embeddings_pipeline.store import (
     texts,
 )
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import Evict, evict_noted
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered

@@ -16,8 +16,9 @@ from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
-from embeddings_pipeline.store.postgres import Postgres, Row, resumed
+from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.filling import Filling

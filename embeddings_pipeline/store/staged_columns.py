@@ -1,0 +1,68 @@
+"""What is read of a staging model, as SQL: its eligible rows, their fingerprints and values."""
+
+from __future__ import annotations
+
+from psycopg import sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
+from embeddings_pipeline.entities.source import BYTES, Source
+from embeddings_pipeline.store.postgres import trusted
+
+
+def relation(source: Source) -> sql.Composable:
+    """The staging model itself."""
+    return Identifier(source.entity.db_schema, source.entity.table)
+
+
+def eligible(source: Source, *, escaped: bool = True) -> sql.Composable:
+    """Which rows may be embedded; `escaped` for a statement that has parameters."""
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    if source.entity.deleted:
+        conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
+    if source.entity.where:
+        # a statement without parameters has no placeholders to escape
+        where = trusted(source.entity.where, escaped=escaped)
+        conditions.append(sql.SQL("({})").format(where))
+    return sql.SQL(" and ").join(conditions)
+
+
+def fingerprint(source: Source) -> sql.Composable:
+    """A 64-bit hash of the row's used columns, its id and the definition.
+
+    The record's own output function quotes its fields, so that no two rows print alike. The hash
+    is the one by which Postgres partitions tables, and thus the same in later versions; another
+    one would make a pass look at every row again, and encode none.
+    """
+    entity = source.entity
+    used = [entity.id, *source.text_columns, *source.filters]
+    if isinstance(entity.partitions, DayPartitions):
+        used.append(entity.partitions.column)
+    return sql.SQL('hashtextextended(row({}, {})::text collate "C", 0)').format(
+        sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
+        sql.Literal(source.definition_hash),
+    )
+
+
+def day(partitions: DayPartitions, source: Source) -> sql.Composable:
+    """The day in UTC that a row is partitioned by."""
+    column = Identifier(partitions.column)
+    if source.columns[partitions.column] == "timestamp with time zone":
+        return sql.SQL("({} at time zone 'UTC')::date").format(column)
+    return sql.SQL("{}::date").format(column)
+
+
+def as_text(source: Source, column: str) -> sql.Composable:
+    """A value as a person would write it: yes or no, a list with commas, else as printed; the
+    bytes of an image as base64, of one that is too large as many as show that."""
+    name, kind = Identifier(column), source.columns[column]
+    if column == source.entity.image and kind == BYTES:
+        return sql.SQL(
+            "translate(encode(substring({} from 1 for {}), 'base64'), chr(10), '')"
+        ).format(name, sql.Literal(MAX_IMAGE_BYTES + 1))
+    if kind == "boolean":
+        return sql.SQL("case {} when true then 'yes' when false then 'no' end").format(name)
+    if kind.endswith("[]"):
+        return sql.SQL("array_to_string({}, ', ')").format(name)
+    return sql.SQL("{}::text").format(name)
