@@ -21,9 +21,15 @@ def main() -> None:
         scratch.insert(*rows)
         item = scratch.declare(template="{id}: {name}", index={"type": "none"})
 
+        texts = list(dict.fromkeys(f"{package}: {name}" for package, name in rows))
+
+        def directly() -> float:
+            return timed(lambda: encoder.encode_documents(texts))[0]
+
+        before = directly()
         pipeline, _ = timed(lambda: (scratch.texts(item), scratch.vectors(item)))
-        texts = [text for (text,) in scratch.sql("select text from analytics_features.item_texts")]
-        direct, _ = timed(lambda: encoder.encode_documents(list(dict.fromkeys(texts))))
+        # before and after: a machine that others use changes its pace within a minute
+        direct = (before + directly()) / 2
     report(
         bench="cold",
         rows=len(rows),
