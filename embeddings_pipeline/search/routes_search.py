@@ -14,12 +14,14 @@ from embeddings_pipeline.search.requests import (
     MAX_QUERY,
     MAX_TOP_K,
     Answer,
+    ImageRequest,
     Mode,
     Name,
     SearchRequest,
     SimilarRequest,
 )
 from embeddings_pipeline.search.service import Asked
+from embeddings_pipeline.search.uploads import IMAGE_BODY, Image
 
 _EXAMPLES: dict[str, Any] = {
     "query": {
@@ -119,6 +121,17 @@ def search_entity(
 ) -> Answer:
     """The same as POST /search, for a link."""
     return asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing))
+
+
+@router.post(
+    "/search/{entity}/image",
+    responses={**_FOUND, **problems.responses(408, 413, 415)},
+    openapi_extra=IMAGE_BODY,
+)
+def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narrowing) -> Answer:
+    """The rows whose images are nearest to the one that is sent as it is, by the model of the
+    entity: `curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg URL`."""
+    return asked.by_image(ImageRequest.of(entity=entity, image=image, **narrowing))
 
 
 @router.get("/similar/{entity}/{id:path}", responses=_FOUND)
