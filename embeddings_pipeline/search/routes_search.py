@@ -56,9 +56,27 @@ _ANSWER = {
     "vector_set": 1,
     "shortfall": 4,
 }
-_FOUND: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {"example": _ANSWER}}}
+_BY_IMAGE = {
+    **_ANSWER,
+    "entity": "photo",
+    "results": [
+        {
+            "id": "17",
+            "chunk": 0,
+            "score": 0.93,
+            "text": "2026/garden.jpg",
+            "fields": {"place": "Perm"},
+        }
+    ],
+    "model": "sentence-transformers/clip-ViT-B-32",
 }
+
+
+def _found(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": example}}}}
+
+
+_FOUND = _found(_ANSWER)
 
 router = APIRouter(
     tags=["search"],
@@ -125,7 +143,7 @@ def search_entity(
 
 @router.post(
     "/search/{entity}/image",
-    responses={**_FOUND, **problems.responses(408, 413, 415)},
+    responses={**_found(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
     openapi_extra=IMAGE_BODY,
 )
 def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narrowing) -> Answer:

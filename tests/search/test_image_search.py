@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,21 @@ def test_a_key_that_reads_is_needed_before_the_body_is_read(gallery: World, clip
         assert found(ask(client, RED))[0] == "1"
 
 
+def test_who_goes_away_in_the_middle_of_an_upload_is_no_failure(
+    photos: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = photos.base_url
+    with socket.create_connection((url.host, url.port)) as connection:
+        head = f"POST {PHOTOS} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/png\r\n"
+        connection.sendall(f"{head}Content-Length: {len(RED)}\r\n\r\n".encode() + RED[:60])
+        connection.shutdown(socket.SHUT_WR)
+        # until the service has hung up, too
+        while connection.recv(65_536):
+            pass
+    assert found(ask(photos, RED))[0] == "1"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_model_that_is_gone_is_nothing_that_who_asks_could_put_right(gallery: World) -> None:
     with served(gallery.database, embedding_model="another/model") as client:
         assert_problem(ask(client, RED), 503)
@@ -150,8 +166,9 @@ def test_the_document_says_what_is_taken_and_answered(photos: httpx.Client) -> N
         *(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp"))
     ]
     assert {one["name"] for one in call["parameters"]} >= {"entity", "top_k", "filters", "exact"}
-    assert call["responses"]["200"]["content"]["application/json"]["example"]["entity"]
-    assert {"401", "413", "415", "422", "503"} <= call["responses"].keys()
+    example = call["responses"]["200"]["content"]["application/json"]["example"]
+    assert example.keys() == ask(photos, RED).json().keys()
+    assert {"400", "401", "413", "415", "422", "503"} <= call["responses"].keys()
 
 
 def test_entities_tell_which_of_them_have_images(gallery: World, clip: Path) -> None:
