@@ -18,6 +18,7 @@ from psycopg.sql import SQL, Identifier
 from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import embedded
 from tests.encoders.clip import save_packed, save_plain
+from tests.gallery import publish_gallery
 from tests.redis_server import RedisServer
 from tests.world import World, world_in
 
@@ -110,6 +111,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_plain(folder / "plain")
     save_packed(folder / "plain", folder / "packed")
     return folder
+
+
+@pytest.fixture
+def gallery(world: World, clip: Path) -> Iterator[World]:
+    """Three pictures of the entity `photo`, published; `seeing(clip)` are the settings."""
+    publish_gallery(world, clip)
+    yield world
+    world.encoders.cleanup()
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ from embeddings_pipeline.cli.session import AsJson, EntityName
 from embeddings_pipeline.engine import Engine, opened
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
-from embeddings_pipeline.search.requests import Answer, Mode, SearchRequest
+from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher, encode_one
 from embeddings_pipeline.sync.judgements import read_judgements
 
@@ -29,7 +29,13 @@ _WIDTH = 100
 
 def search(
     entity: EntityName,
-    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", show_default=False)] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            help="An image in place of QUERY.", metavar="FILE", exists=True, dir_okay=False
+        ),
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="By vector, by words, or fused.")] = "dense",
     top_k: Annotated[int | None, typer.Option(help="Rows to show.")] = None,
     filters: Annotated[
@@ -48,27 +54,43 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows of an entity that answer a query. No dbt project is needed."""
-    request = SearchRequest.of(
-        entity=entity,
-        query=query,
-        mode=mode,
-        top_k=top_k,
-        filters=_filters(filters or []),
-        columns=tuple(columns or ()),
-        min_similarity=min_similarity,
-        max_distance=max_distance,
-        exact=exact,
-        rerank=rerank,
+    """Find the rows of an entity that answer a query, a text or an image. No dbt project is
+    needed."""
+    if (query is None) == (image is None):
+        raise ConfigurationError("search: give either QUERY or --image FILE")
+    narrowing = {
+        "entity": entity,
+        "top_k": top_k,
+        "filters": _filters(filters or []),
+        "columns": tuple(columns or ()),
+        "min_similarity": min_similarity,
+        "max_distance": max_distance,
+        "exact": exact,
+    }
+    request = (
+        SearchRequest.of(query=query, mode=mode, rerank=rerank, **narrowing)
+        if image is None
+        else _by_image(image, mode, rerank, narrowing)
     )
     with opened() as engine, _searcher(engine, snapshot) as searcher:
-        answer = searcher.search(request)
+        if isinstance(request, ImageRequest):
+            answer = searcher.by_image(request)
+        else:
+            answer = searcher.search(request)
     if as_json:
         document = asdict(answer)
         del document["vector_set"]
         output.print_json(document)
     else:
         show(answer)
+
+
+def _by_image(
+    file: Path, mode: Mode, rerank: str | None, narrowing: Mapping[str, Any]
+) -> ImageRequest:
+    if mode != "dense" or rerank:
+        raise ConfigurationError("--image finds rows by vector: mode dense, without --rerank")
+    return ImageRequest.of(image=file.read_bytes(), **narrowing)
 
 
 def _searcher(engine: Engine, folder: Path | None) -> Searcher | Snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -70,3 +70,11 @@ class Encoder(Protocol):
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts to find others by."""
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """What an encoder is, too, where documents can be found by an image."""
+
+    def encode_image(self, data: bytes) -> Encodings:
+        """The vector of one image, given by its bytes; `failures` says why it has none."""

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage, Vector
+from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Seeing, Usage, Vector
 from embeddings_pipeline.encoders.cache import Cache
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.serialise import text_hash
+from embeddings_pipeline.errors import ConfigurationError
 
 
 class CachedEncoder:
@@ -37,6 +38,17 @@ class CachedEncoder:
     def device(self) -> str:
         """Where the model computes."""
         return self.uncached.device
+
+    @property
+    def seeing(self) -> Seeing:
+        """The other encoder, for images as queries, which are not remembered. Raises
+        ConfigurationError where it reads text alone."""
+        if not isinstance(self.uncached, Seeing):
+            raise ConfigurationError(
+                f"model {self.identity.model!r} reads text alone: an image finds rows only of"
+                " entities that declare `image`"
+            )
+        return self.uncached
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ _THREADS = 4
 
 
 class ImageEncoder:
-    """Documents are images, given by their URIs; queries are texts."""
+    """Documents are images, given by their URIs; queries are texts, or images by their bytes."""
 
     def __init__(
         self, model: SentenceTransformersEncoder, vision: Vision, images: ImageFiles
@@ -56,31 +56,47 @@ class ImageEncoder:
 
         Images are read and decoded in threads while the model is at work on those before.
         """
-        self.check()
-        started = time.monotonic()
-        vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
-        failures: dict[int, str] = {}
         room = self._model.room(self._vision.tokens)
-        with closing(
-            ahead(attempted(self._decoded), texts, threads=_THREADS, depth=room)
-        ) as decoded:
-            good = _without_failures(decoded, failures)
-            while batch := dict(islice(good, self._model.room(self._vision.tokens))):
-                prepared = [Prepared(self._vision.tokens, image) for image in batch.values()]
-                vectors[[*batch]] = self._model.encode_prepared(prepared)
-        usage = Usage(texts=len(texts) - len(failures), seconds=time.monotonic() - started)
-        return Encodings(vectors, usage, failures)
+        with closing(ahead(attempted(self._read), texts, threads=_THREADS, depth=room)) as decoded:
+            return self._encode(decoded, len(texts))
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts, to find images by."""
         return self._model.encode_query(texts)
 
-    def _decoded(self, uri: str) -> Image:
+    def encode_image(self, data: bytes) -> Encodings:
+        """The vector of one image, to find others by."""
+        return self.encode_decoded(self.decoded(data))
+
+    def decoded(self, data: bytes) -> Image | RowError:
+        """An image, or why it is none; what `encode_decoded` takes, without the model."""
+        return attempted(self._decode)(data)
+
+    def encode_decoded(self, image: Image | RowError) -> Encodings:
+        """The vector of an image that was decoded before."""
+        return self._encode([image], 1)
+
+    def _encode(self, decoded: Iterable[Image | RowError], count: int) -> Encodings:
+        self.check()
+        started = time.monotonic()
+        vectors = np.zeros((count, self.identity.dimension), np.float32)
+        failures: dict[int, str] = {}
+        good = _without_failures(decoded, failures)
+        while batch := dict(islice(good, self._model.room(self._vision.tokens))):
+            prepared = [Prepared(self._vision.tokens, image) for image in batch.values()]
+            vectors[[*batch]] = self._model.encode_prepared(prepared)
+        usage = Usage(texts=count - len(failures), seconds=time.monotonic() - started)
+        return Encodings(vectors, usage, failures)
+
+    def _read(self, uri: str) -> Image:
         return decode(self._images.read(uri), self._vision.size)
+
+    def _decode(self, data: bytes) -> Image:
+        return decode(self._images.within_limit(data), self._vision.size)
 
 
 def _without_failures(
-    decoded: Iterator[Image | RowError], failures: dict[int, str]
+    decoded: Iterable[Image | RowError], failures: dict[int, str]
 ) -> Iterator[tuple[int, Image]]:
     for index, image in enumerate(decoded):
         if isinstance(image, RowError):

@@ -46,12 +46,7 @@ class ImageFiles:
         """
         bare = _PIN.sub("", uri)
         try:
-            data = self._read(bare)
-            if len(data) > self._max_bytes:
-                raise RowError(
-                    f"it has more than {self._max_bytes:,} bytes, which EMBEDDING_IMAGE_MAX_BYTES"
-                    " allows"
-                )
+            data = self.within_limit(self._read(bare))
         # a path may be too long, hold a null, lead nowhere …
         except (RowError, OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
@@ -61,6 +56,15 @@ class ImageFiles:
             raise RowError(
                 f"image {_shown(bare)} is another than its row was read with: `run --force` takes"
                 " the new one"
+            )
+        return data
+
+    def within_limit(self, data: bytes) -> bytes:
+        """The bytes of an image. Raises RowError where they are too many."""
+        if len(data) > self._max_bytes:
+            raise RowError(
+                f"it has more than {self._max_bytes:,} bytes, which EMBEDDING_IMAGE_MAX_BYTES"
+                " allows"
             )
         return data
 

@@ -15,6 +15,8 @@ from embeddings_pipeline.search import problems
 
 # of one request: a batch of texts fits, and many at once do in memory
 MAX_BODY_BYTES = 1 << 20
+# where a route has said that the body of its request may be larger
+_ALLOWED = "max_body_bytes"
 # for a body of that size over a slow line
 _BODY_SECONDS = 20
 # the page has its scripts and styles in files of their own
@@ -58,7 +60,7 @@ class Outermost:
             await send(message)
 
         try:
-            await self._app(scope, _bounded(receive), answer)
+            await self._app(scope, _bounded(scope, receive), answer)
         except Exception:
             logger.exception(
                 "request %s: %s %r", scope["request_id"], scope["method"], scope["path"]
@@ -69,7 +71,12 @@ class Outermost:
             await failed(scope, receive, answer)
 
 
-def _bounded(receive: Receive) -> Receive:
+def allow_body(request: Request, size: int) -> None:
+    """Let the body of this request have so many bytes; call it before the body is read."""
+    request.scope[_ALLOWED] = size
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
     """Give up on a body that is too long, or does not come."""
     size = 0
     whole = False
@@ -85,10 +92,11 @@ def _bounded(receive: Receive) -> Receive:
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None
         size += len(message.get("body", b""))
-        if size > MAX_BODY_BYTES:
+        most = scope.get(_ALLOWED, MAX_BODY_BYTES)
+        if size > most:
             # the rest is not waited for
             raise HTTPException(
-                413, f"the body has more than {MAX_BODY_BYTES:,} bytes", {"Connection": "close"}
+                413, f"the body has more than {most:,} bytes", {"Connection": "close"}
             )
         whole = not message.get("more_body", False)
         return message

@@ -7,13 +7,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 
-from embeddings_pipeline.encoders.base import Encodings, Kind, Vector
+from embeddings_pipeline.encoders.base import Encodings, Kind, Seeing, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
-from embeddings_pipeline.search.batching import BatchedEncoder
+from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
 from embeddings_pipeline.search.metrics import Metrics
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -34,7 +34,6 @@ class Models:
         self._made: dict[ModelIdentity, CachedEncoder] = {}
         self._batched: list[BatchedEncoder] = []
         self._loaded: set[ModelIdentity] = set()
-        self._of_images: set[ModelIdentity] = set()
         self._lock = Lock()
 
     @property
@@ -75,10 +74,13 @@ class Models:
             encoder.check()
         self._loaded.add(identity)
 
-    def vector_of(self, identity: ModelIdentity, query: str) -> Vector:
-        """The vector of a query, for a search. Raises as `encode` does, and ConfigurationError
-        for a query that the model does not take."""
-        encodings = self.encode("query", identity, [query])
+    def vector_of(self, identity: ModelIdentity, query: str | bytes) -> Vector:
+        """The vector of a text or of an image's bytes, for a search. Raises as `encode` does, and
+        ConfigurationError for a query that the model does not take."""
+        if isinstance(query, bytes):
+            encodings = self._encode_image(identity, query)
+        else:
+            encodings = self.encode("query", identity, [query])
         if encodings.failures:
             raise ConfigurationError(f"the query cannot be encoded: {encodings.failures[0]}")
         vector: Vector = encodings.vectors[0]
@@ -90,7 +92,7 @@ class Models:
         """Vectors of texts by this model. Raises Unavailable where it is not to be had, or does
         not answer in time; ConfigurationError for documents that would be images."""
         remembering = self._encoder(identity)
-        if kind == "document" and identity in self._of_images:
+        if kind == "document" and isinstance(remembering.uncached, Seeing):
             # nobody has the service fetch what they name
             raise ConfigurationError(
                 f"documents of model {identity.model!r} are images: encode a text as a query"
@@ -99,10 +101,7 @@ class Models:
         encode = encoder.encode_query if kind == "query" else encoder.encode_documents
         with _had():
             encodings = encode(texts)
-        if encodings.usage.texts:
-            self._loaded.add(identity)
-        self._metrics.answered(identity.model, encodings.usage, self.cost(identity, encodings))
-        return encodings
+        return self._counted(identity, encodings)
 
     def cost(self, identity: ModelIdentity, encodings: Encodings) -> float:
         """What it took in US dollars."""
@@ -117,6 +116,18 @@ class Models:
         for encoder in self._batched:
             encoder.close()
 
+    def _encode_image(self, identity: ModelIdentity, data: bytes) -> Encodings:
+        seeing = self._encoder(identity).seeing
+        with _had():
+            encodings = seeing.encode_image(data)
+        return self._counted(identity, encodings)
+
+    def _counted(self, identity: ModelIdentity, encodings: Encodings) -> Encodings:
+        if encodings.usage.texts:
+            self._loaded.add(identity)
+        self._metrics.answered(identity.model, encodings.usage, self.cost(identity, encodings))
+        return encodings
+
     def _encoder(self, identity: ModelIdentity) -> CachedEncoder:
         with self._lock:
             if identity not in self._made:
@@ -126,10 +137,11 @@ class Models:
     def _make(self, identity: ModelIdentity) -> CachedEncoder:
         with _had():
             inner = self._encoders.identical(identity).uncached
-        if isinstance(inner, ImageEncoder):
-            self._of_images.add(identity)
         report = partial(self._metrics.generated, identity.model)
-        batched = BatchedEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
+        if isinstance(inner, ImageEncoder):
+            batched: BatchedEncoder = BatchedImageEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
+        else:
+            batched = BatchedEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
         self._batched.append(batched)
         # below the cache, so that what is remembered waits for nobody
         return CachedEncoder(batched, self._encoders.cache, documents=True)

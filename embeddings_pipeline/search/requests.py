@@ -129,6 +129,15 @@ class SimilarRequest(_Request):
     id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(storable)]
 
 
+class ImageRequest(_Request):
+    """Rows whose vectors are nearest to that of an image, given by its bytes."""
+
+    image: Annotated[bytes, Field(repr=False)]
+
+
+AnyRequest: TypeAlias = SearchRequest | SimilarRequest | ImageRequest
+
+
 @dataclass(frozen=True)
 class Hit:
     """A row that was found, by its best chunk. `fields` holds plain values for JSON.

@@ -15,12 +15,14 @@ from embeddings_pipeline.search.requests import (
     MAX_QUERY,
     MAX_TOP_K,
     Answer,
+    ImageRequest,
     Mode,
     Name,
     SearchRequest,
     SimilarRequest,
 )
 from embeddings_pipeline.search.service import Asked
+from embeddings_pipeline.search.uploads import IMAGE_BODY, Image
 
 _EXAMPLES: dict[str, Any] = {
     "query": {
@@ -55,10 +57,27 @@ _ANSWER = {
     "vector_set": 1,
     "shortfall": 4,
 }
-_FOUND: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {"example": _ANSWER}}}
+_BY_IMAGE = {
+    **_ANSWER,
+    "entity": "photo",
+    "results": [
+        {
+            "id": "17",
+            "chunk": 0,
+            "score": 0.93,
+            "text": "2026/garden.jpg",
+            "fields": {"place": "Perm"},
+        }
+    ],
+    "model": "sentence-transformers/clip-ViT-B-32",
 }
 
+
+def _found(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": example}}}}
+
+
+_FOUND = _found(_ANSWER)
 _JSON = TypeAdapter(Answer)
 
 router = APIRouter(
@@ -122,6 +141,18 @@ def search_entity(
 ) -> Response:
     """The same as POST /search, for a link."""
     return _written(asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing)))
+
+
+@router.post(
+    "/search/{entity}/image",
+    response_model=Answer,
+    responses={**_found(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
+    openapi_extra=IMAGE_BODY,
+)
+def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narrowing) -> Response:
+    """The rows whose images are nearest to the one that is sent as it is, by the model of the
+    entity: `curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg URL`."""
+    return _written(asked.by_image(ImageRequest.of(entity=entity, image=image, **narrowing)))
 
 
 @router.get("/similar/{entity}/{id:path}", response_model=Answer, responses=_FOUND)

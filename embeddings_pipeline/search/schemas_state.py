@@ -24,13 +24,14 @@ class FilterColumn(BaseModel):
 
 
 class EntityInfo(BaseModel):
-    """An entity that can be searched. `fields` are the columns, and their types, that `columns`
-    of a search may name."""
+    """An entity that can be searched; where its rows are `images`, by an image, too. `fields` are
+    the columns, and their types, that `columns` of a search may name."""
 
     entity: str = Field(examples=["product"])
     model: str = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])
     metric: str = Field(examples=["cosine"])
     language: str = Field(examples=["english"])
+    images: bool = Field(examples=[False])
     filters: list[FilterColumn]
     fields: dict[str, str] = Field(examples=[{"name": "text", "price": "numeric"}])
 

@@ -19,7 +19,9 @@ from embeddings_pipeline.search.finding import MovedError, Wanted, find
 from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.requests import (
     Answer,
+    AnyRequest,
     Hit,
+    ImageRequest,
     Mode,
     Range,
     SearchRequest,
@@ -33,8 +35,8 @@ from embeddings_pipeline.store.lost_connections import is_lost_connection
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.published import Published
 
-# the vector of a query, by the model of this identity and no other
-Encode: TypeAlias = Callable[[ModelIdentity, str], Vector]
+# the vector of a text or of an image's bytes, by the model of this identity and no other
+Encode: TypeAlias = Callable[[ModelIdentity, str | bytes], Vector]
 
 # what is published may move while it is searched, but not again and again
 _TRIES = 5
@@ -78,7 +80,27 @@ class Searcher:
         """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
         the row has no published vector."""
 
-        return self._steadily(lambda: self._similar(request))
+        def wanted(published: Published) -> Wanted:
+            (row_id,) = published.on.source.canonical_ids([request.id])
+            with self._database.connection() as connection:
+                vector = search_rows.vector_of(connection, published, row_id)
+            if vector is None:
+                raise NotFound(
+                    f"entity {request.entity!r}: row {request.id!r} has no published vector"
+                )
+            return self._near(request, vector, without=row_id)
+
+        return self._steadily(lambda: self._nearest(request, wanted))
+
+    def by_image(self, request: ImageRequest) -> Answer:
+        """The rows nearest to an image. Raises as `search` does, and ConfigurationError where the
+        image cannot be decoded, or the entity has none."""
+
+        def wanted(published: Published) -> Wanted:
+            identity = published.vector_set.identity
+            return self._near(request, self._encode(identity, request.image))
+
+        return self._steadily(lambda: self._nearest(request, wanted))
 
     def __enter__(self) -> Self:
         return self
@@ -112,23 +134,16 @@ class Searcher:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
 
-    def _similar(self, request: SimilarRequest) -> Answer:
-        def wanted(published: Published) -> Wanted:
-            (row_id,) = published.on.source.canonical_ids([request.id])
-            with self._database.connection() as connection:
-                vector = search_rows.vector_of(connection, published, row_id)
-            if vector is None:
-                raise NotFound(
-                    f"entity {request.entity!r}: row {request.id!r} has no published vector"
-                )
-            return Wanted(
-                rows=self._rows(request),
-                vector=vector,
-                filters=_plain(request.filters),
-                without=row_id,
-                exact=request.exact,
-            )
+    def _near(self, request: AnyRequest, vector: Vector, without: str | None = None) -> Wanted:
+        return Wanted(
+            rows=self._rows(request),
+            vector=vector,
+            filters=_plain(request.filters),
+            without=without,
+            exact=request.exact,
+        )
 
+    def _nearest(self, request: AnyRequest, wanted: Callable[[Published], Wanted]) -> Answer:
         published, found = self._find(request.entity, wanted)
         metric = published.vector_set.metric
         near = near_enough(request, self._engine.settings, metric, found)
@@ -170,7 +185,7 @@ class Searcher:
 
     def _answer(
         self,
-        request: SearchRequest | SimilarRequest,
+        request: AnyRequest,
         mode: Mode,
         published: Published,
         found: Sequence[Found],
@@ -208,7 +223,7 @@ class Searcher:
         best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
         return [replace(row, score=score) for score, row in best]
 
-    def _rows(self, request: SearchRequest | SimilarRequest) -> int:
+    def _rows(self, request: AnyRequest) -> int:
         return request.top_k or self._engine.settings.embedding_similarity_top_k
 
 
@@ -216,8 +231,12 @@ def encode_one(encoders: Encoders) -> Encode:
     """Encodes each query when it comes. Raises ConfigurationError where the model is not to be
     had or does not take the query."""
 
-    def encode(identity: ModelIdentity, query: str) -> Vector:
-        encodings = encoders.identical(identity).encode_query([query])
+    def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
+        encoder = encoders.identical(identity)
+        if isinstance(query, bytes):
+            encodings = encoder.seeing.encode_image(query)
+        else:
+            encodings = encoder.encode_query([query])
         if encodings.failures:
             raise ConfigurationError(f"the query cannot be encoded: {encodings.failures[0]}")
         vector: Vector = encodings.vectors[0]

@@ -20,7 +20,12 @@ from embeddings_pipeline.search.documents import DocumentSync
 from embeddings_pipeline.search.gauges import Gauges
 from embeddings_pipeline.search.metrics import Metrics
 from embeddings_pipeline.search.models import Models
-from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
+from embeddings_pipeline.search.requests import (
+    Answer,
+    ImageRequest,
+    SearchRequest,
+    SimilarRequest,
+)
 from embeddings_pipeline.search.schemas_state import Health, Part
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.search.state import State
@@ -85,6 +90,13 @@ class Service:
         started = time.perf_counter()
         answer = self.searcher().similar(request)
         self._count(answer, "similar", started)
+        return answer
+
+    def by_image(self, request: ImageRequest) -> Answer:
+        """Answer what is near to an image, and count it. Raises as `Searcher.by_image` does."""
+        started = time.perf_counter()
+        answer = self.searcher().by_image(request)
+        self._count(answer, "image", started)
         return answer
 
     def health(self) -> Health:

@@ -15,7 +15,9 @@ from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.search.requests import (
     Answer,
+    AnyRequest,
     Hit,
+    ImageRequest,
     Range,
     SearchRequest,
     SimilarRequest,
@@ -41,7 +43,7 @@ class _Files:
 
 
 class Snapshot:
-    """Answers dense searches and similar rows as `Searcher` does; several threads may use one.
+    """Answers dense searches, similar rows and images as `Searcher` does, for several threads.
 
     Close it, or use it in a `with`. The snapshot is that of when it was opened. Raises
     ConfigurationError where there is none, EmbeddingsError where a file is damaged.
@@ -79,6 +81,11 @@ class Snapshot:
         vectors = [self._index.reconstruct(number) * norm for number, norm in chunks]
         return self._answer(request, np.mean(vectors, axis=0), without=row_id)
 
+    def by_image(self, request: ImageRequest) -> Answer:
+        """The rows nearest to an image. Raises as `Searcher.by_image` does."""
+        self._check(request)
+        return self._answer(request, self._encode(self.manifest.identity, request.image), None)
+
     def close(self) -> None:
         """Close the file of rows."""
         self._rows.close()
@@ -95,7 +102,7 @@ class Snapshot:
         entity = Entity(name=manifest.entity, db_schema="", table="", id=manifest.id)
         return Source(entity, {}, manifest.id_type, (), {})
 
-    def _check(self, request: SearchRequest | SimilarRequest) -> None:
+    def _check(self, request: AnyRequest) -> None:
         if request.entity != self.manifest.entity:
             raise ConfigurationError(
                 f"the snapshot is of entity {self.manifest.entity!r}, not {request.entity!r}"
@@ -105,9 +112,7 @@ class Snapshot:
                 "columns of the staging model are not in a snapshot: declare them as filters"
             )
 
-    def _answer(
-        self, request: SearchRequest | SimilarRequest, vector: Vector, without: str | None
-    ) -> Answer:
+    def _answer(self, request: AnyRequest, vector: Vector, without: str | None) -> Answer:
         manifest, wanted = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
         filters = {
             column: value.bounds() if isinstance(value, Range) else value

@@ -68,6 +68,7 @@ class State:
             model=shown.vector_set.model,
             metric=shown.vector_set.metric,
             language=entity.language,
+            images=entity.image is not None,
             filters=[_filter(connection, shown, *column) for column in shown.filters.items()],
             fields=fields,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from embeddings_pipeline.search.requests import SearchRequest, SimilarRequest
+from embeddings_pipeline.search.requests import AnyRequest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.search_dense import least_similarity
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=_Scored)
 
 
 def near_enough(
-    request: SearchRequest | SimilarRequest, settings: Settings, metric: str, found: Sequence[S]
+    request: AnyRequest, settings: Settings, metric: str, found: Sequence[S]
 ) -> Sequence[S]:
     """Those whose similarity reaches what the request asks for, or else the settings."""
     asked = request.min_similarity

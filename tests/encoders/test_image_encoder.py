@@ -112,6 +112,31 @@ def test_what_cannot_be_decoded_or_read_fails_alone(clip: Path) -> None:
     assert done.vectors[1].any()
 
 
+def test_an_image_as_a_query_has_the_vector_that_it_has_as_a_document(clip: Path) -> None:
+    data = file_of(picture("blue", (900, 700)), "JPEG")
+    found = encoder(clip / "plain")
+    done = found.encode_image(data)
+    np.testing.assert_array_equal(done.vectors, found.encode_documents([data_uri(data)]).vectors)
+    assert (done.usage.texts, done.failures) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"junk", "none of JPEG"), (file_of(picture())[:60], "decoded"), (bytes(2000), "1,000 bytes")],
+)
+def test_of_a_query_that_is_no_image_it_is_said_why(clip: Path, data: bytes, said: str) -> None:
+    done = encoder(clip / "plain", embedding_image_max_bytes=1000).encode_image(data)
+    assert said in done.failures[0]
+    assert done.usage.texts == 0
+
+
+def test_only_a_model_that_sees_takes_an_image_as_a_query(clip: Path) -> None:
+    made = encoders(clip / "plain")
+    assert made.get(MODEL).seeing.encode_image(file_of(picture())).usage.texts == 1
+    with pytest.raises(ConfigurationError, match=f"model '{DEFAULT_MODEL}' reads text alone"):
+        _ = made.get(DEFAULT_MODEL).seeing
+
+
 def test_nothing_but_failures_needs_no_model_at_work(clip: Path) -> None:
     done = encoder(clip / "plain").encode_documents(["a", "b"])
     assert sorted(done.failures) == [0, 1]

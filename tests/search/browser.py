@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 # a container has no sandbox and no GPU, and nothing here may ask the web
@@ -50,3 +51,10 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, l
         )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         yield page, complaints
+
+
+def texts(page: Page) -> list[str]:
+    """The texts of the hits that are shown, once an answer is."""
+    expect(page.locator("#said")).to_contain_text(re.compile("result|nothing", re.IGNORECASE))
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    return page.locator("#results .text").all_inner_texts()

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
+from tests.search.browser import chromium
 from tests.search.serving import served
 from tests.world import SCHEMA, World
 
@@ -66,11 +68,12 @@ def search(opened: Callable[..., Search]) -> Search:
     return opened()
 
 
-def publish_shop(world: World) -> None:
+def publish_shop(world: World, **keys: Any) -> None:
     """Make a staging table of the rows, and run its entity."""
     world.table("id bigint, name text, category text, price float8, is_removed boolean")
     world.insert(*((*row, False) for row in ROWS))
-    world.run(world.declare(include=["name"], filters=["category", "price"], deleted="is_removed"))
+    declared = {"include": ["name"], "filters": ["category", "price"], "deleted": "is_removed"}
+    world.run(world.declare(**declared, **keys))
 
 
 @pytest.fixture
@@ -85,3 +88,11 @@ def client(shop: World) -> Iterator[httpx.Client]:
     """A client of the service, which has no keys."""
     with served(shop.database, shop.encoder) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a module, since it takes seconds to start; and not for longer, since an
+    event loop runs in this thread as long as it is there."""
+    with chromium() as browser:
+        yield browser

@@ -22,7 +22,8 @@ from tests.words import WORDS, WordsEncoder
 def served(
     database: Database, encoder: Encoder | None = None, **settings: Any
 ) -> Iterator[httpx.Client]:
-    """A client of a service over this database, with a model that knows nothing but words."""
+    """A client of a service over this database, with a model that knows nothing but words, unless
+    the settings name another and no encoder is given beside it."""
     engine = Engine(
         Settings(
             _env_file=None,
@@ -31,7 +32,7 @@ def served(
             **{"embedding_model": WORDS.model, **settings},
         )
     )
-    if "embedding_model" not in settings:
+    if encoder or "embedding_model" not in settings:
         engine.encoders.add(encoder or WordsEncoder())
     config = uvicorn.Config(
         create_app(engine), port=0, log_config=None, timeout_graceful_shutdown=10

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Lock
-from typing import Any
+from threading import Event, Lock, current_thread
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.errors import Unavailable
 from embeddings_pipeline.search import models
-from embeddings_pipeline.search.batching import BatchedEncoder
+from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
 from tests.search.conftest import ROWS
 from tests.search.serving import served
 from tests.waiting import until
@@ -193,3 +194,65 @@ def test_a_remembered_query_waits_for_no_model(shop: World) -> None:
             assert client.post("/search", json=asked).json() == first
             model.go_on.set()
             assert slow.result().status_code == 200
+
+
+class Seeing(Watched):
+    """Takes images, too; decoding and reading note the thread that does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoding = Event()
+        self.decoding.set()
+        self.threads: list[str] = []
+
+    def decoded(self, data: bytes) -> str:
+        self.threads.append(current_thread().name)
+        assert self.decoding.wait(30)
+        return data.decode()
+
+    def encode_decoded(self, image: str) -> Encodings:
+        self.threads.append(current_thread().name)
+        return self.encode_query([image])
+
+
+def batched_images(model: Seeing, timeout: float = 30, reported: list[Any] | None = None) -> Any:
+    def report(kind: str, usage: Usage) -> None:
+        if reported is not None:
+            reported.append((kind, usage.texts))
+
+    return BatchedImageEncoder(cast(ImageEncoder, model), report, timeout=timeout)
+
+
+def test_an_image_is_decoded_apart_and_read_by_the_thread_of_the_model() -> None:
+    model = Seeing()
+    reported: list[Any] = []
+    encoder = batched_images(model, reported=reported)
+    wanted = WordsEncoder().encode_query(["red"]).vectors
+    assert np.allclose(encoder.encode_image(b"red").vectors, wanted)
+    assert [name.rpartition("_")[0] for name in model.threads] == ["decoder", "model"]
+    assert reported == [("query", 1)]
+    encoder.close()
+
+
+def test_a_text_does_not_wait_for_an_image_that_is_being_decoded() -> None:
+    model = Seeing()
+    encoder = batched_images(model)
+    model.decoding.clear()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(encoder.encode_image, b"red")
+        until(lambda: model.threads)
+        assert encoder.encode_query(["a text"]).vectors.shape == (1, 64)
+        model.decoding.set()
+        assert slow.result().vectors.shape == (1, 64)
+    encoder.close()
+
+
+@pytest.mark.parametrize("waited_for", ["decoding", "go_on"])
+def test_an_image_that_takes_too_long_makes_the_model_unavailable(waited_for: str) -> None:
+    model = Seeing()
+    encoder = batched_images(model, timeout=0.1)
+    getattr(model, waited_for).clear()
+    with pytest.raises(Unavailable, match="did not answer within"):
+        encoder.encode_image(b"slow")
+    getattr(model, waited_for).set()
+    encoder.close()

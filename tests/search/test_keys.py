@@ -40,6 +40,7 @@ def guarded(shop: World) -> Iterator[httpx.Client]:
     [
         ("POST", "/search"),
         ("GET", "/search/item?q=a"),
+        ("POST", "/search/item/image"),
         ("GET", "/similar/item/1"),
         ("GET", "/entities"),
         ("GET", "/stats"),

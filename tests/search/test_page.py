@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.search.browser import CHROMIUM, chromium, opened
+from tests.search.browser import CHROMIUM, opened, texts
 from tests.search.serving import served
 from tests.world import World
 
@@ -24,14 +24,6 @@ PIXEL = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One for all tests here, since it takes seconds to start; and not for longer, since an event
-    loop runs in this thread as long as it is there."""
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
     """The page of the shop; its console must stay silent."""
@@ -39,13 +31,6 @@ def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
         page.goto("/")
         yield page
         assert complaints == []
-
-
-def texts(page: Page) -> list[str]:
-    """The texts of the hits that are shown, once an answer is."""
-    expect(page.locator("#said")).to_contain_text(re.compile("result|nothing", re.IGNORECASE))
-    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
-    return page.locator("#results .text").all_inner_texts()
 
 
 def search(page: Page, query: str) -> None:

@@ -1,5 +1,7 @@
 /** What is shown, kept in the page's address: to share it, and for the back button. */
 
+import { kept } from "./images.js";
+
 export const MODES = ["hybrid", "dense", "text", "compare"];
 const COUNTS = [10, 20, 50];
 
@@ -8,6 +10,7 @@ export function read() {
   const said = new URLSearchParams(location.search);
   const mode = said.get("mode");
   const count = Number(said.get("count"));
+  const image = history.state?.image;
   return {
     tab: said.get("tab") === "state" ? "state" : "search",
     entity: said.get("entity"),
@@ -16,6 +19,7 @@ export function read() {
     count: COUNTS.includes(count) ? count : COUNTS[0],
     filters: filtersOf(said.get("filters")),
     like: said.get("like"),
+    image: kept(image) ? image : null,
   };
 }
 
@@ -30,7 +34,7 @@ export function write(view, { replace = false } = {}) {
   if (Object.keys(view.filters).length) said.set("filters", JSON.stringify(view.filters));
   if (view.like !== null) said.set("like", view.like);
   const address = said.size ? `?${said}` : location.pathname;
-  history[replace ? "replaceState" : "pushState"](null, "", address);
+  history[replace ? "replaceState" : "pushState"]({ image: view.image }, "", address);
 }
 
 function filtersOf(text) {

@@ -8,7 +8,7 @@ import { list, NAMES } from "./results.js";
 export function draw(answers, { view, known, milliseconds, like }) {
   byId("said").textContent = said(answers, view, known, milliseconds);
   byId("fresh").textContent = answers.length ? fresh(answers[0]) : "";
-  const query = view.like === null ? view.query : "";
+  const query = view.like === null && view.image === null ? view.query : "";
   const drawn =
     answers.length > 1
       ? [element("div", { className: "columns" }, columns(answers, query, like))]

@@ -29,16 +29,25 @@ export const search = (request, signal) =>
   ask("search", { method: "POST", body: JSON.stringify(request), signal });
 
 /** Rows like the row `id`. */
-export function similar(entity, id, { top_k, filters }, signal) {
-  const options = new URLSearchParams({ top_k, filters: JSON.stringify(filters) });
+export function similar(entity, id, options, signal) {
   const path = `similar/${encodeURIComponent(entity)}/${encodeURIComponent(id)}`;
-  return ask(`${path}?${options}`, { signal });
+  return ask(`${path}?${narrowing(options)}`, { signal });
 }
+
+/** Rows like an image, which is sent as it is. */
+export function byImage(entity, file, options, signal) {
+  const path = `search/${encodeURIComponent(entity)}/image?${narrowing(options)}`;
+  return ask(path, { method: "POST", body: file, signal });
+}
+
+const narrowing = ({ top_k, filters }) =>
+  new URLSearchParams({ top_k, filters: JSON.stringify(filters) });
 
 async function ask(path, { signal, ...options } = {}) {
   const late = AbortSignal.timeout(PATIENCE_MS);
   const headers = { Accept: "application/json" };
-  if (options.body) headers["Content-Type"] = "application/json";
+  // a file has a type of its own
+  if (options.body) headers["Content-Type"] = options.body.type ?? "application/json";
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   try {
     const either = signal ? AbortSignal.any([signal, late]) : late;

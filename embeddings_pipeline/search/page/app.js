@@ -38,7 +38,7 @@ installKeys({
   query: byId("query"),
   results: byId("results"),
   toSearch: () => view.tab !== "search" && go({ tab: "search" }),
-  back: () => view.like !== null && go({ like: null }),
+  back: () => search.leaveLike(),
 });
 window.addEventListener("popstate", () => {
   view = address.read();

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 import { byId, element } from "./elements.js";
 import { filterPanel } from "./filters.js";
 import { searchForm } from "./form.js";
+import { kept } from "./images.js";
 import { isImage } from "./results.js";
 
 const COMPARED = ["hybrid", "dense", "text"];
@@ -40,16 +41,19 @@ export function searchView({ go, refused }) {
 
   async function prepare() {
     // the service may be slow, or ask for a key first
-    form.show(view);
+    showForm();
     if (known === null) {
       known = (await api.entities()).entities;
       form.offer(known.map((one) => one.entity));
     }
     view = { ...view, entity: view.entity ?? known[0]?.entity ?? null };
-    form.show(view);
-    filters.show(view, known.find((one) => one.entity === view.entity)?.filters ?? []);
+    showForm();
+    filters.show(view, entity()?.filters ?? []);
     showLike();
   }
+
+  const entity = () => known?.find((one) => one.entity === view.entity);
+  const showForm = () => form.show(view, entity()?.images);
 
   async function ask(signal) {
     const started = performance.now();
@@ -66,17 +70,24 @@ export function searchView({ go, refused }) {
 
   function showLike() {
     const place = byId("like");
-    place.hidden = view.like === null;
-    const text = texts.get(keyOf(view.like)) ?? "";
+    const { like, image } = view;
+    place.hidden = like === null && image === null;
+    if (place.hidden) return;
+    const [name, text] =
+      like === null ? [kept(image).name, ""] : [like, texts.get(keyOf(like)) ?? ""];
+    const leave = () => {
+      leaveLike();
+      byId("query").focus();
+    };
     place.replaceChildren(
-      element("p", {}, "More like ", element("strong", {}, view.like), ` ${text}`),
-      element("button", { type: "button", onclick: leaveLike }, "Back to the search"),
+      element("p", {}, "More like ", element("strong", {}, name), ` ${text}`),
+      element("button", { type: "button", onclick: leave }, "Back to the search"),
     );
   }
 
   function leaveLike() {
-    form.act({ like: null });
-    byId("query").focus();
+    if (view.like !== null) form.act({ like: null });
+    else if (view.image !== null) form.act({ image: null });
   }
 
   const keyOf = (id) => JSON.stringify([view.entity, id]);
@@ -90,6 +101,7 @@ export function searchView({ go, refused }) {
       asked = wanted;
       run();
     },
+    leaveLike,
     /** Ask again, for all. */
     forget() {
       known = null;
@@ -105,6 +117,9 @@ function answersTo(view, signal) {
   const options = { top_k: view.count, filters: view.filters };
   if (view.like !== null) {
     return Promise.all([api.similar(view.entity, view.like, options, signal)]);
+  }
+  if (view.image !== null) {
+    return Promise.all([api.byImage(view.entity, kept(view.image), options, signal)]);
   }
   if (!view.entity || !view.query.trim()) return [];
   const ways = view.mode === "compare" ? COMPARED : [view.mode];
