@@ -60,6 +60,7 @@ bench-encoder: $(DEV_STAMP) $(FASTEMBED)/.installed
 
 bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.words $(DATA)
 	$(BIN)/python -m benchmarks.service $(DATA)
 
 bench-quality: $(DEV_STAMP)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from pgvector import Vector as PgVector
@@ -12,22 +11,26 @@ from psycopg import Connection, DataError, ProgrammingError
 from psycopg.errors import UndefinedColumn, UndefinedTable
 
 from embeddings_pipeline.encoders.base import Vector
+from embeddings_pipeline.search.shape import Shape, look_statement, search_statement
 from embeddings_pipeline.store import (
-    fusion,
     search_dense,
     search_filters,
     search_session,
     search_text,
 )
+from embeddings_pipeline.store.bm25 import Words
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.search_filters import Forms
 
 # chunks that each way brings to a fusion, at the least
 _FUSED = 100
 # chunks for each row that is wanted, where rows have several; and what a second look multiplies
 _SEVERAL = 4
+# a look pays where so many times as many texts match; and a look that finds too few is widened
+# by so much
+_WORTH_A_LOOK = 4
+_MORE_TEXTS = 8
 
 
 class MovedError(Exception):
@@ -46,19 +49,6 @@ class Wanted:
     exact: bool = False
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """All of a search that is not a parameter of its statement."""
-
-    rows: int
-    chunks: int
-    exact: bool
-    dense: bool
-    text: bool
-    without: bool
-    filters: Forms
-
-
 def find(connection: Connection[Row], published: Published, wanted: Wanted) -> list[Found]:
     """The rows found, best first; fewer than wanted only where no more match.
 
@@ -74,13 +64,21 @@ def find(connection: Connection[Row], published: Published, wanted: Wanted) -> l
 
 
 def _search(connection: Connection[Row], published: Published, wanted: Wanted) -> list[Found]:
-    shape = _first_shape(connection, published, wanted)
-    values = _values(connection, published, wanted)
+    words = None
+    if wanted.query is not None:
+        words = search_text.words(connection, published, wanted.query)
+    passing = _passing(connection, published, wanted)
+    shape = _first_shape(published, wanted, words, passing)
     while True:
-        index = shape.dense and not shape.exact
-        settings = search_dense.session(published.vector_set, shape.chunks, index=index)
-        search_session.use(connection, settings)
-        rows = connection.execute(_statement(published, shape), values).fetchall()
+        search_session.use(connection, _settings(published, shape))
+        values = _values(wanted)
+        if words is not None:
+            floor = _floor(connection, published, words, shape, values, passing)
+            values |= words.values(words.reaching(floor))
+        # a plan for any words and filters would not know how many texts these leave
+        prepare = None if words is None else False
+        statement = search_statement(published, shape)
+        rows = connection.execute(statement, values, prepare=prepare).fetchall()
         version, seen = rows[0][:2]
         if version != published.version:
             raise MovedError
@@ -97,51 +95,66 @@ def _search(connection: Connection[Row], published: Published, wanted: Wanted) -
             shape = replace(shape, exact=True)
 
 
-def _first_shape(connection: Connection[Row], published: Published, wanted: Wanted) -> _Shape:
+def _first_shape(
+    published: Published, wanted: Wanted, words: Words | None, passing: int | None
+) -> Shape:
     several = _SEVERAL if published.on.source.entity.chunk else 1
-    dense, text = wanted.vector is not None, wanted.query is not None
-    return _Shape(
+    dense = wanted.vector is not None
+    total = published.vector_set.index_rows or 0
+    few = passing is not None and search_dense.better_compared(passing, total, wanted.rows)
+    return Shape(
         rows=wanted.rows,
-        chunks=max(wanted.rows * several, _FUSED if dense and text else 0),
-        exact=wanted.exact or (dense and _few_match(connection, published, wanted)),
+        chunks=max(wanted.rows * several, _FUSED if dense and words else 0),
+        exact=wanted.exact or (dense and few),
         dense=dense,
-        text=text,
+        words=len(words.words) if words else None,
         without=wanted.without is not None,
         filters=search_filters.forms(wanted.filters),
     )
 
 
-def _values(connection: Connection[Row], published: Published, wanted: Wanted) -> dict[str, Any]:
+def _passing(connection: Connection[Row], published: Published, wanted: Wanted) -> int | None:
+    """How many chunks pass the filters, by the planner's estimate; None without filters."""
+    if not wanted.filters:
+        return None
+    table = published.on.table(published.vector_set.table_name)
+    where = search_filters.clause(search_filters.forms(wanted.filters), published.filters)
+    return search_filters.estimate(connection, table, where, wanted.filters)
+
+
+def _settings(published: Published, shape: Shape) -> dict[str, str]:
+    if not shape.dense:
+        return search_text.SESSION
+    return search_dense.session(published.vector_set, shape.chunks, index=not shape.exact)
+
+
+def _values(wanted: Wanted) -> dict[str, Any]:
     values = search_filters.values(wanted.filters)
     if wanted.vector is not None:
         values["vector"] = PgVector(wanted.vector)
-    if wanted.query is not None:
-        values |= search_text.words(connection, published, wanted.query).values()
     if wanted.without is not None:
         values["without"] = wanted.without
     return values
 
 
-# to compose a statement takes a tenth of the time of a search
-@lru_cache(maxsize=256)
-def _statement(published: Published, shape: _Shape) -> bytes:
-    where = search_filters.clause(shape.filters, published.filters)
-    if shape.without:
-        where = published.on.fill("{all} and v.{id} <> %(without)s::{id_type}", all=where)
-    ways = {}
-    if shape.dense:
-        ways["dense"] = search_dense.near(published, where, shape.chunks, exact=shape.exact)
-    if shape.text:
-        ways["text"] = search_text.matching(published, where, shape.chunks)
-    return fusion.statement(published, ways, shape.rows).as_bytes()
-
-
-def _few_match(connection: Connection[Row], published: Published, wanted: Wanted) -> bool:
-    """Whether it takes less to compare all rows that pass the filters."""
-    if not wanted.filters:
-        return False
-    table = published.on.table(published.vector_set.table_name)
-    where = search_filters.clause(search_filters.forms(wanted.filters), published.filters)
-    passing = search_filters.estimate(connection, table, where, wanted.filters)
-    total = published.vector_set.index_rows or 0
-    return search_dense.better_compared(passing, total, wanted.rows)
+def _floor(
+    connection: Connection[Row],
+    published: Published,
+    words: Words,
+    shape: Shape,
+    values: dict[str, Any],
+    passing: int | None,
+) -> float:
+    """A score below which no chunk is among those asked for, so that what cannot reach it need not
+    be read; 0 where it takes less to read all that match."""
+    share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
+    texts = search_text.LOOK / share
+    while texts < sum(words.documents) / _WORTH_A_LOOK:
+        likely = values | words.values(words.likely(texts))
+        look = connection.execute(look_statement(published, shape), likely, prepare=False)
+        ((floor,),) = look.fetchall()
+        if floor is not None:
+            return float(floor)
+        # the words go together less often than by chance
+        texts *= _MORE_TEXTS
+    return 0

@@ -10,6 +10,7 @@ from psycopg.errors import (
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import terms
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.server import check_server
 
@@ -131,6 +132,7 @@ def create_control_tables(connection: Connection[Row], schema: str) -> None:
             for statement in _CONTROL_TABLES:
                 connection.execute(sql.SQL(statement).format(schema=Identifier(schema)))
             _add_columns(connection, schema)
+            terms.create_function(connection, schema)
     except InsufficientPrivilege as error:
         user = connection.info.user
         raise ConfigurationError(

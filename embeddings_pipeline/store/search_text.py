@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from psycopg import Connection, sql
-from psycopg.sql import Literal
+from psycopg.sql import Literal, Placeholder
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import bm25
+from embeddings_pipeline.store.bm25 import Words
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published
-
-# Anserini's defaults (Lin et al., Pyserini, SIGIR 2021); BM25 itself is Robertson and Zaragoza's
-# (The Probabilistic Relevance Framework, 2009), with the idf of Lucene, which is never negative
-_K1, _B = 0.9, 0.4
 
 # of a long query, the words that tell most
 _MAX_WORDS = 64
 # a lexeme that is not among the frequent ones is counted, but not without end
 _MAX_COUNT = 1000
+# texts that are read to learn what score it takes to be among the best, at the least
+LOOK = 500
+# settings of the session: the planner does not know what it costs to read the lexemes of a text
+SESSION = {"enable_seqscan": "off"}
 
 # ts_rank of one lexeme is the sum of 1/i^2 over its places, divided by the sum over all i, which
 # is pi^2/6; what is left out after the f-th is 1/(f + 1/2), near enough to be rounded
 _FREQUENCY = sql.SQL(
-    "round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{1, 1, 1, 1}', t.terms, w.word))) - 0.5)"
+    "round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', t.terms, {}))) - 0.5)"
 )
-
-
-@dataclass(frozen=True)
-class Words:
-    """Lexemes of a query as tsquery has them, each with its inverse document frequency."""
-
-    words: Sequence[str]
-    idf: Sequence[float]
-
-    def values(self) -> dict[str, Any]:
-        """The parameters of `matching`."""
-        return {"any": " | ".join(self.words), "words": [*self.words], "idf": [*self.idf]}
 
 
 def words(connection: Connection[Row], published: Published, query: str) -> Words:
@@ -77,35 +62,60 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
     total = published.documents
     return Words(
         [word for word, _ in found],
-        [math.log(1 + (max(total - n, 0) + 0.5) / (n + 0.5)) for _, n in found],
+        [n for _, n in found],
+        [bm25.idf(total, n) for _, n in found],
+        total,
     )
 
 
-def matching(published: Published, where: sql.Composable, chunks: int) -> sql.Composable:
-    """(id, chunk, score) of the best chunks for the parameters of `Words.values`."""
+def matching(
+    published: Published,
+    where: sql.Composable,
+    words: int,
+    chunks: int,
+    *,
+    of: int | None = None,
+) -> sql.Composable:
+    """(id, chunk, score) of the best chunks for the parameters of so many `Words`; with `of`, the
+    best of so many that match, whichever come first."""
     return published.on.fill(
         """
-        select v.{id}, v.chunk, s.score from (
-            select t.{id}, t.chunk, (
-                -- f / (f + l) for a frequency f and a length l
-                select sum(w.idf * (1 - t.length / ({frequency} + t.length)))
-                from unnest(%(words)s::tsquery[], %(idf)s::float8[]) as w (word, idf)
-            ) as score
-            from (
-                select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
-                    -- a copy in memory, for all the words; the offset keeps it one
-                    setweight(terms, 'D') as terms
-                from {texts} where terms @@ %(any)s::tsquery offset 0
-            ) as t
-        ) as s
-        join {vectors} v using ({id}, chunk)
-        where {where} order by s.score desc limit {chunks}
+        select {id}, chunk, {score} as score from (
+            select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
+                -- a copy in memory, for all the words; the offset keeps it one
+                setweight(terms, 'D') as terms
+            from {texts} join {vectors} v using ({id}, chunk)
+            where terms @@ %(match)s::tsquery and {where} limit {of} offset 0
+        ) as t
+        order by score desc limit {chunks}
         """,
-        frequency=_FREQUENCY,
-        k1=Literal(_K1),
-        b=Literal(_B),
+        score=sql.SQL(" + ").join([sql.SQL("0::float8"), *map(_score, range(words))]),
+        k1=Literal(bm25.K1),
+        b=Literal(bm25.B),
         average=Literal(published.average_tokens),
         vectors=published.on.table(published.vector_set.table_name),
         where=where,
+        of=Literal(of),
+        chunks=Literal(chunks),
+    )
+
+
+def _score(word: int) -> sql.Composable:
+    # f / (f + l) for a frequency f and a length l
+    return sql.SQL("{idf}::float8 * (1 - t.length / ({frequency} + t.length))").format(
+        idf=Placeholder(f"idf_{word}"),
+        frequency=_FREQUENCY.format(sql.SQL("{}::tsquery").format(Placeholder(f"word_{word}"))),
+    )
+
+
+def floor(published: Published, where: sql.Composable, words: int, chunks: int) -> sql.Composed:
+    """A statement: a score that so many chunks reach at the least, for the parameters of
+    `matching`; null where that few match."""
+    return sql.SQL(
+        # parallel workers, which a statement of this kind does without, take long to start
+        "with found as materialized ({found})"
+        " select case when count(*) = {chunks} then min(score) end from found"
+    ).format(
+        found=matching(published, where, words, chunks, of=max(LOOK, 10 * chunks)),
         chunks=Literal(chunks),
     )

@@ -16,12 +16,39 @@ from embeddings_pipeline.store.statements import Statements
 # characters of a text that can be found: the lexemes of one text may take 1 MiB
 _READ = 100_000
 
+# a text that says a lexeme so many times has it with this number behind it, too (`pump 3`), which
+# no language makes of a word, so that the index finds the texts that say it often. A lexeme said
+# twice is left out: then a text of few, long ones could take more than it may
+OFTEN = (3, 4, 6, 8)
+
 # lexemes of fewer texts than these are counted when they are asked for. What few rows say is not
 # kept apart from them, and is gone with them
 FREQUENT = 100
 
 # counts are renewed when this share of the texts is new, changed or gone
 _COUNT_AGAIN = 0.1
+
+
+def create_function(connection: Connection[Row], schema: str) -> None:
+    """Create `with_often` where it is missing: a tsvector and what it has of `OFTEN`."""
+    name = sql.SQL("{}(tsvector)").format(Identifier(schema, "with_often"))
+    (known,) = connection.execute(
+        "select to_regprocedure(%s)", (name.as_string(connection),)
+    ).fetchone() or (None,)
+    if known is None:
+        connection.execute(
+            sql.SQL(
+                """
+                create function {name} returns tsvector language sql
+                immutable strict parallel safe
+                return $1 || coalesce((
+                    select array_to_tsvector(array_agg(lexeme || ' ' || times))
+                    from unnest($1) cross join unnest({often}) as times
+                    where cardinality(positions) >= times
+                ), ''::tsvector)
+                """
+            ).format(name=name, often=Literal([*OFTEN]))
+        )
 
 
 def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
@@ -34,8 +61,10 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
         "lexemes": Identifier(schema, f"{entity.name}_lexemes"),
         "entities": Identifier(schema, "entities"),
         "entity": Literal(entity.name),
-        "terms": sql.SQL("to_tsvector({}::regconfig, left(text, {}))").format(
-            Literal(f"pg_catalog.{entity.language}"), Literal(_READ)
+        "terms": sql.SQL("{}(to_tsvector({}::regconfig, left(text, {})))").format(
+            Identifier(schema, "with_often"),
+            Literal(f"pg_catalog.{entity.language}"),
+            Literal(_READ),
         ),
     }
     if _language(connection, schema, table) == entity.language:
@@ -80,7 +109,8 @@ def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
         connection.execute(on.fill("delete from {lexemes}"))
         connection.execute(
             on.fill(
-                "insert into {lexemes} select word, ndoc from ts_stat({every}) where ndoc >= {few}",
+                "insert into {lexemes} select word, ndoc from ts_stat({every})"
+                " where ndoc >= {few} and position(' ' in word) = 0",
                 every=Literal(on.fill("select terms from {texts}").as_string(connection)),
                 few=Literal(FREQUENT),
             )
@@ -89,11 +119,12 @@ def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
 
 
 def _language(connection: Connection[Row], schema: str, table: str) -> str | None:
-    """The language of the column as it is; None where there is none."""
+    """The language of the column as it is; None where there is none, or one as of old."""
     row = connection.execute(
         """
         select substring(
-            pg_get_expr(d.adbin, d.adrelid) from '''(?:pg_catalog\\.)?(\\w+)''::regconfig'
+            pg_get_expr(d.adbin, d.adrelid)
+            from 'with_often\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig'
         )
         from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
         where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))

@@ -1,0 +1,93 @@
+"""A search by words reads only texts that can be among the best, and finds what it would have found
+had it read all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from embeddings_pipeline.store import search_text
+from tests.search.conftest import Search
+from tests.world import SCHEMA, World
+
+# from one that most texts say to one that few do
+WORDS = ("pump", "hose", "valve", "lamp", "shoe", "tap")
+VOCABULARY = [word for n, word in enumerate(WORDS) for _ in range(6 - n)]
+SAID = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=14)
+QUERIES = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6, unique=True)
+
+
+@contextmanager
+def looking_at(texts: int) -> Iterator[None]:
+    """Searches that learn from so many texts what score they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_text, "LOOK", texts)
+        yield
+
+
+def scores(search: Search, query: str, **keys: Any) -> dict[str, float]:
+    """The score of each row, the best first."""
+    return {hit.id: hit.score for hit in search.answer(query, mode="text", **keys).results}
+
+
+def test_what_is_left_out_is_not_among_the_best(
+    world: World, opened: Callable[..., Search]
+) -> None:
+    world.table("id bigint, name text, shelf int")
+    item = world.declare(template="{name}", filters=["shelf"], index={"type": "none"})
+
+    @given(
+        texts=st.lists(SAID, min_size=40, max_size=80),
+        queries=st.lists(QUERIES, min_size=5, max_size=10),
+        top_k=st.integers(1, 6),
+    )
+    # a few texts are short enough to read, and each try to shorten them takes seconds
+    @settings(max_examples=15, phases=[Phase.reuse, Phase.generate])
+    def searched(texts: Sequence[list[str]], queries: Sequence[list[str]], top_k: int) -> None:
+        world.sql("truncate staging.stg_item")
+        world.insert(*((n, " ".join(said), n % 2) for n, said in enumerate(texts)))
+        world.run(item, allow_deletes=True)
+        search = opened()
+        for words in queries:
+            for filters in ({}, {"shelf": 1}):
+                asked = {"query": " ".join(words), "filters": filters}
+                with looking_at(10**9):
+                    every = scores(search, **asked, top_k=100)
+                with looking_at(1):
+                    best = scores(search, **asked, top_k=top_k)
+                assert [*best.values()] == pytest.approx([*every.values()][:top_k])
+                assert best == pytest.approx({row_id: every[row_id] for row_id in best})
+
+    searched()
+
+
+def test_words_that_are_never_said_together_are_found_all_the_same(
+    world: World, search: Search
+) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, ("pump", "hose")[n % 2]) for n in range(40)))
+    world.run(world.declare(template="{name}"))
+    with looking_at(1):
+        assert len(search.ids("pump hose", mode="text", top_k=30)) == 30
+
+
+def test_a_column_as_of_old_is_made_anew(world: World, search: Search) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "pump pump pump"), (2, "pump hose hose"))
+    item = world.declare(template="{name}")
+    world.run(item)
+    stored = f"select terms::text from {SCHEMA}.item_texts order by id"
+    made = world.sql(stored)
+    assert made == [("'pump':1,2,3 'pump 3'",), ("'hose':2,3 'pump':1",)]
+    world.sql(
+        f"alter table {SCHEMA}.item_texts drop column terms, add column terms tsvector"
+        " generated always as (to_tsvector('pg_catalog.english'::regconfig, text)) stored"
+    )
+    world.run(item)
+    assert world.sql(stored) == made
+    assert search.ids("pump", mode="text") == ["1", "2"]
