@@ -17,8 +17,8 @@ from embeddings_pipeline.search import problems
 MAX_BODY_BYTES = 1 << 20
 # where a route has said that the body of its request may be larger
 _ALLOWED = "max_body_bytes"
-# for a body of that size over a slow line
-_BODY_SECONDS = 20
+# for all of a body over a slow line, however small the pieces that it comes in
+_BODY_SECONDS = 60
 # the page has its scripts and styles in files of their own
 _HEADERS = {
     "Content-Security-Policy": (
@@ -80,6 +80,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     """Give up on a body that is too long, or does not come."""
     size = 0
     whole = False
+    deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
 
     async def received() -> Message:
         nonlocal size, whole
@@ -87,7 +88,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
             # what comes now is that the client is gone, whenever that is
             return await receive()
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None

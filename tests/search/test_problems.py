@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
+from select import select
 from typing import Any
 
 import httpx
 import pytest
 
+from embeddings_pipeline.search import middleware
 from embeddings_pipeline.search.middleware import MAX_BODY_BYTES
 from tests.search.serving import served
 from tests.words import WORDS, WordsEncoder
@@ -99,6 +102,25 @@ def test_a_body_that_does_not_say_its_length_is_counted_as_it_comes(client: http
     else:
         assert_problem(answer, 413)
     assert sent < 50 * MAX_BODY_BYTES
+
+
+def test_a_body_that_comes_drop_by_drop_is_given_up(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.5)
+    host, port = client.base_url.host, client.base_url.port
+    assert port is not None
+    with socket.create_connection((host, port), timeout=30) as line:
+        line.sendall(
+            b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 1000\r\n\r\n"
+        )
+        # an answer, or the next drop
+        drops = 0
+        while not select([line], [], [], 0.1)[0] and drops < 1000:
+            line.sendall(b" ")
+            drops += 1
+        assert line.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
 def test_what_is_not_expected_is_logged_and_not_told(
