@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,36 +19,21 @@ import psycopg
 from pgvector import Vector as PgVector
 from pgvector.psycopg import register_vector
 
+from benchmarks.made_up import MadeUpEncoder, made_up
 from benchmarks.scratch import report, timed, world
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
+from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.search.requests import SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
-from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
 _K = 10
-_DIMENSION = 384
 _SHELVES = 100
 _RECALL = 0.99
 _COLUMNS = "id, chunk, text, shelf, 1 - (embedding <=> %b) as score"
 _BARE = f"select {_COLUMNS} from {SCHEMA}.item_vectors_1 order by embedding <=> %b limit {_K}"
 _EXACT = f"select {_COLUMNS} from {SCHEMA}.item_vectors_1 order by 5 desc limit {_K}"
-
-
-class MadeUpEncoder(WordsEncoder):
-    """The n-th vector for the text `item n` and the query `query n`."""
-
-    def __init__(self, documents: Vectors, queries: Vectors) -> None:
-        super().__init__(replace(WORDS, dimension=_DIMENSION))
-        self._documents, self._queries = documents, queries
-
-    def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        return _numbered(self._documents, texts)
-
-    def encode_query(self, texts: Sequence[str]) -> Encodings:
-        return _numbered(self._queries, texts)
 
 
 @dataclass(frozen=True)
@@ -76,21 +61,6 @@ def main() -> None:
             effort = sufficient_effort(scratch, setup)
             figures = {**ways(setup), **filtered(setup)}
     report(bench="search", rows=options.rows, ef_search=effort, **figures)
-
-
-def made_up(rows: int, queries: int) -> tuple[Vectors, Vectors]:
-    """Unit vectors of documents and of queries."""
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((1000, 32), np.float32)
-    projection = random.standard_normal((32, _DIMENSION), np.float32)
-
-    def draw(count: int) -> Vectors:
-        spread = 0.7 * random.standard_normal((count, 32), np.float32)
-        points = (centres[random.integers(0, len(centres), count)] + spread) @ projection
-        points += 0.3 * random.standard_normal(points.shape, np.float32)
-        return cast(Vectors, points / np.linalg.norm(points, axis=1, keepdims=True))
-
-    return draw(rows), draw(queries)
 
 
 def load(scratch: World, documents: Vectors, queries: Vectors) -> None:
@@ -208,10 +178,6 @@ def recall(setup: Setup, found: Sequence[Sequence[int]], shelf: int | None = Non
     similar = setup.queries[: len(found)] @ setup.documents[matching].T
     nearest = matching[np.argsort(-similar, axis=1)[:, :_K]]
     return float(np.mean([len({*a} & {*b}) / _K for a, b in zip(found, nearest, strict=True)]))
-
-
-def _numbered(vectors: Vectors, texts: Sequence[str]) -> Encodings:
-    return Encodings(vectors[[int(text.split()[1]) for text in texts]], Usage(texts=len(texts)))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.scratch import arguments, packages, report, timed, world
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.local_models import find
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.settings import DEFAULT_MODEL, Database, Settings
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
 _CLIENTS = 32
 _ROWS = 2_000

@@ -18,8 +18,9 @@ from unittest.mock import patch
 
 from psycopg.sql import SQL, Literal
 
+from benchmarks.made_up import MadeUpEncoder, made_up
 from benchmarks.scratch import arguments, packages, report, timed, world
-from benchmarks.search import MadeUpEncoder, engine_of, made_up
+from benchmarks.search import engine_of
 from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher

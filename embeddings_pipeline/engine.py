@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables

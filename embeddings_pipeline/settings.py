@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Database:
-    """Where one Postgres database is. The password is kept out of `repr`."""
-
-    host: str
-    port: int
-    name: str
-    user: str
-    password: SecretStr
-
-    @property
-    def url(self) -> str:
-        """A libpq URI, password included: never log it."""
-        secret = quote(self.password.get_secret_value(), safe="")
-        credentials = quote(self.user, safe="") + (f":{secret}" if secret else "")
-        name = quote(self.name, safe="")
-        if self.host.startswith("/"):
-            socket_dir = quote(self.host, safe="")
-            return f"postgresql://{credentials}@/{name}?host={socket_dir}&port={self.port}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{credentials}@{host}:{self.port}/{name}"
-
-    def __str__(self) -> str:
-        return f"{self.name} on {self.host}:{self.port}"
 
 
 class Settings(BaseSettings):
@@ -139,7 +112,7 @@ class Settings(BaseSettings):
     def staging_database(self) -> Database | None:
         """The configured database of the staging models; None means the embedded server."""
         if self.staging_db_url:
-            return _from_url("STAGING_DB_URL", self.staging_db_url)
+            return Database.from_url("STAGING_DB_URL", self.staging_db_url)
         if not self.staging_db_host:
             return None
         return Database(
@@ -154,7 +127,7 @@ class Settings(BaseSettings):
     def vectors_database(self) -> Database | None:
         """The configured database of the vectors; None means the embedded server."""
         if self.pgvector_url:
-            return _from_url("PGVECTOR_URL", self.pgvector_url)
+            return Database.from_url("PGVECTOR_URL", self.pgvector_url)
         if not self.pgvector_host:
             return None
         return Database(
@@ -164,35 +137,6 @@ class Settings(BaseSettings):
             self.pgvector_user,
             self.pgvector_password,
         )
-
-
-def _from_url(variable: str, url: SecretStr) -> Database:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        parts = conninfo_to_dict(url.get_secret_value())
-    except ProgrammingError:
-        # libpq's message quotes the URL, and with it the password
-        raise ConfigurationError(
-            f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"
-        ) from None
-    extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"})
-    if extra:
-        raise ConfigurationError(
-            f"{variable}: {', '.join(extra)} cannot be in the URL: set libpq's own variables"
-            " (PGSSLMODE, PGSSLROOTCERT, …) instead"
-        )
-    port = str(parts.get("port") or 5432)
-    if not port.isdecimal():
-        raise ConfigurationError(f"{variable}: port {port!r} is not one number")
-    return Database(
-        host=str(parts.get("host") or "localhost"),
-        port=int(port),
-        name=str(parts.get("dbname") or "postgres"),
-        user=str(parts.get("user") or "postgres"),
-        password=SecretStr(str(parts.get("password") or "")),
-    )
 
 
 def _describe(error: ValidationError) -> str:

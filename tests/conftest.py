@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from psycopg.sql import SQL, Identifier
 
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.store import embedded
 from tests.encoders.clip import save_packed, save_plain
 from tests.gallery import publish_gallery

@@ -17,9 +17,10 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.definitions import definitions
 from embeddings_pipeline.resources.engine import Running
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from tests.conftest import TEMPLATE
 
 PROJECT = Path(__file__).parent / "notes_project"

@@ -8,8 +8,9 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 
 SPECIAL = "p@ss:w/o?r#d% '\"[]&=é"
 

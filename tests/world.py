@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from psycopg import sql
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.entities.source import bind
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import ledger, staging, vector_sets
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables

@@ -17,8 +17,9 @@ from embeddings_pipeline.cli.session import AsJson, EntityName
 from embeddings_pipeline.engine import Engine, opened
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
+from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
-from embeddings_pipeline.search.searcher import Searcher, encode_one
+from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.sync.judgements import read_judgements
 
 if TYPE_CHECKING:

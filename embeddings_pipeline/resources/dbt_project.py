@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.engine import Engine, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 
 # options of dbt itself: silent but for its events, and no calls home

@@ -97,6 +97,13 @@ class _Request(_Asked):
     exact: bool = False
     columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
 
+    def plain_filters(self) -> dict[str, Any]:
+        """The filters as values, tuples of them, and bounds by name."""
+        return {
+            column: wanted.bounds() if isinstance(wanted, Range) else wanted
+            for column, wanted in self.filters.items()
+        }
+
     @classmethod
     def of(cls, **values: Any) -> Self:
         """A request of these values. Raises ConfigurationError that says which one is wrong."""

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 from psycopg import OperationalError
-from psycopg.errors import UndefinedTable
 
 from embeddings_pipeline.encoders.base import Vector
-from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound
-from embeddings_pipeline.search.finding import MovedError, Wanted, find
+from embeddings_pipeline.search.finding import Wanted
 from embeddings_pipeline.search.freshness import Freshness
+from embeddings_pipeline.search.live import LiveSets
+from embeddings_pipeline.search.query_vectors import Encode, encode_one
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
     Hit,
     ImageRequest,
     Mode,
-    Range,
     SearchRequest,
     SimilarRequest,
 )
 from embeddings_pipeline.search.thresholds import near_enough
-from embeddings_pipeline.store import published as store
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.lost_connections import is_lost_connection
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.published import Published
 
-# the vector of a text or of an image's bytes, by the model of this identity and no other
-Encode: TypeAlias = Callable[[ModelIdentity, str | bytes], Vector]
-
-# what is published may move while it is searched, but not again and again
-_TRIES = 5
 # a search that cannot be answered by then is of no use to who asked
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 # rows that a re-ranker reads, at the least
@@ -65,7 +57,7 @@ class Searcher:
             statement_seconds=_STATEMENT_SECONDS,
         )
         self._rerankers = Rerankers(engine.settings)
-        self._known: dict[str, Published] = {}
+        self._live = LiveSets(self._database, engine.schema)
         self._freshness = Freshness(self._database, engine.schema)
 
     def search(self, request: SearchRequest) -> Answer:
@@ -122,11 +114,11 @@ class Searcher:
                 rows=max(rows, _RERANKED) if request.rerank else rows,
                 vector=None if request.mode == "text" else self._encode(identity, request.query),
                 query=None if request.mode == "dense" else request.query,
-                filters=_plain(request.filters),
+                filters=request.plain_filters(),
                 exact=request.exact,
             )
 
-        published, found = self._find(request.entity, wanted)
+        published, found = self._live.find(request.entity, wanted)
         if request.mode == "dense":
             metric = published.vector_set.metric
             found = near_enough(request, self._engine.settings, metric, found)
@@ -138,34 +130,16 @@ class Searcher:
         return Wanted(
             rows=self._rows(request),
             vector=vector,
-            filters=_plain(request.filters),
+            filters=request.plain_filters(),
             without=without,
             exact=request.exact,
         )
 
     def _nearest(self, request: AnyRequest, wanted: Callable[[Published], Wanted]) -> Answer:
-        published, found = self._find(request.entity, wanted)
+        published, found = self._live.find(request.entity, wanted)
         metric = published.vector_set.metric
         near = near_enough(request, self._engine.settings, metric, found)
         return self._answer(request, "dense", published, near)
-
-    def _find(
-        self, entity: str, wanted: Callable[[Published], Wanted]
-    ) -> tuple[Published, Sequence[Found]]:
-        """Search what is published now: also where another set was, until a moment ago."""
-        for _ in range(_TRIES):
-            published = self._known.get(entity) or self._read(entity)
-            try:
-                asked = wanted(published)
-                with self._database.connection() as connection:
-                    return published, find(connection, published, asked)
-            except (MovedError, UndefinedTable):
-                self._known.pop(entity, None)
-            except ConfigurationError:
-                # what was known of the entity may be at fault
-                if self._read(entity).version == published.version:
-                    raise
-        raise ConfigurationError(f"entity {entity!r} is published anew again and again: try later")
 
     def _steadily(self, work: Callable[[], Answer]) -> Answer:
         """Once more where a kept connection was lost, as all are when the server restarts."""
@@ -176,12 +150,6 @@ class Searcher:
                 raise
             self._database.renew()
             return work()
-
-    def _read(self, entity: str) -> Published:
-        with self._database.connection() as connection:
-            published = store.read(connection, self._engine.schema, entity)
-        self._known[entity] = published
-        return published
 
     def _answer(
         self,
@@ -225,28 +193,3 @@ class Searcher:
 
     def _rows(self, request: AnyRequest) -> int:
         return request.top_k or self._engine.settings.embedding_similarity_top_k
-
-
-def encode_one(encoders: Encoders) -> Encode:
-    """Encodes each query when it comes. Raises ConfigurationError where the model is not to be
-    had or does not take the query."""
-
-    def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
-        encoder = encoders.identical(identity)
-        if isinstance(query, bytes):
-            encodings = encoder.seeing.encode_image(query)
-        else:
-            encodings = encoder.encode_query([query])
-        if encodings.failures:
-            raise ConfigurationError(f"the query cannot be encoded: {encodings.failures[0]}")
-        vector: Vector = encodings.vectors[0]
-        return vector
-
-    return encode
-
-
-def _plain(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        column: wanted.bounds() if isinstance(wanted, Range) else wanted
-        for column, wanted in filters.items()
-    }

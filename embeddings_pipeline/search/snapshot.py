@@ -13,16 +13,15 @@ from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.search.query_vectors import Encode
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
     Hit,
     ImageRequest,
-    Range,
     SearchRequest,
     SimilarRequest,
 )
-from embeddings_pipeline.search.searcher import Encode
 from embeddings_pipeline.search.thresholds import near_enough
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.search_dense import better_compared
@@ -114,11 +113,7 @@ class Snapshot:
 
     def _answer(self, request: AnyRequest, vector: Vector, without: str | None) -> Answer:
         manifest, wanted = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
-        filters = {
-            column: value.bounds() if isinstance(value, Range) else value
-            for column, value in request.filters.items()
-        }
-        among = self._rows.passing(filters, without)
+        among = self._rows.passing(request.plain_filters(), without)
         found = self._found(self._comparable(vector), wanted, among, exact=request.exact)
         results = near_enough(request, self._settings, manifest.metric, found)
         return Answer(

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import _access, _host, _postmaster
 from embeddings_pipeline.store._access import HOST
 

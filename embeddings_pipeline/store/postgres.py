@@ -10,8 +10,8 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Unavailable
-from embeddings_pipeline.settings import Database
 
 Row = tuple[Any, ...]
 

@@ -16,7 +16,7 @@ import httpx
 import psycopg
 import pytest
 
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from tests.search.conftest import publish_shop
 from tests.waiting import until
 from tests.world import World

@@ -10,9 +10,9 @@ from threading import Event, Timer
 
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.rate_limits import SharedLimits
 from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
 from tests.world import SCHEMA
@@ -24,7 +24,7 @@ from threading import Event, Timer
 from pydantic import SecretStr
 from embeddings_pipeline.encoders.rate_limits import SharedLimits
 from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.postgres import Postgres
 
 host, port, name, user, schema, requests, tokens = sys.argv[1:]

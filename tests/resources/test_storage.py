@@ -10,9 +10,10 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster_postgres import DagsterPostgresStorage
 
 from embeddings_pipeline.cli.instance import prepare
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources.storage import Storage
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 
 

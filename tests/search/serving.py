@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import uvicorn
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.search.app import create_app
-from embeddings_pipeline.settings import Database, Settings
+from embeddings_pipeline.settings import Settings
 from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 

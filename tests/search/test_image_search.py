@@ -14,8 +14,8 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.middleware import MAX_BODY_BYTES
+from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, ImageRequest
-from embeddings_pipeline.search.searcher import encode_one
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.export import export

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.store import embedded
 from tests.search.conftest import publish_shop
 from tests.search.serving import served

@@ -17,8 +17,8 @@ import pytest
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
-from embeddings_pipeline.search.searcher import encode_one
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import export as store_export
@@ -338,7 +338,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pydantic import SecretStr
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.store import export as store_export
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.sync import snapshot_folder

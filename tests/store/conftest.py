@@ -11,7 +11,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 
 
 @pytest.fixture

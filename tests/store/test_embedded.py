@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import _access, _host, _postmaster, embedded
 from tests.conftest import new_data_dir, remove_data_dir
 

@@ -13,8 +13,8 @@ import pytest
 from psycopg.errors import UndefinedTable
 from pydantic import SecretStr
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import postgres
 from embeddings_pipeline.store.postgres import Postgres
 

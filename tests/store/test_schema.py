@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.entities.source import Source, bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import postgres
 from embeddings_pipeline.store.entity_tables import ensure_entity
 from embeddings_pipeline.store.postgres import Postgres

@@ -12,8 +12,8 @@ from threading import Event, Thread
 
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.settings import Database
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World, world_in
 
@@ -21,7 +21,7 @@ from tests.world import SCHEMA, World, world_in
 _RUNNER = """
 import sys
 from pydantic import SecretStr
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from tests.world import World
 import embeddings_pipeline.sync.vectors as vectors
 vectors._WINDOW_ROWS = 50

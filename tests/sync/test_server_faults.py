@@ -22,8 +22,8 @@ import psycopg
 import pytest
 from psycopg.errors import DiskFull, LockNotAvailable, QueryCanceled, RaiseException
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.settings import Database
 from embeddings_pipeline.store import _host, _postmaster, embedded, index_build, views
 from embeddings_pipeline.sync import rendering, texts, vectors
 from tests.words import WORDS, WordsEncoder
@@ -40,7 +40,7 @@ Stored = dict[str, list[tuple[Any, ...]]]
 _SCHEDULER = """
 import sys
 from pydantic import SecretStr
-from embeddings_pipeline.settings import Database
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.sync import vectors
 from tests.world import World
 vectors._WINDOW_ROWS = 20
