@@ -78,7 +78,7 @@ class PlainBert:
         ids = torch.tensor([*chain.from_iterable(tokens)])
         with torch.inference_mode():
             hidden = self._model(ids.to(self._device), groups).float()
-            texts = hidden.split([group.texts * group.tokens for group in groups])
+            texts = torch.split(hidden, [group.texts * group.tokens for group in groups])
             means = [
                 part.view(*group, -1).mean(1) for part, group in zip(texts, groups, strict=True)
             ]
