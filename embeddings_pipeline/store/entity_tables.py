@@ -116,8 +116,9 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
     ]
     if changes:
         views.wait_little(connection)
+    grants: list[views.Grant] = []
     if any(statement is _DROP for statement, _, _ in changes):
-        views.drop_published(connection, schema, name)
+        grants = views.drop_published(connection, schema, name)
     for statement, table, column in changes:
         connection.execute(
             sql.SQL(statement).format(
@@ -126,8 +127,8 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
                 type=trusted(source.filters.get(column, "")),
             )
         )
-    if changes:
-        views.replace_published(connection, schema, name)
+    if changes and views.replace_published(connection, schema, name):
+        views.grant_published(connection, schema, name, grants)
 
 
 _DROP = "alter table {table} drop column {column}"

@@ -14,7 +14,7 @@ from embeddings_pipeline.entities.entity import (
 )
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import views
+from embeddings_pipeline.store import coverage_view
 from embeddings_pipeline.store.entity_tables import filter_columns
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -38,7 +38,7 @@ def ensure_set(connection: Connection[Row], on: Statements, identity: ModelIdent
         else:
             number = max((s.number for s in known), default=0) + 1
             chosen = _create(connection, on, identity, storage, number)
-            views.replace_coverage(connection, on.schema)
+            coverage_view.replace_coverage(connection, on.schema)
         for other in known:
             if other.state == "building" and other.number != chosen.number:
                 set_state(connection, on, other.number, "retired")

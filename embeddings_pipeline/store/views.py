@@ -1,6 +1,9 @@
-"""The views that others read: each entity's published vectors, and the coverage of all."""
+"""The view that others read: the published vectors of an entity."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.errors import DependentObjectsStillExist
@@ -8,11 +11,19 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.postgres import Row, columns_of
+from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 
 # for readers of a view or table, who hold back all that comes after in the meantime
 _LOCK_TIMEOUT = "10s"
 _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
+
+
+class Grant(NamedTuple):
+    """A privilege that a role has; None is everyone."""
+
+    role: str | None
+    privilege: str
+    grantable: bool
 
 
 def wait_little(connection: Connection[Row]) -> None:
@@ -86,9 +97,21 @@ def _reads(connection: Connection[Row], schema: str, view: str, table: str) -> b
     )
 
 
-def drop_published(connection: Connection[Row], schema: str, entity: str) -> None:
-    """Drop the view, because a column of it goes. Raises ConfigurationError naming dependants."""
+def drop_published(connection: Connection[Row], schema: str, entity: str) -> list[Grant]:
+    """Drop the view, because a column of it goes; returns what was granted to others on it.
+
+    Raises ConfigurationError naming dependants.
+    """
     view = Identifier(schema, f"{entity}_embeddings")
+    granted = connection.execute(
+        """
+        select r.rolname, a.privilege_type, a.is_grantable
+        from pg_class c cross join aclexplode(c.relacl) a left join pg_roles r on r.oid = a.grantee
+        where c.oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+            and a.grantee <> c.relowner
+        """,
+        (schema, f"{entity}_embeddings"),
+    ).fetchall()
     try:
         with connection.transaction():
             connection.execute(sql.SQL("drop view if exists {}").format(view))
@@ -98,72 +121,19 @@ def drop_published(connection: Connection[Row], schema: str, entity: str) -> Non
             f" {error.diag.message_detail}; drop what depends on it (dbt builds its models"
             " again), then run once more"
         ) from None
+    return [Grant(*row) for row in granted]
 
 
-def replace_coverage(connection: Connection[Row], schema: str) -> None:
-    """Make `entity_coverage` show every entity that has texts, one row each.
-
-    To be called in a transaction: two entities at once take turns until its end.
-    """
-    connection.execute(
-        "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"coverage/{schema}",)
-    )
-    rows = connection.execute(
-        sql.SQL(
-            "select e.entity, e.definition->>'id', s.table_name from {entities} e"
-            " left join {sets} s on s.entity = e.entity and s.state = 'live' order by 1"
-        ).format(entities=Identifier(schema, "entities"), sets=Identifier(schema, "vector_sets"))
-    ).fetchall()
-    if not rows:
-        return
-    selects = [_coverage_of(schema, *row) for row in rows]
-    connection.execute(
-        sql.SQL("create or replace view {} as {}").format(
-            Identifier(schema, "entity_coverage"), sql.SQL(" union all ").join(selects)
+def grant_published(
+    connection: Connection[Row], schema: str, entity: str, grants: Sequence[Grant]
+) -> None:
+    """Grant on the view what was granted on the one before it."""
+    for role, privilege, grantable in grants:
+        connection.execute(
+            sql.SQL("grant {} on {} to {}{}").format(
+                trusted(privilege, escaped=False),
+                Identifier(schema, f"{entity}_embeddings"),
+                Identifier(role) if role else sql.SQL("public"),
+                sql.SQL(" with grant option" if grantable else ""),
+            )
         )
-    )
-
-
-def _coverage_of(schema: str, entity: str, id_column: str, table: str | None) -> sql.Composable:
-    """A row of the coverage view. Without a live set every text is pending."""
-    key = Identifier(id_column)
-    vectors = (
-        Identifier(schema, table)
-        if table
-        else sql.SQL(
-            "(select {key}, chunk, text_hash, serialised_at as embedded_at from {texts}"
-            " where false)"
-        ).format(key=key, texts=Identifier(schema, f"{entity}_texts"))
-    )
-    return sql.SQL(
-        """
-        select
-            {entity}::text as entity,
-            count(*) as rows,
-            count(*) filter (where pending = 0) as rows_with_vectors,
-            coalesce(round(100.0 * count(*) filter (where pending = 0) / nullif(count(*), 0), 2),
-                100) as coverage_percent,
-            coalesce(sum(pending), 0)::bigint as pending,
-            (select count(*) from {quarantine} where entity = {entity}) as quarantined,
-            extract(epoch from now() - min(pending_since))::bigint as oldest_pending_seconds,
-            coalesce(sum(recent), 0)::bigint as vectors_last_24h
-        from (
-            select
-                t.{key},
-                count(*) filter (where v.text_hash is distinct from t.text_hash) as pending,
-                min(coalesce(t.source_changed_at, t.serialised_at))
-                    filter (where v.text_hash is distinct from t.text_hash) as pending_since,
-                count(*) filter (where v.embedded_at > now() - interval '24 hours') as recent
-            from {texts} t
-            left join {vectors} v on v.{key} = t.{key} and v.chunk = t.chunk
-            where t.text_hash is not null
-            group by t.{key}
-        ) as by_row
-        """
-    ).format(
-        entity=sql.Literal(entity),
-        key=key,
-        texts=Identifier(schema, f"{entity}_texts"),
-        vectors=vectors,
-        quarantine=Identifier(schema, "quarantine"),
-    )

@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import locks, queries, vector_sets, views
+from embeddings_pipeline.store import coverage_view, locks, queries, vector_sets, views
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
@@ -151,7 +151,7 @@ def _flip(
         vector_sets.set_state(connection, on, live.number, "retired")
     vector_sets.set_state(connection, on, to.number, "live")
     views.replace_published(connection, on.schema, on.source.entity.name)
-    views.replace_coverage(connection, on.schema)
+    coverage_view.replace_coverage(connection, on.schema)
 
 
 def _drop_beyond(connection: Connection[Row], on: Statements) -> None:

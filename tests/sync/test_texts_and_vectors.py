@@ -264,6 +264,20 @@ def test_a_filter_that_others_read_cannot_go_unnoticed(world: World) -> None:
     assert world.sql("select * from staging.mart") == [(1, 3)]
 
 
+def test_who_may_read_the_view_may_do_so_after_a_filter_went(world: World) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "Pump", 3))
+    world.run(world.declare(include=["name"], filters=["stock"]))
+    view = f"{SCHEMA}.item_embeddings"
+    world.sql(f"grant select on {view} to pg_monitor with grant option")
+    world.sql(f"grant select, update on {view} to public")
+    query = f"select relacl::text from pg_class where oid = '{view}'::regclass"
+    granted = world.sql(query)
+
+    world.run(world.declare(include=["name"]))
+    assert world.sql(query) == granted
+
+
 def test_days_have_partitions_and_the_future_waits(world: World) -> None:
     world.table("id bigint, name text, created_at timestamptz")
     world.insert(
