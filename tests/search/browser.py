@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 # a container has no sandbox and no GPU, and nothing here may ask the web
 _ARGS = (
     "--no-sandbox",
@@ -58,3 +60,9 @@ def texts(page: Page) -> list[str]:
     expect(page.locator("#said")).to_contain_text(re.compile("result|nothing", re.IGNORECASE))
     expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
     return page.locator("#results .text").all_inner_texts()
+
+
+def search(page: Page, query: str) -> None:
+    """Type the query, and wait until the page shows its answer."""
+    with page.expect_response(lambda response: response.url.endswith("/search")):
+        page.get_by_label("Search for").fill(query)

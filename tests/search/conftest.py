@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
 from tests.search.browser import chromium
+from tests.search.browser import opened as opened_page
 from tests.search.serving import served
 from tests.world import SCHEMA, World
 
@@ -96,3 +97,12 @@ def browser() -> Iterator[Browser]:
     event loop runs in this thread as long as it is there."""
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
+    """The page of the shop; its console must stay silent."""
+    with opened_page(browser, str(client.base_url)) as (page, complaints):
+        page.goto("/")
+        yield page
+        assert complaints == []

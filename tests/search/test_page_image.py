@@ -11,12 +11,12 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.encoders.pictures import bomb
 from tests.gallery import BLUE, RED, seeing
-from tests.search.browser import CHROMIUM, opened, texts
+from tests.search.browser import needs_chromium, opened, texts
 from tests.search.conftest import publish_shop
 from tests.search.serving import served
 from tests.world import World
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = needs_chromium
 
 # as a browser does where someone pastes a copied picture
 PASTE = """

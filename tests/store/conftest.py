@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,6 +13,8 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
+from embeddings_pipeline.store import embedded
+from tests.conftest import new_data_dir, remove_data_dir
 
 
 @pytest.fixture
@@ -24,3 +27,19 @@ def role(database: Database) -> Iterator[Database]:
         yield role
         admin.execute(SQL("drop owned by {} cascade").format(name))
         admin.execute(SQL("drop role {}").format(name))
+
+
+@pytest.fixture(scope="module")
+def shared_dir() -> Iterator[Path]:
+    """A folder with a server of the module's own; `made_dir` is the one to use."""
+    folder = new_data_dir()
+    embedded.start(folder)
+    yield folder
+    remove_data_dir(folder)
+
+
+@pytest.fixture
+def made_dir(shared_dir: Path) -> Path:
+    """A folder whose cluster is made and stopped, for tests that leave it sound."""
+    embedded.stop(shared_dir)
+    return shared_dir

@@ -1,16 +1,22 @@
-"""Fixtures for tests in which an exchange with the database goes wrong."""
+"""Fixtures for tests in which something goes wrong between a run and its database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tenacity
 
-from embeddings_pipeline.store import pending
-from embeddings_pipeline.sync import texts, vectors
+from embeddings_pipeline.store import _postmaster, pending
+from embeddings_pipeline.sync import rendering, texts, vectors
 from tests.faults import Exchanges
+from tests.world import World
+
+ROWS = [(n, f"thing {n} of {n % 7}") for n in range(100)]
+
+Stored = dict[str, list[tuple[Any, ...]]]
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +35,25 @@ def exchanges() -> Iterator[Exchanges]:
         # a connection that was lost is taken anew at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go in windows of a fifth of the rows."""
+    monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
+    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 20)
+    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
+
+
+@pytest.fixture
+def undisturbed(world: World) -> Stored:
+    """What a run of these rows stores."""
+    world.table("id bigint, name text")
+    world.insert(*ROWS)
+    world.run(world.declare())
+    return world.stored()
+
+
+def wait_for(world: World, query: str) -> None:
+    """Return once the query says true; fails where it does not in time."""
+    assert _postmaster.wait(lambda: world.sql(query) == [(True,)], 30)

@@ -1,4 +1,4 @@
-"""The server is killed, full, refuses a write or serves two runs: the end is always the same."""
+"""The server is killed, full or refuses a write: the end is always the same."""
 
 from __future__ import annotations
 
@@ -7,67 +7,28 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import psutil
 import psycopg
 import pytest
-from psycopg.errors import DiskFull, LockNotAvailable, QueryCanceled, RaiseException
+from psycopg.errors import DiskFull, RaiseException
 
-from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import _host, _postmaster, embedded, index_build, views
-from embeddings_pipeline.sync import rendering, texts, vectors
-from tests.words import WORDS, WordsEncoder
+from embeddings_pipeline.store import _host, _postmaster, embedded
+from tests.sync.conftest import ROWS, Stored, wait_for
 from tests.world import SCHEMA, World, world_in
 
-ROWS = [(n, f"thing {n} of {n % 7}") for n in range(100)]
+pytestmark = pytest.mark.usefixtures("small_windows")
+
 # the write of this row can be held up, or made to fail, in the middle of a window
 HALF_WAY = "name: thing 50 of 1"
 LOCK = 4711
-
-Stored = dict[str, list[tuple[Any, ...]]]
-
-# a process that waits for a word, runs the entity and prints each text that it encodes
-_SCHEDULER = """
-import sys
-from pydantic import SecretStr
-from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import vectors
-from tests.world import World
-vectors._WINDOW_ROWS = 20
-host, port, name, user, password = sys.argv[1:]
-print("ready", flush=True)
-sys.stdin.readline()
-world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
-world.run(world.declare())
-print("\\n".join(world.encoder.encoded))
-world.postgres.close()
-"""
-
-
-@pytest.fixture(autouse=True)
-def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
-    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 20)
-    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
-
-
-@pytest.fixture
-def undisturbed(world: World) -> Stored:
-    """What a run of these rows stores."""
-    world.table("id bigint, name text")
-    world.insert(*ROWS)
-    world.run(world.declare())
-    return world.stored()
 
 
 @pytest.fixture
@@ -86,10 +47,6 @@ def kill_and_start(data_dir: Path, kill: signal.Signals) -> None:
     psutil.wait_procs([server.process], timeout=30)
     again = embedded.start(data_dir)
     assert again.port == server.port
-
-
-def wait_for(world: World, query: str) -> None:
-    assert _postmaster.wait(lambda: world.sql(query) == [(True,)], 30)
 
 
 # a crash to recover from; and what an administrator in haste does
@@ -281,223 +238,3 @@ def rows(world: World) -> tuple[int, int]:
         if world.sql("select to_regclass(%s) is not null", f"{SCHEMA}.{table}") == [(True,)]:
             ((counts[place],),) = world.sql(f"select count(*) from {SCHEMA}.{table}")
     return counts[0], counts[1]
-
-
-def test_two_schedulers_that_start_at_once_encode_each_text_once(
-    world: World, undisturbed: Stored
-) -> None:
-    # even the tables of the project are not there yet
-    world.sql(f"drop schema {SCHEMA} cascade")
-    with scheduler(world.database) as one, scheduler(world.database) as two:
-        for process in (one, two):
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-        encoded = []
-        for process in (one, two):
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in (one, two):
-            out, _ = process.communicate(timeout=60)
-            assert process.returncode == 0
-            encoded += out.split("\n")[:-1]
-    assert sorted(text for text in encoded if text) == sorted(f"name: {name}" for _, name in ROWS)
-    assert world.stored() == undisturbed
-
-
-@contextmanager
-def scheduler(database: Database) -> Iterator[subprocess.Popen[str]]:
-    where = (database.host, str(database.port), database.name, database.user)
-    with subprocess.Popen(
-        [sys.executable, "-c", _SCHEDULER, *where, database.password.get_secret_value()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def test_a_run_that_lost_its_locks_to_another_stores_nothing_stale(
-    world: World, database: Database
-) -> None:
-    world.table("id bigint, name text")
-    world.insert(*ROWS)
-    item = world.declare()
-    world.texts(item)
-    with world_in(database, fresh=False) as other, ThreadPoolExecutor(2) as threads:
-        world.encoder.before, other.encoder.before = Held(), Held()
-        first = threads.submit(world.vectors, item)
-        world.encoder.before.reached()
-        # its session, idle while the model runs, is ended, and with it go the locks
-        other.sql(
-            "select pg_terminate_backend(pid) from pg_stat_activity where pid in"
-            " (select pid from pg_locks where locktype = 'advisory')"
-        )
-        second = threads.submit(other.vectors, item)
-        other.encoder.before.reached()
-        # both models are at work on the same window, of which one row changes meanwhile
-        ((changed,),) = other.sql(
-            f"select id from {SCHEMA}.item_texts where text = '{world.encoder.before.batch[0]}'"
-        )
-        other.sql(f"update staging.stg_item set name = 'changed' where id = {changed}")
-        other.texts(item)
-        world.encoder.before.go.set()
-        other.encoder.before.go.set()
-        first.result(60)
-        second.result(60)
-        other.run(item)
-    expected = {("name: changed" if n == changed else f"name: {name}") for n, name in ROWS}
-    assert set(world.view().values()) == expected
-    world.assert_vectors_are_of_their_texts()
-    # the window in flight is all that was encoded twice
-    encoded = world.encoder.encoded + other.encoder.encoded
-    assert len(encoded) <= len(ROWS) + 20 + 1
-
-
-class Held:
-    """A model that waits in its first batch until it is let go."""
-
-    def __init__(self) -> None:
-        self.batch: Sequence[str] = ()
-        self.running, self.go = Event(), Event()
-
-    def __call__(self, batch: Sequence[str]) -> None:
-        self.batch = self.batch or batch
-        self.running.set()
-        assert self.go.wait(30)
-
-    def reached(self) -> None:
-        assert self.running.wait(30)
-
-
-def test_a_run_that_flips_nothing_waits_for_no_reader_of_the_view(
-    world: World, undisturbed: Stored
-) -> None:
-    with closing(psycopg.connect(world.database.url)) as reader:
-        reader.execute(f"select count(*) from {SCHEMA}.item_embeddings")
-        world.sql("update staging.stg_item set name = 'changed' where id = 1")
-        world.run(world.declare())
-        # the reader's own transaction is as it was
-        assert reader.info.transaction_status.name == "INTRANS"
-    assert world.view()["1", 0] == "name: changed"
-
-
-def test_a_search_waits_for_no_index_that_takes_the_place_of_another(
-    world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_build, "_LOCK_TIMEOUT", "2s")
-    with (
-        ThreadPoolExecutor(1) as threads,
-        closing(psycopg.connect(world.database.url)) as reader,
-    ):
-        # a backup, say, that read the table and goes on with others
-        reader.execute(f"select count(*) from {SCHEMA}.item_vectors_1")
-        run = threads.submit(world.run, world.declare(index={"m": 24}))
-        wait_for(
-            world,
-            "select exists (select from pg_stat_activity where wait_event_type = 'Lock'"
-            " and query like 'drop index%')",
-        )
-        with closing(psycopg.connect(world.database.url, options="-c statement_timeout=2s")) as c:
-            c.execute(f"select id from {SCHEMA}.item_vectors_1 order by embedding <=> embedding")
-        # nor does the run wait for long
-        run.result(30)
-    world.run(world.declare(index={"m": 24}))
-    assert indexes(world) == [("item_vectors_1_index", 24, True)]
-
-
-def indexes(world: World) -> list[tuple[Any, ...]]:
-    """Name, links and validity of each vector index."""
-    return world.sql(
-        "select c.relname, substring(reloptions::text from 'm=(\\d+)')::int, indisvalid"
-        " from pg_index join pg_class c on c.oid = indexrelid join pg_am a on a.oid = c.relam"
-        " where amname = 'hnsw' order by 1"
-    )
-
-
-def test_an_index_that_was_left_unfinished_is_dropped_even_if_it_is_wanted_no_more(
-    world: World, undisturbed: Stored
-) -> None:
-    with (
-        ThreadPoolExecutor(1) as threads,
-        closing(psycopg.connect(world.database.url)) as writer,
-    ):
-        # an index that is built beside writers waits for them
-        writer.execute(f"update {SCHEMA}.item_vectors_1 set run_id = 'other' where id = 1")
-        run = threads.submit(world.publish, world.declare(index={"m": 24}))
-        wait_for(
-            world,
-            "select exists (select from pg_stat_activity where wait_event_type = 'Lock'"
-            " and query like 'create index%')",
-        )
-        world.sql(
-            "select pg_cancel_backend(pid) from pg_stat_activity where query like 'create index%'"
-        )
-        with pytest.raises(QueryCanceled):
-            run.result(30)
-    assert [name for name, _, valid in indexes(world) if not valid] == ["item_vectors_1_index_new"]
-
-    world.run(world.declare())
-    assert indexes(world) == [("item_vectors_1_index", 16, True)]
-
-
-def test_a_set_that_someone_reads_is_dropped_by_a_later_run(
-    world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(views, "_LOCK_TIMEOUT", "1s")
-    world.use(world.encoder.revised("r2"))
-    item = world.declare(keep_sets=0)
-    with (
-        ThreadPoolExecutor(1) as threads,
-        closing(psycopg.connect(world.database.url)) as reader,
-    ):
-        reader.execute(f"select count(*) from {SCHEMA}.item_vectors_1")
-        threads.submit(world.run, item).result(30)
-        assert [(s.number, s.state) for s in world.sets(item)] == [(1, "retired"), (2, "live")]
-    world.run(item)
-    assert [(s.number, s.state) for s in world.sets(item)] == [(2, "live")]
-
-
-def test_a_change_of_filters_does_not_wait_for_ever_for_a_reader(
-    world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(views, "_LOCK_TIMEOUT", "1s")
-    item = world.declare(filters=["name"])
-    with (
-        ThreadPoolExecutor(1) as threads,
-        closing(psycopg.connect(world.database.url)) as reader,
-    ):
-        reader.execute(f"select count(*) from {SCHEMA}.item_embeddings")
-        with pytest.raises(LockNotAvailable):
-            threads.submit(world.run, item).result(30)
-    world.run(item)
-    assert world.sql(f"select id, name from {SCHEMA}.item_embeddings order by 1") == ROWS
-
-
-def test_a_set_that_lends_vectors_may_be_dropped_while_they_are_wanted(
-    world: World, undisturbed: Stored
-) -> None:
-    world.table("id bigint, name text", name="stg_other")
-    world.insert(*[(n, f"{name} here" if n % 2 else name) for n, name in ROWS], name="stg_other")
-    other = world.declare("other")
-    world.texts(other)
-    world.encoders.add(WordsEncoder(replace(WORDS, model="fake/two")))
-    drops: list[bool] = []
-
-    def drop_once(batch: Sequence[str]) -> None:
-        if not drops:
-            drops.append(True)
-            world.run(world.declare(model="fake/two", keep_sets=0))
-
-    world.encoder.before = drop_once
-    result = world.vectors(other)
-
-    # the window begun before found vectors to take over, the others did not
-    assert 0 < result.counts.reused < 20
-    assert result.counts.reused + result.counts.encoded == len(ROWS)
-    world.publish(other)
-    world.assert_vectors_are_of_their_texts("other")

@@ -18,6 +18,7 @@ export function searchView({ go, refused }) {
   const texts = new Map();
   let view = null;
   let known = null;
+  let learning = null;
   let asked = null;
   let running = new AbortController();
 
@@ -43,13 +44,23 @@ export function searchView({ go, refused }) {
     // the service may be slow, or ask for a key first
     showForm();
     if (known === null) {
-      known = (await api.entities()).entities;
+      await learn();
       form.offer(known.map((one) => one.entity));
     }
     view = { ...view, entity: view.entity ?? known[0]?.entity ?? null };
     showForm();
     filters.show(view, entity()?.filters ?? []);
     showLike();
+  }
+
+  /** Asks once, however often the address changes before the answer. */
+  async function learn() {
+    learning ??= api.entities();
+    try {
+      known = (await learning).entities;
+    } finally {
+      learning = null;
+    }
   }
 
   const entity = () => known?.find((one) => one.entity === view.entity);
@@ -104,7 +115,7 @@ export function searchView({ go, refused }) {
     leaveLike,
     /** Ask again, for all. */
     forget() {
-      known = null;
+      known = learning = null;
       asked = null;
     },
   };
