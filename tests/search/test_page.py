@@ -54,6 +54,8 @@ def test_what_is_typed_before_the_entities_are_known_is_kept(page: Page) -> None
         page.reload()
 
     page.get_by_label("Search for").fill("shoe")
+    # the page has noticed, and asks for nothing that it waits for
+    expect(page).to_have_url(re.compile("q=shoe"))
     held[0].continue_()
 
     assert texts(page)[0] == "name: red shoe"
