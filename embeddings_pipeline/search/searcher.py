@@ -32,7 +32,7 @@ from embeddings_pipeline.store import published as store
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.lost_connections import is_lost_connection
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import NoConnection, Postgres
 from embeddings_pipeline.store.published import Published
 
 # the vector of a text or of an image's bytes, by the model of this identity and no other
@@ -172,7 +172,8 @@ class Searcher:
         try:
             return work()
         except OperationalError as error:
-            if not is_lost_connection(error):
+            # who waited in vain is not made to wait as long again
+            if isinstance(error, NoConnection) or not is_lost_connection(error):
                 raise
             self._database.renew()
             return work()
