@@ -29,7 +29,7 @@ from embeddings_pipeline.search.thresholds import near_enough
 from embeddings_pipeline.store import search_rows, search_session
 from embeddings_pipeline.store.fusion import Found
 from embeddings_pipeline.store.lost_connections import is_lost_connection
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import NoConnection, Postgres
 from embeddings_pipeline.store.published import Published
 
 # a search that cannot be answered by then is of no use to who asked
@@ -146,7 +146,8 @@ class Searcher:
         try:
             return work()
         except OperationalError as error:
-            if not is_lost_connection(error):
+            # who waited in vain is not made to wait as long again
+            if isinstance(error, NoConnection) or not is_lost_connection(error):
                 raise
             self._database.renew()
             return work()

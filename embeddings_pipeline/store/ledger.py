@@ -64,8 +64,10 @@ def record(
             values ({entity}, %s, 'run', %s, %s, %s, {values}, clock_timestamp(),
                 clock_timestamp() - make_interval(secs => %s))
             on conflict (entity, run_id) do update set
-                partition_keys = case when excluded.partition_keys = '{{}}'
-                    then l.partition_keys else excluded.partition_keys end,
+                partition_keys = array(
+                    select unnest(l.partition_keys) union select unnest(excluded.partition_keys)
+                    order by 1
+                ),
                 model = coalesce(excluded.model, l.model),
                 device = coalesce(excluded.device, l.device),
                 finished_at = excluded.finished_at,

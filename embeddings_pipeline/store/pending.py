@@ -44,6 +44,7 @@ def find_pending(
     keys: Sequence[str] | None,
     ids: Sequence[str] | None = None,
     *,
+    besides: Sequence[str] = (),
     max_rows: int,
     max_tokens: int,
     force: bool = False,
@@ -51,8 +52,8 @@ def find_pending(
     """Fill the temporary table `pending_rows` with the windows to encode, in order.
 
     A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
-    past `max_tokens`. Without `keys` it looks into every partition, without `ids` at every
-    row. With `force` every text is in a window.
+    past `max_tokens`. Without `keys` it looks into every partition but those `besides`, without
+    `ids` at every row. With `force` every text is in a window.
     """
     connection.execute("drop table if exists pending_rows")
     connection.execute(
@@ -64,7 +65,7 @@ def find_pending(
             from (
                 select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens,
                     dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
-                from {pending} {of_keys} {of_ids}
+                from {pending} {of_keys} {of_ids} {but_keys}
                 window by_row as (order by t.partition_key, t.{id})
             ) as missing
             """,
@@ -75,6 +76,9 @@ def find_pending(
             of_ids=sql.SQL("")
             if ids is None
             else on.fill("and t.{id} = any({chosen}::{id_type}[])", chosen=sql.Literal(list(ids))),
+            but_keys=sql.SQL("and t.partition_key <> all({}::text[])").format(
+                sql.Literal(list(besides))
+            ),
             max_rows=sql.Literal(max_rows),
             max_tokens=sql.Literal(max_tokens),
         )

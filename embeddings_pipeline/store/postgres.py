@@ -15,6 +15,11 @@ from embeddings_pipeline.errors import Unavailable
 
 Row = tuple[Any, ...]
 
+
+class NoConnection(psycopg.OperationalError):
+    """None was to be had in the time that one waits for it."""
+
+
 # of a server that does not answer; libpq itself would wait for the system, some two minutes
 _CONNECT_SECONDS = 10
 _CONNECTION: dict[str, Any] = {
@@ -82,7 +87,8 @@ class Postgres:
     def connection(self) -> Iterator[Connection[Row]]:
         """A connection for a block of work; session-level locks end with the block.
 
-        Raises Unavailable with the reason where not even the first one can be made.
+        Raises Unavailable with the reason where not even the first one can be made, NoConnection
+        where one was waited for in vain.
         """
         if self._pool.closed and (reason := self._refusal()):
             raise Unavailable(reason)
@@ -91,7 +97,7 @@ class Postgres:
             with self._pool.connection() as connection:
                 yield connection
         except PoolTimeout:
-            raise psycopg.OperationalError(
+            raise NoConnection(
                 self._refusal()
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None

@@ -27,6 +27,6 @@ def sync_and_drain(
         return asked
     purse = request.max_cost_usd
     left = None if purse is None else purse - asked.counts.cost_usd
-    others = replace(request, keys=None, limit=limit, max_cost_usd=left)
+    others = replace(request, keys=None, besides=request.keys, limit=limit, max_cost_usd=left)
     rest = sync_sets(database, on, encoders, others)
     return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)

@@ -86,7 +86,7 @@ def explain(
         reason = (
             f"skip it: erased on {erased:%Y-%m-%d}"
             if erased
-            else window.failures[0].error
+            else f"fail on it: {window.failures[0].error}"
             if window and window.failures
             else _next_for_row(row, stored, chunks)
         )
@@ -112,7 +112,7 @@ def _next_for_row(
         what = "its text stays the same" if same else "its text differs"
         return f"render it: its columns or the declaration changed, {what}"
     if not chunks:
-        return "nothing: it has no text"
+        return "do nothing: it has no text"
     return "not render it: nothing changed since the last pass"
 
 
@@ -154,9 +154,9 @@ def _next_for_vector(
     vector_set: VectorSet, vector: StoredVector | None, text: Text, failed: Quarantined | None
 ) -> str:
     if vector_set.state == "retired":
-        return "nothing: the set is retired"
+        return "do nothing: the set is retired"
     if failed:
-        return f"nothing: it failed {failed.attempts} times, and `retry` was not asked"
+        return f"do nothing: it failed {failed.attempts} times, and `retry` was not asked"
     if vector is None:
         return "encode it, or take over a vector of the same text: it has none"
     if vector.text_hash != text.text_hash:

@@ -43,6 +43,7 @@ def unheard(progress: Progress) -> None:
 @dataclass(frozen=True)
 class Request:
     """What a run was asked for. Without `keys` it takes every partition, without `ids` every row.
+    It leaves out the partitions `besides`.
 
     `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
     each window and `stopped` before each. Other runs are waited for `patience` seconds.
@@ -50,6 +51,7 @@ class Request:
 
     run_id: str
     keys: Sequence[str] | None = None
+    besides: Sequence[str] = ()
     ids: Sequence[str] | None = None
     limit: int | None = None
     force: bool = False

@@ -111,6 +111,7 @@ def _look(connection: Connection[Row], filling: Filling) -> Backlog:
         filling.vector_set,
         filling.request.keys,
         filling.request.ids,
+        besides=filling.request.besides,
         max_rows=_WINDOW_IMAGES if filling.on.source.entity.image else _WINDOW_ROWS,
         max_tokens=_WINDOW_TOKENS,
         force=filling.request.force,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.requests import Mode
@@ -303,6 +304,22 @@ def test_a_lost_connection_is_not_noticed(shop: World, search: Search) -> None:
         " where pid <> pg_backend_pid() and datname = current_database()"
     )
     assert search.ids("blue lamp")[0] == "3"
+
+
+def test_a_connection_is_waited_for_once(
+    shop: World, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search.ids("lamp")
+    waits = []
+
+    def in_vain(pool: ConnectionPool[Any]) -> None:
+        waits.append(pool)
+        raise PoolTimeout
+
+    monkeypatch.setattr(ConnectionPool, "connection", in_vain)
+    with pytest.raises(psycopg.OperationalError, match="connections to"):
+        search.ids("lamp")
+    assert len(waits) == 1
 
 
 def test_a_server_that_is_away_is_an_error_of_the_database(shop: World, search: Search) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.sync.drain import sync_and_drain
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import SetsResult
-from tests.world import World
+from tests.world import SCHEMA, World
 
 
 @pytest.fixture
@@ -53,6 +54,24 @@ def test_draining_goes_on_with_other_days(world: World, event: Entity) -> None:
     assert result.keys == ["2026-01-01", "2026-01-03"]
     assert world.encoder.encoded[:2] == ["name: three", "name: four"]
     assert encoded(world) == ["four", "one", "three", "two"]
+
+
+def test_a_text_that_fails_is_tried_once_in_a_run(world: World, event: Entity) -> None:
+    world.encoder.before = refuse_four
+    result = run(world, event, drain=True, keys=["2026-01-03"])
+    assert (result.counts.pending, result.counts.encoded, result.counts.quarantined) == (4, 3, 1)
+    assert world.sql(f"select id, attempts from {SCHEMA}.quarantine") == [("4", 1)]
+
+
+def test_the_ledger_names_the_days_asked_for_and_the_others(world: World, event: Entity) -> None:
+    run(world, event, drain=True, keys=["2026-01-03"])
+    (row,) = world.sql(f"select partition_keys from {SCHEMA}.run_ledger where run_id = 'run'")
+    assert row == (["2026-01-01", "2026-01-03"],)
+
+
+def refuse_four(texts: Sequence[str]) -> None:
+    if "name: four" in texts:
+        raise ValueError("cannot take this")
 
 
 def test_a_limit_holds_for_both_and_the_asked_days_come_first(world: World, event: Entity) -> None:

@@ -52,7 +52,7 @@ def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:
     assert changed.next.endswith("its text differs")
     assert "its text changed" in changed.chunks[0].sets[0].next
     assert explained(things, item, "2").next.startswith("delete it")
-    assert explained(things, item, "4").next == "nothing: it has no text"
+    assert explained(things, item, "4").next == "do nothing: it has no text"
     with pytest.raises(ConfigurationError, match="has no row with id '99'"):
         explained(things, item, "99")
     with pytest.raises(ConfigurationError, match="'x' is no bigint"):

@@ -203,7 +203,7 @@ def test_an_image_is_explained(seeing: World) -> None:
     assert (chunk.text, chunk.tokens, chunk.truncated) == ("red.png", 0, False)
     assert chunk.sets[0].next == "keep it: it is of this text"
     missing = explain(seeing.postgres, seeing.postgres, on, seeing.encoders, "2")
-    assert missing.next == "image 'missing.png': No such file or directory"
+    assert missing.next == "fail on it: image 'missing.png': No such file or directory"
 
 
 def test_no_read_of_staging_is_open_while_images_are_fetched(
