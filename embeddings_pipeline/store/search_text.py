@@ -6,7 +6,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Literal, Placeholder
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import bm25
+from embeddings_pipeline.store import bm25, terms
 from embeddings_pipeline.store.bm25 import Words
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published
@@ -46,14 +46,14 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
                     select from {texts} where terms @@ word::tsquery limit {most}
                 ) as found
             )) as documents
-            from unnest(tsvector_to_array(to_tsvector({language}::regconfig, %(query)s))) as lexeme
+            from unnest(tsvector_to_array({said})) as lexeme
             cross join lateral (
                 select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
             ) as quoted
             left join {lexemes} l using (lexeme)
             order by documents, word limit {words}
             """,
-            language=Literal(f"pg_catalog.{entity.language}"),
+            said=terms.said(entity, Placeholder("query")),
             most=Literal(_MAX_COUNT),
             words=Literal(_MAX_WORDS),
         ),

@@ -51,6 +51,14 @@ def create_function(connection: Connection[Row], schema: str) -> None:
         )
 
 
+def said(entity: Entity, text: sql.Composable) -> sql.Composable:
+    """The tsvector of a text of the entity, or of a query for one."""
+    # Postgres would take `<script` for a tag, and with it all words up to its end
+    return sql.SQL("to_tsvector({}::regconfig, translate({}, '<>', '  '))").format(
+        Literal(f"pg_catalog.{entity.language}"), text
+    )
+
+
 def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
     """Create the column, its index and the table of frequencies, or make them anew where the
     language changed."""
@@ -61,10 +69,9 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
         "lexemes": Identifier(schema, f"{entity.name}_lexemes"),
         "entities": Identifier(schema, "entities"),
         "entity": Literal(entity.name),
-        "terms": sql.SQL("{}(to_tsvector({}::regconfig, left(text, {})))").format(
+        "terms": sql.SQL("{}({})").format(
             Identifier(schema, "with_often"),
-            Literal(f"pg_catalog.{entity.language}"),
-            Literal(_READ),
+            said(entity, sql.SQL("left(text, {})").format(Literal(_READ))),
         ),
     }
     if _language(connection, schema, table) == entity.language:
@@ -124,7 +131,7 @@ def _language(connection: Connection[Row], schema: str, table: str) -> str | Non
         """
         select substring(
             pg_get_expr(d.adbin, d.adrelid)
-            from 'with_often\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig'
+            from 'with_often\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig, translate'
         )
         from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
         where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))

@@ -80,6 +80,16 @@ def test_words_with_signs_are_words(world: World, search: Search, word: str) -> 
     assert search.ids(word, mode="text") == ["1"]
 
 
+def test_words_within_and_behind_what_looks_like_a_tag_are_words(
+    world: World, search: Search
+) -> None:
+    load(world, "put <script> before the aardvark", "a <b class=big>heron</b>", "lamp")
+    assert search.ids("aardvark", mode="text") == ["1"]
+    assert search.ids("<script> alert aardvark", mode="text") == ["1"]
+    assert search.ids("<script lamp", mode="text") == ["3", "1"]
+    assert search.ids("heron big", mode="text") == ["2"]
+
+
 def test_frequent_words_are_counted_beforehand_and_rare_ones_when_asked(world: World) -> None:
     load(world, *[f"pump {'rare' if n < 20 else 'hose'} {n}" for n in range(300)])
     counted = f"select lexeme, documents from {SCHEMA}.item_lexemes order by 1"
