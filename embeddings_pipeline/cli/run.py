@@ -135,6 +135,8 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
 def _processed(counts: Mapping[str, Any]) -> str:
     """What became of the chunks that had no vector of their text."""
     done = counts["encoded"] + counts["reused"] + counts["quarantined"]
+    # a row that could not be rendered is quarantined without ever having been pending
+    done = min(done, counts["pending"])
     each = f", {1000 * counts['seconds'] / done:,.1f} ms each" if done else ""
     return (
         f"{done:,} of {counts['pending']:,} chunks processed: {counts['encoded']:,} encoded,"

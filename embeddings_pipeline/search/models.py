@@ -56,7 +56,8 @@ class Models:
             if model in (None, identity.model) and dimension in (None, identity.dimension):
                 return identity
         said = ", ".join(f"{choice.model} ({choice.dimension})" for choice in choices)
-        raise NotFound(f"model {model!r} with dimension {dimension} is none of these: {said}")
+        wanted = "" if dimension is None else f" with dimension {dimension}"
+        raise NotFound(f"model {model or self._default!r}{wanted} is none of these: {said}")
 
     def served(self) -> list[tuple[ModelIdentity, list[str]]]:
         """The default and those of published vectors, each with the entities that have it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Response
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from embeddings_pipeline.errors import ConfigurationError
@@ -129,9 +129,28 @@ async def _narrowing(
 
 # what a link may say of any search
 Narrowing = Annotated[dict[str, Any], Depends(_narrowing)]
+_NARROWING = ("top_k", "filters", "columns", "min_similarity", "max_distance", "exact")
 
 
-@router.get("/search/{entity}", response_model=Answer, responses=_FOUND)
+def _takes(*more: str) -> Any:
+    """A dependency that refuses parameters of another name: a filter that is misspelt would find
+    rows that were to be left out."""
+    known = (*more, *_NARROWING)
+
+    async def check(request: Request) -> None:
+        for name in request.query_params:
+            if name not in known:
+                raise ConfigurationError(f"parameter {name!r} is none of these: {', '.join(known)}")
+
+    return Depends(check)
+
+
+@router.get(
+    "/search/{entity}",
+    response_model=Answer,
+    responses=_FOUND,
+    dependencies=[_takes("q", "mode")],
+)
 def search_entity(
     entity: Entity,
     asked: Asked,
@@ -148,6 +167,7 @@ def search_entity(
     response_model=Answer,
     responses={**_found(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
     openapi_extra=IMAGE_BODY,
+    dependencies=[_takes()],
 )
 def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narrowing) -> Response:
     """The rows whose images are nearest to the one that is sent as it is, by the model of the
@@ -155,7 +175,12 @@ def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narro
     return _written(asked.by_image(ImageRequest.of(entity=entity, image=image, **narrowing)))
 
 
-@router.get("/similar/{entity}/{id:path}", response_model=Answer, responses=_FOUND)
+@router.get(
+    "/similar/{entity}/{id:path}",
+    response_model=Answer,
+    responses=_FOUND,
+    dependencies=[_takes()],
+)
 def similar(
     entity: Entity,
     id: Annotated[str, Path(max_length=1024, examples=["1001"])],

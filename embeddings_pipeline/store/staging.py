@@ -46,7 +46,8 @@ def staging_columns(connection: Connection[Row], schema: str, table: str) -> dic
     if not columns:
         raise ConfigurationError(
             f"there is no {schema}.{table} in {connection.info.dbname!r} on"
-            f" {connection.info.host}: build it with dbt (or run without --no-dbt)"
+            f" {connection.info.host}: `dbt build` makes it, and so does `embeddings-pipeline run`"
+            " without --no-dbt"
         )
     return columns
 
