@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
@@ -129,13 +130,12 @@ async def _narrowing(
 
 # what a link may say of any search
 Narrowing = Annotated[dict[str, Any], Depends(_narrowing)]
-_NARROWING = ("top_k", "filters", "columns", "min_similarity", "max_distance", "exact")
 
 
 def _takes(*more: str) -> Any:
     """A dependency that refuses parameters of another name: a filter that is misspelt would find
     rows that were to be left out."""
-    known = (*more, *_NARROWING)
+    known = (*more, *signature(_narrowing).parameters)
 
     async def check(request: Request) -> None:
         for name in request.query_params:
