@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,10 @@ settings.register_profile(
     "here", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("here")
+
+# a shell has what it runs in the background ignore SIGINT, Dagster makes SIGTERM like it, and what
+# a test starts would ignore both
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "template_with_vector"
 NUMBERS = count(1)

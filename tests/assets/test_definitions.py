@@ -79,17 +79,15 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_the_definitions_load_quickly_and_without_a_model_or_dbt() -> None:
+def test_the_definitions_load_without_a_model_or_dbt() -> None:
     load = (
-        "import sys, time\n"
+        "import sys\n"
         "import embeddings_pipeline.definitions\n"
         "names = {'torch', 'sentence_transformers', 'dbt', 'matplotlib', 'pandas'}\n"
-        "print(time.process_time(), *(names & set(sys.modules)))"
+        "print(*(names & set(sys.modules)))"
     )
     run_python(load)  # parses the project where that was not done yet
-    seconds, *loaded = run_python(load).split()
-    assert loaded == []
-    assert float(seconds) < 2.5
+    assert run_python(load).split() == []
 
 
 @pytest.mark.parametrize(

@@ -130,10 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
             provider.most_at_once = max(provider.most_at_once, provider.at_once)
             trouble = provider.always or (provider.troubles.pop(0) if provider.troubles else None)
             change = provider.changes.pop(0) if provider.changes else None
+        try:
             if trouble is None and change is None:
+                # not under the lock: requests may wait for one another there
                 drawn = provider.chance(body["input"])
                 trouble, change = (drawn, None) if isinstance(drawn, tuple) else (None, drawn)
-        try:
             self._serve(body, trouble, change)
         finally:
             with provider.lock:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 from random import Random
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,12 @@ def test_a_batch_has_no_more_texts_and_tokens_than_allowed(provider: Provider) -
 
 
 def test_several_requests_are_in_flight_but_no_more_than_told(provider: Provider) -> None:
-    provider.chance = lambda texts: time.sleep(0.02)
+    three = Barrier(3)
+
+    def meet(texts: list[str]) -> None:
+        three.wait(30)
+
+    provider.chance = meet
     encoder(provider, batch_texts=1, in_flight=3).encode_documents(TEXTS[:12])
     assert provider.most_at_once == 3
 

@@ -6,13 +6,11 @@ import logging
 import socket
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from redis import Redis
 
 from embeddings_pipeline.encoders import breaker, redis_connection
 from embeddings_pipeline.encoders.cached import CachedEncoder
@@ -21,6 +19,7 @@ from embeddings_pipeline.entities.serialise import text_hash
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.encoders.remembering import encoder_of, encoders
 from tests.redis_server import PASSWORD, RedisServer
+from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 
 KEY = f"ep:document:{text_hash('pump').hex()}"
@@ -272,13 +271,6 @@ def test_connections_are_closed_and_taken_anew(redis: RedisServer) -> None:
     made = two_models(redis)
     made.get(WORDS.model).encode_query(["pump"])
     made.cleanup()
-    wait_for_clients(redis.client, 1)
+    until(lambda: len(redis.client.client_list()) == 1)
     made.add(WordsEncoder())
     assert made.get(WORDS.model).encode_query(["pump"]).usage.cached == 1
-
-
-def wait_for_clients(client: Redis, count: int) -> None:
-    deadline = time.monotonic() + 10
-    while len(client.client_list()) != count:
-        assert time.monotonic() < deadline, client.client_list()
-        time.sleep(0.01)

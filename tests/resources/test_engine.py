@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -43,15 +42,6 @@ def test_a_signal_lets_the_window_in_flight_end(running: Running, number: signal
     assert signal.getsignal(number) is former
 
 
-@pytest.fixture
-def python_handler() -> Iterator[None]:
-    """Python's own answer to SIGINT, which a process in the background does not have."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
-@pytest.mark.usefixtures("python_handler")
 def test_a_second_signal_interrupts_at_once(running: Running) -> None:
     with asked(running) as request:
         signal.raise_signal(signal.SIGINT)

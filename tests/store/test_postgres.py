@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -41,14 +40,13 @@ def settings_of(pool: Postgres) -> dict[str, str]:
 
 
 def refusal(database: Database) -> str:
-    started = time.monotonic()
+    # a test that waited for so long would be ended
     with (
-        closing(Postgres(database)) as pool,
+        closing(Postgres(database, patience=3600)) as pool,
         pytest.raises(ConfigurationError) as error,
         pool.connection(),
     ):
         raise AssertionError("connected")
-    assert time.monotonic() - started < 8
     return str(error.value)
 
 
