@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_PIECES = 4
+
 
 def by_tokens(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
     """The indexes of texts in batches, longest first.
@@ -38,3 +40,17 @@ def in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list
             batches.append([index])
             tokens = length
     return batches
+
+
+def tapered(batches: Sequence[list[int]], *, lanes: int) -> list[list[int]]:
+    """The batches with the last one of each lane cut in pieces: lanes that end with small ones
+    wait less for one another."""
+    if len(batches) <= lanes:
+        return list(batches)
+    cut = [
+        batch[start : start + size]
+        for batch in batches[-lanes:]
+        for size in [-(-len(batch) // _PIECES)]
+        for start in range(0, len(batch), size)
+    ]
+    return [*batches[:-lanes], *cut]

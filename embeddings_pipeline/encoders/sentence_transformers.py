@@ -13,7 +13,7 @@ from threading import Lock
 import numpy as np
 
 from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
-from embeddings_pipeline.encoders.batching import by_tokens
+from embeddings_pipeline.encoders.batching import by_tokens, tapered
 from embeddings_pipeline.encoders.devices import (
     device_for,
     dtype_for,
@@ -126,7 +126,8 @@ class SentenceTransformersEncoder:
         # few texts are for all lanes too, and of many no lane is left with a long one at the end
         share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_LANE_TOKENS)
         tokens = min(tokens, share, _MOST_LANE_TOKENS)
-        model.lanes.run(fill, by_tokens(lengths, max_tokens=tokens, max_texts=texts))
+        batches = by_tokens(lengths, max_tokens=tokens, max_texts=texts)
+        model.lanes.run(fill, tapered(batches, lanes=model.lanes.count))
 
     def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
         """Out of memory, halve the batch, and keep those to come as small."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.encoders.batching import by_tokens
+from embeddings_pipeline.encoders.batching import by_tokens, tapered
 
 
 @given(st.lists(st.integers(0, 512), max_size=60), st.integers(1, 2048), st.integers(1, 32))
@@ -31,3 +31,10 @@ def test_batches_are_filled() -> None:
     assert by_tokens([10] * 7, max_tokens=99, max_texts=4) == [[0, 1, 2, 3], [4, 5, 6]]
     assert by_tokens([5, 500, 5], max_tokens=100, max_texts=9) == [[1], [0, 2]]
     assert by_tokens([], max_tokens=100, max_texts=9) == []
+
+
+def test_the_last_batch_of_each_lane_is_cut_in_four() -> None:
+    batches = [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9]]
+    assert tapered(batches, lanes=2) == [[0, 1, 2, 3], [4, 5], [6, 7], [8], [9]]
+    assert tapered(batches, lanes=3) == batches
+    assert tapered([], lanes=2) == []
