@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # the smallest budget that running out of memory leads to: one text of most models
 _LEAST_BATCH_TOKENS = 256
 # of a lane: less is not worth a batch of its own, more is no faster
-_LEAST_LANE_TOKENS, _MOST_LANE_TOKENS = 64, 512
+_LEAST_LANE_TOKENS, _MOST_LANE_TOKENS = 256, 512
 
 
 @dataclass(frozen=True)
