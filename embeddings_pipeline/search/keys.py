@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Literal, cast
 
@@ -93,6 +94,7 @@ async def writer(
     _admit(request, bearer, header, ("write",))
 
 
+@lru_cache
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens at this address."""
     if host == "localhost":
