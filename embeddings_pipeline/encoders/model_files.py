@@ -47,7 +47,8 @@ def describe(
         model=model,
         # code that makes the vectors is a part of what they are made with
         revision=revision(
-            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else [])
+            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
+            _manner(folder, modules),
         ),
         dimension=dimension or full,
         max_tokens=_max_tokens(modules[0].folder),
@@ -66,9 +67,12 @@ def vision(model: str, folder: Path) -> Vision | None:
     return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
 
 
-def revision(weights: Sequence[Path]) -> str:
-    """sha256 of the weights; of the files' sums in order where there are several."""
+def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -> str:
+    """sha256 of the weights; where there are several files, or a `manner` of their use that most
+    models do not have, of the files' sums in order and of that."""
     sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
+    if manner:
+        sums.append(json.dumps(manner, sort_keys=True))
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
@@ -110,6 +114,23 @@ def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
     return weights
 
 
+def _manner(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
+    """What decides the vectors beside weights: prompts, and how those of tokens become one."""
+    settings = _json(folder / "config_sentence_transformers.json")
+    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
+    default = settings.get("default_prompt_name")
+    pooling = [
+        _modes(_json(part.folder / "config.json")) for part in modules if part.kind == "Pooling"
+    ]
+    lower = _json(modules[0].folder / "sentence_bert_config.json").get("do_lower_case")
+    said = {
+        "prompts": [prompts, default] if prompts else None,
+        "pooling": pooling if pooling not in ([], [["mean"]]) else None,
+        "lower_case": lower or None,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def _dimension(model: str, modules: Sequence[_Module]) -> int:
     for kind, folder in reversed(modules):
         config = _json(folder / "config.json")
@@ -118,7 +139,7 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
         if kind == "Pooling":
             # the latter is its former name
             size = config.get("embedding_dimension") or config["word_embedding_dimension"]
-            return int(size) * _pooled(config)
+            return int(size) * len(_modes(config))
         if kind in _TRANSFORMERS:
             sizes = ["hidden_size", "d_model", "dim", "n_embd"]
             if "vision_config" in config:
@@ -133,13 +154,19 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
     )
 
 
-def _pooled(config: Mapping[str, Any]) -> int:
-    """How many vectors of a text's tokens are put side by side."""
-    modes = config.get("pooling_mode", "mean")
+def _modes(pooling: Mapping[str, Any]) -> list[str]:
+    """How the vectors of tokens become one; those of several modes are put side by side."""
+    modes = pooling.get("pooling_mode", "mean")
     if not isinstance(modes, str):
-        return len(modes)
-    former = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    return len(former) or 1
+        return sorted(modes)
+    # as the modes were written formerly
+    prefix = "pooling_mode_"
+    former = [
+        key.removeprefix(prefix)
+        for key, on in pooling.items()
+        if key.startswith(prefix) and on is True
+    ]
+    return sorted("mean" if mode == "mean_tokens" else mode for mode in former) or [modes]
 
 
 def _max_tokens(transformer: Path) -> int:

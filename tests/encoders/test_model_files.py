@@ -154,6 +154,33 @@ def test_weights_in_several_files_have_one_revision(folder: Folder) -> None:
     assert folder.describe().revision == hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config_sentence_transformers.json", {"prompts": {"query": "query: "}}),
+        ("sentence_bert_config.json", {"do_lower_case": True}),
+        ("1_Pooling/config.json", {"word_embedding_dimension": 8, "pooling_mode": "cls"}),
+    ],
+)
+def test_another_way_to_use_the_same_weights_is_another_revision(
+    folder: Folder, name: str, content: dict[str, Any]
+) -> None:
+    folder.part("Transformer", hidden_size=8)
+    folder.part("Pooling", "1_Pooling", word_embedding_dimension=8, pooling_mode_mean_tokens=True)
+    usual = folder.describe().revision
+    assert folder.has(name, content).describe().revision != usual
+
+
+def test_settings_that_change_no_vector_leave_the_revision_to_the_weights(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8)
+    folder.part("Pooling", "1_Pooling", word_embedding_dimension=8, pooling_mode="mean")
+    folder.has(
+        "config_sentence_transformers.json",
+        {"prompts": {"query": "", "document": ""}, "default_prompt_name": None},
+    )
+    assert folder.describe().revision == hashlib.sha256(b"weights").hexdigest()
+
+
 def test_weights_that_change_in_place_have_another_revision(folder: Folder) -> None:
     before = folder.describe().revision
     folder.has("model.safetensors", b"WEIGHTS")
