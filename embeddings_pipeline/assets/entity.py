@@ -101,6 +101,7 @@ def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> 
             engine.encoders.cache.evict,
             allow_deletes=config.allow_deletes,
             force=config.force,
+            report=engine.report,
         )
         shown = {"new": result.new, "rekeyed": result.rekeyed}
         return dg.MaterializeResult(metadata=metadata.of_counts(asdict(result.counts)) | shown)

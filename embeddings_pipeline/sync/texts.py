@@ -8,7 +8,7 @@ refused or killed has lost nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import Evict, evict_noted
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
+from embeddings_pipeline.sync.request import Progress, Report, unheard
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
@@ -77,18 +78,20 @@ def sync_texts(
     *,
     allow_deletes: bool = False,
     force: bool = False,
+    report: Report = unheard,
 ) -> TextsResult:
     """One pass over an entity: render what moved, delete what is gone, and let caches forget both.
 
-    `force` reads every image again: one that was replaced in its place shows in no fingerprint.
-    Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted nothing)
-    where more than `max_delete_share` of the rows would go.
+    `report` is called after each window of rendered rows. `force` reads every image again: one that
+    was replaced in its place shows in no fingerprint. Raises ConfigurationError for null or
+    repeated ids, DeletesRefused (having deleted nothing) where more than `max_delete_share` of the
+    rows would go.
     """
     started = time.monotonic()
     done = Done()
     if force and on.source.entity.image:
         _unsettle(vectors, on)
-    _pass_over(staged, vectors, on, images, done, allow_deletes=allow_deletes)
+    _pass_over(staged, vectors, on, images, done, report, allow_deletes=allow_deletes)
     evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     record(vectors, on, run_id, result.counts)
@@ -120,6 +123,7 @@ def _pass_over(
     on: Statements,
     images: ImageFiles,
     done: Done,
+    report: Report,
     *,
     allow_deletes: bool,
 ) -> None:
@@ -138,8 +142,9 @@ def _pass_over(
             moved = changes.compare(target, on, buckets, stored, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
+        told = _telling(report, on, done, done.read + moved.changed)
         for changed in changes.slices(target, "changed_rows", SLICE):
-            write_rows(source, target, on, images, changed, done)
+            write_rows(source, target, on, images, changed, done, told)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
@@ -155,8 +160,10 @@ def write_rows(
     images: ImageFiles,
     ids: Sequence[str],
     done: Done,
+    told: Callable[[], None] = lambda: None,
 ) -> set[str]:
-    """Render and store those of these rows that staging has; returns their ids."""
+    """Render and store those of these rows that staging has; returns their ids. After each window
+    it is `told`."""
     found: set[str] = set()
     with closing(staging.read_rows(source, on.source, ids)) as rows:
         # no read of staging is held open while images are fetched for an hour
@@ -168,7 +175,18 @@ def write_rows(
                 done.read += window.rows
                 done.quarantined += len(window.failures)
                 found |= {text.id for text in window.texts}
+                told()
     return found
+
+
+def _telling(report: Report, on: Statements, done: Done, due: int) -> Callable[[], None]:
+    """Reports how many of the rows that are due are `done`, at the rate since now."""
+    name, started = f"{on.source.entity.name} texts", time.monotonic()
+
+    def tell() -> None:
+        report(Progress(name, done.read, due, time.monotonic() - started, unit="rows"))
+
+    return tell
 
 
 @resumed

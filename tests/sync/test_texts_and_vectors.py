@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
+from embeddings_pipeline.sync import rendering
+from embeddings_pipeline.sync.request import Progress
 from tests.world import SCHEMA, World
 
 
@@ -56,6 +58,19 @@ def test_only_changed_new_and_gone_rows_are_touched(world: World) -> None:
     expected = world.sql("select id, name from staging.stg_item")
     assert world.view() == {(str(row_id), 0): f"name: {name}" for row_id, name in expected}
     world.assert_vectors_are_of_their_texts()
+
+
+def test_a_pass_tells_how_many_of_the_rows_that_moved_are_rendered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 2)
+    world.table("id bigint, name text")
+    world.insert(*((n, f"thing {n}") for n in range(5)))
+    told: list[Progress] = []
+    world.texts(world.declare(), report=told.append)
+    assert [(p.entity, p.done, p.pending, p.unit) for p in told] == [
+        ("item texts", done, 5, "rows") for done in (2, 4, 5)
+    ]
 
 
 def test_two_rows_that_swap_their_texts_swap_their_vectors(world: World) -> None:
