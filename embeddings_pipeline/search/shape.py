@@ -31,6 +31,10 @@ class Shape:
 def search_statement(published: Published, shape: Shape) -> bytes:
     """A whole search: its rows are those of `fusion.statement`."""
     where = _where(published, shape)
+    if shape.words is None and published.on.source.entity.chunk is None:
+        more = fusion.whole(published)
+        near = search_dense.near(published, where, shape.chunks, exact=shape.exact, more=more)
+        return fusion.nearest(published, near).as_bytes()
     ways = {}
     if shape.dense:
         ways["dense"] = search_dense.near(published, where, shape.chunks, exact=shape.exact)

@@ -61,6 +61,26 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
     )
 
 
+def nearest(published: Published, near: sql.Composable) -> sql.Composed:
+    """The same rows as `statement` has, where each row has one chunk and one way finds it: `near`
+    gives (id, chunk, score) and what is `whole`, so that no row is looked up again."""
+    on = published.on
+    return on.fill(
+        """
+        select {version}, array[count(h.{id}) over ()], h.{id}::text, h.chunk, h.score, h.text,
+            h.fields
+        from (select) as one left join ({near}) as h on true order by h.score desc, 3
+        """,
+        version=version(on.schema, on.source.entity.name),
+        near=near,
+    )
+
+
+def whole(published: Published) -> sql.Composable:
+    """The text and the fields of a row `v`, for the select list of `nearest`."""
+    return sql.SQL(", v.text, {} as fields").format(fields(published))
+
+
 def _best_chunks(published: Published, way: str) -> sql.Composable:
     return published.on.fill(
         "select distinct on ({id}) {id}, chunk, score from {way} order by {id}, score desc, chunk",

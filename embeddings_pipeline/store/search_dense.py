@@ -18,6 +18,7 @@ _SIMILARITY: dict[str, LiteralString] = {
     "l2": "1 / (1 + distance)",
     "ip": "-distance",
 }
+NOTHING = sql.SQL("")
 _MAX_EF_SEARCH = 1000
 # what a row that an index passes costs more than one that is compared
 _INDEX_PRICE = 10
@@ -45,23 +46,30 @@ def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str
 
 
 def near(
-    published: Published, where: sql.Composable, chunks: int, *, exact: bool
+    published: Published,
+    where: sql.Composable,
+    chunks: int,
+    *,
+    exact: bool,
+    more: sql.Composable = NOTHING,
 ) -> sql.Composable:
-    """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order."""
+    """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order;
+    and `more`, which is a comma and expressions of the vectors `v`, each with a name."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
         sql.SQL(OPERATORS[vector_set.metric]), sql.SQL(vector_set.storage)
     )
     return published.on.fill(
         """
-        select {id}, chunk, {similarity} as score from (
-            select v.{id}, v.chunk, {distance} as distance from {vectors} v where {where}
+        select n.*, {similarity} as score from (
+            select v.{id}, v.chunk, {distance} as distance {more} from {vectors} v where {where}
             order by {order} limit {chunks}
             -- a vector of zeros has no cosine with another
-        ) as v where distance < 'infinity'
+        ) as n where distance < 'infinity'
         """,
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
+        more=more,
         vectors=published.on.table(vector_set.table_name),
         where=where,
         # no index is on the sum
