@@ -148,7 +148,7 @@ def show(answer: Answer) -> None:
     )
     if answer.shortfall:
         output.say(f"{answer.shortfall} fewer than asked for: no more rows match")
-    if answer.coverage < 100:
+    if answer.coverage is not None and answer.coverage < 100:
         output.say(
             f"{output.percent(answer.coverage)} of the rows have vectors; the oldest change waits"
             f" for {answer.data_lag_seconds:,.0f} s"

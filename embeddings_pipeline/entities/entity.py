@@ -51,6 +51,8 @@ RESERVED_COLUMNS = frozenset(
         "updated_at",
     ]
 )
+# what a search statement calls its own columns beside the id
+_SEARCH_COLUMNS = frozenset({"score", "distance", "length", "rank", "way", "weight", "fields"})
 # bookkeeping columns that say nothing about a row's meaning
 BOOKKEEPING_COLUMNS = frozenset({"created_at", "updated_at", "ingested_at", "deleted"})
 # above this a `vector` column cannot be indexed: github.com/pgvector/pgvector#hnsw
@@ -182,7 +184,7 @@ class Entity(_Declared):
                 f"filters {', '.join(taken)}: the pipeline's tables have such a column already;"
                 " rename it in the staging model"
             )
-        if self.id in RESERVED_COLUMNS:
+        if self.id in RESERVED_COLUMNS | _SEARCH_COLUMNS:
             raise ValueError(f"id {self.id!r}: rename it in the staging model, the name is taken")
         return self
 

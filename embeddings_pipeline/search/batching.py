@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.entities.chunking import count_tokens
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # how long the first of a batch waits for others: little beside what a model takes
 _GATHER_SECONDS = 0.002
 _MAX_TEXTS = 64
+# documents that the model reads in one go, with queries waiting
+_SLICE = 32
 # images that are decoded at once: each may take 0.3 GB
 _DECODERS = 2
 
@@ -65,8 +69,12 @@ class BatchedEncoder:
         self._answer_of(self._thread.submit(self._inner.check))
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts that are to be found."""
-        return self._answer_of(self._thread.submit(self._documents, texts))
+        """Vectors of texts that are to be found; queries are read between slices of them."""
+        parts = [
+            self._answer_of(self._thread.submit(self._documents, texts[start : start + _SLICE]))
+            for start in range(0, max(len(texts), 1), _SLICE)
+        ]
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts to find others by; the tokens of a batch are shared out by length."""
@@ -148,6 +156,19 @@ class BatchedImageEncoder(BatchedEncoder):
         encodings = self._images.encode_decoded(decoded)
         self._report("query", encodings.usage)
         return encodings
+
+
+def _joined(parts: Sequence[Encodings]) -> Encodings:
+    """The encodings of all slices, each of which but the last has `_SLICE` texts."""
+    return Encodings(
+        np.concatenate([part.vectors for part in parts]),
+        sum((part.usage for part in parts), Usage()),
+        {
+            number * _SLICE + index: why
+            for number, part in enumerate(parts)
+            for index, why in part.failures.items()
+        },
+    )
 
 
 def _shared_out(encodings: Encodings, groups: Sequence[Sequence[str]]) -> Iterator[Encodings]:

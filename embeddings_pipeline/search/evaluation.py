@@ -40,16 +40,18 @@ def evaluate(searcher: Searcher, entity: str, judgements: Judgements) -> list[Me
 def measure(
     searcher: Searcher, entity: str, judgements: Judgements, mode: Mode, *, exact: bool
 ) -> Measured:
-    """The measures of one way to search; ranks count to the hundredth."""
-    ranked = {
-        key: [
-            hit.id
-            for hit in searcher.search(
-                SearchRequest.of(entity=entity, query=query, mode=mode, top_k=_DEPTH, exact=exact)
-            ).results
-        ]
-        for key, query in judgements.queries.items()
-    }
+    """The measures of one way to search; ranks count to the hundredth.
+
+    A query that is itself a row, as in ArguAna, is not its own answer: BEIR leaves it out.
+    """
+
+    def ranked_for(key: str, query: str) -> list[str]:
+        asked = SearchRequest.of(
+            entity=entity, query=query, mode=mode, top_k=_DEPTH + 1, exact=exact
+        )
+        return [hit.id for hit in searcher.search(asked).results if hit.id != key][:_DEPTH]
+
+    ranked = {key: ranked_for(key, query) for key, query in judgements.queries.items()}
     return Measured(mode, exact, *_means(ranked, judgements.relevant))
 
 

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
+
+import psycopg
 
 from embeddings_pipeline.store import published, search_session
 from embeddings_pipeline.store.postgres import Postgres
 
 # counting reads the texts and vectors whole
 _SECONDS = 10
+# the first to ask waits so long at the most
+_PATIENCE_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Covered:
-    """What `Answer` says of coverage and lag, and when that was counted."""
+    """What `Answer` says of coverage and lag, None where it is not counted yet; and when it was."""
 
-    coverage: float
-    data_lag_seconds: float
-    counted_at: float
+    coverage: float | None = None
+    data_lag_seconds: float | None = None
+    counted_at: float = 0.0
 
 
 class Freshness:
-    """Counts in the background once a value is ten seconds old; only the first ask waits."""
+    """Counts in the background once a value is ten seconds old. No search fails because a count
+    does, or takes long."""
 
     def __init__(self, database: Postgres, schema: str) -> None:
         self._database = database
@@ -31,21 +38,30 @@ class Freshness:
         self._known: dict[str, Covered] = {}
         self._counting: dict[str, Future[Covered]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coverage")
+        self._lock = Lock()
 
     def of(self, entity: str) -> Covered:
         """Coverage and lag as they were a few seconds ago."""
         known = self._known.get(entity)
+        if known is not None and time.monotonic() - known.counted_at <= _SECONDS:
+            return known
+        counting = self._counted(entity)
         if known is None:
-            return self._count(entity)
-        under_way = self._counting.get(entity)
-        stale = time.monotonic() - known.counted_at > _SECONDS
-        if stale and (under_way is None or under_way.done()):
-            self._counting[entity] = self._thread.submit(self._count, entity)
-        return known
+            with suppress(TimeoutError, psycopg.Error):
+                return counting.result(_PATIENCE_SECONDS)
+        return known or Covered()
 
     def close(self) -> None:
         """Wait for what is being counted."""
         self._thread.shutdown()
+
+    def _counted(self, entity: str) -> Future[Covered]:
+        """The count that is under way, or a new one."""
+        with self._lock:
+            counting = self._counting.get(entity)
+            if counting is None or counting.done():
+                counting = self._counting[entity] = self._thread.submit(self._count, entity)
+            return counting
 
     def _count(self, entity: str) -> Covered:
         with self._database.connection() as connection:

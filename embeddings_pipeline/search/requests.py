@@ -162,14 +162,15 @@ class Hit:
 @dataclass(frozen=True)
 class Answer:
     """Hits, the best first. `coverage` is the percentage of the entity's rows that have vectors,
-    `data_lag_seconds` how long the oldest change has waited for one (0: nothing waits), `model`
+    `data_lag_seconds` how long the oldest change has waited for one (0: nothing waits), both null
+    while a large entity is counted for the first time; `model`
     and `vector_set` what was searched; `shortfall` how many fewer than `top_k` were found."""
 
     entity: str
     mode: Mode
     results: Sequence[Hit]
-    coverage: float
-    data_lag_seconds: float
+    coverage: float | None
+    data_lag_seconds: float | None
     model: str
     vector_set: int
     shortfall: int

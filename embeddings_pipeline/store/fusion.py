@@ -114,4 +114,5 @@ def fields(published: Published) -> sql.Composable:
     if not published.filters:
         return sql.SQL("'{}'::jsonb")
     columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
-    return sql.SQL("(select to_jsonb(f) from (select {}) as f)").format(columns)
+    # a column may be called f, too
+    return sql.SQL("(select to_jsonb(f.*) from (select {}) as f)").format(columns)

@@ -34,7 +34,10 @@ def clause(forms: Forms, types: Mapping[str, str]) -> sql.Composable:
         if column not in types:
             choices = ", ".join(types) or "none is declared"
             raise ConfigurationError(f"filter {column!r} is not a filter column ({choices})")
-        clauses += _clauses(f"f{number}", Identifier("v", column), base_type(types[column]), form)
+        kind = base_type(types[column])
+        if kind.endswith("[]") and form.startswith("any"):
+            raise ConfigurationError(f"filter {column!r} has arrays: ask for one, like '{{a,b}}'")
+        clauses += _clauses(f"f{number}", Identifier("v", column), kind, form)
     return sql.SQL(" and ").join(clauses)
 
 
@@ -68,7 +71,8 @@ def estimate(
 def base_type(kind: str) -> str:
     """A type without length or precision: a cast to it neither cuts nor rounds a value."""
     without = re.sub(r"\([\d, -]+\)", "", kind)
-    return without.replace("character", "bpchar") if without == "character" else without
+    # without a length these two are of length 1
+    return {"character": "bpchar", "bit": "varbit"}.get(without, without)
 
 
 def explain_refusal(

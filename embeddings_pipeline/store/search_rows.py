@@ -48,7 +48,7 @@ def with_columns(
             )
     rows = connection.execute(
         published.on.fill(
-            "select s.{id}::text, (select to_jsonb(f) from (select {columns}) as f)"
+            "select s.{id}::text, (select to_jsonb(f.*) from (select {columns}) as f)"
             " from {staging} as s where s.{id} = any(%s::{id_type}[])",
             columns=sql.SQL(", ").join(Identifier("s", column) for column in columns),
             staging=Identifier(entity.db_schema, entity.table),

@@ -11,8 +11,7 @@ from embeddings_pipeline.store.postgres import Row
 
 # a scan that finds too few rows that match goes on; its order is put right afterwards
 _SETTINGS = """
-    set hnsw.iterative_scan = relaxed_order; set ivfflat.iterative_scan = relaxed_order;
-    set statement_timeout = '30s'
+    set hnsw.iterative_scan = relaxed_order; set ivfflat.iterative_scan = relaxed_order
 """
 _present: WeakKeyDictionary[Connection[Row], dict[str, str]] = WeakKeyDictionary()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,17 @@ def read_judgements(queries: Path, qrels: Path) -> Judgements:
     try:
         texts = {
             str(record["_id"]): str(record["text"])
-            for record in map(json.loads, queries.read_text().splitlines())
+            # a text may hold what `splitlines` takes for the end of a line
+            for record in map(json.loads, filter(str.strip, queries.read_text("utf-8").split("\n")))
         }
-        table = pd.read_csv(qrels, sep="\t", dtype={"query-id": str, "corpus-id": str})
+        # an id may be NA, or have a quotation mark
+        table = pd.read_csv(
+            qrels,
+            sep="\t",
+            dtype={"query-id": str, "corpus-id": str},
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+        )
         judged = table[table["score"] > 0]
         relevant: dict[str, dict[str, int]] = {}
         for query, row_id, score in zip(

@@ -114,6 +114,30 @@ def test_a_batch_is_bounded() -> None:
     encoder.close()
 
 
+def test_a_query_is_read_between_slices_of_many_documents() -> None:
+    class Reading(Watched):
+        def encode_documents(self, texts: Sequence[str]) -> Encodings:
+            # both kinds are noticed alike
+            return self.encode_query(texts)
+
+    model = Reading()
+    encoder = batched(model)
+    model.go_on.clear()
+    documents = [f"document {n}" for n in range(70)]
+    with ThreadPoolExecutor(2) as threads:
+        many = threads.submit(encoder.encode_documents, documents)
+        until(lambda: model.batches)
+        query = threads.submit(encoder.encode_query, ["query"])
+        until(lambda: encoder._waiting)
+        model.go_on.set()
+        query.result()
+        found = many.result()
+    assert [len(batch) for batch in model.batches] == [32, 1, 32, 6]
+    assert np.allclose(found.vectors, WordsEncoder().encode_query(documents).vectors)
+    assert found.usage.texts == 70
+    encoder.close()
+
+
 def test_a_model_that_does_not_answer_in_time_is_unavailable_and_is_spared_the_text() -> None:
     model = Watched()
     encoder = batched(model, timeout=0.1)

@@ -34,6 +34,14 @@ def test_each_mode_is_measured_exactly_and_through_the_index(world: World, searc
     assert measured[0].recall_at_100 == 1
 
 
+def test_a_query_that_is_a_row_is_not_its_own_answer(world: World, search: Search) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "red shoe"), (2, "red boots"), (3, "water pump"))
+    world.run(world.declare(template="{name}"))
+    measured = evaluate(search.searcher, "item", Judgements({"1": "red shoe"}, {"1": {"2": 1}}))
+    assert {m.mrr for m in measured} == {1}
+
+
 def test_judgements_without_queries_are_refused(search: Search) -> None:
     with pytest.raises(ConfigurationError, match="no query has a relevant row"):
         evaluate(search.searcher, "item", Judgements({}, {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search import freshness
 from embeddings_pipeline.search.requests import Mode
+from embeddings_pipeline.store import published
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.publish import rollback
 from tests.search.conftest import Search
+from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -117,6 +121,18 @@ def test_a_filter_without_an_order_is_refused_for_what_it_is(world: World, searc
     world.run(world.declare(include=["name"], filters=["extra"]))
     with pytest.raises(ConfigurationError, match="values of type json cannot be compared"):
         search.ids("pump", filters={"extra": "{}"})
+
+
+def test_any_column_may_be_a_filter(world: World, search: Search) -> None:
+    world.table("id bigint, name text, f int, flags bit(3), tags text[]")
+    world.insert((1, "pump", 7, "101", ["a", "b"]), (2, "pump", None, "001", ["a"]))
+    world.run(world.declare(template="{name}", filters=["f", "flags", "tags"]))
+    first = search.answer("pump", filters={"f": 7}).results[0]
+    assert first.fields == {"f": 7, "flags": "101", "tags": ["a", "b"]}
+    assert search.ids("pump", filters={"flags": "101"}) == ["1"]
+    assert search.ids("pump", filters={"tags": "{a,b}"}) == ["1"]
+    with pytest.raises(ConfigurationError, match="filter 'tags' has arrays: ask for one"):
+        search.ids("pump", filters={"tags": ["{a}", "{a,b}"]})
 
 
 def test_rare_rows_are_all_found_among_many(world: World, search: Search) -> None:
@@ -368,3 +384,31 @@ def test_filters_have_indexes_that_take_any_value_and_are_made_anew_if_broken(
     )
     world.publish(item)
     assert world.sql(indexes) == [("btree", True), ("hash", True)]
+
+
+def test_a_search_does_not_wait_until_a_large_entity_is_counted(
+    shop: World, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness, "_PATIENCE_SECONDS", 0.05)
+    counted = Event()
+
+    def count(*_: Any) -> tuple[float, float]:
+        assert counted.wait(30)
+        return 100.0, 0.0
+
+    monkeypatch.setattr(published, "coverage", count)
+    answer = search.answer("blue lamp", top_k=1)
+    assert [hit.id for hit in answer.results] == ["3"]
+    assert (answer.coverage, answer.data_lag_seconds) == (None, None)
+    counted.set()
+    until(lambda: search.answer("blue lamp").coverage == 100)
+
+
+def test_a_count_that_fails_fails_no_search(
+    shop: World, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(*_: Any) -> tuple[float, float]:
+        raise psycopg.errors.QueryCanceled
+
+    monkeypatch.setattr(published, "coverage", count)
+    assert search.answer("blue lamp").coverage is None

@@ -54,6 +54,7 @@ function found({ results, shortfall }) {
 }
 
 function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {
+  if (coverage == null) return `coverage is being counted · ${model}, set ${set}`;
   const waits = lag > 0 ? `the oldest change waits for ${duration(lag)}` : "up to date";
   return `${percent(coverage)} of rows have vectors, ${waits} · ${model}, set ${set}`;
 }
