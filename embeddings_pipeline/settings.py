@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from embeddings_pipeline.database import Database
@@ -65,8 +66,8 @@ class Settings(BaseSettings):
     embedding_cache_ttl: int = Field(30 * 24 * 3600, ge=0)
     embedding_query_cache_ttl: int = Field(300, ge=0)
     openai_api_key: SecretStr | None = None
-    # credentials in it would be logged with it
-    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    # credentials in it would be logged with it, and paths are put after a query or a fragment
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")
     embedding_image_max_bytes: int = Field(20 << 20, ge=1)
     # hosts, with ports that are not the scheme's own, and buckets as s3://name
     embedding_image_hosts: str = ""
@@ -84,6 +85,20 @@ class Settings(BaseSettings):
 
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None
+
+    @field_validator("openai_api_key")
+    @classmethod
+    def _key_of_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        """A file that holds a key ends in a newline; a header may not."""
+        if key is None:
+            return None
+        bare = key.get_secret_value().strip()
+        if not re.fullmatch(r"[\x21-\x7e]+", bare):
+            raise ValueError(
+                "a key is printable ASCII without spaces; this one is not (it is not shown here):"
+                " set the key alone, without quotes, line breaks or other text"
+            )
+        return SecretStr(bare)
 
     @classmethod
     def load(cls) -> Settings:

@@ -173,13 +173,36 @@ def test_a_password_is_absent_from_the_error_about_another_variable(
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:secret@host/v1", "https://host/v1?api-key=secret", "https://host/v1#secret"],
+)
 def test_a_base_url_holds_no_credentials_and_is_not_quoted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:secret@host/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL") as error:
         Settings.load()
     assert "secret" not in str(error.value)
+
+
+def test_the_key_of_a_provider_may_end_in_a_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\r\n")
+    key = Settings.load().openai_api_key
+    assert key is not None
+    assert key.get_secret_value() == "sk-secret"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-secret\nsk-other", "sk secret", "sk-secret\x7f", "sk-sécret", " "]
+)
+def test_a_key_that_no_header_can_hold_is_refused_without_being_told(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigurationError, match=r"OPENAI_API_KEY: .*printable ASCII") as error:
+        Settings.load()
+    assert "cret" not in str(error.value)
 
 
 def test_the_key_of_a_provider_is_absent_from_what_is_printed(

@@ -97,7 +97,8 @@ class Requests:
                 return read_answer(body, len(texts), dimension)
             except Unusable as error:
                 wasted.append(error.tokens or 0)
-                raise Passing(f"the answer cannot be used: {error}") from None
+                reason = self._endpoint.redacted(str(error))
+                raise Passing(f"the answer cannot be used: {reason}") from None
 
         retrying = Retrying(
             retry=retry_if_exception_type(Passing),

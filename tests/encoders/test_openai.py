@@ -272,6 +272,17 @@ def test_the_key_is_in_no_error_and_no_log(
     assert provider.keys[0] == f"Bearer {wrong}"
 
 
+@pytest.mark.parametrize("echoed", [[KEY], [f"{'x' * 290}{KEY}"], [KEY * 50]])
+def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
+    provider: Provider, echoed: list[str]
+) -> None:
+    provider.chance = lambda texts: lambda answer: answer["data"][0].update(embedding=echoed)
+    with pytest.raises(EmbeddingsError, match="cannot be used: ValueError") as raised:
+        encoder(provider, in_flight=1).encode_documents(["pump"])
+    assert KEY[:8] not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
 def test_an_endpoint_of_ones_own_needs_no_key(provider: Provider) -> None:
     assert_right(encoder(provider, key=None).encode_documents(["pump"]), ["pump"])
 
