@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -55,10 +56,13 @@ def _retry_after(headers: Headers) -> float | None:
     """Seconds, from milliseconds, from seconds or from a date; None where none is given."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
-            return float(headers[name]) / unit
+            after = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
+        if math.isfinite(after):
+            return after
     try:
         return parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
-    except (KeyError, ValueError):
+    # a date may be beyond what this machine can count
+    except (KeyError, ValueError, OverflowError, OSError):
         return None

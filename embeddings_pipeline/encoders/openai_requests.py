@@ -148,5 +148,6 @@ class Requests:
             raise Passing(reason) from None
         try:
             return response.http_response.json()
-        except ValueError as error:
+        # JSON that is nested too deep is no ValueError
+        except (ValueError, RecursionError) as error:
             raise Unusable(f"it is not JSON: {error}") from None

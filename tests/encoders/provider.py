@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif change is None:
             provider.usable.update(body["input"])
         raw = json.dumps(answer).encode()
+        if change == "nested":
+            raw = b"[" * 200_000
         if change == "garbled":
             raw = raw[: len(raw) // 2]
         self._send(raw, promised=len(raw) + (10 if change == "truncated" else 0))
@@ -218,7 +220,7 @@ def shuffled(answer: dict[str, Any]) -> None:
 # after any of these the same texts have to be sent again
 UNUSABLE: Sequence[Change | str] = (
     *(one_less, one_twice, shorter, no_data),
-    *("garbled", "truncated"),
+    *("garbled", "truncated", "nested"),
 )
 
 

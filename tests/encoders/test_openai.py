@@ -148,6 +148,15 @@ def test_a_pause_that_the_provider_asks_for_is_kept(
     assert len(provider.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "value", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "nan", "inf"]
+)
+def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: str) -> None:
+    provider.troubles = [(429, {"message": "slow down"}, {"Retry-After": value})]
+    assert_right(encoder(provider).encode_documents(["pump"]), ["pump"])
+    assert len(provider.asked) == 2
+
+
 def test_patience_ends(provider: Provider) -> None:
     provider.always = BROKEN
     patience = Patience(answer=5, first=0.001, longest=0.01, total=0.2)
