@@ -129,7 +129,8 @@ class Requests:
         backoff = self._backoff(state)
         after = error.after if isinstance(error, Passing) else None
         # several threads are told to come back at one and the same time
-        return backoff if after is None else max(0.0, after) + self._jitter(state)
+        # a provider that is sorely pressed may say 0, or a time that is past
+        return backoff if after is None else max(backoff, after) + self._jitter(state)
 
     def _post(self, texts: Sequence[str], dimensions: int | None) -> object:
         """The JSON of the answer."""

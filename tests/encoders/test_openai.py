@@ -148,6 +148,18 @@ def test_a_pause_that_the_provider_asks_for_is_kept(
     assert len(provider.asked) == 1
 
 
+@pytest.mark.parametrize("value", ["0", "-5", "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_a_provider_that_asks_for_no_pause_gets_growing_ones(
+    provider: Provider, value: str
+) -> None:
+    provider.always = (429, {"message": "slow down"}, {"Retry-After": value})
+    # pauses of 0.1, 0.2, 0.4 … s: without them it would be asked hundreds of times
+    patience = Patience(answer=5, first=0.1, longest=10, total=1)
+    with pytest.raises(EmbeddingsError, match="slow down"):
+        encoder(provider, patience=patience).encode_documents(["pump"])
+    assert len(provider.asked) <= 5
+
+
 @pytest.mark.parametrize(
     "value", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "nan", "inf"]
 )
