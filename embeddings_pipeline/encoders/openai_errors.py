@@ -24,11 +24,34 @@ class Refused(Exception):
 
 
 class Passing(Exception):
-    """What may go by itself, at the soonest in `after` seconds."""
+    """What may go by itself, at the soonest in `after` seconds.
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    `by_texts` where the texts could be what the provider stumbles over; `billed` are the tokens of
+    an answer that came but cannot be used.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        after: float | None = None,
+        *,
+        by_texts: bool = False,
+        billed: int | None = None,
+    ) -> None:
         super().__init__(reason)
         self.after = after
+        self.by_texts = by_texts
+        self.billed = billed
+
+
+class Exhausted(EmbeddingsError):
+    """What did not go by, in all the tries there were; `last` is what happened in the last of them,
+    `tokens` what the provider billed for answers that could not be used."""
+
+    def __init__(self, said: str, last: Passing, tokens: int) -> None:
+        super().__init__(said)
+        self.last = last
+        self.tokens = tokens
 
 
 def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
@@ -48,7 +71,8 @@ def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
             f"{host} has no model {model!r} ({status}: {said}): check the name, and OPENAI_BASE_URL"
         )
     if status in _PASSING or status >= 500:
-        return Passing(f"{status}: {said}", _retry_after(error.response.headers))
+        after = _retry_after(error.response.headers)
+        return Passing(f"{status}: {said}", after, by_texts=status >= 500)
     return Refused(f"{host} refuses it ({status}: {said})")
 
 

@@ -199,7 +199,38 @@ def test_an_answer_that_never_can_be_used_is_not_paid_for_ever(provider: Provide
     provider.chance = lambda texts: misbehaving.one_less
     with pytest.raises(EmbeddingsError, match="9 vectors for 10 texts"):
         encoder(provider, in_flight=1).encode_documents(TEXTS)
-    assert len(provider.asked) == 4
+    # and three times whether it can encode anything at all
+    assert [len(body["input"]) for body in provider.asked] == [10] * 4 + [1] * 3
+
+
+@pytest.mark.parametrize("trouble", [BROKEN, misbehaving.one_less])
+@pytest.mark.parametrize("others", [TEXTS[:14], []])
+def test_a_text_that_the_provider_stumbles_over_fails_alone(
+    provider: Provider, trouble: Trouble | Change, others: list[str]
+) -> None:
+    texts = [*others[:7], "stumble", *others[7:]]
+    provider.chance = lambda asked: trouble if "stumble" in asked else None
+    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = encoder(provider, in_flight=1, patience=patience).encode_documents(texts)
+    assert_right(done, texts)
+    assert list(done.failures) == [len(others) // 2]
+    said = "500: internal error" if trouble is BROKEN else "0 vectors for 1 texts"
+    assert said in done.failures[len(others) // 2]
+    assert done.usage.tokens == provider.tokens
+    assert {provider.usable[text] for text in others} <= {1}
+
+
+def test_a_provider_that_goes_away_while_a_text_is_looked_for_blames_none(
+    provider: Provider,
+) -> None:
+    def chance(texts: list[str]) -> Trouble | None:
+        away = provider.billed["probe"] > 0
+        return BROKEN if away or "stumble" in texts else None
+
+    provider.chance = chance
+    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match="500: internal error"):
+        encoder(provider, in_flight=1, patience=patience).encode_documents(["pump", "stumble"])
 
 
 def test_unusable_answers_are_paid_for(provider: Provider) -> None:
