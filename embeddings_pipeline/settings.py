@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     # names of models, separated by commas
     embedding_trust_remote_code: str = ""
     # US dollars for a million tokens, by model: {"my-model": 0.02}
-    embedding_prices: dict[str, float] = Field(default_factory=dict)
+    embedding_prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
@@ -107,6 +109,13 @@ class Settings(BaseSettings):
             settings = cls()
         except ValidationError as error:
             raise ConfigurationError(f"settings: {_describe(error)}") from None
+        except SettingsError as error:
+            # it says which field, but not in a way that could be asked
+            wrong = [name.upper() for name in cls.model_fields if f'"{name}"' in str(error)]
+            raise ConfigurationError(
+                f"settings: {', '.join(wrong) or error}: it is not JSON: write"
+                """ prices as {"my-model": 0.02}, a list as ["one", "two"]"""
+            ) from None
         configured = {
             "STAGING_DB_*": settings.staging_database is not None,
             "PGVECTOR_*": settings.vectors_database is not None,

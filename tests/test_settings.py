@@ -125,6 +125,24 @@ def test_a_wrong_value_is_named_with_its_variable(
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    "variable", ["EMBEDDING_PRICES", "SEARCH_CORS_ORIGINS", "SEARCH_RERANKERS"]
+)
+def test_what_is_not_json_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "{bad")
+    with pytest.raises(ConfigurationError, match=f"settings: {variable}: it is not JSON"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("price", ["-0.1", "NaN", "Infinity"])
+def test_a_price_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, price: str) -> None:
+    monkeypatch.setenv("EMBEDDING_PRICES", f'{{"m": {price}}}')
+    with pytest.raises(ConfigurationError, match="EMBEDDING_PRICES_M is"):
+        Settings.load()
+
+
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     both(monkeypatch, STAGING_DB_PORT="many", EMBEDDING_BATCH_SIZE="0")
     with pytest.raises(ConfigurationError) as error:
