@@ -140,7 +140,7 @@ class Requests:
         """The answer of one try."""
         try:
             body = self._post(texts, dimension if shortened else None)
-            return read_answer(body, len(texts), dimension)
+            return read_answer(body, texts, dimension)
         except Unusable as error:
             reason = self._endpoint.redacted(str(error))
             raise Passing(

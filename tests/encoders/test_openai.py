@@ -160,9 +160,7 @@ def test_a_provider_that_asks_for_no_pause_gets_growing_ones(
     assert len(provider.asked) <= 5
 
 
-@pytest.mark.parametrize(
-    "value", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "nan", "inf"]
-)
+@pytest.mark.parametrize("value", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "nan", "inf"])
 def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: str) -> None:
     provider.troubles = [(429, {"message": "slow down"}, {"Retry-After": value})]
     assert_right(encoder(provider).encode_documents(["pump"]), ["pump"])
