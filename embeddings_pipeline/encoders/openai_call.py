@@ -150,7 +150,7 @@ class Call:
             self._take(batch[half:], brief=brief)
             return
         (index,) = batch
-        shorter = cut_as_told(self._texts[index], str(refusal))
+        shorter = cut_as_told(self._texts[index], refusal.in_full)
         if shorter is None:
             self._fail(batch, str(refusal))
             return

@@ -20,7 +20,14 @@ _PASSING = {408, 409, 425, 429}
 
 
 class Refused(Exception):
-    """The provider does not take these texts, and will not another time."""
+    """The provider does not take these texts, and will not another time.
+
+    `in_full` is all that it says of that, for reading, not for telling: it may hold the key.
+    """
+
+    def __init__(self, reason: str, in_full: str) -> None:
+        super().__init__(reason)
+        self.in_full = in_full
 
 
 class Passing(Exception):
@@ -57,8 +64,12 @@ class Exhausted(EmbeddingsError):
 def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
     """Passing, Refused, or an error that ends the run; without the key, whatever was answered."""
     status, host = error.status_code, endpoint.host
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    said = endpoint.redacted(str(said or error.message))
+    body = error.body
+    # not every server puts its words where OpenAI does
+    in_full = str(
+        (body.get("message") if isinstance(body, dict) else None) or body or error.message
+    )
+    said = endpoint.redacted(in_full)
     if {str(error.code), str(error.type)} & _EXHAUSTED or status == 402:
         return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {said})")
     if status in (401, 403):
@@ -73,7 +84,7 @@ def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
     if status in _PASSING or status >= 500:
         after = _retry_after(error.response.headers)
         return Passing(f"{status}: {said}", after, by_texts=status >= 500)
-    return Refused(f"{host} refuses it ({status}: {said})")
+    return Refused(f"{host} refuses it ({status}: {said})", in_full)
 
 
 def _retry_after(headers: Headers) -> float | None:

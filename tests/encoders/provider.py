@@ -57,6 +57,10 @@ class Provider(ThreadingHTTPServer):
     def __init__(self, dimension: int = 1536, limit: int = 8191) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.dimension, self.limit = dimension, limit
+        self.too_long = (
+            "This model's maximum context length is {limit} tokens, however you requested {asked}"
+            " tokens"
+        )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.troubles: list[Trouble | str] = []
         self.changes: list[Change | str] = []
@@ -79,10 +83,7 @@ class Provider(ThreadingHTTPServer):
         if not texts or not all(texts) or len(texts) > ITEMS or sum(lengths) > REQUEST_TOKENS:
             return 400, {"message": "'$.input' is invalid", "type": "invalid_request_error"}, {}
         if max(lengths) > self.limit:
-            said = (
-                f"This model's maximum context length is {self.limit} tokens, however you requested"
-                f" {max(lengths)} tokens"
-            )
+            said = self.too_long.format(limit=self.limit, asked=max(lengths))
             return 400, {"message": said}, {}
         if any(POISON in text for text in texts):
             return 400, {"message": "a text cannot be encoded"}, {}
