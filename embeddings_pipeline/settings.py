@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
@@ -57,7 +58,9 @@ class Settings(BaseSettings):
     # names of models, separated by commas
     embedding_trust_remote_code: str = ""
     # US dollars for a million tokens, by model: {"my-model": 0.02}
-    embedding_prices: dict[str, float] = Field(default_factory=dict)
+    embedding_prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     embedding_max_cost_usd: float | None = Field(None, ge=0)
     embedding_partitions_per_run: int | None = Field(None, ge=1)
 
@@ -65,8 +68,8 @@ class Settings(BaseSettings):
     embedding_cache_ttl: int = Field(30 * 24 * 3600, ge=0)
     embedding_query_cache_ttl: int = Field(300, ge=0)
     openai_api_key: SecretStr | None = None
-    # credentials in it would be logged with it
-    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$")
+    # credentials in it would be logged with it, and paths are put after a query or a fragment
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")
     embedding_image_max_bytes: int = Field(20 << 20, ge=1)
     # hosts, with ports that are not the scheme's own, and buckets as s3://name
     embedding_image_hosts: str = ""
@@ -85,6 +88,20 @@ class Settings(BaseSettings):
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None
 
+    @field_validator("openai_api_key")
+    @classmethod
+    def _key_of_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        """A file that holds a key ends in a newline; a header may not."""
+        if key is None:
+            return None
+        bare = key.get_secret_value().strip()
+        if not re.fullmatch(r"[\x21-\x7e]+", bare):
+            raise ValueError(
+                "a key is printable ASCII without spaces; this one is not (it is not shown here):"
+                " set the key alone, without quotes, line breaks or other text"
+            )
+        return SecretStr(bare)
+
     @classmethod
     def load(cls) -> Settings:
         """Read the environment. Raises ConfigurationError that names each wrong variable."""
@@ -92,6 +109,13 @@ class Settings(BaseSettings):
             settings = cls()
         except ValidationError as error:
             raise ConfigurationError(f"settings: {_describe(error)}") from None
+        except SettingsError as error:
+            # it says which field, but not in a way that could be asked
+            wrong = [name.upper() for name in cls.model_fields if f'"{name}"' in str(error)]
+            raise ConfigurationError(
+                f"settings: {', '.join(wrong) or error}: it is not JSON: write"
+                """ prices as {"my-model": 0.02}, a list as ["one", "two"]"""
+            ) from None
         configured = {
             "STAGING_DB_*": settings.staging_database is not None,
             "PGVECTOR_*": settings.vectors_database is not None,

@@ -125,6 +125,24 @@ def test_a_wrong_value_is_named_with_its_variable(
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    "variable", ["EMBEDDING_PRICES", "SEARCH_CORS_ORIGINS", "SEARCH_RERANKERS"]
+)
+def test_what_is_not_json_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "{bad")
+    with pytest.raises(ConfigurationError, match=f"settings: {variable}: it is not JSON"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("price", ["-0.1", "NaN", "Infinity"])
+def test_a_price_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, price: str) -> None:
+    monkeypatch.setenv("EMBEDDING_PRICES", f'{{"m": {price}}}')
+    with pytest.raises(ConfigurationError, match="EMBEDDING_PRICES_M is"):
+        Settings.load()
+
+
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     both(monkeypatch, STAGING_DB_PORT="many", EMBEDDING_BATCH_SIZE="0")
     with pytest.raises(ConfigurationError) as error:
@@ -173,13 +191,36 @@ def test_a_password_is_absent_from_the_error_about_another_variable(
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:secret@host/v1", "https://host/v1?api-key=secret", "https://host/v1#secret"],
+)
 def test_a_base_url_holds_no_credentials_and_is_not_quoted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:secret@host/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL") as error:
         Settings.load()
     assert "secret" not in str(error.value)
+
+
+def test_the_key_of_a_provider_may_end_in_a_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\r\n")
+    key = Settings.load().openai_api_key
+    assert key is not None
+    assert key.get_secret_value() == "sk-secret"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-secret\nsk-other", "sk secret", "sk-secret\x7f", "sk-sécret", " "]
+)
+def test_a_key_that_no_header_can_hold_is_refused_without_being_told(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigurationError, match=r"OPENAI_API_KEY: .*printable ASCII") as error:
+        Settings.load()
+    assert "cret" not in str(error.value)
 
 
 def test_the_key_of_a_provider_is_absent_from_what_is_printed(

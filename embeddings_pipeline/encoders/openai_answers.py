@@ -10,6 +10,9 @@ import numpy as np
 
 from embeddings_pipeline.encoders.base import Vector, Vectors
 
+# no tokenizer makes so many of a byte; and a provider may put a prompt before each text
+_TOKENS_A_BYTE, _TOKENS_OF_A_PROMPT = 4, 1_000
+
 
 class Answer(NamedTuple):
     """Vectors in the order of their texts, shape (texts, dimension), not yet known to be finite;
@@ -27,7 +30,7 @@ class Unusable(Exception):
         self.tokens = tokens
 
 
-def read_answer(body: Any, texts: int, dimension: int | None) -> Answer:
+def read_answer(body: Any, texts: Sequence[str], dimension: int | None) -> Answer:
     """The vectors of an answer's JSON, put in the order of their indexes.
 
     Raises Unusable where they are not one for each text, or not of this dimension; None is any,
@@ -35,9 +38,13 @@ def read_answer(body: Any, texts: int, dimension: int | None) -> Answer:
     """
     if not isinstance(body, dict):
         raise Unusable(f"the answer is JSON of type {type(body).__name__}, not an object")
-    tokens = _tokens(body)
+    tokens = _tokens(body, texts)
+    if "data" not in body and body.get("error"):
+        error = body["error"]
+        said = error.get("message") if isinstance(error, dict) else None
+        raise Unusable(f"it is an error: {said or error}", tokens)
     try:
-        vectors = _in_order(body["data"], texts)
+        vectors = _in_order(body["data"], len(texts))
         return Answer(_stacked(vectors, dimension or len(vectors[0])), tokens)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Unusable(f"{type(error).__name__}: {error}", tokens) from None
@@ -60,13 +67,21 @@ def _vector(embedding: str | Sequence[float]) -> Vector:
 
 
 def _stacked(vectors: Sequence[Vector], dimension: int) -> Vectors:
+    if not dimension:
+        raise ValueError("a vector of no dimensions")
     for vector in vectors:
         if vector.shape != (dimension,):
             raise ValueError(f"a vector of shape {vector.shape}, not of {dimension} dimensions")
     return np.stack(vectors)
 
 
-def _tokens(body: Mapping[str, Any]) -> int | None:
+def _tokens(body: Mapping[str, Any], texts: Sequence[str]) -> int | None:
     usage = body.get("usage")
-    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) and tokens > 0 else None
+    if not isinstance(usage, dict):
+        return None
+    most = sum(_TOKENS_A_BYTE * len(text.encode()) + _TOKENS_OF_A_PROMPT for text in texts)
+    for name in ("total_tokens", "prompt_tokens"):
+        tokens = usage.get(name)
+        if type(tokens) is int and 0 < tokens <= most:
+            return tokens
+    return None

@@ -11,7 +11,7 @@ import numpy as np
 from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.encoders.batching import in_order
 from embeddings_pipeline.encoders.openai_answers import Answer
-from embeddings_pipeline.encoders.openai_errors import Refused
+from embeddings_pipeline.encoders.openai_errors import Exhausted, Refused
 from embeddings_pipeline.encoders.openai_lengths import cut, cut_as_told, estimate
 from embeddings_pipeline.encoders.openai_requests import PROBE, Requests
 from embeddings_pipeline.errors import ConfigurationError
@@ -84,44 +84,73 @@ class Call:
                 self._error = self._error or error
             self._stopped.set()
 
-    def _take(self, batch: list[int], tries: int = _TRIES_FOR_FINITE) -> None:
+    def _take(
+        self, batch: list[int], tries: int = _TRIES_FOR_FINITE, *, brief: bool = False
+    ) -> None:
         try:
             answer = self._send(
-                [self._texts[i] for i in batch], sum(self._lengths[i] for i in batch)
+                [self._texts[i] for i in batch], sum(self._lengths[i] for i in batch), brief=brief
             )
         except Refused as refusal:
-            self._divide(batch, refusal)
+            self._divide(batch, refusal, brief=brief)
+            return
+        except Exhausted as error:
+            self._isolate(batch, error)
             return
         finite = [bool(np.isfinite(vector).all()) for vector in answer.vectors]
         self.vectors[batch] = answer.vectors
         left = [i for i, is_finite in zip(batch, finite, strict=True) if not is_finite]
         if left and tries > 1:
-            self._take(left, tries - 1)
+            self._take(left, tries - 1, brief=brief)
         elif left:
             self._fail(left, f"the provider's vector is not finite, {_TRIES_FOR_FINITE} times")
 
-    def _send(self, texts: Sequence[str], tokens: int) -> Answer:
-        answer = self._requests.send(
-            texts,
-            tokens=tokens,
-            dimension=self._dimension,
-            shortened=self._shortened,
-            stopped=self._stopped,
-        )
+    def _send(self, texts: Sequence[str], tokens: int, *, brief: bool = False) -> Answer:
+        try:
+            answer = self._requests.send(
+                texts,
+                tokens=tokens,
+                dimension=self._dimension,
+                shortened=self._shortened,
+                brief=brief,
+                stopped=self._stopped,
+            )
+        except Exhausted as error:
+            with self._lock:
+                self.tokens += error.tokens
+            raise
         with self._lock:
             self.tokens += answer.tokens or 0
         return answer
 
-    def _divide(self, batch: list[int], refusal: Refused) -> None:
+    def _isolate(self, batch: list[int], error: Exhausted) -> None:
+        """Find the texts that the provider stumbles over though it takes others.
+
+        Each time it is asked anew whether it does: it may have gone away in between.
+        """
+        if self._stopped.is_set() or not error.last.by_texts:
+            raise error
+        try:
+            self._send([PROBE], 1, brief=True)
+        except (Exhausted, Refused):
+            raise error from None
+        if len(batch) == 1:
+            self._fail(batch, f"the provider takes other texts, but not this one ({error.last})")
+            return
+        half = len(batch) // 2
+        self._take(batch[:half], brief=True)
+        self._take(batch[half:], brief=True)
+
+    def _divide(self, batch: list[int], refusal: Refused, *, brief: bool) -> None:
         """Find the texts that are refused, and cut those that are only too long."""
         self._probe()
         if len(batch) > 1:
             half = len(batch) // 2
-            self._take(batch[:half])
-            self._take(batch[half:])
+            self._take(batch[:half], brief=brief)
+            self._take(batch[half:], brief=brief)
             return
         (index,) = batch
-        shorter = cut_as_told(self._texts[index], str(refusal))
+        shorter = cut_as_told(self._texts[index], refusal.in_full)
         if shorter is None:
             self._fail(batch, str(refusal))
             return
@@ -129,7 +158,7 @@ class Call:
         self._lengths[index] = estimate([shorter])[0]
         with self._lock:
             self.truncated.add(index)
-        self._take(batch)
+        self._take(batch, brief=brief)
 
     def _probe(self) -> None:
         """Once a call, make sure that the fault is in the texts."""

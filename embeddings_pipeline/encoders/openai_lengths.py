@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from embeddings_pipeline.entities.chunking import count_tokens
 
 _BYTES_A_TOKEN = 4
-# what OpenAI and vLLM, and what text-embeddings-inference say of a text that is too long
-_TOO_LONG = re.compile(
-    r"maximum context length is (?P<limit>\d+) tokens.*?(?:requested (?P<asked>\d+) tokens|$)"
-    r"|must have less than (?P<less>\d+) tokens.*?(?:Given: (?P<given>\d+)|$)",
-    re.DOTALL,
+# what OpenAI, vLLM, Ollama, llama.cpp, text-embeddings-inference and others say of a text that is
+# too long; each speaks of one of the former and of one of the latter
+_OF_LENGTH = re.compile(r"length|context|tokens?\b|too long", re.IGNORECASE)
+_BEYOND = re.compile(r"exceed|longer|larger|too (?:long|large)|maximum|less than", re.IGNORECASE)
+_LIMIT = re.compile(r"(?:max(?:imum)?|less than|available|limit)\b\D{0,40}?(\d+)", re.IGNORECASE)
+_ASKED = re.compile(
+    r"(?:requested|passed|given|has|length|prompt|request|input)\W{1,3}(\d+)", re.IGNORECASE
 )
 # the provider's count of what is left may be a little more than in proportion
 _MARGIN = 0.95
@@ -43,10 +45,14 @@ def cut(text: str, tokens: int, limit: int) -> tuple[str, int]:
 def cut_as_told(text: str, refusal: str) -> str | None:
     """The beginning of a text that a provider found too long, or None where it complains of
     something else."""
-    told = _TOO_LONG.search(refusal)
-    if told is None or len(text) < 2:
+    if len(text) < 2 or not (_OF_LENGTH.search(refusal) and _BEYOND.search(refusal)):
         return None
-    limit = int(told["limit"] or told["less"])
-    asked = int(told["asked"] or told["given"] or 0)
-    share = _MARGIN * limit / asked if asked > limit else 0.5
+    limit, asked = _number(_LIMIT, refusal), _number(_ASKED, refusal)
+    share = _MARGIN * limit / asked if 0 < limit < asked else 0.5
     return text[: max(1, int(len(text) * share))]
+
+
+def _number(pattern: re.Pattern[str], said: str) -> int:
+    found = pattern.search(said)
+    # more digits than these are no number of tokens
+    return int(found[1]) if found and len(found[1]) < 10 else 0

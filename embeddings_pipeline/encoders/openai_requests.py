@@ -18,15 +18,16 @@ from tenacity import (
 
 from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, read_answer
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
-from embeddings_pipeline.encoders.openai_errors import Passing, meaning
+from embeddings_pipeline.encoders.openai_errors import Exhausted, Passing, meaning
 from embeddings_pipeline.encoders.rate_limits import RateLimits
-from embeddings_pipeline.errors import EmbeddingsError
 
 # a text that every model can take
 PROBE = "probe"
 
 # each unusable answer is billed like a good one
 _UNUSABLE_ANSWERS = 4
+# of texts that may be what the provider stumbles over
+_BRIEF_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,19 @@ class Requests:
         tokens: int,
         dimension: int | None = None,
         shortened: bool = False,
+        brief: bool = False,
         stopped: Event,
     ) -> Answer:
         """The vectors of texts of about so many tokens; the answer's tokens are those of all
-        tries. `shortened` asks for fewer dimensions than the model's own.
+        tries. `shortened` asks for fewer dimensions than the model's own; `brief` gives up soon
+        where the texts may be at fault.
 
         Raises Refused where the provider takes no such texts, ConfigurationError where it does not
-        take the key or has no such model, and EmbeddingsError where the quota is exhausted,
-        patience is at its end, or `stopped` was set.
+        take the key or has no such model, EmbeddingsError where the quota is exhausted, and
+        Exhausted where patience is at its end, or `stopped` was set.
         """
         started = time.monotonic()
-        wasted: list[int] = []
+        failed: list[Passing] = []
         held_back = 0.0
 
         def once() -> Answer:
@@ -93,18 +96,18 @@ class Requests:
             self._limits.wait(tokens, stopped)
             held_back += time.monotonic() - arrived
             try:
-                body = self._post(texts, dimension if shortened else None)
-                return read_answer(body, len(texts), dimension)
-            except Unusable as error:
-                wasted.append(error.tokens or 0)
-                raise Passing(f"the answer cannot be used: {error}") from None
+                return self._answer(texts, dimension, shortened)
+            except Passing as error:
+                failed.append(error)
+                raise
 
         retrying = Retrying(
             retry=retry_if_exception_type(Passing),
             wait=self._wait,
             stop=lambda state: (
                 stopped.is_set()
-                or len(wasted) >= _UNUSABLE_ANSWERS
+                or sum(error.billed is not None for error in failed) >= _UNUSABLE_ANSWERS
+                or (brief and sum(error.by_texts for error in failed) >= _BRIEF_TRIES)
                 # what our own limits take is no fault of the provider's
                 or time.monotonic() - started - held_back + state.upcoming_sleep
                 >= self._patience.total
@@ -115,20 +118,34 @@ class Requests:
         try:
             answer = retrying(once)
         except Passing as error:
-            raise EmbeddingsError(
+            raise Exhausted(
                 f"{self._endpoint.host} gave no vectors of {self._model!r} in"
                 f" {retrying.statistics['attempt_number']} tries and"
-                f" {time.monotonic() - started:.0f} s ({error}); run again to go on"
+                f" {time.monotonic() - started:.0f} s ({error}); run again to go on",
+                error,
+                sum(each.billed or 0 for each in failed),
             ) from None
         billed = tokens if answer.tokens is None else answer.tokens
-        return Answer(answer.vectors, billed + sum(wasted))
+        return Answer(answer.vectors, billed + sum(each.billed or 0 for each in failed))
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         backoff = self._backoff(state)
         after = error.after if isinstance(error, Passing) else None
         # several threads are told to come back at one and the same time
-        return backoff if after is None else max(0.0, after) + self._jitter(state)
+        # a provider that is sorely pressed may say 0, or a time that is past
+        return backoff if after is None else max(backoff, after) + self._jitter(state)
+
+    def _answer(self, texts: Sequence[str], dimension: int | None, shortened: bool) -> Answer:
+        """The answer of one try."""
+        try:
+            body = self._post(texts, dimension if shortened else None)
+            return read_answer(body, texts, dimension)
+        except Unusable as error:
+            reason = self._endpoint.redacted(str(error))
+            raise Passing(
+                f"the answer cannot be used: {reason}", by_texts=True, billed=error.tokens or 0
+            ) from None
 
     def _post(self, texts: Sequence[str], dimensions: int | None) -> object:
         """The JSON of the answer."""
@@ -144,8 +161,9 @@ class Requests:
             raise meaning(error, self._endpoint, self._model) from None
         except openai.APIConnectionError as error:
             reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
-            raise Passing(reason) from None
+            raise Passing(reason, by_texts=True) from None
         try:
             return response.http_response.json()
-        except ValueError as error:
+        # JSON that is nested too deep is no ValueError
+        except (ValueError, RecursionError) as error:
             raise Unusable(f"it is not JSON: {error}") from None

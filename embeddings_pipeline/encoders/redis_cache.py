@@ -1,7 +1,8 @@
 """Vectors kept in Redis, for all processes.
 
 A text has one key for each kind, `ep:document:<hash>` or `ep:query:<hash>`: a Redis hash with a
-field for each model and the vector as little-endian float32. So a text is evicted, whatever
+field for each model; its value is the vector as little-endian float32 and a short digest, by which
+what something else has written there is not believed. So a text is evicted, whatever
 models have read it, by deleting two keys of known names, without a scan and without an index of
 entries that could be lost. The price is that a key, not a field, has the TTL: it begins anew when
 another model reads the same text.
@@ -15,20 +16,18 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar, get_args
 
-import numpy as np
 from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.base import Kind
 from embeddings_pipeline.encoders.breaker import Breaker
 from embeddings_pipeline.encoders.redis_connection import connect
+from embeddings_pipeline.encoders.redis_entries import field_of, key_of, packed, unpacked
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import EmbeddingsError
 
 T = TypeVar("T")
 
 _KEYS_IN_A_TRIP = 500
-# of a vector that a model makes of length 1
-_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class RedisCache:
         self._seconds = seconds
         self.reading = Breaker("reading from Redis (EMBEDDING_REDIS_URL)")
         self.writing = Breaker("writing to Redis (EMBEDDING_REDIS_URL)")
+        # a user may be allowed all but these
+        self._asking = Breaker("asking Redis for INFO and DBSIZE (EMBEDDING_REDIS_URL)")
 
     def read(self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those entries of the model that there are and can be its vectors, by hash."""
@@ -67,16 +68,17 @@ class RedisCache:
     ) -> dict[bytes, bytes]:
         with self._client.pipeline(transaction=False) as pipe:
             for text_hash in hashes:
-                pipe.hget(_key(kind, text_hash), _field(model))
+                pipe.hget(key_of(kind, text_hash), field_of(model))
             answers = pipe.execute(raise_on_error=False)
         found, rubbish = {}, []
         for text_hash, answer in zip(hashes, answers, strict=True):
-            if isinstance(answer, bytes) and _is_vector(answer, model):
-                found[text_hash] = answer
+            value = unpacked(answer, kind, text_hash, model) if isinstance(answer, bytes) else None
+            if value is not None:
+                found[text_hash] = value
             elif isinstance(answer, Exception) and not _is_wrong_type(answer):
                 raise answer
             elif answer is not None:
-                rubbish.append(_key(kind, text_hash))
+                rubbish.append(key_of(kind, text_hash))
         if rubbish:
             self._client.unlink(*rubbish)
         return found
@@ -94,13 +96,14 @@ class RedisCache:
         # in one transaction, so that none is left without its TTL
         with self._client.pipeline(transaction=True) as pipe:
             for text_hash, value in values.items():
-                pipe.hset(_key(kind, text_hash), _field(model), value)
-                pipe.expire(_key(kind, text_hash), self._seconds[kind])
+                entry = packed(value, kind, text_hash, model)
+                pipe.hset(key_of(kind, text_hash), field_of(model), entry)
+                pipe.expire(key_of(kind, text_hash), self._seconds[kind])
             pipe.execute()
 
     def evict(self, hashes: Collection[bytes]) -> bool:
         """Forget these texts, whatever the kind and the model; whether that was done."""
-        keys = [_key(kind, text_hash) for text_hash in hashes for kind in get_args(Kind)]
+        keys = [key_of(kind, text_hash) for text_hash in hashes for kind in get_args(Kind)]
         done = [self.writing.run(partial(self._unlink, some)) for some in _in_trips(keys)]
         return all(done)
 
@@ -147,7 +150,7 @@ class RedisCache:
 
     def server(self) -> ServerStats | None:
         """How much it holds and how often that was asked for; None where it does not answer."""
-        return self.reading.run(self._server)
+        return None if self.reading.is_open else self._asking.run(self._server)
 
     def _server(self) -> ServerStats:
         info = self._client.info()
@@ -163,26 +166,8 @@ class RedisCache:
         self._client.close()
 
 
-def _key(kind: Kind, text_hash: bytes) -> str:
-    return f"ep:{kind}:{text_hash.hex()}"
-
-
-def _field(model: ModelIdentity) -> str:
-    """All that makes two vectors of one text differ; the model stands before the first space."""
-    return f"{model.model} {model.revision} {model.dimension} {model.max_tokens} {model.provider}"
-
-
 def _model_of(field: bytes) -> str:
     return field.decode(errors="replace").partition(" ")[0]
-
-
-def _is_vector(value: bytes, model: ModelIdentity) -> bool:
-    if len(value) != 4 * model.dimension:
-        return False
-    vector = np.frombuffer(value, "<f4")
-    if not np.isfinite(vector).all():
-        return False
-    return not model.normalized or abs(float(np.linalg.norm(vector.astype("f8"))) - 1) < _TOLERANCE
 
 
 def _is_wrong_type(error: Exception) -> bool:

@@ -57,6 +57,10 @@ class Provider(ThreadingHTTPServer):
     def __init__(self, dimension: int = 1536, limit: int = 8191) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.dimension, self.limit = dimension, limit
+        self.too_long = (
+            "This model's maximum context length is {limit} tokens, however you requested {asked}"
+            " tokens"
+        )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.troubles: list[Trouble | str] = []
         self.changes: list[Change | str] = []
@@ -79,10 +83,7 @@ class Provider(ThreadingHTTPServer):
         if not texts or not all(texts) or len(texts) > ITEMS or sum(lengths) > REQUEST_TOKENS:
             return 400, {"message": "'$.input' is invalid", "type": "invalid_request_error"}, {}
         if max(lengths) > self.limit:
-            said = (
-                f"This model's maximum context length is {self.limit} tokens, however you requested"
-                f" {max(lengths)} tokens"
-            )
+            said = self.too_long.format(limit=self.limit, asked=max(lengths))
             return 400, {"message": said}, {}
         if any(POISON in text for text in texts):
             return 400, {"message": "a text cannot be encoded"}, {}
@@ -168,6 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif change is None:
             provider.usable.update(body["input"])
         raw = json.dumps(answer).encode()
+        if change == "nested":
+            raw = b"[" * 200_000
         if change == "garbled":
             raw = raw[: len(raw) // 2]
         self._send(raw, promised=len(raw) + (10 if change == "truncated" else 0))
@@ -218,7 +221,7 @@ def shuffled(answer: dict[str, Any]) -> None:
 # after any of these the same texts have to be sent again
 UNUSABLE: Sequence[Change | str] = (
     *(one_less, one_twice, shorter, no_data),
-    *("garbled", "truncated"),
+    *("garbled", "truncated", "nested"),
 )
 
 

@@ -148,6 +148,25 @@ def test_a_pause_that_the_provider_asks_for_is_kept(
     assert len(provider.asked) == 1
 
 
+@pytest.mark.parametrize("value", ["0", "-5", "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_a_provider_that_asks_for_no_pause_gets_growing_ones(
+    provider: Provider, value: str
+) -> None:
+    provider.always = (429, {"message": "slow down"}, {"Retry-After": value})
+    # pauses of 0.1, 0.2, 0.4 … s: without them it would be asked hundreds of times
+    patience = Patience(answer=5, first=0.1, longest=10, total=1)
+    with pytest.raises(EmbeddingsError, match="slow down"):
+        encoder(provider, patience=patience).encode_documents(["pump"])
+    assert len(provider.asked) <= 5
+
+
+@pytest.mark.parametrize("value", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "nan", "inf"])
+def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: str) -> None:
+    provider.troubles = [(429, {"message": "slow down"}, {"Retry-After": value})]
+    assert_right(encoder(provider).encode_documents(["pump"]), ["pump"])
+    assert len(provider.asked) == 2
+
+
 def test_patience_ends(provider: Provider) -> None:
     provider.always = BROKEN
     patience = Patience(answer=5, first=0.001, longest=0.01, total=0.2)
@@ -178,7 +197,38 @@ def test_an_answer_that_never_can_be_used_is_not_paid_for_ever(provider: Provide
     provider.chance = lambda texts: misbehaving.one_less
     with pytest.raises(EmbeddingsError, match="9 vectors for 10 texts"):
         encoder(provider, in_flight=1).encode_documents(TEXTS)
-    assert len(provider.asked) == 4
+    # and three times whether it can encode anything at all
+    assert [len(body["input"]) for body in provider.asked] == [10] * 4 + [1] * 3
+
+
+@pytest.mark.parametrize("trouble", [BROKEN, misbehaving.one_less])
+@pytest.mark.parametrize("others", [TEXTS[:14], []])
+def test_a_text_that_the_provider_stumbles_over_fails_alone(
+    provider: Provider, trouble: Trouble | Change, others: list[str]
+) -> None:
+    texts = [*others[:7], "stumble", *others[7:]]
+    provider.chance = lambda asked: trouble if "stumble" in asked else None
+    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = encoder(provider, in_flight=1, patience=patience).encode_documents(texts)
+    assert_right(done, texts)
+    assert list(done.failures) == [len(others) // 2]
+    said = "500: internal error" if trouble is BROKEN else "0 vectors for 1 texts"
+    assert said in done.failures[len(others) // 2]
+    assert done.usage.tokens == provider.tokens
+    assert {provider.usable[text] for text in others} <= {1}
+
+
+def test_a_provider_that_goes_away_while_a_text_is_looked_for_blames_none(
+    provider: Provider,
+) -> None:
+    def chance(texts: list[str]) -> Trouble | None:
+        away = provider.billed["probe"] > 0
+        return BROKEN if away or "stumble" in texts else None
+
+    provider.chance = chance
+    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match="500: internal error"):
+        encoder(provider, in_flight=1, patience=patience).encode_documents(["pump", "stumble"])
 
 
 def test_unusable_answers_are_paid_for(provider: Provider) -> None:
@@ -272,6 +322,17 @@ def test_the_key_is_in_no_error_and_no_log(
     assert provider.keys[0] == f"Bearer {wrong}"
 
 
+@pytest.mark.parametrize("echoed", [[KEY], [f"{'x' * 290}{KEY}"], [KEY * 50]])
+def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
+    provider: Provider, echoed: list[str]
+) -> None:
+    provider.chance = lambda texts: lambda answer: answer["data"][0].update(embedding=echoed)
+    with pytest.raises(EmbeddingsError, match="cannot be used: ValueError") as raised:
+        encoder(provider, in_flight=1).encode_documents(["pump"])
+    assert KEY[:8] not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
 def test_an_endpoint_of_ones_own_needs_no_key(provider: Provider) -> None:
     assert_right(encoder(provider, key=None).encode_documents(["pump"]), ["pump"])
 
@@ -295,6 +356,59 @@ def test_a_text_that_the_provider_finds_too_long_is_cut_as_it_says() -> None:
         (long,) = [text for text in provider.billed if text.startswith("word")]
         assert 40 < misbehaving.tokens_of(long) <= 50
         assert {provider.billed[text] for text in texts[:5]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("said", "least"),
+    [
+        (
+            "decoder prompt (length {asked}) is longer than the maximum model length of {limit}.",
+            40,
+        ),
+        (
+            "You passed {asked} input tokens and requested 0 output tokens. However, the"
+            " model's context length is only {limit} tokens, so a maximum input length of {limit}",
+            40,
+        ),
+        ("`inputs` must have less than {limit} tokens. Given: {asked}", 40),
+        ("the request ({asked} tokens) exceeds the available context size ({limit} tokens)", 40),
+        ("the text has {asked} tokens, exceeding max {limit}", 40),
+        (
+            "x" * 600 + " maximum context length is {limit} tokens, however you requested {asked}",
+            40,
+        ),
+        ("the request exceeds the available context size ({limit} tokens), try increasing it", 20),
+        ("the input length exceeds maximum context length", 20),
+        ("exceeds maximum allowed token size {limit}", 20),
+    ],
+)
+def test_a_text_is_cut_in_whatever_words_it_is_called_too_long(said: str, least: int) -> None:
+    with misbehaving.serving(dimension=8, limit=50) as provider:
+        provider.too_long = said
+        texts = ["pump", "word " * 100]
+        done = encoder(provider, "openai:some/model").encode_documents(texts)
+        assert (done.failures, done.usage.truncated) == ({}, 1)
+        (long,) = [text for text in provider.billed if text.startswith("word")]
+        assert least < misbehaving.tokens_of(long) <= 50
+
+
+def test_a_text_that_is_too_long_however_short_it_is_fails_alone() -> None:
+    with misbehaving.serving(dimension=8) as provider:
+        refusal: Trouble = (400, {"message": "the input length exceeds the context length"}, {})
+        provider.chance = lambda texts: refusal if texts[0].startswith("w") else None
+        done = encoder(provider, "openai:some/model").encode_documents(["word " * 100])
+        assert "input length exceeds" in done.failures[0]
+        assert len(provider.asked) < 20
+
+
+@pytest.mark.parametrize("said", ["an invalid token in the text", "the maximum of 5 is over"])
+def test_a_text_that_is_refused_for_another_reason_is_not_cut(
+    provider: Provider, said: str
+) -> None:
+    provider.chance = lambda texts: (400, {"message": said}, {}) if "pump" in texts else None
+    done = encoder(provider).encode_documents(["pump"])
+    assert (list(done.failures), done.usage.truncated) == ([0], 0)
+    assert said in done.failures[0]
 
 
 def test_a_known_model_is_identified_without_asking(provider: Provider) -> None:

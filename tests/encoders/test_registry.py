@@ -87,6 +87,15 @@ def test_requests_are_no_larger_than_the_settings_allow() -> None:
     assert (options.batch_texts, options.batch_tokens) == (2_048, 300_000)
 
 
+@pytest.mark.parametrize("priced", ["text-embedding-3-small", "openai:text-embedding-3-small"])
+def test_a_price_is_for_both_names_of_a_model(priced: str) -> None:
+    made = encoders(embedding_prices={priced: 0.01, "openai:some/model": 7})
+    for model in ("text-embedding-3-small", "openai:text-embedding-3-small"):
+        assert made.usd_per_token(model) * 1_000_000 == pytest.approx(0.01)
+    # without the prefix it is another model, a local one
+    assert made.usd_per_token("some/model") == 0
+
+
 @pytest.mark.parametrize(
     ("model", "usd_per_million"),
     [
