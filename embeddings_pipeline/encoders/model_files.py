@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embeddings_pipeline.encoders.weight_files import revision, weight_files
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -16,6 +15,7 @@ from embeddings_pipeline.errors import ConfigurationError
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
 _PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
 _WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
+_OURS = "sentence_transformers."
 _NO_LIMIT = 2**31 - 1
 # of a model that takes images of any size
 _ANY_IMAGE = 512
@@ -67,15 +67,6 @@ def vision(model: str, folder: Path) -> Vision | None:
     return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
 
 
-def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -> str:
-    """sha256 of the weights; where there are several files, or a `manner` of their use that most
-    models do not have, of the files' sums in order and of that."""
-    sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
-    if manner:
-        sums.append(json.dumps(manner, sort_keys=True))
-    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
 class _Module(NamedTuple):
     """A part of a sentence-transformers model, in the order in which they work."""
 
@@ -84,9 +75,9 @@ class _Module(NamedTuple):
 
 
 def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
-    listed = _json(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
+    listed = _json(folder / "modules.json") or [{"type": f"{_OURS}Transformer", "path": ""}]
     modules = [
-        _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
+        _Module(_kind(str(module["type"]), trusted=trusted), folder / module["path"])
         for module in listed
     ]
     unknown = {module.kind for module in modules[1:]} - _PARTS
@@ -100,18 +91,18 @@ def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
     return modules
 
 
+def _kind(path: str, *, trusted: bool) -> str:
+    # a class of another package may have any name
+    return path.rpartition(".")[2] if trusted or path.startswith(_OURS) else path
+
+
 def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
-    weights = []
-    for kind, folder in modules:
-        if kind in _WITH_WEIGHTS:
-            found = sorted(folder.glob("*.safetensors"))
-            if not found:
-                raise ConfigurationError(
-                    f"model {model!r} has no safetensors weights in {folder}; others are not"
-                    " loaded, since unpickling runs code"
-                )
-            weights += found
-    return weights
+    return [
+        path
+        for kind, folder in modules
+        if kind in _WITH_WEIGHTS
+        for path in weight_files(model, folder, sharded=kind in _TRANSFORMERS)
+    ]
 
 
 def _manner(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
@@ -190,9 +181,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise ConfigurationError(f"{path} is not JSON: {error}") from None
-
-
-@lru_cache
-def _sha256(path: Path, changed_at: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
