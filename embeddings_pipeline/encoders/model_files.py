@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,35 +37,49 @@ def describe(
     Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
     it is `trusted`, for a model that is not made of the parts we know.
     """
-    modules = _modules(model, folder, trusted=trusted)
-    full = _dimension(model, modules)
-    if dimension is not None and dimension > full:
-        raise ConfigurationError(
-            f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+    with _said_where_malformed(model, folder):
+        modules = _modules(model, folder, trusted=trusted)
+        full = _dimension(model, modules)
+        if dimension is not None and dimension > full:
+            raise ConfigurationError(
+                f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+            )
+        return ModelIdentity(
+            provider="sentence-transformers",
+            model=model,
+            # code that makes the vectors is a part of what they are made with
+            revision=revision(
+                _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
+                _manner(folder, modules),
+            ),
+            dimension=dimension or full,
+            max_tokens=_max_tokens(modules[0].folder),
+            normalized=modules[-1].kind == "Normalize",
         )
-    return ModelIdentity(
-        provider="sentence-transformers",
-        model=model,
-        # code that makes the vectors is a part of what they are made with
-        revision=revision(
-            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
-            _manner(folder, modules),
-        ),
-        dimension=dimension or full,
-        max_tokens=_max_tokens(modules[0].folder),
-        normalized=modules[-1].kind == "Normalize",
-    )
 
 
 def vision(model: str, folder: Path) -> Vision | None:
     """How the model in a folder sees images; None where it reads text alone."""
-    # what may run is decided by `describe`
-    config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
-    if "vision_config" not in config:
-        return None
-    size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
-    # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
-    return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
+    with _said_where_malformed(model, folder):
+        # what may run is decided by `describe`
+        config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
+        if "vision_config" not in config:
+            return None
+        size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
+        # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
+        return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
+
+
+@contextmanager
+def _said_where_malformed(model: str, folder: Path) -> Iterator[None]:
+    # a key that is missing, a list where an object is to be, letters in place of a number …
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ConfigurationError(
+            f"model {model!r}: the JSON files in {folder} are not those of a model"
+            f" ({type(error).__name__}: {error}): get them again"
+        ) from error
 
 
 class _Module(NamedTuple):

@@ -265,6 +265,27 @@ def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
     assert folder.has(name, b"{").refusal().startswith(f"{folder.path}/{name} is not JSON: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modules.json", b'[{"path": ""}]'),
+        ("modules.json", b'["Transformer"]'),
+        ("1_Pooling/config.json", b"{}"),
+        ("config.json", b"[]"),
+    ],
+)
+def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) -> None:
+    folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
+    message = folder.has(name, content).refusal()
+    assert f"the JSON files in {folder.path} are not those of a model" in message
+
+
+def test_a_model_that_sees_with_malformed_files_is_named(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8, vision_config={"patch_size": 0})
+    with pytest.raises(ConfigurationError, match="are not those of a model"):
+        vision("some/model", folder.path)
+
+
 CLIP = {
     "projection_dim": 512,
     "text_config": {"hidden_size": 768, "max_position_embeddings": 77},
