@@ -32,8 +32,9 @@ class KnownModel:
 
 
 def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel]:
-    """The default model, those that entities declare, and those that come with the project."""
-    names = dict.fromkeys([settings.embedding_model, *declared, DEFAULT_MODEL, *KNOWN])
+    """The default model, those that entities declare, and those that the docs name."""
+    named = [DEFAULT_MODEL, *local_models.IMAGE_MODELS, *KNOWN]
+    names = dict.fromkeys([settings.embedding_model, *declared, *named])
     return [_known(name, settings) for name in names]
 
 

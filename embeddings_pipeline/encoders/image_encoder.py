@@ -23,7 +23,7 @@ from embeddings_pipeline.errors import RowError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# decoding one takes up to 0.3 GB: three bytes for each of MAX_IMAGE_PIXELS
+# decoding one takes up to 0.45 GB: see MAX_PIXELS
 _THREADS = 4
 
 

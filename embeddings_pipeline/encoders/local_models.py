@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from embeddings_pipeline.encoders.model_files import revision
+from embeddings_pipeline.encoders.weight_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its publisher has it
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# small ones that see images
+IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 # what sentence-transformers needs of a repository: never pickled weights, and code only of models
 # that are trusted
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]

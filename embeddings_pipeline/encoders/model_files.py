@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embeddings_pipeline.encoders.weight_files import revision, weight_files
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -16,6 +16,7 @@ from embeddings_pipeline.errors import ConfigurationError
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
 _PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
 _WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
+_OURS = "sentence_transformers."
 _NO_LIMIT = 2**31 - 1
 # of a model that takes images of any size
 _ANY_IMAGE = 512
@@ -36,44 +37,49 @@ def describe(
     Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
     it is `trusted`, for a model that is not made of the parts we know.
     """
-    modules = _modules(model, folder, trusted=trusted)
-    full = _dimension(model, modules)
-    if dimension is not None and dimension > full:
-        raise ConfigurationError(
-            f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+    with _said_where_malformed(model, folder):
+        modules = _modules(model, folder, trusted=trusted)
+        full = _dimension(model, modules)
+        if dimension is not None and dimension > full:
+            raise ConfigurationError(
+                f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+            )
+        return ModelIdentity(
+            provider="sentence-transformers",
+            model=model,
+            # code that makes the vectors is a part of what they are made with
+            revision=revision(
+                _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
+                _manner(folder, modules),
+            ),
+            dimension=dimension or full,
+            max_tokens=_max_tokens(modules[0].folder),
+            normalized=modules[-1].kind == "Normalize",
         )
-    return ModelIdentity(
-        provider="sentence-transformers",
-        model=model,
-        # code that makes the vectors is a part of what they are made with
-        revision=revision(
-            _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
-            _manner(folder, modules),
-        ),
-        dimension=dimension or full,
-        max_tokens=_max_tokens(modules[0].folder),
-        normalized=modules[-1].kind == "Normalize",
-    )
 
 
 def vision(model: str, folder: Path) -> Vision | None:
     """How the model in a folder sees images; None where it reads text alone."""
-    # what may run is decided by `describe`
-    config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
-    if "vision_config" not in config:
-        return None
-    size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
-    # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
-    return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
+    with _said_where_malformed(model, folder):
+        # what may run is decided by `describe`
+        config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
+        if "vision_config" not in config:
+            return None
+        size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
+        # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
+        return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
 
 
-def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -> str:
-    """sha256 of the weights; where there are several files, or a `manner` of their use that most
-    models do not have, of the files' sums in order and of that."""
-    sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
-    if manner:
-        sums.append(json.dumps(manner, sort_keys=True))
-    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+@contextmanager
+def _said_where_malformed(model: str, folder: Path) -> Iterator[None]:
+    # a key that is missing, a list where an object is to be, letters in place of a number …
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ConfigurationError(
+            f"model {model!r}: the JSON files in {folder} are not those of a model"
+            f" ({type(error).__name__}: {error}): get them again"
+        ) from error
 
 
 class _Module(NamedTuple):
@@ -84,9 +90,9 @@ class _Module(NamedTuple):
 
 
 def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
-    listed = _json(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
+    listed = _json(folder / "modules.json") or [{"type": f"{_OURS}Transformer", "path": ""}]
     modules = [
-        _Module(str(module["type"]).rpartition(".")[2], folder / module["path"])
+        _Module(_kind(str(module["type"]), trusted=trusted), folder / module["path"])
         for module in listed
     ]
     unknown = {module.kind for module in modules[1:]} - _PARTS
@@ -100,18 +106,18 @@ def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
     return modules
 
 
+def _kind(path: str, *, trusted: bool) -> str:
+    # a class of another package may have any name
+    return path.rpartition(".")[2] if trusted or path.startswith(_OURS) else path
+
+
 def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
-    weights = []
-    for kind, folder in modules:
-        if kind in _WITH_WEIGHTS:
-            found = sorted(folder.glob("*.safetensors"))
-            if not found:
-                raise ConfigurationError(
-                    f"model {model!r} has no safetensors weights in {folder}; others are not"
-                    " loaded, since unpickling runs code"
-                )
-            weights += found
-    return weights
+    return [
+        path
+        for kind, folder in modules
+        if kind in _WITH_WEIGHTS
+        for path in weight_files(model, folder, sharded=kind in _TRANSFORMERS)
+    ]
 
 
 def _manner(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
@@ -190,9 +196,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise ConfigurationError(f"{path} is not JSON: {error}") from None
-
-
-@lru_cache
-def _sha256(path: Path, changed_at: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

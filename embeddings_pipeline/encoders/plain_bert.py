@@ -12,6 +12,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding, Tokenizer
 
 from embeddings_pipeline.encoders.base import Vectors
@@ -33,7 +34,7 @@ def is_plain_bert(folder: Path) -> bool:
         modules[0]["path"] == ""
         and (folder / "tokenizer.json").exists()
         and _is_bert(_read(folder / "config.json"))
-        and (folder / "model.safetensors").exists()
+        and _is_named_as_ours(folder / "model.safetensors")
         and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
         and _is_mean(_read(folder / modules[1]["path"] / "config.json"))
         and not any(prompts.values())
@@ -97,6 +98,16 @@ def _is_bert(config: dict[str, Any]) -> bool:
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
     )
+
+
+def _is_named_as_ours(weights: Path) -> bool:
+    # a BERT that was saved with a head on it has `bert.` before each name
+    try:
+        with safe_open(weights, framework="np") as file:
+            return "embeddings.word_embeddings.weight" in file.keys()  # noqa: SIM118
+    # it is not there, or broken: whoever loads it says so
+    except (OSError, SafetensorError):
+        return False
 
 
 def _is_mean(pooling: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from embeddings_pipeline.encoders.cache import Cache
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.image_files import ImageFiles
+from embeddings_pipeline.encoders.local_models import IMAGE_MODELS
 from embeddings_pipeline.encoders.making import local_encoder, remote_encoder
 from embeddings_pipeline.encoders.openai_models import remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
@@ -24,8 +25,6 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-
-_IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 
 
 class Encoders:
@@ -67,7 +66,7 @@ class Encoders:
         if entity.image and not sees:
             raise ConfigurationError(
                 f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
-                f" sees images, like {' or '.join(_IMAGE_MODELS)}: declare it as `model`"
+                f" sees images, like {' or '.join(IMAGE_MODELS)}: declare it as `model`"
             )
         if sees and not entity.image:
             raise ConfigurationError(

@@ -45,7 +45,8 @@ class HttpImages:
                     if not response.has_redirect_location:
                         return self._body(response, until)
                     url = url.join(_url(response.headers["Location"]))
-            except httpx.HTTPError as error:
+            # the latter, which is none of the former, for where a redirect leads
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise RowError(f"{url.host}: {str(error) or type(error).__name__}") from None
         raise RowError(f"{url.host} redirects more than {_REDIRECTS} times")
 

@@ -14,11 +14,12 @@ from embeddings_pipeline.store.statements import Statements
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that could not be made into a text, and why."""
+    """A row that could not be made into a text, and why; `unread` is the URI of its image."""
 
     id: str
     stage: str
     error: str
+    unread: str | None = None
 
 
 def settle(connection: Connection[Row], on: Statements, failures: Sequence[Failure]) -> None:

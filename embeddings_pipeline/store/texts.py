@@ -43,13 +43,15 @@ def write(
 
     Vectors of chunks that are no more go with them, in every set, and the filter columns beside
     the others follow at once: neither needs an encoder. Erased ids are left out. What the model
-    read of replaced texts is to be evicted from caches.
+    read of replaced texts is to be evicted from caches. A row whose image cannot be read now, and
+    was before behind the same URI, keeps its text and vectors.
     """
     columns = sql.SQL(", ").join(
         Identifier(column) for column in (on.source.entity.id, *_COLUMNS, *on.source.filters)
     )
     with connection.transaction():
         _receive(connection, on, columns, texts)
+        _keep_unread(connection, on, failures)
         evictions.note_replaced(
             connection, on, evictions.hashes((text.text_hash, text.parts) for text in texts)
         )
@@ -118,6 +120,23 @@ def _receive(
             *fixed, filters = text
             copy.write_row((*fixed, *filters))
     connection.execute("analyze incoming_texts")
+
+
+def _keep_unread(connection: Connection[Row], on: Statements, failures: Sequence[Failure]) -> None:
+    # a host that is away for an hour says nothing about the images it had
+    unread = [(failure.id, failure.unread) for failure in failures if failure.unread]
+    if unread:
+        connection.execute(
+            on.fill(
+                """
+                update incoming_texts i set text = t.text, text_hash = t.text_hash
+                from {texts} t, unnest(%s::text[], %s::text[]) as f (id, uri)
+                where t.{id} = i.{id} and t.chunk = i.chunk and t.{id}::text = f.id
+                    and t.text = f.uri
+                """
+            ),
+            [*map(list, zip(*unread, strict=True))],
+        )
 
 
 def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode
+from collections.abc import Mapping
 
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.pixels import mime_type
@@ -27,6 +28,12 @@ def render_image(source: Source, value: str | None, images: ImageFiles | None) -
         uri = within_limit(value)
         data = images.read(uri) if images else uri.encode()
     return Rendered(uri, image_hash=hashlib.sha256(data).digest())
+
+
+def image_uri(source: Source, values: Mapping[str, str | None]) -> str | None:
+    """Where the image of a row is; None for an entity of texts, or of images in a column."""
+    image = source.entity.image
+    return (values[image] or "").strip() if image and source.has_uris else None
 
 
 def _data_uri(base64: str) -> tuple[str, bytes]:

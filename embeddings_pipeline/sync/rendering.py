@@ -17,7 +17,7 @@ from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Text
-from embeddings_pipeline.sync.images import render_image
+from embeddings_pipeline.sync.images import image_uri, render_image
 
 # a window ends with whichever comes first
 _WINDOW_ROWS = 2_000
@@ -76,7 +76,9 @@ def rendered(
             done.append((row, "", UNSETTLED, [None]))
             continue
         if isinstance(pieces, RowError):
-            failures.append(Failure(row.id, "render", str(pieces)))
+            failures.append(
+                Failure(row.id, "render", str(pieces), image_uri(on.source, row.values))
+            )
             # a host that was down, or a file that came late, shows in no fingerprint
             settled = UNSETTLED if on.source.has_uris else row.fingerprint
             done.append((row, key, settled, [None]))

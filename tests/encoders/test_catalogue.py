@@ -32,6 +32,11 @@ def test_the_packaged_model_is_at_hand_and_remote_ones_need_a_key(tmp_path: Path
     assert "OPENAI_API_KEY is not set" in small.where
 
 
+def test_models_that_see_images_are_listed(tmp_path: Path) -> None:
+    for model in ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32"):
+        assert listed(tmp_path)[model].where == "only on the hub"
+
+
 def test_a_key_puts_remote_models_at_hand_and_is_not_shown(tmp_path: Path) -> None:
     found = listed(tmp_path, openai_api_key="sk-secret")
     assert found["text-embedding-3-large"].at_hand

@@ -184,6 +184,9 @@ def test_a_redirect_is_followed_among_named_hosts_alone(host: Host) -> None:
             "/file": "file:///etc/passwd",
             "/round": "/round",
             "/metadata": "//169.254.169.254/latest",
+            # too long for a URL only together with the host
+            "/long": f"/{'a' * 65_530}",
+            "/broken": "http://[::1/",
         }
         with files(hosts=host.name) as images:
             assert images.read(f"{host.url}/near") == DATA
@@ -194,6 +197,8 @@ def test_a_redirect_is_followed_among_named_hosts_alone(host: Host) -> None:
         assert "file:// may not be read" in refusal(f"{host.url}/file", hosts=host.name)
         assert "169.254.169.254 may not" in refusal(f"{host.url}/metadata", hosts=host.name)
         assert "more than 5 times" in refusal(f"{host.url}/round", hosts=host.name)
+        assert "127.0.0.1: URL too long" in refusal(f"{host.url}/long", hosts=host.name)
+        assert "Invalid" in refusal(f"{host.url}/broken", hosts=host.name)
 
 
 def test_secrets_of_a_uri_are_in_no_error(host: Host) -> None:

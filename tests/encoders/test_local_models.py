@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256, find
-from embeddings_pipeline.encoders.model_files import revision
+from embeddings_pipeline.encoders.weight_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.encoders.hub import serving, use

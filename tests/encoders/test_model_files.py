@@ -150,6 +150,8 @@ def test_weights_in_several_files_have_one_revision(folder: Folder) -> None:
     (folder.path / "model.safetensors").unlink()
     folder.has("model-00001-of-00002.safetensors", b"one")
     folder.has("model-00002-of-00002.safetensors", b"two")
+    shards = {name: f"model-0000{name}-of-00002.safetensors" for name in "12"}
+    folder.has("model.safetensors.index.json", {"weight_map": shards | {"3": shards["1"]}})
     sums = [hashlib.sha256(part).hexdigest() for part in (b"one", b"two")]
     assert folder.describe().revision == hashlib.sha256("".join(sums).encode()).hexdigest()
 
@@ -226,19 +228,32 @@ def test_a_dimension_shortens_the_vectors(folder: Folder) -> None:
 def test_pickled_weights_are_refused(folder: Folder) -> None:
     (folder.path / "model.safetensors").unlink()
     message = folder.has("pytorch_model.bin", b"pickled").refusal()
-    assert message.startswith(f"model 'some/model' has no safetensors weights in {folder.path}; ")
+    assert message.startswith(f"model 'some/model' has no safetensors weights in {folder.path} (")
 
 
 def test_pickled_weights_of_one_part_are_refused(folder: Folder) -> None:
     folder.part("Transformer", hidden_size=8).part("Dense", "1_Dense", out_features=5)
-    folder.has("1_Dense/pytorch_model.bin", b"pickled")
-    assert f"no safetensors weights in {folder.path}/1_Dense; " in folder.refusal()
+    folder.has("1_Dense/pytorch_model.bin", b"pickled").has("1_Dense/decoy.safetensors", b"decoy")
+    assert f"no safetensors weights in {folder.path}/1_Dense (" in folder.refusal()
+
+
+def test_a_shard_that_is_missing_is_named(folder: Folder) -> None:
+    (folder.path / "model.safetensors").unlink()
+    folder.has("model.safetensors.index.json", {"weight_map": {"a": "one.safetensors"}})
+    assert f"in {folder.path} (one.safetensors is missing); " in folder.refusal()
 
 
 @pytest.mark.parametrize("kind", ["StaticEmbedding", "CLIPModel", "own_code.Own"])
 def test_parts_that_are_not_known_are_named(folder: Folder, kind: str) -> None:
     message = folder.part("Transformer", hidden_size=8).part(kind, "1_Own").refusal()
     assert f"is made of Transformer, {kind.rpartition('.')[2]}; what can be used is" in message
+
+
+def test_a_part_of_another_package_is_not_ours_by_its_name(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8)
+    folder.modules.append({"type": "evil.Pooling", "path": "1_P"})
+    folder.has("modules.json", json.dumps(folder.modules).encode())
+    assert "is made of Transformer, evil.Pooling; what can be used is" in folder.refusal()
 
 
 def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> None:
@@ -248,6 +263,27 @@ def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> Non
 @pytest.mark.parametrize("name", ["config.json", "modules.json"])
 def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
     assert folder.has(name, b"{").refusal().startswith(f"{folder.path}/{name} is not JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modules.json", b'[{"path": ""}]'),
+        ("modules.json", b'["Transformer"]'),
+        ("1_Pooling/config.json", b"{}"),
+        ("config.json", b"[]"),
+    ],
+)
+def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) -> None:
+    folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
+    message = folder.has(name, content).refusal()
+    assert f"the JSON files in {folder.path} are not those of a model" in message
+
+
+def test_a_model_that_sees_with_malformed_files_is_named(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8, vision_config={"patch_size": 0})
+    with pytest.raises(ConfigurationError, match="are not those of a model"):
+        vision("some/model", folder.path)
 
 
 CLIP = {

