@@ -105,6 +105,26 @@ def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) 
     return int(count)
 
 
+def shown_and_lost(
+    connection: Connection[Row], on: Statements, live: VectorSet, other: VectorSet
+) -> tuple[int, int]:
+    """How many rows have a vector in the live set, and how many of these have none in the other."""
+    shown, lost = on.one(
+        connection,
+        """
+        select count(*), count(*) filter (where not kept)
+        from (
+            select {id}, bool_or(o.chunk is not null) as kept
+            from {live} l left join {other} o using ({id}, chunk)
+            group by {id}
+        ) as by_row
+        """,
+        live=on.table(live.table_name),
+        other=on.table(other.table_name),
+    )
+    return shown, lost
+
+
 def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
     """Vectors, of a sample of 10,000, whose length is not 1 within 1 %."""
     (count,) = on.one(

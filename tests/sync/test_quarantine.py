@@ -1,0 +1,110 @@
+"""What goes to quarantine, for which set, when it leaves, and what is no fault of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.errors import EmbeddingsError
+from embeddings_pipeline.sync.encoding import encode_each
+from tests.words import WordsEncoder
+from tests.world import SCHEMA, World
+
+
+def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
+    """Another model, that takes no text with one of these words."""
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any(word in text for text in texts for word in words):
+            raise ValueError("cannot take this")
+
+    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuse)
+
+
+def entries(world: World) -> list[tuple[object, ...]]:
+    return world.sql(f"select id, vector_set, attempts from {SCHEMA}.quarantine order by 1, 2")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 0.0])
+def test_a_model_that_gives_no_vector_of_anything_quarantines_nothing(
+    world: World, bad: float
+) -> None:
+    class Broken(WordsEncoder):
+        def _vector(self, text: str):  # type: ignore[no-untyped-def]
+            return super()._vector(text) * bad
+
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(20)])
+    item = world.declare()
+    world.run(item)
+    world.use(Broken(replace(world.encoder.identity, revision="r2")))
+    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(the vector is"):
+        world.vectors(item)
+    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
+
+
+def test_a_model_whose_answers_mark_every_text_as_failed_quarantines_nothing(
+    world: World,
+) -> None:
+    class Refusing(WordsEncoder):
+        def encode_documents(self, texts: Sequence[str]) -> Encodings:
+            made = super().encode_documents(texts)
+            return replace(made, failures={n: "refused" for n, _ in enumerate(texts)})
+
+    world.use(Refusing())
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.texts(item)
+    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(refused\)"):
+        world.vectors(item)
+    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
+
+
+def test_a_broken_model_is_seen_although_a_cache_knows_some_texts() -> None:
+    """Good vectors that the model did not make speak for no model."""
+    vectors = np.array([[1, 0], [np.nan, 0]], np.float32)
+    with pytest.raises(EmbeddingsError, match="not finite"):
+        encode_each(
+            lambda texts: Encodings(vectors, Usage(texts=1, cached=1)),
+            ["known", "new"],
+            probe=lambda: Encodings(vectors[1:], Usage(texts=1)),
+        )
+
+
+def test_a_set_whose_model_failed_on_all_rows_is_not_published(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.run(item)
+    world.use(refusing(world, "name"))
+    world.vectors(item)
+
+    result = world.publish(item, explicit=True)
+
+    assert not result.flipped
+    assert result.reasons[0].startswith("set 2: its model failed on all 2 rows: ")
+    assert len(world.view()) == 2
+
+
+@pytest.mark.parametrize(("share", "flips"), [(0.5, False), (0.7, True)])
+def test_a_set_that_would_hide_too_many_rows_is_not_published(
+    world: World, share: float, flips: bool
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd one"), (2, "odd two"), (3, "even"))
+    item = world.declare(max_delete_share=share)
+    world.run(item)
+    world.use(refusing(world, "odd"))
+    world.vectors(item)
+
+    result = world.publish(item)
+
+    assert result.flipped is flips
+    assert len(world.view()) == (1 if flips else 3)
+    if not flips:
+        assert result.reasons[0].startswith("set 2: 2 of the 3 rows that set 1 shows have no")
