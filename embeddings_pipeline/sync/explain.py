@@ -9,7 +9,7 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import planning, staging, traces, vector_sets
-from embeddings_pipeline.store.pending import MAX_ATTEMPTS
+from embeddings_pipeline.store.failures import MAX_ATTEMPTS
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements

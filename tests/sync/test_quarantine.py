@@ -11,6 +11,7 @@ import pytest
 from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.encoding import encode_each
+from embeddings_pipeline.sync.plan import plan
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -108,3 +109,110 @@ def test_a_set_that_would_hide_too_many_rows_is_not_published(
     assert len(world.view()) == (1 if flips else 3)
     if not flips:
         assert result.reasons[0].startswith("set 2: 2 of the 3 rows that set 1 shows have no")
+
+
+def test_another_model_tries_what_the_first_one_failed_on(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+    assert entries(world) == [("1", 1, 3)]
+
+    world.use(world.encoder.revised("r2"))
+    counts = world.run(item)
+
+    assert (counts["encoded"], counts["quarantined"]) == (2, 0)
+    assert world.view() == {("1", 0): "name: odd", ("2", 0): "name: even"}
+
+
+def test_two_sets_that_are_filled_in_a_run_have_attempts_of_their_own(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    live = refusing(world, "odd", revision="r1")
+    world.use(live)
+    world.run(world.declare())
+    other = refusing(world, "odd")
+    other.identity = replace(other.identity, model="fake/other")
+    world.encoders.add(other)
+    item = world.declare(model="fake/other")
+
+    world.vectors(item)
+
+    assert entries(world) == [("1", 1, 2), ("1", 2, 1)]
+    # neither has seen it three times: both try again, the live one for the last time
+    assert world.vectors(item).counts.quarantined == 2
+    assert world.vectors(item).counts.quarantined == 1
+
+
+def test_an_entry_goes_when_its_text_gets_a_vector(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.encoder.before = lambda texts: None
+    world.run(item)
+    assert entries(world) == []
+    assert len(world.view()) == 2
+
+
+def test_an_entry_goes_when_a_vector_of_its_text_is_taken_over(world: World) -> None:
+    for name in ("shoe", "lamp"):
+        world.table("id bigint, name text", name=f"stg_{name}")
+        world.insert((1, "odd"), (2, name), name=f"stg_{name}")
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(world.declare("lamp"))
+    assert entries(world) == [("1", 1, 1)]
+    world.use(WordsEncoder(world.encoder.identity))
+    world.run(world.declare("shoe"))
+
+    world.use(refusing(world, "odd", revision="r1"))
+    assert world.run(world.declare("lamp"))["reused"] == 1
+    assert entries(world) == []
+
+
+def test_a_dropped_set_leaves_no_entries_to_one_of_its_number(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"), (3, "other"))
+    item = world.declare(keep_sets=0)
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.use(WordsEncoder(replace(world.encoder.identity, revision="r2")))
+    world.run(item)
+    assert [s.number for s in world.sets(item)] == [2]
+    assert entries(world) == []
+
+
+def test_a_text_that_cannot_be_rendered_any_more_leaves_no_failure_of_a_model(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.sql("update staging.stg_item set name = repeat('x', 1 << 20) where id = 1")
+    world.run(item)
+    assert world.sql(f"select vector_set, stage from {SCHEMA}.quarantine") == [(0, "render")]
+
+
+def test_a_plan_leaves_out_what_is_left_alone_also_where_it_is_rendered_again(
+    world: World,
+) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "odd", 1), (2, "even", 1))
+    item = world.declare(include=["name"], filters=["stock"])
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+    # the row is rendered again, and its text stays the same
+    world.sql("update staging.stg_item set stock = 2 where id = 1")
+
+    (planned,) = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+
+    assert (planned.pending, planned.encode) == (0, 0)
+    assert world.run(item)["pending"] == 0
