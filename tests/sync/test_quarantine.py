@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.encoding import encode_each
+from embeddings_pipeline.sync.erase import retry
+from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import plan
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
@@ -216,3 +220,61 @@ def test_a_plan_leaves_out_what_is_left_alone_also_where_it_is_rendered_again(
 
     assert (planned.pending, planned.encode) == (0, 0)
     assert world.run(item)["pending"] == 0
+
+
+def test_an_explanation_tells_a_failure_of_this_text_from_one_of_another(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+
+    def next_of_vector() -> str:
+        databases = (world.postgres, world.postgres)
+        return explain(*databases, world.on(item), world.encoders, "1").chunks[0].sets[0].next
+
+    assert next_of_vector().startswith("do nothing: it failed 3 times")
+    world.sql("update staging.stg_item set name = 'even' where id = 1")
+    assert next_of_vector().startswith("encode it")
+
+
+def test_an_explanation_says_that_a_row_which_failed_to_render_is_left_alone(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "x" * (1 << 20)))
+    item = world.declare()
+
+    def next_of_row() -> str:
+        databases = (world.postgres, world.postgres)
+        return explain(*databases, world.on(item), world.encoders, "1").next
+
+    assert next_of_row().startswith("fail on it: ")
+    world.texts(item)
+    assert next_of_row().startswith("do nothing: it failed on it (")
+    retry(world.postgres, world.on(item))
+    assert next_of_row().startswith("fail on it: ")
+
+
+def test_an_explanation_as_json_names_what_it_gives(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    databases = (world.postgres, world.postgres)
+
+    for row_id in ("1", "2"):
+        print_json(explain(*databases, world.on(item), world.encoders, row_id))
+    failed, even = map(json.loads, capsys.readouterr().out.splitlines())
+
+    (entry,) = failed["quarantine"]
+    assert (entry["stage"], entry["vector_set"], entry["attempts"]) == ("encode", 1, 1)
+    assert entry["text_hash"] == failed["chunks"][0]["text_hash"]
+    vector = even["chunks"][0]["sets"][0]["vector"]
+    assert vector["text_hash"] == even["chunks"][0]["text_hash"]
+    assert vector["reused_from"] is None
