@@ -1,15 +1,12 @@
-"""One row explained, erased for good, tried again; and vectors that were there before us."""
+"""One row explained, erased for good, tried again."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import erasures
-from embeddings_pipeline.store.adoption import Foreign
-from embeddings_pipeline.sync.adopt import adopt
 from embeddings_pipeline.sync.erase import erase, lift, retry
 from embeddings_pipeline.sync.explain import Explanation, explain
 from tests.world import SCHEMA, World
@@ -141,46 +138,3 @@ def test_retry_takes_rows_out_of_quarantine(things: World) -> None:
     things.sql("update staging.stg_item set name = 'short' where id = 9")
     things.run(item)
     assert things.sql(f"select * from {SCHEMA}.quarantine") == []
-
-
-FOREIGN = Foreign("public", "old_vectors", "item_id", "content", "emb")
-
-
-def old_vectors(world: World, *, wrong: bool = False) -> None:
-    """What a script left: one text as it is now, one of before, one of no row."""
-    world.sql("create table old_vectors (item_id text, content text, emb vector(64))")
-    for row_id, text in (("1", "name: Pump"), ("2", "name: Old hose"), ("5", "name: Gone")):
-        vector = world.encoder.encode_query(["else" if wrong else text]).vectors[0]
-        as_text = "[" + ",".join(str(x) for x in np.asarray(vector)) + "]"
-        world.sql("insert into old_vectors values (%s, %s, %s::vector)", row_id, text, as_text)
-
-
-def test_vectors_of_the_same_text_and_model_are_adopted(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    old_vectors(things)
-
-    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
-
-    assert (adopted.rows, adopted.fitted) == (3, 1)
-    things.encoder.encoded.clear()
-    counts = things.run(item)
-    assert things.encoder.encoded == ["name: Hose"]
-    assert (counts["encoded"], counts["reused"]) == (1, 1)
-    things.assert_vectors_are_of_their_texts()
-
-
-def test_vectors_of_another_model_are_not_adopted(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    old_vectors(things, wrong=True)
-    with pytest.raises(ConfigurationError, match="is not this model's"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
-    assert things.sql(f"select * from {SCHEMA}.item_vectors_1") == []
-
-
-def test_a_table_without_the_named_column_is_refused(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    with pytest.raises(ConfigurationError, match="there is no such table"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
