@@ -14,6 +14,7 @@ from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.statements import Statements
 
 # an id may have slashes in it, a chunk has none
@@ -35,25 +36,36 @@ def create_index(connection: Connection[Row], on: Statements, table: str) -> Non
 def forget(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> None:
     """Say of no vector any more that it was taken over from these rows of the entity."""
     named = [f"{on.source.entity.name}/{row_id}" for row_id in ids]
+    own = vector_tables(connection, on.schema, on.source.entity.name)
+    for table in own:
+        _forget_in(connection, on, table, named)
     for table in _tables(connection, on):
-        # another entity's set may be dropped by now
-        with suppress(UndefinedTable), connection.transaction():
-            connection.execute(
-                on.fill(
-                    "update {table} set reused_from = null"
-                    " where reused_from is not null and {row} = any(%s)",
-                    table=on.table(table),
-                    row=_NAMED_ROW,
-                ),
-                (named,),
-            )
+        if table not in own:
+            # another entity's set may be dropped by now
+            with suppress(UndefinedTable), connection.transaction():
+                _forget_in(connection, on, table, named)
+
+
+def _forget_in(
+    connection: Connection[Row], on: Statements, table: str, named: Sequence[str]
+) -> None:
+    connection.execute(
+        on.fill(
+            "update {table} set reused_from = null"
+            " where reused_from is not null and {row} = any(%s)",
+            table=on.table(table),
+            row=_NAMED_ROW,
+        ),
+        (list(named),),
+    )
 
 
 def of_erased(connection: Connection[Row], on: Statements) -> list[str]:
     """Erased ids of the entity that vectors still name."""
     found: set[str] = set()
     for table in _tables(connection, on):
-        with suppress(UndefinedTable), connection.transaction():
+        # a set may be dropped by now
+        with suppress(UndefinedTable):
             rows = connection.execute(
                 on.fill(
                     "select distinct substr({row}, length({entity}) + 2) from {table}"
