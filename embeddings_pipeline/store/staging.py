@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
@@ -114,9 +115,10 @@ def read_rows(
     """
     read: set[str] = set()
     try:
-        for row in _read_rows(connection, source, ids):
-            read.add(row.id)
-            yield row
+        with closing(_read_rows(connection, source, ids)) as rows:
+            for row in rows:
+                read.add(row.id)
+                yield row
     except (CharacterNotInRepertoire, UntranslatableCharacter) as error:
         left = [row_id for row_id in ids if row_id not in read]
         if len(left) <= 1:
