@@ -58,5 +58,5 @@ def adopt(
         adopted = adopt_table(engine.vectors, on, engine.encoders, foreign, str(uuid4()))
     typer.echo(
         f"{adopted.fitted:,} of {adopted.rows:,} rows fitted and were taken over; the rest have"
-        " another text now, no row, or a vector already"
+        " another text now, no row, a vector already, or one that the model cannot have made"
     )

@@ -8,6 +8,7 @@ import typer
 
 from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
+from embeddings_pipeline.store.traces import Quarantined
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
 
@@ -40,10 +41,16 @@ def _show(explained: Explanation) -> None:
         for in_set in chunk.sets:
             typer.echo(f"  {_vector(in_set)}")
     for failure in explained.quarantine:
-        typer.echo(
-            f"\nin quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({failure.stage},"
-            f" {failure.attempts} attempts): {failure.error}"
-        )
+        typer.echo(f"\n{_failure(failure, {chunk.text_hash for chunk in explained.chunks})}")
+
+
+def _failure(failure: Quarantined, hashes: set[str]) -> str:
+    stage = f"{failure.stage}, {failure.attempts} attempts"
+    if failure.vector_set is not None:
+        stage += f", set {failure.vector_set}"
+    if failure.text_hash is not None and failure.text_hash.hex() not in hashes:
+        stage += ", on a text that it no longer has"
+    return f"in quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({stage}): {failure.error}"
 
 
 def _short(text: str) -> str:

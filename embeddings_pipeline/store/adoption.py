@@ -10,10 +10,14 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.failures import removal
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import inserted_columns
+
+# how far from 1 a vector may be that was stored as floats of two bytes
+_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,23 @@ def count(connection: Connection[Row], foreign: Foreign) -> int:
     return int(row[0]) if row else 0
 
 
+def dimensions(connection: Connection[Row], foreign: Foreign) -> list[int]:
+    """The dimensions that the table's vectors have; more than one where its column fixes none."""
+    rows = connection.execute(
+        sql.SQL(
+            "select distinct vector_dims({foreign_embedding}::vector) from {foreign} f"
+            " where {foreign_embedding} is not null order by 1"
+        ).format(**foreign.names)
+    )
+    return [dimension for (dimension,) in rows]
+
+
 def sample(
-    connection: Connection[Row], on: Statements, foreign: Foreign, size: int
+    connection: Connection[Row],
+    on: Statements,
+    foreign: Foreign,
+    vector_set: VectorSet,
+    size: int,
 ) -> list[tuple[str, np.ndarray[Any, np.dtype[np.float32]]]]:
     """(text, vector) of a few rows that fit."""
     register_vector(connection)
@@ -54,7 +73,8 @@ def sample(
         on.fill(
             "select t.text, {foreign_embedding}::vector from {foreign} f join {texts} t"
             " on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}"
-            " where t.text_hash is not null and t.parts is null limit {size}",
+            " where t.text_hash is not null and t.parts is null and {usable} limit {size}",
+            usable=_usable(foreign, vector_set),
             size=sql.Literal(size),
             **foreign.names,
         )
@@ -69,22 +89,36 @@ def copy(
     vector_set: VectorSet,
     run_id: str,
 ) -> int:
-    """Take over the vectors of equal ids and texts that the set lacks; returns how many."""
+    """Take over the vectors of equal ids and texts that the set lacks; returns how many.
+
+    Of an id that the table has twice with one text, one vector is taken.
+    """
     return connection.execute(
         on.fill(
             """
-            insert into {vectors} as v ({columns})
-            select {values}
-            from {foreign} f
-            join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
-            where t.text_hash is not null and t.parts is null and {foreign_embedding} is not null
-                and not exists (
-                    select from {vectors} h where h.{id} = t.{id} and h.chunk = t.chunk
-                        and h.text_hash = t.text_hash
-                )
-            for share of t
-            on conflict ({id}, chunk) do update set {assignments}
+            with written as (
+                insert into {vectors} as v ({columns})
+                select {values}
+                from (
+                    select distinct on ({foreign_id}::text, {foreign_text}) *
+                    from {foreign} f where {usable}
+                    order by {foreign_id}::text, {foreign_text}
+                ) as f
+                join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
+                where t.text_hash is not null and t.parts is null
+                    and not exists (
+                        select from {vectors} h where h.{id} = t.{id} and h.chunk = t.chunk
+                            and h.text_hash = t.text_hash
+                    )
+                for share of t
+                on conflict ({id}, chunk) do update set {assignments}
+                returning v.{id}::text as id, v.chunk
+            ),
+            settled as ({removal})
+            select from written
             """,
+            usable=_usable(foreign, vector_set),
+            removal=removal(on, vector_set),
             vectors=on.table(vector_set.table_name),
             **foreign.names,
             **inserted_columns(
@@ -96,3 +130,17 @@ def copy(
         ),
         (run_id,),
     ).rowcount
+
+
+def _usable(foreign: Foreign, vector_set: VectorSet) -> sql.Composable:
+    """Whether a vector could be one of the set: of its dimension and a length that its model
+    gives."""
+    return sql.SQL("vector_dims({foreign_embedding}::vector) = {dimension} and {length}").format(
+        dimension=sql.Literal(vector_set.dimension),
+        length=sql.SQL(
+            "abs(vector_norm({foreign_embedding}::vector) - 1) < {tolerance}"
+            if vector_set.normalized
+            else "vector_norm({foreign_embedding}::vector) > 0"
+        ).format(tolerance=sql.Literal(_TOLERANCE), **foreign.names),
+        **foreign.names,
+    )

@@ -47,11 +47,12 @@ def without_text(connection: Connection[Row], on: Statements, ids: Sequence[str]
 
 
 def quarantined(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> dict[str, str]:
-    """Why these ids, those that are, are in quarantine."""
+    """Why these ids, those that are, are in quarantine: as texts, or for the live set."""
     rows = connection.execute(
         on.fill(
             "select id, min(error) from {quarantine} where entity = {entity} and id = any(%s)"
-            " group by id"
+            " and (vector_set = 0 or vector_set = (select number from {vector_sets}"
+            " where entity = {entity} and state = 'live')) group by id"
         ),
         (list(ids),),
     )

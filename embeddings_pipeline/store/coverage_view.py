@@ -18,7 +18,7 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
     )
     rows = connection.execute(
         sql.SQL(
-            "select e.entity, e.definition->>'id', s.table_name from {entities} e"
+            "select e.entity, e.definition->>'id', s.table_name, s.number from {entities} e"
             " left join {sets} s on s.entity = e.entity and s.state = 'live' order by 1"
         ).format(entities=Identifier(schema, "entities"), sets=Identifier(schema, "vector_sets"))
     ).fetchall()
@@ -32,7 +32,9 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
     )
 
 
-def _coverage_of(schema: str, entity: str, id_column: str, table: str | None) -> sql.Composable:
+def _coverage_of(
+    schema: str, entity: str, id_column: str, table: str | None, number: int | None
+) -> sql.Composable:
     """A row of the coverage view. Without a live set every text is pending."""
     key = Identifier(id_column)
     vectors = (
@@ -52,7 +54,8 @@ def _coverage_of(schema: str, entity: str, id_column: str, table: str | None) ->
             coalesce(round(100.0 * count(*) filter (where pending = 0) / nullif(count(*), 0), 2),
                 100) as coverage_percent,
             coalesce(sum(pending), 0)::bigint as pending,
-            (select count(*) from {quarantine} where entity = {entity}) as quarantined,
+            (select count(*) from {quarantine} where entity = {entity}
+                and vector_set in (0, {number})) as quarantined,
             extract(epoch from now() - min(pending_since))::bigint as oldest_pending_seconds,
             coalesce(sum(recent), 0)::bigint as vectors_last_24h
         from (
@@ -74,4 +77,5 @@ def _coverage_of(schema: str, entity: str, id_column: str, table: str | None) ->
         texts=Identifier(schema, f"{entity}_texts"),
         vectors=vectors,
         quarantine=Identifier(schema, "quarantine"),
+        number=sql.Literal(number or 0),
     )

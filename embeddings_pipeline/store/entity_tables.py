@@ -52,6 +52,15 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
             )
 
 
+def exist(connection: Connection[Row], schema: str, entity: str) -> bool:
+    """Whether the entity has its tables, as it has since its first run."""
+    row = connection.execute(
+        sql.SQL("select from {} where entity = %s").format(Identifier(schema, "entities")),
+        (entity,),
+    ).fetchone()
+    return row is not None
+
+
 def _create_texts_and_filters(connection: Connection[Row], schema: str, source: Source) -> None:
     try:
         _create_texts(connection, schema, source)

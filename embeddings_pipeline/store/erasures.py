@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import Connection
 
-from embeddings_pipeline.store import evictions
+from embeddings_pipeline.store import evictions, provenance
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.statements import Statements
@@ -31,7 +31,10 @@ def remove(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
 
 
 def stored(connection: Connection[Row], on: Statements) -> list[str]:
-    """Erased ids that still have a text, as those have whose erasing was cut short."""
+    """Erased ids of which something is stored: those whose erasing was cut short have a text, and
+    a run of another entity may have named one meanwhile."""
+    if not _any(connection, on):
+        return []
     rows = connection.execute(
         on.fill(
             # few ids are looked up by key in however many texts
@@ -39,12 +42,17 @@ def stored(connection: Connection[Row], on: Statements) -> list[str]:
             "select e.id::{id_type} from {erasures} e where e.entity = {entity}))"
         )
     )
-    return [row_id for (row_id,) in rows]
+    return sorted({*(row_id for (row_id,) in rows), *provenance.of_erased(connection, on)})
+
+
+def _any(connection: Connection[Row], on: Statements) -> bool:
+    (some,) = on.one(connection, "select exists (select from {erasures} where entity = {entity})")
+    return bool(some)
 
 
 def traces(connection: Connection[Row], on: Statements) -> int:
-    """Rows of erased ids that are left in texts, vectors or quarantine, and texts of the entity
-    that caches have yet to forget; 0 as it should be."""
+    """Rows of erased ids that are left in texts, vectors or quarantine, those that other vectors
+    name as their origin, and texts that caches have yet to forget; 0 as it should be."""
     name = on.source.entity.name
     found = 0
     for table in (f"{name}_texts", *vector_tables(connection, on.schema, name)):
@@ -60,4 +68,5 @@ def traces(connection: Connection[Row], on: Statements) -> int:
         "select count(*) from {quarantine} q join {erasures} e using (entity, id)"
         " where q.entity = {entity}",
     )
-    return int(found + rows + evictions.count(connection, on))
+    named = len(provenance.of_erased(connection, on))
+    return int(found + rows + named + evictions.count(connection, on))

@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 from psycopg import Connection, sql
 
+from embeddings_pipeline.store.failures import left_alone
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-
-# a text that failed this often is left alone until it changes or `retry` is asked
-MAX_ATTEMPTS = 3
 
 
 class Pending(NamedTuple):
@@ -119,13 +117,9 @@ def pending_of(
     return on.fill(
         """
         {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-        where t.text_hash is not null and {missing} and not exists (
-            select from {quarantine} q
-            where q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
-                and q.text_hash = t.text_hash and q.attempts >= {attempts}
-        )
+        where t.text_hash is not null and {missing} and not {left_alone}
         """,
         vectors=on.vectors(vector_set.table_name if vector_set else None),
         missing=missing,
-        attempts=sql.Literal(MAX_ATTEMPTS),
+        left_alone=left_alone(on, vector_set, "t"),
     )

@@ -9,6 +9,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.failures import left_alone
 from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.pending import pending_of
 from embeddings_pipeline.store.postgres import Row
@@ -119,7 +120,9 @@ def work(
         select p.id, p.chunk, p.text_hash, p.tokens
         from planned p left join {vectors} v on v.{id} = p.id and v.chunk = p.chunk
         where p.text_hash is not null and v.text_hash is distinct from p.text_hash
+            and not {left_alone}
         """,
+        left_alone=left_alone(on, vector_set, "p", Identifier("id")),
         vectors=on.vectors(vector_set.table_name if vector_set else None),
     )
     connection.execute(

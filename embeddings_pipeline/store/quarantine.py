@@ -10,6 +10,7 @@ from psycopg import Connection
 from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def settle(connection: Connection[Row], on: Statements, failures: Sequence[Failu
             """
             delete from {quarantine} q using incoming_texts i
             where q.entity = {entity} and q.id = i.{id}::text and i.chunk = 0
-                and q.id <> all (%s)
+                and (q.stage = 'encode' or q.id <> all (%s))
                 and not exists (
                     select from {texts} t where t.{id} = i.{id}
                         and t.chunk = q.chunk and t.text_hash = q.text_hash
@@ -44,8 +45,8 @@ def settle(connection: Connection[Row], on: Statements, failures: Sequence[Failu
                 """
                 insert into {quarantine} as q (entity, id, chunk, stage, error)
                 values ({entity}, %s, 0, %s, %s)
-                on conflict (entity, id, chunk) do update set
-                    stage = excluded.stage, error = excluded.error, text_hash = null,
+                on conflict (entity, id, chunk, vector_set) do update set
+                    stage = excluded.stage, error = excluded.error,
                     attempts = q.attempts + 1, last_seen = clock_timestamp()
                 """
             ),
@@ -54,19 +55,23 @@ def settle(connection: Connection[Row], on: Statements, failures: Sequence[Failu
 
 
 def note_unencodable(
-    connection: Connection[Row], on: Statements, pending: Pending, error: str
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    pending: Pending,
+    error: str,
 ) -> None:
-    """Note that the encoder fails on this text, unless the text has changed meanwhile."""
+    """Note that the set's model fails on this text, unless the text has changed meanwhile."""
     connection.execute(
         on.fill(
             """
-            insert into {quarantine} as q (entity, id, chunk, stage, error, text_hash)
-            select {entity}, t.{id}::text, t.chunk, 'encode', %(error)s, t.text_hash
+            insert into {quarantine} as q (entity, id, chunk, vector_set, stage, error, text_hash)
+            select {entity}, t.{id}::text, t.chunk, %(set)s, 'encode', %(error)s, t.text_hash
             from {texts} t
             where t.{id} = %(id)s::{id_type} and t.chunk = %(chunk)s and t.text_hash = %(hash)s
             for share of t
-            on conflict (entity, id, chunk) do update set
-                stage = excluded.stage, error = excluded.error, last_seen = clock_timestamp(),
+            on conflict (entity, id, chunk, vector_set) do update set
+                error = excluded.error, last_seen = clock_timestamp(),
                 attempts = case when q.text_hash = excluded.text_hash then q.attempts + 1
                     else 1 end,
                 text_hash = excluded.text_hash
@@ -75,6 +80,7 @@ def note_unencodable(
         {
             "id": pending.id,
             "chunk": pending.chunk,
+            "set": vector_set.number,
             "error": error,
             "hash": pending.text_hash,
         },

@@ -10,6 +10,7 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.failures import entry_of, of_sets_in_use
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -72,14 +73,14 @@ def coverage(
                         filter (where {missing} and q.id is null) as since
                 from {texts} t
                 left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-                left join {quarantine} q on q.entity = {entity} and q.id = t.{id}::text
-                    and q.chunk = t.chunk and q.text_hash = t.text_hash
+                left join {quarantine} q on {failed}
                 where t.text_hash is not null
                 group by t.partition_key, t.{id}
             ) as by_row
             group by partition_key order by partition_key
             """,
             missing=sql.SQL("v.text_hash is distinct from t.text_hash"),
+            failed=entry_of(on, vector_set, "t"),
             vectors=on.vectors(vector_set.table_name if vector_set else None),
         )
     )
@@ -87,9 +88,11 @@ def coverage(
 
 
 def quarantined(connection: Connection[Row], on: Statements) -> int:
-    """Rows of the entity that are in quarantine, at whatever stage."""
+    """Rows of the entity that are in quarantine, at whatever stage, for a set in use."""
     (count,) = on.one(
-        connection, "select count(distinct id) from {quarantine} where entity = {entity}"
+        connection,
+        "select count(distinct q.id) from {quarantine} q where q.entity = {entity} and {in_use}",
+        in_use=of_sets_in_use(on),
     )
     return int(count)
 
@@ -103,6 +106,26 @@ def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) 
         vectors=on.table(vector_set.table_name),
     )
     return int(count)
+
+
+def shown_and_lost(
+    connection: Connection[Row], on: Statements, live: VectorSet, other: VectorSet
+) -> tuple[int, int]:
+    """How many rows have a vector in the live set, and how many of these have none in the other."""
+    shown, lost = on.one(
+        connection,
+        """
+        select count(*), count(*) filter (where not kept)
+        from (
+            select {id}, bool_or(o.chunk is not null) as kept
+            from {live} l left join {other} o using ({id}, chunk)
+            group by {id}
+        ) as by_row
+        """,
+        live=on.table(live.table_name),
+        other=on.table(other.table_name),
+    )
+    return shown, lost
 
 
 def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
@@ -131,6 +154,7 @@ def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) ->
             from {texts} t
             left join {quarantine} q
                 on q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
+                    and q.vector_set = 0
             """,
             max_tokens=sql.Literal(max_tokens),
         )

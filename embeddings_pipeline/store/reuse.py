@@ -9,6 +9,7 @@ from psycopg import Connection, sql
 from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.failures import removal
 from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -55,17 +56,22 @@ def _take_over(
                 select distinct on (text_hash) text_hash, embedding,
                     {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
                 from {origin_table} where text_hash in (select text_hash from wanted)
-            )
-            insert into {vectors} as v ({columns})
-            select {values}
-            from wanted i
-            join found f on f.text_hash = i.text_hash
-            join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
-                and t.text_hash = i.text_hash
-            for share of t
-            on conflict ({id}, chunk) do update set {assignments}
-            returning v.{id}::text, v.chunk
+            ),
+            written as (
+                insert into {vectors} as v ({columns})
+                select {values}
+                from wanted i
+                join found f on f.text_hash = i.text_hash
+                join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
+                    and t.text_hash = i.text_hash
+                for share of t
+                on conflict ({id}, chunk) do update set {assignments}
+                returning v.{id}::text as id, v.chunk
+            ),
+            settled as ({removal})
+            select id, chunk from written
             """,
+            removal=removal(on, vector_set),
             origin=sql.Literal(origin.entity),
             origin_id=Identifier(origin.id_column),
             origin_table=on.table(origin.table),

@@ -58,13 +58,15 @@ _CONTROL_TABLES = (
         entity text not null,
         id text not null,
         chunk int not null,
+        -- whose model failed; 0 for what failed before any model
+        vector_set int not null default 0,
         stage text not null check (stage in ('partition', 'render', 'encode')),
         error text not null,
         attempts int not null default 1,
         text_hash bytea,
         first_seen timestamptz not null default now(),
         last_seen timestamptz not null default now(),
-        primary key (entity, id, chunk)
+        primary key (entity, id, chunk, vector_set)
     )
     """,
     """

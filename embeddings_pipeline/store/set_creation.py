@@ -14,7 +14,7 @@ from embeddings_pipeline.entities.entity import (
 )
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage_view
+from embeddings_pipeline.store import coverage_view, provenance
 from embeddings_pipeline.store.entity_tables import filter_columns
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -111,6 +111,7 @@ def _create(
             table=on.table(table),
         )
     )
+    provenance.create_index(connection, on, table)
     entity = on.source.entity
     connection.execute(
         on.fill(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg import Connection, sql
+from psycopg.errors import CharacterNotInRepertoire, UntranslatableCharacter
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import DayPartitions
@@ -30,7 +32,8 @@ class Digest:
 
 @dataclass(frozen=True)
 class StagedRow:
-    """One row of a staging model, each value as the text that Postgres prints for it."""
+    """One row of a staging model, each value as the text that Postgres prints for it; all of them
+    null in one that cannot be read, for the reason `error`."""
 
     id: str
     fingerprint: int
@@ -38,6 +41,7 @@ class StagedRow:
     changed_at: str | None
     values: dict[str, str | None]
     filters: tuple[str | None, ...]
+    error: str | None = None
 
 
 def staging_columns(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
@@ -104,7 +108,32 @@ def moved_rows(
 def read_rows(
     connection: Connection[Row], source: Source, ids: Sequence[str]
 ) -> Generator[StagedRow, None, None]:
-    """Stream the eligible rows of these ids, in no order. Rows that are gone are left out."""
+    """Stream the eligible rows of these ids, in no order. Rows that are gone are left out.
+
+    A database whose encoding is SQL_ASCII holds bytes that are no text. A read that meets such a
+    value ends there: what is left is read in halves, until the row stands alone.
+    """
+    read: set[str] = set()
+    try:
+        with closing(_read_rows(connection, source, ids)) as rows:
+            for row in rows:
+                read.add(row.id)
+                yield row
+    except (CharacterNotInRepertoire, UntranslatableCharacter) as error:
+        left = [row_id for row_id in ids if row_id not in read]
+        if len(left) <= 1:
+            # what cannot be read without its values, either, is no fault of theirs
+            yield from _read_rows(connection, source, left, error=str(error.diag.message_primary))
+            return
+        half = len(left) // 2
+        for part in (left[:half], left[half:]):
+            yield from read_rows(connection, source, part)
+
+
+def _read_rows(
+    connection: Connection[Row], source: Source, ids: Sequence[str], *, error: str | None = None
+) -> Generator[StagedRow, None, None]:
+    """The rows of these ids, without their values where these had the error."""
     entity = source.entity
     day = (
         sql.SQL("{}::text").format(staged_columns.day(entity.partitions, source))
@@ -116,13 +145,16 @@ def read_rows(
         if entity.changed_at
         else sql.SQL("null")
     )
+    values = [
+        *(staged_columns.as_text(source, column) for column in source.text_columns),
+        *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
+    ]
     columns = [
         sql.SQL("{}::text").format(Identifier(entity.id)),
         staged_columns.fingerprint(source),
         day,
         changed,
-        *(staged_columns.as_text(source, column) for column in source.text_columns),
-        *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
+        *([sql.SQL("null")] * len(values) if error else values),
     ]
     filters_from = 4 + len(source.text_columns)
     query = sql.SQL(
@@ -144,6 +176,7 @@ def read_rows(
                 changed_at=row[3],
                 values=dict(zip(source.text_columns, row[4:filters_from], strict=True)),
                 filters=row[filters_from:],
+                error=error,
             )
 
 

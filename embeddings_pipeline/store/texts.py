@@ -8,7 +8,7 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store import evictions, quarantine
+from embeddings_pipeline.store import evictions, provenance, quarantine
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.schema import vector_tables
@@ -97,6 +97,7 @@ def delete(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> i
                     **chosen,
                 )
             )
+        provenance.forget(connection, on, ids)
         connection.execute(
             on.fill(
                 "delete from {quarantine} where entity = {entity} and id = any({chosen})", **chosen

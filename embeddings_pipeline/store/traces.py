@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 from psycopg import Connection
 
@@ -12,7 +12,8 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 
-class StoredText(NamedTuple):
+@dataclass(frozen=True)
+class StoredText:
     """A chunk as `texts` has it."""
 
     chunk: int
@@ -23,7 +24,8 @@ class StoredText(NamedTuple):
     tokens: int
 
 
-class StoredVector(NamedTuple):
+@dataclass(frozen=True)
+class StoredVector:
     """A chunk's vector in one set. `reused_from` is entity/id/chunk, where it was taken over."""
 
     chunk: int
@@ -33,11 +35,14 @@ class StoredVector(NamedTuple):
     embedded_at: datetime
 
 
-class Quarantined(NamedTuple):
-    """A failure of the row."""
+@dataclass(frozen=True)
+class Quarantined:
+    """A failure of the row; where a model failed, the set that it is of, and on which text."""
 
     chunk: int
     stage: str
+    vector_set: int | None
+    text_hash: bytes | None
     error: str
     attempts: int
     first_seen: datetime
@@ -75,8 +80,9 @@ def quarantine(connection: Connection[Row], on: Statements, row_id: str) -> list
     """The failures of a row, by chunk."""
     rows = connection.execute(
         on.fill(
-            "select chunk, stage, error, attempts, first_seen, last_seen from {quarantine}"
-            " where entity = {entity} and id = %s order by chunk"
+            "select chunk, stage, nullif(vector_set, 0), text_hash, error, attempts, first_seen,"
+            " last_seen from {quarantine} where entity = {entity} and id = %s"
+            " order by chunk, vector_set"
         ),
         (row_id,),
     )

@@ -164,6 +164,10 @@ def drop_set(connection: Connection[Row], on: Statements, vector_set: VectorSet)
             on.fill("drop table if exists {table}", table=on.table(vector_set.table_name))
         )
         connection.execute(
-            on.fill("delete from {vector_sets} where entity = {entity} and number = %s"),
-            (vector_set.number,),
+            on.fill(
+                "with entries as (delete from {quarantine} where entity = {entity}"
+                " and vector_set = %(number)s)"
+                " delete from {vector_sets} where entity = {entity} and number = %(number)s"
+            ),
+            {"number": vector_set.number},
         )

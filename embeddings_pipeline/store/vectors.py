@@ -11,6 +11,7 @@ import numpy as np
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.failures import entry_of, removal
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -33,7 +34,8 @@ def write(
     encoded: Sequence[Encoded],
     run_id: str,
 ) -> int:
-    """Store vectors in one transaction; returns how many found their text unchanged.
+    """Store vectors in one transaction; returns how many found their text unchanged. What was in
+    quarantine for want of them leaves it.
 
     A row that was changed, erased or deleted while the model ran gets none: the join on the
     text's hash, `for share`, holds off whoever wants to change it until the vector is in.
@@ -42,17 +44,23 @@ def write(
         # a window is small: look its rows up, whatever the planner guesses of a new table
         connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
         _receive(connection, on, vector_set, encoded)
-        return connection.execute(
+        rows = connection.execute(
             on.fill(
                 """
-                insert into {vectors} as v ({columns})
-                select {values}
-                from {incoming} i
-                join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
-                    and t.text_hash = i.text_hash
-                for share of t
-                on conflict ({id}, chunk) do update set {assignments}
+                with written as (
+                    insert into {vectors} as v ({columns})
+                    select {values}
+                    from {incoming} i
+                    join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
+                        and t.text_hash = i.text_hash
+                    for share of t
+                    on conflict ({id}, chunk) do update set {assignments}
+                    returning v.{id}::text as id, v.chunk
+                ),
+                settled as ({removal})
+                select from written
                 """,
+                removal=removal(on, vector_set),
                 vectors=on.table(vector_set.table_name),
                 incoming=_incoming(vector_set),
                 **inserted_columns(
@@ -63,17 +71,20 @@ def write(
                 ),
             ),
             (run_id,),
-        ).rowcount
+        )
+        return rows.rowcount
 
 
 def count(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> tuple[int, int]:
-    """How many vectors the set has, and how many chunks should have one: all but failed ones."""
+    """How many vectors the set has, and how many chunks should have one: all but those on
+    whose text its model failed."""
     stored, wanted = on.one(
         connection,
         "select (select count(*) from {vectors}),"
-        " (select count(*) from {texts} where text_hash is not null)"
-        " - (select count(*) from {quarantine} where entity = {entity} and stage = 'encode')",
+        " (select count(*) from {texts} t where t.text_hash is not null"
+        " and not exists (select from {quarantine} q where {failed}))",
         vectors=on.table(vector_set.table_name),
+        failed=entry_of(on, vector_set, "t"),
     )
     return stored, wanted
 

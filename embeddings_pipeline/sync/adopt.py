@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from psycopg import Connection
 
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import adoption, locks, set_creation
+from embeddings_pipeline.errors import ConfigurationError, RunNeeded
+from embeddings_pipeline.store import adoption, entity_tables, locks, set_creation
 from embeddings_pipeline.store.adoption import Foreign
-from embeddings_pipeline.store.postgres import Postgres, columns_of
+from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.statements import Statements
 
 # rows whose vectors are compared with what the model makes of their texts, before any is taken
@@ -32,8 +34,9 @@ def adopt(
 ) -> Adopted:
     """Fill the entity's set from a table of the same database, by id and equal text.
 
-    A few vectors are made anew first and compared. Raises ConfigurationError for a table or
-    column that is not there, another dimension, or vectors of another model.
+    A few vectors are made anew first and compared. Raises RunNeeded for an entity that has no
+    texts yet, ConfigurationError for a table or column that is not there, another dimension, or
+    vectors of another model.
     """
     encoder = encoders.of(on.source.entity)
     with database.connection() as connection:
@@ -44,12 +47,33 @@ def adopt(
                     f"table {foreign.schema}.{foreign.table} has no column {column!r} (columns:"
                     f" {', '.join(columns) or 'none, there is no such table'})"
                 )
+        _refuse_without_texts(connection, on)
+        _refuse_other_dimensions(
+            adoption.dimensions(connection, foreign), encoder.identity.dimension
+        )
         vector_set = set_creation.ensure_set(connection, on, encoder.identity)
-        for text, vector in adoption.sample(connection, on, foreign, _PROOF):
+        for text, vector in adoption.sample(connection, on, foreign, vector_set, _PROOF):
             _prove(vector, encoder.encode_documents([text]).vectors[0], text)
         with locks.entity(connection, on):
             fitted = adoption.copy(connection, on, foreign, vector_set, run_id)
         return Adopted(adoption.count(connection, foreign), fitted)
+
+
+def _refuse_without_texts(connection: Connection[Row], on: Statements) -> None:
+    name = on.source.entity.name
+    if not entity_tables.exist(connection, on.schema, name):
+        raise RunNeeded(
+            f"entity {name!r} has no texts yet, by which vectors are taken over: run its asset"
+            f" {name}/texts, or `embeddings-pipeline run {name}`, first"
+        )
+
+
+def _refuse_other_dimensions(theirs: Sequence[int], ours: int) -> None:
+    if theirs and ours not in theirs:
+        raise ConfigurationError(
+            f"the table's vectors have {' or '.join(map(str, theirs))} dimensions, the model's"
+            f" {ours}: nothing was taken"
+        )
 
 
 def _prove(
@@ -57,12 +81,7 @@ def _prove(
     ours: np.ndarray[tuple[int], np.dtype[np.float32]],
     text: str,
 ) -> None:
-    if theirs.shape != ours.shape:
-        raise ConfigurationError(
-            f"the table's vectors have {theirs.shape[0]} dimensions, the model's {ours.shape[0]}"
-        )
-    lengths = float(np.linalg.norm(theirs) * np.linalg.norm(ours))
-    cosine = float(theirs @ ours) / lengths if lengths else 0.0
+    cosine = float(theirs @ ours / (np.linalg.norm(theirs) * np.linalg.norm(ours)))
     if cosine < _SAME_MODEL:
         raise ConfigurationError(
             f"the table's vector of {text[:60]!r} is not this model's (cosine {cosine:.3f} to what"

@@ -13,7 +13,12 @@ from embeddings_pipeline.errors import EmbeddingsError, RowError
 from embeddings_pipeline.store.pending import Pending
 
 # a text that every encoder can take: where it fails too, the fault is not in the rows
-_PROBE = "probe"
+_PROBE_TEXT = "probe"
+
+_OF_NONE = (
+    "the model has no usable vector of any text ({}): no row was put in quarantine; mend the model,"
+    " or declare another"
+)
 
 Encode = Callable[[Sequence[str]], Encodings]
 Made = list[Vector | RowError]
@@ -26,7 +31,7 @@ def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[M
         encoder.encode_documents,
         texts,
         # a cache would answer for a model that is gone
-        probe=lambda: encoder.uncached.encode_documents([_PROBE]),
+        probe=lambda: encoder.uncached.encode_documents([_PROBE_TEXT]),
     )
     made = dict(zip(texts, vectors, strict=True))
     return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
@@ -43,11 +48,12 @@ def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Ma
 
 
 def encode_each(
-    encode: Encode, texts: Sequence[str], probe: Callable[[], object]
+    encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings]
 ) -> tuple[Made, Usage]:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
-    Raises what the encoder raised where it fails on everything, and so on the `probe`.
+    Raises where the encoder fails on everything, and so on the `probe`: what it raised itself,
+    or an EmbeddingsError that says why its vectors are none.
     """
     try:
         done = encode(texts)
@@ -60,26 +66,41 @@ def encode_each(
     # an encoder may raise anything for a text that it cannot take
     except Exception as error:
         return _bisect(encode, texts, probe, error)
-    made: Made = [
-        RowError(done.failures[index]) if index in done.failures else _checked(vector)
-        for index, vector in enumerate(done.vectors)
-    ]
+    made = _judged(done)
+    bad = [vector for vector in made if isinstance(vector, RowError)]
+    # what a cache knows says nothing of the model
+    if bad and len(made) - len(bad) <= done.usage.cached:
+        _probe(probe, EmbeddingsError(_OF_NONE.format(bad[0])))
     return made, done.usage
 
 
 def _bisect(
-    encode: Encode, texts: Sequence[str], probe: Callable[[], object], error: Exception
+    encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings], error: Exception
 ) -> tuple[Made, Usage]:
     if len(texts) > 1:
         half = len(texts) // 2
         first, first_usage = encode_each(encode, texts[:half], probe)
         second, second_usage = encode_each(encode, texts[half:], probe)
         return [*first, *second], first_usage + second_usage
+    _probe(probe, error)
+    return [RowError(f"{type(error).__name__}: {error}")], Usage()
+
+
+def _probe(probe: Callable[[], Encodings], error: Exception) -> None:
+    """Raise the error where the probe has no vector either: then it is not of the rows."""
     try:
-        probe()
+        (vector,) = _judged(probe())
     except Exception:
         raise error from None
-    return [RowError(f"{type(error).__name__}: {error}")], Usage()
+    if isinstance(vector, RowError):
+        raise error
+
+
+def _judged(done: Encodings) -> Made:
+    return [
+        RowError(done.failures[index]) if index in done.failures else _checked(vector)
+        for index, vector in enumerate(done.vectors)
+    ]
 
 
 def _checked(vector: Vector) -> Vector | RowError:

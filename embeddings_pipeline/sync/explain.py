@@ -9,8 +9,9 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import planning, staging, traces, vector_sets
-from embeddings_pipeline.store.pending import MAX_ATTEMPTS
+from embeddings_pipeline.store.failures import MAX_ATTEMPTS
 from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Text
@@ -86,9 +87,7 @@ def explain(
         reason = (
             f"skip it: erased on {erased:%Y-%m-%d}"
             if erased
-            else f"fail on it: {window.failures[0].error}"
-            if window and window.failures
-            else _next_for_row(row, stored, chunks)
+            else _next_for_row(row, stored, chunks, window.failures if window else [])
         )
         return Explanation(
             entity=on.source.entity.name,
@@ -101,10 +100,20 @@ def explain(
 
 
 def _next_for_row(
-    row: StagedRow | None, stored: list[StoredText], chunks: list[ExplainedChunk]
+    row: StagedRow | None,
+    stored: list[StoredText],
+    chunks: list[ExplainedChunk],
+    failures: list[Failure],
 ) -> str:
     if row is None:
         return "delete it: it is gone from staging, or no longer eligible"
+    if failures:
+        if stored and stored[0].fingerprint == row.fingerprint:
+            return (
+                f"do nothing: it failed on it ({failures[0].error}), nothing changed since, and"
+                " `retry` was not asked"
+            )
+        return f"fail on it: {failures[0].error}"
     if not stored:
         return "render it: it is new"
     if stored[0].fingerprint != row.fingerprint:
@@ -124,11 +133,9 @@ def _chunk(
     failures: list[Quarantined],
     longest: int,
 ) -> ExplainedChunk:
-    failed = next(
-        (f for f in failures if f.chunk == text.chunk and f.attempts >= MAX_ATTEMPTS), None
-    )
     in_sets = []
     for vector_set in sets:
+        failed = _left_alone(vector_set, text, failures)
         vector = traces.vectors(target, on, vector_set, text.id).get(text.chunk)
         in_sets.append(
             ChunkInSet(
@@ -148,6 +155,18 @@ def _chunk(
         truncated=text.tokens > longest,
         sets=in_sets,
     )
+
+
+def _left_alone(
+    vector_set: VectorSet, text: Text, failures: list[Quarantined]
+) -> Quarantined | None:
+    """What `store.failures.left_alone` is in SQL, of a text that may not be stored yet."""
+    of_text = (text.chunk, vector_set.number, text.text_hash)
+    for failure in failures:
+        same = (failure.chunk, failure.vector_set, failure.text_hash) == of_text
+        if same and failure.attempts >= MAX_ATTEMPTS:
+            return failure
+    return None
 
 
 def _next_for_vector(

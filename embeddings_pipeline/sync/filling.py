@@ -90,7 +90,7 @@ class Filling:
         failed = [p for p in left if p.text_hash not in good]
         for pending in failed:
             error = str(self.made[pending.text_hash])
-            quarantine.note_unencodable(connection, self.on, pending, error)
+            quarantine.note_unencodable(connection, self.on, self.vector_set, pending, error)
         self.made.clear()
         doubles = [p for p in left if p.text_hash in good and p is not by_hash[p.text_hash]]
         self.counts += Counts(

@@ -14,6 +14,7 @@ from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync.blockers import blockers
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> Pu
             # a run that ended right after its flip left them
             _drop_beyond(connection, on)
             return PublishResult(live, False, [])
-        reasons = blockers(connection, on, building)
+        reasons = blockers(connection, on, building, live)
         if not explicit:
             reasons += _waits_for_a_person(connection, on)
         if reasons:
@@ -104,23 +105,6 @@ def _roll_back_from(
             _flip(connection, on, live, former)
             vector_sets.hold_publishing(connection, on, held=True)
         return PublishResult(_live(connection, on), True, []), behind
-
-
-def blockers(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[str]:
-    """Why a set may not be published; empty where it may."""
-    pending = _pending(connection, on, vector_set)
-    orphans = queries.orphans(connection, on, vector_set)
-    target = on.source.entity.index.recall
-    reasons = []
-    if pending:
-        reasons.append(f"{pending:,} chunks are pending")
-    if orphans:
-        reasons.append(f"{orphans:,} vectors have no row")
-    if vector_set.recall is None:
-        reasons.append("its index is not built")
-    elif vector_set.recall < target:
-        reasons.append(f"the index has recall@10 {vector_set.recall:.3f}, below {target}")
-    return reasons
 
 
 def _pending(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:

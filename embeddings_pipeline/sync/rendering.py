@@ -102,6 +102,7 @@ def _pieces_of(
     if column := on.source.entity.image:
 
         def image_of(row: StagedRow) -> Pieces:
+            _refuse_unreadable(row)
             return [render_image(on.source, row.values[column], images)]
 
         yield from ahead(attempted(image_of), rows, threads=_READERS, depth=2 * _READERS)
@@ -115,11 +116,17 @@ def _pieces_of(
 
 def _pieces(row: StagedRow, on: Statements) -> Pieces:
     """A row without text has one chunk that is None."""
+    _refuse_unreadable(row)
     entity = on.source.entity
     rendered = render(entity, on.source.text_columns, row.values)
     if rendered is None or entity.chunk is None:
         return [rendered]
     return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
+
+
+def _refuse_unreadable(row: StagedRow) -> None:
+    if row.error:
+        raise RowError(f"staging has a value that cannot be read: {row.error}")
 
 
 def _count(rendered: list[Rendered]) -> list[int]:

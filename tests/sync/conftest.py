@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from embeddings_pipeline.store import _postmaster, pending
+from embeddings_pipeline.store import _postmaster, failures
 from embeddings_pipeline.sync import rendering, texts, vectors
 from tests.faults import Exchanges
 from tests.world import World
@@ -31,7 +31,7 @@ def exchanges() -> Iterator[Exchanges]:
         patch.setattr(texts, "SLICE", 5)
         patch.setattr(vectors, "_WINDOW_ROWS", 3)
         # each run tries again a text that no model takes
-        patch.setattr(pending, "MAX_ATTEMPTS", 1_000)
+        patch.setattr(failures, "MAX_ATTEMPTS", 1_000)
         # a connection that was lost is taken anew at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges

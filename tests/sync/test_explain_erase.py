@@ -1,15 +1,12 @@
-"""One row explained, erased for good, tried again; and vectors that were there before us."""
+"""One row explained, erased for good, tried again."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import erasures
-from embeddings_pipeline.store.adoption import Foreign
-from embeddings_pipeline.sync.adopt import adopt
 from embeddings_pipeline.sync.erase import erase, lift, retry
 from embeddings_pipeline.sync.explain import Explanation, explain
 from tests.world import SCHEMA, World
@@ -103,6 +100,56 @@ def test_an_id_in_another_spelling_is_erased_as_well(
     assert lift(world.postgres, world.on(item), [said]) == 1
 
 
+def origins(world: World, *tables: str) -> list[tuple[str | None]]:
+    return [
+        origin
+        for table in tables
+        for origin in world.sql(f"select reused_from from {SCHEMA}.{table} order by id")
+    ]
+
+
+@pytest.mark.parametrize("way", ["erased", "deleted"])
+def test_a_row_that_is_gone_is_no_origin_of_other_vectors(world: World, way: str) -> None:
+    # the second id begins like the first, the third is a pattern that matches both
+    ids = ("a@b.example", "a@b.example/7", "%", "z")
+    world.table("id text, name text", name="stg_shoe")
+    world.insert(*[(row_id, f"text {n % 3}") for n, row_id in enumerate(ids)], name="stg_shoe")
+    shoe = world.declare("shoe", max_delete_share=1)
+    world.run(shoe)
+    world.table("id text, name text", name="stg_lamp")
+    world.insert(*[(f"{n}", f"text {n}") for n in range(3)], name="stg_lamp")
+    world.run(world.declare("lamp"))
+    tables = ("lamp_vectors_1", "shoe_vectors_1")
+    named = {"shoe/a@b.example/0", "shoe/a@b.example/7/0", "shoe/%/0"}
+    assert named <= {origin for (origin,) in origins(world, *tables)}
+
+    on = world.on(shoe)
+    if way == "erased":
+        erase(world.postgres, on, ids[:1], world.encoders.cache.evict)
+    else:
+        world.sql("delete from staging.stg_shoe where id = 'a@b.example'")
+        world.texts(shoe)
+
+    left = {origin for (origin,) in origins(world, *tables)}
+    assert "shoe/a@b.example/0" not in left
+    assert {"shoe/a@b.example/7/0", "shoe/%/0"} <= left
+
+
+def test_an_erased_row_that_a_vector_names_is_a_trace_that_the_next_pass_removes(
+    things: World,
+) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    on = things.on(item)
+    erase(things.postgres, on, ["2"], things.encoders.cache.evict)
+    things.sql(f"update {SCHEMA}.item_vectors_1 set reused_from = 'item/2/0' where id = 1")
+    with things.postgres.connection() as connection:
+        assert erasures.traces(connection, on) == 1
+    assert things.texts(item).deleted == 0
+    with things.postgres.connection() as connection:
+        assert erasures.traces(connection, on) == 0
+
+
 def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
     item = things.declare(include=["name"])
     assert erase(things.postgres, things.on(item), ["1"], things.encoders.cache.evict) == (0, 0)
@@ -141,46 +188,3 @@ def test_retry_takes_rows_out_of_quarantine(things: World) -> None:
     things.sql("update staging.stg_item set name = 'short' where id = 9")
     things.run(item)
     assert things.sql(f"select * from {SCHEMA}.quarantine") == []
-
-
-FOREIGN = Foreign("public", "old_vectors", "item_id", "content", "emb")
-
-
-def old_vectors(world: World, *, wrong: bool = False) -> None:
-    """What a script left: one text as it is now, one of before, one of no row."""
-    world.sql("create table old_vectors (item_id text, content text, emb vector(64))")
-    for row_id, text in (("1", "name: Pump"), ("2", "name: Old hose"), ("5", "name: Gone")):
-        vector = world.encoder.encode_query(["else" if wrong else text]).vectors[0]
-        as_text = "[" + ",".join(str(x) for x in np.asarray(vector)) + "]"
-        world.sql("insert into old_vectors values (%s, %s, %s::vector)", row_id, text, as_text)
-
-
-def test_vectors_of_the_same_text_and_model_are_adopted(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    old_vectors(things)
-
-    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
-
-    assert (adopted.rows, adopted.fitted) == (3, 1)
-    things.encoder.encoded.clear()
-    counts = things.run(item)
-    assert things.encoder.encoded == ["name: Hose"]
-    assert (counts["encoded"], counts["reused"]) == (1, 1)
-    things.assert_vectors_are_of_their_texts()
-
-
-def test_vectors_of_another_model_are_not_adopted(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    old_vectors(things, wrong=True)
-    with pytest.raises(ConfigurationError, match="is not this model's"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
-    assert things.sql(f"select * from {SCHEMA}.item_vectors_1") == []
-
-
-def test_a_table_without_the_named_column_is_refused(things: World) -> None:
-    item = things.declare(include=["name"])
-    things.texts(item)
-    with pytest.raises(ConfigurationError, match="there is no such table"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")

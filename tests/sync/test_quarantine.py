@@ -1,0 +1,280 @@
+"""What goes to quarantine, for which set, when it leaves, and what is no fault of a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embeddings_pipeline.cli.output import print_json
+from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.errors import EmbeddingsError
+from embeddings_pipeline.sync.encoding import encode_each
+from embeddings_pipeline.sync.erase import retry
+from embeddings_pipeline.sync.explain import explain
+from embeddings_pipeline.sync.plan import plan
+from tests.words import WordsEncoder
+from tests.world import SCHEMA, World
+
+
+def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
+    """Another model, that takes no text with one of these words."""
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any(word in text for text in texts for word in words):
+            raise ValueError("cannot take this")
+
+    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuse)
+
+
+def entries(world: World) -> list[tuple[object, ...]]:
+    return world.sql(f"select id, vector_set, attempts from {SCHEMA}.quarantine order by 1, 2")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 0.0])
+def test_a_model_that_gives_no_vector_of_anything_quarantines_nothing(
+    world: World, bad: float
+) -> None:
+    class Broken(WordsEncoder):
+        def _vector(self, text: str):  # type: ignore[no-untyped-def]
+            return super()._vector(text) * bad
+
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(20)])
+    item = world.declare()
+    world.run(item)
+    world.use(Broken(replace(world.encoder.identity, revision="r2")))
+    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(the vector is"):
+        world.vectors(item)
+    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
+
+
+def test_a_model_whose_answers_mark_every_text_as_failed_quarantines_nothing(
+    world: World,
+) -> None:
+    class Refusing(WordsEncoder):
+        def encode_documents(self, texts: Sequence[str]) -> Encodings:
+            made = super().encode_documents(texts)
+            return replace(made, failures={n: "refused" for n, _ in enumerate(texts)})
+
+    world.use(Refusing())
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.texts(item)
+    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(refused\)"):
+        world.vectors(item)
+    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
+
+
+def test_a_broken_model_is_seen_although_a_cache_knows_some_texts() -> None:
+    """Good vectors that the model did not make speak for no model."""
+    vectors = np.array([[1, 0], [np.nan, 0]], np.float32)
+    with pytest.raises(EmbeddingsError, match="not finite"):
+        encode_each(
+            lambda texts: Encodings(vectors, Usage(texts=1, cached=1)),
+            ["known", "new"],
+            probe=lambda: Encodings(vectors[1:], Usage(texts=1)),
+        )
+
+
+def test_a_set_whose_model_failed_on_all_rows_is_not_published(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "Hose"))
+    item = world.declare()
+    world.run(item)
+    world.use(refusing(world, "name"))
+    world.vectors(item)
+
+    result = world.publish(item, explicit=True)
+
+    assert not result.flipped
+    assert result.reasons[0].startswith("set 2: its model failed on all 2 rows: ")
+    assert len(world.view()) == 2
+
+
+@pytest.mark.parametrize(("share", "flips"), [(0.5, False), (0.7, True)])
+def test_a_set_that_would_hide_too_many_rows_is_not_published(
+    world: World, share: float, flips: bool
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd one"), (2, "odd two"), (3, "even"))
+    item = world.declare(max_delete_share=share)
+    world.run(item)
+    world.use(refusing(world, "odd"))
+    world.vectors(item)
+
+    result = world.publish(item)
+
+    assert result.flipped is flips
+    assert len(world.view()) == (1 if flips else 3)
+    if not flips:
+        assert result.reasons[0].startswith("set 2: 2 of the 3 rows that set 1 shows have no")
+
+
+def test_another_model_tries_what_the_first_one_failed_on(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+    assert entries(world) == [("1", 1, 3)]
+
+    world.use(world.encoder.revised("r2"))
+    counts = world.run(item)
+
+    assert (counts["encoded"], counts["quarantined"]) == (2, 0)
+    assert world.view() == {("1", 0): "name: odd", ("2", 0): "name: even"}
+
+
+def test_two_sets_that_are_filled_in_a_run_have_attempts_of_their_own(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    live = refusing(world, "odd", revision="r1")
+    world.use(live)
+    world.run(world.declare())
+    other = refusing(world, "odd")
+    other.identity = replace(other.identity, model="fake/other")
+    world.encoders.add(other)
+    item = world.declare(model="fake/other")
+
+    world.vectors(item)
+
+    assert entries(world) == [("1", 1, 2), ("1", 2, 1)]
+    # neither has seen it three times: both try again, the live one for the last time
+    assert world.vectors(item).counts.quarantined == 2
+    assert world.vectors(item).counts.quarantined == 1
+
+
+def test_an_entry_goes_when_its_text_gets_a_vector(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.encoder.before = lambda texts: None
+    world.run(item)
+    assert entries(world) == []
+    assert len(world.view()) == 2
+
+
+def test_an_entry_goes_when_a_vector_of_its_text_is_taken_over(world: World) -> None:
+    for name in ("shoe", "lamp"):
+        world.table("id bigint, name text", name=f"stg_{name}")
+        world.insert((1, "odd"), (2, name), name=f"stg_{name}")
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(world.declare("lamp"))
+    assert entries(world) == [("1", 1, 1)]
+    world.use(WordsEncoder(world.encoder.identity))
+    world.run(world.declare("shoe"))
+
+    world.use(refusing(world, "odd", revision="r1"))
+    assert world.run(world.declare("lamp"))["reused"] == 1
+    assert entries(world) == []
+
+
+def test_a_dropped_set_leaves_no_entries_to_one_of_its_number(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"), (3, "other"))
+    item = world.declare(keep_sets=0)
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.use(WordsEncoder(replace(world.encoder.identity, revision="r2")))
+    world.run(item)
+    assert [s.number for s in world.sets(item)] == [2]
+    assert entries(world) == []
+
+
+def test_a_text_that_cannot_be_rendered_any_more_leaves_no_failure_of_a_model(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    world.sql("update staging.stg_item set name = repeat('x', 1 << 20) where id = 1")
+    world.run(item)
+    assert world.sql(f"select vector_set, stage from {SCHEMA}.quarantine") == [(0, "render")]
+
+
+def test_a_plan_leaves_out_what_is_left_alone_also_where_it_is_rendered_again(
+    world: World,
+) -> None:
+    world.table("id bigint, name text, stock int")
+    world.insert((1, "odd", 1), (2, "even", 1))
+    item = world.declare(include=["name"], filters=["stock"])
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+    # the row is rendered again, and its text stays the same
+    world.sql("update staging.stg_item set stock = 2 where id = 1")
+
+    (planned,) = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+
+    assert (planned.pending, planned.encode) == (0, 0)
+    assert world.run(item)["pending"] == 0
+
+
+def test_an_explanation_tells_a_failure_of_this_text_from_one_of_another(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    for _ in range(3):
+        world.vectors(item)
+
+    def next_of_vector() -> str:
+        databases = (world.postgres, world.postgres)
+        return explain(*databases, world.on(item), world.encoders, "1").chunks[0].sets[0].next
+
+    assert next_of_vector().startswith("do nothing: it failed 3 times")
+    world.sql("update staging.stg_item set name = 'even' where id = 1")
+    assert next_of_vector().startswith("encode it")
+
+
+def test_an_explanation_says_that_a_row_which_failed_to_render_is_left_alone(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "x" * (1 << 20)))
+    item = world.declare()
+
+    def next_of_row() -> str:
+        databases = (world.postgres, world.postgres)
+        return explain(*databases, world.on(item), world.encoders, "1").next
+
+    assert next_of_row().startswith("fail on it: ")
+    world.texts(item)
+    assert next_of_row().startswith("do nothing: it failed on it (")
+    retry(world.postgres, world.on(item))
+    assert next_of_row().startswith("fail on it: ")
+
+
+def test_an_explanation_as_json_names_what_it_gives(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"))
+    item = world.declare()
+    world.use(refusing(world, "odd", revision="r1"))
+    world.run(item)
+    databases = (world.postgres, world.postgres)
+
+    for row_id in ("1", "2"):
+        print_json(explain(*databases, world.on(item), world.encoders, row_id))
+    failed, even = map(json.loads, capsys.readouterr().out.splitlines())
+
+    (entry,) = failed["quarantine"]
+    assert (entry["stage"], entry["vector_set"], entry["attempts"]) == ("encode", 1, 1)
+    assert entry["text_hash"] == failed["chunks"][0]["text_hash"]
+    vector = even["chunks"][0]["sets"][0]["vector"]
+    assert vector["text_hash"] == even["chunks"][0]["text_hash"]
+    assert vector["reused_from"] is None
