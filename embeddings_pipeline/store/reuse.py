@@ -36,6 +36,33 @@ def reuse(
     return done
 
 
+def set_aside(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
+    """Copy vectors of the set that its windows will overwrite and that a pending text wants.
+
+    Texts that move from row to row, as under ids that are positions, would else be gone before
+    the window that wants them. Empty where none move. The copy ends with the session.
+    """
+    connection.execute("drop table if exists set_aside")
+    connection.execute(
+        on.fill(
+            """
+            create temporary table set_aside as
+            select distinct on (v.text_hash) v.{id}, v.chunk, v.text_hash, v.embedding
+            from pending_rows o
+            join {vectors} v on v.{id} = o.id and v.chunk = o.chunk
+            where v.text_hash in (select text_hash from pending_rows)
+            """,
+            vectors=on.table(vector_set.table_name),
+        )
+    )
+    connection.execute("create index on set_aside (text_hash)")
+    connection.execute("analyze set_aside")
+    (wanted,) = on.one(connection, "select exists (select from set_aside)")
+    entity = on.source.entity
+    copy = Origin(entity.name, entity.id, Identifier("pg_temp", "set_aside"))
+    return [copy] if wanted else []
+
+
 def _take_over(
     connection: Connection[Row],
     on: Statements,
@@ -54,7 +81,7 @@ def _take_over(
             found as (
                 select distinct on (text_hash) text_hash, embedding,
                     {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
-                from {origin_table} where text_hash in (select text_hash from wanted)
+                from {origin_table} o where text_hash in (select text_hash from wanted)
             )
             insert into {vectors} as v ({columns})
             select {values}
@@ -68,7 +95,7 @@ def _take_over(
             """,
             origin=sql.Literal(origin.entity),
             origin_id=Identifier(origin.id_column),
-            origin_table=on.table(origin.table),
+            origin_table=origin.table,
             vectors=on.table(vector_set.table_name),
             **inserted_columns(
                 on,

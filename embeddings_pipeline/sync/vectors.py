@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
+from embeddings_pipeline.store import ledger, locks, planning, reuse, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
@@ -88,10 +88,15 @@ def _work_off(database: Postgres, work: _Work) -> None:
             with locks.partitions(
                 connection, on, vector_set.table_name, backlog.keys, filling.request.patience
             ) as waited:
+                if waited:
+                    # whoever held them has done some of it
+                    backlog = _look(connection, filling)
                 if not filling.request.force:
-                    filling.origins = vector_sets.same_model(connection, on, vector_set.identity)
-                # whoever held them has done some of it
-                _drain(connection, work, _look(connection, filling) if waited else backlog)
+                    filling.origins = [
+                        *reuse.set_aside(connection, on, vector_set),
+                        *vector_sets.same_model(connection, on, vector_set.identity),
+                    ]
+                _drain(connection, work, backlog)
         if filling.request.ids is not None:
             # what counts whole tables is for runs that take all rows
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from embeddings_pipeline.errors import DeletesRefused
-from embeddings_pipeline.store import erasures, heirs
+from embeddings_pipeline.store import erasures, heirs, reuse
+from embeddings_pipeline.store.pending import find_pending
 from tests.sync.test_plan import plan_and_run
 from tests.world import SCHEMA, World
 
@@ -102,3 +103,45 @@ def test_a_row_that_is_being_erased_hands_nothing_over(
     named = things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")
     assert ("item/8/0",) in named
     assert ("item/7/0",) not in named
+
+
+def test_texts_that_all_move_one_row_on_keep_their_vectors(
+    things: World, small_windows: None
+) -> None:
+    things.sql("update staging.stg_item set id = id + 1001")
+    things.sql("update staging.stg_item set id = id - 1000")
+    things.insert((0, "first"))
+
+    planned = plan_and_run(things, things.declare())
+
+    assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 1)
+    assert things.encoder.encoded == ["name: first"]
+    assert_each_row_has_its_vector(things)
+
+
+def test_texts_that_are_swapped_between_windows_keep_their_vectors(
+    things: World, small_windows: None
+) -> None:
+    things.sql("update staging.stg_item set name = 'thing ' || 99 - id")
+
+    planned = plan_and_run(things, things.declare())
+
+    assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
+    assert things.encoder.encoded == []
+    assert_each_row_has_its_vector(things)
+
+
+def test_only_vectors_that_are_wanted_elsewhere_are_set_aside(things: World) -> None:
+    things.sql("update staging.stg_item set name = 'thing 2' where id = 1")
+    things.sql("update staging.stg_item set name = 'thing 1' where id = 2")
+    things.sql("update staging.stg_item set name = 'new' where id = 3")
+    item = things.declare()
+    things.texts(item)
+
+    on, (vector_set,) = things.on(item), things.sets(item)
+    with things.postgres.connection() as connection:
+        find_pending(connection, on, vector_set, None, max_rows=10, max_tokens=1000)
+        reuse.set_aside(connection, on, vector_set)
+        rows = connection.execute("select id from set_aside order by id").fetchall()
+
+    assert rows == [(1,), (2,)]
