@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from psycopg import Connection, sql
@@ -34,6 +34,24 @@ def reuse(
         with suppress(UndefinedTable):
             done |= _take_over(connection, on, vector_set, origin, left, run_id)
     return done
+
+
+def at_hand(
+    connection: Connection[Row], on: Statements, origins: Sequence[Origin], hashes: Iterable[bytes]
+) -> set[bytes]:
+    """Those of these texts' hashes for which `reuse` would find a vector."""
+    wanted, found = set(hashes), set[bytes]()
+    for origin in origins:
+        with suppress(UndefinedTable):
+            rows = connection.execute(
+                on.fill(
+                    "select distinct text_hash from {table} o where text_hash = any(%s)",
+                    table=origin.table,
+                ),
+                ([*(wanted - found)],),
+            )
+            found.update(text_hash for (text_hash,) in rows)
+    return found
 
 
 def set_aside(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
