@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from psycopg import Connection, sql
@@ -45,13 +46,13 @@ def find_pending(
     besides: Sequence[str] = (),
     max_rows: int,
     max_tokens: int,
-    force: bool = False,
+    renew: datetime | None = None,
 ) -> Backlog:
     """Fill the temporary table `pending_rows` with the windows to encode, in order.
 
     A window holds whole rows, at most `max_rows` of them, and ends with the row that takes it
     past `max_tokens`. Without `keys` it looks into every partition but those `besides`, without
-    `ids` at every row. With `force` every text is in a window.
+    `ids` at every row. With `renew` a vector that was not written since then is encoded again.
     """
     connection.execute("drop table if exists pending_rows")
     connection.execute(
@@ -67,7 +68,7 @@ def find_pending(
                 window by_row as (order by t.partition_key, t.{id})
             ) as missing
             """,
-            pending=pending_of(on, vector_set, force=force),
+            pending=pending_of(on, vector_set, renew),
             of_keys=sql.SQL("")
             if keys is None
             else sql.SQL("and t.partition_key = any({})").format(sql.Literal(list(keys))),
@@ -110,16 +111,17 @@ def read_window(connection: Connection[Row], on: Statements, window: int) -> lis
 
 
 def pending_of(
-    on: Statements, vector_set: VectorSet | None, *, force: bool = False
+    on: Statements, vector_set: VectorSet | None, renew: datetime | None = None
 ) -> sql.Composable:
-    """`<texts as t …> where <the vector is missing or of another text>`."""
-    missing = sql.SQL("true") if force else sql.SQL("v.text_hash is distinct from t.text_hash")
+    """`<texts as t …> where <the vector is missing, of another text or to be renewed>`."""
+    stale = sql.SQL("or v.embedded_at < {}").format(sql.Literal(renew)) if renew else sql.SQL("")
     return on.fill(
         """
         {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-        where t.text_hash is not null and {missing} and not {left_alone}
+        where t.text_hash is not null and (v.text_hash is distinct from t.text_hash {stale})
+        and not {left_alone}
         """,
         vectors=on.vectors(vector_set.table_name if vector_set else None),
-        missing=missing,
+        stale=stale,
         left_alone=left_alone(on, vector_set, "t"),
     )

@@ -150,7 +150,7 @@ def lacking(
     known = [
         on.fill(
             "exists (select from {table} o where o.text_hash = l.text_hash)",
-            table=on.table(origin.table),
+            table=origin.table,
         )
         for origin in origins
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from psycopg import Connection, sql
@@ -37,6 +37,51 @@ def reuse(
     return done
 
 
+def at_hand(
+    connection: Connection[Row], on: Statements, origins: Sequence[Origin], hashes: Iterable[bytes]
+) -> set[bytes]:
+    """Those of these texts' hashes for which `reuse` would find a vector."""
+    wanted, found = set(hashes), set[bytes]()
+    for origin in origins:
+        with suppress(UndefinedTable):
+            rows = connection.execute(
+                on.fill(
+                    "select distinct text_hash from {table} o where text_hash = any(%s)",
+                    table=origin.table,
+                ),
+                ([*(wanted - found)],),
+            )
+            found.update(text_hash for (text_hash,) in rows)
+    return found
+
+
+def set_aside(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
+    """Copy vectors of the set that its windows will overwrite and that a pending text wants.
+
+    Texts that move from row to row, as under ids that are positions, would else be gone before
+    the window that wants them. Empty where none move. The copy ends with the session.
+    """
+    connection.execute("drop table if exists set_aside")
+    connection.execute(
+        on.fill(
+            """
+            create temporary table set_aside as
+            select distinct on (v.text_hash) v.{id}, v.chunk, v.text_hash, v.embedding
+            from pending_rows o
+            join {vectors} v on v.{id} = o.id and v.chunk = o.chunk
+            where v.text_hash in (select text_hash from pending_rows)
+            """,
+            vectors=on.table(vector_set.table_name),
+        )
+    )
+    connection.execute("create index on set_aside (text_hash)")
+    connection.execute("analyze set_aside")
+    (wanted,) = on.one(connection, "select exists (select from set_aside)")
+    entity = on.source.entity
+    copy = Origin(entity.name, entity.id, Identifier("pg_temp", "set_aside"))
+    return [copy] if wanted else []
+
+
 def _take_over(
     connection: Connection[Row],
     on: Statements,
@@ -55,7 +100,7 @@ def _take_over(
             found as (
                 select distinct on (text_hash) text_hash, embedding,
                     {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
-                from {origin_table} where text_hash in (select text_hash from wanted)
+                from {origin_table} o where text_hash in (select text_hash from wanted)
             ),
             written as (
                 insert into {vectors} as v ({columns})
@@ -74,7 +119,7 @@ def _take_over(
             removal=removal(on, vector_set),
             origin=sql.Literal(origin.entity),
             origin_id=Identifier(origin.id_column),
-            origin_table=on.table(origin.table),
+            origin_table=origin.table,
             vectors=on.table(vector_set.table_name),
             **inserted_columns(
                 on,

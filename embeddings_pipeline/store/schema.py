@@ -117,6 +117,8 @@ _ADDED_COLUMNS = {
     ("run_ledger", "saved_usd"): sql.SQL("numeric not null default 0"),
     ("vector_sets", "indexed_at"): sql.SQL("timestamptz"),
     ("vector_sets", "canary"): sql.SQL("jsonb"),
+    ("vector_sets", "force_since"): sql.SQL("timestamptz"),
+    ("vector_sets", "force_keys"): sql.SQL("text[]"),
     ("entities", "documents"): sql.SQL("bigint"),
     ("entities", "average_tokens"): sql.SQL("double precision"),
     ("entities", "counted_at"): sql.SQL("timestamptz"),

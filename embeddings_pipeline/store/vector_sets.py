@@ -58,11 +58,11 @@ class VectorSet:
 
 
 class Origin(NamedTuple):
-    """A vectors table whose vectors another set of the same model may take over."""
+    """Vectors that a set of the same model may take over; a table, or a query in parentheses."""
 
     entity: str
     id_column: str
-    table: str
+    table: sql.Composable
 
 
 _COLUMNS = sql.SQL(
@@ -127,7 +127,7 @@ def same_model(
             "dimension": identity.dimension,
         },
     )
-    return [Origin(*row) for row in rows]
+    return [Origin(entity, id_column, on.table(table)) for entity, id_column, table in rows]
 
 
 def set_state(connection: Connection[Row], on: Statements, number: int, state: State) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
 
 from psycopg import Connection
 
 from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import CostLimitReached, RowError
-from embeddings_pipeline.store import evictions, quarantine, reuse, vectors
+from embeddings_pipeline.store import evictions, forcing, quarantine, reuse, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
@@ -28,8 +30,9 @@ from embeddings_pipeline.sync.request import Request
 class Filling:
     """One run over one set: what it works with, and what it has done so far.
 
-    `made` has, by the hash of their text, vectors that are not stored yet: they outlive a
-    connection that is lost before.
+    Forced, it leaves alone what was written since `renew`. `moving` says that vectors were set
+    aside, which are lost with the session. `made` has, by the hash of their text, vectors that are
+    not stored yet: they outlive a connection that is lost before.
     """
 
     on: Statements
@@ -37,18 +40,29 @@ class Filling:
     encoder: CachedEncoder
     request: Request
     usd_per_token: float
+    renew: datetime | None = None
     origins: Sequence[Origin] = ()
+    moving: bool = False
     counts: Counts = field(default_factory=Counts)
     made: dict[bytes, Vector | RowError] = field(default_factory=dict)
     device: str | None = None
 
+    def find_origins(self, connection: Connection[Row]) -> None:
+        """Find what can be taken over: vectors of the same model or, forced, the new ones."""
+        if self.renew:
+            self.origins = [forcing.renewed(self.on, self.vector_set, self.renew)]
+            return
+        moving = reuse.set_aside(connection, self.on, self.vector_set)
+        same_model = vector_sets.same_model(connection, self.on, self.vector_set.identity)
+        self.moving = bool(moving)
+        self.origins = [*moving, *same_model]
+
     def fill(self, connection: Connection[Row], window: list[Pending]) -> int:
-        """Settle a window; returns how many chunks of it are within the limit.
+        """Settle a window; returns how many chunks of it were, the others being past the limit.
 
         Raises CostLimitReached, before it encodes anything, for a window that costs too much.
         """
-        if self.request.limit is not None:
-            window = _within(window, max(self.request.limit - self.counts.encoded, 0))
+        window = self._within_limit(connection, window)
         reused = reuse.reuse(
             connection, self.on, self.vector_set, self.origins, window, self.request.run_id
         )
@@ -62,6 +76,33 @@ class Filling:
             self._encode([p for key, p in by_hash.items() if key not in self.made])
             self._store(connection, left, by_hash)
         return len(window)
+
+    @property
+    def limit_met(self) -> bool:
+        """Whether no more texts are to be encoded."""
+        return self.request.limit is not None and self.counts.encoded >= self.request.limit
+
+    def _within_limit(self, connection: Connection[Row], window: list[Pending]) -> list[Pending]:
+        """The whole rows for which no more texts are to be encoded than the limit leaves.
+
+        A run takes its first row however many chunks that has: it would else never be encoded.
+        """
+        if self.request.limit is None:
+            return window
+        hashes = {p.text_hash for p in window}
+        free = reuse.at_hand(connection, self.on, self.origins, hashes)
+        room = self.request.limit - self.counts.encoded
+        chosen: list[Pending] = []
+        encoded = 0
+        for _, chunks in groupby(window, key=lambda p: p.id):
+            row = [*chunks]
+            new = {p.text_hash for p in row} - free
+            is_first = not encoded and not self.counts.encoded
+            if not new or is_first or encoded + len(new) <= room:
+                chosen += row
+                encoded += len(new)
+                free |= new
+        return chosen
 
     def _encode(self, texts: Sequence[Pending]) -> None:
         if not texts:
@@ -138,13 +179,3 @@ def _encoded(on: Statements, pending: Pending, first: Pending, vector: Vector) -
     same = (pending.id, pending.chunk) == (first.id, first.chunk)
     origin = None if same else f"{on.source.entity.name}/{first.id}/{first.chunk}"
     return Encoded(pending.id, pending.chunk, pending.text_hash, vector, origin)
-
-
-def _within(window: list[Pending], limit: int) -> list[Pending]:
-    """The first whole rows of a window that have no more than `limit` chunks."""
-    if len(window) <= limit:
-        return window
-    cut = max(limit, 0)
-    while 0 < cut < len(window) and window[cut].id == window[cut - 1].id:
-        cut -= 1
-    return window[:cut]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import set_creation, vector_sets
+from embeddings_pipeline.store import forcing, set_creation, vector_sets
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres
@@ -67,6 +67,8 @@ def sync_sets(
             usd_per_token=encoders.usd_per_token(vector_set.model),
         )
         done.append((vector_set, result))
+    if request.force and all(result.finished for _, result in done):
+        _finish_force(database, on, request)
     evict_noted(database, on, encoders.cache.evict)
     return SetsResult(done, frozen)
 
@@ -78,3 +80,10 @@ def _sets(database: Postgres, on: Statements, wanted: ModelIdentity | None) -> l
         if wanted is not None:
             set_creation.ensure_set(connection, on, wanted)
         return vector_sets.vector_sets(connection, on, ("live", "building"))
+
+
+@resumed
+def _finish_force(database: Postgres, on: Statements, request: Request) -> None:
+    """The next forced run begins anew; until all sets are done it would go on."""
+    with database.connection() as connection:
+        forcing.finish(connection, on, request.keys)

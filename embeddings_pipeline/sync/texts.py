@@ -22,6 +22,7 @@ from embeddings_pipeline.store import (
     changes,
     entity_tables,
     erasures,
+    heirs,
     ledger,
     locks,
     passes,
@@ -38,21 +39,21 @@ from embeddings_pipeline.sync.request import Progress, Report, unheard
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
-
 # rows deleted in one transaction
 _WINDOW_ROWS = 2_000
-
 # a share of rows written above which statistics are not left to autovacuum
 _MUCH = 0.1
 
 
 @dataclass(frozen=True)
 class TextsResult:
-    """What a pass did, in rows. `read` counts the rows that moved and were rendered."""
+    """What a pass did, in rows. `read` counts the rows that moved and were rendered, `reused` the
+    chunks that got the vector of a row that is gone."""
 
     new: int
     read: int
     deleted: int
+    reused: int
     quarantined: int
     rekeyed: int
     seconds: float
@@ -62,6 +63,8 @@ class TextsResult:
         """Its share of the run's ledger row."""
         return Counts(
             read=self.read,
+            pending=self.reused,  # they lacked a vector until they were given one
+            reused=self.reused,
             deleted=self.deleted,
             quarantined=self.quarantined,
             seconds=self.seconds,
@@ -91,7 +94,7 @@ def sync_texts(
     done = Done()
     if force and on.source.entity.image:
         _unsettle(vectors, on)
-    _pass_over(staged, vectors, on, images, done, report, allow_deletes=allow_deletes)
+    _pass_over(staged, vectors, on, run_id, images, done, report, allow_deletes=allow_deletes)
     evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     record(vectors, on, run_id, result.counts)
@@ -105,6 +108,7 @@ class Done:
     new: int = 0
     read: int = 0
     deleted: int = 0
+    reused: int = 0
     quarantined: int = 0
     rekeyed: int = 0
 
@@ -121,6 +125,7 @@ def _pass_over(
     staged: Postgres,
     vectors: Postgres,
     on: Statements,
+    run_id: str,
     images: ImageFiles,
     done: Done,
     report: Report,
@@ -147,6 +152,8 @@ def _pass_over(
             write_rows(source, target, on, images, changed, done, told)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
+        if moved.gone:
+            done.reused += heirs.hand_over(target, on, run_id)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
             done.deleted += texts.delete(target, on, ids)
         written = done.read + done.deleted + done.rekeyed

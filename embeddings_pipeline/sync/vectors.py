@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.store import ledger, locks, planning, vector_sets, vectors
+from embeddings_pipeline.store import forcing, ledger, locks, planning, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
@@ -34,11 +34,13 @@ _MUCH = 0.1
 
 @dataclass(frozen=True)
 class VectorsResult:
-    """What a run did to one set. `keys` are the partitions in which something was pending."""
+    """What a run did to one set. `keys` are the partitions in which something was pending;
+    `finished` is False where the limit left some of it."""
 
     keys: list[str]
     counts: Counts
     device: str | None
+    finished: bool
 
 
 def sync_vectors(
@@ -64,7 +66,7 @@ def sync_vectors(
     finally:
         work.filling.counts += Counts(seconds=time.monotonic() - started)
         _record(database, work)
-    return VectorsResult(work.keys, work.filling.counts, work.filling.device)
+    return VectorsResult(work.keys, work.filling.counts, work.filling.device, work.finished)
 
 
 @dataclass
@@ -74,6 +76,7 @@ class _Work:
     filling: Filling
     keys: list[str] = field(default_factory=list)
     planned: bool = False
+    finished: bool = True
 
 
 @resumed
@@ -81,6 +84,8 @@ def _work_off(database: Postgres, work: _Work) -> None:
     with database.connection() as connection:
         filling = work.filling
         on, vector_set = filling.on, filling.vector_set
+        if filling.request.force and not filling.renew:
+            filling.renew = forcing.begin(connection, on, vector_set, filling.request.keys)
         backlog = _look(connection, filling)
         # what a lost connection leaves over is a part of what there was
         work.keys = sorted({*work.keys, *backlog.keys})
@@ -88,10 +93,11 @@ def _work_off(database: Postgres, work: _Work) -> None:
             with locks.partitions(
                 connection, on, vector_set.table_name, backlog.keys, filling.request.patience
             ) as waited:
-                if not filling.request.force:
-                    filling.origins = vector_sets.same_model(connection, on, vector_set.identity)
-                # whoever held them has done some of it
-                _drain(connection, work, _look(connection, filling) if waited else backlog)
+                if waited:
+                    # whoever held them has done some of it
+                    backlog = _look(connection, filling)
+                filling.find_origins(connection)
+                work.finished = _drain(connection, work, backlog)
         if filling.request.ids is not None:
             # what counts whole tables is for runs that take all rows
             return
@@ -114,12 +120,13 @@ def _look(connection: Connection[Row], filling: Filling) -> Backlog:
         besides=filling.request.besides,
         max_rows=_WINDOW_IMAGES if filling.on.source.entity.image else _WINDOW_ROWS,
         max_tokens=_WINDOW_TOKENS,
-        force=filling.request.force,
+        renew=filling.renew,
     )
 
 
-def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> None:
-    """Go through the windows, in order, until they end, the limit is met or a stop is asked."""
+def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
+    """Go through the windows, in order, until a stop is asked, they end or, which gives False, the
+    limit is met."""
     filling = work.filling
     request, name = filling.request, filling.on.source.entity.name
     # what a lost connection leaves over was counted before it
@@ -130,15 +137,22 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> None:
         work.planned = True
     started, done = time.monotonic(), 0
     for number in range(1, backlog.windows + 1):
+        if filling.limit_met and not filling.moving:
+            return False
         if request.stopped():
+            again = "run again with `force`" if request.force else "run again"
             raise Interrupted(
-                f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; run again to go on"
+                f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; {again} to go on"
             )
-        if request.limit is not None and filling.counts.encoded >= request.limit:
-            break
-        done += filling.fill(connection, read_window(connection, filling.on, number))
+        window = read_window(connection, filling.on, number)
+        settled = filling.fill(connection, window)
+        done += settled
         seconds = time.monotonic() - started
         request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
+        if settled < len(window) and not filling.moving:
+            # the limit has no room for the next row: smaller ones are not sought to the end
+            return False
+    return True
 
 
 def _record_plan(connection: Connection[Row], filling: Filling) -> None:

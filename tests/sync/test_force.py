@@ -1,0 +1,123 @@
+"""A forced run encodes again what is current, each text once, and goes on with one cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.errors import Interrupted
+from tests.words import WORDS, WordsEncoder
+from tests.world import SCHEMA, World
+
+pytestmark = pytest.mark.usefixtures("small_windows")
+
+
+@pytest.fixture
+def things(world: World) -> World:
+    """A hundred current rows in windows of twenty."""
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(100)])
+    world.run(world.declare(partitions={"count": 2}))
+    world.encoder.encoded.clear()
+    return world
+
+
+def force(world: World, **request: Any) -> int:
+    """A forced run; returns how many texts it encoded."""
+    item = world.declare(partitions={"count": 2})
+    return world.vectors(item, force=True, **request).counts.encoded
+
+
+def interrupt(world: World, after: int) -> None:
+    """A forced run that is asked to stop after so many texts."""
+    with pytest.raises(Interrupted, match="run again with `force` to go on"):
+        force(world, stopped=lambda: len(world.encoder.encoded) >= after)
+
+
+def test_a_forced_run_encodes_each_text_each_time(things: World) -> None:
+    assert force(things) == 100
+    assert force(things) == 100
+
+
+def test_an_interrupted_forced_run_goes_on_where_it_was(things: World) -> None:
+    interrupt(things, after=40)
+    done = set(things.encoder.encoded)
+
+    assert 0 < force(things) == 100 - len(done)
+
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+    # that was the end of it: the next one is for all rows again
+    assert force(things) == 100
+
+
+def test_a_run_in_between_does_not_end_an_interrupted_forced_one(things: World) -> None:
+    interrupt(things, after=40)
+    assert things.vectors(things.declare(partitions={"count": 2})).counts.encoded == 0
+    assert 0 < force(things) < 100
+
+
+def test_a_forced_run_of_other_partitions_takes_all_their_rows(things: World) -> None:
+    interrupt(things, after=60)
+    ((rows,),) = things.sql(f"select count(*) from {SCHEMA}.item_texts where partition_key = '00'")
+    assert force(things, keys=["00"]) == rows > 0
+
+
+def test_a_forced_run_with_a_limit_goes_on_with_the_next_one(things: World) -> None:
+    assert force(things, limit=70) == 70
+    assert force(things, limit=70) == 30
+    assert len(set(things.encoder.encoded)) == 100
+
+
+def test_a_forced_run_whose_connection_is_lost_encodes_no_stored_text_again(things: World) -> None:
+    def disconnect(texts: Sequence[str]) -> None:
+        if len(things.encoder.encoded) >= 40:
+            things.encoder.before = lambda texts: None
+            things.sql(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+
+    things.encoder.before = disconnect
+    assert force(things) == 100
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
+def test_a_forced_run_encodes_equal_texts_of_different_windows_once(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n % 7}") for n in range(100)])
+    item = world.declare()
+    world.run(item)
+    world.encoder.encoded.clear()
+
+    counts = world.vectors(item, force=True).counts
+
+    assert (counts.encoded, counts.reused) == (7, 93)
+    assert sorted(world.encoder.encoded) == [f"name: thing {n}" for n in range(7)]
+
+
+def test_a_forced_run_takes_nothing_that_was_encoded_before_it(things: World) -> None:
+    things.insert(*[(1000 + n, f"thing {n}") for n in range(100)])
+    item = things.declare(partitions={"count": 2})
+    things.texts(item)
+
+    counts = things.vectors(item, force=True).counts
+
+    assert (counts.pending, counts.encoded, counts.reused) == (200, 100, 100)
+
+
+def test_an_interrupted_forced_run_leaves_a_set_alone_that_it_had_finished(things: World) -> None:
+    live, other = things.encoder, WordsEncoder(replace(WORDS, model="fake/other"))
+    things.encoders.add(other)
+    item = things.declare(partitions={"count": 2}, model="fake/other")
+    things.vectors(item)
+    other.encoded.clear()
+
+    with pytest.raises(Interrupted):
+        things.vectors(item, force=True, stopped=lambda: len(other.encoded) >= 20)
+    things.vectors(item, force=True)
+
+    for encoder in (live, other):
+        assert len(encoder.encoded) == len(set(encoder.encoded)) == 100

@@ -1,0 +1,93 @@
+"""A limit bounds what is encoded, and leaves no row behind for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from embeddings_pipeline.entities.entity import Entity
+from tests.world import SCHEMA, World
+
+
+def long(row_id: int, sentences: int) -> str:
+    return " ".join(f"Sentence number {n} of {row_id} says a thing." for n in range(sentences))
+
+
+def chunked(world: World, *sentences: int) -> Entity:
+    """Rows of so many sentences, each in chunks of about four."""
+    world.table("id bigint, body text")
+    world.insert(*[(n, long(n, count)) for n, count in enumerate(sentences)])
+    item = world.declare(include=["body"], chunk={"tokens": 64}, partitions={"count": 1})
+    world.texts(item)
+    return item
+
+
+def chunks_by_row(world: World) -> dict[int, int]:
+    return dict(world.sql(f"select id, count(*) from {SCHEMA}.item_vectors_1 group by id"))
+
+
+def test_a_row_with_more_chunks_than_the_limit_is_encoded(world: World) -> None:
+    item = chunked(world, 40, 40)
+
+    first = world.vectors(item, limit=3).counts.encoded
+    assert first > 3
+    # whole, and alone
+    assert chunks_by_row(world) == {0: first}
+
+    assert world.vectors(item, limit=3).counts.encoded > 3
+    assert world.vectors(item, limit=3).counts.encoded == 0
+
+
+def test_a_row_that_does_not_fit_is_skipped_for_one_that_does(world: World) -> None:
+    item = chunked(world, 1, 40, 1)
+
+    assert world.vectors(item, limit=3).counts.encoded == 2
+    assert chunks_by_row(world) == {0: 1, 2: 1}
+
+
+def test_vectors_that_are_taken_over_do_not_count_against_the_limit(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(10)])
+    item = world.declare(partitions={"count": 1})
+    world.run(item)
+    world.insert(*[(100 + n, f"thing {n}") for n in range(10)])
+    world.insert(*[(200 + n, f"new {n // 2}") for n in range(10)])
+    world.texts(item)
+
+    counts = world.vectors(item, limit=3).counts
+
+    # three texts, that two rows each have
+    assert (counts.encoded, counts.reused) == (3, 10 + 3)
+
+
+def test_a_row_of_which_the_limit_leaves_a_part_gets_no_vector_at_all(world: World) -> None:
+    world.table("id bigint, body text")
+    world.insert((1, long(1, 40)))
+    item = world.declare(include=["body"], chunk={"tokens": 64}, partitions={"count": 1})
+    world.run(item)
+    # new, with a first chunk that is known, after another that takes the limit
+    world.insert((2, "short"), (3, long(1, 20) + " And ends otherwise." * 20))
+    world.texts(item)
+
+    assert world.vectors(item, limit=1).counts.encoded == 1
+    assert 3 not in chunks_by_row(world)
+
+    assert world.vectors(item).counts.reused > 0
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_limit_does_not_lose_vectors_that_move_to_later_windows(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(100)])
+    item = world.declare(partitions={"count": 1})
+    world.run(item)
+    world.encoder.encoded.clear()
+    world.sql(
+        "update staging.stg_item set name = case when id < 30 then 'new ' || id"
+        " else 'thing ' || id - 30 end"
+    )
+    world.texts(item)
+
+    world.vectors(item, limit=10)
+    world.vectors(item)
+
+    assert sorted(world.encoder.encoded) == sorted(f"name: new {n}" for n in range(30))

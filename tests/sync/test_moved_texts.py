@@ -1,0 +1,147 @@
+"""Texts that move to other rows take their vectors along: none is encoded a second time."""
+
+from __future__ import annotations
+
+import pytest
+
+from embeddings_pipeline.errors import DeletesRefused
+from embeddings_pipeline.store import erasures, heirs, reuse
+from embeddings_pipeline.store.pending import find_pending
+from tests.sync.test_plan import plan_and_run
+from tests.world import SCHEMA, World
+
+
+@pytest.fixture
+def things(world: World) -> World:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(100)])
+    world.run(world.declare())
+    world.encoder.encoded.clear()
+    return world
+
+
+def assert_each_row_has_its_vector(world: World) -> None:
+    rows = world.sql("select id::text, name from staging.stg_item")
+    assert world.view() == {(row_id, 0): f"name: {name}" for row_id, name in rows}
+    world.assert_vectors_are_of_their_texts()
+
+
+def test_rows_that_come_back_under_new_ids_keep_their_vectors(
+    things: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heirs, "_WINDOW_ROWS", 30)
+    things.sql("update staging.stg_item set id = id + 10000")
+
+    planned = plan_and_run(things, things.declare(), allow_deletes=True)
+
+    assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
+    assert things.encoder.encoded == []
+    assert_each_row_has_its_vector(things)
+    assert ("item/7/0",) in things.sql(
+        f"select reused_from from {SCHEMA}.item_vectors_1 where id = 10007"
+    )
+
+
+def test_new_ids_whose_deletes_were_refused_at_first_keep_their_vectors(things: World) -> None:
+    things.sql("update staging.stg_item set id = id + 10000")
+    with pytest.raises(DeletesRefused):
+        things.texts(things.declare())
+
+    counts = things.run(things.declare(), allow_deletes=True)
+
+    assert (counts["reused"], counts["encoded"]) == (100, 0)
+    assert_each_row_has_its_vector(things)
+
+
+def test_chunks_under_a_new_id_keep_their_vectors_and_the_filters_of_their_row(
+    world: World,
+) -> None:
+    world.table("id bigint, body text, stock int")
+    world.insert((1, " ".join(f"Sentence number {n} says a thing." for n in range(30)), 5))
+    item = world.declare(include=["body"], chunk={"tokens": 64}, filters=["stock"])
+    world.run(item)
+    chunks = len(world.view())
+    world.encoder.encoded.clear()
+    world.sql("update staging.stg_item set id = 2, stock = 6")
+
+    planned = plan_and_run(world, item, allow_deletes=True)
+
+    assert planned.sets[0].reusable == chunks > 3
+    assert world.sql(f"select distinct id, stock from {SCHEMA}.item_embeddings") == [(2, 6)]
+    world.assert_vectors_are_of_their_texts()
+
+
+def test_a_set_that_is_being_built_keeps_the_vectors_of_rows_with_new_ids(things: World) -> None:
+    item = things.declare()
+    things.use(things.encoder.revised("r2"))
+    things.texts(item)
+    things.vectors(item)
+    things.encoder.encoded.clear()
+    things.sql("update staging.stg_item set id = id + 10000 where id < 40")
+
+    # the live set, whose model is gone, is frozen but does not lose what it has
+    assert things.texts(item).reused == 80
+    things.vectors(item)
+
+    assert things.encoder.encoded == []
+    for table in ("item_vectors_1", "item_vectors_2"):
+        ((rows,),) = things.sql(f"select count(*) from {SCHEMA}.{table} where id >= 10000")
+        assert rows == 40
+
+
+def test_a_row_that_is_being_erased_hands_nothing_over(
+    things: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    things.sql("update staging.stg_item set id = id + 10000 where id < 40")
+    things.sql(f"insert into {SCHEMA}.erasures values ('item', '7')")
+    # it was noted after the pass had looked for erased rows
+    monkeypatch.setattr(erasures, "stored", lambda *_: [])
+
+    counts = things.run(things.declare())
+
+    assert (counts["reused"], counts["encoded"]) == (39, 1)
+    named = things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")
+    assert ("item/8/0",) in named
+    assert ("item/7/0",) not in named
+
+
+def test_texts_that_all_move_one_row_on_keep_their_vectors(
+    things: World, small_windows: None
+) -> None:
+    things.sql("update staging.stg_item set id = id + 1001")
+    things.sql("update staging.stg_item set id = id - 1000")
+    things.insert((0, "first"))
+
+    planned = plan_and_run(things, things.declare())
+
+    assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 1)
+    assert things.encoder.encoded == ["name: first"]
+    assert_each_row_has_its_vector(things)
+
+
+def test_texts_that_are_swapped_between_windows_keep_their_vectors(
+    things: World, small_windows: None
+) -> None:
+    things.sql("update staging.stg_item set name = 'thing ' || 99 - id")
+
+    planned = plan_and_run(things, things.declare())
+
+    assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
+    assert things.encoder.encoded == []
+    assert_each_row_has_its_vector(things)
+
+
+def test_only_vectors_that_are_wanted_elsewhere_are_set_aside(things: World) -> None:
+    things.sql("update staging.stg_item set name = 'thing 2' where id = 1")
+    things.sql("update staging.stg_item set name = 'thing 1' where id = 2")
+    things.sql("update staging.stg_item set name = 'new' where id = 3")
+    item = things.declare()
+    things.texts(item)
+
+    on, (vector_set,) = things.on(item), things.sets(item)
+    with things.postgres.connection() as connection:
+        find_pending(connection, on, vector_set, None, max_rows=10, max_tokens=1000)
+        reuse.set_aside(connection, on, vector_set)
+        rows = connection.execute("select id from set_aside order by id").fetchall()
+
+    assert rows == [(1,), (2,)]
