@@ -124,12 +124,15 @@ class Filling:
         return sum(min(p.tokens, self.vector_set.max_tokens) for p in texts)
 
     def _afford(self, tokens: int) -> None:
-        limit = self.request.max_cost_usd
-        cost = self.counts.cost_usd + tokens * self.usd_per_token
-        if limit is not None and cost > limit:
+        if self.request.max_cost_usd is None:
+            return
+        cost = tokens * self.usd_per_token
+        # what other sets and entities of the run cost is off the request's purse already
+        left = self.request.max_cost_usd - self.counts.cost_usd
+        if cost > left:
             raise CostLimitReached(
-                f"{self.on.source.entity.name}: the next window would take the run to"
-                f" ${cost:.4f}, past its limit of ${limit:.4f}; what was encoded before is kept."
+                f"{self.on.source.entity.name}: the next window would cost ${cost:.4f}, and"
+                f" ${left:.4f} of the run's limit is left; what was encoded before is kept."
                 " Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
             )
 

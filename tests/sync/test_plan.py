@@ -150,7 +150,7 @@ def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) ->
     assert planned.cost_usd == planned.sets[0].tokens
     things.texts(item)
 
-    with pytest.raises(CostLimitReached, match="past its limit"):
+    with pytest.raises(CostLimitReached, match="of the run's limit is left"):
         things.vectors(item, max_cost_usd=planned.cost_usd - 1)
     assert things.encoder.encoded == []
 
