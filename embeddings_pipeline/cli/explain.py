@@ -42,8 +42,12 @@ def _show(explained: Explanation) -> None:
     for failure in explained.quarantine:
         typer.echo(
             f"\nin quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({failure.stage},"
-            f" {failure.attempts} attempts): {failure.error}"
+            f" {_times(failure.attempts)}): {failure.error}"
         )
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
 
 
 def _short(text: str) -> str:

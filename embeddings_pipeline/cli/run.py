@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
@@ -13,9 +14,8 @@ from embeddings_pipeline.cli.jobs import Jobs, Options, opened
 from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import ledger
 from embeddings_pipeline.sync.report import of_counts
-from embeddings_pipeline.sync.status import EntityStatus, status
+from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,16 @@ def run_all(
     outcomes = []
     for name in names:
         if name not in failures:
+            run_id = str(uuid4())
             try:
-                outcomes.append(_run_one(jobs, name, options))
-                options = _spent(options, outcomes[-1])
+                warnings = jobs.entity(name, options, run_id)
+                outcomes.append(_outcome(jobs, name, run_id, warnings))
             except Interrupted:
                 raise
             except EmbeddingsError as error:
                 failures[name] = error
+            # what failed has cost something, too
+            options = _spent(options, _counts(jobs, name, run_id))
     if marts:
         output.say("building marts")
         jobs.marts()
@@ -147,25 +150,32 @@ def _processed(counts: Mapping[str, Any]) -> str:
 def raise_failures(failures: Mapping[str, EmbeddingsError]) -> None:
     """Raise what kept entities from being brought up to date, if anything did."""
     if failures:
-        said = "\n".join(f"{name}: {error}" for name, error in failures.items())
+        said = "\n".join(_of(name, str(error)) for name, error in failures.items())
         wrong = all(isinstance(error, ConfigurationError) for error in failures.values())
         raise (ConfigurationError if wrong else EmbeddingsError)(said)
 
 
-def _run_one(jobs: Jobs, name: str, options: Options) -> Outcome:
-    ran = jobs.entity(name, options)
+def _of(name: str, said: str) -> str:
+    """What was said of an entity, with its name before it once."""
+    return said if said.startswith((f"{name}: ", f"entity {name!r}")) else f"{name}: {said}"
+
+
+def _outcome(jobs: Jobs, name: str, run_id: str, warnings: list[str]) -> Outcome:
     engine = jobs.engine
-    entity = engine.entity(name)
-    with engine.vectors.connection() as connection:
-        counts = ledger.read(connection, engine.on(entity), ran.run_id)
-    return Outcome(counts or {}, status(engine.vectors, engine.schema, entity), ran.warnings)
+    now = status(engine.vectors, engine.schema, engine.entity(name))
+    return Outcome(_counts(jobs, name, run_id), now, warnings)
 
 
-def _spent(options: Options, outcome: Outcome) -> Options:
+def _counts(jobs: Jobs, name: str, run_id: str) -> dict[str, Any]:
+    engine = jobs.engine
+    return counts_of_run(engine.vectors, engine.schema, engine.entity(name), run_id)
+
+
+def _spent(options: Options, counts: Mapping[str, Any]) -> Options:
     """What is left of the purse for the entities that come after."""
     if options.max_cost_usd is None:
         return options
-    left = max(0.0, options.max_cost_usd - float(outcome.counts["cost_usd"]))
+    left = max(0.0, options.max_cost_usd - float(counts.get("cost_usd", 0)))
     return replace(options, max_cost_usd=left)
 
 
