@@ -10,6 +10,7 @@ from embeddings_pipeline.cli.output import print_json, print_table
 from embeddings_pipeline.cli.session import AsJson, chosen, session
 from embeddings_pipeline.sync.plan import Plan
 from embeddings_pipeline.sync.plan import plan as plan_of
+from embeddings_pipeline.sync.set_plans import SetPlan
 
 
 def plan(
@@ -55,9 +56,15 @@ def _row(planned: Plan) -> tuple[object, ...]:
     )
 
 
+def _of_set(part: SetPlan) -> str:
+    if part.frozen:
+        return f"frozen, so that nothing is done to it: {part.frozen}"
+    return f"{part.encode:,} texts to encode"
+
+
 def _remarks(planned: Plan) -> list[str]:
     remarks = [
-        f"set {s.number or 'new'} of {s.model}: {s.encode:,} texts to encode"
+        f"set {s.number or 'new'} of {s.model}: {_of_set(s)}"
         for s in planned.sets
         if len(planned.sets) > 1
     ]

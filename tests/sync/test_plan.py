@@ -39,6 +39,10 @@ def summary(planned: Plan) -> tuple[int, int, int, int, int]:
     )
 
 
+def reasons(planned: Plan) -> dict[str, float]:
+    return {reason: share for reason, share in planned.why.items() if share}
+
+
 @pytest.fixture
 def things(world: World) -> World:
     world.table("id bigint, name text, stock int")
@@ -64,7 +68,7 @@ def test_the_plan_of_a_daily_run_counts_each_kind_of_change(things: World) -> No
     planned = plan_and_run(things, item)
 
     assert summary(planned) == (1, 5, 3, 0, 192)
-    assert planned.why == {"content": 1.0, "template": 0.0, "model": 0.0}
+    assert reasons(planned) == {"content": 1.0}
     assert summary(plan_and_run(things, item)) == (0, 0, 0, 0, 198)
 
 
@@ -75,7 +79,7 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
     assert (planned.changed, planned.unchanged) == (200, 0)
-    assert planned.why == {"content": 0.25, "template": 0.75, "model": 0.0}
+    assert reasons(planned) == {"content": 0.25, "template": 0.75}
 
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
@@ -92,9 +96,33 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     things.run(item)
     things.use(things.encoder.revised("r2"))
     planned = plan_of(things, item)
-    assert planned.why == {"content": 0.0, "template": 0.0, "model": 1.0}
+    assert reasons(planned) == {"model": 1.0}
     assert [(s.number, s.encode) for s in planned.sets] == [(1, 0), (None, 150)]
     assert things.run(item)["encoded"] == 150
+
+
+def test_rows_that_a_run_before_left_over_are_not_laid_to_a_model(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    assert reasons(plan_of(things, item)) == {"unfinished": 1.0}
+    things.vectors(item, limit=100)
+    assert reasons(plan_and_run(things, item)) == {"unfinished": 1.0}
+    assert reasons(plan_of(things, item)) == {}
+
+
+def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.use(things.encoder.revised("r2"))
+    things.sql("update staging.stg_item set name = 'changed ' || id where id < 50")
+
+    planned = plan_of(things, item)
+
+    live, building = planned.sets
+    assert (live.pending, live.encode, live.tokens, live.cost_usd) == (0, 0, 0, 0)
+    assert "fake/words" in (live.frozen or "")
+    assert building.frozen is None
+    assert building.encode == things.run(item)["encoded"]
 
 
 def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
