@@ -9,12 +9,15 @@ from uuid import uuid4
 
 import typer
 
-from embeddings_pipeline.cli import output, plan
+from embeddings_pipeline.cli import asked, output, plan
 from embeddings_pipeline.cli.jobs import Jobs, Options, opened
-from embeddings_pipeline.entities.partitions import select_keys
+from embeddings_pipeline.cli.session import session
+from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync.plan import Plan
 from embeddings_pipeline.sync.report import of_counts
+from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
 
 
@@ -47,21 +50,28 @@ def run(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts a batch, instead of EMBEDDING_BATCH_SIZE.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what it would do, as `plan`.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what this run would do, as `plan`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print counts as JSON.")] = False,
 ) -> None:
     """Bring vectors up to date: what Dagster's schedules do, once and now."""
-    if dry_run:
-        plan.plan(entities, as_json=as_json)
-        return
     settings = Settings.load()
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     if max_cost is None:
         max_cost = settings.embedding_max_cost_usd
+    if dry_run:
+        with session() as engine:
+            names = asked.entities_of(engine, entities or [], everything)
+            keys = asked.keys_of(engine, names, partitions)
+            options = Options(keys, limit, max_cost, force, allow_deletes)
+            plans = _planned(engine, names, options)
+        plan.show(plans, as_json=as_json, max_cost_usd=max_cost)
+        return
     with output.progress() as report, opened(settings, report) as jobs:
-        names = _chosen(jobs, entities or [], everything)
-        keys = _keys(jobs, names, partitions)
+        names = asked.entities_of(jobs.engine, entities or [], everything)
+        keys = asked.keys_of(jobs.engine, names, partitions)
         options = Options(keys, limit, max_cost, force, allow_deletes)
         outcomes, failures = run_all(jobs, names, options, dbt=dbt, marts=dbt and everything)
     if as_json:
@@ -71,6 +81,11 @@ def run(
     else:
         print_outcomes(outcomes)
     raise_failures(failures)
+
+
+def _planned(engine: Engine, names: Sequence[str], options: Options) -> list[Plan]:
+    request = Request("", keys=options.keys, limit=options.limit, force=options.force)
+    return plan.plans_of(engine, names, request, allow_deletes=options.allow_deletes)
 
 
 def run_all(
@@ -177,18 +192,3 @@ def _spent(options: Options, counts: Mapping[str, Any]) -> Options:
         return options
     left = max(0.0, options.max_cost_usd - float(counts.get("cost_usd", 0)))
     return replace(options, max_cost_usd=left)
-
-
-def _chosen(jobs: Jobs, names: Sequence[str], everything: bool) -> list[str]:
-    known = list(jobs.engine.entities)
-    if everything == bool(names):
-        raise ConfigurationError(f"name entities ({', '.join(known)}) or give --all")
-    return known if everything else [jobs.engine.entity(name).name for name in names]
-
-
-def _keys(jobs: Jobs, names: Sequence[str], selection: str | None) -> list[str] | None:
-    if selection is None:
-        return None
-    if len(names) != 1 or "," in selection:
-        raise ConfigurationError("--partitions takes one key or FIRST..LAST, of one entity")
-    return select_keys(selection, jobs.engine.entity(names[0]).partitions.keys())

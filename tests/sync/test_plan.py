@@ -9,12 +9,15 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync import vectors
 from embeddings_pipeline.sync.plan import Plan, plan
+from embeddings_pipeline.sync.request import Request
 from tests.world import SCHEMA, World
 
 
-def plan_of(world: World, entity: Entity) -> Plan:
-    return plan(world.postgres, world.postgres, world.on(entity), world.encoders)
+def plan_of(world: World, entity: Entity, **request: Any) -> Plan:
+    asked = Request(run_id="", **request)
+    return plan(world.postgres, world.postgres, world.on(entity), world.encoders, asked)
 
 
 def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
@@ -123,6 +126,30 @@ def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: Worl
     assert "fake/words" in (live.frozen or "")
     assert building.frozen is None
     assert building.encode == things.run(item)["encoded"]
+
+
+@pytest.mark.parametrize(
+    "request_of_run", [{"keys": ["00", "03"]}, {"limit": 70}, {"force": True}, {"limit": 0}]
+)
+def test_the_plan_of_a_run_of_some_rows_is_what_that_run_does(
+    things: World, request_of_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 30)
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.sql("update staging.stg_item set name = 'changed ' || id % 90 where id < 160")
+    (planned,) = plan_of(things, item, **request_of_run).sets
+    things.texts(item)
+    done = things.vectors(item, **request_of_run).counts
+    assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)
+    assert planned.pending == done.pending
+    assert request_of_run == {"limit": 0} or done.encoded
+
+
+def test_a_forced_run_is_the_reason_of_what_it_does_again(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    assert reasons(plan_of(things, item, force=True)) == {"forced": 1.0}
 
 
 def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
