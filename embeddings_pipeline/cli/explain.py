@@ -45,12 +45,16 @@ def _show(explained: Explanation) -> None:
 
 
 def _failure(failure: Quarantined, hashes: set[str]) -> str:
-    stage = f"{failure.stage}, {failure.attempts} attempts"
+    stage = f"{failure.stage}, {_times(failure.attempts)}"
     if failure.vector_set is not None:
         stage += f", set {failure.vector_set}"
     if failure.text_hash is not None and failure.text_hash.hex() not in hashes:
         stage += ", on a text that it no longer has"
     return f"in quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({stage}): {failure.error}"
+
+
+def _times(attempts: int) -> str:
+    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
 
 
 def _short(text: str) -> str:

@@ -38,14 +38,6 @@ class Options:
     allow_deletes: bool = False
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A run of an entity: its id in the ledger and in Dagster, and what its checks warn of."""
-
-    run_id: str
-    warnings: list[str]
-
-
 class Jobs:
     """The jobs over one engine: models are loaded once for all entities."""
 
@@ -77,8 +69,9 @@ class Jobs:
         broken = _broken(result, keys.values())
         return {name: broken[key] for name, key in keys.items() if key in broken}
 
-    def entity(self, name: str, options: Options) -> Ran:
-        """The entity's own job from texts on. Raises what stopped it."""
+    def entity(self, name: str, options: Options, run_id: str) -> list[str]:
+        """The entity's own job from texts on, under this id in the ledger and in Dagster; returns
+        what its checks warn of. Raises what stopped it."""
         import dagster as dg
 
         from embeddings_pipeline.assets import automation, partitions
@@ -97,9 +90,10 @@ class Jobs:
             [dg.AssetKey([name, asset]) for asset in _ENTITY_ASSETS],
             tags=partitions.tags(keys),
             config=config,
+            run_id=run_id,
         )
         failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-        return Ran(result.run_id, [f"{c.check_name}: {c.description}" for c in failed])
+        return [f"{c.check_name}: {c.description}" for c in failed]
 
     def marts(self) -> None:
         """One dbt build of the models that read the vectors, where there are any."""
@@ -117,6 +111,7 @@ class Jobs:
         *,
         tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
         raise_on_error: bool = True,
     ) -> dg.ExecuteInProcessResult:
         import dagster as dg
@@ -127,6 +122,7 @@ class Jobs:
                 asset_selection=assets,
                 tags=tags,
                 run_config={**_QUIET, **(config or {})},
+                run_id=run_id,
                 raise_on_error=raise_on_error,
             )
         except dg.DagsterExecutionInterruptedError as error:

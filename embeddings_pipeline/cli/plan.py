@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json, print_table
+from embeddings_pipeline.cli.output import print_json, print_table, say
 from embeddings_pipeline.cli.session import AsJson, chosen, session
+from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.sync.plan import Plan
 from embeddings_pipeline.sync.plan import plan as plan_of
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.set_plans import SetPlan
 
 
 def plan(
@@ -18,15 +22,32 @@ def plan(
 ) -> None:
     """Say what the next run would do, why, and what it would cost. Writes nothing."""
     with session() as engine:
-        plans = [
-            plan_of(engine.staging, engine.vectors, engine.on(entity), engine.encoders)
-            for entity in chosen(engine, entities or [])
-        ]
+        plans = plans_of(engine, entities or [], Request(run_id=""))
     show(plans, as_json=as_json)
 
 
-def show(plans: list[Plan], *, as_json: bool) -> None:
-    """Print plans, as a table for a person or as a document for a program."""
+def plans_of(
+    engine: Engine, names: Sequence[str], request: Request, *, allow_deletes: bool = False
+) -> list[Plan]:
+    """The plan of this run for each of the entities, or for all where none is named."""
+    return [
+        plan_of(
+            *(engine.staging, engine.vectors, engine.on(entity), engine.encoders, request),
+            allow_deletes=allow_deletes,
+        )
+        for entity in chosen(engine, names)
+    ]
+
+
+def show(plans: list[Plan], *, as_json: bool, max_cost_usd: float | None = None) -> None:
+    """Print plans, as a table for a person or as a document for a program; and that they cost more
+    than they may, where they do."""
+    cost = sum(planned.cost_usd for planned in plans)
+    if max_cost_usd is not None and cost > max_cost_usd:
+        say(
+            f"this costs ${cost:.4f}, more than --max-cost or EMBEDDING_MAX_COST_USD lets it"
+            f" (${max_cost_usd:.4f}): the run stops before it is done"
+        )
     if as_json:
         print_json({"entities": plans})
         return
@@ -55,9 +76,15 @@ def _row(planned: Plan) -> tuple[object, ...]:
     )
 
 
+def _of_set(part: SetPlan) -> str:
+    if part.frozen:
+        return f"frozen, so that nothing is done to it: {part.frozen}"
+    return f"{part.encode:,} texts to encode"
+
+
 def _remarks(planned: Plan) -> list[str]:
     remarks = [
-        f"set {s.number or 'new'} of {s.model}: {s.encode:,} texts to encode"
+        f"set {s.number or 'new'} of {s.model}: {_of_set(s)}"
         for s in planned.sets
         if len(planned.sets) > 1
     ]

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 
-from embeddings_pipeline.cli import output, plan
+from embeddings_pipeline.cli import asked, output, plan
 from embeddings_pipeline.cli.jobs import Jobs, Options, opened
-from embeddings_pipeline.entities.partitions import select_keys
+from embeddings_pipeline.cli.session import session
+from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import ledger
+from embeddings_pipeline.sync.plan import Plan
 from embeddings_pipeline.sync.report import of_counts
-from embeddings_pipeline.sync.status import EntityStatus, status
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,28 @@ def run(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts a batch, instead of EMBEDDING_BATCH_SIZE.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what it would do, as `plan`.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what this run would do, as `plan`.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print counts as JSON.")] = False,
 ) -> None:
     """Bring vectors up to date: what Dagster's schedules do, once and now."""
-    if dry_run:
-        plan.plan(entities, as_json=as_json)
-        return
     settings = Settings.load()
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     if max_cost is None:
         max_cost = settings.embedding_max_cost_usd
+    if dry_run:
+        with session() as engine:
+            names = asked.entities_of(engine, entities or [], everything)
+            keys = asked.keys_of(engine, names, partitions)
+            options = Options(keys, limit, max_cost, force, allow_deletes)
+            plans = _planned(engine, names, options)
+        plan.show(plans, as_json=as_json, max_cost_usd=max_cost)
+        return
     with output.progress() as report, opened(settings, report) as jobs:
-        names = _chosen(jobs, entities or [], everything)
-        keys = _keys(jobs, names, partitions)
+        names = asked.entities_of(jobs.engine, entities or [], everything)
+        keys = asked.keys_of(jobs.engine, names, partitions)
         options = Options(keys, limit, max_cost, force, allow_deletes)
         outcomes, failures = run_all(jobs, names, options, dbt=dbt, marts=dbt and everything)
     if as_json:
@@ -71,6 +81,11 @@ def run(
     else:
         print_outcomes(outcomes)
     raise_failures(failures)
+
+
+def _planned(engine: Engine, names: Sequence[str], options: Options) -> list[Plan]:
+    request = Request("", keys=options.keys, limit=options.limit, force=options.force)
+    return plan.plans_of(engine, names, request, allow_deletes=options.allow_deletes)
 
 
 def run_all(
@@ -91,13 +106,16 @@ def run_all(
     outcomes = []
     for name in names:
         if name not in failures:
+            run_id = str(uuid4())
             try:
-                outcomes.append(_run_one(jobs, name, options))
-                options = _spent(options, outcomes[-1])
+                warnings = jobs.entity(name, options, run_id)
+                outcomes.append(_outcome(jobs, name, run_id, warnings))
             except Interrupted:
                 raise
             except EmbeddingsError as error:
                 failures[name] = error
+            # what failed has cost something, too
+            options = _spent(options, _counts(jobs, name, run_id))
     if marts:
         output.say("building marts")
         jobs.marts()
@@ -147,38 +165,30 @@ def _processed(counts: Mapping[str, Any]) -> str:
 def raise_failures(failures: Mapping[str, EmbeddingsError]) -> None:
     """Raise what kept entities from being brought up to date, if anything did."""
     if failures:
-        said = "\n".join(f"{name}: {error}" for name, error in failures.items())
+        said = "\n".join(_of(name, str(error)) for name, error in failures.items())
         wrong = all(isinstance(error, ConfigurationError) for error in failures.values())
         raise (ConfigurationError if wrong else EmbeddingsError)(said)
 
 
-def _run_one(jobs: Jobs, name: str, options: Options) -> Outcome:
-    ran = jobs.entity(name, options)
+def _of(name: str, said: str) -> str:
+    """What was said of an entity, with its name before it once."""
+    return said if said.startswith((f"{name}: ", f"entity {name!r}")) else f"{name}: {said}"
+
+
+def _outcome(jobs: Jobs, name: str, run_id: str, warnings: list[str]) -> Outcome:
     engine = jobs.engine
-    entity = engine.entity(name)
-    with engine.vectors.connection() as connection:
-        counts = ledger.read(connection, engine.on(entity), ran.run_id)
-    return Outcome(counts or {}, status(engine.vectors, engine.schema, entity), ran.warnings)
+    now = status(engine.vectors, engine.schema, engine.entity(name))
+    return Outcome(_counts(jobs, name, run_id), now, warnings)
 
 
-def _spent(options: Options, outcome: Outcome) -> Options:
+def _counts(jobs: Jobs, name: str, run_id: str) -> dict[str, Any]:
+    engine = jobs.engine
+    return counts_of_run(engine.vectors, engine.schema, engine.entity(name), run_id)
+
+
+def _spent(options: Options, counts: Mapping[str, Any]) -> Options:
     """What is left of the purse for the entities that come after."""
     if options.max_cost_usd is None:
         return options
-    left = max(0.0, options.max_cost_usd - float(outcome.counts["cost_usd"]))
+    left = max(0.0, options.max_cost_usd - float(counts.get("cost_usd", 0)))
     return replace(options, max_cost_usd=left)
-
-
-def _chosen(jobs: Jobs, names: Sequence[str], everything: bool) -> list[str]:
-    known = list(jobs.engine.entities)
-    if everything == bool(names):
-        raise ConfigurationError(f"name entities ({', '.join(known)}) or give --all")
-    return known if everything else [jobs.engine.entity(name).name for name in names]
-
-
-def _keys(jobs: Jobs, names: Sequence[str], selection: str | None) -> list[str] | None:
-    if selection is None:
-        return None
-    if len(names) != 1 or "," in selection:
-        raise ConfigurationError("--partitions takes one key or FIRST..LAST, of one entity")
-    return select_keys(selection, jobs.engine.entity(names[0]).partitions.keys())

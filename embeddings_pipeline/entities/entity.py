@@ -40,6 +40,7 @@ RESERVED_COLUMNS = frozenset(
         "weights",
         "text_hash",
         "tokens",
+        "part_tokens",
         "terms",
         "source_changed_at",
         "serialised_at",

@@ -104,6 +104,7 @@ def _create_texts(connection: Connection[Row], schema: str, source: Source) -> N
             weights float8[],
             text_hash bytea,
             tokens int not null,
+            part_tokens int[],
             source_changed_at timestamptz,
             serialised_at timestamptz not null default now(),
             primary key ({id}, chunk)

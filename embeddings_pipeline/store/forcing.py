@@ -35,6 +35,22 @@ def begin(
     return since
 
 
+def since(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, keys: Sequence[str] | None
+) -> datetime:
+    """What `begin` would give."""
+    (mark,) = on.one(
+        connection,
+        "select coalesce(case when force_keys is not distinct from {keys}::text[]"
+        " then force_since end, clock_timestamp())"
+        " from {vector_sets} where entity = {entity} and number = {number}",
+        keys=_scope(keys),
+        number=sql.Literal(vector_set.number),
+    )
+    found: datetime = mark
+    return found
+
+
 def finish(connection: Connection[Row], on: Statements, keys: Sequence[str] | None) -> None:
     """Remove the marks of forced runs of these partitions, in all sets."""
     connection.execute(

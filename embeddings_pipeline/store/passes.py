@@ -92,11 +92,14 @@ def rekey(connection: Connection[Row], on: Statements) -> int:
     return moved
 
 
-def hash_key(on: Statements, partitions: HashPartitions) -> sql.Composable:
-    """In SQL what `HashPartitions.key_of` is in Python."""
+def hash_key(
+    on: Statements, partitions: HashPartitions, column: sql.Composable | None = None
+) -> sql.Composable:
+    """In SQL what `HashPartitions.key_of` is in Python, of the id or of what a column calls it."""
     return on.fill(
-        "lpad(mod(('x' || left(md5({id}::text), 8))::bit(32)::bigint, {count})::text,"
+        "lpad(mod(('x' || left(md5({column}::text), 8))::bit(32)::bigint, {count})::text,"
         " {width}, '0')",
+        column=column or on.names["id"],
         count=sql.Literal(partitions.count),
         width=sql.Literal(partitions.width),
     )

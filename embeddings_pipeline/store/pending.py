@@ -25,6 +25,7 @@ class Pending(NamedTuple):
     weights: list[float] | None
     text_hash: bytes
     tokens: int
+    part_tokens: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -55,31 +56,25 @@ def find_pending(
     `ids` at every row. With `renew` a vector that was not written since then is encoded again.
     """
     connection.execute("drop table if exists pending_rows")
-    connection.execute(
-        on.fill(
-            """
-            create temporary table pending_rows as
-            select partition_key, id, chunk, text_hash, tokens, n,
-                dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
-            from (
-                select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens,
-                    dense_rank() over by_row as n, sum(t.tokens) over by_row as upto
-                from {pending} {of_keys} {of_ids} {but_keys}
-                window by_row as (order by t.partition_key, t.{id})
-            ) as missing
+    rows = on.fill(
+        """
+            select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
+            from {pending} {of_keys} {of_ids} {but_keys}
             """,
-            pending=pending_of(on, vector_set, renew),
-            of_keys=sql.SQL("")
-            if keys is None
-            else sql.SQL("and t.partition_key = any({})").format(sql.Literal(list(keys))),
-            of_ids=sql.SQL("")
-            if ids is None
-            else on.fill("and t.{id} = any({chosen}::{id_type}[])", chosen=sql.Literal(list(ids))),
-            but_keys=sql.SQL("and t.partition_key <> all({}::text[])").format(
-                sql.Literal(list(besides))
-            ),
-            max_rows=sql.Literal(max_rows),
-            max_tokens=sql.Literal(max_tokens),
+        pending=pending_of(on, vector_set, renew),
+        of_keys=sql.SQL("")
+        if keys is None
+        else sql.SQL("and t.partition_key = any({})").format(sql.Literal(list(keys))),
+        of_ids=sql.SQL("")
+        if ids is None
+        else on.fill("and t.{id} = any({chosen}::{id_type}[])", chosen=sql.Literal(list(ids))),
+        but_keys=sql.SQL("and t.partition_key <> all({}::text[])").format(
+            sql.Literal(list(besides))
+        ),
+    )
+    connection.execute(
+        sql.SQL("create temporary table pending_rows as {}").format(
+            in_windows(rows, max_rows=max_rows, max_tokens=max_tokens)
         )
     )
     connection.execute("create index on pending_rows (in_window)")
@@ -93,12 +88,27 @@ def find_pending(
     )
 
 
+def in_windows(rows: sql.Composable, *, max_rows: int, max_tokens: int) -> sql.Composable:
+    """These rows of texts with their place `n` in the order of a run, and their window."""
+    return sql.SQL(
+        """
+        select partition_key, id, chunk, text_hash, tokens, n,
+            dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
+        from (
+            select *, dense_rank() over by_row as n, sum(tokens) over by_row as upto
+            from ({rows}) as r window by_row as (order by partition_key, id)
+        ) as missing
+        """
+    ).format(rows=rows, max_rows=sql.Literal(max_rows), max_tokens=sql.Literal(max_tokens))
+
+
 def read_window(connection: Connection[Row], on: Statements, window: int) -> list[Pending]:
     """The texts of one window, less those that changed or went since `find_pending`."""
     rows = connection.execute(
         on.fill(
             """
-            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens
+            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens,
+                t.part_tokens
             from pending_rows p
             join {texts} t on t.{id} = p.id and t.chunk = p.chunk and t.text_hash = p.text_hash
             where p.in_window = %s
@@ -114,14 +124,19 @@ def pending_of(
     on: Statements, vector_set: VectorSet | None, renew: datetime | None = None
 ) -> sql.Composable:
     """`<texts as t …> where <the vector is missing, of another text or to be renewed>`."""
-    stale = sql.SQL("or v.embedded_at < {}").format(sql.Literal(renew)) if renew else sql.SQL("")
     return on.fill(
         """
         {texts} t left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-        where t.text_hash is not null and (v.text_hash is distinct from t.text_hash {stale})
+        where t.text_hash is not null and (v.text_hash is distinct from t.text_hash or {stale})
         and not {left_alone}
         """,
         vectors=on.vectors(vector_set.table_name if vector_set else None),
-        stale=stale,
+        stale=stale(renew),
         left_alone=left_alone(on, vector_set, "t"),
     )
+
+
+def stale(renew: datetime | None) -> sql.Composable:
+    """Whether a vector `v` is to be made anew, by a forced run."""
+    # where there is no set yet, `v` has no such column
+    return sql.SQL("v.embedded_at < {}").format(sql.Literal(renew)) if renew else sql.SQL("false")

@@ -142,7 +142,8 @@ def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet
 
 
 def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) -> TextCounts:
-    """Rows without text, rows that failed to render, and chunks past `max_tokens`."""
+    """Rows without text, rows that failed to render, and chunks past `max_tokens`, a weighted
+    one where a part of it is: each is read by itself."""
     return TextCounts(
         *on.one(
             connection,
@@ -150,7 +151,9 @@ def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) ->
             select
                 count(*) filter (where t.text_hash is null and q.id is null),
                 count(*) filter (where t.text_hash is null and q.id is not null),
-                count(*) filter (where t.tokens > {max_tokens})
+                count(*) filter (
+                    where {max_tokens} < any(coalesce(t.part_tokens, array[t.tokens]))
+                )
             from {texts} t
             left join {quarantine} q
                 on q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk

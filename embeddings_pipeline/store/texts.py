@@ -16,7 +16,7 @@ from embeddings_pipeline.store.statements import Statements
 
 _COLUMNS = (
     *("chunk", "partition_key", "fingerprint", "text", "parts", "weights", "text_hash"),
-    *("tokens", "source_changed_at"),
+    *("tokens", "part_tokens", "source_changed_at"),
 )
 
 
@@ -32,6 +32,7 @@ class Text(NamedTuple):
     weights: list[float] | None
     text_hash: bytes | None
     tokens: int
+    part_tokens: list[int] | None
     source_changed_at: str | None
     filters: tuple[str | None, ...]
 

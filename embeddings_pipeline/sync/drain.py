@@ -22,11 +22,9 @@ def sync_and_drain(
     if drain and request.force:
         return sync_sets(database, on, encoders, replace(request, keys=None))
     asked = sync_sets(database, on, encoders, request)
-    limit = None if request.limit is None else request.limit - asked.counts.encoded
-    if not drain or request.keys is None or (limit is not None and limit <= 0):
+    left = request.less(asked.counts)
+    if not drain or request.keys is None or left.limit == 0:
         return asked
-    purse = request.max_cost_usd
-    left = None if purse is None else purse - asked.counts.cost_usd
-    others = replace(request, keys=None, besides=request.keys, limit=limit, max_cost_usd=left)
+    others = replace(left, keys=None, besides=request.keys)
     rest = sync_sets(database, on, encoders, others)
     return SetsResult([*asked.by_set, *rest.by_set], asked.frozen)

@@ -152,7 +152,7 @@ def _chunk(
         text=text.text or "",
         text_hash=text.text_hash.hex() if text.text_hash else "",
         tokens=text.tokens,
-        truncated=text.tokens > longest,
+        truncated=max(text.part_tokens or [text.tokens]) > longest,
         sets=in_sets,
     )
 

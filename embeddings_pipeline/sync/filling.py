@@ -22,7 +22,7 @@ from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
-from embeddings_pipeline.sync.encoding import encode_images, encode_pending
+from embeddings_pipeline.sync.encoding import encode_images, encode_pending, lengths
 from embeddings_pipeline.sync.request import Request
 
 
@@ -107,7 +107,7 @@ class Filling:
     def _encode(self, texts: Sequence[Pending]) -> None:
         if not texts:
             return
-        self._afford(self._tokens_of(texts))
+        self._afford(self._read(lengths(texts).values()))
         encode = encode_images if self.on.source.entity.image else encode_pending
         results, usage = encode(self.encoder, texts)
         self.made |= {p.text_hash: result for p, result in zip(texts, results, strict=True)}
@@ -161,16 +161,22 @@ class Filling:
             evictions.note(connection, self.on, hashes)
 
     def _tokens_of(self, texts: Iterable[Pending]) -> int:
-        """Tokens that the model would read of these texts."""
-        return sum(min(p.tokens, self.vector_set.max_tokens) for p in texts)
+        """Tokens that the model would read of these texts, each part by itself."""
+        return self._read(tokens for p in texts for tokens in p.part_tokens or [p.tokens])
+
+    def _read(self, lengths: Iterable[int]) -> int:
+        return sum(min(length, self.vector_set.max_tokens) for length in lengths)
 
     def _afford(self, tokens: int) -> None:
-        limit = self.request.max_cost_usd
-        cost = self.counts.cost_usd + tokens * self.usd_per_token
-        if limit is not None and cost > limit:
+        if self.request.max_cost_usd is None:
+            return
+        cost = tokens * self.usd_per_token
+        # what other sets and entities of the run cost is off the request's purse already
+        left = self.request.max_cost_usd - self.counts.cost_usd
+        if cost > left:
             raise CostLimitReached(
-                f"{self.on.source.entity.name}: the next window would take the run to"
-                f" ${cost:.4f}, past its limit of ${limit:.4f}; what was encoded before is kept."
+                f"{self.on.source.entity.name}: the next window would cost ${cost:.4f}, and"
+                f" ${left:.4f} of the run's limit is left; what was encoded before is kept."
                 " Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
             )
 

@@ -15,44 +15,31 @@ from psycopg import Connection
 from pydantic import ValidationError
 
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import changes, passes, planning, set_creation, staging, vector_sets
+from embeddings_pipeline.store import changes, passes, planning, staging
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync import rendering, texts
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.set_plans import SetPlan, plan_sets
 
-# beyond so many rendered rows, tokens are counted in one window of ten
+# beyond so many rendered rows, tokens are estimated
 _COUNT_ALL = 20_000
-_COUNT_ONE_IN = 10
-
-
-@dataclass(frozen=True)
-class SetPlan:
-    """What a run would do to one set, in chunks and texts; `number` is None for a new one."""
-
-    number: int | None
-    live: bool
-    model: str
-    rows: int
-    pending: int
-    reusable: int
-    encode: int
-    tokens: int
-    seconds: float | None
-    cost_usd: float
+# a run of all that is pending
+_ALL = Request(run_id="")
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run would do to an entity, in rows, and to each of its sets.
 
-    `why` gives the shares of content, template and model among the rows that are not new.
-    `tokens_estimated` says that tokens were counted on a sample.
+    `why` gives, among the rows that are not new, the shares of changed content, a changed
+    template, a new model, an unfinished run before and a forced one. `tokens_estimated` says that
+    the tokens of some texts were estimated.
     """
 
     entity: str
@@ -72,8 +59,16 @@ class Plan:
         return sum(part.cost_usd for part in self.sets)
 
 
-def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders) -> Plan:
-    """The plan of the next run. Raises ConfigurationError where a run would."""
+def plan(
+    staged: Postgres,
+    vectors: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    request: Request = _ALL,
+    *,
+    allow_deletes: bool = False,
+) -> Plan:
+    """The plan of a run that is asked for so. Raises ConfigurationError where a run would."""
     with staged.connection() as source, vectors.connection() as target:
         on = Statements(on.schema, on.source)
         is_new = planning.without_tables(on, target)
@@ -84,10 +79,9 @@ def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders
         moved = _compare(source, target, on)
         rendering.refuse_bad_ids(on, *changes.bad_ids(target))
         estimated = _render_changed(source, target, on)
-        sets = _plan_sets(target, on, encoders, _sets(target, on, encoders))
+        sets = plan_sets(target, on, encoders, request)
         changed = moved.changed - moved.new
         content = planning.content_changes(target) if former else changed
-        by_model = max((s.rows for s in sets if not s.live), default=0) - moved.new - changed
         return Plan(
             entity=on.source.entity.name,
             new=moved.new,
@@ -97,8 +91,8 @@ def plan(staged: Postgres, vectors: Postgres, on: Statements, encoders: Encoders
                 target, on, rekeyed=passes.scheme_changed(target, on)
             ),
             unchanged=moved.stored - changed - moved.gone,
-            deletes_refused=texts.too_many_deletes(on, moved),
-            why=_shares(content, changed - content, 0 if is_new else max(by_model, 0)),
+            deletes_refused=not allow_deletes and texts.too_many_deletes(on, moved),
+            why=_why(moved, content, sets, force=request.force),
             tokens_estimated=estimated,
             sets=sets,
         )
@@ -128,63 +122,32 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
 
 
 def _render_changed(source: Connection[Row], target: Connection[Row], on: Statements) -> bool:
-    """Fill `planned`; whether tokens were counted for a sample alone."""
+    """Fill `planned`; whether the tokens of some texts were estimated."""
     rendered = 0
     planning.receive(target, on, [])
     for ids in changes.slices(target, "changed_rows", texts.SLICE):
         with closing(staging.read_rows(source, on.source, ids)) as rows:
-            for number, batch in enumerate(rendering.batches(rows, on)):
-                counted = rendered < _COUNT_ALL or number % _COUNT_ONE_IN == 0
-                window = rendering.rendered(batch, on, images=None, count=counted)
+            for batch in rendering.batches(rows, on):
+                count = estimate_tokens if rendered >= _COUNT_ALL else count_tokens
+                window = rendering.rendered(batch, on, images=None, count=count)
                 planning.receive(target, on, window.texts)
                 rendered += len(batch)
     return rendered > _COUNT_ALL
 
 
-def _sets(
-    target: Connection[Row], on: Statements, encoders: Encoders
-) -> list[tuple[VectorSet | None, ModelIdentity]]:
-    wanted = encoders.of(on.source.entity).identity
-    storage = set_creation.storage_of(on.source.entity, wanted.dimension)
-    known = vector_sets.vector_sets(target, on, ("building", "live", "retired"))
-    chosen: list[tuple[VectorSet | None, ModelIdentity]] = [
-        (s, s.identity) for s in known if s.state == "live"
-    ]
-    of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
-    if not any(s.state == "live" for s in of_wanted):
-        chosen.append((of_wanted[-1] if of_wanted else None, wanted))
-    return chosen
-
-
-def _plan_sets(
-    target: Connection[Row],
-    on: Statements,
-    encoders: Encoders,
-    sets: Sequence[tuple[VectorSet | None, ModelIdentity]],
-) -> list[SetPlan]:
-    plans = []
-    for vector_set, identity in sets:
-        origins = vector_sets.same_model(target, on, identity)
-        work = planning.work(target, on, vector_set, origins, identity.max_tokens)
-        rate = planning.throughput(target, on, identity.model)
-        plans.append(
-            SetPlan(
-                number=vector_set.number if vector_set else None,
-                live=vector_set is not None and vector_set.state == "live",
-                model=identity.model,
-                rows=work.rows,
-                pending=work.pending,
-                reusable=work.reusable,
-                encode=work.encode,
-                tokens=work.tokens,
-                seconds=work.tokens / rate if rate else None,
-                cost_usd=work.tokens * encoders.usd_per_token(identity.model),
-            )
-        )
-    return plans
-
-
-def _shares(content: int, template: int, model: int) -> dict[str, float]:
-    total = content + template + model
-    counts = {"content": content, "template": template, "model": model}
+def _why(moved: Moved, content: int, sets: Sequence[SetPlan], *, force: bool) -> dict[str, float]:
+    """The shares of what makes work of rows that are not new."""
+    changed = moved.changed - moved.new
+    live = [part for part in sets if part.live]
+    # of another model than the live set, or what a run before left over
+    model = max((part.waiting for part in sets if not part.live), default=0) if live else 0
+    waiting = max((part.waiting for part in live or sets), default=0)
+    counts = {
+        "content": content,
+        "template": changed - content,
+        "model": 0 if force else max(model - waiting, 0),
+        "unfinished": 0 if force else waiting,
+        "forced": max(model, waiting) if force else 0,
+    }
+    total = sum(counts.values())
     return {reason: rows / total if total else 0.0 for reason, rows in counts.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 
 from embeddings_pipeline.encoders.ahead import ahead, attempted
 from embeddings_pipeline.encoders.image_files import ImageFiles
@@ -59,9 +59,13 @@ def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRo
 
 
 def rendered(
-    rows: Sequence[StagedRow], on: Statements, images: ImageFiles | None, *, count: bool = True
+    rows: Sequence[StagedRow],
+    on: Statements,
+    images: ImageFiles | None,
+    *,
+    count: Callable[[Sequence[str]], list[int]] = chunking.count_tokens,
 ) -> Window:
-    """The texts of a window of rows; without `count` their tokens are left at 0.
+    """The texts of a window of rows, their tokens as `count` has them; images have none.
 
     Without `images` none is read: each is taken to be another where its URI is.
     """
@@ -85,10 +89,12 @@ def rendered(
         else:
             done.append((row, key, row.fingerprint, pieces))
     pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
-    counted = count and not on.source.entity.image
-    tokens = iter(_count(pieces_with_text) if counted else [0] * len(pieces_with_text))
+    parts = [piece.parts or (piece.text,) for piece in pieces_with_text]
+    each = chain.from_iterable(parts)
+    counts = repeat(0) if on.source.entity.image else iter(count([*each]))
+    tokens = iter([[next(counts) for _ in group] for group in parts])
     written = [
-        _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else 0)
+        _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else [])
         for row, key, fingerprint, pieces in done
         for chunk, piece in enumerate(pieces)
     ]
@@ -129,13 +135,6 @@ def _refuse_unreadable(row: StagedRow) -> None:
         raise RowError(f"staging has a value that cannot be read: {row.error}")
 
 
-def _count(rendered: list[Rendered]) -> list[int]:
-    """Tokens that the model reads: those of the parts, where fields have weights."""
-    parts = [piece.parts or (piece.text,) for piece in rendered]
-    counts = iter(chunking.count_tokens(list(chain.from_iterable(parts))))
-    return [sum(next(counts) for _ in group) for group in parts]
-
-
 def _partition_key(row: StagedRow, on: Statements) -> str:
     partitions = on.source.entity.partitions
     if isinstance(partitions, DayPartitions):
@@ -144,7 +143,12 @@ def _partition_key(row: StagedRow, on: Statements) -> str:
 
 
 def _text(
-    row: StagedRow, key: str, fingerprint: int, chunk: int, piece: Rendered | None, tokens: int
+    row: StagedRow,
+    key: str,
+    fingerprint: int,
+    chunk: int,
+    piece: Rendered | None,
+    tokens: list[int],
 ) -> Text:
     return Text(
         id=row.id,
@@ -155,7 +159,8 @@ def _text(
         parts=list(piece.parts) if piece and piece.parts else None,
         weights=list(piece.weights) if piece and piece.weights else None,
         text_hash=piece.text_hash if piece else None,
-        tokens=tokens,
+        tokens=sum(tokens),
+        part_tokens=tokens if piece and piece.parts else None,
         source_changed_at=row.changed_at,
         filters=row.filters,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from embeddings_pipeline.store.ledger import Counts
@@ -59,3 +59,12 @@ class Request:
     patience: float = math.inf
     report: Report = unheard
     stopped: Callable[[], bool] = field(default=lambda: False)
+
+    def less(self, done: Counts) -> Request:
+        """What is left of it, by its limits, once so much is done."""
+        limit, purse = self.limit, self.max_cost_usd
+        return replace(
+            self,
+            limit=None if limit is None else max(0, limit - done.encoded),
+            max_cost_usd=None if purse is None else max(0.0, purse - done.cost_usd),
+        )

@@ -44,7 +44,7 @@ def sync_sets(
 
     Raises ConfigurationError where the entity's own model cannot be had. A live set of another
     model that cannot be loaded any more is frozen, and the other set goes on. Rows that were
-    chosen by their ids go into the sets that there are.
+    chosen by their ids go into the sets that there are. Limits hold for all sets together.
     """
     wanted = None if request.ids is not None else encoders.of(on.source.entity).identity
     sets = _sets(database, on, wanted)
@@ -67,6 +67,7 @@ def sync_sets(
             usd_per_token=encoders.usd_per_token(vector_set.model),
         )
         done.append((vector_set, result))
+        request = request.less(result.counts)
     if request.force and all(result.finished for _, result in done):
         _finish_force(database, on, request)
     evict_noted(database, on, encoders.cache.evict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg import Connection
 
@@ -61,6 +62,14 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
             nothing = IndexStatus("none", None)
             return EntityStatus(entity.name, 0, 0, 0, None, 0, None, None, nothing)
         return _read(connection, _as_stored(schema, entity, columns))
+
+
+def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) -> dict[str, Any]:
+    """What a run has put into the ledger, by name; nothing of one that did not get so far."""
+    with database.connection() as connection:
+        if not columns_of(connection, schema, "run_ledger"):
+            return {}
+        return ledger.read(connection, _as_stored(schema, entity, {}), run_id) or {}
 
 
 def coverage(database: Postgres, on: Statements) -> list[PartitionCoverage]:

@@ -21,11 +21,12 @@ from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.work import Terms, found_work
 from embeddings_pipeline.sync.filling import Filling
 from embeddings_pipeline.sync.request import Progress, Request
 
 _WINDOW_ROWS = 1_000
-_WINDOW_TOKENS = 32_000
+WINDOW_TOKENS = 32_000
 # images have no tokens, take longer, and may be texts of a megabyte
 _WINDOW_IMAGES = 100
 # a share of rows written above which statistics are not left to autovacuum
@@ -118,10 +119,15 @@ def _look(connection: Connection[Row], filling: Filling) -> Backlog:
         filling.request.keys,
         filling.request.ids,
         besides=filling.request.besides,
-        max_rows=_WINDOW_IMAGES if filling.on.source.entity.image else _WINDOW_ROWS,
-        max_tokens=_WINDOW_TOKENS,
+        max_rows=window_rows(filling.on),
+        max_tokens=WINDOW_TOKENS,
         renew=filling.renew,
     )
+
+
+def window_rows(on: Statements) -> int:
+    """The most rows of a window."""
+    return _WINDOW_IMAGES if on.source.entity.image else _WINDOW_ROWS
 
 
 def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
@@ -158,9 +164,14 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
 def _record_plan(connection: Connection[Row], filling: Filling) -> None:
     """Note in the ledger what is about to be done, beside which the counts will stand."""
     model = filling.vector_set.model
-    work = planning.lacking(
-        connection, filling.on, "pending_rows", filling.origins, filling.vector_set.max_tokens
+    terms = Terms(
+        filling.vector_set.max_tokens,
+        filling.origins,
+        limit=filling.request.limit,
+        renew=filling.renew,
+        remembered=filling.usd_per_token > 0,
     )
+    work = found_work(connection, filling.on, terms)
     rate = planning.throughput(connection, filling.on, model)
     ledger.record_plan(
         connection,

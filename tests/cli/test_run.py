@@ -99,6 +99,22 @@ def test_a_run_of_some_partitions_leaves_the_others_pending(embedded_notes: Note
     assert state["pending"] == rest["encoded"] == 8 - first["encoded"]
 
 
+def test_a_dry_run_says_what_that_run_would_do(embedded_notes: Notes) -> None:
+    def planned(*options: str) -> int:
+        (entity,) = document("run", "note", "--dry-run", *options)["entities"]
+        (only,) = entity["sets"]
+        return int(only["encode"])
+
+    document("run", "note")
+    embedded_notes.sql("update raw.raw_notes set title = title || ' twice'")
+    assert (planned(), planned("--limit", "3")) == (8, 3)
+    of_some = planned("--partitions", "00..01")
+    assert 0 < of_some < 8
+    assert document("run", "note", "--no-dbt", "--partitions", "00..01")["encoded"] == of_some
+    assert (planned(), planned("--force")) == (8 - of_some, 8)
+    document("run", "note", "--no-dbt")
+
+
 def test_what_staging_reads_is_built_where_it_is_missing(embedded_notes: Notes) -> None:
     embedded_notes.sql("drop table raw.raw_notes cascade")
     counts = document("run", "note")
@@ -154,6 +170,7 @@ def test_mass_deletes_are_refused_until_they_are_meant(embedded_notes: Notes) ->
         (["nonsuch"], r"no entity 'nonsuch' \(entities: event, note\)"),
         (["note", "--partitions", "00..09"], r"partition '09' does not exist"),
         (["note", "event", "--partitions", "00"], r"--partitions takes one key"),
+        (["--dry-run"], r"name entities \(event, note\) or give --all"),
     ],
 )
 def test_a_wrong_call_is_told_with_the_choices(

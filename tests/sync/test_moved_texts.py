@@ -37,9 +37,8 @@ def test_rows_that_come_back_under_new_ids_keep_their_vectors(
     assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
     assert things.encoder.encoded == []
     assert_each_row_has_its_vector(things)
-    assert ("item/7/0",) in things.sql(
-        f"select reused_from from {SCHEMA}.item_vectors_1 where id = 10007"
-    )
+    # the ids that are gone are named nowhere
+    assert set(things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")) == {(None,)}
 
 
 def test_new_ids_whose_deletes_were_refused_at_first_keep_their_vectors(things: World) -> None:
@@ -101,7 +100,6 @@ def test_a_row_that_is_being_erased_hands_nothing_over(
 
     assert (counts["reused"], counts["encoded"]) == (39, 1)
     named = things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")
-    assert ("item/8/0",) in named
     assert ("item/7/0",) not in named
 
 

@@ -9,12 +9,15 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync import vectors
 from embeddings_pipeline.sync.plan import Plan, plan
+from embeddings_pipeline.sync.request import Request
 from tests.world import SCHEMA, World
 
 
-def plan_of(world: World, entity: Entity) -> Plan:
-    return plan(world.postgres, world.postgres, world.on(entity), world.encoders)
+def plan_of(world: World, entity: Entity, **request: Any) -> Plan:
+    asked = Request(run_id="", **request)
+    return plan(world.postgres, world.postgres, world.on(entity), world.encoders, asked)
 
 
 def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
@@ -37,6 +40,10 @@ def summary(planned: Plan) -> tuple[int, int, int, int, int]:
         planned.moved_partition,
         planned.unchanged,
     )
+
+
+def reasons(planned: Plan) -> dict[str, float]:
+    return {reason: share for reason, share in planned.why.items() if share}
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_the_plan_of_a_daily_run_counts_each_kind_of_change(things: World) -> No
     planned = plan_and_run(things, item)
 
     assert summary(planned) == (1, 5, 3, 0, 192)
-    assert planned.why == {"content": 1.0, "template": 0.0, "model": 0.0}
+    assert reasons(planned) == {"content": 1.0}
     assert summary(plan_and_run(things, item)) == (0, 0, 0, 0, 198)
 
 
@@ -75,7 +82,7 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
     assert (planned.changed, planned.unchanged) == (200, 0)
-    assert planned.why == {"content": 0.25, "template": 0.75, "model": 0.0}
+    assert reasons(planned) == {"content": 0.25, "template": 0.75}
 
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
@@ -92,9 +99,57 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     things.run(item)
     things.use(things.encoder.revised("r2"))
     planned = plan_of(things, item)
-    assert planned.why == {"content": 0.0, "template": 0.0, "model": 1.0}
+    assert reasons(planned) == {"model": 1.0}
     assert [(s.number, s.encode) for s in planned.sets] == [(1, 0), (None, 150)]
     assert things.run(item)["encoded"] == 150
+
+
+def test_rows_that_a_run_before_left_over_are_not_laid_to_a_model(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    assert reasons(plan_of(things, item)) == {"unfinished": 1.0}
+    things.vectors(item, limit=100)
+    assert reasons(plan_and_run(things, item)) == {"unfinished": 1.0}
+    assert reasons(plan_of(things, item)) == {}
+
+
+def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.use(things.encoder.revised("r2"))
+    things.sql("update staging.stg_item set name = 'changed ' || id where id < 50")
+
+    planned = plan_of(things, item)
+
+    live, building = planned.sets
+    assert (live.pending, live.encode, live.tokens, live.cost_usd) == (0, 0, 0, 0)
+    assert "fake/words" in (live.frozen or "")
+    assert building.frozen is None
+    assert building.encode == things.run(item)["encoded"]
+
+
+@pytest.mark.parametrize(
+    "request_of_run", [{"keys": ["00", "03"]}, {"limit": 70}, {"force": True}, {"limit": 0}]
+)
+def test_the_plan_of_a_run_of_some_rows_is_what_that_run_does(
+    things: World, request_of_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 30)
+    item = things.declare(include=["name"])
+    things.run(item)
+    things.sql("update staging.stg_item set name = 'changed ' || id % 90 where id < 160")
+    (planned,) = plan_of(things, item, **request_of_run).sets
+    things.texts(item)
+    done = things.vectors(item, **request_of_run).counts
+    assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)
+    assert planned.pending == done.pending
+    assert request_of_run == {"limit": 0} or done.encoded
+
+
+def test_a_forced_run_is_the_reason_of_what_it_does_again(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    assert reasons(plan_of(things, item, force=True)) == {"forced": 1.0}
 
 
 def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
@@ -150,7 +205,7 @@ def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) ->
     assert planned.cost_usd == planned.sets[0].tokens
     things.texts(item)
 
-    with pytest.raises(CostLimitReached, match="past its limit"):
+    with pytest.raises(CostLimitReached, match="of the run's limit is left"):
         things.vectors(item, max_cost_usd=planned.cost_usd - 1)
     assert things.encoder.encoded == []
 

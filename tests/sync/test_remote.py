@@ -92,7 +92,7 @@ def test_a_run_stops_before_it_costs_more_than_it_may(
     monkeypatch.setattr(vectors, "_WINDOW_ROWS", 10)
     item = world.declare(template="{name}")
     world.texts(item)
-    with pytest.raises(CostLimitReached, match="past its limit"):
+    with pytest.raises(CostLimitReached, match="of the run's limit is left"):
         world.vectors(item, max_cost_usd=70)
     assert 0 < provider.tokens - 1 <= 70
     spent = provider.tokens

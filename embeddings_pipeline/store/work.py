@@ -1,0 +1,193 @@
+"""What a set lacks, summed up as a run would find it: in windows, equal texts once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.failures import left_alone
+from embeddings_pipeline.store.passes import hash_key
+from embeddings_pipeline.store.pending import in_windows, pending_of, stale
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a set is filled.
+
+    A text costs no more than `max_tokens`, which is what the model reads of it, or of each of its
+    parts. Forced, vectors that were not written since `renew` are encoded again. `remembered` are
+    parts that a window before had.
+    """
+
+    max_tokens: int
+    origins: Sequence[Origin] = ()
+    limit: int | None = None
+    renew: datetime | None = None
+    remembered: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a set lacks: chunks, how many of them can be taken over, and the texts to encode."""
+
+    pending: int
+    reusable: int
+    encode: int
+    tokens: int
+    rows: int
+
+
+def plan_work(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet | None,
+    terms: Terms,
+    keys: Sequence[str] | None,
+    *,
+    max_rows: int,
+    max_tokens: int,
+) -> Work:
+    """What a set, or one that is yet to be made, will lack once the texts are up to date.
+
+    Looks into the partitions `keys`, or all. `lacking` has it in windows of so many rows and
+    tokens.
+    """
+    connection.execute("drop table if exists lacking")
+    rows = on.fill(
+        """
+        select * from (
+            select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
+            from {pending}
+                and not exists (select from changed_rows c where c.id = t.{id})
+                and not exists (select from gone_rows g where g.id = t.{id})
+            union all
+            select p.partition_key, p.id, p.chunk, p.text_hash, p.tokens
+            from planned p left join {vectors} v on v.{id} = p.id and v.chunk = p.chunk
+            where p.text_hash is not null
+                and (v.text_hash is distinct from p.text_hash or {stale})
+                and not {left_alone}
+        ) as r where {of_keys}
+        """,
+        pending=pending_of(on, vector_set, terms.renew),
+        vectors=on.vectors(vector_set.table_name if vector_set else None),
+        stale=stale(terms.renew),
+        left_alone=left_alone(on, vector_set, "p", Identifier("id")),
+        of_keys=_of_keys(on, keys),
+    )
+    connection.execute(
+        on.fill(
+            "create temporary table lacking as {windows}",
+            windows=in_windows(rows, max_rows=max_rows, max_tokens=max_tokens),
+        )
+    )
+    parts = on.fill(
+        """
+        select id, chunk, part_ids, part_tokens from planned
+        union all
+        select id, chunk, part_ids, part_tokens from ({stored}) as s
+        where not exists (select from changed_rows c where c.id = s.id)
+        """,
+        stored=_stored_parts(on),
+    )
+    return _summed_up(connection, on, "lacking", parts, terms)
+
+
+def found_work(connection: Connection[Row], on: Statements, terms: Terms) -> Work:
+    """What `find_pending` found."""
+    return _summed_up(connection, on, "pending_rows", _stored_parts(on), terms)
+
+
+def waiting_rows(connection: Connection[Row]) -> int:
+    """Rows of `lacking` whose text stands already: they wait for nothing but a vector."""
+    row = connection.execute(
+        "select count(distinct id) from lacking l"
+        " where not exists (select from changed_rows c where c.id = l.id)"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _of_keys(on: Statements, keys: Sequence[str] | None) -> sql.Composable:
+    if keys is None:
+        return sql.SQL("true")
+    partitions = on.source.entity.partitions
+    key: sql.Composable = Identifier("partition_key")
+    if isinstance(partitions, HashPartitions):
+        # what is stored may be of the scheme before
+        key = hash_key(on, partitions, Identifier("id"))
+    return sql.SQL("{} = any({})").format(key, sql.Literal(list(keys)))
+
+
+def _stored_parts(on: Statements) -> sql.Composable:
+    return on.fill(
+        "select {id} as id, chunk, part_tokens,"
+        " array(select md5(part)::uuid from unnest(parts) with ordinality as p (part, n)"
+        " order by n) as part_ids from {texts}"
+    )
+
+
+def _summed_up(
+    connection: Connection[Row],
+    on: Statements,
+    table: str,
+    parts: sql.Composable,
+    terms: Terms,
+) -> Work:
+    """Sum up a temporary table of (id, chunk, text_hash, tokens, n, in_window); `parts` has of
+    each (id, chunk) those of its text."""
+    known = [
+        on.fill(
+            "exists (select from {table} o where o.text_hash = l.text_hash)",
+            table=origin.table,
+        )
+        for origin in terms.origins
+    ]
+    return Work(
+        *on.one(
+            connection,
+            """
+            with firsts as (
+                select distinct on (text_hash) * from {lacking} order by text_hash, n, chunk
+            ),
+            lacked as (select * from firsts l where not ({at_hand})),
+            encoded as (select * from lacked order by n, chunk limit {limit}),
+            counted as ({counted})
+            select
+                (select count(*) from {lacking}),
+                (select count(*) from {lacking}) - (select count(*) from lacked),
+                (select count(*) from encoded),
+                (select coalesce(sum(least(tokens, {max_tokens})), 0)::bigint from counted),
+                (select count(distinct id) from {lacking})
+            """,
+            lacking=Identifier("pg_temp", table),
+            at_hand=sql.SQL(" or ").join(known) if known else sql.SQL("false"),
+            limit=sql.Literal(terms.limit),
+            counted=_parts_of_encoded(parts, terms)
+            if on.source.entity.weights
+            else sql.SQL("select tokens from encoded"),
+            max_tokens=sql.Literal(terms.max_tokens),
+        )
+    )
+
+
+def _parts_of_encoded(parts: sql.Composable, terms: Terms) -> sql.Composable:
+    """Tokens of the parts that a model is given: equal ones once, at least within a window."""
+    return sql.SQL(
+        """
+        select max(u.tokens) as tokens
+        from encoded e
+        join ({parts}) as p on p.id = e.id and p.chunk = e.chunk,
+            unnest(p.part_ids, p.part_tokens) as u (part, tokens)
+        group by u.part, {apart}
+        """
+    ).format(
+        parts=parts,
+        apart=sql.SQL("null::int" if terms.remembered and not terms.renew else "e.in_window"),
+    )

@@ -1,0 +1,121 @@
+"""What a run would do to each set of an entity, once its texts are as they are to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from psycopg import Connection
+
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import forcing, planning, set_creation, vector_sets
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.work import Terms, Work, plan_work, waiting_rows
+from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.vectors import WINDOW_TOKENS, window_rows
+
+_NOTHING = Work(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What a run would do to one set, in chunks and texts; `number` is None for a new one.
+
+    `waiting` counts those of its rows whose text stands already. `frozen` says why a run would
+    leave the set as it is.
+    """
+
+    number: int | None
+    live: bool
+    model: str
+    rows: int
+    waiting: int
+    pending: int
+    reusable: int
+    encode: int
+    tokens: int
+    seconds: float | None
+    cost_usd: float
+    frozen: str | None
+
+
+def plan_sets(
+    target: Connection[Row], on: Statements, encoders: Encoders, request: Request
+) -> list[SetPlan]:
+    """The live set and the one of the entity's model, in the order of a run."""
+    plans = []
+    left = request.limit
+    for vector_set, identity in _sets(target, on, encoders):
+        frozen = _frozen(encoders, vector_set)
+        usd_per_token = encoders.usd_per_token(identity.model)
+        terms = Terms(
+            identity.max_tokens,
+            vector_sets.same_model(target, on, identity),
+            limit=left,
+            remembered=usd_per_token > 0,
+        )
+        if request.force and vector_set:
+            renew = forcing.since(target, on, vector_set, request.keys)
+            origins = [forcing.renewed(on, vector_set, renew)]
+            terms = replace(terms, renew=renew, origins=origins)
+        work = _NOTHING if frozen else _work(target, on, vector_set, terms, request.keys)
+        left = None if left is None else left - work.encode
+        rate = planning.throughput(target, on, identity.model)
+        plans.append(
+            SetPlan(
+                number=vector_set.number if vector_set else None,
+                live=vector_set is not None and vector_set.state == "live",
+                model=identity.model,
+                rows=work.rows,
+                waiting=0 if frozen else waiting_rows(target),
+                pending=work.pending,
+                reusable=work.reusable,
+                encode=work.encode,
+                tokens=work.tokens,
+                seconds=work.tokens / rate if rate else None,
+                cost_usd=work.tokens * usd_per_token,
+                frozen=frozen,
+            )
+        )
+    return plans
+
+
+def _work(
+    target: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet | None,
+    terms: Terms,
+    keys: Sequence[str] | None,
+) -> Work:
+    return plan_work(
+        target, on, vector_set, terms, keys, max_rows=window_rows(on), max_tokens=WINDOW_TOKENS
+    )
+
+
+def _frozen(encoders: Encoders, vector_set: VectorSet | None) -> str | None:
+    if vector_set is None:
+        return None
+    try:
+        encoders.identical(vector_set.identity)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _sets(
+    target: Connection[Row], on: Statements, encoders: Encoders
+) -> list[tuple[VectorSet | None, ModelIdentity]]:
+    wanted = encoders.of(on.source.entity).identity
+    storage = set_creation.storage_of(on.source.entity, wanted.dimension)
+    known = vector_sets.vector_sets(target, on, ("building", "live", "retired"))
+    chosen: list[tuple[VectorSet | None, ModelIdentity]] = [
+        (s, s.identity) for s in known if s.state == "live"
+    ]
+    of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
+    if not any(s.state == "live" for s in of_wanted):
+        chosen.append((of_wanted[-1] if of_wanted else None, wanted))
+    return chosen

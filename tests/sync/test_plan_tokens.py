@@ -1,0 +1,97 @@
+"""The tokens of a plan are those of the run: of weighted parts, and where texts are many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import queries
+from embeddings_pipeline.store.queries import TextCounts
+from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync.explain import explain
+from embeddings_pipeline.sync.plan import plan
+from tests.world import SCHEMA, World
+
+WEIGHTED = {"weights": {"name": 2, "body": 1, "section": 1}}
+
+
+def test_tokens_are_estimated_whatever_the_order_of_the_rows(world: World) -> None:
+    world.table("id bigint, name text")
+    world.sql(
+        "insert into staging.stg_item"
+        " select n, repeat('word ', case when n <= 21000 then 1 else 20 + n % 70 end) || n"
+        " from generate_series(1, 24000) n"
+    )
+    item = world.declare(template="{name}")
+    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders)
+    world.texts(item)
+    ((tokens,),) = world.sql(f"select sum(tokens) from {SCHEMA}.item_texts")
+    assert planned.tokens_estimated
+    assert planned.sets[0].tokens == pytest.approx(tokens, rel=0.02)
+
+
+def test_an_estimate_is_near_the_count_without_counting_each_text() -> None:
+    texts = [f"{'one more word ' * (n % 40)}and number {n}" for n in range(2_000)]
+    estimated = estimate_tokens(texts)
+    assert sum(estimated) == pytest.approx(sum(count_tokens(texts)), rel=0.02)
+    assert estimated != count_tokens(texts)
+    assert estimate_tokens(["one text"]) == count_tokens(["one text"])
+    assert estimate_tokens([]) == []
+
+
+@pytest.fixture
+def sections(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """90 rows in windows of 20: two fields that together are past what the model reads, of ten
+    one that is so alone, and one of three values."""
+    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
+    world.table("id bigint, name text, body text, section text")
+    world.insert(
+        *[
+            (n, f"title {n} " * 90, f"body {n} " * (150 if n % 9 == 0 else 60), f"of {n % 3}")
+            for n in range(90)
+        ]
+    )
+    return world
+
+
+def plan_and_run(world: World, item: Entity, **asked: Any) -> tuple[int, int]:
+    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders)
+    done = world.run(item)
+    ((plans,),) = world.sql(f"select plan from {SCHEMA}.run_ledger where plan is not null")
+    assert plans[0]["tokens"] == planned.sets[0].tokens
+    return planned.sets[0].tokens, done["tokens"]
+
+
+def test_weighted_parts_are_cut_each_by_itself_and_equal_ones_read_once_a_window(
+    sections: World,
+) -> None:
+    planned, done = plan_and_run(sections, sections.declare(**WEIGHTED))
+    assert planned == done
+
+
+def test_parts_that_a_cache_remembers_cost_nothing_in_later_windows(sections: World) -> None:
+    sections.encoders._settings = Settings(
+        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1}
+    )
+    sections.use(sections.encoder)
+    planned, done = plan_and_run(sections, sections.declare(**WEIGHTED))
+    assert planned == done
+    assert sum(text == "of 1" for text in sections.encoder.encoded) == 1
+
+
+def test_a_weighted_row_is_truncated_where_one_of_its_parts_is(sections: World) -> None:
+    item = sections.declare(**WEIGHTED)
+    assert sections.run(item)["truncated"] == 10
+    on = sections.on(item)
+    with sections.postgres.connection() as connection:
+        assert queries.text_counts(connection, on, 256) == TextCounts(0, 0, 10)
+    cut = [
+        explain(sections.postgres, sections.postgres, on, sections.encoders, row_id).chunks[0]
+        for row_id in ("9", "10")
+    ]
+    assert [chunk.truncated for chunk in cut] == [True, False]
+    assert all(chunk.tokens > 256 for chunk in cut)
