@@ -19,7 +19,7 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import evict_noted
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import sync_sets
-from embeddings_pipeline.sync.texts import Done, record, write_rows
+from embeddings_pipeline.sync.text_windows import Done, record, write_rows
 
 Status: TypeAlias = Literal["searchable", "without text", "quarantined", "refused"]
 

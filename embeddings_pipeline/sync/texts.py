@@ -8,14 +8,9 @@ refused or killed has lost nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 
-from psycopg import Connection
-
-from embeddings_pipeline.encoders.ahead import ahead
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.errors import DeletesRefused
 from embeddings_pipeline.store import (
@@ -23,7 +18,6 @@ from embeddings_pipeline.store import (
     entity_tables,
     erasures,
     heirs,
-    ledger,
     locks,
     passes,
     staging,
@@ -31,11 +25,12 @@ from embeddings_pipeline.store import (
 )
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.sync.evict import Evict, evict_noted
-from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
-from embeddings_pipeline.sync.request import Progress, Report, unheard
+from embeddings_pipeline.sync.rendering import refuse_bad_ids
+from embeddings_pipeline.sync.request import Report, unheard
+from embeddings_pipeline.sync.text_windows import Done, record, telling, write_rows
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
@@ -101,18 +96,6 @@ def sync_texts(
     return result
 
 
-@dataclass
-class Done:
-    """What a pass has done so far, before and after a connection was lost."""
-
-    new: int = 0
-    read: int = 0
-    deleted: int = 0
-    reused: int = 0
-    quarantined: int = 0
-    rekeyed: int = 0
-
-
 @resumed
 def _unsettle(vectors: Postgres, on: Statements) -> None:
     with vectors.connection() as target, locks.entity(target, on):
@@ -147,7 +130,7 @@ def _pass_over(
             moved = changes.compare(target, on, buckets, stored, rows)
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
-        told = _telling(report, on, done, done.read + moved.changed)
+        told = telling(report, on, done, done.read + moved.changed)
         for changed in changes.slices(target, "changed_rows", SLICE):
             write_rows(source, target, on, images, changed, done, told)
         if not allow_deletes:
@@ -158,49 +141,6 @@ def _pass_over(
             done.deleted += texts.delete(target, on, ids)
         written = done.read + done.deleted + done.rekeyed
         passes.finish_pass(target, on, analyze=written > _MUCH * moved.stored)
-
-
-def write_rows(
-    source: Connection[Row],
-    target: Connection[Row],
-    on: Statements,
-    images: ImageFiles,
-    ids: Sequence[str],
-    done: Done,
-    told: Callable[[], None] = lambda: None,
-) -> set[str]:
-    """Render and store those of these rows that staging has; returns their ids. After each window
-    it is `told`."""
-    found: set[str] = set()
-    with closing(staging.read_rows(source, on.source, ids)) as rows:
-        # no read of staging is held open while images are fetched for an hour
-        held = iter([*rows]) if on.source.has_uris else rows
-        render = partial(rendered, on=on, images=images)
-        with closing(ahead(render, batches(held, on), threads=1, depth=1)) as windows:
-            for window in windows:
-                texts.write(target, on, window.texts, window.failures)
-                done.read += window.rows
-                done.quarantined += len(window.failures)
-                found |= {text.id for text in window.texts}
-                told()
-    return found
-
-
-def _telling(report: Report, on: Statements, done: Done, due: int) -> Callable[[], None]:
-    """Reports how many of the rows that are due are `done`, at the rate since now."""
-    name, started = f"{on.source.entity.name} texts", time.monotonic()
-
-    def tell() -> None:
-        report(Progress(name, done.read, due, time.monotonic() - started, unit="rows"))
-
-    return tell
-
-
-@resumed
-def record(database: Postgres, on: Statements, run_id: str, counts: Counts) -> None:
-    """Add the counts to the ledger row of a run."""
-    with database.connection() as connection:
-        ledger.record(connection, on, run_id, counts)
 
 
 def too_many_deletes(on: Statements, moved: changes.Moved) -> bool:

@@ -152,8 +152,7 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
             )
         window = read_window(connection, filling.on, number)
         settled = filling.fill(connection, window)
-        done += settled
-        seconds = time.monotonic() - started
+        done, seconds = done + settled, time.monotonic() - started
         request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
         if settled < len(window) and not filling.moving:
             # the limit has no room for the next row: smaller ones are not sought to the end
@@ -163,7 +162,6 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
 
 def _record_plan(connection: Connection[Row], filling: Filling) -> None:
     """Note in the ledger what is about to be done, beside which the counts will stand."""
-    model = filling.vector_set.model
     terms = Terms(
         filling.vector_set.max_tokens,
         filling.origins,
@@ -172,7 +170,7 @@ def _record_plan(connection: Connection[Row], filling: Filling) -> None:
         remembered=filling.usd_per_token > 0,
     )
     work = found_work(connection, filling.on, terms)
-    rate = planning.throughput(connection, filling.on, model)
+    rate = planning.throughput(connection, filling.on, filling.vector_set.model)
     ledger.record_plan(
         connection,
         filling.on,
