@@ -109,6 +109,10 @@ def test_what_postgres_cannot_store_is_the_callers_mistake(
             assert answer.status_code == 422, (path, body, answer.text)
 
 
+# the pool of the service draws pauses in its own thread, while a case is drawn here
+@pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_operation_of_the_document_stands_what_a_fuzzer_sends(
     client: httpx.Client, mode: GenerationMode
