@@ -10,11 +10,10 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.failures import removal
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import inserted_columns
+from embeddings_pipeline.store.vectors import filling
 
 # how far from 1 a vector may be that was stored as floats of two bytes
 _TOLERANCE = 1e-2
@@ -93,42 +92,33 @@ def copy(
 
     Of an id that the table has twice with one text, one vector is taken.
     """
+    source = on.fill(
+        """
+        (
+            select distinct on ({foreign_id}::text, {foreign_text}) *
+            from {foreign} f where {usable}
+            order by {foreign_id}::text, {foreign_text}
+        ) as f
+        join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
+        where t.text_hash is not null and t.parts is null
+            and not exists (
+                select from {vectors} h where h.{id} = t.{id} and h.chunk = t.chunk
+                    and h.text_hash = t.text_hash
+            )
+        """,
+        usable=_usable(foreign, vector_set),
+        vectors=on.table(vector_set.table_name),
+        **foreign.names,
+    )
+    filled = filling(
+        on,
+        vector_set,
+        source,
+        embedding=foreign.names["foreign_embedding"],
+        reused_from=sql.Literal(f"{foreign.schema}.{foreign.table}"),
+    )
     return connection.execute(
-        on.fill(
-            """
-            with written as (
-                insert into {vectors} as v ({columns})
-                select {values}
-                from (
-                    select distinct on ({foreign_id}::text, {foreign_text}) *
-                    from {foreign} f where {usable}
-                    order by {foreign_id}::text, {foreign_text}
-                ) as f
-                join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
-                where t.text_hash is not null and t.parts is null
-                    and not exists (
-                        select from {vectors} h where h.{id} = t.{id} and h.chunk = t.chunk
-                            and h.text_hash = t.text_hash
-                    )
-                for share of t
-                on conflict ({id}, chunk) do update set {assignments}
-                returning v.{id}::text as id, v.chunk
-            ),
-            settled as ({removal})
-            select from written
-            """,
-            usable=_usable(foreign, vector_set),
-            removal=removal(on, vector_set),
-            vectors=on.table(vector_set.table_name),
-            **foreign.names,
-            **inserted_columns(
-                on,
-                vector_set,
-                embedding=foreign.names["foreign_embedding"],
-                reused_from=sql.Literal(f"{foreign.schema}.{foreign.table}"),
-            ),
-        ),
-        (run_id,),
+        on.fill("with {filled} select from written", filled=filled), (run_id,)
     ).rowcount
 
 

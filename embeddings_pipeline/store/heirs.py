@@ -13,7 +13,7 @@ from embeddings_pipeline.store.pending import pending_of
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import inserted_columns
+from embeddings_pipeline.store.vectors import filling
 
 # rows written in one transaction
 _WINDOW_ROWS = 2_000
@@ -59,35 +59,32 @@ def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) ->
 def _give(
     connection: Connection[Row], on: Statements, vector_set: VectorSet, first: int, run_id: str
 ) -> int:
+    source = on.fill(
+        """
+        heirs i
+        cross join lateral (
+            select o.embedding from {vectors} o
+            where o.text_hash = i.text_hash and not exists (
+                -- what is being erased leaves nothing
+                select from {erasures} e where e.entity = {entity} and e.id = o.{id}::text
+            )
+            limit 1
+        ) f
+        join {texts} t on t.{id} = i.id and t.chunk = i.chunk and t.text_hash = i.text_hash
+        where i.n > {first} and i.n <= {last}
+        """,
+        vectors=on.table(vector_set.table_name),
+        first=sql.Literal(first),
+        last=sql.Literal(first + _WINDOW_ROWS),
+    )
+    filled = filling(
+        on,
+        vector_set,
+        source,
+        embedding=sql.SQL("f.embedding"),
+        # the row that it was of is about to be forgotten
+        reused_from=sql.SQL("null"),
+    )
     return connection.execute(
-        on.fill(
-            """
-            insert into {vectors} as v ({columns})
-            select {values}
-            from heirs i
-            cross join lateral (
-                select o.embedding, {entity} || '/' || o.{id}::text || '/' || o.chunk as reused_from
-                from {vectors} o
-                where o.text_hash = i.text_hash and not exists (
-                    -- what is being erased is not to be named
-                    select from {erasures} e where e.entity = {entity} and e.id = o.{id}::text
-                )
-                limit 1
-            ) f
-            join {texts} t on t.{id} = i.id and t.chunk = i.chunk and t.text_hash = i.text_hash
-            where i.n > {first} and i.n <= {last}
-            for share of t
-            on conflict ({id}, chunk) do update set {assignments}
-            """,
-            vectors=on.table(vector_set.table_name),
-            first=sql.Literal(first),
-            last=sql.Literal(first + _WINDOW_ROWS),
-            **inserted_columns(
-                on,
-                vector_set,
-                embedding=sql.SQL("f.embedding"),
-                reused_from=sql.SQL("f.reused_from"),
-            ),
-        ),
-        (run_id,),
+        on.fill("with {filled} select from written", filled=filled), (run_id,)
     ).rowcount

@@ -9,12 +9,11 @@ from psycopg import Connection, sql
 from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.failures import removal
 from embeddings_pipeline.store.pending import Pending
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-from embeddings_pipeline.store.vectors import inserted_columns
+from embeddings_pipeline.store.vectors import filling
 
 
 def reuse(
@@ -102,28 +101,19 @@ def _take_over(
                     {origin} || '/' || {origin_id}::text || '/' || chunk as reused_from
                 from {origin_table} o where text_hash in (select text_hash from wanted)
             ),
-            written as (
-                insert into {vectors} as v ({columns})
-                select {values}
-                from wanted i
-                join found f on f.text_hash = i.text_hash
-                join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
-                    and t.text_hash = i.text_hash
-                for share of t
-                on conflict ({id}, chunk) do update set {assignments}
-                returning v.{id}::text as id, v.chunk
-            ),
-            settled as ({removal})
+            {filled}
             select id, chunk from written
             """,
-            removal=removal(on, vector_set),
             origin=sql.Literal(origin.entity),
             origin_id=Identifier(origin.id_column),
             origin_table=origin.table,
-            vectors=on.table(vector_set.table_name),
-            **inserted_columns(
+            filled=filling(
                 on,
                 vector_set,
+                on.fill(
+                    "wanted i join found f on f.text_hash = i.text_hash join {texts} t"
+                    " on t.{id} = i.{id} and t.chunk = i.chunk and t.text_hash = i.text_hash"
+                ),
                 embedding=sql.SQL("f.embedding"),
                 reused_from=sql.SQL("f.reused_from"),
             ),

@@ -44,33 +44,20 @@ def write(
         # a window is small: look its rows up, whatever the planner guesses of a new table
         connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
         _receive(connection, on, vector_set, encoded)
+        source = on.fill(
+            "{incoming} i join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk"
+            " and t.text_hash = i.text_hash",
+            incoming=_incoming(vector_set),
+        )
+        filled = filling(
+            on,
+            vector_set,
+            source,
+            embedding=sql.SQL("i.embedding"),
+            reused_from=sql.SQL("i.reused_from"),
+        )
         rows = connection.execute(
-            on.fill(
-                """
-                with written as (
-                    insert into {vectors} as v ({columns})
-                    select {values}
-                    from {incoming} i
-                    join {texts} t on t.{id} = i.{id} and t.chunk = i.chunk
-                        and t.text_hash = i.text_hash
-                    for share of t
-                    on conflict ({id}, chunk) do update set {assignments}
-                    returning v.{id}::text as id, v.chunk
-                ),
-                settled as ({removal})
-                select from written
-                """,
-                removal=removal(on, vector_set),
-                vectors=on.table(vector_set.table_name),
-                incoming=_incoming(vector_set),
-                **inserted_columns(
-                    on,
-                    vector_set,
-                    embedding=sql.SQL("i.embedding"),
-                    reused_from=sql.SQL("i.reused_from"),
-                ),
-            ),
-            (run_id,),
+            on.fill("with {filled} select from written", filled=filled), (run_id,)
         )
         return rows.rowcount
 
@@ -148,14 +135,19 @@ def _incoming(vector_set: VectorSet) -> Identifier:
     return Identifier(f"incoming_{vector_set.number}")
 
 
-def inserted_columns(
+def filling(
     on: Statements,
     vector_set: VectorSet,
+    source: sql.Composable,
     *,
     embedding: sql.Composable,
     reused_from: sql.Composable,
-) -> dict[str, sql.Composable]:
-    """What an insert names: columns, the values for them, and what a conflict assigns."""
+) -> sql.Composable:
+    """How every vector comes into a set, for a `with`: `written` gives the (id, chunk) that got
+    one, and what was in quarantine for want of it leaves it.
+
+    `source` is what follows `from`, with the texts as `t`; its one parameter is the run's id.
+    """
     values: dict[str, sql.Composable] = {
         on.source.entity.id: Identifier("t", on.source.entity.id),
         "chunk": sql.SQL("t.chunk"),
@@ -168,10 +160,22 @@ def inserted_columns(
         **{column: Identifier("t", column) for column in on.source.filters},
     }
     assigned = [c for c in values if c not in (on.source.entity.id, "chunk")]
-    return {
-        "columns": sql.SQL(", ").join(Identifier(column) for column in values),
-        "values": sql.SQL(", ").join(values.values()),
-        "assignments": sql.SQL(", ").join(
+    return on.fill(
+        """
+        written as (
+            insert into {vectors} as v ({columns})
+            select {values} from {source} for share of t
+            on conflict ({id}, chunk) do update set {assignments}
+            returning v.{id}::text as id, v.chunk
+        ),
+        settled as ({removal})
+        """,
+        vectors=on.table(vector_set.table_name),
+        columns=sql.SQL(", ").join(Identifier(column) for column in values),
+        values=sql.SQL(", ").join(values.values()),
+        source=source,
+        assignments=sql.SQL(", ").join(
             sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in assigned
         ),
-    }
+        removal=removal(on, vector_set),
+    )
