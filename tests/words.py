@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 
 from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from embeddings_pipeline.encoders.token_counts import FIXED
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 
@@ -29,6 +30,7 @@ class WordsEncoder:
     ) -> None:
         self.identity = identity
         self.device = "cpu"
+        self.token_count = FIXED
         self.before = before
         self.encoded: list[str] = []
 

@@ -91,6 +91,8 @@ def _remarks(planned: Plan) -> list[str]:
     reasons = [f"{share:.0%} {reason}" for reason, share in planned.why.items() if share]
     if reasons:
         remarks.append("because of " + ", ".join(reasons))
+    if cached := sum(s.cached for s in planned.sets):
+        remarks.append(f"the cache has the vectors of {cached:,} texts, which cost nothing")
     if planned.deletes_refused:
         remarks.append("the deletes are more than max_delete_share: needs --allow-deletes")
     return remarks

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 
 # float32, shapes (texts, dimension) and (dimension,)
@@ -61,6 +62,10 @@ class Encoder(Protocol):
     @property
     def device(self) -> str:
         """Where it computes, like cpu or cuda:0."""
+
+    @property
+    def token_count(self) -> TokenCount:
+        """How many tokens it reads of a text; known without loading it."""
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""

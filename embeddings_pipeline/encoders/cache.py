@@ -55,16 +55,26 @@ class Cache:
         self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
     ) -> dict[bytes, Vector]:
         """The vectors of the model that are remembered, by hash; not to be written to."""
+        found = self._read(kind, model, hashes)
+        with self._lock:
+            self._hits += len(found)
+            self._misses += len(hashes) - len(found)
+        return {text_hash: np.frombuffer(value, "<f4") for text_hash, value in found.items()}
+
+    def holds(self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]) -> set[bytes]:
+        """Those that `read` would find; not counted as asked for."""
+        return {*self._read(kind, model, hashes)}
+
+    def _read(
+        self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
         found = self._memory.read(kind, model, hashes)
         missing = [text_hash for text_hash in hashes if text_hash not in found]
         if self._redis and missing:
             elsewhere = self._redis.read(kind, model, missing)
             self._memory.write(kind, model, elsewhere)
             found |= elsewhere
-        with self._lock:
-            self._hits += len(found)
-            self._misses += len(hashes) - len(found)
-        return {text_hash: np.frombuffer(value, "<f4") for text_hash, value in found.items()}
+        return found
 
     def write(self, kind: Kind, model: ModelIdentity, vectors: Mapping[bytes, Vector]) -> None:
         """Remember these vectors."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Seeing, Usage, Vector
 from embeddings_pipeline.encoders.cache import Cache
-from embeddings_pipeline.entities.chunking import count_tokens
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.serialise import text_hash
 from embeddings_pipeline.errors import ConfigurationError
@@ -40,6 +40,11 @@ class CachedEncoder:
         return self.uncached.device
 
     @property
+    def token_count(self) -> TokenCount:
+        """How many tokens the model reads of a text."""
+        return self.uncached.token_count
+
+    @property
     def seeing(self) -> Seeing:
         """The other encoder, for images as queries, which are not remembered. Raises
         ConfigurationError where it reads text alone."""
@@ -53,6 +58,18 @@ class CachedEncoder:
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""
         self.uncached.check()
+
+    @property
+    def remembers_documents(self) -> bool:
+        """Whether a text that was read before may be spared the model."""
+        return self._documents and not self._renew
+
+    def remembered(self, texts: Sequence[str]) -> set[str]:
+        """Those of these documents that are spared the model."""
+        if not self.remembers_documents:
+            return set()
+        by_hash = {text_hash(text): text for text in texts}
+        return {by_hash[h] for h in self._cache.holds("document", self.identity, [*by_hash])}
 
     def renewing(self) -> CachedEncoder:
         """The same, but what is remembered is made again."""
@@ -92,9 +109,8 @@ class CachedEncoder:
         )
 
     def _saved(self, texts: Sequence[str]) -> Usage:
-        # counted again, by a tokenizer that may not be the model's: a provider tells how many
-        # tokens a call had, not a text
-        lengths = count_tokens(texts) if texts else []
+        # counted again: a provider tells how many tokens a call had, not a text
+        lengths = self.token_count.of(texts) if texts else []
         saved = sum(min(length, self.identity.max_tokens) for length in lengths)
         return Usage(cached=len(texts), saved_tokens=saved)
 

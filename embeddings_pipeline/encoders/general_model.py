@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.encoders.loaded import Prepared
-from embeddings_pipeline.entities.chunking import count_tokens
+from embeddings_pipeline.encoders.token_counts import token_count
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +39,15 @@ class GeneralModel:
             model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
         self._model.max_seq_length = max_tokens
+        self._token_count = token_count(folder)
 
     @property
     def lanes(self) -> None:
         """None: its tokenizer is not made for several threads."""
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        """The texts with their tokens by the pipeline's own tokenizer: the model's may be of any
-        kind, and lengths only have to sort."""
-        return [*map(Prepared, count_tokens(texts), texts)]
+        """The texts with their tokens; the model's own tokenizer cuts them."""
+        return [*map(Prepared, self._token_count.of(texts), texts)]
 
     def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
         """Vectors of one batch of texts or of images, float32, shape (batch, dimension)."""

@@ -17,6 +17,7 @@ from embeddings_pipeline.encoders.loaded import Prepared
 from embeddings_pipeline.encoders.model_files import Vision
 from embeddings_pipeline.encoders.pixels import decode
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import RowError
 
@@ -46,6 +47,11 @@ class ImageEncoder:
     def device(self) -> str:
         """Where it computes. Raises ConfigurationError for a device that is not there."""
         return self._model.device
+
+    @property
+    def token_count(self) -> TokenCount:
+        """How many tokens it reads of a text that is a query; images have none."""
+        return self._model.token_count
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""

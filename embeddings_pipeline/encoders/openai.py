@@ -12,9 +12,11 @@ from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.encoders.openai_call import Call
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_errors import Refused
+from embeddings_pipeline.encoders.openai_lengths import estimate
 from embeddings_pipeline.encoders.openai_models import RemoteModel
 from embeddings_pipeline.encoders.openai_requests import PROBE, Patience, Requests
 from embeddings_pipeline.encoders.rate_limits import NoLimits, RateLimits
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
@@ -88,6 +90,11 @@ class OpenAIEncoder:
     def device(self) -> str:
         """The host that computes."""
         return self._endpoint.host
+
+    @property
+    def token_count(self) -> TokenCount:
+        """About how many tokens the provider will count in a text."""
+        return TokenCount(estimate, exact=False)
 
     def check(self) -> None:
         """Make the client. A key is tried by the first request, not before."""

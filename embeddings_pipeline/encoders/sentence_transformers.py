@@ -23,6 +23,7 @@ from embeddings_pipeline.encoders.devices import (
 from embeddings_pipeline.encoders.general_model import GeneralModel
 from embeddings_pipeline.encoders.loaded import LoadedModel, Prepared
 from embeddings_pipeline.encoders.plain_bert import PlainBert, is_plain_bert
+from embeddings_pipeline.encoders.token_counts import TokenCount, token_count
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -65,6 +66,11 @@ class SentenceTransformersEncoder:
     def device(self) -> str:
         """Where it computes. Raises ConfigurationError for a device that is not there."""
         return device_for(self._options.device)
+
+    @property
+    def token_count(self) -> TokenCount:
+        """How many tokens it reads of a text, its prompts left out."""
+        return token_count(self._folder)
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""

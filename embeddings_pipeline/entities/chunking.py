@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from embeddings_pipeline.entities.entity import Chunk
 
+TOKENIZER = Path(__file__).with_name("tokenizer.json")
 # [CLS] and [SEP], which the model adds to each text
 SPECIAL_TOKENS = 2
 _COUNT_ONE_IN = 10
@@ -50,7 +51,7 @@ def split(text: str, chunk: Chunk) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Tokenizer:
-    tokenizer: Tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
+    tokenizer: Tokenizer = Tokenizer.from_file(str(TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -13,6 +13,7 @@ import numpy as np
 
 from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import RowError, Unavailable
@@ -63,6 +64,11 @@ class BatchedEncoder:
     def device(self) -> str:
         """Where the model computes."""
         return self._inner.device
+
+    @property
+    def token_count(self) -> TokenCount:
+        """How many tokens the model reads of a text."""
+        return self._inner.token_count
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where it or its device is not there."""

@@ -24,8 +24,11 @@ class Pending(NamedTuple):
     parts: list[str] | None
     weights: list[float] | None
     text_hash: bytes
-    tokens: int
-    part_tokens: list[int] | None
+
+    @property
+    def inputs(self) -> list[str]:
+        """What a model is given: the text, or each of its weighted parts by itself."""
+        return self.parts or [self.text]
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ def read_window(connection: Connection[Row], on: Statements, window: int) -> lis
     rows = connection.execute(
         on.fill(
             """
-            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash, t.tokens,
-                t.part_tokens
+            select t.{id}::text, t.chunk, t.text, t.parts, t.weights, t.text_hash
             from pending_rows p
             join {texts} t on t.{id} = p.id and t.chunk = p.chunk and t.text_hash = p.text_hash
             where p.in_window = %s

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store import to_encode
 from embeddings_pipeline.store.failures import left_alone
 from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.pending import in_windows, pending_of, stale
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import Origin, VectorSet
-
-
-@dataclass(frozen=True)
-class Terms:
-    """On what terms a set is filled.
-
-    A text costs no more than `max_tokens`, which is what the model reads of it, or of each of its
-    parts. Forced, vectors that were not written since `renew` are encoded again. `remembered` are
-    parts that a window before had.
-    """
-
-    max_tokens: int
-    origins: Sequence[Origin] = ()
-    limit: int | None = None
-    renew: datetime | None = None
-    remembered: bool = False
+from embeddings_pipeline.store.to_encode import Terms
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 @dataclass(frozen=True)
@@ -97,11 +82,13 @@ def plan_work(
         """,
         stored=_stored_parts(on),
     )
+    to_encode.choose(connection, on, "lacking", terms)
     return _summed_up(connection, on, "lacking", parts, terms)
 
 
 def found_work(connection: Connection[Row], on: Statements, terms: Terms) -> Work:
     """What `find_pending` found."""
+    to_encode.choose(connection, on, "pending_rows", terms)
     return _summed_up(connection, on, "pending_rows", _stored_parts(on), terms)
 
 
@@ -140,38 +127,24 @@ def _summed_up(
     parts: sql.Composable,
     terms: Terms,
 ) -> Work:
-    """Sum up a temporary table of (id, chunk, text_hash, tokens, n, in_window); `parts` has of
-    each (id, chunk) those of its text."""
-    known = [
-        on.fill(
-            "exists (select from {table} o where o.text_hash = l.text_hash)",
-            table=origin.table,
-        )
-        for origin in terms.origins
-    ]
+    """Sum up `to_encode` and the table that it was chosen from; `parts` has of each (id, chunk)
+    those of its text."""
     return Work(
         *on.one(
             connection,
             """
-            with firsts as (
-                select distinct on (text_hash) * from {lacking} order by text_hash, n, chunk
-            ),
-            lacked as (select * from firsts l where not ({at_hand})),
-            encoded as (select * from lacked order by n, chunk limit {limit}),
-            counted as ({counted})
+            with counted as ({counted})
             select
                 (select count(*) from {lacking}),
-                (select count(*) from {lacking}) - (select count(*) from lacked),
-                (select count(*) from encoded),
+                (select count(*) from {lacking}) - (select count(*) from to_encode),
+                (select count(*) from to_encode where within),
                 (select coalesce(sum(least(tokens, {max_tokens})), 0)::bigint from counted),
                 (select count(distinct id) from {lacking})
             """,
             lacking=Identifier("pg_temp", table),
-            at_hand=sql.SQL(" or ").join(known) if known else sql.SQL("false"),
-            limit=sql.Literal(terms.limit),
             counted=_parts_of_encoded(parts, terms)
             if on.source.entity.weights
-            else sql.SQL("select tokens from encoded"),
+            else sql.SQL("select tokens from to_encode where within"),
             max_tokens=sql.Literal(terms.max_tokens),
         )
     )
@@ -182,9 +155,10 @@ def _parts_of_encoded(parts: sql.Composable, terms: Terms) -> sql.Composable:
     return sql.SQL(
         """
         select max(u.tokens) as tokens
-        from encoded e
+        from to_encode e
         join ({parts}) as p on p.id = e.id and p.chunk = e.chunk,
             unnest(p.part_ids, p.part_tokens) as u (part, tokens)
+        where e.within
         group by u.part, {apart}
         """
     ).format(

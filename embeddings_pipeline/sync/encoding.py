@@ -26,7 +26,7 @@ Made = list[Vector | RowError]
 
 def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
     """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
-    texts = [*lengths(window)]
+    texts = inputs(window)
     vectors, usage = encode_each(
         encoder.encode_documents,
         texts,
@@ -34,16 +34,12 @@ def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[M
         probe=lambda: encoder.uncached.encode_documents([_PROBE_TEXT]),
     )
     made = dict(zip(texts, vectors, strict=True))
-    return [_mean([made[part] for part in p.parts or [p.text]], p.weights) for p in window], usage
+    return [_mean([made[part] for part in p.inputs], p.weights) for p in window], usage
 
 
-def lengths(window: Sequence[Pending]) -> dict[str, int]:
-    """The texts that a model is given for a window, weighted parts apart, with their tokens."""
-    return {
-        text: tokens
-        for p in window
-        for text, tokens in zip(p.parts or [p.text], p.part_tokens or [p.tokens], strict=True)
-    }
+def inputs(window: Sequence[Pending]) -> list[str]:
+    """What a model is given for a window, equal texts once."""
+    return [*dict.fromkeys(text for p in window for text in p.inputs)]
 
 
 def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:

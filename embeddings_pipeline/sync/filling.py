@@ -5,7 +5,7 @@ No transaction is open while a model runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -22,7 +22,7 @@ from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
-from embeddings_pipeline.sync.encoding import encode_images, encode_pending, lengths
+from embeddings_pipeline.sync.encoding import encode_images, encode_pending, inputs
 from embeddings_pipeline.sync.request import Request
 
 
@@ -31,8 +31,9 @@ class Filling:
     """One run over one set: what it works with, and what it has done so far.
 
     Forced, it leaves alone what was written since `renew`. `moving` says that vectors were set
-    aside, which are lost with the session. `made` has, by the hash of their text, vectors that are
-    not stored yet: they outlive a connection that is lost before.
+    aside, which are lost with the session; `full`, that the limit had no room for a row. `made`
+    has, by the hash of their text, vectors that are not stored yet: they outlive a connection that
+    is lost before.
     """
 
     on: Statements
@@ -43,6 +44,7 @@ class Filling:
     renew: datetime | None = None
     origins: Sequence[Origin] = ()
     moving: bool = False
+    full: bool = False
     counts: Counts = field(default_factory=Counts)
     made: dict[bytes, Vector | RowError] = field(default_factory=dict)
     device: str | None = None
@@ -67,9 +69,7 @@ class Filling:
             connection, self.on, self.vector_set, self.origins, window, self.request.run_id
         )
         taken = [p for p in window if (p.id, p.chunk) in reused]
-        self.counts += Counts(
-            reused=len(taken), saved_usd=self._tokens_of(taken) * self.usd_per_token
-        )
+        self.counts += Counts(reused=len(taken), saved_usd=self._saved(taken))
         left = [p for p in window if (p.id, p.chunk) not in reused]
         if left:
             by_hash = {p.text_hash: p for p in left}
@@ -80,7 +80,9 @@ class Filling:
     @property
     def limit_met(self) -> bool:
         """Whether no more texts are to be encoded."""
-        return self.request.limit is not None and self.counts.encoded >= self.request.limit
+        return self.full or (
+            self.request.limit is not None and self.counts.encoded >= self.request.limit
+        )
 
     def _within_limit(self, connection: Connection[Row], window: list[Pending]) -> list[Pending]:
         """The whole rows for which no more texts are to be encoded than the limit leaves.
@@ -91,14 +93,16 @@ class Filling:
             return window
         hashes = {p.text_hash for p in window}
         free = reuse.at_hand(connection, self.on, self.origins, hashes)
-        room = self.request.limit - self.counts.encoded
+        limit = self.request.limit
         chosen: list[Pending] = []
-        encoded = 0
+        encoded = self.counts.encoded
         for _, chunks in groupby(window, key=lambda p: p.id):
             row = [*chunks]
             new = {p.text_hash for p in row} - free
-            is_first = not encoded and not self.counts.encoded
-            if not new or is_first or encoded + len(new) <= room:
+            takes_its_first = limit > 0 and not encoded
+            # smaller rows are not sought beyond the first that is too large
+            self.full |= bool(new) and encoded + len(new) > limit and not takes_its_first
+            if not new or not self.full:
                 chosen += row
                 encoded += len(new)
                 free |= new
@@ -107,7 +111,7 @@ class Filling:
     def _encode(self, texts: Sequence[Pending]) -> None:
         if not texts:
             return
-        self._afford(self._read(lengths(texts).values()))
+        self._afford(inputs(texts))
         encode = encode_images if self.on.source.entity.image else encode_pending
         results, usage = encode(self.encoder, texts)
         self.made |= {p.text_hash: result for p, result in zip(texts, results, strict=True)}
@@ -138,7 +142,7 @@ class Filling:
             encoded=len(good),
             reused=len(doubles),
             quarantined=len(failed),
-            saved_usd=self._tokens_of(doubles) * self.usd_per_token,
+            saved_usd=self._saved(doubles),
         )
 
     def _write(
@@ -160,17 +164,22 @@ class Filling:
             hashes = evictions.hashes((p.text_hash, p.parts) for p in left)
             evictions.note(connection, self.on, hashes)
 
-    def _tokens_of(self, texts: Iterable[Pending]) -> int:
-        """Tokens that the model would read of these texts, each part by itself."""
-        return self._read(tokens for p in texts for tokens in p.part_tokens or [p.tokens])
+    def _saved(self, spared: Sequence[Pending]) -> float:
+        """What it would have cost to encode these, too."""
+        return self._cost([text for p in spared for text in p.inputs])
 
-    def _read(self, lengths: Iterable[int]) -> int:
-        return sum(min(length, self.vector_set.max_tokens) for length in lengths)
+    def _cost(self, texts: Sequence[str]) -> float:
+        if not self.usd_per_token:
+            return 0.0
+        limit = self.vector_set.max_tokens
+        tokens = sum(min(n, limit) for n in self.encoder.token_count.of(texts))
+        return tokens * self.usd_per_token
 
-    def _afford(self, tokens: int) -> None:
+    def _afford(self, texts: Sequence[str]) -> None:
         if self.request.max_cost_usd is None:
             return
-        cost = tokens * self.usd_per_token
+        spared = self.encoder.remembered(texts)
+        cost = self._cost([text for text in texts if text not in spared])
         # what other sets and entities of the run cost is off the request's purse already
         left = self.request.max_cost_usd - self.counts.cost_usd
         if cost > left:

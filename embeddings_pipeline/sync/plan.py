@@ -1,15 +1,17 @@
 """Tells what the next run of an entity would do and cost. Writes nothing, loads no model.
 
 It goes the way of a run, comparing digests and rendering what moved, into temporary tables; so
-its counts of rows and texts are those of the run, not guesses. Only tokens are estimated, and only
-where texts are many. Images are not read: of URIs that are new each counts as one to encode.
+its counts of rows and texts are those of the run, not guesses. Only tokens are estimated: where
+texts are many, or a provider counts them its own way. Images are not read: of URIs that are new
+each counts as one to encode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from psycopg import Connection
 from pydantic import ValidationError
@@ -23,6 +25,7 @@ from embeddings_pipeline.store import changes, passes, planning, staging
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.to_encode import Sampled
 from embeddings_pipeline.sync import rendering, texts
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.set_plans import SetPlan, plan_sets
@@ -38,8 +41,7 @@ class Plan:
     """What a run would do to an entity, in rows, and to each of its sets.
 
     `why` gives, among the rows that are not new, the shares of changed content, a changed
-    template, a new model, an unfinished run before and a forced one. `tokens_estimated` says that
-    the tokens of some texts were estimated.
+    template, a new model, an unfinished run before and a forced one.
     """
 
     entity: str
@@ -50,8 +52,12 @@ class Plan:
     unchanged: int
     deletes_refused: bool
     why: dict[str, float]
-    tokens_estimated: bool
     sets: list[SetPlan]
+
+    @property
+    def tokens_estimated(self) -> bool:
+        """Whether the tokens of any set are not a count of every text as its model counts."""
+        return any(part.tokens_estimated for part in self.sets)
 
     @property
     def cost_usd(self) -> float:
@@ -79,7 +85,8 @@ def plan(
         moved = _compare(source, target, on)
         rendering.refuse_bad_ids(on, *changes.bad_ids(target))
         estimated = _render_changed(source, target, on)
-        sets = plan_sets(target, on, encoders, request)
+        read = partial(_read_texts, source, on)
+        sets = plan_sets(target, on, encoders, request, read, estimated=estimated)
         changed = moved.changed - moved.new
         content = planning.content_changes(target) if former else changed
         return Plan(
@@ -93,7 +100,6 @@ def plan(
             unchanged=moved.stored - changed - moved.gone,
             deletes_refused=not allow_deletes and texts.too_many_deletes(on, moved),
             why=_why(moved, content, sets, force=request.force),
-            tokens_estimated=estimated,
             sets=sets,
         )
 
@@ -133,6 +139,22 @@ def _render_changed(source: Connection[Row], target: Connection[Row], on: Statem
                 planning.receive(target, on, window.texts)
                 rendered += len(batch)
     return rendered > _COUNT_ALL
+
+
+def _read_texts(
+    source: Connection[Row], on: Statements, wanted: Mapping[bytes, str]
+) -> list[Sampled]:
+    """What rows of staging say, of the texts whose hashes are wanted."""
+    if on.source.entity.image:
+        return []
+    with closing(staging.read_rows(source, on.source, [*set(wanted.values())])) as rows:
+        found = {
+            text.text_hash: Sampled(text.parts or [text.text], text.part_tokens or [text.tokens])
+            for batch in rendering.batches(rows, on)
+            for text in rendering.rendered(batch, on, images=None).texts
+            if text.text is not None and text.text_hash is not None
+        }
+    return [found[key] for key in wanted if key in found]
 
 
 def _why(moved: Moved, content: int, sets: Sequence[SetPlan], *, force: bool) -> dict[str, float]:

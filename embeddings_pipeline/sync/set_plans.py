@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg import Connection
 
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import forcing, planning, set_creation, vector_sets
+from embeddings_pipeline.store import forcing, planning, set_creation, to_encode, vector_sets
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.to_encode import Sampled, Terms
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.work import Terms, Work, plan_work, waiting_rows
+from embeddings_pipeline.store.work import Work, plan_work, waiting_rows
 from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.token_costs import SAMPLE, TokenCosts, token_costs
 from embeddings_pipeline.sync.vectors import WINDOW_TOKENS, window_rows
 
 _NOTHING = Work(0, 0, 0, 0, 0)
@@ -25,8 +28,10 @@ _NOTHING = Work(0, 0, 0, 0, 0)
 class SetPlan:
     """What a run would do to one set, in chunks and texts; `number` is None for a new one.
 
-    `waiting` counts those of its rows whose text stands already. `frozen` says why a run would
-    leave the set as it is.
+    `waiting` counts those of its rows whose text stands already, `cached` the texts to encode that
+    a cache knows, which have no part in `tokens`. `tokens_estimated` says that these were not
+    counted of every text as the model counts them; `frozen`, why a run would leave the set as it
+    is.
     """
 
     number: int | None
@@ -37,20 +42,36 @@ class SetPlan:
     pending: int
     reusable: int
     encode: int
+    cached: int
     tokens: int
+    tokens_estimated: bool
     seconds: float | None
     cost_usd: float
     frozen: str | None
 
 
+# gives what the rows of these ids say, for each of these hashes of their texts
+ReadTexts = Callable[[Mapping[bytes, str]], Sequence[Sampled]]
+
+
 def plan_sets(
-    target: Connection[Row], on: Statements, encoders: Encoders, request: Request
+    target: Connection[Row],
+    on: Statements,
+    encoders: Encoders,
+    request: Request,
+    read: ReadTexts,
+    *,
+    estimated: bool,
 ) -> list[SetPlan]:
-    """The live set and the one of the entity's model, in the order of a run."""
+    """The live set and the one of the entity's model, in the order of a run.
+
+    Of the texts to encode some are `read` again, to count their tokens as the model does; that the
+    tokens of all were `estimated` before, the plans say too.
+    """
     plans = []
     left = request.limit
     for vector_set, identity in _sets(target, on, encoders):
-        frozen = _frozen(encoders, vector_set)
+        encoder, frozen = _encoder(encoders, identity)
         usd_per_token = encoders.usd_per_token(identity.model)
         terms = Terms(
             identity.max_tokens,
@@ -62,8 +83,17 @@ def plan_sets(
             renew = forcing.since(target, on, vector_set, request.keys)
             origins = [forcing.renewed(on, vector_set, renew)]
             terms = replace(terms, renew=renew, origins=origins)
-        work = _NOTHING if frozen else _work(target, on, vector_set, terms, request.keys)
-        left = None if left is None else left - work.encode
+        work, costs = _NOTHING, TokenCosts(0)
+        if encoder:
+            work = _work(target, on, vector_set, terms, request.keys)
+            costs = token_costs(
+                work,
+                encoder,
+                lambda: read(to_encode.sampled_ids(target, SAMPLE)),
+                max_tokens=identity.max_tokens,
+                remembers=encoder.remembers_documents and not request.force,
+            )
+        left = None if left is None else max(0, left - work.encode)
         rate = planning.throughput(target, on, identity.model)
         plans.append(
             SetPlan(
@@ -75,9 +105,11 @@ def plan_sets(
                 pending=work.pending,
                 reusable=work.reusable,
                 encode=work.encode,
-                tokens=work.tokens,
-                seconds=work.tokens / rate if rate else None,
-                cost_usd=work.tokens * usd_per_token,
+                cached=costs.cached,
+                tokens=costs.tokens,
+                tokens_estimated=costs.estimated or (estimated and work.encode > 0),
+                seconds=costs.tokens / rate if rate else None,
+                cost_usd=costs.tokens * usd_per_token,
                 frozen=frozen,
             )
         )
@@ -96,14 +128,14 @@ def _work(
     )
 
 
-def _frozen(encoders: Encoders, vector_set: VectorSet | None) -> str | None:
-    if vector_set is None:
-        return None
+def _encoder(
+    encoders: Encoders, identity: ModelIdentity
+) -> tuple[CachedEncoder | None, str | None]:
+    """The encoder of a set, or why it has none any more."""
     try:
-        encoders.identical(vector_set.identity)
+        return encoders.identical(identity), None
     except ConfigurationError as error:
-        return str(error)
-    return None
+        return None, str(error)
 
 
 def _sets(

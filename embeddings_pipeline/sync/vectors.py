@@ -14,16 +14,16 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.store import forcing, ledger, locks, planning, vectors
+from embeddings_pipeline.store import forcing, ledger, locks, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.work import Terms, found_work
 from embeddings_pipeline.sync.filling import Filling
 from embeddings_pipeline.sync.request import Progress, Request
+from embeddings_pipeline.sync.run_plan import record_plan
 
 _WINDOW_ROWS = 1_000
 WINDOW_TOKENS = 32_000
@@ -139,7 +139,7 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
     pending = max(filling.counts.pending, backlog.chunks)
     filling.counts = replace(filling.counts, pending=pending)
     if not work.planned:
-        _record_plan(connection, filling)
+        record_plan(connection, filling)
         work.planned = True
     started, done = time.monotonic(), 0
     for number in range(1, backlog.windows + 1):
@@ -154,35 +154,7 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
         settled = filling.fill(connection, window)
         done, seconds = done + settled, time.monotonic() - started
         request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
-        if settled < len(window) and not filling.moving:
-            # the limit has no room for the next row: smaller ones are not sought to the end
-            return False
-    return True
-
-
-def _record_plan(connection: Connection[Row], filling: Filling) -> None:
-    """Note in the ledger what is about to be done, beside which the counts will stand."""
-    terms = Terms(
-        filling.vector_set.max_tokens,
-        filling.origins,
-        limit=filling.request.limit,
-        renew=filling.renew,
-        remembered=filling.usd_per_token > 0,
-    )
-    work = found_work(connection, filling.on, terms)
-    rate = planning.throughput(connection, filling.on, filling.vector_set.model)
-    ledger.record_plan(
-        connection,
-        filling.on,
-        filling.request.run_id,
-        {
-            "rows": work.rows,
-            "encode": work.encode,
-            "tokens": work.tokens,
-            "seconds": work.tokens / rate if rate else None,
-            "cost_usd": work.tokens * filling.usd_per_token,
-        },
-    )
+    return not filling.full
 
 
 @resumed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.sync.plan import plan
+from embeddings_pipeline.sync.request import Request
 from tests.world import SCHEMA, World
 
 
@@ -37,11 +39,27 @@ def test_a_row_with_more_chunks_than_the_limit_is_encoded(world: World) -> None:
     assert world.vectors(item, limit=3).counts.encoded == 0
 
 
-def test_a_row_that_does_not_fit_is_skipped_for_one_that_does(world: World) -> None:
+def test_the_first_row_that_does_not_fit_ends_the_run(world: World) -> None:
     item = chunked(world, 1, 40, 1)
 
-    assert world.vectors(item, limit=3).counts.encoded == 2
-    assert chunks_by_row(world) == {0: 1, 2: 1}
+    done = world.vectors(item, limit=3)
+
+    assert (done.counts.encoded, done.by_set[0][1].finished) == (1, False)
+    assert chunks_by_row(world) == {0: 1}
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 5, 9, 12, 1_000])
+def test_a_run_encodes_as_many_texts_of_whole_rows_as_its_plan_says(
+    world: World, limit: int
+) -> None:
+    item = chunked(world, 1, 9, 17, 1, 30, 2, 9)
+    request = Request("", limit=limit)
+    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders, request)
+
+    done = world.vectors(item, limit=limit).counts
+
+    assert planned.sets[0].encode == done.encoded
+    assert planned.sets[0].tokens == done.tokens
 
 
 def test_vectors_that_are_taken_over_do_not_count_against_the_limit(world: World) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.queries import TextCounts
-from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync import set_plans, vectors
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import plan
+from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
 
 WEIGHTED = {"weights": {"name": 2, "body": 1, "section": 1}}
@@ -41,6 +43,70 @@ def test_an_estimate_is_near_the_count_without_counting_each_text() -> None:
     assert estimated != count_tokens(texts)
     assert estimate_tokens(["one text"]) == count_tokens(["one text"])
     assert estimate_tokens([]) == []
+
+
+class Wordy(WordsEncoder):
+    """Its tokenizer counts a token for each letter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_count = TokenCount(lambda texts: [*map(len, texts)])
+
+
+@pytest.fixture
+def of_letters(world: World) -> World:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {'of ' * (n % 50)}{n % 400}") for n in range(500)])
+    world.use(Wordy())
+    return world
+
+
+def test_tokens_are_counted_as_the_model_counts_them(of_letters: World) -> None:
+    item = of_letters.declare(template="{name}")
+    planned = plan(
+        of_letters.postgres, of_letters.postgres, of_letters.on(item), of_letters.encoders
+    )
+    of_letters.texts(item)
+    of_letters.vectors(item, "counted")
+    ((plans, texts),) = of_letters.sql(
+        f"select plan, (select array_agg(distinct text) from {SCHEMA}.item_texts)"
+        f" from {SCHEMA}.run_ledger where plan is not null"
+    )
+    tokens = sum(map(len, texts))
+    assert (planned.sets[0].tokens, plans[0]["tokens"]) == (tokens, tokens)
+    assert not planned.tokens_estimated
+
+
+def test_of_many_texts_a_sample_tells_how_the_model_counts(
+    of_letters: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_plans, "SAMPLE", 100)
+    item = of_letters.declare(template="{name}")
+    planned = plan(
+        of_letters.postgres, of_letters.postgres, of_letters.on(item), of_letters.encoders
+    )
+    of_letters.texts(item)
+    ((texts,),) = of_letters.sql(f"select array_agg(distinct text) from {SCHEMA}.item_texts")
+    assert planned.sets[0].tokens == pytest.approx(sum(map(len, texts)), rel=0.1)
+    assert planned.tokens_estimated
+
+
+def test_texts_that_a_cache_has_cost_nothing_in_a_plan(world: World) -> None:
+    world.encoders._settings = Settings(
+        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1_000_000}
+    )
+    world.use(world.encoder)
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(10)])
+    item = world.declare(template="{name}")
+    world.encoders.of(item).encode_documents([f"thing {n}" for n in range(4)])
+
+    (planned,) = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+    done = world.run(item)
+
+    assert (planned.encode, planned.cached) == (done["encoded"], done["cached"]) == (10, 4)
+    assert (planned.tokens, planned.cost_usd) == (done["tokens"], done["cost_usd"])
+    assert not planned.tokens_estimated
 
 
 @pytest.fixture
