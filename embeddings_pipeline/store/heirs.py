@@ -1,7 +1,8 @@
-"""Vectors of rows that are about to be deleted, left to rows that say the same.
+"""Vectors that a pass is about to delete, left to rows that say the same.
 
-A row that comes back under another id has its old text: without this it would be encoded again,
-because texts and vectors of rows that are gone go before vectors are filled.
+A row that comes back under another id has its old text, and a chunk that its row has no more may be
+another's: without this they would be encoded again, because what is gone goes before vectors are
+filled.
 """
 
 from __future__ import annotations
@@ -19,12 +20,32 @@ from embeddings_pipeline.store.vectors import filling
 _WINDOW_ROWS = 2_000
 
 
+def keep_trimmed(connection: Connection[Row]) -> None:
+    """Let `texts.write` leave in `trimmed` the vectors of chunks that their rows have no more."""
+    drop_trimmed(connection)
+    connection.execute(
+        "create temporary table trimmed (table_name text, text_hash bytea, embedding vector)"
+    )
+
+
+def drop_trimmed(connection: Connection[Row]) -> None:
+    """Forget those: a session may go on for long after its pass."""
+    connection.execute("drop table if exists pg_temp.trimmed")
+
+
 def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
-    """Give vectors of `gone_rows` to pending rows with an equal text; returns how many.
+    """Give vectors of `gone_rows`, and of `trimmed` chunks, to pending rows with an equal text;
+    returns how many.
 
     Killed half-way it has done no harm: the vectors are those of their rows' texts.
     """
-    connection.execute("analyze gone_rows")
+    (left,) = on.one(
+        connection, "select exists (table gone_rows) or exists (table pg_temp.trimmed)"
+    )
+    if not left:
+        return 0
+    connection.execute("create index on pg_temp.trimmed (text_hash)")
+    connection.execute("analyze gone_rows, pg_temp.trimmed")
     given = 0
     for vector_set in vector_sets.vector_sets(connection, on, ("live", "building")):
         for first in range(0, _find(connection, on, vector_set), _WINDOW_ROWS):
@@ -44,11 +65,14 @@ def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) ->
             from {pending}
                 and t.text_hash in (
                     select o.text_hash from gone_rows g join {vectors} o on o.{id} = g.id
+                    union all
+                    select o.text_hash from pg_temp.trimmed o where o.table_name = {table_name}
                 )
                 and not exists (select from gone_rows g where g.id = t.{id})
             """,
             pending=pending_of(on, vector_set),
             vectors=on.table(vector_set.table_name),
+            table_name=sql.Literal(vector_set.table_name),
         )
     )
     connection.execute("analyze heirs")
@@ -63,17 +87,21 @@ def _give(
         """
         heirs i
         cross join lateral (
-            select o.embedding from {vectors} o
+            select o.embedding::vector from {vectors} o
             where o.text_hash = i.text_hash and not exists (
                 -- what is being erased leaves nothing
                 select from {erasures} e where e.entity = {entity} and e.id = o.{id}::text
             )
+            union all
+            select o.embedding from pg_temp.trimmed o
+            where o.table_name = {table_name} and o.text_hash = i.text_hash
             limit 1
         ) f
         join {texts} t on t.{id} = i.id and t.chunk = i.chunk and t.text_hash = i.text_hash
         where i.n > {first} and i.n <= {last}
         """,
         vectors=on.table(vector_set.table_name),
+        table_name=sql.Literal(vector_set.table_name),
         first=sql.Literal(first),
         last=sql.Literal(first + _WINDOW_ROWS),
     )

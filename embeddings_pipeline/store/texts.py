@@ -8,7 +8,7 @@ from typing import NamedTuple
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store import evictions, provenance, quarantine
+from embeddings_pipeline.store import evictions, provenance, quarantine, row_changes
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.schema import vector_tables
@@ -38,14 +38,19 @@ class Text(NamedTuple):
 
 
 def write(
-    connection: Connection[Row], on: Statements, texts: Sequence[Text], failures: Sequence[Failure]
+    connection: Connection[Row],
+    on: Statements,
+    texts: Sequence[Text],
+    failures: Sequence[Failure],
+    *,
+    keep_trimmed: bool = False,
 ) -> None:
     """Store whole rows in one transaction: these chunks, and none beyond.
 
-    Vectors of chunks that are no more go with them, in every set, and the filter columns beside
-    the others follow at once: neither needs an encoder. Erased ids are left out. What the model
-    read of replaced texts is to be evicted from caches. A row whose image cannot be read now, and
-    was before behind the same URI, keeps its text and vectors.
+    Vectors of chunks that are no more go with them, in every set (into `trimmed`, if kept), and
+    the filter columns beside the others follow at once: neither needs an encoder. Erased ids are
+    left out. What the model read of replaced texts is to be evicted from caches. A row whose image
+    cannot be read now, and was before behind the same URI, keeps its text and vectors.
     """
     columns = sql.SQL(", ").join(
         Identifier(column) for column in (on.source.entity.id, *_COLUMNS, *on.source.filters)
@@ -68,9 +73,9 @@ def write(
             )
         )
         for table in vector_tables(connection, on.schema, on.source.entity.name):
-            _trim_vectors(connection, on, table)
+            row_changes.trim(connection, on, table, keep=keep_trimmed)
             if on.source.filters:
-                _update_filters(connection, on, table)
+                row_changes.update_filters(connection, on, table)
         quarantine.settle(connection, on, failures)
 
 
@@ -160,38 +165,5 @@ def _upsert(connection: Connection[Row], on: Statements, columns: sql.Composable
             assignments=sql.SQL(", ").join(
                 sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in mutable
             ),
-        )
-    )
-
-
-def _trim_vectors(connection: Connection[Row], on: Statements, table: str) -> None:
-    connection.execute(
-        on.fill(
-            """
-            delete from {vectors} v using (
-                select {id}, max(chunk) filter (where text_hash is not null) as chunk
-                from incoming_texts group by {id}
-            ) as i
-            where v.{id} = i.{id} and v.chunk > coalesce(i.chunk, -1)
-            """,
-            vectors=on.table(table),
-        )
-    )
-
-
-def _update_filters(connection: Connection[Row], on: Statements, table: str) -> None:
-    filters = on.source.filters
-    connection.execute(
-        on.fill(
-            """
-            update {vectors} v set ({names}) = row({values})
-            from incoming_texts i
-            where v.{id} = i.{id} and v.chunk = i.chunk
-                and row({current}) is distinct from row({values})
-            """,
-            vectors=on.table(table),
-            names=sql.SQL(", ").join(Identifier(c) for c in filters),
-            values=sql.SQL(", ").join(Identifier("i", c) for c in filters),
-            current=sql.SQL(", ").join(Identifier("v", c) for c in filters),
         )
     )

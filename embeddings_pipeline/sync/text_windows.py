@@ -42,9 +42,11 @@ def write_rows(
     ids: Sequence[str],
     done: Done,
     told: Callable[[], None] = lambda: None,
+    *,
+    keep_trimmed: bool = False,
 ) -> set[str]:
     """Render and store those of these rows that staging has; returns their ids. After each window
-    it is `told`."""
+    it is `told`. `keep_trimmed` is as for `texts.write`."""
     found: set[str] = set()
     with closing(staging.read_rows(source, on.source, ids)) as rows:
         # no read of staging is held open while images are fetched for an hour
@@ -52,7 +54,7 @@ def write_rows(
         render = partial(rendered, on=on, images=images)
         with closing(ahead(render, batches(held, on), threads=1, depth=1)) as windows:
             for window in windows:
-                texts.write(target, on, window.texts, window.failures)
+                texts.write(target, on, window.texts, window.failures, keep_trimmed=keep_trimmed)
                 done.read += window.rows
                 done.quarantined += len(window.failures)
                 found |= {text.id for text in window.texts}

@@ -131,12 +131,13 @@ def _pass_over(
         done.new = max(done.new, moved.new)
         refuse_bad_ids(on, *changes.bad_ids(target))
         told = telling(report, on, done, done.read + moved.changed)
+        heirs.keep_trimmed(target)
         for changed in changes.slices(target, "changed_rows", SLICE):
-            write_rows(source, target, on, images, changed, done, told)
+            write_rows(source, target, on, images, changed, done, told, keep_trimmed=True)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
-        if moved.gone:
-            done.reused += heirs.hand_over(target, on, run_id)
+        done.reused += heirs.hand_over(target, on, run_id)
+        heirs.drop_trimmed(target)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
             done.deleted += texts.delete(target, on, ids)
         written = done.read + done.deleted + done.rekeyed

@@ -70,6 +70,40 @@ def test_chunks_under_a_new_id_keep_their_vectors_and_the_filters_of_their_row(
     world.assert_vectors_are_of_their_texts()
 
 
+def test_chunks_that_a_row_loses_are_taken_over_by_the_row_that_says_them_now(
+    world: World,
+) -> None:
+    said = [" ".join(f"Sentence {n} of {row} says a thing." for n in range(30)) for row in "abc"]
+    world.table("id bigint, body text")
+    world.insert((1, said[0]), (2, said[1]), (3, None), (4, "short"))
+    item = world.declare(include=["body"], chunk={"tokens": 64}, partitions={"count": 1})
+    world.run(item)
+    world.encoder.encoded.clear()
+    # as under ids that are positions: texts move on by two rows, and rows shrink to nothing
+    world.sql(
+        "update staging.stg_item set body = case id when 3 then %s when 4 then %s end", *said[:2]
+    )
+
+    planned = plan_and_run(world, item)
+
+    assert planned.sets[0].reusable > 8
+    assert world.encoder.encoded == []
+    world.assert_vectors_are_of_their_texts()
+    assert world.sql("select to_regclass('pg_temp.trimmed')") == [(None,)]
+
+
+def test_a_text_that_its_row_has_no_more_is_left_to_a_set_of_halves(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "wanderer"), (2, None))
+    item = world.declare(storage="halfvec")
+    world.run(item)
+    world.encoder.encoded.clear()
+    world.sql("update staging.stg_item set name = case id when 2 then 'wanderer' end")
+
+    assert plan_and_run(world, item).sets[0].reusable == 1
+    assert world.encoder.encoded == []
+
+
 def test_a_set_that_is_being_built_keeps_the_vectors_of_rows_with_new_ids(things: World) -> None:
     item = things.declare()
     things.use(things.encoder.revised("r2"))
