@@ -97,7 +97,8 @@ def run_all(
     marts: bool,
     seeds: bool = False,
 ) -> tuple[list[Outcome], dict[str, EmbeddingsError]]:
-    """Staging, each entity, marts; an entity that fails does not keep others from running."""
+    """Staging, each entity, marts; an entity that fails does not keep others from running, but one
+    that is interrupted does."""
     failures: dict[str, EmbeddingsError] = {}
     if dbt:
         output.say("building staging models")
@@ -110,8 +111,10 @@ def run_all(
             try:
                 warnings = jobs.entity(name, options, run_id)
                 outcomes.append(_outcome(jobs, name, run_id, warnings))
-            except Interrupted:
-                raise
+            except Interrupted as error:
+                # what was done is told, and nothing else begun
+                outcomes.append(_outcome(jobs, name, run_id, []))
+                return outcomes, failures | {name: error}
             except EmbeddingsError as error:
                 failures[name] = error
             # what failed has cost something, too

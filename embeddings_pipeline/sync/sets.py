@@ -68,7 +68,7 @@ def sync_sets(
         )
         done.append((vector_set, result))
         request = request.less(result.counts)
-    if request.force and all(result.finished for _, result in done):
+    if request.force and done and all(result.finished for _, result in done):
         _finish_force(database, on, request)
     evict_noted(database, on, encoders.cache.evict)
     return SetsResult(done, frozen)

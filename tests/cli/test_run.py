@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from embeddings_pipeline.cli.jobs import Jobs, Options
 from embeddings_pipeline.cli.main import app
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from tests.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -138,6 +140,26 @@ def test_an_entity_whose_model_fails_does_not_keep_others_from_running(
     assert said.startswith("event: dbt: stg_event: Database Error")
     assert 'column "titel" does not exist' in said
     document("run", "event")
+
+
+def test_an_interrupted_run_tells_what_it_did_and_begins_nothing_else(
+    embedded_notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded_notes.sql("update raw.raw_notes set title = title || ' again'")
+    entity = Jobs.entity
+
+    def interrupted(jobs: Jobs, name: str, options: Options, run_id: str) -> list[str]:
+        entity(jobs, name, replace(options, limit=2), run_id)
+        raise Interrupted(f"{name}: stopped after 2 of 6 chunks; run again to go on")
+
+    monkeypatch.setattr(Jobs, "entity", interrupted)
+    result = command("run", "--all", "--json")
+    monkeypatch.undo()
+    assert isinstance(result.exception, EmbeddingsError)
+    assert str(result.exception) == "event: stopped after 2 of 6 chunks; run again to go on"
+    (done,) = json.loads(result.stdout)["entities"]
+    assert (done["entity"], done["encoded"]) == ("event", 2)
+    assert [e["encoded"] for e in document("run", "--all")["entities"]] == [4, 8]
 
 
 def test_a_failing_test_of_a_model_is_named(embedded_notes: Notes) -> None:
