@@ -9,8 +9,9 @@ import typer
 from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
 from embeddings_pipeline.store.traces import Quarantined
-from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
+from embeddings_pipeline.sync.explain import Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
+from embeddings_pipeline.sync.explain_chunk import ChunkInSet
 
 # how much of a data URI is shown
 _DATA_URI = 60
@@ -63,7 +64,10 @@ def _short(text: str) -> str:
 
 
 def _vector(in_set: ChunkInSet) -> str:
-    name = f"set {in_set.set_number} ({in_set.state}, {in_set.model}@{in_set.revision[:12]})"
+    of_model = f"{in_set.model}@{in_set.revision[:12]}"
+    if in_set.set_number is None:
+        return f"a new set ({of_model}): the next run will {in_set.next}"
+    name = f"set {in_set.set_number} ({in_set.state}, {of_model})"
     if in_set.vector is None:
         return f"{name}: no vector; the next run will {in_set.next}"
     origin = in_set.vector.reused_from

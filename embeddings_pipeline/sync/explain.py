@@ -4,44 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psycopg import Connection
-
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import planning, staging, traces, vector_sets
-from embeddings_pipeline.store.failures import MAX_ATTEMPTS
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store import planning, staging, traces
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import Text
-from embeddings_pipeline.store.traces import Quarantined, StoredText, StoredVector
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.traces import Quarantined, StoredText
 from embeddings_pipeline.sync import rendering
-
-
-@dataclass(frozen=True)
-class ChunkInSet:
-    """One chunk's vector in one set, and what the next run does with it."""
-
-    set_number: int
-    state: str
-    model: str
-    revision: str
-    vector: StoredVector | None
-    next: str
-
-
-@dataclass(frozen=True)
-class ExplainedChunk:
-    """One chunk as it would be rendered now."""
-
-    chunk: int
-    text: str
-    text_hash: str
-    tokens: int
-    truncated: bool
-    sets: list[ChunkInSet]
+from embeddings_pipeline.sync.explain_chunk import ExplainedChunk, explain_chunk, known_sets
 
 
 @dataclass(frozen=True)
@@ -77,10 +49,10 @@ def explain(
                 f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
             )
         window = rendering.rendered([row], on, encoders.images) if row else None
-        sets = vector_sets.vector_sets(target, on, ("live", "building", "retired"))
-        longest = encoders.of(on.source.entity).identity.max_tokens
+        sets = known_sets(target, on, encoders)
+        encoder = encoders.of(on.source.entity)
         chunks = [
-            _chunk(target, on, text, sets, failures, longest)
+            explain_chunk(target, on, text, sets, failures, encoder)
             for text in (window.texts if window else [])
             if text.text is not None and erased is None
         ]
@@ -123,61 +95,3 @@ def _next_for_row(
     if not chunks:
         return "do nothing: it has no text"
     return "not render it: nothing changed since the last pass"
-
-
-def _chunk(
-    target: Connection[Row],
-    on: Statements,
-    text: Text,
-    sets: list[VectorSet],
-    failures: list[Quarantined],
-    longest: int,
-) -> ExplainedChunk:
-    in_sets = []
-    for vector_set in sets:
-        failed = _left_alone(vector_set, text, failures)
-        vector = traces.vectors(target, on, vector_set, text.id).get(text.chunk)
-        in_sets.append(
-            ChunkInSet(
-                set_number=vector_set.number,
-                state=vector_set.state,
-                model=vector_set.model,
-                revision=vector_set.revision,
-                vector=vector,
-                next=_next_for_vector(vector_set, vector, text, failed),
-            )
-        )
-    return ExplainedChunk(
-        chunk=text.chunk,
-        text=text.text or "",
-        text_hash=text.text_hash.hex() if text.text_hash else "",
-        tokens=text.tokens,
-        truncated=max(text.part_tokens or [text.tokens]) > longest,
-        sets=in_sets,
-    )
-
-
-def _left_alone(
-    vector_set: VectorSet, text: Text, failures: list[Quarantined]
-) -> Quarantined | None:
-    """What `store.failures.left_alone` is in SQL, of a text that may not be stored yet."""
-    of_text = (text.chunk, vector_set.number, text.text_hash)
-    for failure in failures:
-        same = (failure.chunk, failure.vector_set, failure.text_hash) == of_text
-        if same and failure.attempts >= MAX_ATTEMPTS:
-            return failure
-    return None
-
-
-def _next_for_vector(
-    vector_set: VectorSet, vector: StoredVector | None, text: Text, failed: Quarantined | None
-) -> str:
-    if vector_set.state == "retired":
-        return "do nothing: the set is retired"
-    if failed:
-        return f"do nothing: it failed {failed.attempts} times, and `retry` was not asked"
-    if vector is None:
-        return "encode it, or take over a vector of the same text: it has none"
-    if vector.text_hash != text.text_hash:
-        return "encode it, or take over a vector of the same text: its text changed"
-    return "keep it: it is of this text"

@@ -70,7 +70,7 @@ def plan_sets(
     """
     plans = []
     left = request.limit
-    for vector_set, identity in _sets(target, on, encoders):
+    for vector_set, identity in sets_of_run(target, on, encoders):
         encoder, frozen = _encoder(encoders, identity)
         usd_per_token = encoders.usd_per_token(identity.model)
         terms = Terms(
@@ -138,9 +138,11 @@ def _encoder(
         return None, str(error)
 
 
-def _sets(
+def sets_of_run(
     target: Connection[Row], on: Statements, encoders: Encoders
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
+    """The sets that a run keeps up to date, the live one first, with their models; None is one
+    that it has to make."""
     wanted = encoders.of(on.source.entity).identity
     storage = set_creation.storage_of(on.source.entity, wanted.dimension)
     known = vector_sets.vector_sets(target, on, ("building", "live", "retired"))

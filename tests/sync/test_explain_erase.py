@@ -47,13 +47,39 @@ def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:
 
     changed = explained(things, item, "1")
     assert changed.next.endswith("its text differs")
-    assert "its text changed" in changed.chunks[0].sets[0].next
+    assert changed.chunks[0].sets[0].next == "encode it: its text changed"
+    things.sql("update staging.stg_item set name = 'Hose' where id = 3")
+    known = explained(things, item, "3").chunks[0].sets[0].next
+    assert known == "take over the vector of an equal text: its text changed"
     assert explained(things, item, "2").next.startswith("delete it")
     assert explained(things, item, "4").next == "do nothing: it has no text"
     with pytest.raises(ConfigurationError, match="has no row with id '99'"):
         explained(things, item, "99")
     with pytest.raises(ConfigurationError, match="'x' is no bigint"):
         explained(things, item, "x")
+
+
+def test_each_set_is_told_what_becomes_of_it_under_another_model(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.run(item)
+    first = things.encoder
+    things.use(first.revised("r2"))
+
+    def fates() -> list[tuple[int | None, str, str]]:
+        (chunk,) = explained(things, item, "1").chunks
+        return [(s.set_number, s.state, s.next) for s in chunk.sets]
+
+    (frozen, new) = fates()
+    assert frozen[:2] == (1, "live")
+    assert frozen[2].startswith("do nothing: the set is frozen: model 'fake/words'")
+    assert new == (None, "new", "encode it: the set is new")
+    things.run(item)
+    assert fates() == [
+        (1, "retired", "do nothing: the set is retired"),
+        (2, "live", "keep it: it is of this text"),
+    ]
+    things.use(first)
+    assert fates()[0] == (1, "retired", "keep it: it is of this text")
 
 
 def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World) -> None:

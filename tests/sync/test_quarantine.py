@@ -237,7 +237,7 @@ def test_an_explanation_tells_a_failure_of_this_text_from_one_of_another(world: 
 
     assert next_of_vector().startswith("do nothing: it failed 3 times")
     world.sql("update staging.stg_item set name = 'even' where id = 1")
-    assert next_of_vector().startswith("encode it")
+    assert next_of_vector() == "take over the vector of an equal text: it has none"
 
 
 def test_an_explanation_says_that_a_row_which_failed_to_render_is_left_alone(
