@@ -10,21 +10,20 @@ from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
 from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai_models import RemoteModel
 from embeddings_pipeline.encoders.rate_limits import RateLimits
-from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
+from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.shared_model import Options, SharedModel
 from embeddings_pipeline.settings import Settings
 
 
-def local_encoder(
-    model: str, dimension: int | None, settings: Settings, images: ImageFiles
-) -> SentenceTransformersEncoder | ImageEncoder:
-    """A model of this machine, not loaded yet; one that sees has images for documents.
+def shared_model(model: str, settings: Settings) -> SharedModel:
+    """A model of this machine, not loaded yet.
 
     Raises ConfigurationError where it is not at hand, or not made of parts that can be run.
     """
     folder = local_models.find(model, settings)
     trusted = settings.trusts(model)
-    encoder = SentenceTransformersEncoder(
-        describe(model, folder, dimension, trusted=trusted),
+    return SharedModel(
+        describe(model, folder, None, trusted=trusted),
         folder,
         Options(
             device=settings.embedding_device,
@@ -34,7 +33,19 @@ def local_encoder(
             trusted=trusted,
         ),
     )
-    seen = vision(model, folder)
+
+
+def local_encoder(
+    model: SharedModel, dimension: int | None, images: ImageFiles
+) -> SentenceTransformersEncoder | ImageEncoder:
+    """An encoder by a model of this machine; one that sees has images for documents.
+
+    Raises ConfigurationError for a dimension that it cannot give.
+    """
+    name, folder = model.identity.model, model.folder
+    identity = describe(name, folder, dimension, trusted=model.options.trusted)
+    encoder = SentenceTransformersEncoder(identity, model)
+    seen = vision(name, folder)
     return ImageEncoder(encoder, seen, images) if seen else encoder
 
 

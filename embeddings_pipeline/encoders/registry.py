@@ -1,4 +1,5 @@
-"""One encoder for each model that is asked for, made once and loaded when it is used."""
+"""One encoder for each model and dimension that are asked for; a model is loaded once, when it is
+used."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.local_models import IMAGE_MODELS
-from embeddings_pipeline.encoders.making import local_encoder, remote_encoder
+from embeddings_pipeline.encoders.making import local_encoder, remote_encoder, shared_model
 from embeddings_pipeline.encoders.openai_models import remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.rate_limits import (
@@ -21,6 +22,7 @@ from embeddings_pipeline.encoders.rate_limits import (
     SharedLimits,
     Transaction,
 )
+from embeddings_pipeline.encoders.shared_model import SharedModel
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -38,6 +40,7 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
+        self._local: dict[str, SharedModel] = {}
         self._lock = Lock()
 
     @cached_property
@@ -117,11 +120,14 @@ class Encoders:
         """Let go of every model, its memory and its connections, those of the cache too."""
         self._closing.close()
         self._made.clear()
+        self._local.clear()
 
     def _make(self, model: str, dimension: int | None) -> Encoder:
         remote = remote_model(model)
         if remote is None:
-            return local_encoder(model, dimension, self._settings, self.images)
+            if model not in self._local:
+                self._local[model] = shared_model(model, self._settings)
+            return local_encoder(self._local[model], dimension, self.images)
         encoder = remote_encoder(model, remote, dimension, self._settings, self._limits)
         self._closing.callback(encoder.close)
         return encoder

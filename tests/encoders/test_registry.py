@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embeddings_pipeline.encoders import shared_model
 from embeddings_pipeline.encoders.openai import options_of
+from embeddings_pipeline.encoders.plain_bert import PlainBert
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -28,6 +30,29 @@ def test_a_model_is_made_once_for_each_dimension() -> None:
     assert made.get(DEFAULT_MODEL) is made.get(DEFAULT_MODEL)
     assert made.get(DEFAULT_MODEL, 64) is not made.get(DEFAULT_MODEL)
     assert made.get(DEFAULT_MODEL, 64).identity.dimension == 64
+
+
+def test_a_model_is_loaded_once_for_all_its_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(folder: Path, **options: Any) -> PlainBert:
+        loaded.append(folder)
+        return PlainBert(folder, **options)
+
+    monkeypatch.setattr(shared_model, "PlainBert", load)
+    made = encoders()
+    whole, own, short = (made.get(DEFAULT_MODEL, n) for n in (None, 384, 128))
+    vectors = [
+        encoder.encode_documents(["red boots"]).vectors[0] for encoder in (whole, own, short)
+    ]
+
+    assert len(loaded) == 1
+    assert (vectors[0] == vectors[1]).all()
+    cut = vectors[0][:128] / np.linalg.norm(vectors[0][:128])
+    assert vectors[2] == pytest.approx(cut, abs=1e-6)
+    made.cleanup()
+    made.get(DEFAULT_MODEL).check()
+    assert len(loaded) == 2
 
 
 def test_an_entity_has_its_own_model_or_the_default() -> None:

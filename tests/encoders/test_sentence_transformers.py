@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.base import Encoder, Vector
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.encoders.sentence_transformers import Options, SentenceTransformersEncoder
+from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.shared_model import Options, SharedModel
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -236,7 +237,8 @@ def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     (tmp_path / "spoiled" / "own_code.py").write_text(code)
     (tmp_path / "spoiled" / "3_Normalize" / "own_code.py").write_text(code)
-    encoder = SentenceTransformersEncoder(described, tmp_path / "spoiled", Options(device="cpu"))
+    shared = SharedModel(described, tmp_path / "spoiled", Options(device="cpu"))
+    encoder = SentenceTransformersEncoder(described, shared)
     with pytest.raises(ConfigurationError, match="third-party code"):
         encoder.check()
     assert not (tmp_path / "ran").exists()
