@@ -45,11 +45,20 @@ class Encodings:
     """Vectors in the order of their texts, shape (texts, dimension), and what they took.
 
     `failures` says of the texts at these indexes why they have none; their vectors mean nothing.
+    `stopped` is what ended the call before all texts were read, where some were: what was made of
+    them is kept, and the others are among the failures.
     """
 
     vectors: Vectors
     usage: Usage
     failures: Mapping[int, str] = field(default_factory=dict)
+    stopped: Exception | None = None
+
+    def whole(self) -> Encodings:
+        """Itself. Raises what ended the call before all texts were read, if something did."""
+        if self.stopped:
+            raise self.stopped
+        return self
 
 
 class Encoder(Protocol):

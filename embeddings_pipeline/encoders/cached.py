@@ -106,6 +106,7 @@ class CachedEncoder:
             vectors,
             made.usage + self._saved(_beyond(missing, hashes, texts)),
             {index: failed[key] for index, key in enumerate(hashes) if key in failed},
+            made.stopped,
         )
 
     def _saved(self, texts: Sequence[str]) -> Usage:

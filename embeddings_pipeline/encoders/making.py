@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.image_files import ImageFiles
@@ -50,7 +52,12 @@ def local_encoder(
 
 
 def remote_encoder(
-    model: str, remote: RemoteModel, dimension: int | None, settings: Settings, limits: RateLimits
+    model: str,
+    remote: RemoteModel,
+    dimension: int | None,
+    settings: Settings,
+    limits: RateLimits,
+    stopping: Callable[[], bool],
 ) -> OpenAIEncoder:
     """A model of the provider in OPENAI_BASE_URL. Raises ConfigurationError without its key."""
     return OpenAIEncoder(
@@ -60,4 +67,5 @@ def remote_encoder(
         dimension=dimension,
         limits=limits,
         options=options_of(settings),
+        stopping=stopping,
     )

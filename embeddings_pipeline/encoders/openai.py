@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Event
 
 from embeddings_pipeline.encoders.base import Encodings, Usage
 from embeddings_pipeline.encoders.openai_call import Call
@@ -16,6 +15,7 @@ from embeddings_pipeline.encoders.openai_lengths import estimate
 from embeddings_pipeline.encoders.openai_models import RemoteModel
 from embeddings_pipeline.encoders.openai_requests import PROBE, Patience, Requests
 from embeddings_pipeline.encoders.rate_limits import NoLimits, RateLimits
+from embeddings_pipeline.encoders.stop import Stop
 from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -47,6 +47,7 @@ def options_of(settings: Settings) -> Options:
 
 class OpenAIEncoder:
     """A model of the endpoint. `dimension` shortens its vectors. Any number of threads may use it.
+    Once `stopping`, it waits for nothing any more.
 
     Raises ConfigurationError for a dimension that the model is known not to give.
     """
@@ -60,6 +61,7 @@ class OpenAIEncoder:
         dimension: int | None = None,
         limits: RateLimits | None = None,
         options: Options | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         _check_dimension(model, remote, dimension)
         self._model = model
@@ -68,6 +70,7 @@ class OpenAIEncoder:
         self._wanted = dimension
         self._options = options or Options()
         self._limits = limits or NoLimits()
+        self._stopping = stopping
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -101,7 +104,8 @@ class OpenAIEncoder:
         _ = self._requests
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of the texts; of those that the provider refuses, the reason."""
+        """Vectors of the texts; of those that the provider refuses, the reason. Where it fails
+        after some, theirs are not lost: see `Encodings.stopped`."""
         started = time.monotonic()
         call = Call(
             self._requests,
@@ -109,6 +113,7 @@ class OpenAIEncoder:
             dimension=self.identity.dimension,
             shortened=self.identity.dimension != self._own_dimension,
             max_tokens=self._remote.max_tokens,
+            stopping=self._stopping,
         )
         call.run(
             batch_texts=self._options.batch_texts,
@@ -121,11 +126,12 @@ class OpenAIEncoder:
             truncated=len(call.truncated),
             seconds=time.monotonic() - started,
         )
-        return Encodings(call.vectors, usage, call.failures)
+        return Encodings(call.vectors, usage, call.failures, call.error)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
-        """The same as for documents: such an endpoint makes no difference."""
-        return self.encode_documents(texts)
+        """The same as for documents: such an endpoint makes no difference. Raises what ended the
+        call, whatever it had made."""
+        return self.encode_documents(texts).whole()
 
     def close(self) -> None:
         """Close the connections, if any were opened."""
@@ -148,7 +154,7 @@ class OpenAIEncoder:
         if self._remote.dimension is not None:
             return self._remote.dimension
         try:
-            answer = self._requests.send([PROBE], tokens=1, stopped=Event())
+            answer = self._requests.send([PROBE], tokens=1, stopped=Stop(self._stopping))
         except Refused as refusal:
             raise ConfigurationError(
                 f"the dimension of model {self._model!r} cannot be asked: {refusal}"

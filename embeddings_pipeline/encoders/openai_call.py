@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Lock
+from threading import Lock
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from embeddings_pipeline.encoders.openai_answers import Answer
 from embeddings_pipeline.encoders.openai_errors import Exhausted, Refused
 from embeddings_pipeline.encoders.openai_lengths import cut, cut_as_told, estimate
 from embeddings_pipeline.encoders.openai_requests import PROBE, Requests
+from embeddings_pipeline.encoders.stop import Stop
 from embeddings_pipeline.errors import ConfigurationError
 
 # smaller requests than this are not worth sending side by side
@@ -25,7 +26,8 @@ class Call:
     """The texts of a call and what became of them. What has a vector is never sent again.
 
     `vectors` have the shape (texts, dimension) and mean nothing at the indexes in `failures`;
-    `truncated` are the indexes of texts that were cut, `tokens` what the provider billed.
+    `truncated` are the indexes of texts that were cut, `tokens` what the provider billed. `error`
+    is what ended the call; the texts that it left are among the failures.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Call:
         dimension: int,
         shortened: bool,
         max_tokens: int,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.vectors: Vectors = np.zeros((len(texts), dimension), np.float32)
         # OpenAI refuses an empty text, and with it all others of its request
@@ -47,8 +50,9 @@ class Call:
         self._lock = Lock()
         self._probing = Lock()
         self._probed = False
-        self._stopped = Event()
-        self._error: Exception | None = None
+        self._stopped = Stop(stopping)
+        self.error: Exception | None = None
+        self._unread = {*range(len(texts))} - {*self.failures}
         lengths = estimate(texts)
         self.truncated = {i for i, tokens in enumerate(lengths) if tokens > max_tokens}
         fitting = [cut(t, n, max_tokens) for t, n in zip(texts, lengths, strict=True)]
@@ -57,8 +61,8 @@ class Call:
 
     def run(self, *, batch_texts: int, batch_tokens: int, in_flight: int) -> None:
         """Send all texts. Raises what `Requests.send` raises but Refused, and ConfigurationError
-        where any text is refused."""
-        left = [i for i in range(len(self._texts)) if i not in self.failures]
+        where any text is refused; but where some texts have vectors then, it is kept as `error`."""
+        left = sorted(self._unread)
         if not left:
             return
         lengths = [self._lengths[i] for i in left]
@@ -70,8 +74,10 @@ class Call:
             finally:
                 # whoever waits to try again need not
                 self._stopped.set()
-        if self._error:
-            raise self._error
+        if self.error and self._unread == {*left}:
+            raise self.error
+        if self.error:
+            self.failures |= dict.fromkeys(self._unread, str(self.error))
 
     def _work(self, batch: list[int]) -> None:
         if self._stopped.is_set():
@@ -81,7 +87,7 @@ class Call:
         except Exception as error:
             with self._lock:
                 # what others raise after it is that they were stopped
-                self._error = self._error or error
+                self.error = self.error or error
             self._stopped.set()
 
     def _take(
@@ -100,6 +106,8 @@ class Call:
         finite = [bool(np.isfinite(vector).all()) for vector in answer.vectors]
         self.vectors[batch] = answer.vectors
         left = [i for i, is_finite in zip(batch, finite, strict=True) if not is_finite]
+        with self._lock:
+            self._unread -= {*batch} - {*left}
         if left and tries > 1:
             self._take(left, tries - 1, brief=brief)
         elif left:
@@ -174,3 +182,4 @@ class Call:
     def _fail(self, batch: Sequence[int], reason: str) -> None:
         with self._lock:
             self.failures |= dict.fromkeys(batch, reason)
+            self._unread -= {*batch}

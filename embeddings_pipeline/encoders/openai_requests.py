@@ -92,6 +92,9 @@ class Requests:
 
         def once() -> Answer:
             nonlocal held_back
+            if failed and stopped.is_set():
+                # a pause that was cut short is no reason to ask again
+                raise failed[-1]
             arrived = time.monotonic()
             self._limits.wait(tokens, stopped)
             held_back += time.monotonic() - arrived

@@ -3,7 +3,8 @@ used."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock
 
@@ -39,6 +40,7 @@ class Encoders:
         self._settings = settings
         self._transaction = transaction
         self._closing = ExitStack()
+        self._stopping: Callable[[], bool] = lambda: False
         self._made: dict[tuple[str, int | None], CachedEncoder] = {}
         self._local: dict[str, SharedModel] = {}
         self._lock = Lock()
@@ -116,6 +118,15 @@ class Encoders:
         model = encoder.identity.model
         self._made[model, dimension] = self._remembering(encoder, model)
 
+    @contextmanager
+    def until(self, stopping: Callable[[], bool]) -> Iterator[None]:
+        """A block of work in which no encoder waits for a provider once it is `stopping`."""
+        self._stopping = stopping
+        try:
+            yield
+        finally:
+            self._stopping = lambda: False
+
     def cleanup(self) -> None:
         """Let go of every model, its memory and its connections, those of the cache too."""
         self._closing.close()
@@ -128,9 +139,15 @@ class Encoders:
             if model not in self._local:
                 self._local[model] = shared_model(model, self._settings)
             return local_encoder(self._local[model], dimension, self.images)
-        encoder = remote_encoder(model, remote, dimension, self._settings, self._limits)
+        encoder = remote_encoder(
+            *(model, remote, dimension, self._settings, self._limits),
+            stopping=self._is_stopping,
+        )
         self._closing.callback(encoder.close)
         return encoder
+
+    def _is_stopping(self) -> bool:
+        return self._stopping()
 
     def _remembering(self, encoder: Encoder, model: str) -> CachedEncoder:
         # documents of a model that costs nothing are made again as fast as they are read

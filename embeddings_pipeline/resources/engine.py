@@ -72,7 +72,7 @@ class Running:
         """
         if max_cost_usd is None:
             max_cost_usd = self._settings.embedding_max_cost_usd
-        with _stoppable() as stopped:
+        with _stoppable() as stopped, self.encoders.until(stopped):
             try:
                 yield Request(
                     run_id=run_id,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.token_counts import TokenCount
-from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import RowError, Unavailable
+from embeddings_pipeline.search.slices import joined, shared_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,11 +74,13 @@ class BatchedEncoder:
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts that are to be found; queries are read between slices of them."""
-        parts = [
-            self._answer_of(self._thread.submit(self._documents, texts[start : start + _SLICE]))
-            for start in range(0, max(len(texts), 1), _SLICE)
-        ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        parts: list[Encodings] = []
+        for start in range(0, max(len(texts), 1), _SLICE):
+            part = self._thread.submit(self._documents, texts[start : start + _SLICE])
+            parts.append(self._answer_of(part))
+            if parts[-1].stopped:
+                break
+        return parts[0] if len(texts) <= _SLICE else joined(parts, len(texts), _SLICE)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts to find others by; the tokens of a batch are shared out by length."""
@@ -119,7 +119,7 @@ class BatchedEncoder:
         try:
             encodings = self._inner.encode_query([text for asked in batch for text in asked.texts])
             self._report("query", encodings.usage)
-            answers = list(_shared_out(encodings, [asked.texts for asked in batch]))
+            answers = list(shared_out(encodings, [asked.texts for asked in batch]))
         except Exception as error:
             for asked in batch:
                 asked.answer.set_exception(error)
@@ -162,36 +162,3 @@ class BatchedImageEncoder(BatchedEncoder):
         encodings = self._images.encode_decoded(decoded)
         self._report("query", encodings.usage)
         return encodings
-
-
-def _joined(parts: Sequence[Encodings]) -> Encodings:
-    """The encodings of all slices, each of which but the last has `_SLICE` texts."""
-    return Encodings(
-        np.concatenate([part.vectors for part in parts]),
-        sum((part.usage for part in parts), Usage()),
-        {
-            number * _SLICE + index: why
-            for number, part in enumerate(parts)
-            for index, why in part.failures.items()
-        },
-    )
-
-
-def _shared_out(encodings: Encodings, groups: Sequence[Sequence[str]]) -> Iterator[Encodings]:
-    if len(groups) == 1:
-        yield encodings
-        return
-    usage = encodings.usage
-    lengths = [sum(count_tokens(texts)) for texts in groups]
-    start = 0
-    for texts, length in zip(groups, lengths, strict=True):
-        end = start + len(texts)
-        share = length / max(1, sum(lengths))
-        yield Encodings(
-            encodings.vectors[start:end],
-            Usage(
-                texts=len(texts), tokens=round(usage.tokens * share), seconds=usage.seconds * share
-            ),
-            {i - start: why for i, why in encodings.failures.items() if start <= i < end},
-        )
-        start = end

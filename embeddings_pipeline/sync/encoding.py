@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,21 +21,33 @@ _OF_NONE = (
     " or declare another"
 )
 
+_LEFT = "what ended the run came before it"
+
 Encode = Callable[[Sequence[str]], Encodings]
 Made = list[Vector | RowError]
 
 
-def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
+class Encoded(NamedTuple):
+    """A vector for each text, or why it has none, and what they took. `stopped` ended it: texts
+    without a vector are then not to blame."""
+
+    made: Made
+    usage: Usage
+    stopped: Exception | None = None
+
+
+def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded:
     """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
     texts = inputs(window)
-    vectors, usage = encode_each(
+    vectors, usage, stopped = encode_each(
         encoder.encode_documents,
         texts,
         # a cache would answer for a model that is gone
         probe=lambda: encoder.uncached.encode_documents([_PROBE_TEXT]),
     )
     made = dict(zip(texts, vectors, strict=True))
-    return [_mean([made[part] for part in p.inputs], p.weights) for p in window], usage
+    means = [_mean([made[part] for part in p.inputs], p.weights) for p in window]
+    return Encoded(means, usage, stopped)
 
 
 def inputs(window: Sequence[Pending]) -> list[str]:
@@ -42,7 +55,7 @@ def inputs(window: Sequence[Pending]) -> list[str]:
     return [*dict.fromkeys(text for p in window for text in p.inputs)]
 
 
-def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Made, Usage]:
+def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded:
     """Vectors of images that all differ; one that is another by now has none."""
     uris = [image_files.pinned(p.text, p.text_hash) for p in window]
     return encode_each(
@@ -52,9 +65,7 @@ def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> tuple[Ma
     )
 
 
-def encode_each(
-    encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings]
-) -> tuple[Made, Usage]:
+def encode_each(encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings]) -> Encoded:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
     Raises where the encoder fails on everything, and so on the `probe`: what it raised itself,
@@ -72,23 +83,27 @@ def encode_each(
     except Exception as error:
         return _bisect(encode, texts, probe, error)
     made = _judged(done)
+    if done.stopped:
+        return Encoded(made, done.usage, done.stopped)
     bad = [vector for vector in made if isinstance(vector, RowError)]
     # what a cache knows says nothing of the model
     if bad and len(made) - len(bad) <= done.usage.cached:
         _probe(probe, EmbeddingsError(_OF_NONE.format(bad[0])))
-    return made, done.usage
+    return Encoded(made, done.usage)
 
 
 def _bisect(
     encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings], error: Exception
-) -> tuple[Made, Usage]:
+) -> Encoded:
     if len(texts) > 1:
         half = len(texts) // 2
-        first, first_usage = encode_each(encode, texts[:half], probe)
-        second, second_usage = encode_each(encode, texts[half:], probe)
-        return [*first, *second], first_usage + second_usage
+        first = encode_each(encode, texts[:half], probe)
+        if first.stopped:
+            return first._replace(made=[*first.made, *[RowError(_LEFT)] * (len(texts) - half)])
+        second = encode_each(encode, texts[half:], probe)
+        return Encoded([*first.made, *second.made], first.usage + second.usage, second.stopped)
     _probe(probe, error)
-    return [RowError(f"{type(error).__name__}: {error}")], Usage()
+    return Encoded([RowError(f"{type(error).__name__}: {error}")], Usage())
 
 
 def _probe(probe: Callable[[], Encodings], error: Exception) -> None:

@@ -24,6 +24,7 @@ from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
 from embeddings_pipeline.sync.encoding import encode_images, encode_pending, inputs
 from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.token_costs import usd
 
 
 @dataclass
@@ -62,7 +63,8 @@ class Filling:
     def fill(self, connection: Connection[Row], window: list[Pending]) -> int:
         """Settle a window; returns how many chunks of it were, the others being past the limit.
 
-        Raises CostLimitReached, before it encodes anything, for a window that costs too much.
+        Raises CostLimitReached, before it encodes anything, for a window that costs too much, and
+        what ended the encoding, with what was made before that stored.
         """
         window = self._within_limit(connection, window)
         reused = reuse.reuse(
@@ -72,17 +74,21 @@ class Filling:
         self.counts += Counts(reused=len(taken), saved_usd=self._saved(taken))
         left = [p for p in window if (p.id, p.chunk) not in reused]
         if left:
-            by_hash = {p.text_hash: p for p in left}
-            self._encode([p for key, p in by_hash.items() if key not in self.made])
-            self._store(connection, left, by_hash)
+            wanted = {p.text_hash: p for p in left}
+            stopped = self._encode([p for key, p in wanted.items() if key not in self.made])
+            if stopped:
+                unread = {p.id for p in left if p.text_hash not in self.made}
+                left = [p for p in left if p.id not in unread]
+            self._store(connection, left)
+            if stopped:
+                raise stopped
         return len(window)
 
     @property
     def limit_met(self) -> bool:
         """Whether no more texts are to be encoded."""
-        return self.full or (
-            self.request.limit is not None and self.counts.encoded >= self.request.limit
-        )
+        limit = self.request.limit
+        return self.full or (limit is not None and self.counts.encoded >= limit)
 
     def _within_limit(self, connection: Connection[Row], window: list[Pending]) -> list[Pending]:
         """The whole rows for which no more texts are to be encoded than the limit leaves.
@@ -91,8 +97,7 @@ class Filling:
         """
         if self.request.limit is None:
             return window
-        hashes = {p.text_hash for p in window}
-        free = reuse.at_hand(connection, self.on, self.origins, hashes)
+        free = reuse.at_hand(connection, self.on, self.origins, {p.text_hash for p in window})
         limit = self.request.limit
         chosen: list[Pending] = []
         encoded = self.counts.encoded
@@ -108,13 +113,18 @@ class Filling:
                 free |= new
         return chosen
 
-    def _encode(self, texts: Sequence[Pending]) -> None:
+    def _encode(self, texts: Sequence[Pending]) -> Exception | None:
+        """Add to `made`; returns what ended it before all texts were read, if something did."""
         if not texts:
-            return
+            return None
         self._afford(inputs(texts))
         encode = encode_images if self.on.source.entity.image else encode_pending
-        results, usage = encode(self.encoder, texts)
-        self.made |= {p.text_hash: result for p, result in zip(texts, results, strict=True)}
+        results, usage, stopped = encode(self.encoder, texts)
+        self.made |= {
+            p.text_hash: result
+            for p, result in zip(texts, results, strict=True)
+            if not (stopped and isinstance(result, RowError))
+        }
         if usage.texts:
             # a model that was not asked is not loaded, nor is it asked where it would compute
             self.device = self.encoder.device
@@ -126,10 +136,10 @@ class Filling:
             saved_usd=usage.saved_tokens * self.usd_per_token,
             encode_seconds=usage.seconds,
         )
+        return stopped
 
-    def _store(
-        self, connection: Connection[Row], left: list[Pending], by_hash: dict[bytes, Pending]
-    ) -> None:
+    def _store(self, connection: Connection[Row], left: list[Pending]) -> None:
+        by_hash = {p.text_hash: p for p in left}
         good = {key: made for key in by_hash if not isinstance(made := self.made[key], RowError)}
         self._write(connection, left, by_hash, good)
         failed = [p for p in left if p.text_hash not in good]
@@ -166,20 +176,14 @@ class Filling:
 
     def _saved(self, spared: Sequence[Pending]) -> float:
         """What it would have cost to encode these, too."""
-        return self._cost([text for p in spared for text in p.inputs])
-
-    def _cost(self, texts: Sequence[str]) -> float:
-        if not self.usd_per_token:
-            return 0.0
-        limit = self.vector_set.max_tokens
-        tokens = sum(min(n, limit) for n in self.encoder.token_count.of(texts))
-        return tokens * self.usd_per_token
+        return usd(self.encoder, [text for p in spared for text in p.inputs], self.usd_per_token)
 
     def _afford(self, texts: Sequence[str]) -> None:
         if self.request.max_cost_usd is None:
             return
         spared = self.encoder.remembered(texts)
-        cost = self._cost([text for text in texts if text not in spared])
+        asked = [text for text in texts if text not in spared]
+        cost = usd(self.encoder, asked, self.usd_per_token)
         # what other sets and entities of the run cost is off the request's purse already
         left = self.request.max_cost_usd - self.counts.cost_usd
         if cost > left:

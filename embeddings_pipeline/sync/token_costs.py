@@ -60,6 +60,14 @@ def token_costs(
     )
 
 
+def usd(encoder: CachedEncoder, texts: Sequence[str], usd_per_token: float) -> float:
+    """US dollars for the tokens that the encoder's model reads of these texts."""
+    if not usd_per_token:
+        return 0.0
+    longest = encoder.identity.max_tokens
+    return usd_per_token * sum(min(tokens, longest) for tokens in encoder.token_count.of(texts))
+
+
 def _bounded(sample: Sequence[Sampled]) -> list[Sampled]:
     chosen, size = [], 0
     for one in sample:

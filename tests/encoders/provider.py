@@ -62,7 +62,7 @@ class Provider(ThreadingHTTPServer):
             " tokens"
         )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.troubles: list[Trouble | str] = []
+        self.troubles: list[Trouble | str | None] = []
         self.changes: list[Change | str] = []
         self.chance: Callable[[list[str]], Trouble | Change | str | None] = lambda texts: None
         self.always: Trouble | None = None

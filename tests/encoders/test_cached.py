@@ -119,7 +119,7 @@ def test_known_texts_load_no_model(redis: RedisServer) -> None:
     encoder = made.get(DEFAULT_MODEL, 64)
     assert encoder.encode_documents(["pump"]).usage.cached == 1
     assert encoder.encode_query(["pump"]).usage.cached == 1
-    assert "_model" not in vars(encoder.uncached)
+    assert "_model" not in vars(made._local[DEFAULT_MODEL])
     made.cleanup()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import formatdate
 from random import Random
 from threading import Barrier
@@ -40,13 +40,19 @@ def encoder(
     *,
     key: str | None = KEY,
     dimension: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> OpenAIEncoder:
     remote = remote_model(model)
     assert remote is not None
     endpoint = Endpoint(provider.url, SecretStr(key) if key else None)
     options = {"patience": QUICK, "batch_texts": 10} | options
-    made = OpenAIEncoder(model, remote, endpoint, dimension=dimension, options=Options(**options))
+    made = OpenAIEncoder(
+        *(model, remote, endpoint),
+        dimension=dimension,
+        options=Options(**options),
+        stopping=stopping,
+    )
     provider.clients.callback(made.close)
     return made
 
@@ -302,6 +308,35 @@ def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provi
     ]
     with pytest.raises(ConfigurationError, match="revoked"):
         encoder(provider, in_flight=2).encode_documents(TEXTS)
+    assert len(provider.asked) == 2
+
+
+def test_what_was_made_before_the_key_was_refused_is_kept(provider: Provider) -> None:
+    provider.changes = [None, None]
+    provider.troubles = [None, None, (401, {"message": "revoked"}, {})]
+
+    done = encoder(provider, in_flight=1, batch_texts=2).encode_documents(TEXTS)
+
+    assert isinstance(done.stopped, ConfigurationError)
+    assert [*done.failures] == [*range(4, len(TEXTS))]
+    assert_right(done, TEXTS)
+    assert (done.usage.texts, done.usage.tokens) == (4, provider.tokens)
+    with pytest.raises(ConfigurationError, match="revoked"):
+        done.whole()
+
+
+def test_a_query_has_all_its_vectors_or_none(provider: Provider) -> None:
+    provider.troubles = [None, (401, {"message": "revoked"}, {})]
+    with pytest.raises(ConfigurationError, match="revoked"):
+        encoder(provider, in_flight=1, batch_texts=2).encode_query(TEXTS)
+
+
+def test_a_pause_ends_when_the_run_is_to_stop(provider: Provider) -> None:
+    provider.always = (429, {}, {"Retry-After": "60"})
+    patient = Patience(answer=60, total=300)
+    encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))
+    with pytest.raises(EmbeddingsError, match=r"gave no vectors of .* in 1 tries"):
+        encode.encode_documents(TEXTS[:1])
 
 
 def test_the_key_is_in_no_error_and_no_log(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
+from embeddings_pipeline.errors import ConfigurationError, CostLimitReached, Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.ledger import Cost
 from embeddings_pipeline.sync import vectors
@@ -38,6 +38,10 @@ def provider(world: World) -> Iterator[Provider]:
         world.encoders = Encoders(settings, lambda: world.postgres.transaction_in(SCHEMA))
         yield provider
         world.encoders.cleanup()
+
+
+def vectors_of(world: World) -> list[tuple[int, int]]:
+    return [(a, b) for a, b in world.sql(f"select id, chunk from {SCHEMA}.item_vectors_1")]
 
 
 def assert_vectors_are_right(world: World) -> None:
@@ -99,6 +103,52 @@ def test_a_run_stops_before_it_costs_more_than_it_may(
     world.vectors(item)
     assert {provider.billed[text] for _, text in ROWS} == {1}
     assert provider.tokens > spent
+
+
+def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
+    world: World, provider: Provider
+) -> None:
+    # in requests of five texts the chunks of row 7 are in the second and, with row 9, the third
+    many = "(select string_agg('part ' || n, ' ') from generate_series(1, 60) n)"
+    world.sql(f"update staging.stg_item set name = {many} where id = 7")
+    item = world.declare(template="{name}", chunk={"tokens": 32}, partitions={"count": 1})
+    world.texts(item)
+    revoked = (401, {"message": "revoked"}, {})
+    provider.chance = lambda texts: revoked if "text number 9" in texts else None
+
+    with pytest.raises(ConfigurationError, match="revoked"):
+        world.vectors(item, "cut short")
+
+    stored = vectors_of(world)
+    assert {*range(5)} <= {row_id for row_id, _ in stored} <= {*range(40)} - {7, 9}
+    assert world.sql(
+        f"select encoded, cost_usd from {SCHEMA}.run_ledger where run_id = 'cut short'"
+    ) == [(len(stored), provider.tokens - 1)]
+    assert world.sql(f"select count(*) from {SCHEMA}.quarantine") == [(0,)]
+    # of the row that was not whole nothing is stored
+    provider.chance = lambda texts: None
+    provider.billed.clear()
+    world.vectors(item)
+    world.publish(item)
+    assert not {f"text number {row_id}" for row_id, _ in stored} & {*provider.billed}
+    assert_vectors_are_right(world)
+    assert len(world.view()) > 44
+
+
+def test_a_run_that_waits_for_its_provider_hears_that_it_is_to_stop(
+    world: World, provider: Provider
+) -> None:
+    item = world.declare(template="{name}")
+    world.texts(item)
+    _ = world.encoders.of(item).identity
+    provider.always = (429, {}, {"Retry-After": "60"})
+    before = len(provider.asked)
+
+    def stopping() -> bool:
+        return len(provider.asked) > before
+
+    with world.encoders.until(stopping), pytest.raises(Interrupted, match="item: stopped"):
+        world.vectors(item, stopped=stopping)
 
 
 def test_a_refused_key_stops_the_run_and_is_nowhere_in_the_database(
