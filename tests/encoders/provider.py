@@ -66,7 +66,7 @@ class Provider(ThreadingHTTPServer):
         self.changes: list[Change | str] = []
         self.chance: Callable[[list[str]], Trouble | Change | str | None] = lambda texts: None
         self.always: Trouble | None = None
-        self.numbers = self.without_usage = False
+        self.numbers = self.without_usage = self.without_base64 = False
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.billed: Counter[str] = Counter()
@@ -79,6 +79,8 @@ class Provider(ThreadingHTTPServer):
 
     def refusal(self, body: dict[str, Any]) -> Trouble | None:
         texts = body["input"]
+        if self.without_base64 and body.get("encoding_format") == "base64":
+            return 422, {"message": "encoding_format: Input should be 'float'"}, {}
         lengths = [tokens_of(text) for text in texts]
         if not texts or not all(texts) or len(texts) > ITEMS or sum(lengths) > REQUEST_TOKENS:
             return 400, {"message": "'$.input' is invalid", "type": "invalid_request_error"}, {}
@@ -171,9 +173,22 @@ class _Handler(BaseHTTPRequestHandler):
         raw = json.dumps(answer).encode()
         if change == "nested":
             raw = b"[" * 200_000
+        if change == "dripping":
+            self._drip(raw)
+            return
         if change == "garbled":
             raw = raw[: len(raw) // 2]
         self._send(raw, promised=len(raw) + (10 if change == "truncated" else 0))
+
+    def _drip(self, body: bytes) -> None:
+        """Each part comes soon after the one before, and the whole never."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for part in body:
+            self.wfile.write(bytes([part]))
+            if self.server.ending.wait(0.01):
+                return
 
     def _send(
         self,

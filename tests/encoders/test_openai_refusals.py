@@ -1,0 +1,120 @@
+"""What a provider refuses: a text, a key, everything."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from tests.encoders.asking import TEXTS, assert_right, encoder
+from tests.encoders.provider import KEY, Provider
+
+
+def test_a_poisoned_text_fails_alone_and_the_others_are_paid_once(provider: Provider) -> None:
+    texts = [*TEXTS[:13], "a poisoned one", *TEXTS[13:]]
+    done = encoder(provider).encode_documents(texts)
+    assert_right(done, texts)
+    assert list(done.failures) == [13]
+    assert "400: a text cannot be encoded" in done.failures[13]
+    assert {provider.billed[text] for text in TEXTS} == {1}
+    assert done.usage.tokens == provider.tokens
+
+
+def test_a_provider_that_refuses_everything_ends_the_run(provider: Provider) -> None:
+    provider.always = (400, {"message": "unknown parameter"}, {})
+    with pytest.raises(ConfigurationError, match=r"not even 'probe' .*unknown parameter"):
+        encoder(provider, in_flight=1).encode_documents(TEXTS)
+    assert len(provider.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "said"),
+    [
+        (401, {"message": f"wrong key {KEY}"}, ConfigurationError, "set OPENAI_API_KEY"),
+        (403, {"message": "no access"}, ConfigurationError, "set OPENAI_API_KEY"),
+        (404, {"message": "no such model"}, ConfigurationError, "OPENAI_BASE_URL"),
+        (429, {"code": "insufficient_quota"}, EmbeddingsError, "quota .* is exhausted"),
+        (429, {"type": "insufficient_quota"}, EmbeddingsError, "quota .* is exhausted"),
+    ],
+)
+def test_what_does_not_pass_ends_it_at_once(
+    provider: Provider, status: int, error: dict[str, str], kind: type[Exception], said: str
+) -> None:
+    provider.always = (status, error, {"Retry-After": "0"})
+    with pytest.raises(kind, match=said) as raised:
+        encoder(provider, in_flight=1).encode_documents(TEXTS)
+    assert type(raised.value) is kind
+    assert len(provider.asked) == 1
+
+
+def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provider) -> None:
+    provider.troubles = [
+        (429, {}, {"Retry-After": "15"}),
+        (401, {"message": "revoked"}, {}),
+    ]
+    with pytest.raises(ConfigurationError, match="revoked"):
+        encoder(provider, in_flight=2).encode_documents(TEXTS)
+    assert len(provider.asked) == 2
+
+
+def test_what_was_made_before_the_key_was_refused_is_kept(provider: Provider) -> None:
+    provider.changes = [None, None]
+    provider.troubles = [None, None, (401, {"message": "revoked"}, {})]
+
+    done = encoder(provider, in_flight=1, batch_texts=2).encode_documents(TEXTS)
+
+    assert isinstance(done.stopped, ConfigurationError)
+    assert [*done.failures] == [*range(4, len(TEXTS))]
+    assert_right(done, TEXTS)
+    assert (done.usage.texts, done.usage.tokens) == (4, provider.tokens)
+    with pytest.raises(ConfigurationError, match="revoked"):
+        done.whole()
+
+
+def test_a_query_has_all_its_vectors_or_none(provider: Provider) -> None:
+    provider.troubles = [None, (401, {"message": "revoked"}, {})]
+    with pytest.raises(ConfigurationError, match="revoked"):
+        encoder(provider, in_flight=1, batch_texts=2).encode_query(TEXTS)
+
+
+def test_a_pause_ends_when_the_run_is_to_stop(provider: Provider) -> None:
+    provider.always = (429, {}, {"Retry-After": "60"})
+    patient = Patience(answer=60, total=300)
+    encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))
+    with pytest.raises(EmbeddingsError, match=r"gave no vectors of .* in 1 tries"):
+        encode.encode_documents(TEXTS[:1])
+
+
+def test_the_key_is_in_no_error_and_no_log(
+    provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = "sk-wrong-9876543210"
+    messages = []
+    for trouble in (None, (400, {"message": f"no: {wrong}"}, {}), (500, {"message": wrong}, {})):
+        provider.always = trouble
+        with pytest.raises(EmbeddingsError) as raised:
+            encoder(provider, key=wrong, patience=Patience(5, 0.001, 0.01, 0.1)).encode_documents(
+                ["pump"]
+            )
+        messages += [str(raised.value), repr(raised.value.__dict__)]
+    assert "Incorrect API key provided: Bearer …" in messages[0]
+    assert wrong not in " ".join(messages) + caplog.text
+    assert provider.keys[0] == f"Bearer {wrong}"
+
+
+@pytest.mark.parametrize("echoed", [[KEY], [f"{'x' * 290}{KEY}"], [KEY * 50]])
+def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
+    provider: Provider, echoed: list[str]
+) -> None:
+    provider.chance = lambda texts: lambda answer: answer["data"][0].update(embedding=echoed)
+    with pytest.raises(EmbeddingsError, match="cannot be used: ValueError") as raised:
+        encoder(provider, in_flight=1).encode_documents(["pump"])
+    assert KEY[:8] not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_an_endpoint_of_ones_own_needs_no_key(provider: Provider) -> None:
+    assert_right(encoder(provider, key=None).encode_documents(["pump"]), ["pump"])
