@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from huggingface_hub import constants
@@ -16,7 +16,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Has one repository, `some/model`, with these files; those `broken` cannot be had.
+    """Has one repository, `some/model`, with these files; those `broken` cannot be had, and those
+    `held` not before it ends.
 
     `asked` is the paths of all requests.
     """
@@ -26,6 +27,8 @@ class Hub(ThreadingHTTPServer):
         self.files = files
         self.asked: list[str] = []
         self.broken: set[str] = set()
+        self.held: set[str] = set()
+        self.ending = Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -44,6 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(json.dumps({"id": "some/model", "sha": COMMIT, "siblings": []}).encode())
         elif self.path.startswith("/some/model/resolve/"):
             path = self.path.split("/", 5)[5]
+            if path in self.server.held and self.command == "GET":
+                self.server.ending.wait(30)
+                return
             self._answer(self.server.files[path], 404 if path in self.server.broken else 200)
         else:
             self._answer(b"{}", 401, {"X-Error-Code": "RepoNotFound"})
@@ -83,6 +89,7 @@ def serving(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterato
         try:
             yield hub
         finally:
+            hub.ending.set()
             hub.shutdown()
             thread.join()
 

