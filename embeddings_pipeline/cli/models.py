@@ -22,11 +22,12 @@ def models(as_json: AsJson = False) -> None:
 
 
 def _row(model: KnownModel) -> tuple[object, ...]:
+    price = model.usd_per_million_tokens
     return (
         model.model,
         model.provider,
         model.dimension,
         model.max_tokens,
-        f"{model.usd_per_million_tokens:.4g}",
+        "unknown" if price is None else f"{price:.4g}",
         "yes" if model.at_hand else "no",
     )

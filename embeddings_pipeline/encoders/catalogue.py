@@ -26,7 +26,7 @@ class KnownModel:
     provider: str
     dimension: int | None
     max_tokens: int | None
-    usd_per_million_tokens: float
+    usd_per_million_tokens: float | None
     at_hand: bool
     where: str
 
@@ -39,12 +39,13 @@ def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel
 
 
 def _known(name: str, settings: Settings) -> KnownModel:
-    price = usd_per_token(name, settings.embedding_prices) * 1_000_000
+    of_token = usd_per_token(name, settings.embedding_prices)
+    price = None if of_token is None else of_token * 1_000_000
     remote = remote_model(name)
     return _remote(name, remote, settings, price) if remote else _local(name, settings, price)
 
 
-def _remote(name: str, remote: RemoteModel, settings: Settings, price: float) -> KnownModel:
+def _remote(name: str, remote: RemoteModel, settings: Settings, price: float | None) -> KnownModel:
     try:
         where, at_hand = endpoint_of(settings).host, True
     except ConfigurationError as error:
@@ -52,7 +53,7 @@ def _remote(name: str, remote: RemoteModel, settings: Settings, price: float) ->
     return KnownModel(name, "openai", remote.dimension, remote.max_tokens, price, at_hand, where)
 
 
-def _local(name: str, settings: Settings, price: float) -> KnownModel:
+def _local(name: str, settings: Settings, price: float | None) -> KnownModel:
     provider = "sentence-transformers"
     try:
         folder = local_models.at_hand(name, settings)

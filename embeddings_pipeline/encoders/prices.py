@@ -15,10 +15,13 @@ PRICES: Mapping[str, float] = {
 }
 
 
-def usd_per_token(model: str, overrides: Mapping[str, float]) -> float:
-    """The price of one token; a model that has none, as a local one, costs nothing."""
+def usd_per_token(model: str, overrides: Mapping[str, float]) -> float | None:
+    """The price of one token: nothing of a local model that has none, None where that of a
+    provider's is not known."""
     remote = remote_model(model)
     # a known model has two names, and a price for one is for both
     names = (model, remote.name, PREFIX + remote.name) if remote else (model,)
-    prices = (prices[name] for prices in (overrides, PRICES) for name in names if name in prices)
-    return next(prices, 0.0) / 1_000_000
+    prices = [prices[name] for prices in (overrides, PRICES) for name in names if name in prices]
+    if not prices:
+        return None if remote else 0.0
+    return prices[0] / 1_000_000

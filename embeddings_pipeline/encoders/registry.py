@@ -110,8 +110,19 @@ class Encoders:
         return encoder
 
     def usd_per_token(self, model: str) -> float:
-        """What a token costs with this model, by EMBEDDING_PRICES or the price list."""
-        return usd_per_token(model, self._settings.embedding_prices)
+        """What a token costs with this model, by EMBEDDING_PRICES or the price list; nothing where
+        neither has it."""
+        return usd_per_token(model, self._settings.embedding_prices) or 0.0
+
+    def require_price(self, model: str) -> None:
+        """Raise ConfigurationError where nobody knows what this model costs."""
+        if usd_per_token(model, self._settings.embedding_prices) is None:
+            raise ConfigurationError(
+                f"model {model!r} has no price, so that no run can stop before it costs more than"
+                f" it may: set EMBEDDING_PRICES='{{\"{model}\": …}}', in US dollars for a million"
+                " tokens (0 where it costs nothing), or give no --max-cost and no"
+                " EMBEDDING_MAX_COST_USD"
+            )
 
     def add(self, encoder: Encoder, dimension: int | None = None) -> None:
         """Use this encoder for its model, and remember what it makes."""
@@ -139,6 +150,11 @@ class Encoders:
             if model not in self._local:
                 self._local[model] = shared_model(model, self._settings)
             return local_encoder(self._local[model], dimension, self.images)
+        if model == self._settings.embedding_model and self._settings.embedding_model_path:
+            raise ConfigurationError(
+                "EMBEDDING_MODEL_PATH is the folder of a local model, and EMBEDDING_MODEL"
+                f" {model!r} is a provider's: unset one of them"
+            )
         encoder = remote_encoder(
             *(model, remote, dimension, self._settings, self._limits),
             stopping=self._is_stopping,

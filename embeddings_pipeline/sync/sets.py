@@ -42,7 +42,8 @@ def sync_sets(
 ) -> SetsResult:
     """Encode what is pending: first in the live set, then in one that is being built beside it.
 
-    Raises ConfigurationError where the entity's own model cannot be had. A live set of another
+    Raises ConfigurationError where the entity's own model cannot be had, or where what a model
+    costs is limited but not known. A live set of another
     model that cannot be loaded any more is frozen, and the other set goes on. Rows that were
     chosen by their ids go into the sets that there are. Limits hold for all sets together.
     """
@@ -56,6 +57,8 @@ def sync_sets(
         except ConfigurationError as error:
             frozen = f"set {vector_set.number} is frozen: {error}"
             continue
+        if request.max_cost_usd is not None:
+            encoders.require_price(vector_set.model)
         # forced, a cache is written to but not believed
         encoder = encoder.renewing() if request.force else encoder
         result = sync_vectors(

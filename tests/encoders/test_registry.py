@@ -55,6 +55,17 @@ def test_a_model_is_loaded_once_for_all_its_dimensions(monkeypatch: pytest.Monke
     assert len(loaded) == 2
 
 
+def test_a_folder_for_the_model_of_a_provider_is_refused(tiny: Path) -> None:
+    made = encoders(
+        embedding_model="text-embedding-3-small",
+        embedding_model_path=tiny / "model",
+        openai_api_key="sk-test",
+    )
+    with pytest.raises(ConfigurationError, match="'text-embedding-3-small' is a provider's: unset"):
+        made.of(declared())
+    assert made.get(DEFAULT_MODEL).identity.model == DEFAULT_MODEL
+
+
 def test_an_entity_has_its_own_model_or_the_default() -> None:
     made = encoders(embedding_model="fake/words")
     words = WordsEncoder()

@@ -105,6 +105,16 @@ def test_a_run_stops_before_it_costs_more_than_it_may(
     assert provider.tokens > spent
 
 
+def test_a_cost_limit_needs_to_know_what_the_model_costs(world: World, provider: Provider) -> None:
+    item = world.declare(template="{name}")
+    world.texts(item)
+    world.encoders._settings.embedding_prices.clear()
+    with pytest.raises(ConfigurationError, match="'openai:some/model' has no price"):
+        world.vectors(item, max_cost_usd=70)
+    assert not provider.usable.keys() & {text for _, text in ROWS}
+    assert world.vectors(item).counts.encoded == 40
+
+
 def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
     world: World, provider: Provider
 ) -> None:
