@@ -35,7 +35,7 @@ def drop_trimmed(connection: Connection[Row]) -> None:
 
 def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
     """Give vectors of `gone_rows`, and of `trimmed` chunks, to pending rows with an equal text;
-    returns how many.
+    returns how many, but for retired sets.
 
     Killed half-way it has done no harm: the vectors are those of their rows' texts.
     """
@@ -45,37 +45,52 @@ def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
     if not left:
         return 0
     connection.execute("create index on pg_temp.trimmed (text_hash)")
-    connection.execute("analyze gone_rows, pg_temp.trimmed")
+    connection.execute("analyze gone_rows")
     given = 0
-    for vector_set in vector_sets.vector_sets(connection, on, ("live", "building")):
+    # a retired set lends, too, to one that is made anew of its model
+    for vector_set in vector_sets.vector_sets(connection, on, ("live", "building", "retired")):
         for first in range(0, _find(connection, on, vector_set), _WINDOW_ROWS):
-            given += _give(connection, on, vector_set, first, run_id)
+            rows = _give(connection, on, vector_set, first, run_id)
+            given += rows if vector_set.state != "retired" else 0
     return given
 
 
 def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
-    """Fill the temporary table `heirs`; returns how many there are."""
-    connection.execute("drop table if exists heirs")
-    connection.execute(
-        on.fill(
-            """
-            create temporary table heirs as
-            select row_number() over (order by t.{id}, t.chunk) as n,
-                t.{id} as id, t.chunk, t.text_hash
-            from {pending}
-                and t.text_hash in (
-                    select o.text_hash from gone_rows g join {vectors} o on o.{id} = g.id
-                    union all
-                    select o.text_hash from pg_temp.trimmed o where o.table_name = {table_name}
-                )
-                and not exists (select from gone_rows g where g.id = t.{id})
-            """,
-            pending=pending_of(on, vector_set),
-            vectors=on.table(vector_set.table_name),
-            table_name=sql.Literal(vector_set.table_name),
+    """Fill the temporary table `heirs`; returns how many there are.
+
+    Rows that wait for a vector have one of their former text, which another may be waiting for:
+    before it is written over it is set aside like those of chunks that are no more.
+    """
+    connection.execute("drop table if exists waiting, heirs")
+    names = {
+        "vectors": on.table(vector_set.table_name),
+        "table_name": sql.Literal(vector_set.table_name),
+    }
+    for statement in (
+        """
+        create temporary table waiting as
+        select t.{id} as id, t.chunk, t.text_hash from {pending}
+            and not exists (select from gone_rows g where g.id = t.{id})
+        """,
+        "analyze waiting",
+        """
+        insert into pg_temp.trimmed select {table_name}, v.text_hash, v.embedding
+        from waiting w join {vectors} v on v.{id} = w.id and v.chunk = w.chunk
+        where v.text_hash in (select text_hash from waiting)
+        """,
+        "analyze pg_temp.trimmed",
+        """
+        create temporary table heirs as
+        select row_number() over (order by id, chunk) as n, id, chunk, text_hash from waiting
+        where text_hash in (
+            select o.text_hash from gone_rows g join {vectors} o on o.{id} = g.id
+            union all
+            select o.text_hash from pg_temp.trimmed o where o.table_name = {table_name}
         )
-    )
-    connection.execute("analyze heirs")
+        """,
+        "analyze heirs",
+    ):
+        connection.execute(on.fill(statement, pending=pending_of(on, vector_set), **names))
     (found,) = on.one(connection, "select count(*) from heirs")
     return int(found)
 

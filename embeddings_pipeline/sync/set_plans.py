@@ -15,7 +15,7 @@ from embeddings_pipeline.store import forcing, planning, set_creation, to_encode
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.to_encode import Sampled, Terms
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.work import Work, plan_work, waiting_rows
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.token_costs import SAMPLE, TokenCosts, token_costs
@@ -68,21 +68,20 @@ def plan_sets(
     Of the texts to encode some are `read` again, to count their tokens as the model does; that the
     tokens of all were `estimated` before, the plans say too.
     """
-    plans = []
+    plans: list[SetPlan] = []
+    soon: dict[ModelIdentity, list[Origin]] = {}
     left = request.limit
     for vector_set, identity in sets_of_run(target, on, encoders):
         encoder, frozen = _encoder(encoders, identity)
         usd_per_token = encoders.usd_per_token(identity.model)
         terms = Terms(
             identity.max_tokens,
-            vector_sets.same_model(target, on, identity),
+            [*vector_sets.same_model(target, on, identity), *soon.get(identity, ())],
             limit=left,
             remembered=usd_per_token > 0,
         )
-        if request.force and vector_set:
-            renew = forcing.since(target, on, vector_set, request.keys)
-            origins = [forcing.renewed(on, vector_set, renew)]
-            terms = replace(terms, renew=renew, origins=origins)
+        if request.force:
+            terms = _forced(target, on, vector_set, terms, request.keys)
         work, costs = _NOTHING, TokenCosts(0)
         if encoder:
             work = _work(target, on, vector_set, terms, request.keys)
@@ -93,6 +92,8 @@ def plan_sets(
                 max_tokens=identity.max_tokens,
                 remembers=encoder.remembers_documents and not request.force,
             )
+            # a set that comes after takes these over
+            soon.setdefault(identity, []).append(to_encode.keep(target, on, len(plans)))
         left = None if left is None else max(0, left - work.encode)
         rate = planning.throughput(target, on, identity.model)
         plans.append(
@@ -114,6 +115,20 @@ def plan_sets(
             )
         )
     return plans
+
+
+def _forced(
+    target: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet | None,
+    terms: Terms,
+    keys: Sequence[str] | None,
+) -> Terms:
+    """Forced, a set takes over nothing but what it was given by a forced run that was cut short."""
+    if vector_set is None:
+        return replace(terms, origins=())
+    renew = forcing.since(target, on, vector_set, keys)
+    return replace(terms, renew=renew, origins=[forcing.renewed(on, vector_set, renew)])
 
 
 def _work(
