@@ -113,7 +113,8 @@ def run_all(
                 outcomes.append(_outcome(jobs, name, run_id, warnings))
             except Interrupted as error:
                 # what was done is told, and nothing else begun
-                outcomes.append(_outcome(jobs, name, run_id, []))
+                if _counts(jobs, name, run_id):
+                    outcomes.append(_outcome(jobs, name, run_id, []))
                 return outcomes, failures | {name: error}
             except EmbeddingsError as error:
                 failures[name] = error
@@ -139,7 +140,7 @@ def print_outcomes(outcomes: Sequence[Outcome]) -> None:
             *(o.status.rows, o.status.chunks),
             *(int(o.counts[name]) for name in ("encoded", "reused")),
             output.percent(o.status.coverage),
-            o.counts["tokens"] / o.counts["encode_seconds"] if o.counts["encoded"] else None,
+            o.counts["tokens"] / o.counts["encode_seconds"] if o.counts["encode_seconds"] else None,
             float(o.counts["seconds"]),
         )
         for o in outcomes

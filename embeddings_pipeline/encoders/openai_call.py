@@ -15,7 +15,7 @@ from embeddings_pipeline.encoders.openai_errors import Exhausted, Refused
 from embeddings_pipeline.encoders.openai_lengths import cut, cut_as_told, estimate
 from embeddings_pipeline.encoders.openai_requests import PROBE, Requests
 from embeddings_pipeline.encoders.stop import Stop
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 # smaller requests than this are not worth sending side by side
 _LEAST_BATCH_TOKENS = 8_000
@@ -61,7 +61,7 @@ class Call:
 
     def run(self, *, batch_texts: int, batch_tokens: int, in_flight: int) -> None:
         """Send all texts. Raises what `Requests.send` raises but Refused, and ConfigurationError
-        where any text is refused; but where some texts have vectors then, it is kept as `error`."""
+        where any text is refused; but where anything was billed by then, it is kept as `error`."""
         left = sorted(self._unread)
         if not left:
             return
@@ -74,13 +74,13 @@ class Call:
             finally:
                 # whoever waits to try again need not
                 self._stopped.set()
-        if self.error and self._unread == {*left}:
+        if self.error and not self.tokens and self._unread == {*left}:
             raise self.error
         if self.error:
             self.failures |= dict.fromkeys(self._unread, str(self.error))
 
     def _work(self, batch: list[int]) -> None:
-        if self._stopped.is_set():
+        if self.error:
             return
         try:
             self._take(batch)
@@ -114,22 +114,21 @@ class Call:
             self._fail(left, f"the provider's vector is not finite, {_TRIES_FOR_FINITE} times")
 
     def _send(self, texts: Sequence[str], tokens: int, *, brief: bool = False) -> Answer:
-        try:
-            answer = self._requests.send(
-                texts,
-                tokens=tokens,
-                dimension=self._dimension,
-                shortened=self._shortened,
-                brief=brief,
-                stopped=self._stopped,
-            )
-        except Exhausted as error:
-            with self._lock:
-                self.tokens += error.tokens
-            raise
+        if self._stopped.is_set():
+            raise EmbeddingsError("stopped before all texts were sent; run again to go on")
+        return self._requests.send(
+            texts,
+            tokens=tokens,
+            dimension=self._dimension,
+            shortened=self._shortened,
+            brief=brief,
+            stopped=self._stopped,
+            billed=self._bill,
+        )
+
+    def _bill(self, tokens: int) -> None:
         with self._lock:
-            self.tokens += answer.tokens or 0
-        return answer
+            self.tokens += tokens
 
     def _isolate(self, batch: list[int], error: Exhausted) -> None:
         """Find the texts that the provider stumbles over though it takes others.

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
+from embeddings_pipeline.encoders.openai_lengths import is_of_length
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 if TYPE_CHECKING:
@@ -52,13 +53,12 @@ class Passing(Exception):
 
 
 class Exhausted(EmbeddingsError):
-    """What did not go by, in all the tries there were; `last` is what happened in the last of them,
-    `tokens` what the provider billed for answers that could not be used."""
+    """What did not go by, in all the tries there were; `last` is what happened in the last of
+    them."""
 
-    def __init__(self, said: str, last: Passing, tokens: int) -> None:
+    def __init__(self, said: str, last: Passing) -> None:
         super().__init__(said)
         self.last = last
-        self.tokens = tokens
 
 
 def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
@@ -81,6 +81,9 @@ def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
         return ConfigurationError(
             f"{host} has no model {model!r} ({status}: {said}): check the name, and OPENAI_BASE_URL"
         )
+    if status == 500 and is_of_length(in_full):
+        # llama.cpp has no other way to say that a text is too long
+        return Refused(f"{host} refuses it ({status}: {said})", in_full)
     if status in _PASSING or status >= 500:
         after = _retry_after(error.response.headers)
         return Passing(f"{status}: {said}", after, by_texts=status >= 500)

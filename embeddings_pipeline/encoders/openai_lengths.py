@@ -18,7 +18,9 @@ _BYTES_A_TOKEN = 4
 # too long; each speaks of one of the former and of one of the latter
 _OF_LENGTH = re.compile(r"length|context|tokens?\b|too long", re.IGNORECASE)
 _BEYOND = re.compile(r"exceed|longer|larger|too (?:long|large)|maximum|less than", re.IGNORECASE)
-_LIMIT = re.compile(r"(?:max(?:imum)?|less than|available|limit)\b\D{0,40}?(\d+)", re.IGNORECASE)
+_LIMIT = re.compile(
+    r"(?:max(?:imum)?|less than|available|limit|batch size)\b\D{0,40}?(\d+)", re.IGNORECASE
+)
 _ASKED = re.compile(
     r"(?:requested|passed|given|has|length|prompt|request|input)\W{1,3}(\d+)", re.IGNORECASE
 )
@@ -45,11 +47,16 @@ def cut(text: str, tokens: int, limit: int) -> tuple[str, int]:
 def cut_as_told(text: str, refusal: str) -> str | None:
     """The beginning of a text that a provider found too long, or None where it complains of
     something else."""
-    if len(text) < 2 or not (_OF_LENGTH.search(refusal) and _BEYOND.search(refusal)):
+    if len(text) < 2 or not is_of_length(refusal):
         return None
     limit, asked = _number(_LIMIT, refusal), _number(_ASKED, refusal)
     share = _MARGIN * limit / asked if 0 < limit < asked else 0.5
     return text[: max(1, int(len(text) * share))]
+
+
+def is_of_length(refusal: str) -> bool:
+    """Whether a provider complains of a text's length."""
+    return bool(_OF_LENGTH.search(refusal) and _BEYOND.search(refusal))
 
 
 def _number(pattern: re.Pattern[str], said: str) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -18,6 +17,7 @@ from tenacity import (
     wait_random,
 )
 
+from embeddings_pipeline.encoders.bounded_answers import Unended, bounded_client
 from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, read_answer
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_errors import Exhausted, Passing, Refused, meaning
@@ -26,9 +26,7 @@ from embeddings_pipeline.encoders.rate_limits import RateLimits
 # a text that every model can take
 PROBE = "probe"
 
-# 2,048 vectors of 4,096 dimensions, written as numbers
-_MOST_BYTES = 256 << 20
-_OF_FORMAT = re.compile(r"encoding_format|base64", re.IGNORECASE)
+_OF_FORMAT = re.compile(r"encoding.?format|base64|\bfloats?\b", re.IGNORECASE)
 # each unusable answer is billed like a good one
 _UNUSABLE_ANSWERS = 4
 # of texts that may be what the provider stumbles over
@@ -63,6 +61,7 @@ class Requests:
             base_url=endpoint.url,
             timeout=patience.answer,
             max_retries=0,
+            http_client=bounded_client(patience.answer),
         )
         self._backoff = wait_exponential_jitter(
             multiplier=patience.first, max=patience.longest, jitter=patience.first
@@ -83,10 +82,11 @@ class Requests:
         shortened: bool = False,
         brief: bool = False,
         stopped: Event,
+        billed: Callable[[int], None] = lambda tokens: None,
     ) -> Answer:
-        """The vectors of texts of about so many tokens; the answer's tokens are those of all
-        tries. `shortened` asks for fewer dimensions than the model's own; `brief` gives up soon
-        where the texts may be at fault.
+        """The vectors of texts of about so many tokens. Whatever becomes of it, `billed` is told
+        the tokens of each answer. `shortened` asks for fewer dimensions than the model's own;
+        `brief` gives up soon where the texts may be at fault.
 
         Raises Refused where the provider takes no such texts, ConfigurationError where it does not
         take the key or has no such model, EmbeddingsError where the quota is exhausted, and
@@ -108,6 +108,7 @@ class Requests:
                 return self._answer(texts, dimension, shortened)
             except Passing as error:
                 failed.append(error)
+                billed(error.billed or 0)
                 raise
 
         retrying = Retrying(
@@ -132,10 +133,9 @@ class Requests:
                 f" {retrying.statistics['attempt_number']} tries and"
                 f" {time.monotonic() - started:.0f} s ({error}); run again to go on",
                 error,
-                sum(each.billed or 0 for each in failed),
             ) from None
-        billed = tokens if answer.tokens is None else answer.tokens
-        return Answer(answer.vectors, billed + sum(each.billed or 0 for each in failed))
+        billed(tokens if answer.tokens is None else answer.tokens)
+        return answer
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -147,11 +147,13 @@ class Requests:
 
     def _answer(self, texts: Sequence[str], dimension: int | None, shortened: bool) -> Answer:
         """The answer of one try."""
+        # other threads may find out meanwhile
+        as_numbers = self._as_numbers
         try:
-            body = self._post(texts, dimension if shortened else None)
+            body = self._post(texts, dimension if shortened else None, as_numbers=as_numbers)
             return read_answer(body, texts, dimension)
         except Refused as refusal:
-            if self._as_numbers or not _OF_FORMAT.search(refusal.in_full):
+            if as_numbers or not _OF_FORMAT.search(refusal.in_full):
                 raise
             # a server that does not know base64 is asked for numbers from now on
             self._as_numbers = True
@@ -162,36 +164,27 @@ class Requests:
                 f"the answer cannot be used: {reason}", by_texts=True, billed=error.tokens or 0
             ) from None
 
-    def _post(self, texts: Sequence[str], dimensions: int | None) -> object:
+    def _post(self, texts: Sequence[str], dimensions: int | None, *, as_numbers: bool) -> object:
         """The JSON of the answer."""
-        import httpx2
         import openai
 
-        until = time.monotonic() + self._patience.answer
         try:
-            with self._client.embeddings.with_streaming_response.create(
+            response = self._client.embeddings.with_raw_response.create(
                 model=self._model,
                 input=list(texts),
                 dimensions=openai.omit if dimensions is None else dimensions,
-                encoding_format="float" if self._as_numbers else openai.omit,
-            ) as response:
-                return json.loads(self._body(response.iter_bytes(), until))
+                encoding_format="float" if as_numbers else openai.omit,
+            )
         except openai.APIStatusError as error:
             raise meaning(error, self._endpoint, self._model) from None
-        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+        except (openai.APIConnectionError, Unended) as error:
             reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
             raise Passing(reason, by_texts=True) from None
+        if response.http_response.content.lstrip()[:1] == b"<":
+            # a page of whoever stands before the provider, which has billed nothing
+            raise Passing("the answer is a page, not JSON")
+        try:
+            return response.http_response.json()
         # JSON that is nested too deep is no ValueError
         except (ValueError, RecursionError) as error:
             raise Unusable(f"it is not JSON: {error}") from None
-
-    def _body(self, parts: Iterable[bytes], until: float) -> bytes:
-        """All of an answer, however it comes. The client's own timeout is of each part."""
-        body = bytearray()
-        for part in parts:
-            body += part
-            if len(body) > _MOST_BYTES:
-                raise Unusable(f"it has more than {_MOST_BYTES:,} bytes")
-            if time.monotonic() > until:
-                raise Passing(f"no whole answer in {self._patience.answer:g} s", by_texts=True)
-        return bytes(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,7 @@ from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import RowError, Unavailable
+from embeddings_pipeline.errors import EmbeddingsError, RowError, Unavailable
 from embeddings_pipeline.search.slices import joined, shared_out
 
 if TYPE_CHECKING:
@@ -77,7 +77,13 @@ class BatchedEncoder:
         parts: list[Encodings] = []
         for start in range(0, max(len(texts), 1), _SLICE):
             part = self._thread.submit(self._documents, texts[start : start + _SLICE])
-            parts.append(self._answer_of(part))
+            try:
+                parts.append(self._answer_of(part))
+            except EmbeddingsError as error:
+                if not parts:
+                    raise
+                # what was read before is not lost
+                parts[-1] = replace(parts[-1], stopped=error)
             if parts[-1].stopped:
                 break
         return parts[0] if len(texts) <= _SLICE else joined(parts, len(texts), _SLICE)

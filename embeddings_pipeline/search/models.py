@@ -101,8 +101,7 @@ class Models:
         encoder = remembering if use_cache else remembering.uncached
         encode = encoder.encode_query if kind == "query" else encoder.encode_documents
         with _had():
-            encodings = encode(texts)
-        return self._counted(identity, encodings)
+            return self._counted(identity, encode(texts)).whole()
 
     def cost(self, identity: ModelIdentity, encodings: Encodings) -> float:
         """What it took in US dollars."""

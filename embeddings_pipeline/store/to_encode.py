@@ -20,13 +20,15 @@ class Terms:
     """On what terms a set is filled.
 
     A text costs no more than `max_tokens`, which is what the model reads of it, or of each of its
-    parts. Forced, vectors that were not written since `renew` are encoded again. `remembered` are
+    parts. Past the `limit` goes no row but the first of a run that has not `begun` to encode.
+    Forced, vectors that were not written since `renew` are encoded again. `remembered` are
     parts that a window before had.
     """
 
     max_tokens: int
     origins: Sequence[Origin] = ()
     limit: int | None = None
+    begun: bool = False
     renew: datetime | None = None
     remembered: bool = False
 
@@ -58,7 +60,7 @@ def choose(connection: Connection[Row], on: Statements, table: str, terms: Terms
             )
             select *,
                 coalesce(
-                    count(*) over (order by n) <= {limit} or {limit} > 0 and n = min(n) over (),
+                    count(*) over (order by n) <= {limit} or {takes_first} and n = min(n) over (),
                     true
                 ) as within
             from firsts l where not ({at_hand})
@@ -67,6 +69,7 @@ def choose(connection: Connection[Row], on: Statements, table: str, terms: Terms
             lacking=Identifier("pg_temp", table),
             at_hand=sql.SQL(" or ").join(known) if known else sql.SQL("false"),
             limit=sql.Literal(terms.limit),
+            takes_first=sql.Literal(bool(terms.limit) and not terms.begun),
         )
     )
 

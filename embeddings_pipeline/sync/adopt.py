@@ -53,7 +53,7 @@ def adopt(
         )
         vector_set = set_creation.ensure_set(connection, on, encoder.identity)
         for text, vector in adoption.sample(connection, on, foreign, vector_set, _PROOF):
-            _prove(vector, encoder.encode_documents([text]).vectors[0], text)
+            _prove(vector, encoder.encode_documents([text]).whole().vectors[0], text)
         with locks.entity(connection, on):
             fitted = adoption.copy(connection, on, foreign, vector_set, run_id)
         return Adopted(adoption.count(connection, foreign), fitted)

@@ -70,8 +70,9 @@ def encode_each(
 ) -> EncodedTexts:
     """A vector for each text, or why it has none; a failing batch is bisected.
 
-    Raises where the encoder fails on everything, and so on the `probe`: what it raised itself,
-    or an EmbeddingsError that says why its vectors are none.
+    It is stopped where the encoder fails on everything, and so on the `probe`: by what that raised
+    itself, or by an EmbeddingsError that says why its vectors are none. What the encoder raises
+    that is of no row is raised.
     """
     try:
         done = encode(texts)
@@ -90,7 +91,8 @@ def encode_each(
     bad = [vector for vector in made if isinstance(vector, RowError)]
     # what a cache knows says nothing of the model
     if bad and len(made) - len(bad) <= done.usage.cached:
-        _probe(probe, EmbeddingsError(_OF_NONE.format(bad[0])))
+        fault = _fault(probe, EmbeddingsError(_OF_NONE.format(bad[0])))
+        return EncodedTexts(made, done.usage, fault)
     return EncodedTexts(made, done.usage)
 
 
@@ -104,18 +106,17 @@ def _bisect(
             return first._replace(made=[*first.made, *[RowError(_LEFT)] * (len(texts) - half)])
         second = encode_each(encode, texts[half:], probe)
         return EncodedTexts([*first.made, *second.made], first.usage + second.usage, second.stopped)
-    _probe(probe, error)
-    return EncodedTexts([RowError(f"{type(error).__name__}: {error}")], Usage())
+    failed = RowError(f"{type(error).__name__}: {error}")
+    return EncodedTexts([failed], Usage(), _fault(probe, error))
 
 
-def _probe(probe: Callable[[], Encodings], error: Exception) -> None:
-    """Raise the error where the probe has no vector either: then it is not of the rows."""
+def _fault(probe: Callable[[], Encodings], error: Exception) -> Exception | None:
+    """The error, where the probe has no vector either: then it is not of the rows."""
     try:
-        (vector,) = _judged(probe())
+        (vector,) = _judged(probe().whole())
     except Exception:
-        raise error from None
-    if isinstance(vector, RowError):
-        raise error
+        return error
+    return error if isinstance(vector, RowError) else None
 
 
 def _judged(done: Encodings) -> Made:

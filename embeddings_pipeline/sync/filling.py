@@ -104,7 +104,7 @@ class Filling:
         for _, chunks in groupby(window, key=lambda p: p.id):
             row = [*chunks]
             new = {p.text_hash for p in row} - free
-            takes_its_first = limit > 0 and not encoded
+            takes_its_first = limit > 0 and not encoded and not self.request.begun
             # smaller rows are not sought beyond the first that is too large
             self.full |= bool(new) and encoded + len(new) > limit and not takes_its_first
             if not new or not self.full:

@@ -45,8 +45,9 @@ class Request:
     """What a run was asked for. Without `keys` it takes every partition, without `ids` every row.
     It leaves out the partitions `besides`.
 
-    `limit` is the most texts to encode, `max_cost_usd` the most to spend; `report` is called after
-    each window and `stopped` before each. Other runs are waited for `patience` seconds.
+    `limit` is the most texts to encode, of a run that has `begun` with some already or not;
+    `max_cost_usd` is the most to spend; `report` is called after each window and `stopped` before
+    each. Other runs are waited for `patience` seconds.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Request:
     besides: Sequence[str] = ()
     ids: Sequence[str] | None = None
     limit: int | None = None
+    begun: bool = False
     force: bool = False
     max_cost_usd: float | None = None
     patience: float = math.inf
@@ -66,5 +68,6 @@ class Request:
         return replace(
             self,
             limit=None if limit is None else max(0, limit - done.encoded),
+            begun=self.begun or done.encoded > 0,
             max_cost_usd=None if purse is None else max(0.0, purse - done.cost_usd),
         )

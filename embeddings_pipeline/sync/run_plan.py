@@ -18,6 +18,7 @@ def record_plan(connection: Connection[Row], filling: Filling) -> None:
         filling.vector_set.max_tokens,
         filling.origins,
         limit=filling.request.limit,
+        begun=filling.request.begun,
         renew=filling.renew,
         remembered=filling.usd_per_token > 0,
     )

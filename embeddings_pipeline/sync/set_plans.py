@@ -78,6 +78,7 @@ def plan_sets(
             identity.max_tokens,
             [*vector_sets.same_model(target, on, identity), *soon.get(identity, ())],
             limit=left,
+            begun=request.begun or any(part.encode for part in plans),
             remembered=usd_per_token > 0,
         )
         if request.force:

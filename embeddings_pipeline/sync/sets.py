@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.store import forcing, set_creation, vector_sets
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
@@ -42,11 +42,23 @@ def sync_sets(
 ) -> SetsResult:
     """Encode what is pending: first in the live set, then in one that is being built beside it.
 
-    Raises ConfigurationError where the entity's own model cannot be had, or where what a model
-    costs is limited but not known. A live set of another
-    model that cannot be loaded any more is frozen, and the other set goes on. Rows that were
-    chosen by their ids go into the sets that there are. Limits hold for all sets together.
+    Raises Interrupted once `request.stopped()`; ConfigurationError where the entity's own model
+    cannot be had, or where what a model costs is limited but not known. A live set of another model
+    that cannot be loaded any more is frozen, and the other set goes on. Rows that were chosen by
+    their ids go into the sets that there are. Limits hold for all sets together.
     """
+    try:
+        return _sync_sets(database, on, encoders, request)
+    except EmbeddingsError as error:
+        if isinstance(error, Interrupted) or not request.stopped():
+            raise
+        # whoever waited for a provider gave up when the stop was asked for
+        raise Interrupted(f"{on.source.entity.name}: stopped, {error}") from error
+
+
+def _sync_sets(
+    database: Postgres, on: Statements, encoders: Encoders, request: Request
+) -> SetsResult:
     wanted = None if request.ids is not None else encoders.of(on.source.entity).identity
     sets = _sets(database, on, wanted)
     done = []

@@ -81,7 +81,8 @@ def sync_texts(
     """One pass over an entity: render what moved, delete what is gone, and let caches forget both.
 
     `report` is called after each window of rendered rows. `force` reads every image again: one that
-    was replaced in its place shows in no fingerprint. Raises ConfigurationError for null or
+    was replaced in its place shows in no fingerprint; and it hands no vector over, since all are to
+    be made anew. Raises ConfigurationError for null or
     repeated ids, DeletesRefused (having deleted nothing) where more than `max_delete_share` of the
     rows would go.
     """
@@ -89,7 +90,11 @@ def sync_texts(
     done = Done()
     if force and on.source.entity.image:
         _unsettle(vectors, on)
-    _pass_over(staged, vectors, on, run_id, images, done, report, allow_deletes=allow_deletes)
+    _pass_over(
+        *(staged, vectors, on, run_id, images, done, report),
+        allow_deletes=allow_deletes,
+        force=force,
+    )
     evict_noted(vectors, on, evict)
     result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
     record(vectors, on, run_id, result.counts)
@@ -114,6 +119,7 @@ def _pass_over(
     report: Report,
     *,
     allow_deletes: bool,
+    force: bool,
 ) -> None:
     with (
         staged.connection() as source,
@@ -134,10 +140,12 @@ def _pass_over(
         heirs.keep_trimmed(target)
         for changed in changes.slices(target, "changed_rows", SLICE):
             write_rows(source, target, on, images, changed, done, told, keep_trimmed=True)
+        if not force:
+            # before deletes may be refused: what was trimmed is gone with the session
+            done.reused += heirs.hand_over(target, on, run_id)
+        heirs.drop_trimmed(target)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
-        done.reused += heirs.hand_over(target, on, run_id)
-        heirs.drop_trimmed(target)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
             done.deleted += texts.delete(target, on, ids)
         written = done.read + done.deleted + done.rekeyed

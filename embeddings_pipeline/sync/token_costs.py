@@ -52,11 +52,12 @@ def token_costs(
     spared = encoder.remembered([*parts]) if remembers else set()
     read = [min(n, max_tokens) for n in count.of([text for text in parts if text not in spared])]
     share = sum(read) / sum(parts.values()) if parts else 1.0
-    whole = len(chosen) == work.encode
+    # parts are counted once a window by `work`, unless they are remembered
+    whole = len(chosen) == work.encode and (remembers or all(len(o.texts) == 1 for o in chosen))
     return TokenCosts(
         round(work.tokens * share),
         round(len(spared) * work.encode / len(chosen)) if chosen else 0,
-        estimated=not (whole and count.exact),
+        estimated=bool(read) and not (whole and count.exact),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from psycopg import Connection
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
-from embeddings_pipeline.errors import EmbeddingsError, Interrupted
+from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.store import forcing, ledger, locks, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
@@ -151,13 +151,7 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
                 f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; {again} to go on"
             )
         window = read_window(connection, filling.on, number)
-        try:
-            settled = filling.fill(connection, window)
-        except EmbeddingsError as error:
-            if request.stopped():
-                # whoever waited for a provider gave up when the stop was asked for
-                raise Interrupted(f"{name}: stopped, {error}") from error
-            raise
+        settled = filling.fill(connection, window)
         done, seconds = done + settled, time.monotonic() - started
         request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
     return not filling.full

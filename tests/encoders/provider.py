@@ -151,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
             provider.ending.wait(30)
             self.close_connection = True
             return
+        if trouble == "dripping error":
+            self._drip(json.dumps({"error": "x" * 5_000}).encode(), 500)
+            return
         if trouble == "hang up":
             self.close_connection = True
             return
@@ -176,13 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
         if change == "dripping":
             self._drip(raw)
             return
+        if change == "page":
+            raw = b"<html>We will be back soon</html>"
         if change == "garbled":
             raw = raw[: len(raw) // 2]
         self._send(raw, promised=len(raw) + (10 if change == "truncated" else 0))
 
-    def _drip(self, body: bytes) -> None:
+    def _drip(self, body: bytes, status: int = 200) -> None:
         """Each part comes soon after the one before, and the whole never."""
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         for part in body:

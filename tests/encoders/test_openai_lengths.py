@@ -64,6 +64,20 @@ def test_a_text_is_cut_in_whatever_words_it_is_called_too_long(said: str, least:
         assert least < misbehaving.tokens_of(long) <= 50
 
 
+def test_a_server_that_fails_on_long_texts_has_them_cut(provider: Provider) -> None:
+    said = "input ({} tokens) is too large to process. (current batch size: 50)"
+
+    def failing(texts: list[str]) -> Trouble | None:
+        longest = max(map(misbehaving.tokens_of, texts))
+        return (500, {"message": said.format(longest)}, {}) if longest > 50 else None
+
+    provider.chance = failing
+    texts = ["short", "word " * 100]
+    done = encoder(provider).encode_documents(texts)
+    assert (done.failures, done.usage.truncated) == ({}, 1)
+    assert len(provider.asked) < 8
+
+
 def test_a_text_that_is_too_long_however_short_it_is_fails_alone() -> None:
     with misbehaving.serving(dimension=8) as provider:
         refusal: Trouble = (400, {"message": "the input length exceeds the context length"}, {})

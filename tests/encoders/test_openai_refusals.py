@@ -79,6 +79,14 @@ def test_a_query_has_all_its_vectors_or_none(provider: Provider) -> None:
         encoder(provider, in_flight=1, batch_texts=2).encode_query(TEXTS)
 
 
+def test_looking_for_a_refused_text_ends_when_the_run_is_to_stop(provider: Provider) -> None:
+    texts = [f"poison {n}" for n in range(10)]
+    stops = encoder(provider, in_flight=1, stopping=lambda: len(provider.asked) > 4)
+    done = stops.encode_documents(texts)
+    assert "stopped before all texts were sent" in str(done.stopped)
+    assert len(provider.asked) == 5
+
+
 def test_a_pause_ends_when_the_run_is_to_stop(provider: Provider) -> None:
     provider.always = (429, {}, {"Retry-After": "60"})
     patient = Patience(answer=60, total=300)
@@ -111,7 +119,7 @@ def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
 ) -> None:
     provider.chance = lambda texts: lambda answer: answer["data"][0].update(embedding=echoed)
     with pytest.raises(EmbeddingsError, match="cannot be used: ValueError") as raised:
-        encoder(provider, in_flight=1).encode_documents(["pump"])
+        encoder(provider, in_flight=1).encode_documents(["pump"]).whole()
     assert KEY[:8] not in str(raised.value)
     assert len(str(raised.value)) < 500
 

@@ -108,5 +108,6 @@ def test_a_provider_that_goes_away_while_a_text_is_looked_for_blames_none(
 
     provider.chance = chance
     patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = encoder(provider, in_flight=1, patience=patience).encode_documents(["pump", "stumble"])
     with pytest.raises(EmbeddingsError, match="500: internal error"):
-        encoder(provider, in_flight=1, patience=patience).encode_documents(["pump", "stumble"])
+        done.whole()

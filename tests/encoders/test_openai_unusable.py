@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from threading import Barrier
+
 import pytest
 
-from embeddings_pipeline.encoders import openai_requests
+from embeddings_pipeline.encoders import bounded_answers
 from embeddings_pipeline.encoders.openai_requests import Patience
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.encoders import provider as misbehaving
 from tests.encoders.asking import TEXTS, assert_right, encoder
-from tests.encoders.provider import UNUSABLE, Change, Provider
+from tests.encoders.provider import UNUSABLE, Change, Provider, Trouble
+
+LONG = [f"{n} " + "word " * 3_000 for n in range(4)]
 
 
 @pytest.mark.parametrize("change", UNUSABLE)
@@ -24,8 +28,10 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again(
 
 def test_an_answer_that_never_can_be_used_is_not_paid_for_ever(provider: Provider) -> None:
     provider.chance = lambda texts: misbehaving.one_less
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS)
     with pytest.raises(EmbeddingsError, match="9 vectors for 10 texts"):
-        encoder(provider, in_flight=1).encode_documents(TEXTS)
+        done.whole()
+    assert done.usage.tokens == provider.tokens
     # and three times whether it can encode anything at all
     assert [len(body["input"]) for body in provider.asked] == [10] * 4 + [1] * 3
 
@@ -48,9 +54,25 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
 def test_an_answer_without_end_is_not_read_to_its_end(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_requests, "_MOST_BYTES", 1_000)
-    with pytest.raises(EmbeddingsError, match="it has more than 1,000 bytes"):
-        encoder(provider).encode_documents(TEXTS[:1])
+    monkeypatch.setattr(bounded_answers, "_MOST_BYTES", 1_000)
+    impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match="the answer has more than 1,000 bytes"):
+        encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
+
+
+def test_an_error_that_drips_is_not_waited_for(provider: Provider) -> None:
+    provider.troubles = ["dripping error"]
+    impatient = Patience(answer=0.3, first=0.001, longest=0.01, total=20)
+    done = encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
+    assert_right(done, TEXTS[:1])
+    assert len(provider.asked) == 2
+
+
+def test_a_page_of_who_stands_before_the_provider_is_sat_out(provider: Provider) -> None:
+    provider.changes = ["page"] * 9
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS[:1])
+    assert_right(done, TEXTS[:1])
+    assert (done.failures, len(provider.asked)) == ({}, 10)
 
 
 def test_a_server_that_knows_no_base64_is_asked_for_numbers(provider: Provider) -> None:
@@ -60,6 +82,24 @@ def test_a_server_that_knows_no_base64_is_asked_for_numbers(provider: Provider) 
         assert_right(asks.encode_documents(TEXTS[:3]), TEXTS[:3])
     formats = [body["encoding_format"] for body in provider.asked]
     assert formats == ["base64", "float", "float"]
+
+
+@pytest.mark.parametrize("said", ["Unsupported encoding format", "only float is supported"])
+def test_requests_in_flight_are_all_sent_again_as_numbers(provider: Provider, said: str) -> None:
+    meeting = Barrier(4)
+
+    def refused(texts: list[str]) -> Trouble | None:
+        with provider.lock:
+            as_numbers = provider.asked[-1]["encoding_format"] == "float"
+        if as_numbers or len(provider.asked) > 4:
+            return None
+        meeting.wait(20)
+        return 400, {"message": said}, {}
+
+    provider.chance = refused
+    done = encoder(provider, in_flight=4, batch_texts=1).encode_documents(LONG)
+    assert_right(done, LONG)
+    assert done.failures == {}
 
 
 def test_shuffled_answers_are_put_in_order(provider: Provider) -> None:

@@ -53,6 +53,13 @@ def test_an_interrupted_forced_run_goes_on_where_it_was(things: World) -> None:
     assert force(things) == 100
 
 
+def test_rows_under_new_ids_are_encoded_again_by_a_forced_run(things: World) -> None:
+    things.sql("update staging.stg_item set id = id + 1000")
+    item = things.declare(partitions={"count": 2})
+    things.texts(item, allow_deletes=True, force=True)
+    assert force(things) == 100
+
+
 def test_a_run_in_between_does_not_end_an_interrupted_forced_one(things: World) -> None:
     interrupt(things, after=40)
     assert things.vectors(things.declare(partitions={"count": 2})).counts.encoded == 0

@@ -10,6 +10,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.plan import plan
+from embeddings_pipeline.sync.request import Request
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -35,6 +36,26 @@ def item(world: World) -> Entity:
 def test_a_limit_holds_for_all_sets_of_a_run(world: World, item: Entity) -> None:
     result = world.vectors(item, limit=9)
     assert [done.counts.encoded for _, done in result.by_set] == [5, 4]
+
+
+def test_only_the_first_row_of_a_run_may_be_larger_than_the_limit(world: World) -> None:
+    world.encoders.add(WordsEncoder(replace(WORDS, model="fake/other")))
+    sentences = " ".join(f"Sentence number {n} says a thing." for n in range(30))
+    world.table("id bigint, body text")
+    keys = {"include": ["body"], "chunk": {"tokens": 64}, "partitions": {"count": 1}}
+    world.run(world.declare(**keys))
+    world.insert(*[(n, f"{n} {sentences}") for n in range(3)])
+    item = world.declare(**keys, model="fake/other")
+    world.texts(item)
+    planned = plan(
+        world.postgres, world.postgres, world.on(item), world.encoders, Request("", limit=1)
+    )
+
+    by_set = [done.counts.encoded for _, done in world.vectors(item, limit=1).by_set]
+
+    assert [part.encode for part in planned.sets] == by_set
+    assert by_set[0] > 1
+    assert by_set[1] == 0
 
 
 def test_what_the_live_set_cost_is_not_spent_again_on_another(world: World, item: Entity) -> None:

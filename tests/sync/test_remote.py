@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import ConfigurationError, CostLimitReached, Interrupted
+from embeddings_pipeline.errors import (
+    ConfigurationError,
+    CostLimitReached,
+    EmbeddingsError,
+    Interrupted,
+)
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.ledger import Cost
 from embeddings_pipeline.sync import vectors
@@ -143,6 +148,35 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
     assert not {f"text number {row_id}" for row_id, _ in stored} & {*provider.billed}
     assert_vectors_are_right(world)
     assert len(world.view()) == 39 + 4
+
+
+def test_what_was_billed_for_nothing_is_in_the_ledger(world: World, provider: Provider) -> None:
+    item = world.declare(template="{name}")
+    world.texts(item)
+    _ = world.encoders.of(item).identity
+    asked = provider.tokens
+    provider.chance = lambda texts: misbehaving.one_less
+    with pytest.raises(EmbeddingsError, match="vectors for"):
+        world.vectors(item, "for nothing")
+    ((encoded, cost),) = world.sql(
+        f"select encoded, cost_usd from {SCHEMA}.run_ledger where run_id = 'for nothing'"
+    )
+    assert (encoded, cost) == (0, provider.tokens - asked)
+    assert world.sql(f"select count(*) from {SCHEMA}.quarantine") == [(0,)]
+
+
+def test_a_run_that_asks_for_a_dimension_hears_that_it_is_to_stop(
+    world: World, provider: Provider
+) -> None:
+    item = world.declare(template="{name}")
+    world.texts(item)
+    provider.always = (429, {}, {"Retry-After": "60"})
+
+    def stopping() -> bool:
+        return bool(provider.asked)
+
+    with world.encoders.until(stopping), pytest.raises(Interrupted, match="item: stopped"):
+        world.vectors(item, stopped=stopping)
 
 
 def test_a_run_that_waits_for_its_provider_hears_that_it_is_to_stop(
