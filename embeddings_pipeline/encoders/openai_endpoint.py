@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -32,9 +33,13 @@ class Endpoint:
         return self.url.rstrip("/") == _DEFAULT_URL
 
     def redacted(self, text: str) -> str:
-        """A text of the provider's without the key, and not too long."""
+        """A text of the provider's without the key, however it is quoted, and not too long."""
         secret = self.key.get_secret_value() if self.key else ""
-        return (text.replace(secret, "…") if secret else text)[:_LONGEST_MESSAGE]
+        if secret:
+            # a key may have quotes or a backslash in it
+            for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]):
+                text = text.replace(form, "…")
+        return text[:_LONGEST_MESSAGE]
 
 
 def endpoint_of(settings: Settings) -> Endpoint:

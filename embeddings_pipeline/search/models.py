@@ -112,9 +112,10 @@ class Models:
         return self._encoders.usd_per_token(identity.model)
 
     def close(self) -> None:
-        """Wait for what the models read."""
-        for encoder in self._batched:
-            encoder.close()
+        """Wait for what the models read, but for no provider that does not answer."""
+        with self._encoders.until(lambda: True):
+            for encoder in self._batched:
+                encoder.close()
 
     def _encode_image(self, identity: ModelIdentity, data: bytes) -> Encodings:
         seeing = self._encoder(identity).seeing

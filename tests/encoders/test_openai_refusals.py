@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr
 
+from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_requests import Patience
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.encoders.asking import TEXTS, assert_right, encoder
@@ -122,6 +126,15 @@ def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
         encoder(provider, in_flight=1).encode_documents(["pump"]).whole()
     assert KEY[:8] not in str(raised.value)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("quoted", [str, repr, json.dumps])
+def test_a_key_with_quotes_and_backslashes_is_in_no_error_either(
+    quoted: Callable[[str], str],
+) -> None:
+    key = "sk-a'b\\c\"d"
+    said = Endpoint("http://127.0.0.1/v1", SecretStr(key)).redacted(f"not {quoted(key)}")
+    assert "sk-a" not in said
 
 
 def test_an_endpoint_of_ones_own_needs_no_key(provider: Provider) -> None:
