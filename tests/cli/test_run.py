@@ -163,6 +163,18 @@ def test_an_interrupted_run_tells_what_it_did_and_begins_nothing_else(
     assert [e["encoded"] + e["reused"] for e in left] == [4, 8]
 
 
+def test_a_run_that_is_interrupted_before_it_did_anything_says_so_and_no_more(
+    embedded_notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> list[str]:
+        raise Interrupted("note: interrupted; run again to go on")
+
+    monkeypatch.setattr(Jobs, "entity", interrupted)
+    result = command("run", "note", "--no-dbt")
+    assert str(result.exception) == "note: interrupted; run again to go on"
+    assert result.stdout == ""
+
+
 def test_a_failing_test_of_a_model_is_named(embedded_notes: Notes) -> None:
     embedded_notes.sql("update raw.raw_notes set category = 'attic' where note_id = 2")
     result = command("run", "note")
