@@ -165,26 +165,14 @@ def test_what_was_billed_for_nothing_is_in_the_ledger(world: World, provider: Pr
     assert world.sql(f"select count(*) from {SCHEMA}.quarantine") == [(0,)]
 
 
-def test_a_run_that_asks_for_a_dimension_hears_that_it_is_to_stop(
-    world: World, provider: Provider
-) -> None:
-    item = world.declare(template="{name}")
-    world.texts(item)
-    provider.always = (429, {}, {"Retry-After": "60"})
-
-    def stopping() -> bool:
-        return bool(provider.asked)
-
-    with world.encoders.until(stopping), pytest.raises(Interrupted, match="item: stopped"):
-        world.vectors(item, stopped=stopping)
-
-
+@pytest.mark.parametrize("asks", ["vectors", "the dimension"])
 def test_a_run_that_waits_for_its_provider_hears_that_it_is_to_stop(
-    world: World, provider: Provider
+    world: World, provider: Provider, asks: str
 ) -> None:
     item = world.declare(template="{name}")
     world.texts(item)
-    _ = world.encoders.of(item).identity
+    if asks == "vectors":
+        _ = world.encoders.of(item).identity
     provider.always = (429, {}, {"Retry-After": "60"})
     before = len(provider.asked)
 
