@@ -13,7 +13,7 @@ from psycopg.sql import Identifier
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import filling
+from embeddings_pipeline.store.vectors import fill
 
 # how far from 1 a vector may be that was stored as floats of two bytes
 _TOLERANCE = 1e-2
@@ -110,16 +110,11 @@ def copy(
         vectors=on.table(vector_set.table_name),
         **foreign.names,
     )
-    filled = filling(
-        on,
-        vector_set,
-        source,
+    return fill(
+        *(connection, on, vector_set, source, run_id),
         embedding=foreign.names["foreign_embedding"],
         reused_from=sql.Literal(f"{foreign.schema}.{foreign.table}"),
     )
-    return connection.execute(
-        on.fill("with {filled} select from written", filled=filled), (run_id,)
-    ).rowcount
 
 
 def _usable(foreign: Foreign, vector_set: VectorSet) -> sql.Composable:

@@ -14,23 +14,18 @@ from embeddings_pipeline.store.pending import pending_of
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import filling
+from embeddings_pipeline.store.vectors import fill
 
 # rows written in one transaction
 _WINDOW_ROWS = 2_000
 
 
 def keep_trimmed(connection: Connection[Row]) -> None:
-    """Let `texts.write` leave in `trimmed` the vectors of chunks that their rows have no more."""
-    drop_trimmed(connection)
+    """Let `texts.write` leave in `trimmed`, which ends with the session, the vectors of chunks that
+    their rows have no more."""
     connection.execute(
         "create temporary table trimmed (table_name text, text_hash bytea, embedding vector)"
     )
-
-
-def drop_trimmed(connection: Connection[Row]) -> None:
-    """Forget those: a session may go on for long after its pass."""
-    connection.execute("drop table if exists pg_temp.trimmed")
 
 
 def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
@@ -120,14 +115,9 @@ def _give(
         first=sql.Literal(first),
         last=sql.Literal(first + _WINDOW_ROWS),
     )
-    filled = filling(
-        on,
-        vector_set,
-        source,
+    return fill(
+        *(connection, on, vector_set, source, run_id),
         embedding=sql.SQL("f.embedding"),
         # the row that it was of is about to be forgotten
         reused_from=sql.SQL("null"),
     )
-    return connection.execute(
-        on.fill("with {filled} select from written", filled=filled), (run_id,)
-    ).rowcount

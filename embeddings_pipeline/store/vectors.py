@@ -49,17 +49,28 @@ def write(
             " and t.text_hash = i.text_hash",
             incoming=_incoming(vector_set),
         )
-        filled = filling(
-            on,
-            vector_set,
-            source,
+        return fill(
+            *(connection, on, vector_set, source, run_id),
             embedding=sql.SQL("i.embedding"),
             reused_from=sql.SQL("i.reused_from"),
         )
-        rows = connection.execute(
-            on.fill("with {filled} select from written", filled=filled), (run_id,)
-        )
-        return rows.rowcount
+
+
+def fill(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    source: sql.Composable,
+    run_id: str,
+    *,
+    embedding: sql.Composable,
+    reused_from: sql.Composable,
+) -> int:
+    """Store what `filling` describes; returns how many got a vector."""
+    filled = filling(on, vector_set, source, embedding=embedding, reused_from=reused_from)
+    return connection.execute(
+        on.fill("with {filled} select from written", filled=filled), (run_id,)
+    ).rowcount
 
 
 def count(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> tuple[int, int]:

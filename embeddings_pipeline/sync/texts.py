@@ -139,11 +139,10 @@ def _pass_over(
         told = telling(report, on, done, done.read + moved.changed)
         heirs.keep_trimmed(target)
         for changed in changes.slices(target, "changed_rows", SLICE):
-            write_rows(source, target, on, images, changed, done, told, keep_trimmed=True)
+            write_rows(source, target, on, images, changed, done, told, keep_trimmed=not force)
         if not force:
             # before deletes may be refused: what was trimmed is gone with the session
             done.reused += heirs.hand_over(target, on, run_id)
-        heirs.drop_trimmed(target)
         if not allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.slices(target, "gone_rows", _WINDOW_ROWS):
