@@ -134,6 +134,8 @@ def test_a_scheduled_run_by_day_drains_other_days_up_to_the_limit(
 def test_a_second_run_encodes_nothing_and_shows_no_picture(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
+    # other tests leave changed rows
+    notes.scheduled("note")
     again = notes.scheduled("note")
     (published,) = materialised(again, "note", "embeddings")
     assert (published.metadata["encoded"].value, published.metadata["reused"].value) == (0, 0)
