@@ -21,6 +21,7 @@ from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.index import sync_index
+from embeddings_pipeline.sync.plan import Plan, plans
 from embeddings_pipeline.sync.publish import PublishResult, publish
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import SetsResult, sync_sets
@@ -87,6 +88,16 @@ class World:
             self.encoders,
             Request(run_id=run_id or str(uuid4()), **request),
         )
+
+    def plan(self, entity: Entity, **request: Any) -> Plan:
+        (planned,) = self.plans(entity, **request)
+        return planned
+
+    def plans(self, *entities: Entity, **request: Any) -> list[Plan]:
+        """The plans of runs of these, one after the other."""
+        asked = Request(run_id="", **request)
+        chosen = [self.on(entity) for entity in entities]
+        return plans(self.postgres, self.postgres, chosen, self.encoders, asked)
 
     def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
         sync_index(self.postgres, self.on(entity))

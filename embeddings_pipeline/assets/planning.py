@@ -8,8 +8,7 @@ import dagster as dg
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.engine import Running
-from embeddings_pipeline.sync.plan import Plan
-from embeddings_pipeline.sync.plan import plan as plan_of
+from embeddings_pipeline.sync.plan import Plan, plans
 
 
 def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
@@ -17,16 +16,14 @@ def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
 
     @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
     def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
-        plans = [
-            plan_of(engine.staging, engine.vectors, engine.on(entity), engine.encoders)
-            for entity in entities
-        ]
+        chosen = [engine.on(entity) for entity in entities]
+        planned = plans(engine.staging, engine.vectors, chosen, engine.encoders)
         return dg.Output(
             None,
             metadata={
-                "plan": metadata.table([*map(_row, plans)]),
-                "encode": sum(part.encode for p in plans for part in p.sets),
-                "cost_usd": sum(p.cost_usd for p in plans),
+                "plan": metadata.table([*map(_row, planned)]),
+                "encode": sum(part.encode for p in planned for part in p.sets),
+                "cost_usd": sum(p.cost_usd for p in planned),
             },
         )
 

@@ -10,8 +10,7 @@ import typer
 from embeddings_pipeline.cli.output import print_json, print_table, say
 from embeddings_pipeline.cli.session import AsJson, chosen, session
 from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.sync.plan import Plan
-from embeddings_pipeline.sync.plan import plan as plan_of
+from embeddings_pipeline.sync.plan import Plan, plans
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.set_plans import SetPlan
 
@@ -22,38 +21,41 @@ def plan(
 ) -> None:
     """Say what the next run would do, why, and what it would cost. Writes nothing."""
     with session() as engine:
-        plans = plans_of(engine, entities or [], Request(run_id=""))
-    show(plans, as_json=as_json)
+        planned = plans_of(engine, entities or [], Request(run_id=""))
+    show(planned, as_json=as_json)
 
 
 def plans_of(
     engine: Engine, names: Sequence[str], request: Request, *, allow_deletes: bool = False
 ) -> list[Plan]:
     """The plan of this run for each of the entities, or for all where none is named."""
-    return [
-        plan_of(
-            *(engine.staging, engine.vectors, engine.on(entity), engine.encoders, request),
-            allow_deletes=allow_deletes,
-        )
-        for entity in chosen(engine, names)
-    ]
+    return plans(
+        engine.staging,
+        engine.vectors,
+        [engine.on(entity) for entity in chosen(engine, names)],
+        engine.encoders,
+        request,
+        allow_deletes=allow_deletes,
+    )
 
 
-def show(plans: list[Plan], *, as_json: bool, max_cost_usd: float | None = None) -> None:
+def show(of_entities: list[Plan], *, as_json: bool, max_cost_usd: float | None = None) -> None:
     """Print plans, as a table for a person or as a document for a program; and that they cost more
     than they may, where they do."""
-    cost = sum(planned.cost_usd for planned in plans)
+    cost = sum(planned.cost_usd for planned in of_entities)
     if max_cost_usd is not None and cost > max_cost_usd:
         say(
             f"this costs ${cost:.4f}, more than --max-cost or EMBEDDING_MAX_COST_USD lets it"
             f" (${max_cost_usd:.4f}): the run stops before it is done"
         )
     if as_json:
-        print_json({"entities": plans})
+        print_json({"entities": of_entities})
         return
     columns = ("entity", "new", "changed", "deleted", "moved", "unchanged")
-    print_table((*columns, "reuse", "encode", "tokens", "seconds", "USD"), [*map(_row, plans)])
-    for planned in plans:
+    print_table(
+        (*columns, "reuse", "encode", "tokens", "seconds", "USD"), [*map(_row, of_entities)]
+    )
+    for planned in of_entities:
         for remark in _remarks(planned):
             typer.echo(f"{planned.entity}: {remark}")
 

@@ -35,6 +35,14 @@ def without_tables(on: Statements, connection: Connection[Row]) -> bool:
     return True
 
 
+def forget(connection: Connection[Row]) -> None:
+    """Drop what was worked out of one entity, before the next is planned in this session."""
+    connection.execute(
+        "drop table if exists no_texts, content_rows, moved, changed_rows, gone_rows, planned,"
+        " lacking, to_encode"
+    )
+
+
 def keep_content_changes(connection: Connection[Row], on: Statements) -> None:
     """Set aside the rows that changed by the former definition, as `content_rows`."""
     connection.execute("alter table changed_rows rename to content_rows")

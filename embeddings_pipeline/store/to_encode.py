@@ -74,17 +74,6 @@ def choose(connection: Connection[Row], on: Statements, table: str, terms: Terms
     )
 
 
-def keep(connection: Connection[Row], on: Statements, number: int) -> Origin:
-    """Set the texts `within` aside, as one of several, for sets that come after this one."""
-    name = f"encoded_before_{number}"
-    connection.execute(
-        sql.SQL("create temporary table {} as select text_hash from to_encode where within").format(
-            Identifier(name)
-        )
-    )
-    return Origin(on.source.entity.name, on.source.entity.id, Identifier("pg_temp", name))
-
-
 def sampled_ids(connection: Connection[Row], most: int) -> dict[bytes, str]:
     """The hashes of so many texts `within`, at random and always the same, and a row of each."""
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Tells what the next run of an entity would do and cost. Writes nothing, loads no model.
+"""Tells what the next run of entities would do and cost. Writes nothing, loads no model.
 
 It goes the way of a run, comparing digests and rendering what moved, into temporary tables; so
 its counts of rows and texts are those of the run, not guesses. Only tokens are estimated: where
@@ -23,6 +23,7 @@ from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import changes, passes, planning, staging
 from embeddings_pipeline.store.changes import Moved
+from embeddings_pipeline.store.planned_sets import PlannedSets
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.to_encode import Sampled
@@ -65,43 +66,64 @@ class Plan:
         return sum(part.cost_usd for part in self.sets)
 
 
-def plan(
+def plans(
     staged: Postgres,
     vectors: Postgres,
-    on: Statements,
+    entities: Sequence[Statements],
     encoders: Encoders,
     request: Request = _ALL,
     *,
     allow_deletes: bool = False,
-) -> Plan:
-    """The plan of a run that is asked for so. Raises ConfigurationError where a run would."""
+) -> list[Plan]:
+    """The plan of a run of each entity, asked for so and one after the other: what one has encoded
+    the next takes over. Raises ConfigurationError where a run would."""
+    planned = PlannedSets()
+    done = []
     with staged.connection() as source, vectors.connection() as target:
-        on = Statements(on.schema, on.source)
-        is_new = planning.without_tables(on, target)
-        former = None if is_new else _former(target, source, on)
-        if former:
-            _compare(source, target, former)
-            planning.keep_content_changes(target, on)
-        moved = _compare(source, target, on)
-        rendering.refuse_bad_ids(on, *changes.bad_ids(target))
-        estimated = _render_changed(source, target, on)
-        read = partial(_read_texts, source, on)
-        sets = plan_sets(target, on, encoders, request, read, estimated=estimated)
-        changed = moved.changed - moved.new
-        content = planning.content_changes(target) if former else changed
-        return Plan(
-            entity=on.source.entity.name,
-            new=moved.new,
-            changed=changed,
-            deleted=moved.gone,
-            moved_partition=planning.moved_partitions(
-                target, on, rekeyed=passes.scheme_changed(target, on)
-            ),
-            unchanged=moved.stored - changed - moved.gone,
-            deletes_refused=not allow_deletes and texts.too_many_deletes(on, moved),
-            why=_why(moved, content, sets, force=request.force),
-            sets=sets,
-        )
+        for on in entities:
+            done.append(
+                _plan(source, target, on, encoders, request, planned, allow_deletes=allow_deletes)
+            )
+            planning.forget(target)
+    return done
+
+
+def _plan(
+    source: Connection[Row],
+    target: Connection[Row],
+    on: Statements,
+    encoders: Encoders,
+    request: Request,
+    planned: PlannedSets,
+    *,
+    allow_deletes: bool,
+) -> Plan:
+    on = Statements(on.schema, on.source)
+    is_new = planning.without_tables(on, target)
+    former = None if is_new else _former(target, source, on)
+    if former:
+        _compare(source, target, former)
+        planning.keep_content_changes(target, on)
+    moved = _compare(source, target, on)
+    rendering.refuse_bad_ids(on, *changes.bad_ids(target))
+    estimated = _render_changed(source, target, on)
+    read = partial(_read_texts, source, on)
+    sets = plan_sets(target, on, encoders, request, read, planned, estimated=estimated)
+    changed = moved.changed - moved.new
+    content = planning.content_changes(target) if former else changed
+    return Plan(
+        entity=on.source.entity.name,
+        new=moved.new,
+        changed=changed,
+        deleted=moved.gone,
+        moved_partition=planning.moved_partitions(
+            target, on, rekeyed=passes.scheme_changed(target, on)
+        ),
+        unchanged=moved.stored - changed - moved.gone,
+        deletes_refused=not allow_deletes and texts.too_many_deletes(on, moved),
+        why=_why(moved, content, sets, force=request.force),
+        sets=sets,
+    )
 
 
 def _compare(source: Connection[Row], target: Connection[Row], on: Statements) -> Moved:

@@ -12,10 +12,11 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import forcing, planning, set_creation, to_encode, vector_sets
+from embeddings_pipeline.store.planned_sets import PlannedSets
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.to_encode import Sampled, Terms
-from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.work import Work, plan_work, waiting_rows
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.token_costs import SAMPLE, TokenCosts, token_costs
@@ -60,23 +61,24 @@ def plan_sets(
     encoders: Encoders,
     request: Request,
     read: ReadTexts,
+    planned: PlannedSets,
     *,
     estimated: bool,
 ) -> list[SetPlan]:
     """The live set and the one of the entity's model, in the order of a run.
 
-    Of the texts to encode some are `read` again, to count their tokens as the model does; that the
-    tokens of all were `estimated` before, the plans say too.
+    They take over from those that were `planned` before, and are added to them. Of the texts to
+    encode some are `read` again, to count their tokens as the model does; that the tokens of all
+    were `estimated` before, the plans say too.
     """
     plans: list[SetPlan] = []
-    soon: dict[ModelIdentity, list[Origin]] = {}
     left = request.limit
     for vector_set, identity in sets_of_run(target, on, encoders):
         encoder, frozen = _encoder(encoders, identity)
         usd_per_token = encoders.usd_per_token(identity.model)
         terms = Terms(
             identity.max_tokens,
-            [*vector_sets.same_model(target, on, identity), *soon.get(identity, ())],
+            planned.origins(target, on, identity),
             limit=left,
             begun=request.begun or any(part.encode for part in plans),
             remembered=usd_per_token > 0,
@@ -93,8 +95,7 @@ def plan_sets(
                 max_tokens=identity.max_tokens,
                 remembers=encoder.remembers_documents and not request.force,
             )
-            # a set that comes after takes these over
-            soon.setdefault(identity, []).append(to_encode.keep(target, on, len(plans)))
+            planned.add(target, on, identity, vector_set)
         left = None if left is None else max(0, left - work.encode)
         rate = planning.throughput(target, on, identity.model)
         plans.append(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -212,6 +213,7 @@ class History:
             assert abs(encoder.encode_query([text]).vectors[0] - found).max() < 1e-3
 
 
+@pytest.mark.long
 def test_any_history_ends_with_what_staging_says(exchanges: Exchanges, world: World) -> None:
     for name in MODELS:
         world.encoders.add(WordsEncoder(replace(WORDS, model=name)))

@@ -26,6 +26,8 @@ from tests.sync.scenario import SCENARIO, Act, begin
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
+pytestmark = pytest.mark.long
+
 # none of these decide whether a row is right
 UNCOMPARED = (
     *("run_id", "reused_from", "attempts", "serialised_at", "embedded_at", "created_at"),

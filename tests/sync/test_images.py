@@ -17,7 +17,6 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import rendering, vectors
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.explain import explain
-from embeddings_pipeline.sync.plan import Plan, plan
 from tests.encoders.clip import DIMENSION
 from tests.encoders.image_hosts import hosting
 from tests.encoders.pictures import file_of, picture
@@ -59,10 +58,6 @@ def embeddings(world: World) -> dict[int, np.ndarray[Any, Any]]:
 def quarantined(world: World) -> dict[str, tuple[str, str]]:
     rows = world.sql(f"select id, stage, error from {SCHEMA}.quarantine")
     return {row_id: (stage, error) for row_id, stage, error in rows}
-
-
-def planned(world: World, entity: Entity) -> Plan:
-    return plan(world.postgres, world.postgres, world.on(entity), world.encoders)
 
 
 def test_images_become_vectors_and_equal_ones_are_encoded_once(seeing: World) -> None:
@@ -184,13 +179,13 @@ def test_a_plan_counts_images_without_reading_any(seeing: World, clip: Path) -> 
         seeing.encoders.cleanup()
         seeing.encoders = encoders(clip, embedding_image_hosts=host.name)
         seeing.insert((1, f"{host.url}/red.png"), (2, f"{host.url}/red.png"), (3, None))
-        first = planned(seeing, item)
+        first = seeing.plan(item)
         assert not host.asked
         (part,) = first.sets
         assert (first.new, part.pending, part.encode, part.tokens) == (3, 2, 1, 0)
         assert part.seconds is None
         assert seeing.run(item)["encoded"] == 1
-        assert (planned(seeing, item).changed, planned(seeing, item).unchanged) == (0, 3)
+        assert (seeing.plan(item).changed, seeing.plan(item).unchanged) == (0, 3)
 
 
 def test_an_image_is_explained(seeing: World) -> None:

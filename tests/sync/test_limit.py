@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.sync.plan import plan
-from embeddings_pipeline.sync.request import Request
 from tests.world import SCHEMA, World
 
 
@@ -53,8 +51,7 @@ def test_a_run_encodes_as_many_texts_of_whole_rows_as_its_plan_says(
     world: World, limit: int
 ) -> None:
     item = chunked(world, 1, 9, 17, 1, 30, 2, 9)
-    request = Request("", limit=limit)
-    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders, request)
+    planned = world.plan(item, limit=limit)
 
     done = world.vectors(item, limit=limit).counts
 

@@ -9,8 +9,6 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.plan import plan
-from embeddings_pipeline.sync.request import Request
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -47,9 +45,7 @@ def test_only_the_first_row_of_a_run_may_be_larger_than_the_limit(world: World) 
     world.insert(*[(n, f"{n} {sentences}") for n in range(3)])
     item = world.declare(**keys, model="fake/other")
     world.texts(item)
-    planned = plan(
-        world.postgres, world.postgres, world.on(item), world.encoders, Request("", limit=1)
-    )
+    planned = world.plan(item, limit=1)
 
     by_set = [done.counts.encoded for _, done in world.vectors(item, limit=1).by_set]
 
@@ -59,7 +55,7 @@ def test_only_the_first_row_of_a_run_may_be_larger_than_the_limit(world: World) 
 
 
 def test_what_the_live_set_cost_is_not_spent_again_on_another(world: World, item: Entity) -> None:
-    live, building = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+    live, building = world.plan(item).sets
     assert 0 < live.cost_usd < building.cost_usd
 
     with pytest.raises(CostLimitReached, match="of the run's limit is left"):

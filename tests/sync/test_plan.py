@@ -10,19 +10,13 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import vectors
-from embeddings_pipeline.sync.plan import Plan, plan
-from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.plan import Plan
 from tests.world import SCHEMA, World
-
-
-def plan_of(world: World, entity: Entity, **request: Any) -> Plan:
-    asked = Request(run_id="", **request)
-    return plan(world.postgres, world.postgres, world.on(entity), world.encoders, asked)
 
 
 def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
     """The plan, checked against what the run that follows puts into the ledger."""
-    planned = plan_of(world, entity)
+    planned = world.plan(entity)
     done = world.run(entity, **options)
     assert sum(s.pending for s in planned.sets) == done["pending"]
     assert sum(s.encode for s in planned.sets) == done["encoded"]
@@ -98,7 +92,7 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     item = things.declare(include=["name"])
     things.run(item)
     things.use(things.encoder.revised("r2"))
-    planned = plan_of(things, item)
+    planned = things.plan(item)
     assert reasons(planned) == {"model": 1.0}
     assert [(s.number, s.encode) for s in planned.sets] == [(1, 0), (None, 150)]
     assert things.run(item)["encoded"] == 150
@@ -107,10 +101,10 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
 def test_rows_that_a_run_before_left_over_are_not_laid_to_a_model(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)
-    assert reasons(plan_of(things, item)) == {"unfinished": 1.0}
+    assert reasons(things.plan(item)) == {"unfinished": 1.0}
     things.vectors(item, limit=100)
     assert reasons(plan_and_run(things, item)) == {"unfinished": 1.0}
-    assert reasons(plan_of(things, item)) == {}
+    assert reasons(things.plan(item)) == {}
 
 
 def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: World) -> None:
@@ -119,7 +113,7 @@ def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: Worl
     things.use(things.encoder.revised("r2"))
     things.sql("update staging.stg_item set name = 'changed ' || id where id < 50")
 
-    planned = plan_of(things, item)
+    planned = things.plan(item)
 
     live, building = planned.sets
     assert (live.pending, live.encode, live.tokens, live.cost_usd) == (0, 0, 0, 0)
@@ -138,7 +132,7 @@ def test_the_plan_of_a_run_of_some_rows_is_what_that_run_does(
     item = things.declare(include=["name"])
     things.run(item)
     things.sql("update staging.stg_item set name = 'changed ' || id % 90 where id < 160")
-    (planned,) = plan_of(things, item, **request_of_run).sets
+    (planned,) = things.plan(item, **request_of_run).sets
     things.texts(item)
     done = things.vectors(item, **request_of_run).counts
     assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)
@@ -149,13 +143,13 @@ def test_the_plan_of_a_run_of_some_rows_is_what_that_run_does(
 def test_a_forced_run_is_the_reason_of_what_it_does_again(things: World) -> None:
     item = things.declare(include=["name"])
     things.run(item)
-    assert reasons(plan_of(things, item, force=True)) == {"forced": 1.0}
+    assert reasons(things.plan(item, force=True)) == {"forced": 1.0}
 
 
 def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
     things.run(things.declare(include=["name"]))
     item = things.declare(include=["name"], partitions={"count": 2})
-    planned = plan_of(things, item)
+    planned = things.plan(item)
     assert planned.moved_partition == things.texts(item).rekeyed
 
 
@@ -163,7 +157,7 @@ def test_a_plan_writes_nothing(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"))
     before = tables(world)
-    plan_of(world, world.declare())
+    world.plan(world.declare())
     assert tables(world) == before
     assert world.encoder.encoded == []
 
@@ -177,8 +171,8 @@ def test_deletes_that_would_be_refused_are_foretold(things: World) -> None:
     item = things.declare(include=["name"])
     things.run(item)
     things.sql("delete from staging.stg_item where id >= 20")
-    assert plan_of(things, item).deletes_refused
-    assert not plan_of(things, things.declare(include=["name"], max_delete_share=1)).deletes_refused
+    assert things.plan(item).deletes_refused
+    assert not things.plan(things.declare(include=["name"], max_delete_share=1)).deletes_refused
 
 
 def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> None:
@@ -188,7 +182,7 @@ def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> 
         " from generate_series(1, 30000) n"
     )
     item = world.declare(template="{name}")
-    planned = plan_of(world, item)
+    planned = world.plan(item)
     world.texts(item)
     ((tokens,),) = world.sql(f"select sum(tokens) from {SCHEMA}.item_texts")
     assert planned.tokens_estimated
@@ -201,7 +195,7 @@ def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) ->
         _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1_000_000}
     )
     item = things.declare(include=["name"])
-    planned = plan_of(things, item)
+    planned = things.plan(item)
     assert planned.cost_usd == planned.sets[0].tokens
     things.texts(item)
 
@@ -219,11 +213,11 @@ def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) ->
 
 def test_seconds_come_from_what_the_ledger_saw(things: World) -> None:
     item = things.declare(include=["name"])
-    assert plan_of(things, item).sets[0].seconds is None
+    assert things.plan(item).sets[0].seconds is None
     things.run(item)
     things.sql(
         f"update {SCHEMA}.run_ledger set tokens = 1000, encode_seconds = 10 where encoded > 0"
     )
     things.sql("update staging.stg_item set name = 'changed ' || id where id < 10")
-    (live,) = plan_of(things, item).sets
+    (live,) = things.plan(item).sets
     assert live.seconds == pytest.approx(live.tokens / 100)

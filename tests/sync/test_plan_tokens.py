@@ -14,7 +14,6 @@ from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.queries import TextCounts
 from embeddings_pipeline.sync import set_plans, vectors
 from embeddings_pipeline.sync.explain import explain
-from embeddings_pipeline.sync.plan import plan
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -29,7 +28,7 @@ def test_tokens_are_estimated_whatever_the_order_of_the_rows(world: World) -> No
         " from generate_series(1, 24000) n"
     )
     item = world.declare(template="{name}")
-    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders)
+    planned = world.plan(item)
     world.texts(item)
     ((tokens,),) = world.sql(f"select sum(tokens) from {SCHEMA}.item_texts")
     assert planned.tokens_estimated
@@ -63,9 +62,7 @@ def of_letters(world: World) -> World:
 
 def test_tokens_are_counted_as_the_model_counts_them(of_letters: World) -> None:
     item = of_letters.declare(template="{name}")
-    planned = plan(
-        of_letters.postgres, of_letters.postgres, of_letters.on(item), of_letters.encoders
-    )
+    planned = of_letters.plan(item)
     of_letters.texts(item)
     of_letters.vectors(item, "counted")
     ((plans, texts),) = of_letters.sql(
@@ -82,9 +79,7 @@ def test_of_many_texts_a_sample_tells_how_the_model_counts(
 ) -> None:
     monkeypatch.setattr(set_plans, "SAMPLE", 100)
     item = of_letters.declare(template="{name}")
-    planned = plan(
-        of_letters.postgres, of_letters.postgres, of_letters.on(item), of_letters.encoders
-    )
+    planned = of_letters.plan(item)
     of_letters.texts(item)
     ((texts,),) = of_letters.sql(f"select array_agg(distinct text) from {SCHEMA}.item_texts")
     assert planned.sets[0].tokens == pytest.approx(sum(map(len, texts)), rel=0.1)
@@ -101,7 +96,7 @@ def test_texts_that_a_cache_has_cost_nothing_in_a_plan(world: World) -> None:
     item = world.declare(template="{name}")
     world.encoders.of(item).encode_documents([f"thing {n}" for n in range(4)])
 
-    (planned,) = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+    (planned,) = world.plan(item).sets
     done = world.run(item)
 
     assert (planned.encode, planned.cached) == (done["encoded"], done["cached"]) == (10, 4)
@@ -125,7 +120,7 @@ def sections(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def plan_and_run(world: World, item: Entity, **asked: Any) -> tuple[int, int]:
-    planned = plan(world.postgres, world.postgres, world.on(item), world.encoders)
+    planned = world.plan(item)
     done = world.run(item)
     ((plans,),) = world.sql(f"select plan from {SCHEMA}.run_ledger where plan is not null")
     assert plans[0]["tokens"] == planned.sets[0].tokens

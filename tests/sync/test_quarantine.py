@@ -16,7 +16,6 @@ from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.encoding import encode_each
 from embeddings_pipeline.sync.erase import retry
 from embeddings_pipeline.sync.explain import explain
-from embeddings_pipeline.sync.plan import plan
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -224,7 +223,7 @@ def test_a_plan_leaves_out_what_is_left_alone_also_where_it_is_rendered_again(
     # the row is rendered again, and its text stays the same
     world.sql("update staging.stg_item set stock = 2 where id = 1")
 
-    (planned,) = plan(world.postgres, world.postgres, world.on(item), world.encoders).sets
+    (planned,) = world.plan(item).sets
 
     assert (planned.pending, planned.encode) == (0, 0)
     assert world.run(item)["pending"] == 0
