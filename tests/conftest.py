@@ -37,6 +37,12 @@ TEMPLATE = "template_with_vector"
 NUMBERS = count(1)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes long before the rest, which is in random order by now."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def new_data_dir() -> Path:
     """A folder for an embedded server, which its system user can reach where tests run as root."""
     folder = Path(tempfile.mkdtemp(prefix="ep-"))

@@ -10,7 +10,7 @@ from tests.notes import Notes, notes
 __all__ = ["notes"]
 
 # dbt and Dagster warn of themselves
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 VIEW = "analytics_features.note_embeddings"
 
