@@ -14,6 +14,7 @@ from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import Text
+from embeddings_pipeline.store.vector_sets import Origin
 
 
 def without_tables(on: Statements, connection: Connection[Row]) -> bool:
@@ -97,6 +98,25 @@ def moved_partitions(connection: Connection[Row], on: Statements, *, rekeyed: bo
         )
     row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
+
+
+def staying(on: Statements, origin: Origin) -> Origin:
+    """An origin of the entity itself, less the chunks that its next pass removes."""
+    chunks = on.fill(
+        """
+        (select * from {vectors} v
+        where not exists (select from gone_rows g where g.id = v.{id})
+            and (
+                not exists (select from changed_rows c where c.id = v.{id})
+                or exists (
+                    select from planned p
+                    where p.id = v.{id} and p.chunk = v.chunk and p.text_hash is not null
+                )
+            ))
+        """,
+        vectors=origin.table,
+    )
+    return origin._replace(table=chunks)
 
 
 def throughput(connection: Connection[Row], on: Statements, model: str) -> float | None:

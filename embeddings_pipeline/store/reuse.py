@@ -54,8 +54,8 @@ def at_hand(
     return found
 
 
-def set_aside(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Origin]:
-    """Copy vectors of the set that its windows will overwrite and that a pending text wants.
+def set_aside(connection: Connection[Row], on: Statements, vectors: sql.Composable) -> list[Origin]:
+    """Copy those of a set's vectors that its windows will overwrite and that a pending text wants.
 
     Texts that move from row to row, as under ids that are positions, would else be gone before
     the window that wants them. Empty where none move. The copy ends with the session.
@@ -70,7 +70,7 @@ def set_aside(connection: Connection[Row], on: Statements, vector_set: VectorSet
             join {vectors} v on v.{id} = o.id and v.chunk = o.chunk
             where v.text_hash in (select text_hash from pending_rows)
             """,
-            vectors=on.table(vector_set.table_name),
+            vectors=vectors,
         )
     )
     connection.execute("create index on set_aside (text_hash)")

@@ -53,12 +53,14 @@ class Filling:
     def find_origins(self, connection: Connection[Row]) -> None:
         """Find what can be taken over: vectors of the same model or, forced, the new ones."""
         if self.renew:
-            self.origins = [forcing.renewed(self.on, self.vector_set, self.renew)]
-            return
-        moving = reuse.set_aside(connection, self.on, self.vector_set)
-        same_model = vector_sets.same_model(connection, self.on, self.vector_set.identity)
+            origins = [forcing.renewed(self.on, self.vector_set, self.renew)]
+            own = origins[0].table
+        else:
+            origins = vector_sets.same_model(connection, self.on, self.vector_set.identity)
+            own = self.on.table(self.vector_set.table_name)
+        moving = reuse.set_aside(connection, self.on, own)
         self.moving = bool(moving)
-        self.origins = [*moving, *same_model]
+        self.origins = [*moving, *origins]
 
     def fill(self, connection: Connection[Row], window: list[Pending]) -> int:
         """Settle a window; returns how many chunks of it were, the others being past the limit.

@@ -130,7 +130,8 @@ def _forced(
     if vector_set is None:
         return replace(terms, origins=())
     renew = forcing.since(target, on, vector_set, keys)
-    return replace(terms, renew=renew, origins=[forcing.renewed(on, vector_set, renew)])
+    renewed = forcing.renewed(on, vector_set, renew)
+    return replace(terms, renew=renew, origins=[planning.staying(on, renewed)])
 
 
 def _work(

@@ -60,6 +60,27 @@ def test_rows_under_new_ids_are_encoded_again_by_a_forced_run(things: World) -> 
     assert force(things) == 100
 
 
+def test_an_interrupted_forced_run_finds_its_texts_in_rows_that_they_moved_from(
+    things: World,
+) -> None:
+    interrupt(things, after=40)
+    done = len(things.encoder.encoded)
+    things.sql("update staging.stg_item set name = 'thing ' || (id + 1) % 100")
+    item = things.declare(partitions={"count": 2})
+    (planned,) = things.plan(item, force=True).sets
+    things.texts(item, force=True)
+    assert force(things) == planned.encode == 100 - done
+
+
+def test_a_plan_counts_what_an_interrupted_forced_run_loses_with_its_rows(things: World) -> None:
+    interrupt(things, after=40)
+    things.sql("update staging.stg_item set id = id + 1000")
+    item = things.declare(partitions={"count": 2}, max_delete_share=1)
+    (planned,) = things.plan(item, force=True).sets
+    things.texts(item, force=True)
+    assert force(things) == planned.encode == 100
+
+
 def test_a_run_in_between_does_not_end_an_interrupted_forced_one(things: World) -> None:
     interrupt(things, after=40)
     assert things.vectors(things.declare(partitions={"count": 2})).counts.encoded == 0
