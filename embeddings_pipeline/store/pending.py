@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -120,6 +120,19 @@ def read_window(connection: Connection[Row], on: Statements, window: int) -> lis
         (window,),
     )
     return [Pending(*row) for row in rows]
+
+
+def settled(
+    connection: Connection[Row], on: Statements, chunks: Collection[tuple[str, int]]
+) -> None:
+    """Leave these (id, chunk) out of the windows that are yet to be read."""
+    connection.execute(
+        on.fill(
+            "delete from pending_rows p using unnest(%s::{id_type}[], %s::int[]) as s (id, chunk)"
+            " where p.id = s.id and p.chunk = s.chunk"
+        ),
+        ([row_id for row_id, _ in chunks], [chunk for _, chunk in chunks]),
+    )
 
 
 def pending_of(

@@ -58,7 +58,8 @@ def set_aside(connection: Connection[Row], on: Statements, vectors: sql.Composab
     """Copy those of a set's vectors that its windows will overwrite and that a pending text wants.
 
     Texts that move from row to row, as under ids that are positions, would else be gone before
-    the window that wants them. Empty where none move. The copy ends with the session.
+    the window that wants them. Empty where none move. The copy ends with the session, so that what
+    wants it is settled first: `windows_of_moved` has it.
     """
     connection.execute("drop table if exists set_aside")
     connection.execute(
@@ -79,6 +80,15 @@ def set_aside(connection: Connection[Row], on: Statements, vectors: sql.Composab
     entity = on.source.entity
     copy = Origin(entity.name, entity.id, Identifier("pg_temp", "set_aside"))
     return [copy] if wanted else []
+
+
+def windows_of_moved(connection: Connection[Row]) -> list[int]:
+    """The windows of `pending_rows` in which texts are whose vectors were set aside."""
+    rows = connection.execute(
+        "select distinct in_window from pending_rows"
+        " where text_hash in (select text_hash from set_aside) order by 1"
+    )
+    return [window for (window,) in rows]
 
 
 def _take_over(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 
 from psycopg import Connection
 
@@ -17,7 +16,7 @@ from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import CostLimitReached, RowError
 from embeddings_pipeline.store import evictions, forcing, quarantine, reuse, vector_sets, vectors
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.pending import Pending
+from embeddings_pipeline.store.pending import Pending, settled
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
@@ -25,16 +24,16 @@ from embeddings_pipeline.store.vectors import Encoded
 from embeddings_pipeline.sync.encoding import encode_images, encode_pending, inputs
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.token_costs import usd
+from embeddings_pipeline.sync.whole_rows import whole_rows
 
 
 @dataclass
 class Filling:
     """One run over one set: what it works with, and what it has done so far.
 
-    Forced, it leaves alone what was written since `renew`. `moving` says that vectors were set
-    aside, which are lost with the session; `full`, that the limit had no room for a row. `made`
-    has, by the hash of their text, vectors that are not stored yet: they outlive a connection that
-    is lost before.
+    Forced, it leaves alone what was written since `renew`. `moved` are vectors that were set aside;
+    `full` says that the limit had no room for a row. `made` has, by the hash of their text, vectors
+    that are not stored yet: they outlive a connection that is lost before.
     """
 
     on: Statements
@@ -44,7 +43,7 @@ class Filling:
     usd_per_token: float
     renew: datetime | None = None
     origins: Sequence[Origin] = ()
-    moving: bool = False
+    moved: Sequence[Origin] = ()
     full: bool = False
     counts: Counts = field(default_factory=Counts)
     made: dict[bytes, Vector | RowError] = field(default_factory=dict)
@@ -58,9 +57,14 @@ class Filling:
         else:
             origins = vector_sets.same_model(connection, self.on, self.vector_set.identity)
             own = self.on.table(self.vector_set.table_name)
-        moving = reuse.set_aside(connection, self.on, own)
-        self.moving = bool(moving)
-        self.origins = [*moving, *origins]
+        self.moved = reuse.set_aside(connection, self.on, own)
+        self.origins = [*self.moved, *origins]
+
+    def take_moved(self, connection: Connection[Row], window: list[Pending]) -> int:
+        """Settle what a window has of texts that moved from row to row; returns how many chunks."""
+        taken = self._take_over(connection, window, self.moved)
+        settled(connection, self.on, taken)
+        return len(taken)
 
     def fill(self, connection: Connection[Row], window: list[Pending]) -> int:
         """Settle a window; returns how many chunks of it were, the others being past the limit.
@@ -69,12 +73,8 @@ class Filling:
         what ended the encoding, with what was made before that stored.
         """
         window = self._within_limit(connection, window)
-        reused = reuse.reuse(
-            connection, self.on, self.vector_set, self.origins, window, self.request.run_id
-        )
-        taken = [p for p in window if (p.id, p.chunk) in reused]
-        self.counts += Counts(reused=len(taken), saved_usd=self._saved(taken))
-        left = [p for p in window if (p.id, p.chunk) not in reused]
+        taken = self._take_over(connection, window, self.origins)
+        left = [p for p in window if (p.id, p.chunk) not in taken]
         if left:
             wanted = {p.text_hash: p for p in left}
             stopped = self._encode([p for key, p in wanted.items() if key not in self.made])
@@ -92,27 +92,25 @@ class Filling:
         limit = self.request.limit
         return self.full or (limit is not None and self.counts.encoded >= limit)
 
-    def _within_limit(self, connection: Connection[Row], window: list[Pending]) -> list[Pending]:
-        """The whole rows for which no more texts are to be encoded than the limit leaves.
+    def _take_over(
+        self, connection: Connection[Row], window: list[Pending], origins: Sequence[Origin]
+    ) -> set[tuple[str, int]]:
+        taken = reuse.reuse(
+            connection, self.on, self.vector_set, origins, window, self.request.run_id
+        )
+        spared = [p for p in window if (p.id, p.chunk) in taken]
+        self.counts += Counts(reused=len(taken), saved_usd=self._saved(spared))
+        return taken
 
-        A run takes its first row however many chunks that has: it would else never be encoded.
-        """
-        if self.request.limit is None:
+    def _within_limit(self, connection: Connection[Row], window: list[Pending]) -> list[Pending]:
+        limit = self.request.limit
+        if limit is None:
             return window
         free = reuse.at_hand(connection, self.on, self.origins, {p.text_hash for p in window})
-        limit = self.request.limit
-        chosen: list[Pending] = []
-        encoded = self.counts.encoded
-        for _, chunks in groupby(window, key=lambda p: p.id):
-            row = [*chunks]
-            new = {p.text_hash for p in row} - free
-            takes_its_first = limit > 0 and not encoded and not self.request.begun
-            # smaller rows are not sought beyond the first that is too large
-            self.full |= bool(new) and encoded + len(new) > limit and not takes_its_first
-            if not new or not self.full:
-                chosen += row
-                encoded += len(new)
-                free |= new
+        # a run takes its first row however many chunks that has: it would else never be encoded
+        begun = self.request.begun or self.counts.encoded > 0 or limit == 0
+        chosen, full = whole_rows(window, free, limit - self.counts.encoded, begun=begun)
+        self.full |= full
         return chosen
 
     def _encode(self, texts: Sequence[Pending]) -> Exception | None:

@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.store import forcing, ledger, locks, vectors
+from embeddings_pipeline.store import forcing, ledger, locks, reuse, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.pending import Backlog, find_pending, read_window
@@ -131,8 +131,8 @@ def window_rows(on: Statements) -> int:
 
 
 def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
-    """Go through the windows, in order, until a stop is asked, they end or, which gives False, the
-    limit is met."""
+    """Settle what moved, then go through the windows, in order, until a stop is asked, they end or,
+    which gives False, the limit is met."""
     filling = work.filling
     request, name = filling.request, filling.on.source.entity.name
     # what a lost connection leaves over was counted before it
@@ -142,17 +142,20 @@ def _drain(connection: Connection[Row], work: _Work, backlog: Backlog) -> bool:
         record_plan(connection, filling)
         work.planned = True
     started, done = time.monotonic(), 0
-    for number in range(1, backlog.windows + 1):
-        if filling.limit_met and not filling.moving:
+    # what was set aside ends with the session: it is settled before a model takes its time
+    moved = reuse.windows_of_moved(connection) if filling.moved else []
+    steps = [(filling.take_moved, number) for number in moved]
+    steps += [(filling.fill, number) for number in range(1, backlog.windows + 1)]
+    for settle, number in steps:
+        if filling.limit_met and settle == filling.fill:
             return False
         if request.stopped():
             again = "run again with `force`" if request.force else "run again"
             raise Interrupted(
                 f"{name}: stopped after {done:,} of {backlog.chunks:,} chunks; {again} to go on"
             )
-        window = read_window(connection, filling.on, number)
-        settled = filling.fill(connection, window)
-        done, seconds = done + settled, time.monotonic() - started
+        done += settle(connection, read_window(connection, filling.on, number))
+        seconds = time.monotonic() - started
         request.report(Progress(name, done, backlog.chunks, seconds, filling.counts))
     return not filling.full
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from embeddings_pipeline.errors import DeletesRefused
+from embeddings_pipeline.errors import DeletesRefused, EmbeddingsError
 from embeddings_pipeline.store import erasures, heirs, reuse
 from embeddings_pipeline.store.pending import find_pending
 from tests.sync.test_plan import plan_and_run
@@ -230,7 +232,28 @@ def test_only_vectors_that_are_wanted_elsewhere_are_set_aside(things: World) -> 
     on, (vector_set,) = things.on(item), things.sets(item)
     with things.postgres.connection() as connection:
         find_pending(connection, on, vector_set, None, max_rows=10, max_tokens=1000)
-        reuse.set_aside(connection, on, vector_set)
+        reuse.set_aside(connection, on, on.table(vector_set.table_name))
         rows = connection.execute("select id from set_aside order by id").fetchall()
 
     assert rows == [(1,), (2,)]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_texts_that_moved_keep_their_vectors_whatever_ends_the_run(things: World) -> None:
+    item = things.declare(partitions={"count": 1})
+    things.sql("update staging.stg_item set name = 'thing ' || (id + 50) % 100 where id > 0")
+    things.sql("update staging.stg_item set name = 'new' where id = 0")
+    things.texts(item)
+
+    def gone(texts: Sequence[str]) -> None:
+        raise EmbeddingsError("the provider is gone")
+
+    things.encoder.before = gone
+    with pytest.raises(EmbeddingsError, match="gone"):
+        things.vectors(item)
+    things.encoder.before = lambda texts: None
+
+    things.run(item)
+
+    assert things.encoder.encoded == ["name: new"]
+    assert_each_row_has_its_vector(things)
