@@ -208,7 +208,7 @@ def test_the_plan_is_shown_without_materialising_anything(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
     ((relation,),) = notes.sql("select 'staging.stg_note'::regclass::text")
-    notes.sql(f"update {relation} set title = 'Sell the boat' where note_id = 1")
+    notes.sql(f"update {relation} set title = 'Sell the house' where note_id = 5")
     result = notes.execute("plan")
     assert result.get_asset_materialization_events() == []
     (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
