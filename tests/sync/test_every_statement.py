@@ -26,7 +26,8 @@ from tests.sync.scenario import SCENARIO, Act, begin
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
-pytestmark = pytest.mark.long
+# each goes through hundreds of lives
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 # none of these decide whether a row is right
 UNCOMPARED = (
