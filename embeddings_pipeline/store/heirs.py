@@ -1,8 +1,9 @@
-"""Vectors that a pass is about to delete, left to rows that say the same.
+"""Vectors whose rows say something else by now, or are gone, left to rows that say the same.
 
-A row that comes back under another id has its old text, and a chunk that its row has no more may be
-another's: without this they would be encoded again, because what is gone goes before vectors are
-filled.
+Texts move from row to row, under ids that are positions all of them; a row that comes back under
+another id has its old text, and a chunk that its row has no more may be another's. Without this
+they would be encoded again: what is gone is deleted before vectors are filled, and what moved is
+written over by a run that may be of some partitions, or be killed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import fill
 
-# rows written in one transaction
-_WINDOW_ROWS = 2_000
+# rows written in one transaction: killed in it, a pass has lost nothing, killed between two it has
+# lost what the first wrote over
+_WINDOW_ROWS = 20_000
 
 
 def keep_trimmed(connection: Connection[Row]) -> None:
@@ -29,15 +31,12 @@ def keep_trimmed(connection: Connection[Row]) -> None:
 
 
 def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
-    """Give vectors of `gone_rows`, and of `trimmed` chunks, to pending rows with an equal text;
-    returns how many, but for retired sets.
+    """Give vectors of `gone_rows`, of `trimmed` chunks and of rows that wait for another to pending
+    rows with an equal text; returns how many, but for retired sets.
 
     Killed half-way it has done no harm: the vectors are those of their rows' texts.
     """
-    (left,) = on.one(
-        connection, "select exists (table gone_rows) or exists (table pg_temp.trimmed)"
-    )
-    if not left:
+    if not _may_leave_some(connection):
         return 0
     connection.execute("create index on pg_temp.trimmed (text_hash)")
     connection.execute("analyze gone_rows")
@@ -48,6 +47,40 @@ def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
             rows = _give(connection, on, vector_set, first, run_id)
             given += rows if vector_set.state != "retired" else 0
     return given
+
+
+def find_planned(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+    """Fill the temporary table `inheriting` with the rows of `wanting`, which says what the set
+    will lack, that `hand_over` will give a vector."""
+    connection.execute("drop table if exists inheriting")
+    connection.execute(
+        on.fill(
+            """
+            create temporary table inheriting as
+            select * from wanting where {may_leave} and text_hash in (
+                select v.text_hash from gone_rows g join {vectors} v on v.{id} = g.id
+                union all
+                select v.text_hash from wanting w
+                join {vectors} v on v.{id} = w.id and v.chunk = w.chunk
+                union all
+                select v.text_hash from changed_rows c join {vectors} v on v.{id} = c.id
+                where not exists (
+                    select from planned p
+                    where p.id = v.{id} and p.chunk = v.chunk and p.text_hash is not null
+                )
+            )
+            """,
+            may_leave=sql.Literal(_may_leave_some(connection)),
+            vectors=on.table(vector_set.table_name),
+        )
+    )
+
+
+def _may_leave_some(connection: Connection[Row]) -> bool:
+    row = connection.execute(
+        "select exists (table gone_rows) or exists (select from changed_rows where not is_new)"
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:

@@ -40,7 +40,7 @@ def forget(connection: Connection[Row]) -> None:
     """Drop what was worked out of one entity, before the next is planned in this session."""
     connection.execute(
         "drop table if exists no_texts, content_rows, moved, changed_rows, gone_rows, planned,"
-        " lacking, to_encode"
+        " wanting, inheriting, lacking, to_encode"
     )
 
 

@@ -56,7 +56,8 @@ def choose(connection: Connection[Row], on: Statements, table: str, terms: Terms
             """
             create temporary table to_encode as
             with firsts as (
-                select distinct on (text_hash) * from {lacking} order by text_hash, n, chunk
+                select distinct on (text_hash) * from {lacking}
+                where n is not null order by text_hash, n, chunk
             )
             select *,
                 coalesce(

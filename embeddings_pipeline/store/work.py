@@ -9,7 +9,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.partitions import HashPartitions
-from embeddings_pipeline.store import to_encode
+from embeddings_pipeline.store import heirs, to_encode
 from embeddings_pipeline.store.failures import left_alone
 from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.pending import in_windows, pending_of, stale
@@ -43,36 +43,29 @@ def plan_work(
     """What a set, or one that is yet to be made, will lack once the texts are up to date.
 
     Looks into the partitions `keys`, or all. `lacking` has it in windows of so many rows and
-    tokens.
+    tokens; in none of them, and of any partition, is what the pass over the texts fills.
     """
-    connection.execute("drop table if exists lacking")
+    _find_wanting(connection, on, vector_set, terms)
+    inherits = vector_set is not None and terms.renew is None
+    if vector_set and inherits:
+        heirs.find_planned(connection, on, vector_set)
     rows = on.fill(
-        """
-        select * from (
-            select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
-            from {pending}
-                and not exists (select from changed_rows c where c.id = t.{id})
-                and not exists (select from gone_rows g where g.id = t.{id})
-            union all
-            select p.partition_key, p.id, p.chunk, p.text_hash, p.tokens
-            from planned p left join {vectors} v on v.{id} = p.id and v.chunk = p.chunk
-            where p.text_hash is not null
-                and (v.text_hash is distinct from p.text_hash or {stale})
-                and not {left_alone}
-        ) as r where {of_keys}
-        """,
-        pending=pending_of(on, vector_set, terms.renew),
-        vectors=on.vectors(vector_set.table_name if vector_set else None),
-        stale=stale(terms.renew),
-        left_alone=left_alone(on, vector_set, "p", Identifier("id")),
+        "select * from wanting where {of_keys} and not {inherited}",
         of_keys=_of_keys(on, keys),
+        inherited=sql.SQL("text_hash in (select text_hash from inheriting)")
+        if inherits
+        else sql.SQL("false"),
     )
+    connection.execute("drop table if exists lacking")
     connection.execute(
         on.fill(
             "create temporary table lacking as {windows}",
             windows=in_windows(rows, max_rows=max_rows, max_tokens=max_tokens),
         )
     )
+    # what a retired set is given belongs to no run of it
+    if vector_set and inherits and vector_set.state != "retired":
+        connection.execute("insert into lacking select *, null, null from inheriting")
     parts = on.fill(
         """
         select id, chunk, part_ids, part_tokens from planned
@@ -84,6 +77,34 @@ def plan_work(
     )
     to_encode.choose(connection, on, "lacking", terms)
     return _summed_up(connection, on, "lacking", parts, terms)
+
+
+def _find_wanting(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet | None, terms: Terms
+) -> None:
+    """Fill the temporary table `wanting` with what has no vector of its text, or a stale one."""
+    connection.execute("drop table if exists wanting")
+    connection.execute(
+        on.fill(
+            """
+            create temporary table wanting as
+            select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
+            from {pending}
+                and not exists (select from changed_rows c where c.id = t.{id})
+                and not exists (select from gone_rows g where g.id = t.{id})
+            union all
+            select p.partition_key, p.id, p.chunk, p.text_hash, p.tokens
+            from planned p left join {vectors} v on v.{id} = p.id and v.chunk = p.chunk
+            where p.text_hash is not null
+                and (v.text_hash is distinct from p.text_hash or {stale})
+                and not {left_alone}
+            """,
+            pending=pending_of(on, vector_set, terms.renew),
+            vectors=on.vectors(vector_set.table_name if vector_set else None),
+            stale=stale(terms.renew),
+            left_alone=left_alone(on, vector_set, "p", Identifier("id")),
+        )
+    )
 
 
 def found_work(connection: Connection[Row], on: Statements, terms: Terms) -> Work:

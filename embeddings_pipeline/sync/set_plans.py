@@ -22,8 +22,6 @@ from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.token_costs import SAMPLE, TokenCosts, token_costs
 from embeddings_pipeline.sync.vectors import WINDOW_TOKENS, window_rows
 
-_NOTHING = Work(0, 0, 0, 0, 0)
-
 
 @dataclass(frozen=True)
 class SetPlan:
@@ -85,9 +83,10 @@ def plan_sets(
         )
         if request.force:
             terms = _forced(target, on, vector_set, terms, request.keys)
-        work, costs = _NOTHING, TokenCosts(0)
+        # a frozen set is given what moves to other rows, like any other
+        work = _work(target, on, vector_set, terms, request.keys if encoder else [])
+        costs = TokenCosts(0)
         if encoder:
-            work = _work(target, on, vector_set, terms, request.keys)
             costs = token_costs(
                 work,
                 encoder,
@@ -95,7 +94,7 @@ def plan_sets(
                 max_tokens=identity.max_tokens,
                 remembers=encoder.remembers_documents and not request.force,
             )
-            planned.add(target, on, identity, vector_set)
+        planned.add(target, on, identity, vector_set)
         left = None if left is None else max(0, left - work.encode)
         rate = planning.throughput(target, on, identity.model)
         plans.append(

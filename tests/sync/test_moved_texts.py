@@ -227,7 +227,8 @@ def test_only_vectors_that_are_wanted_elsewhere_are_set_aside(things: World) -> 
     things.sql("update staging.stg_item set name = 'thing 1' where id = 2")
     things.sql("update staging.stg_item set name = 'new' where id = 3")
     item = things.declare()
-    things.texts(item)
+    # a forced pass gives nothing to other rows
+    things.texts(item, force=True)
 
     on, (vector_set,) = things.on(item), things.sets(item)
     with things.postgres.connection() as connection:
@@ -243,7 +244,8 @@ def test_texts_that_moved_keep_their_vectors_whatever_ends_the_run(things: World
     item = things.declare(partitions={"count": 1})
     things.sql("update staging.stg_item set name = 'thing ' || (id + 50) % 100 where id > 0")
     things.sql("update staging.stg_item set name = 'new' where id = 0")
-    things.texts(item)
+    # like one that was killed before it gave them to other rows
+    things.texts(item, force=True)
 
     def gone(texts: Sequence[str]) -> None:
         raise EmbeddingsError("the provider is gone")
@@ -255,5 +257,23 @@ def test_texts_that_moved_keep_their_vectors_whatever_ends_the_run(things: World
 
     things.run(item)
 
+    assert things.encoder.encoded == ["name: new"]
+    assert_each_row_has_its_vector(things)
+
+
+def test_texts_that_moved_between_partitions_keep_their_vectors_in_a_run_of_some(
+    things: World,
+) -> None:
+    item = things.declare()
+    things.sql("update staging.stg_item set name = 'thing ' || (id + 50) % 100 where id > 0")
+    things.sql("update staging.stg_item set name = 'new' where id = 0")
+    keys = item.partitions.keys()
+    (planned,) = things.plan(item, keys=keys[:1]).sets
+
+    given = things.texts(item).reused
+    done = things.vectors(item, keys=keys[:1]).counts
+
+    assert (planned.reusable, planned.encode) == (given + done.reused, done.encoded)
+    assert things.run(item)["encoded"] + done.encoded == 1
     assert things.encoder.encoded == ["name: new"]
     assert_each_row_has_its_vector(things)
