@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from embeddings_pipeline.encoders.base import Vector, Vectors
+from embeddings_pipeline.encoders.openai_errors import Passing
 
 # no tokenizer makes so many of a byte; and a provider may put a prompt before each text
 _TOKENS_A_BYTE, _TOKENS_OF_A_PROMPT = 4, 1_000
@@ -23,11 +25,24 @@ class Answer(NamedTuple):
 
 
 class Unusable(Exception):
-    """An answer that is not what was asked for, though its `tokens` were billed."""
+    """An answer that is not what was asked for, though its `tokens` were billed; None where it does
+    not say how many."""
 
     def __init__(self, reason: str, tokens: int | None = None) -> None:
         super().__init__(reason)
         self.tokens = tokens
+
+
+def json_of(body: bytes) -> object:
+    """The JSON of an answer. Raises Unusable where it is none, and Passing for a page."""
+    if body.lstrip()[:1] == b"<":
+        # of whoever stands before the provider, which has billed nothing
+        raise Passing("the answer is a page, not JSON")
+    try:
+        return json.loads(body)
+    # JSON that is nested too deep is no ValueError
+    except (ValueError, RecursionError) as error:
+        raise Unusable(f"it is not JSON: {error}") from None
 
 
 def read_answer(body: Any, texts: Sequence[str], dimension: int | None) -> Answer:
@@ -42,7 +57,7 @@ def read_answer(body: Any, texts: Sequence[str], dimension: int | None) -> Answe
     if "data" not in body and body.get("error"):
         error = body["error"]
         said = error.get("message") if isinstance(error, dict) else None
-        raise Unusable(f"it is an error: {said or error}", tokens)
+        raise Unusable(f"it is an error: {said or error}", tokens or 0)
     try:
         vectors = _in_order(body["data"], len(texts))
         return Answer(_stacked(vectors, dimension or len(vectors[0])), tokens)

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
-from embeddings_pipeline.encoders.openai_lengths import is_of_length
+from embeddings_pipeline.encoders.openai_lengths import is_fault_of_length
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 if TYPE_CHECKING:
@@ -81,8 +81,13 @@ def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
         return ConfigurationError(
             f"{host} has no model {model!r} ({status}: {said}): check the name, and OPENAI_BASE_URL"
         )
-    if status == 500 and is_of_length(in_full):
-        # llama.cpp has no other way to say that a text is too long
+    if 300 <= status < 400:
+        to = endpoint.redacted(error.response.headers.get("location", "another address"))
+        return ConfigurationError(
+            f"{host} sends on to {to} ({status}), where texts are not sent: set OPENAI_BASE_URL to"
+            " where the provider is"
+        )
+    if status == 500 and is_fault_of_length(in_full):
         return Refused(f"{host} refuses it ({status}: {said})", in_full)
     if status in _PASSING or status >= 500:
         after = _retry_after(error.response.headers)

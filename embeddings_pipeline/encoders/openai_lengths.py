@@ -16,8 +16,10 @@ from embeddings_pipeline.entities.chunking import count_tokens
 _BYTES_A_TOKEN = 4
 # what OpenAI, vLLM, Ollama, llama.cpp, text-embeddings-inference and others say of a text that is
 # too long; each speaks of one of the former and of one of the latter
-_OF_LENGTH = re.compile(r"length|context|tokens?\b|too long", re.IGNORECASE)
+_OF_LENGTH = re.compile(r"length|context|tokens?\b|too long|batch size", re.IGNORECASE)
 _BEYOND = re.compile(r"exceed|longer|larger|too (?:long|large)|maximum|less than", re.IGNORECASE)
+# what llama.cpp, and others that run models as it does, say of it as if the fault were their own
+_AS_FAULT = re.compile(r"too large to process|(?:input|context) length exceeds", re.IGNORECASE)
 _LIMIT = re.compile(
     r"(?:max(?:imum)?|less than|available|limit|batch size)\b\D{0,40}?(\d+)", re.IGNORECASE
 )
@@ -57,6 +59,12 @@ def cut_as_told(text: str, refusal: str) -> str | None:
 def is_of_length(refusal: str) -> bool:
     """Whether a provider complains of a text's length."""
     return bool(_OF_LENGTH.search(refusal) and _BEYOND.search(refusal))
+
+
+def is_fault_of_length(said: str) -> bool:
+    """Whether a text's length is what a provider fails on. Much else is exceeded where a server
+    fails, as deadlines and quotas, which pass by themselves."""
+    return bool(_AS_FAULT.search(said))
 
 
 def _number(pattern: re.Pattern[str], said: str) -> int:

@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
+from typing import NamedTuple
 
 from tenacity import (
     RetryCallState,
@@ -17,8 +19,8 @@ from tenacity import (
     wait_random,
 )
 
-from embeddings_pipeline.encoders.bounded_answers import Unended, bounded_client
-from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, read_answer
+from embeddings_pipeline.encoders.bounded_answers import Unended, awaited, bounded_client
+from embeddings_pipeline.encoders.openai_answers import Answer, Unusable, json_of, read_answer
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_errors import Exhausted, Passing, Refused, meaning
 from embeddings_pipeline.encoders.rate_limits import RateLimits
@@ -43,6 +45,14 @@ class Patience:
     total: float = 300.0
 
 
+class _Asked(NamedTuple):
+    texts: Sequence[str]
+    tokens: int
+    dimension: int | None
+    shortened: bool
+    stopped: Event
+
+
 class Requests:
     """The requests for the vectors of one model. Any number of threads may send."""
 
@@ -61,7 +71,7 @@ class Requests:
             base_url=endpoint.url,
             timeout=patience.answer,
             max_retries=0,
-            http_client=bounded_client(patience.answer),
+            http_client=bounded_client(),
         )
         self._backoff = wait_exponential_jitter(
             multiplier=patience.first, max=patience.longest, jitter=patience.first
@@ -85,13 +95,14 @@ class Requests:
         billed: Callable[[int], None] = lambda tokens: None,
     ) -> Answer:
         """The vectors of texts of about so many tokens. Whatever becomes of it, `billed` is told
-        the tokens of each answer. `shortened` asks for fewer dimensions than the model's own;
-        `brief` gives up soon where the texts may be at fault.
+        the tokens of each answer: so many, where it does not say. `shortened` asks for fewer
+        dimensions than the model's own; `brief` gives up soon where the texts may be at fault.
 
         Raises Refused where the provider takes no such texts, ConfigurationError where it does not
         take the key or has no such model, EmbeddingsError where the quota is exhausted, and
         Exhausted where patience is at its end, or `stopped` was set.
         """
+        asked = _Asked(texts, tokens, dimension, shortened, stopped)
         started = time.monotonic()
         failed: list[Passing] = []
         held_back = 0.0
@@ -105,7 +116,7 @@ class Requests:
             self._limits.wait(tokens, stopped)
             held_back += time.monotonic() - arrived
             try:
-                return self._answer(texts, dimension, shortened)
+                return self._answer(asked)
             except Passing as error:
                 failed.append(error)
                 billed(error.billed or 0)
@@ -145,46 +156,42 @@ class Requests:
         # a provider that is sorely pressed may say 0, or a time that is past
         return backoff if after is None else max(backoff, after) + self._jitter(state)
 
-    def _answer(self, texts: Sequence[str], dimension: int | None, shortened: bool) -> Answer:
+    def _answer(self, asked: _Asked) -> Answer:
         """The answer of one try."""
         # other threads may find out meanwhile
         as_numbers = self._as_numbers
         try:
-            body = self._post(texts, dimension if shortened else None, as_numbers=as_numbers)
-            return read_answer(body, texts, dimension)
+            return read_answer(self._post(asked, as_numbers), asked.texts, asked.dimension)
         except Refused as refusal:
             if as_numbers or not _OF_FORMAT.search(refusal.in_full):
                 raise
             # a server that does not know base64 is asked for numbers from now on
             self._as_numbers = True
-            return self._answer(texts, dimension, shortened)
+            return self._answer(asked)
         except Unusable as error:
             reason = self._endpoint.redacted(str(error))
             raise Passing(
-                f"the answer cannot be used: {reason}", by_texts=True, billed=error.tokens or 0
+                f"the answer cannot be used: {reason}",
+                by_texts=True,
+                billed=asked.tokens if error.tokens is None else error.tokens,
             ) from None
 
-    def _post(self, texts: Sequence[str], dimensions: int | None, *, as_numbers: bool) -> object:
+    def _post(self, asked: _Asked, as_numbers: bool) -> object:
         """The JSON of the answer."""
         import openai
 
+        ask = partial(
+            self._client.embeddings.with_raw_response.create,
+            model=self._model,
+            input=list(asked.texts),
+            dimensions=asked.dimension if asked.shortened and asked.dimension else openai.omit,
+            encoding_format="float" if as_numbers else openai.omit,
+        )
         try:
-            response = self._client.embeddings.with_raw_response.create(
-                model=self._model,
-                input=list(texts),
-                dimensions=openai.omit if dimensions is None else dimensions,
-                encoding_format="float" if as_numbers else openai.omit,
-            )
+            response = awaited(ask, self._patience.answer, asked.stopped)
         except openai.APIStatusError as error:
             raise meaning(error, self._endpoint, self._model) from None
         except (openai.APIConnectionError, Unended) as error:
             reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
             raise Passing(reason, by_texts=True) from None
-        if response.http_response.content.lstrip()[:1] == b"<":
-            # a page of whoever stands before the provider, which has billed nothing
-            raise Passing("the answer is a page, not JSON")
-        try:
-            return response.http_response.json()
-        # JSON that is nested too deep is no ValueError
-        except (ValueError, RecursionError) as error:
-            raise Unusable(f"it is not JSON: {error}") from None
+        return json_of(response.http_response.content)

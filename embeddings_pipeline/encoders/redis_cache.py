@@ -80,7 +80,8 @@ class RedisCache:
             elif answer is not None:
                 rubbish.append(key_of(kind, text_hash))
         if rubbish:
-            self._client.unlink(*rubbish)
+            # what may only be read has the others all the same
+            self.writing.run(partial(self._unlink, rubbish))
         return found
 
     def write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from collections import Counter
@@ -151,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             provider.ending.wait(30)
             self.close_connection = True
             return
+        if trouble == "dripping head":
+            self._drip_head()
+            return
         if trouble == "dripping error":
             self._drip(json.dumps({"error": "x" * 5_000}).encode(), 500)
             return
@@ -179,6 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
         if change == "dripping":
             self._drip(raw)
             return
+        if change == "packed":
+            self._send(gzip.compress(raw), headers={"Content-Encoding": "gzip"})
+            return
         if change == "page":
             raw = b"<html>We will be back soon</html>"
         if change == "garbled":
@@ -194,6 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes([part]))
             if self.server.ending.wait(0.01):
                 return
+
+    def _drip_head(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not self.server.ending.wait(0.05):
+            self.wfile.write(b"X-More: to come\r\n")
 
     def _send(
         self,

@@ -64,9 +64,14 @@ def test_a_text_is_cut_in_whatever_words_it_is_called_too_long(said: str, least:
         assert least < misbehaving.tokens_of(long) <= 50
 
 
-def test_a_server_that_fails_on_long_texts_has_them_cut(provider: Provider) -> None:
-    said = "input ({} tokens) is too large to process. (current batch size: 50)"
-
+@pytest.mark.parametrize(
+    "said",
+    [
+        "input ({} tokens) is too large to process. (current batch size: 50)",
+        "input is too large to process. increase the physical batch size (current batch size: 50)",
+    ],
+)
+def test_a_server_that_fails_on_long_texts_has_them_cut(provider: Provider, said: str) -> None:
     def failing(texts: list[str]) -> Trouble | None:
         longest = max(map(misbehaving.tokens_of, texts))
         return (500, {"message": said.format(longest)}, {}) if longest > 50 else None
@@ -76,6 +81,16 @@ def test_a_server_that_fails_on_long_texts_has_them_cut(provider: Provider) -> N
     done = encoder(provider).encode_documents(texts)
     assert (done.failures, done.usage.truncated) == ({}, 1)
     assert len(provider.asked) < 8
+
+
+@pytest.mark.parametrize(
+    "said", ['Post "http://a/embed": context deadline exceeded', "token quota exceeded", "EOF"]
+)
+def test_a_server_that_fails_for_a_while_has_no_texts_cut(provider: Provider, said: str) -> None:
+    provider.troubles = [(500, {"message": said}, {})] * 6
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS)
+    assert (done.failures, done.usage.truncated) == ({}, 0)
+    assert_right(done, TEXTS)
 
 
 def test_a_text_that_is_too_long_however_short_it_is_fails_alone() -> None:

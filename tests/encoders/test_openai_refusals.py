@@ -9,9 +9,11 @@ from collections.abc import Callable
 import pytest
 from pydantic import SecretStr
 
+from embeddings_pipeline.encoders import bounded_answers
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_requests import Patience
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from tests.encoders import provider as misbehaving
 from tests.encoders.asking import TEXTS, assert_right, encoder
 from tests.encoders.provider import KEY, Provider
 
@@ -89,6 +91,25 @@ def test_looking_for_a_refused_text_ends_when_the_run_is_to_stop(provider: Provi
     done = stops.encode_documents(texts)
     assert "stopped before all texts were sent" in str(done.stopped)
     assert len(provider.asked) == 5
+
+
+def test_an_answer_is_not_waited_for_long_when_the_run_is_to_stop(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_answers, "_GRACE_SECONDS", 0.1)
+    provider.troubles = ["silent"]
+    patient = Patience(answer=60, total=300)
+    encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))
+    with pytest.raises(EmbeddingsError, match="stopped before it answered"):
+        encode.encode_documents(TEXTS[:1])
+
+
+def test_texts_are_not_sent_where_a_provider_points_to(provider: Provider) -> None:
+    with misbehaving.serving() as other:
+        provider.troubles = [(307, {}, {"Location": f"{other.url}/embeddings"})]
+        with pytest.raises(ConfigurationError, match=r"sends on to http.*set OPENAI_BASE_URL"):
+            encoder(provider).encode_documents(TEXTS[:1])
+        assert other.asked == []
 
 
 def test_a_pause_ends_when_the_run_is_to_stop(provider: Provider) -> None:

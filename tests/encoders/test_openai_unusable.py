@@ -51,6 +51,28 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
     assert len(provider.asked) == 2
 
 
+def test_an_answer_whose_head_drips_is_asked_for_again(provider: Provider) -> None:
+    provider.troubles = ["dripping head"]
+    impatient = Patience(answer=0.5, first=0.001, longest=0.01, total=20)
+    done = encoder(provider, patience=impatient).encode_documents(TEXTS[:3])
+    assert_right(done, TEXTS[:3])
+    assert len(provider.asked) == 2
+
+
+def test_an_answer_that_is_packed_unasked_is_not_unpacked(provider: Provider) -> None:
+    provider.changes = ["packed"] * 99
+    impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match=r"the answer is packed \(gzip\)"):
+        encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
+
+
+def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provider) -> None:
+    provider.changes = ["garbled"]
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS[:10])
+    # the provider's own count is lost with the answer, and its estimate stands in for it
+    assert done.usage.tokens > provider.tokens / 2 * 1.5
+
+
 def test_an_answer_without_end_is_not_read_to_its_end(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
