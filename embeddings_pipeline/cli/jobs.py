@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _ENTITY_ASSETS = ("texts", "vectors", "index", "embeddings")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-# Dagster opens a connection for each event unless it is told to keep one, as its web server is
-_KEEP_CONNECTIONS = {"statement_timeout": 60_000, "pool_recycle": 3600, "max_overflow": 4}
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ class Jobs:
         raise_on_error: bool = True,
     ) -> dg.ExecuteInProcessResult:
         import dagster as dg
+        from dagster_postgres.utils import DagsterPostgresException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             return self._defs.resolve_job_def(job).execute_in_process(
@@ -130,6 +130,12 @@ class Jobs:
         except (dg.Failure, dg.DagsterError) as error:
             said = error.description if isinstance(error, dg.Failure) else str(error)
             raise EmbeddingsError(f"{job}: {said}") from error
+        except (DagsterPostgresException, SQLAlchemyError) as error:
+            said = str(error.__cause__ or error).partition("\n")[0]
+            raise EmbeddingsError(
+                f"{job}: what happens in it cannot be kept in Dagster's storage ({said}); run again"
+                " to go on"
+            ) from error
 
 
 @contextmanager
@@ -143,12 +149,18 @@ def opened(settings: Settings, report: Callable[[Progress], None]) -> Iterator[J
 
     running = Running(settings, report)
     with dg.DagsterInstance.get() as runs:
-        runs.optimize_for_webserver(**_KEEP_CONNECTIONS)
+        keep_connections(runs)
         close_abandoned(settings, runs)
         try:
             yield Jobs(settings, running, runs)
         finally:
             running.close()
+
+
+def keep_connections(runs: dg.DagsterInstance) -> None:
+    """Dagster opens a connection for each event unless it is told to keep one, as its web server
+    is."""
+    runs.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=4)
 
 
 def _broken(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,9 @@ from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import Pool
 
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
@@ -44,6 +48,19 @@ class Storage(DagsterStorage, ConfigurableClass):
         else:
             server = embedded.start(settings.embedded_data_dir)
             url = replace(server, name=embedded.DAGSTER_DATABASE).url + _OPTIONS
+        if not event.contains(Pool, "checkout", _refuse_lost):
+            event.listen(Pool, "checkout", _refuse_lost)
         # SQLAlchemy would choose psycopg 3, with which dagster-postgres does not work
         url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
         return DagsterPostgresStorage(url, inst_data=inst_data)
+
+
+def _refuse_lost(connection: Any, record: Any, proxy: Any) -> None:
+    """Have the pool take another connection where the server has closed this one: a run outlives
+    the restart of a database, and its events are to do so too."""
+    try:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("select 1")
+    # whichever the driver has for it
+    except Exception as error:
+        raise DisconnectionError from error

@@ -9,6 +9,7 @@ import pytest
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster_postgres import DagsterPostgresStorage
 
+from embeddings_pipeline.cli import jobs
 from embeddings_pipeline.cli.instance import prepare
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
@@ -61,3 +62,24 @@ def test_a_home_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("DAGSTER_HOME", "/nonsuch")
     with pytest.raises(ConfigurationError, match="DAGSTER_HOME '/nonsuch' is not a folder"):
         prepare(Settings.load())
+
+
+def test_a_run_goes_on_when_the_server_that_keeps_its_events_was_restarted(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDED_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    prepare(Settings.load())
+
+    @dg.op
+    def restart() -> None:
+        embedded.stop(data_dir)
+        embedded.start(data_dir)
+
+    @dg.job
+    def restarting() -> None:
+        restart()
+
+    with dg.DagsterInstance.get() as runs:
+        jobs.keep_connections(runs)
+        assert restarting.execute_in_process(instance=runs).success
