@@ -18,9 +18,15 @@ def entities_of(engine: Engine, names: Sequence[str], everything: bool) -> list[
 
 
 def keys_of(engine: Engine, names: Sequence[str], selection: str | None) -> list[str] | None:
-    """The partitions of the one entity that is named; None for all of them."""
+    """The chosen partitions, which each of the entities must have; None for all of them."""
     if selection is None:
         return None
-    if len(names) != 1 or "," in selection:
-        raise ConfigurationError("--partitions takes one key or FIRST..LAST, of one entity")
-    return select_keys(selection, engine.entity(names[0]).partitions.keys())
+    if "," in selection:
+        raise ConfigurationError("--partitions takes one key or FIRST..LAST")
+    chosen: list[str] = []
+    for name in names:
+        try:
+            chosen = select_keys(selection, engine.entity(name).partitions.keys())
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+    return chosen

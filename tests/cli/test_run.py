@@ -204,7 +204,8 @@ def test_mass_deletes_are_refused_until_they_are_meant(embedded_notes: Notes) ->
         (["note", "--all"], r"name entities \(event, note\) or give --all"),
         (["nonsuch"], r"no entity 'nonsuch' \(entities: event, note\)"),
         (["note", "--partitions", "00..09"], r"partition '09' does not exist"),
-        (["note", "event", "--partitions", "00"], r"--partitions takes one key"),
+        (["note", "--partitions", "00,01"], r"--partitions takes one key or FIRST..LAST"),
+        (["note", "event", "--partitions", "00"], r"event: partition '00' does not exist"),
         (["--dry-run"], r"name entities \(event, note\) or give --all"),
     ],
 )
