@@ -33,7 +33,7 @@ class Filling:
 
     Forced, it leaves alone what was written since `renew`. `moved` are vectors that were set aside;
     `full` says that the limit had no room for a row. `made` has, by the hash of their text, vectors
-    that are not stored yet: they outlive a connection that is lost before.
+    that are not stored yet: they outlive a connection that is lost, after which windows differ.
     """
 
     on: Statements
@@ -146,7 +146,7 @@ class Filling:
         for pending in failed:
             error = str(self.made[pending.text_hash])
             quarantine.note_unencodable(connection, self.on, self.vector_set, pending, error)
-        self.made.clear()
+        self.made = {key: made for key, made in self.made.items() if key not in by_hash}
         doubles = [p for p in left if p.text_hash in good and p is not by_hash[p.text_hash]]
         self.counts += Counts(
             encoded=len(good),
