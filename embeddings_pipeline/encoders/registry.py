@@ -143,6 +143,9 @@ class Encoders:
         self._closing.close()
         self._made.clear()
         self._local.clear()
+        # whoever goes on gets others, which are closed by the next cleanup
+        for name in ("cache", "images"):
+            vars(self).pop(name, None)
 
     def _make(self, model: str, dimension: int | None) -> Encoder:
         remote = remote_model(model)

@@ -149,3 +149,5 @@ def test_connections_are_closed_and_taken_anew(redis: RedisServer) -> None:
     until(lambda: len(redis.client.client_list()) == 1)
     made.add(WordsEncoder())
     assert made.get(WORDS.model).encode_query(["pump"]).usage.cached == 1
+    made.cleanup()
+    until(lambda: len(redis.client.client_list()) == 1)
