@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import psycopg
 from tenacity import (
+    RetryCallState,
     Retrying,
     before_sleep_log,
     retry_if_exception,
-    stop_after_delay,
+    stop_after_attempt,
     wait_exponential_jitter,
 )
+from tenacity.stop import stop_base
+
+from embeddings_pipeline.store.postgres import NoConnection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +27,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 120
+# of one that is there but goes each time: whatever is asked of it may be why
+_MOST_LOSSES = 50
 # admin_shutdown, crash_shutdown, cannot_connect_now, deadlock_detected, serialization_failure
 _PASSING_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
 
@@ -38,7 +45,7 @@ def resumed(work: Callable[P, T]) -> Callable[P, T]:
         return Retrying(
             retry=retry_if_exception(is_lost_connection),
             wait=wait_exponential_jitter(multiplier=0.1, max=10),
-            stop=stop_after_delay(_PATIENCE_SECONDS),
+            stop=_StaysAway() | stop_after_attempt(_MOST_LOSSES),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )(work, *args, **kwargs)
@@ -52,3 +59,17 @@ def is_lost_connection(error: BaseException) -> bool:
         return False
     state = error.sqlstate
     return state is None or state.startswith("08") or state in _PASSING_STATES
+
+
+class _StaysAway(stop_base):
+    """Stops once no connection was to be had for so long: work may take hours before it is lost."""
+
+    def __init__(self) -> None:
+        self._seen = time.monotonic()
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        failed = retry_state.outcome and retry_state.outcome.exception()
+        if not isinstance(failed, NoConnection):
+            self._seen = time.monotonic()
+            return False
+        return time.monotonic() - self._seen >= _PATIENCE_SECONDS

@@ -1,0 +1,54 @@
+"""Work that is done again when its connection was lost, and when that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from embeddings_pipeline.store import lost_connections
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import NoConnection
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time at all may be lost on a database that is away."""
+    monkeypatch.setattr(lost_connections, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(lost_connections, "_MOST_LOSSES", 3)
+
+
+def failing(*errors: Exception) -> Callable[[], int]:
+    """Work that fails so, one after the other, and is done then; it returns how often it began."""
+    left = [*errors]
+
+    @resumed
+    def work() -> int:
+        if left:
+            raise left.pop(0)
+        return len(errors) + 1
+
+    return work
+
+
+LOST = psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+def test_a_connection_that_is_lost_after_a_long_time_is_taken_anew() -> None:
+    assert failing(LOST, LOST)() == 3
+
+
+def test_a_database_that_stays_away_is_given_up() -> None:
+    with pytest.raises(NoConnection, match="refused"):
+        failing(LOST, NoConnection("refused"))()
+
+
+def test_a_database_that_goes_each_time_is_given_up() -> None:
+    with pytest.raises(psycopg.OperationalError, match="closed"):
+        failing(LOST, LOST, LOST)()
+
+
+def test_another_error_ends_it_at_once() -> None:
+    with pytest.raises(psycopg.DataError):
+        failing(psycopg.DataError("bad"), LOST)()
