@@ -6,7 +6,8 @@ at that moment leaves their vectors in it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 
 from psycopg import Connection
 
@@ -32,7 +33,7 @@ def note(connection: Connection[Row], on: Statements, gone: Collection[bytes]) -
         connection.execute(
             on.fill(
                 "insert into {evictions} (entity, text_hash) select {entity}, unnest(%s::bytea[])"
-                " on conflict do nothing"
+                " on conflict (entity, text_hash) do update set noted_at = excluded.noted_at"
             ),
             (sorted(gone),),
         )
@@ -54,12 +55,13 @@ def note_replaced(connection: Connection[Row], on: Statements, kept: Collection[
     note(connection, on, hashes(replaced).difference(kept))
 
 
-def noted(connection: Connection[Row], on: Statements, limit: int) -> list[bytes]:
-    """Some of the hashes that are noted."""
+def noted(connection: Connection[Row], on: Statements, limit: int) -> dict[bytes, datetime]:
+    """Some of the hashes that are noted, and when they were."""
     rows = connection.execute(
-        on.fill("select text_hash from {evictions} where entity = {entity} limit %s"), (limit,)
+        on.fill("select text_hash, noted_at from {evictions} where entity = {entity} limit %s"),
+        (limit,),
     )
-    return [text_hash for (text_hash,) in rows]
+    return dict(rows.fetchall())
 
 
 def count(connection: Connection[Row], on: Statements) -> int:
@@ -68,9 +70,12 @@ def count(connection: Connection[Row], on: Statements) -> int:
     return int(waiting)
 
 
-def done(connection: Connection[Row], on: Statements, forgotten: Collection[bytes]) -> None:
-    """Note that caches have forgotten these hashes."""
+def done(connection: Connection[Row], on: Statements, forgotten: Mapping[bytes, datetime]) -> None:
+    """Note that caches have forgotten these hashes, but for those that were noted again since."""
     connection.execute(
-        on.fill("delete from {evictions} where entity = {entity} and text_hash = any(%s)"),
-        (list(forgotten),),
+        on.fill(
+            "delete from {evictions} e using unnest(%s::bytea[], %s::timestamptz[]) as f (h, at)"
+            " where e.entity = {entity} and e.text_hash = f.h and e.noted_at = f.at"
+        ),
+        ([*forgotten], [*forgotten.values()]),
     )

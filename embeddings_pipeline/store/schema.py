@@ -81,6 +81,7 @@ _CONTROL_TABLES = (
     create table if not exists {schema}.evictions (
         entity text not null,
         text_hash bytea not null,
+        noted_at timestamptz not null default clock_timestamp(),
         primary key (entity, text_hash)
     )
     """,
@@ -119,6 +120,7 @@ _ADDED_COLUMNS = {
     ("vector_sets", "canary"): sql.SQL("jsonb"),
     ("vector_sets", "force_since"): sql.SQL("timestamptz"),
     ("vector_sets", "force_keys"): sql.SQL("text[]"),
+    ("evictions", "noted_at"): sql.SQL("timestamptz not null default clock_timestamp()"),
     ("entities", "documents"): sql.SQL("bigint"),
     ("entities", "average_tokens"): sql.SQL("double precision"),
     ("entities", "counted_at"): sql.SQL("timestamptz"),

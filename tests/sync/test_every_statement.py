@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 UNCOMPARED = (
     *("run_id", "reused_from", "attempts", "serialised_at", "embedded_at", "created_at"),
     *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at"),
-    *("indexed_at", "canary", "counted_at"),
+    *("indexed_at", "canary", "counted_at", "noted_at"),
 )
 ABOUT_TABLES = (
     f"select 'views', definition from pg_views where schemaname = '{SCHEMA}'",

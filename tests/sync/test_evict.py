@@ -9,9 +9,10 @@ import pytest
 from embeddings_pipeline.encoders import breaker
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.serialise import text_hash
-from embeddings_pipeline.store import erasures
+from embeddings_pipeline.store import erasures, evictions
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.erase import erase
+from embeddings_pipeline.sync.evict import evict_noted
 from tests.encoders.remembering import encoders
 from tests.redis_server import RedisServer
 from tests.words import WORDS, WordsEncoder
@@ -221,3 +222,22 @@ def test_without_a_price_a_run_keeps_no_documents(world: World, redis: RedisServ
     assert world.run(world.declare())["encoded"] == 1
     assert redis.keys() == set()
     assert world.encoders.usd_per_token(WORDS.model) == 0
+
+
+def test_a_text_that_goes_again_while_it_is_evicted_is_evicted_again(world: World) -> None:
+    world.table("id bigint, name text")
+    world.run(world.declare(include=["name"]))
+    on, gone = world.on(world.declare(include=["name"])), text_hash("pump")
+    asked = []
+
+    def evict(hashes: Collection[bytes]) -> bool:
+        asked.append([*hashes])
+        if len(asked) == 1:
+            with world.postgres.connection() as other:
+                evictions.note(other, on, hashes)
+        return True
+
+    with world.postgres.connection() as connection:
+        evictions.note(connection, on, [gone])
+    assert evict_noted(world.postgres, on, evict) == 0
+    assert asked == [[gone], [gone]]
