@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import Origin, VectorSet
+from embeddings_pipeline.store.vector_sets import Origin, VectorSet, same_model
 
 
 def begin(
@@ -60,6 +60,16 @@ def finish(connection: Connection[Row], on: Statements, keys: Sequence[str] | No
             keys=_scope(keys),
         )
     )
+
+
+def lenders(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, since: datetime | None
+) -> list[Origin]:
+    """What a set may take vectors over from: all sets of its model. While a forced run `since` then
+    is not finished, what that has renewed alone: a copy is not told from a vector made anew."""
+    if since:
+        return [renewed(on, vector_set, since)]
+    return same_model(connection, on, vector_set.identity)
 
 
 def renewed(on: Statements, vector_set: VectorSet, since: datetime) -> Origin:

@@ -43,6 +43,9 @@ def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
     given = 0
     # a retired set lends, too, to one that is made anew of its model
     for vector_set in vector_sets.vector_sets(connection, on, ("live", "building", "retired")):
+        if vector_set.force_since:
+            # what is to be made anew is not handed on
+            continue
         for first in range(0, _find(connection, on, vector_set), _WINDOW_ROWS):
             rows = _give(connection, on, vector_set, first, run_id)
             given += rows if vector_set.state != "retired" else 0

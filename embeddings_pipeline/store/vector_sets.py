@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,8 @@ State = Literal["building", "live", "retired"]
 class VectorSet:
     """A row of `vector_sets`. `index_rows` is how many it had when its index was built, at
     `indexed_at`; `recall` is recall@10 of the index, `ef_search` the effort that it takes (for
-    IVFFlat the probes), and `canary` all of what was last measured."""
+    IVFFlat the probes), and `canary` all of what was last measured. `force_since` is when a forced
+    run began that is not finished yet."""
 
     entity: str
     number: int
@@ -43,6 +44,7 @@ class VectorSet:
     ef_search: int | None = None
     indexed_at: datetime | None = None
     canary: dict[str, Any] | None = None
+    force_since: datetime | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -68,7 +70,7 @@ class Origin(NamedTuple):
 _COLUMNS = sql.SQL(
     "entity, number, provider, model, revision, dimension, storage, metric, max_tokens,"
     " normalized, table_name, state, published_at, index_settings, index_rows, recall, ef_search,"
-    " indexed_at, canary"
+    " indexed_at, canary, force_since"
 )
 
 
@@ -117,15 +119,11 @@ def same_model(
             from {vector_sets} s join {entities} e using (entity)
             where s.provider = %(provider)s and s.model = %(model)s
                 and s.revision = %(revision)s and s.dimension = %(dimension)s
+                and s.max_tokens = %(max_tokens)s and s.normalized = %(normalized)s
             order by s.entity <> {entity}, s.entity, s.number desc
             """
         ),
-        {
-            "provider": identity.provider,
-            "model": identity.model,
-            "revision": identity.revision,
-            "dimension": identity.dimension,
-        },
+        asdict(identity),
     )
     return [Origin(entity, id_column, on.table(table)) for entity, id_column, table in rows]
 

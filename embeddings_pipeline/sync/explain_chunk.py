@@ -11,7 +11,7 @@ from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import reuse, traces, vector_sets
+from embeddings_pipeline.store import forcing, reuse, traces, vector_sets
 from embeddings_pipeline.store.failures import MAX_ATTEMPTS
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -112,7 +112,7 @@ def _in_set(
         fate = "keep it: it is of this text"
     else:
         why = "its text changed" if vector else "it has none" if stored else "the set is new"
-        fate = f"{_how(connection, on, text, known.identity)}: {why}"
+        fate = f"{_how(connection, on, text, known)}: {why}"
     return ChunkInSet(
         set_number=stored.number if stored else None,
         state=stored.state if stored else "new",
@@ -123,8 +123,13 @@ def _in_set(
     )
 
 
-def _how(connection: Connection[Row], on: Statements, text: Text, identity: ModelIdentity) -> str:
-    origins = vector_sets.same_model(connection, on, identity)
+def _how(connection: Connection[Row], on: Statements, text: Text, known: KnownSet) -> str:
+    stored = known.stored
+    origins = (
+        forcing.lenders(connection, on, stored, stored.force_since)
+        if stored
+        else vector_sets.same_model(connection, on, known.identity)
+    )
     if text.text_hash and reuse.at_hand(connection, on, origins, [text.text_hash]):
         return "take over the vector of an equal text"
     return "encode it"

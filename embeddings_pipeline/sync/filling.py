@@ -14,7 +14,7 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import CostLimitReached, RowError
-from embeddings_pipeline.store import evictions, forcing, quarantine, reuse, vector_sets, vectors
+from embeddings_pipeline.store import evictions, forcing, quarantine, reuse, vectors
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.pending import Pending, settled
 from embeddings_pipeline.store.postgres import Row
@@ -51,14 +51,11 @@ class Filling:
 
     def find_origins(self, connection: Connection[Row]) -> None:
         """Find what can be taken over: vectors of the same model or, forced, the new ones."""
-        if self.renew:
-            origins = [forcing.renewed(self.on, self.vector_set, self.renew)]
-            own = origins[0].table
-        else:
-            origins = vector_sets.same_model(connection, self.on, self.vector_set.identity)
-            own = self.on.table(self.vector_set.table_name)
+        since = self.renew or self.vector_set.force_since
+        lenders = forcing.lenders(connection, self.on, self.vector_set, since)
+        own = lenders[0].table if since else self.on.table(self.vector_set.table_name)
         self.moved = reuse.set_aside(connection, self.on, own)
-        self.origins = [*self.moved, *origins]
+        self.origins = [*self.moved, *lenders]
 
     def take_moved(self, connection: Connection[Row], window: list[Pending]) -> int:
         """Settle what a window has of texts that moved from row to row; returns how many chunks."""

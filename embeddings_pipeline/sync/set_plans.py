@@ -81,8 +81,7 @@ def plan_sets(
             begun=request.begun or any(part.encode for part in plans),
             remembered=usd_per_token > 0,
         )
-        if request.force:
-            terms = _forced(target, on, vector_set, terms, request.keys)
+        terms = _renewing(target, on, vector_set, terms, request)
         # a frozen set is given what moves to other rows, like any other
         work = _work(target, on, vector_set, terms, request.keys if encoder else [])
         costs = TokenCosts(0)
@@ -118,18 +117,21 @@ def plan_sets(
     return plans
 
 
-def _forced(
+def _renewing(
     target: Connection[Row],
     on: Statements,
     vector_set: VectorSet | None,
     terms: Terms,
-    keys: Sequence[str] | None,
+    request: Request,
 ) -> Terms:
-    """Forced, a set takes over nothing but what it was given by a forced run that was cut short."""
+    """Forced, or until a forced run is finished, a set takes over nothing but what that gave it."""
     if vector_set is None:
-        return replace(terms, origins=())
-    renew = forcing.since(target, on, vector_set, keys)
-    renewed = forcing.renewed(on, vector_set, renew)
+        return replace(terms, origins=()) if request.force else terms
+    renew = forcing.since(target, on, vector_set, request.keys) if request.force else None
+    since = renew or vector_set.force_since
+    if since is None:
+        return terms
+    renewed = forcing.renewed(on, vector_set, since)
     return replace(terms, renew=renew, origins=[planning.staying(on, renewed)])
 
 

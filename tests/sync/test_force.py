@@ -81,6 +81,31 @@ def test_a_plan_counts_what_an_interrupted_forced_run_loses_with_its_rows(things
     assert force(things) == planned.encode == 100
 
 
+def test_a_run_in_between_copies_nothing_that_is_yet_to_be_made_anew(things: World) -> None:
+    interrupt(things, after=40)
+    done = set(things.encoder.encoded)
+    old = next(n for n in range(100) if f"name: thing {n}" not in done)
+    things.insert((500, f"thing {old}"))
+    item = things.declare(partitions={"count": 2})
+    (planned,) = things.plan(item).sets
+    things.texts(item)
+    assert things.vectors(item).counts.encoded == planned.encode == 1
+    assert force(things) == 100 - len(done) - 1
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
+def test_a_run_in_between_hands_on_nothing_that_is_yet_to_be_made_anew(things: World) -> None:
+    interrupt(things, after=40)
+    things.sql("update staging.stg_item set name = 'thing ' || (id + 1) % 100")
+    item = things.declare(partitions={"count": 2})
+    (planned,) = things.plan(item).sets
+    things.texts(item)
+    between = things.vectors(item).counts.encoded
+    force(things)
+    assert between == planned.encode == 60
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
 def test_a_run_in_between_does_not_end_an_interrupted_forced_one(things: World) -> None:
     interrupt(things, after=40)
     assert things.vectors(things.declare(partitions={"count": 2})).counts.encoded == 0
