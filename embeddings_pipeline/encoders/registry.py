@@ -96,16 +96,17 @@ class Encoders:
     def identical(self, identity: ModelIdentity) -> CachedEncoder:
         """The encoder that makes vectors comparable with those of this identity.
 
-        Raises ConfigurationError where the model cannot be found or has other weights by now.
+        Raises ConfigurationError where the model cannot be found, or has other weights or reads
+        texts of another length by now.
         """
         for (model, _), encoder in list(self._made.items()):
             if model == identity.model and encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)
-        if encoder.identity.revision != identity.revision:
+        if encoder.identity != identity:
             raise ConfigurationError(
-                f"model {identity.model!r} has other weights now ({_weights(encoder.identity)}, not"
-                f" {_weights(identity)})"
+                f"model {identity.model!r} is another now: {_described(encoder.identity)}, where"
+                f" it was {_described(identity)}"
             )
         return encoder
 
@@ -182,8 +183,10 @@ class Encoders:
         return SharedLimits(self._transaction, requests=requests, tokens=tokens)
 
 
-def _weights(identity: ModelIdentity) -> str:
-    """What tells the weights of a model from others, for a person."""
-    if identity.provider == "openai":
-        return identity.revision
-    return f"sha256 {identity.revision[:12]}"
+def _described(identity: ModelIdentity) -> str:
+    """What tells the vectors of a model from others, for a person."""
+    weights = identity.revision
+    if identity.provider != "openai":
+        weights = f"sha256 {weights[:12]}"
+    length = "of length 1" if identity.normalized else "of any length"
+    return f"{weights}, {identity.dimension} dimensions {length}, {identity.max_tokens} tokens"

@@ -79,11 +79,17 @@ def test_nothing_is_encoded_where_that_is_switched_off() -> None:
         encoders(embedding_enabled=False).get(DEFAULT_MODEL)
 
 
+def test_a_model_that_reads_longer_texts_is_not_the_identical_one() -> None:
+    stored = encoders().get(DEFAULT_MODEL).identity
+    with pytest.raises(ConfigurationError, match=r" 256 tokens, where it was .* 128 tokens"):
+        encoders().identical(replace(stored, max_tokens=128))
+
+
 def test_a_model_with_other_weights_is_not_the_identical_one(tiny: Path) -> None:
     stored = encoders().get(DEFAULT_MODEL).identity
     assert encoders().identical(stored).identity == stored
     with pytest.raises(
-        ConfigurationError, match=r"has other weights now \(sha256 [0-9a-f]{12}, not"
+        ConfigurationError, match=r"is another now: sha256 [0-9a-f]{12}, .* it was sha256"
     ):
         encoders(embedding_model_path=tiny / "bert").identical(replace(stored, dimension=16))
 
@@ -104,7 +110,7 @@ def test_the_same_name_at_another_host_is_another_model() -> None:
     model = "text-embedding-3-small"
     stored = encoders(openai_api_key="sk-test").get(model).identity
     elsewhere = encoders(openai_base_url="http://localhost:8000/v1")
-    with pytest.raises(ConfigurationError, match=f"{model}@localhost:8000, not {model}"):
+    with pytest.raises(ConfigurationError, match=f"{model}@localhost:8000, .*it was {model}, "):
         elsewhere.identical(stored)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.publish import publish, rollback
-from tests.words import WordsEncoder
+from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
 FIRST = {("1", 0): "name: Pump", ("2", 0): "name: Hose"}
@@ -210,3 +210,14 @@ def test_vectors_of_the_same_model_and_text_are_taken_over_between_entities(worl
         (1, "shoe/1/0"),
         (2, None),
     ]
+
+
+def test_a_model_that_reads_longer_texts_takes_nothing_over(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(5)])
+    world.run(world.declare())
+    longer = WordsEncoder(replace(WORDS, max_tokens=512))
+    world.use(longer)
+    (*_, planned) = world.plan(world.declare()).sets
+    world.run(world.declare())
+    assert len(longer.encoded) == planned.encode == 5
