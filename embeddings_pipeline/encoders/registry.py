@@ -133,11 +133,11 @@ class Encoders:
     @contextmanager
     def until(self, stopping: Callable[[], bool]) -> Iterator[None]:
         """A block of work in which no encoder waits for a provider once it is `stopping`."""
-        self._stopping = stopping
+        former, self._stopping = self._stopping, stopping
         try:
             yield
         finally:
-            self._stopping = lambda: False
+            self._stopping = former
 
     def cleanup(self) -> None:
         """Let go of every model, its memory and its connections, those of the cache too."""

@@ -20,24 +20,14 @@ from embeddings_pipeline.store.schema import vector_tables
 def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
     """Create the entity's `texts`, or bring its filter columns up to date.
 
-    Raises ConfigurationError where the type of the id changed, or where a filter's type is one
-    that this database does not have.
+    Raises ConfigurationError as `refuse_other_id`, or where a filter's type is one that this
+    database does not have.
     """
     entity = source.entity
-    known = connection.execute(
-        sql.SQL("select id_type, definition->>'id' from {} where entity = %s").format(
-            Identifier(schema, "entities")
-        ),
-        (entity.name,),
-    ).fetchone()
-    if known is not None and known != (source.id_type, entity.id):
-        raise ConfigurationError(
-            f"entity {entity.name!r}: its id was {known[1]} ({known[0]}) and is now"
-            f" {entity.id} ({source.id_type}): give the new one an `entity:` of its own"
-        )
+    known = refuse_other_id(connection, schema, source)
     with connection.transaction():
         _create_texts_and_filters(connection, schema, source)
-        if known is None:
+        if not known:
             connection.execute(
                 sql.SQL(
                     "insert into {} (entity, definition, definition_hash, id_type,"
@@ -50,6 +40,24 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
                     entity.partitions.model_dump_json(),
                 ),
             )
+
+
+def refuse_other_id(connection: Connection[Row], schema: str, source: Source) -> bool:
+    """Raise ConfigurationError where the id or its type changed; returns whether the entity was
+    ever run."""
+    entity = source.entity
+    known = connection.execute(
+        sql.SQL("select id_type, definition->>'id' from {} where entity = %s").format(
+            Identifier(schema, "entities")
+        ),
+        (entity.name,),
+    ).fetchone()
+    if known is not None and known != (source.id_type, entity.id):
+        raise ConfigurationError(
+            f"entity {entity.name!r}: its id was {known[1]} ({known[0]}) and is now"
+            f" {entity.id} ({source.id_type}): give the new one an `entity:` of its own"
+        )
+    return known is not None
 
 
 def exist(connection: Connection[Row], schema: str, entity: str) -> bool:

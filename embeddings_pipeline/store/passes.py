@@ -79,12 +79,13 @@ def rekey(connection: Connection[Row], on: Statements) -> int:
     moved = 0
     with connection.transaction():
         if isinstance(partitions, HashPartitions):
-            moved = connection.execute(
-                on.fill(
-                    "update {texts} set partition_key = {key} where partition_key <> {key}",
-                    key=hash_key(on, partitions),
-                )
-            ).rowcount
+            (moved,) = on.one(
+                connection,
+                "with moved as (update {texts} set partition_key = {key}"
+                " where partition_key <> {key} returning chunk)"
+                " select count(*) filter (where chunk = 0) from moved",
+                key=hash_key(on, partitions),
+            )
         connection.execute(
             on.fill("update {entities} set partition_scheme = %s where entity = {entity}"),
             (scheme,),

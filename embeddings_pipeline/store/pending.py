@@ -91,18 +91,27 @@ def find_pending(
     )
 
 
-def in_windows(rows: sql.Composable, *, max_rows: int, max_tokens: int) -> sql.Composable:
-    """These rows of texts with their place `n` in the order of a run, and their window."""
+def in_windows(
+    rows: sql.Composable, *, max_rows: int, max_tokens: int, first: Sequence[str] = ()
+) -> sql.Composable:
+    """These rows of texts with their place `n` in the order of a run, the partitions `first` before
+    the others, and their window."""
     return sql.SQL(
         """
         select partition_key, id, chunk, text_hash, tokens, n,
             dense_rank() over (order by (n - 1) / {max_rows}, upto / {max_tokens}) as in_window
         from (
             select *, dense_rank() over by_row as n, sum(tokens) over by_row as upto
-            from ({rows}) as r window by_row as (order by partition_key, id)
+            from ({rows}) as r
+            window by_row as (order by partition_key <> all({first}::text[]), partition_key, id)
         ) as missing
         """
-    ).format(rows=rows, max_rows=sql.Literal(max_rows), max_tokens=sql.Literal(max_tokens))
+    ).format(
+        rows=rows,
+        max_rows=sql.Literal(max_rows),
+        max_tokens=sql.Literal(max_tokens),
+        first=sql.Literal(list(first)),
+    )
 
 
 def read_window(connection: Connection[Row], on: Statements, window: int) -> list[Pending]:

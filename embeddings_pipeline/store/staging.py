@@ -141,7 +141,10 @@ def _read_rows(
         else sql.SQL("null")
     )
     changed = (
-        sql.SQL("{}::timestamptz::text").format(Identifier(entity.changed_at))
+        # a time without end says nothing of when
+        sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
+            t=Identifier(entity.changed_at)
+        )
         if entity.changed_at
         else sql.SQL("null")
     )

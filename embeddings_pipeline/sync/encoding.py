@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import psycopg
 
 from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
@@ -82,6 +83,9 @@ def encode_each(
         if not isinstance(error, RowError):
             raise
         return _bisect(encode, texts, probe, error)
+    except psycopg.OperationalError:
+        # of the database that keeps the limits of requests
+        raise
     # an encoder may raise anything for a text that it cannot take
     except Exception as error:
         return _bisect(encode, texts, probe, error)

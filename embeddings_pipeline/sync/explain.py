@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import planning, staging, traces
+from embeddings_pipeline.store import entity_tables, planning, staging, traces
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
@@ -38,6 +38,7 @@ def explain(
     (row_id,) = on.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
         on = Statements(on.schema, on.source)
+        entity_tables.refuse_other_id(target, on.schema, on.source)
         is_new = planning.without_tables(on, target)
         row = next(staging.read_rows(source, on.source, [row_id]), None)
         stored = [] if is_new else traces.texts(target, on, row_id)

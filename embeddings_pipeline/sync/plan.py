@@ -21,7 +21,7 @@ from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import changes, passes, planning, staging
+from embeddings_pipeline.store import changes, entity_tables, passes, planning, staging
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.planned_sets import PlannedSets
 from embeddings_pipeline.store.postgres import Postgres, Row
@@ -99,6 +99,7 @@ def _plan(
     allow_deletes: bool,
 ) -> Plan:
     on = Statements(on.schema, on.source)
+    entity_tables.refuse_other_id(target, on.schema, on.source)
     is_new = planning.without_tables(on, target)
     former = None if is_new else _former(target, source, on)
     if former:

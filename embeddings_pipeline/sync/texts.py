@@ -43,7 +43,7 @@ _MUCH = 0.1
 @dataclass(frozen=True)
 class TextsResult:
     """What a pass did, in rows. `read` counts the rows that moved and were rendered, `reused` the
-    chunks that got the vector of a row that is gone."""
+    chunks that got a vector of what another row said before."""
 
     new: int
     read: int
@@ -82,22 +82,27 @@ def sync_texts(
 
     `report` is called after each window of rendered rows. `force` reads every image again: one that
     was replaced in its place shows in no fingerprint; and it hands no vector over, since all are to
-    be made anew. Raises ConfigurationError for null or
-    repeated ids, DeletesRefused (having deleted nothing) where more than `max_delete_share` of the
-    rows would go.
+    be made anew. Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted
+    nothing but what was erased) where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
     done = Done()
     if force and on.source.entity.image:
         _unsettle(vectors, on)
-    _pass_over(
-        *(staged, vectors, on, run_id, images, done, report),
-        allow_deletes=allow_deletes,
-        force=force,
-    )
+    finished = False
+    try:
+        _pass_over(
+            *(staged, vectors, on, run_id, images, done, report),
+            allow_deletes=allow_deletes,
+            force=force,
+        )
+        finished = True
+    finally:
+        result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
+        # what a pass did before it failed is stored
+        if finished or any(asdict(done).values()):
+            record(vectors, on, run_id, result.counts)
     evict_noted(vectors, on, evict)
-    result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
-    record(vectors, on, run_id, result.counts)
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.partitions import DayPartitions, today
 from embeddings_pipeline.sync.drain import sync_and_drain
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.sets import SetsResult
@@ -86,3 +87,15 @@ def test_a_forced_drain_encodes_each_text_once(world: World, event: Entity) -> N
     result = run(world, event, drain=True, keys=["2026-01-03"], force=True)
     assert result.counts.encoded == 4
     assert encoded(world) == ["four", "one", "three", "two"]
+
+
+def test_a_plan_with_a_limit_begins_with_the_days_that_a_run_begins_with(
+    world: World, event: Entity
+) -> None:
+    assert isinstance(event.partitions, DayPartitions)
+    world.insert((5, "one of today that is longer", today()), name="stg_event")
+    (planned,) = world.plan(event, limit=1).sets
+    world.texts(event)
+    done = run(world, event, drain=True, keys=event.partitions.recent(), limit=1).counts
+    assert encoded(world) == ["one of today that is longer"]
+    assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)

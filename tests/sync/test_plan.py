@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import CostLimitReached
+from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
 from tests.world import SCHEMA, World
 
@@ -146,9 +147,21 @@ def test_a_forced_run_is_the_reason_of_what_it_does_again(things: World) -> None
     assert reasons(things.plan(item, force=True)) == {"forced": 1.0}
 
 
-def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
+def test_an_id_of_another_type_is_refused_by_a_plan_and_an_explanation(things: World) -> None:
     things.run(things.declare(include=["name"]))
-    item = things.declare(include=["name"], partitions={"count": 2})
+    things.sql("alter table staging.stg_item alter column id type text")
+    item = things.declare(include=["name"])
+    with pytest.raises(ConfigurationError, match=r"its id was id \(bigint\)"):
+        things.plan(item)
+    with pytest.raises(ConfigurationError, match=r"its id was id \(bigint\)"):
+        explain(things.postgres, things.postgres, things.on(item), things.encoders, "1")
+
+
+def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:
+    things.sql("update staging.stg_item set name = repeat('Some words. ', 20) where id < 50")
+    chunked = {"include": ["name"], "chunk": {"tokens": 16}}
+    things.run(things.declare(**chunked))
+    item = things.declare(**chunked, partitions={"count": 2})
     planned = things.plan(item)
     assert planned.moved_partition == things.texts(item).rekeyed
 

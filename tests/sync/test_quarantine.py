@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import psycopg
 import pytest
 
 from embeddings_pipeline.cli.output import print_json
@@ -279,3 +280,19 @@ def test_an_explanation_as_json_names_what_it_gives(
     vector = even["chunks"][0]["sets"][0]["vector"]
     assert vector["text_hash"] == even["chunks"][0]["text_hash"]
     assert vector["reused_from"] is None
+
+
+def test_a_database_that_goes_while_the_model_is_asked_is_no_bad_row(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"))
+    lost = [
+        psycopg.OperationalError("the limits of requests are kept in a database, which is gone")
+    ]
+
+    def gone(texts: Sequence[str]) -> None:
+        if lost:
+            raise lost.pop()
+
+    world.encoder.before = gone
+    counts = world.run(world.declare())
+    assert (counts["encoded"], counts["quarantined"]) == (1, 0)

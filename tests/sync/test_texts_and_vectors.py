@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
+from embeddings_pipeline.store import queries
 from embeddings_pipeline.sync import rendering
 from embeddings_pipeline.sync.request import Progress
 from tests.world import SCHEMA, World
@@ -156,6 +157,36 @@ def test_a_suddenly_empty_table_deletes_nothing_unless_told(world: World) -> Non
 
     world.run(item, allow_deletes=True)
     assert world.view() == {}
+
+
+def test_a_refused_pass_is_in_the_ledger_with_what_it_did_before(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(10)])
+    item = world.declare()
+    world.run(item)
+    world.sql("delete from staging.stg_item where id > 0")
+    world.insert((20, "new"), (21, "thing 5"))
+
+    with pytest.raises(DeletesRefused):
+        world.texts(item, "refused")
+
+    ((read, reused, deleted),) = world.sql(
+        f"select read, reused, deleted from {SCHEMA}.run_ledger where run_id = 'refused'"
+    )
+    assert (read, reused, deleted) == (2, 1, 0)
+
+
+def test_a_time_of_change_without_end_is_none(world: World) -> None:
+    world.table("id bigint, name text, changed timestamptz")
+    world.insert((1, "Pump", "-infinity"), (2, "Hose", "infinity"), (3, "Tap", "2026-01-01"))
+    item = world.declare(include=["name"], changed_at="changed")
+    world.texts(item)
+    assert world.vectors(item, limit=1).counts.encoded == 1
+    ((pending,),) = world.sql(f"select pending from {SCHEMA}.entity_coverage")
+    assert pending == 3
+    with world.postgres.connection() as connection:
+        covered = queries.coverage(connection, world.on(item), world.sets(item)[0])
+    assert sum(part.rows for part in covered) == 3
 
 
 def test_rows_deleted_removed_or_no_longer_eligible_are_gone(world: World) -> None:
