@@ -1,4 +1,4 @@
-"""Vector sets: one physical table for each (entity, model, revision, dimension, storage)."""
+"""Vector sets: one table for each entity, model as it is used (`ModelIdentity`) and storage."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def count(connection: Connection[Row], on: Statements, vector_set: VectorSet) ->
 
 
 def remove_orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
-    """Remove vectors without a text, as a set has that was retired for a while."""
+    """Remove vectors without a text, if something else than a run left any."""
     return connection.execute(
         on.fill(
             "delete from {vectors} v where not exists (select from {texts} t"

@@ -1,8 +1,8 @@
 """Brings the vectors of one set up to date with the texts. Never reads staging.
 
-A vector is current when its own row's text_hash is that of its text. Work goes in windows, each
-a transaction of its own that is open only while vectors are written, never while a model runs:
-killed at any point, a run loses at most the window in flight.
+A vector is current when its own row's text_hash is that of its text. Work goes in windows: what a
+model made of one is written in a transaction of its own, and none is open while the model runs.
+Killed at any point, a run loses at most what was encoded for the window in flight.
 """
 
 from __future__ import annotations
