@@ -51,8 +51,9 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
     assert len(provider.asked) == 2
 
 
-def test_an_answer_whose_head_drips_is_asked_for_again(provider: Provider) -> None:
-    provider.troubles = ["dripping head"]
+@pytest.mark.parametrize("trouble", ["dripping head", "dripping error"])
+def test_an_error_or_a_head_that_drips_is_not_waited_for(provider: Provider, trouble: str) -> None:
+    provider.troubles = [trouble]
     impatient = Patience(answer=0.5, first=0.001, longest=0.01, total=20)
     done = encoder(provider, patience=impatient).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
@@ -80,14 +81,6 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
     with pytest.raises(EmbeddingsError, match="the answer has more than 1,000 bytes"):
         encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
-
-
-def test_an_error_that_drips_is_not_waited_for(provider: Provider) -> None:
-    provider.troubles = ["dripping error"]
-    impatient = Patience(answer=0.3, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
-    assert_right(done, TEXTS[:1])
-    assert len(provider.asked) == 2
 
 
 def test_a_page_of_who_stands_before_the_provider_is_sat_out(provider: Provider) -> None:
