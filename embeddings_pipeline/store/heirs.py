@@ -26,7 +26,8 @@ def keep_trimmed(connection: Connection[Row]) -> None:
     """Let `texts.write` leave in `trimmed`, which ends with the session, the vectors of chunks that
     their rows have no more."""
     connection.execute(
-        "create temporary table trimmed (table_name text, text_hash bytea, embedding vector)"
+        "create temporary table trimmed"
+        " (table_name text, text_hash bytea, embedding vector, said_by text)"
     )
 
 
@@ -105,7 +106,8 @@ def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) ->
         """,
         "analyze waiting",
         """
-        insert into pg_temp.trimmed select {table_name}, v.text_hash, v.embedding
+        insert into pg_temp.trimmed
+        select {table_name}, v.text_hash, v.embedding, {entity} || '/' || w.id || '/' || w.chunk
         from waiting w join {vectors} v on v.{id} = w.id and v.chunk = w.chunk
         where v.text_hash in (select text_hash from waiting)
         """,
@@ -133,13 +135,17 @@ def _give(
         """
         heirs i
         cross join lateral (
-            select o.embedding::vector from {vectors} o
+            -- a row that is gone is about to be forgotten
+            select o.embedding::vector, case when not exists (
+                select from gone_rows g where g.id = o.{id}
+            ) then {entity} || '/' || o.{id} || '/' || o.chunk end as said_by
+            from {vectors} o
             where o.text_hash = i.text_hash and not exists (
                 -- what is being erased leaves nothing
                 select from {erasures} e where e.entity = {entity} and e.id = o.{id}::text
             )
             union all
-            select o.embedding from pg_temp.trimmed o
+            select o.embedding, o.said_by from pg_temp.trimmed o
             where o.table_name = {table_name} and o.text_hash = i.text_hash
             limit 1
         ) f
@@ -154,6 +160,5 @@ def _give(
     return fill(
         *(connection, on, vector_set, source, run_id),
         embedding=sql.SQL("f.embedding"),
-        # the row that it was of is about to be forgotten
-        reused_from=sql.SQL("null"),
+        reused_from=sql.SQL("f.said_by"),
     )

@@ -24,8 +24,9 @@ def trim(connection: Connection[Row], on: Statements, table: str, *, keep: bool)
     if keep:
         trimming = on.fill(
             """
-            with gone as ({trimming} returning v.{id}, v.text_hash, v.embedding)
-            insert into pg_temp.trimmed select {table}, text_hash, embedding from gone
+            with gone as ({trimming} returning v.{id}, v.chunk, v.text_hash, v.embedding)
+            insert into pg_temp.trimmed
+            select {table}, text_hash, embedding, {entity} || '/' || {id} || '/' || chunk from gone
             where not exists (
                 select from {erasures} e where e.entity = {entity} and e.id = gone.{id}::text
             )

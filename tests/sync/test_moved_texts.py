@@ -277,3 +277,15 @@ def test_texts_that_moved_between_partitions_keep_their_vectors_in_a_run_of_some
     assert things.run(item)["encoded"] + done.encoded == 1
     assert things.encoder.encoded == ["name: new"]
     assert_each_row_has_its_vector(things)
+
+
+def test_a_vector_names_the_row_that_it_was_handed_over_from_while_that_is_there(
+    things: World,
+) -> None:
+    things.sql("update staging.stg_item set name = 'thing ' || 3 - id where id in (1, 2)")
+    things.sql("update staging.stg_item set id = 300 where id = 3")
+    things.run(things.declare())
+    named = things.sql(
+        f"select id, reused_from from {SCHEMA}.item_vectors_1 where id in (1, 2, 300) order by id"
+    )
+    assert named == [(1, "item/2/0"), (2, "item/1/0"), (300, None)]
