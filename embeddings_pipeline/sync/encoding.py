@@ -13,6 +13,7 @@ from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.errors import EmbeddingsError, RowError
 from embeddings_pipeline.store.pending import Pending
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # a text that every encoder can take: where it fails too, the fault is not in the rows
 _PROBE_TEXT = "probe"
@@ -64,6 +65,19 @@ def encode_images(encoder: CachedEncoder, window: Sequence[Pending]) -> EncodedT
         uris,
         lambda: encoder.uncached.encode_documents([image_files.PROBE]),
     )
+
+
+def storable(made: Made, vector_set: VectorSet) -> Made:
+    """The same, but for vectors with a component that the set's storage cannot hold."""
+    if vector_set.storage == "vector":
+        return made
+    most = float(np.finfo(np.float16).max)
+    return [
+        RowError(f"the vector has a component beyond {most:,.0f}, which no halfvec holds")
+        if not isinstance(vector, RowError) and np.abs(vector).max() > most
+        else vector
+        for vector in made
+    ]
 
 
 def encode_each(

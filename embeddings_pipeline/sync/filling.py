@@ -21,7 +21,7 @@ from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 from embeddings_pipeline.store.vectors import Encoded
-from embeddings_pipeline.sync.encoding import encode_images, encode_pending, inputs
+from embeddings_pipeline.sync.encoding import encode_images, encode_pending, inputs, storable
 from embeddings_pipeline.sync.request import Request
 from embeddings_pipeline.sync.token_costs import usd
 from embeddings_pipeline.sync.whole_rows import whole_rows
@@ -119,7 +119,7 @@ class Filling:
         results, usage, stopped = encode(self.encoder, texts)
         self.made |= {
             p.text_hash: result
-            for p, result in zip(texts, results, strict=True)
+            for p, result in zip(texts, storable(results, self.vector_set), strict=True)
             if not (stopped and isinstance(result, RowError))
         }
         if usage.texts:

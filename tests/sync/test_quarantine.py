@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.cli.output import print_json
-from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.encoding import encode_each
@@ -296,3 +296,19 @@ def test_a_database_that_goes_while_the_model_is_asked_is_no_bad_row(world: Worl
     world.encoder.before = gone
     counts = world.run(world.declare())
     assert (counts["encoded"], counts["quarantined"]) == (1, 0)
+
+
+def test_a_vector_that_its_storage_cannot_hold_fails_alone(world: World) -> None:
+    class Loud(WordsEncoder):
+        def _vector(self, text: str) -> Vector:
+            return super()._vector(text) * (1e6 if "loud" in text else 1)
+
+    world.use(Loud(replace(world.encoder.identity, normalized=False)))
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"), (2, "loud"))
+    item = world.declare(storage="halfvec")
+    world.texts(item)
+    counts = world.vectors(item).counts
+    assert (counts.encoded, counts.quarantined) == (1, 1)
+    ((row_id, error),) = world.sql(f"select id, error from {SCHEMA}.quarantine")
+    assert (row_id, "which no halfvec holds" in error) == ("2", True)
