@@ -14,21 +14,27 @@ from embeddings_pipeline.store.vector_sets import Origin, VectorSet, same_model
 
 
 def begin(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, keys: Sequence[str] | None
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    keys: Sequence[str] | None,
+    *,
+    anew: bool = False,
 ) -> datetime:
-    """Since when vectors count as renewed: now, or since a run of the same partitions began that
-    did not finish."""
+    """Since when vectors count as renewed: now, or, but for `anew`, since a run of the same
+    partitions began that did not finish."""
     row = on.one(
         connection,
         """
         update {vector_sets} set
-            force_since = case when force_keys is not distinct from {keys}::text[]
+            force_since = case when force_keys is not distinct from {keys}::text[] and not {anew}
                 then coalesce(force_since, clock_timestamp()) else clock_timestamp() end,
             force_keys = {keys}::text[]
         where entity = {entity} and number = {number}
         returning force_since
         """,
         keys=_scope(keys),
+        anew=sql.Literal(anew),
         number=sql.Literal(vector_set.number),
     )
     since: datetime = row[0]

@@ -50,8 +50,9 @@ def plan_work(
     if vector_set and inherits:
         heirs.find_planned(connection, on, vector_set)
     rows = on.fill(
-        "select * from wanting where {of_keys} and not {inherited}",
-        of_keys=_of_keys(on, keys),
+        "select * from wanting where ({all} or partition_key = any({keys})) and not {inherited}",
+        all=sql.Literal(keys is None),
+        keys=sql.Literal(list(keys or [])),
         inherited=sql.SQL("text_hash in (select text_hash from inheriting)")
         if inherits
         else sql.SQL("false"),
@@ -90,7 +91,7 @@ def _find_wanting(
         on.fill(
             """
             create temporary table wanting as
-            select t.partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
+            select {key} as partition_key, t.{id} as id, t.chunk, t.text_hash, t.tokens
             from {pending}
                 and not exists (select from changed_rows c where c.id = t.{id})
                 and not exists (select from gone_rows g where g.id = t.{id})
@@ -101,6 +102,7 @@ def _find_wanting(
                 and (v.text_hash is distinct from p.text_hash or {stale})
                 and not {left_alone}
             """,
+            key=_key(on),
             pending=pending_of(on, vector_set, terms.renew),
             vectors=on.vectors(vector_set.table_name if vector_set else None),
             stale=stale(terms.renew),
@@ -132,15 +134,12 @@ def _first(on: Statements, keys: Sequence[str] | None, terms: Terms) -> list[str
     return partitions.recent()
 
 
-def _of_keys(on: Statements, keys: Sequence[str] | None) -> sql.Composable:
-    if keys is None:
-        return sql.SQL("true")
+def _key(on: Statements) -> sql.Composable:
+    """The partition of a stored text `t`, by the scheme that the next pass gives it."""
     partitions = on.source.entity.partitions
-    key: sql.Composable = Identifier("partition_key")
     if isinstance(partitions, HashPartitions):
-        # what is stored may be of the scheme before
-        key = hash_key(on, partitions, Identifier("id"))
-    return sql.SQL("{} = any({})").format(key, sql.Literal(list(keys)))
+        return hash_key(on, partitions, Identifier("t", on.source.entity.id))
+    return sql.SQL("t.partition_key")
 
 
 def _stored_parts(on: Statements) -> sql.Composable:

@@ -91,7 +91,7 @@ def plan_sets(
                 encoder,
                 lambda: read(to_encode.sampled_ids(target, SAMPLE)),
                 max_tokens=identity.max_tokens,
-                remembers=encoder.remembers_documents and not request.force,
+                remembers=encoder.remembers_documents and not _is_renewed(vector_set, request),
             )
         planned.add(target, on, identity, vector_set)
         left = None if left is None else max(0, left - work.encode)
@@ -115,6 +115,10 @@ def plan_sets(
             )
         )
     return plans
+
+
+def _is_renewed(vector_set: VectorSet | None, request: Request) -> bool:
+    return request.force or (vector_set is not None and vector_set.force_since is not None)
 
 
 def _renewing(

@@ -71,8 +71,9 @@ def _sync_sets(
             continue
         if request.max_cost_usd is not None:
             encoders.require_price(vector_set.model)
-        # forced, a cache is written to but not believed
-        encoder = encoder.renewing() if request.force else encoder
+        if request.force or vector_set.force_since:
+            # until all is made anew, a cache is written to but not believed
+            encoder = encoder.renewing()
         result = sync_vectors(
             database,
             on,

@@ -96,6 +96,7 @@ def _work_off(database: Postgres, work: _Work) -> None:
             ) as waited:
                 if waited:
                     # whoever held them has done some of it
+                    _begin_after_others(connection, work)
                     backlog = _look(connection, filling)
                 filling.find_origins(connection)
                 work.finished = _drain(connection, work, backlog)
@@ -108,6 +109,17 @@ def _work_off(database: Postgres, work: _Work) -> None:
             vectors.remove_orphans(connection, on, vector_set)
         if filling.counts.encoded + filling.counts.reused > _MUCH * stored:
             vectors.analyze(connection, on, vector_set)
+
+
+def _begin_after_others(connection: Connection[Row], work: _Work) -> None:
+    """Have a forced run that begins with this one count from now: another that went on beside it
+    has copied vectors from before, unless it knew of an earlier mark."""
+    filling = work.filling
+    is_first = filling.vector_set.force_since != filling.renew
+    if filling.renew and is_first and not work.planned:
+        filling.renew = forcing.begin(
+            connection, filling.on, filling.vector_set, filling.request.keys, anew=True
+        )
 
 
 def _look(connection: Connection[Row], filling: Filling) -> Backlog:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from embeddings_pipeline.errors import Interrupted
+from embeddings_pipeline.store import locks
+from tests.encoders.remembering import encoders
+from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -174,3 +178,39 @@ def test_an_interrupted_forced_run_leaves_a_set_alone_that_it_had_finished(thing
 
     for encoder in (live, other):
         assert len(encoder.encoded) == len(set(encoder.encoded)) == 100
+
+
+def test_a_run_in_between_believes_no_cache_of_what_is_yet_to_be_made_anew(world: World) -> None:
+    world.encoders = encoders(None)
+    world.use(world.encoder)
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(100)])
+    item = world.declare()
+    world.run(item)
+    world.encoder.encoded.clear()
+    force_some = world.vectors(item, force=True, limit=40).counts.encoded
+    world.insert(*[(1_000 + n, f"thing {n}") for n in range(100)])
+
+    (planned,) = world.plan(item).sets
+    world.texts(item)
+    between = world.vectors(item).counts
+    world.vectors(item, force=True)
+
+    assert (planned.encode, planned.cached) == (between.encoded, between.cached)
+    assert force_some + between.encoded == 100
+    assert len(world.encoder.encoded) == len(set(world.encoder.encoded)) == 100
+
+
+def test_a_forced_run_that_waited_for_another_makes_anew_what_that_copied(things: World) -> None:
+    item = things.declare(partitions={"count": 2})
+    on, (vector_set,) = things.on(item), things.sets(item)
+    thread = Thread(target=force, args=(things,))
+    with (
+        things.postgres.connection() as other,
+        locks.partitions(other, on, vector_set.table_name, item.partitions.keys(), 0),
+    ):
+        thread.start()
+        until(lambda: things.sets(item)[0].force_since is not None)
+        things.sql(f"update {SCHEMA}.item_vectors_1 set embedded_at = clock_timestamp()")
+    thread.join(60)
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100

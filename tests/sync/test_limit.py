@@ -106,3 +106,16 @@ def test_a_limit_does_not_lose_vectors_that_move_to_later_windows(world: World) 
     world.vectors(item)
 
     assert sorted(world.encoder.encoded) == sorted(f"name: new {n}" for n in range(30))
+
+
+def test_a_plan_with_a_limit_goes_by_the_partitions_that_rows_are_about_to_have(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, "word " * (n + 1)) for n in range(30)])
+    world.texts(world.declare(partitions={"count": 8}))
+    item = world.declare(partitions={"count": 3})
+    (planned,) = world.plan(item, limit=5).sets
+    world.texts(item)
+    done = world.vectors(item, limit=5).counts
+    assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)
