@@ -11,6 +11,7 @@ from __future__ import annotations
 from psycopg import Connection, sql
 
 from embeddings_pipeline.store import vector_sets
+from embeddings_pipeline.store.forcing import renewed
 from embeddings_pipeline.store.pending import pending_of
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
@@ -44,9 +45,6 @@ def hand_over(connection: Connection[Row], on: Statements, run_id: str) -> int:
     given = 0
     # a retired set lends, too, to one that is made anew of its model
     for vector_set in vector_sets.vector_sets(connection, on, ("live", "building", "retired")):
-        if vector_set.force_since:
-            # what is to be made anew is not handed on
-            continue
         for first in range(0, _find(connection, on, vector_set), _WINDOW_ROWS):
             rows = _give(connection, on, vector_set, first, run_id)
             given += rows if vector_set.state != "retired" else 0
@@ -75,9 +73,16 @@ def find_planned(connection: Connection[Row], on: Statements, vector_set: Vector
             )
             """,
             may_leave=sql.Literal(_may_leave_some(connection)),
-            vectors=on.table(vector_set.table_name),
+            vectors=_lent(on, vector_set),
         )
     )
+
+
+def _lent(on: Statements, vector_set: VectorSet) -> sql.Composable:
+    """The vectors of a set; until a forced run is finished, those that it has renewed."""
+    if vector_set.force_since:
+        return renewed(on, vector_set, vector_set.force_since).table
+    return on.table(vector_set.table_name)
 
 
 def _may_leave_some(connection: Connection[Row]) -> bool:
@@ -95,7 +100,7 @@ def _find(connection: Connection[Row], on: Statements, vector_set: VectorSet) ->
     """
     connection.execute("drop table if exists waiting, heirs")
     names = {
-        "vectors": on.table(vector_set.table_name),
+        "vectors": _lent(on, vector_set),
         "table_name": sql.Literal(vector_set.table_name),
     }
     for statement in (
@@ -152,7 +157,7 @@ def _give(
         join {texts} t on t.{id} = i.id and t.chunk = i.chunk and t.text_hash = i.text_hash
         where i.n > {first} and i.n <= {last}
         """,
-        vectors=on.table(vector_set.table_name),
+        vectors=_lent(on, vector_set),
         table_name=sql.Literal(vector_set.table_name),
         first=sql.Literal(first),
         last=sql.Literal(first + _WINDOW_ROWS),

@@ -24,11 +24,16 @@ def trim(connection: Connection[Row], on: Statements, table: str, *, keep: bool)
     if keep:
         trimming = on.fill(
             """
-            with gone as ({trimming} returning v.{id}, v.chunk, v.text_hash, v.embedding)
+            with gone as ({trimming} returning v.*)
             insert into pg_temp.trimmed
             select {table}, text_hash, embedding, {entity} || '/' || {id} || '/' || chunk from gone
             where not exists (
                 select from {erasures} e where e.entity = {entity} and e.id = gone.{id}::text
+            ) and not exists (
+                -- a forced run that is not finished has yet to make it anew
+                select from {vector_sets} s where s.table_name = {table}
+                    and s.force_since is not null
+                    and (embedded_at < s.force_since or reused_from is not null)
             )
             """,
             trimming=trimming,

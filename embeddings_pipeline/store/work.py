@@ -46,7 +46,7 @@ def plan_work(
     tokens; in none of them, and of any partition, is what the pass over the texts fills.
     """
     _find_wanting(connection, on, vector_set, terms)
-    inherits = vector_set is not None and not (terms.renew or vector_set.force_since)
+    inherits = vector_set is not None and not terms.renew
     if vector_set and inherits:
         heirs.find_planned(connection, on, vector_set)
     rows = on.fill(

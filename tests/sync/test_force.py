@@ -214,3 +214,32 @@ def test_a_forced_run_that_waited_for_another_makes_anew_what_that_copied(things
         things.sql(f"update {SCHEMA}.item_vectors_1 set embedded_at = clock_timestamp()")
     thread.join(60)
     assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
+def test_a_run_in_between_hands_on_what_was_made_anew(things: World) -> None:
+    assert force(things, limit=90) == 90
+    things.sql("update staging.stg_item set id = id + 1000")
+    item = things.declare(partitions={"count": 2}, max_delete_share=1)
+    (planned,) = things.plan(item).sets
+    things.texts(item)
+    assert things.vectors(item).counts.encoded == planned.encode == 10
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
+def test_a_run_in_between_hands_on_chunks_that_were_made_anew_alone(world: World) -> None:
+    world.table("id bigint, name text")
+    long = " ".join(f"Sentence {n} of it." for n in range(9))
+    world.insert((1, long), (2, f"{long} {long}"), (3, "short"))
+    item = world.declare(template="{name}", chunk={"tokens": 16}, partitions={"count": 1})
+    world.run(item)
+    world.encoder.encoded.clear()
+    world.vectors(item, force=True, limit=1)
+    done = [*world.encoder.encoded]
+    world.sql("update staging.stg_item set name = 'brief' where id in (1, 2)")
+    world.insert(*[(10 + n, text) for n, text in enumerate(done)])
+    (planned,) = world.plan(item).sets
+    world.encoder.encoded.clear()
+    world.texts(item)
+    world.vectors(item)
+    assert planned.encode == len(world.encoder.encoded)
+    assert not {*done} & {*world.encoder.encoded}
