@@ -20,13 +20,15 @@ class Terms:
     """On what terms a set is filled.
 
     A text costs no more than `max_tokens`, which is what the model reads of it, or of each of its
-    parts. Past the `limit` goes no row but the first of a run that has not `begun` to encode.
+    parts. Rows of the partitions `first` come before the others. Past the `limit` goes no row but
+    the first of a run that has not `begun` to encode.
     Forced, vectors that were not written since `renew` are encoded again. `remembered` are
     parts that a window before had.
     """
 
     max_tokens: int
     origins: Sequence[Origin] = ()
+    first: Sequence[str] = ()
     limit: int | None = None
     begun: bool = False
     renew: datetime | None = None

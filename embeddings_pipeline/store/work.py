@@ -61,9 +61,7 @@ def plan_work(
     connection.execute(
         on.fill(
             "create temporary table lacking as {windows}",
-            windows=in_windows(
-                rows, max_rows=max_rows, max_tokens=max_tokens, first=_first(on, keys, terms)
-            ),
+            windows=in_windows(rows, max_rows=max_rows, max_tokens=max_tokens, first=terms.first),
         )
     )
     # what a retired set is given belongs to no run of it
@@ -124,14 +122,6 @@ def waiting_rows(connection: Connection[Row]) -> int:
         " where not exists (select from changed_rows c where c.id = l.id)"
     ).fetchone()
     return int(row[0]) if row else 0
-
-
-def _first(on: Statements, keys: Sequence[str] | None, terms: Terms) -> list[str]:
-    """The partitions that a run takes before it drains the others."""
-    partitions = on.source.entity.partitions
-    if keys is not None or terms.renew or isinstance(partitions, HashPartitions):
-        return []
-    return partitions.recent()
 
 
 def _key(on: Statements) -> sql.Composable:

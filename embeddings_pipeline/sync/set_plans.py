@@ -10,6 +10,7 @@ from psycopg import Connection
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import forcing, planning, set_creation, to_encode, vector_sets
 from embeddings_pipeline.store.planned_sets import PlannedSets
@@ -77,6 +78,7 @@ def plan_sets(
         terms = Terms(
             identity.max_tokens,
             planned.origins(target, on, identity),
+            first=_first(on, request),
             limit=left,
             begun=request.begun or any(part.encode for part in plans),
             remembered=usd_per_token > 0,
@@ -115,6 +117,14 @@ def plan_sets(
             )
         )
     return plans
+
+
+def _first(on: Statements, request: Request) -> list[str]:
+    """The partitions that a run takes before it drains the others."""
+    partitions = on.source.entity.partitions
+    if request.keys is not None or request.force or isinstance(partitions, HashPartitions):
+        return []
+    return partitions.recent()
 
 
 def _is_renewed(vector_set: VectorSet | None, request: Request) -> bool:

@@ -89,6 +89,19 @@ def test_a_forced_drain_encodes_each_text_once(world: World, event: Entity) -> N
     assert encoded(world) == ["four", "one", "three", "two"]
 
 
+def test_a_plan_of_a_forced_run_with_a_limit_goes_by_the_order_of_days(
+    world: World, event: Entity
+) -> None:
+    assert isinstance(event.partitions, DayPartitions)
+    world.insert((5, "one of today that is longer", today()), name="stg_event")
+    (planned,) = world.plan(event, limit=1, force=True).sets
+    world.texts(event)
+    keys = event.partitions.recent()
+    done = run(world, event, drain=True, keys=keys, limit=1, force=True).counts
+    assert encoded(world) == ["one"]
+    assert (planned.encode, planned.tokens) == (done.encoded, done.tokens)
+
+
 def test_a_plan_with_a_limit_begins_with_the_days_that_a_run_begins_with(
     world: World, event: Entity
 ) -> None:
