@@ -18,7 +18,6 @@ from embeddings_pipeline.store.vector_sets import Origin, VectorSet
 class PlannedSets:
     """The sets of all entities that one session has planned, in the order of a run."""
 
-    _number: int = 0
     _filled: dict[ModelIdentity, list[Origin]] = field(default_factory=dict)
     # by the name of their table, its vectors that are not written over
     _left: dict[str, sql.Composable] = field(default_factory=dict)
@@ -42,8 +41,8 @@ class PlannedSets:
     ) -> None:
         """Add a set of which `lacking` and `to_encode` tell what a run does to it, and
         `changed_rows`, `gone_rows` and `planned` what becomes of its texts."""
-        self._number += 1
-        filled = Identifier("pg_temp", f"filled_{self._number}")
+        number = sum(map(len, self._filled.values()))
+        filled = Identifier("pg_temp", f"filled_{number}")
         connection.execute(
             sql.SQL(
                 "create temporary table {} as select distinct text_hash from lacking"
@@ -56,7 +55,7 @@ class PlannedSets:
             return
         names = {
             "vectors": on.table(vector_set.table_name),
-            "lost": Identifier("pg_temp", f"lost_{self._number}"),
+            "lost": Identifier("pg_temp", f"lost_{number}"),
         }
         connection.execute(
             on.fill(

@@ -21,9 +21,9 @@ class Terms:
 
     A text costs no more than `max_tokens`, which is what the model reads of it, or of each of its
     parts. Rows of the partitions `first` come before the others. Past the `limit` goes no row but
-    the first of a run that has not `begun` to encode.
-    Forced, vectors that were not written since `renew` are encoded again. `remembered` are
-    parts that a window before had.
+    the first of a run that has not `begun` to encode. Forced, vectors that were not written since
+    `renew` are encoded again. Where texts are `remembered`, a part that a window before had costs
+    nothing in the next.
     """
 
     max_tokens: int

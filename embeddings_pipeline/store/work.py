@@ -46,15 +46,15 @@ def plan_work(
     tokens; in none of them, and of any partition, is what the pass over the texts fills.
     """
     _find_wanting(connection, on, vector_set, terms)
-    inherits = vector_set is not None and not terms.renew
-    if vector_set and inherits:
-        heirs.find_planned(connection, on, vector_set)
+    inheriting = None if terms.renew else vector_set
+    if inheriting:
+        heirs.find_planned(connection, on, inheriting)
     rows = on.fill(
         "select * from wanting where ({all} or partition_key = any({keys})) and not {inherited}",
         all=sql.Literal(keys is None),
         keys=sql.Literal(list(keys or [])),
         inherited=sql.SQL("text_hash in (select text_hash from inheriting)")
-        if inherits
+        if inheriting
         else sql.SQL("false"),
     )
     connection.execute("drop table if exists lacking")
@@ -65,7 +65,7 @@ def plan_work(
         )
     )
     # what a retired set is given belongs to no run of it
-    if vector_set and inherits and vector_set.state != "retired":
+    if inheriting and inheriting.state != "retired":
         connection.execute("insert into lacking select *, null, null from inheriting")
     parts = on.fill(
         """

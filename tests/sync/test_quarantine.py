@@ -1,4 +1,4 @@
-"""What goes to quarantine, for which set, when it leaves, and what is no fault of a row."""
+"""What goes to quarantine, for which set, and when it leaves."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-import psycopg
 import pytest
 
 from embeddings_pipeline.cli.output import print_json
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.sync.encoding import encode_each
 from embeddings_pipeline.sync.erase import retry
 from embeddings_pipeline.sync.explain import explain
 from tests.words import WordsEncoder
@@ -33,88 +29,6 @@ def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
 
 def entries(world: World) -> list[tuple[object, ...]]:
     return world.sql(f"select id, vector_set, attempts from {SCHEMA}.quarantine order by 1, 2")
-
-
-@pytest.mark.parametrize("bad", [float("nan"), 0.0])
-def test_a_model_that_gives_no_vector_of_anything_quarantines_nothing(
-    world: World, bad: float
-) -> None:
-    class Broken(WordsEncoder):
-        def _vector(self, text: str):  # type: ignore[no-untyped-def]
-            return super()._vector(text) * bad
-
-    world.table("id bigint, name text")
-    world.insert(*[(n, f"thing {n}") for n in range(20)])
-    item = world.declare()
-    world.run(item)
-    world.use(Broken(replace(world.encoder.identity, revision="r2")))
-    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(the vector is"):
-        world.vectors(item)
-    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
-
-
-def test_a_model_whose_answers_mark_every_text_as_failed_quarantines_nothing(
-    world: World,
-) -> None:
-    class Refusing(WordsEncoder):
-        def encode_documents(self, texts: Sequence[str]) -> Encodings:
-            made = super().encode_documents(texts)
-            return replace(made, failures={n: "refused" for n, _ in enumerate(texts)})
-
-    world.use(Refusing())
-    world.table("id bigint, name text")
-    world.insert((1, "Pump"), (2, "Hose"))
-    item = world.declare()
-    world.texts(item)
-    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(refused\)"):
-        world.vectors(item)
-    assert world.sql(f"select * from {SCHEMA}.quarantine") == []
-
-
-def test_a_broken_model_is_seen_although_a_cache_knows_some_texts() -> None:
-    """Good vectors that the model did not make speak for no model."""
-    vectors = np.array([[1, 0], [np.nan, 0]], np.float32)
-    done = encode_each(
-        lambda texts: Encodings(vectors, Usage(texts=1, cached=1)),
-        ["known", "new"],
-        probe=lambda: Encodings(vectors[1:], Usage(texts=1)),
-    )
-    assert "not finite" in str(done.stopped)
-    assert done.usage.texts == 1
-
-
-def test_a_set_whose_model_failed_on_all_rows_is_not_published(world: World) -> None:
-    world.table("id bigint, name text")
-    world.insert((1, "Pump"), (2, "Hose"))
-    item = world.declare()
-    world.run(item)
-    world.use(refusing(world, "name"))
-    world.vectors(item)
-
-    result = world.publish(item, explicit=True)
-
-    assert not result.flipped
-    assert result.reasons[0].startswith("set 2: its model failed on all 2 rows: ")
-    assert len(world.view()) == 2
-
-
-@pytest.mark.parametrize(("share", "flips"), [(0.5, False), (0.7, True)])
-def test_a_set_that_would_hide_too_many_rows_is_not_published(
-    world: World, share: float, flips: bool
-) -> None:
-    world.table("id bigint, name text")
-    world.insert((1, "odd one"), (2, "odd two"), (3, "even"))
-    item = world.declare(max_delete_share=share)
-    world.run(item)
-    world.use(refusing(world, "odd"))
-    world.vectors(item)
-
-    result = world.publish(item)
-
-    assert result.flipped is flips
-    assert len(world.view()) == (1 if flips else 3)
-    if not flips:
-        assert result.reasons[0].startswith("set 2: 2 of the 3 rows that set 1 shows have no")
 
 
 def given_up(world: World) -> Entity:
@@ -280,22 +194,6 @@ def test_an_explanation_as_json_names_what_it_gives(
     vector = even["chunks"][0]["sets"][0]["vector"]
     assert vector["text_hash"] == even["chunks"][0]["text_hash"]
     assert vector["reused_from"] is None
-
-
-def test_a_database_that_goes_while_the_model_is_asked_is_no_bad_row(world: World) -> None:
-    world.table("id bigint, name text")
-    world.insert((1, "Pump"))
-    lost = [
-        psycopg.OperationalError("the limits of requests are kept in a database, which is gone")
-    ]
-
-    def gone(texts: Sequence[str]) -> None:
-        if lost:
-            raise lost.pop()
-
-    world.encoder.before = gone
-    counts = world.run(world.declare())
-    assert (counts["encoded"], counts["quarantined"]) == (1, 0)
 
 
 def test_a_vector_that_its_storage_cannot_hold_fails_alone(world: World) -> None:
