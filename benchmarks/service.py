@@ -41,7 +41,7 @@ def main() -> None:
         scratch.table("id text, name text")
         scratch.insert(*rows)
         scratch.run(scratch.declare(model=DEFAULT_MODEL))
-        ours = scratch.encoders.get(DEFAULT_MODEL).uncached
+        ours = scratch.encoders.get(DEFAULT_MODEL)
 
         def fresh() -> str:
             return f"{rows[next(numbers) % _ROWS][1]} number {next(numbers)}"

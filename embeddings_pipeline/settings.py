@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     embedding_redis_url: SecretStr | None = None
     embedding_cache_ttl: int = Field(30 * 24 * 3600, ge=0)
     embedding_query_cache_ttl: int = Field(300, ge=0)
+    embedding_cache_grace: int = Field(24 * 3600, ge=0)
+    embedding_cache_keep: bool = True
     openai_api_key: SecretStr | None = None
     # credentials in it would be logged with it, and paths are put after a query or a fragment
     openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")

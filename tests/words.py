@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Usage, Vector
+from embeddings_pipeline.encoders.batching import in_batches
 from embeddings_pipeline.encoders.token_counts import FIXED
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
@@ -20,8 +21,11 @@ WORDS = ModelIdentity("fake", "fake/words", "r1", 64, 256, True)
 class WordsEncoder:
     """A direction for each word, summed: texts are near that share words.
 
-    `before` is called with each batch while "the model runs", and may raise.
+    `before` is called with each batch while "the model runs", and may raise; a stream has batches
+    of `batch_texts`.
     """
+
+    batch_texts = 1_000
 
     def __init__(
         self,
@@ -44,6 +48,9 @@ class WordsEncoder:
         self.before(texts)
         self.encoded += texts
         return self.encode_query(texts)
+
+    def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
+        return in_batches(self.encode_documents, texts, self.batch_texts)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         lengths = count_tokens(texts)

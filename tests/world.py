@@ -15,16 +15,19 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import ledger, staging, vector_sets
+from embeddings_pipeline.store import ledger, staging
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.plan import Plan, plans
 from embeddings_pipeline.sync.publish import PublishResult, publish
-from embeddings_pipeline.sync.request import Request
-from embeddings_pipeline.sync.sets import SetsResult, sync_sets
+from embeddings_pipeline.sync.retention import retain
+from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
 from tests.words import WordsEncoder
 
@@ -37,6 +40,7 @@ class World:
     def __init__(self, database: Database, *, fresh: bool = True) -> None:
         self.database = database
         self.postgres = Postgres(database)
+        self.keep = True
         self.encoder = WordsEncoder()
         self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
         self.use(self.encoder)
@@ -72,32 +76,38 @@ class World:
             columns = staging.staging_columns(connection, entity.db_schema, entity.table)
         return Statements(SCHEMA, bind(entity, columns))
 
+    def tables(self, connection: Any, entity: Entity) -> EntityTables:
+        return EntityTables(connection, self.on(entity))
+
     def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
-        on = self.on(entity)
-        encoders = self.encoders
         return sync_texts(
-            *(self.postgres, self.postgres, on, run_id or str(uuid4())),
-            *(encoders.images, encoders.cache.evict),
-            **options,
+            *(self.postgres, self.postgres, self.on(entity), self.encoders),
+            RunOptions(run_id=run_id or str(uuid4()), **options),
+            keep=self.keep,
         )
 
-    def vectors(self, entity: Entity, run_id: str = "", **request: Any) -> SetsResult:
-        return sync_sets(
-            self.postgres,
-            self.on(entity),
-            self.encoders,
-            Request(run_id=run_id or str(uuid4()), **request),
+    def vectors(self, entity: Entity, run_id: str = "", **options: Any) -> EncodeResult:
+        return encode_entity(
+            *(self.postgres, self.on(entity), self.encoders),
+            RunOptions(run_id=run_id or str(uuid4()), **options),
+            keep=self.keep,
         )
 
-    def plan(self, entity: Entity, **request: Any) -> Plan:
-        (planned,) = self.plans(entity, **request)
+    def retain(self, entity: Entity, *, wait: bool = False) -> None:
+        """What ends a command: caches forget what is of no use."""
+        settings = Settings(_env_file=None, embedding_cache_keep=self.keep)
+        retain(self.postgres, self.on(entity), self.encoders, settings, wait=wait)
+
+    def plan(self, entity: Entity, **options: Any) -> Plan:
+        (planned,) = self.plans(entity, **options)
         return planned
 
-    def plans(self, *entities: Entity, **request: Any) -> list[Plan]:
+    def plans(self, *entities: Entity, **options: Any) -> list[Plan]:
         """The plans of runs of these, one after the other."""
-        asked = Request(run_id="", **request)
+        asked = RunOptions(run_id="", **options)
         chosen = [self.on(entity) for entity in entities]
-        return plans(self.postgres, self.postgres, chosen, self.encoders, asked)
+        databases = (self.postgres, self.postgres)
+        return plans(*databases, chosen, self.encoders, asked, keep=self.keep)
 
     def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
         sync_index(self.postgres, self.on(entity))
@@ -109,6 +119,7 @@ class World:
         self.texts(entity, run_id, **options)
         self.vectors(entity, run_id)
         published = self.publish(entity)
+        self.retain(entity)
         assert not published.reasons, published.summary
         with self.postgres.connection() as connection:
             counts = ledger.read(connection, self.on(entity), run_id)
@@ -117,9 +128,7 @@ class World:
 
     def sets(self, entity: Entity) -> list[VectorSet]:
         with self.postgres.connection() as connection:
-            return vector_sets.vector_sets(
-                connection, self.on(entity), ("building", "live", "retired")
-            )
+            return vector_sets.vector_sets(connection, self.on(entity))
 
     def view(self, name: str = "item") -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of the published view."""

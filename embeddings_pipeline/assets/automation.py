@@ -39,7 +39,7 @@ def entity_job(entity: Entity, node: Mapping[str, Any]) -> AssetJob:
 def entity_schedule(
     entity: Entity, job: AssetJob, status: dg.DefaultScheduleStatus
 ) -> dg.ScheduleDefinition:
-    """Runs the job over the partitions that it is for; then it drains the others."""
+    """Runs the job over the partitions that it is for; then over what is pending elsewhere."""
 
     @dg.schedule(
         name=f"{entity.name}_schedule",
@@ -51,7 +51,7 @@ def entity_schedule(
     def run() -> dg.RunRequest:
         return dg.RunRequest(
             tags=partitions.tags(partitions.covered_by_schedule(entity)),
-            run_config=entity_config(entity.name, limit=entity.limit, drain=True),
+            run_config=entity_config(entity.name, limit=entity.limit, include_backlog=True),
         )
 
     return run
@@ -64,16 +64,16 @@ def entity_config(
     limit: int | None = None,
     max_cost_usd: float | None = None,
     force: bool = False,
-    drain: bool = False,
+    include_backlog: bool = False,
 ) -> dict[str, Any]:
     """The run configuration of an entity's job."""
     limits = {"limit": limit, "max_cost_usd": max_cost_usd}
     given = {name: value for name, value in limits.items() if value is not None}
-    vectors = {"force": force, "drain": drain} | given
+    both = {"force": force, "include_backlog": include_backlog}
     return {
         "ops": {
-            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes, "force": force}},
-            f"{entity}__vectors": {"config": vectors},
+            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes} | both},
+            f"{entity}__vectors": {"config": both | given},
         }
     }
 

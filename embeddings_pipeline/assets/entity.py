@@ -15,9 +15,10 @@ from embeddings_pipeline.resources.engine import Running
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.sync.drain import sync_and_drain
+from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
+from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.status import coverage
 from embeddings_pipeline.sync.texts import sync_texts
 
@@ -45,21 +46,22 @@ _EMBEDDINGS = {"id", "filters", "publish"}
 
 class TextsConfig(dg.Config):
     """`allow_deletes` lets a pass delete more than max_delete_share of the rows; `force` reads
-    every image again."""
+    every image again; `include_backlog` looks also at other partitions than the run's."""
 
     allow_deletes: bool = False
     force: bool = False
+    include_backlog: bool = False
 
 
 class VectorsConfig(dg.Config):
     """`limit` is the most texts to encode and `max_cost_usd` the most to spend; `force` encodes
-    also what is current; `drain` goes on with what is pending in other partitions than the run's.
-    """
+    also what is current; `include_backlog` goes on with what is pending in other partitions than
+    the run's."""
 
     limit: int | None = None
     max_cost_usd: float | None = None
     force: bool = False
-    drain: bool = False
+    include_backlog: bool = False
 
 
 def entity_assets(
@@ -72,14 +74,16 @@ def entity_assets(
     """The four assets of an entity whose staging model is this node of the manifest."""
     owned_by = owners(manifest, node)
     return [
-        _texts(entity, owned_by, node),
+        _texts(entity, owned_by, node, settings),
         _vectors(entity, owned_by, settings, pool),
         _index(entity, owned_by),
         _embeddings(entity, owned_by, settings),
     ]
 
 
-def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> dg.AssetsDefinition:
+def _texts(
+    entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any], settings: Settings
+) -> dg.AssetsDefinition:
     @dg.asset(
         key_prefix=entity.name,
         group_name=entity.name,
@@ -88,21 +92,22 @@ def _texts(entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any]) -> 
         description=f"A text for each row of `{node['name']}` (or each chunk), with its hash.",
         kinds={"python", "postgres"},
         code_version=_version(entity, _TEXTS),
+        partitions_def=partitions.definition(entity),
+        backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
     )
     def texts(
         context: dg.AssetExecutionContext, config: TextsConfig, engine: dg.ResourceParam[Running]
     ) -> dg.MaterializeResult[None]:
-        result = sync_texts(
-            engine.staging,
-            engine.vectors,
-            engine.on(entity),
-            context.run_id,
-            engine.encoders.images,
-            engine.encoders.cache.evict,
-            allow_deletes=config.allow_deletes,
-            force=config.force,
-            report=engine.report,
-        )
+        on, keys = engine.on(entity), partitions.keys_of(context)
+        with engine.options(context.run_id, keys, **config.model_dump()) as options:
+            result = sync_texts(
+                engine.staging,
+                engine.vectors,
+                on,
+                engine.encoders,
+                options,
+                keep=engine.keeps_cache,
+            )
         shown = {"new": result.new, "rekeyed": result.rekeyed}
         return dg.MaterializeResult(metadata=metadata.of_counts(asdict(result.counts)) | shown)
 
@@ -130,15 +135,9 @@ def _vectors(
         context: dg.AssetExecutionContext, config: VectorsConfig, engine: dg.ResourceParam[Running]
     ) -> dg.MaterializeResult[None]:
         on, keys = engine.on(entity), partitions.keys_of(context)
-        with engine.request(
-            context.run_id,
-            keys,
-            limit=config.limit,
-            force=config.force,
-            max_cost_usd=config.max_cost_usd,
-        ) as request:
-            result = sync_and_drain(
-                engine.vectors, on, engine.encoders, request, drain=config.drain
+        with engine.options(context.run_id, keys, **config.model_dump()) as options:
+            result = encode_entity(
+                engine.vectors, on, engine.encoders, options, keep=engine.keeps_cache
             )
         partitions.record(context, coverage(engine.vectors, on), result.keys)
         return dg.MaterializeResult(metadata=metadata.of_sets(result))
@@ -182,6 +181,8 @@ def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> 
     ) -> dg.MaterializeResult[None]:
         on = engine.on(entity)
         result = publish(engine.vectors, on)
+        # other partitions may run apart from these
+        retain(engine.vectors, on, engine.encoders, engine.settings, wait=True)
         with engine.vectors.connection() as connection:
             counts = ledger.read(connection, on, context.run_id) or asdict(Counts())
         shown = {"published": result.summary, "flipped": result.flipped}

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 
 from embeddings_pipeline.store.queries import PartitionCoverage
+from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.index import IndexResult
-from embeddings_pipeline.sync.sets import SetsResult
 
 Metadata = dict[str, Any]
 
@@ -29,15 +29,11 @@ def of_counts(counts: Mapping[str, Any]) -> Metadata:
     return shown | {"peak_memory_mib": peak_memory_mib()}
 
 
-def of_sets(result: SetsResult) -> Metadata:
+def of_sets(result: EncodeResult) -> Metadata:
     """What was done to the sets together, and with which models on which devices."""
-    done = [(vector_set, r) for vector_set, r in result.by_set if r.device]
     return of_counts(asdict(result.counts)) | {
-        "device": ", ".join(sorted({r.device or "" for _, r in done})) or "not used",
-        "sets": ", ".join(
-            f"{vector_set.number} ({vector_set.model}, {vector_set.state})"
-            for vector_set in {s.number: s for s, _ in result.by_set}.values()
-        ),
+        "device": ", ".join(result.devices) or "not used",
+        "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
         **({"frozen": result.frozen} if result.frozen else {}),
     }
 

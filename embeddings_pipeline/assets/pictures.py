@@ -8,9 +8,10 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from embeddings_pipeline.store import queries, vector_sets
+from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.vectors import sets as vector_sets
 
 _VECTORS = 1_000
 _TEXTS = 5

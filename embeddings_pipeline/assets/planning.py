@@ -17,7 +17,9 @@ def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
     @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
     def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
         chosen = [engine.on(entity) for entity in entities]
-        planned = plans(engine.staging, engine.vectors, chosen, engine.encoders)
+        planned = plans(
+            engine.staging, engine.vectors, chosen, engine.encoders, keep=engine.keeps_cache
+        )
         return dg.Output(
             None,
             metadata={
@@ -39,7 +41,6 @@ def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
 
 
 def _row(planned: Plan) -> dict[str, Any]:
-    seconds = [part.seconds for part in planned.sets if part.encode]
     return {
         "entity": planned.entity,
         "new": planned.new,
@@ -50,7 +51,7 @@ def _row(planned: Plan) -> dict[str, Any]:
         "reuse": sum(part.reusable for part in planned.sets),
         "encode": sum(part.encode for part in planned.sets),
         "tokens": sum(part.tokens for part in planned.sets),
-        "seconds": "unknown" if None in seconds else round(sum(s or 0 for s in seconds), 1),
+        "seconds": "unknown" if planned.seconds is None else round(planned.seconds, 1),
         "usd": round(planned.cost_usd, 6),
         "why": ", ".join(f"{share:.0%} {reason}" for reason, share in planned.why.items() if share),
     }

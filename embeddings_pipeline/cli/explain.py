@@ -8,10 +8,9 @@ import typer
 
 from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
-from embeddings_pipeline.store.traces import Quarantined
-from embeddings_pipeline.sync.explain import Explanation
+from embeddings_pipeline.store.texts.quarantine import Entry
+from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
-from embeddings_pipeline.sync.explain_chunk import ChunkInSet
 
 # how much of a data URI is shown
 _DATA_URI = 60
@@ -39,18 +38,18 @@ def _show(explained: Explanation) -> None:
         cut = ", truncated by the model" if chunk.truncated else ""
         typer.echo(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
         typer.echo(f"  {_short(chunk.text)}")
+        if chunk.equal:
+            typer.echo(f"  the same text as {', '.join(chunk.equal)}")
         for in_set in chunk.sets:
             typer.echo(f"  {_vector(in_set)}")
     for failure in explained.quarantine:
-        typer.echo(f"\n{_failure(failure, {chunk.text_hash for chunk in explained.chunks})}")
+        typer.echo(f"\n{_failure(failure)}")
 
 
-def _failure(failure: Quarantined, hashes: set[str]) -> str:
+def _failure(failure: Entry) -> str:
     stage = f"{failure.stage}, {_times(failure.attempts)}"
-    if failure.vector_set is not None:
-        stage += f", set {failure.vector_set}"
-    if failure.text_hash is not None and failure.text_hash.hex() not in hashes:
-        stage += ", on a text that it no longer has"
+    if failure.model is not None:
+        stage += f", model {failure.model}"
     return f"in quarantine since {failure.first_seen:%Y-%m-%d %H:%M} ({stage}): {failure.error}"
 
 
@@ -70,7 +69,8 @@ def _vector(in_set: ChunkInSet) -> str:
     name = f"set {in_set.set_number} ({in_set.state}, {of_model})"
     if in_set.vector is None:
         return f"{name}: no vector; the next run will {in_set.next}"
-    origin = in_set.vector.reused_from
-    how = f"taken from {origin}" if origin else "encoded"
-    when = f"{in_set.vector.embedded_at:%Y-%m-%d %H:%M}"
-    return f"{name}: {how} on {when} by run {in_set.vector.run_id}; will {in_set.next}"
+    when = f"{in_set.vector.updated_at:%Y-%m-%d %H:%M}"
+    return (
+        f"{name}: a vector since {when}, encoded by run {in_set.vector.run_id}; the next run will"
+        f" {in_set.next}"
+    )

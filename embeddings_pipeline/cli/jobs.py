@@ -14,7 +14,7 @@ from embeddings_pipeline.errors import EmbeddingsError, Interrupted
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.postgres import columns_of
-from embeddings_pipeline.sync.request import Progress
+from embeddings_pipeline.sync.progress import Progress
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -81,7 +81,7 @@ class Jobs:
             limit=options.limit,
             max_cost_usd=options.max_cost_usd,
             force=options.force,
-            drain=options.keys is None,
+            include_backlog=options.keys is None,
         )
         result = self._execute(
             automation.job_name(name),

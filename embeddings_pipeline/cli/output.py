@@ -26,8 +26,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from embeddings_pipeline.sync.report import of_progress, usd
-from embeddings_pipeline.sync.request import Progress as Done
+from embeddings_pipeline.sync.progress import Progress as Done
+from embeddings_pipeline.sync.progress import of_progress, usd
 
 _LOG_EVERY_SECONDS = 5
 _WORD = re.compile(r"[^\W\d_]")

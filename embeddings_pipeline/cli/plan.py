@@ -10,9 +10,8 @@ import typer
 from embeddings_pipeline.cli.output import print_json, print_table, say
 from embeddings_pipeline.cli.session import AsJson, chosen, session
 from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.sync.plan import Plan, plans
-from embeddings_pipeline.sync.request import Request
-from embeddings_pipeline.sync.set_plans import SetPlan
+from embeddings_pipeline.sync.plan import Plan, SetPlan, plans
+from embeddings_pipeline.sync.run_options import RunOptions
 
 
 def plan(
@@ -21,21 +20,19 @@ def plan(
 ) -> None:
     """Say what the next run would do, why, and what it would cost. Writes nothing."""
     with session() as engine:
-        planned = plans_of(engine, entities or [], Request(run_id=""))
+        planned = plans_of(engine, entities or [], RunOptions(run_id=""))
     show(planned, as_json=as_json)
 
 
-def plans_of(
-    engine: Engine, names: Sequence[str], request: Request, *, allow_deletes: bool = False
-) -> list[Plan]:
+def plans_of(engine: Engine, names: Sequence[str], options: RunOptions) -> list[Plan]:
     """The plan of this run for each of the entities, or for all where none is named."""
     return plans(
         engine.staging,
         engine.vectors,
         [engine.on(entity) for entity in chosen(engine, names)],
         engine.encoders,
-        request,
-        allow_deletes=allow_deletes,
+        options,
+        keep=engine.settings.embedding_cache_keep,
     )
 
 
@@ -61,7 +58,6 @@ def show(of_entities: list[Plan], *, as_json: bool, max_cost_usd: float | None =
 
 
 def _row(planned: Plan) -> tuple[object, ...]:
-    known = [s.seconds for s in planned.sets if s.encode]
     about = "~" if planned.tokens_estimated else ""
     return (
         planned.entity,
@@ -73,7 +69,7 @@ def _row(planned: Plan) -> tuple[object, ...]:
         sum(s.reusable for s in planned.sets),
         sum(s.encode for s in planned.sets),
         f"{about}{sum(s.tokens for s in planned.sets):,}",
-        "unknown" if None in known else float(sum(s or 0 for s in known)),
+        "unknown" if planned.seconds is None else planned.seconds,
         f"{planned.cost_usd:.4f}",
     )
 
@@ -93,8 +89,6 @@ def _remarks(planned: Plan) -> list[str]:
     reasons = [f"{share:.0%} {reason}" for reason, share in planned.why.items() if share]
     if reasons:
         remarks.append("because of " + ", ".join(reasons))
-    if cached := sum(s.cached for s in planned.sets):
-        remarks.append(f"the cache has the vectors of {cached:,} texts, which cost nothing")
     if planned.deletes_refused:
         remarks.append("the deletes are more than max_delete_share: needs --allow-deletes")
     return remarks

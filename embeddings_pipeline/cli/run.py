@@ -16,8 +16,8 @@ from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.plan import Plan
-from embeddings_pipeline.sync.report import of_counts
-from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.progress import of_counts
+from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
 
 
@@ -84,8 +84,17 @@ def run(
 
 
 def _planned(engine: Engine, names: Sequence[str], options: Options) -> list[Plan]:
-    request = Request("", keys=options.keys, limit=options.limit, force=options.force)
-    return plan.plans_of(engine, names, request, allow_deletes=options.allow_deletes)
+    return plan.plans_of(
+        engine,
+        names,
+        RunOptions(
+            "",
+            keys=options.keys,
+            limit=options.limit,
+            force=options.force,
+            allow_deletes=options.allow_deletes,
+        ),
+    )
 
 
 def run_all(

@@ -13,7 +13,7 @@ from embeddings_pipeline.engine import opened
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.ledger import Cost
-from embeddings_pipeline.sync.report import usd
+from embeddings_pipeline.sync.progress import usd
 from embeddings_pipeline.sync.status import EntityStatus
 from embeddings_pipeline.sync.status import status as status_of
 

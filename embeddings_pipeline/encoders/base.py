@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import add
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,20 @@ class Encodings:
         return self
 
 
+class EncodedBatch(NamedTuple):
+    """Some texts of a stream, with their vectors.
+
+    `places` are positions in the stream, each given out once in some batch. `encodings` has the
+    vectors in the order of `places`; its `failures` are by index into `places`, and its `usage` is
+    of this batch. With an `error` the model failed on the batch as a whole: `encodings` is empty,
+    and none of the texts has a vector.
+    """
+
+    places: Sequence[int]
+    encodings: Encodings
+    error: Exception | None = None
+
+
 class Encoder(Protocol):
     """Documents and queries are encoded apart: some models prefix them differently."""
 
@@ -84,6 +98,27 @@ class Encoder(Protocol):
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts to find others by."""
+
+
+class StreamingEncoder(Encoder, Protocol):
+    """An encoder that a run can feed."""
+
+    def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
+        """Vectors of documents, batch by batch, in any order; each place is given out once.
+
+        One thread iterates `texts`, which may block; batches that are done come out meanwhile.
+        A bounded number of texts is read ahead and a bounded number of batches is held, so that
+        nothing goes on while nobody asks for the next batch. The seconds of all batches add up to
+        the wall time in which the model was at work.
+
+        Raises what ends the run (a key that is refused, a model that cannot be loaded) and what
+        `texts` raises, once the batches that the model had begun were given out. Texts that were
+        read ahead but not begun have no batch then.
+
+        Close it to end early: batches that were not begun are left out, those that were begun are
+        waited for. A thread that is blocked in `texts` for longer than half a second is left
+        behind, and reads no further text.
+        """
 
 
 @runtime_checkable

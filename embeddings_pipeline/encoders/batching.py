@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import count, islice
+
+import numpy as np
+import psycopg
+
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Usage
+from embeddings_pipeline.errors import EmbeddingsError, RowError
 
 _PIECES = 4
 
@@ -54,3 +61,43 @@ def tapered(batches: Sequence[list[int]], *, lanes: int) -> list[list[int]]:
         for start in range(0, len(batch), size)
     ]
     return [*batches[:-lanes], *cut]
+
+
+def encoded(places: Sequence[int], encode: Callable[[], Encodings]) -> EncodedBatch:
+    """The batch of the texts at these places. What `encode` raises is the batch's error where the
+    texts may be at fault; what ends a run is raised."""
+    try:
+        made = encode()
+        if len(made.vectors) != len(places):
+            raise RowError(f"the encoder gave {len(made.vectors)} vectors for {len(places)} texts")
+        return EncodedBatch(places, made)
+    # an encoder may raise anything for a text that it cannot take
+    except Exception as error:
+        # the database is that which keeps the limits of requests
+        ends = isinstance(error, EmbeddingsError | psycopg.OperationalError)
+        if ends and not isinstance(error, RowError):
+            raise
+        return EncodedBatch(places, Encodings(np.empty((0, 0), np.float32), Usage()), error)
+
+
+def in_batches(
+    encode: Callable[[Sequence[str]], Encodings], texts: Iterable[str], size: int
+) -> Generator[EncodedBatch, None, None]:
+    """The stream of an encoder that has none of its own: so many texts at a time, in order, in the
+    thread of the consumer."""
+    left = iter(texts)
+    for start in count(0, size):
+        some = [*islice(left, size)]
+        if not some:
+            return
+        places = range(start, start + len(some))
+        batch = encoded(places, lambda some=some: encode(some))  # type: ignore[misc]
+        stopped = batch.encodings.stopped
+        if stopped:
+            # the texts that it left are among the failures
+            good = [i for i in range(len(some)) if i not in batch.encodings.failures]
+            made = Encodings(batch.encodings.vectors[good], batch.encodings.usage)
+            batch = EncodedBatch([places[i] for i in good], made)
+        yield batch
+        if stopped:
+            raise stopped

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 # 2,048 vectors of 4,096 dimensions, written as numbers
 _MOST_BYTES = 256 << 20
-# what is about to be answered is paid for
-_GRACE_SECONDS = 5.0
+# what is about to be answered is paid for; with the step below it makes a stop of two seconds
+_GRACE_SECONDS = 1.5
 # how often whoever waits looks whether it should stop
-_STEP_SECONDS = 0.5
+_STEP_SECONDS = 0.25
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Unended(Exception):
 
 
 def awaited(ask: Callable[[], T], seconds: float, stopped: Event) -> T:
-    """What `ask` gives within so many seconds in all, or within a few once it is `stopped`.
+    """What `ask` gives within so many seconds in all, or within two once it is `stopped`.
 
     It runs in a thread of its own, which is left to itself where it takes longer: a timeout of HTTP
     is one of each part, and an answer may drip for ever, head or body. Raises Unended then.

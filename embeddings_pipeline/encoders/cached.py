@@ -17,17 +17,12 @@ from embeddings_pipeline.errors import ConfigurationError
 class CachedEncoder:
     """Stands before another encoder. Where all texts of a call are known, that is not asked.
 
-    Queries are remembered always, documents where told. `uncached` is the other encoder itself;
-    with `renew` it is always asked, and what it makes takes the place of what was remembered.
+    `uncached` is the other encoder itself.
     """
 
-    def __init__(
-        self, inner: Encoder, cache: Cache, *, documents: bool, renew: bool = False
-    ) -> None:
+    def __init__(self, inner: Encoder, cache: Cache) -> None:
         self.uncached = inner
         self._cache = cache
-        self._documents = documents
-        self._renew = renew
 
     @property
     def identity(self) -> ModelIdentity:
@@ -59,26 +54,8 @@ class CachedEncoder:
         """Load the model. Raises ConfigurationError where it or its device is not there."""
         self.uncached.check()
 
-    @property
-    def remembers_documents(self) -> bool:
-        """Whether a text that was read before may be spared the model."""
-        return self._documents and not self._renew
-
-    def remembered(self, texts: Sequence[str]) -> set[str]:
-        """Those of these documents that are spared the model."""
-        if not self.remembers_documents:
-            return set()
-        by_hash = {text_hash(text): text for text in texts}
-        return {by_hash[h] for h in self._cache.holds("document", self.identity, [*by_hash])}
-
-    def renewing(self) -> CachedEncoder:
-        """The same, but what is remembered is made again."""
-        return CachedEncoder(self.uncached, self._cache, documents=self._documents, renew=True)
-
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts that are to be found."""
-        if not self._documents:
-            return self.uncached.encode_documents(texts)
         return self._encode("document", texts, self.uncached.encode_documents)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
@@ -90,7 +67,7 @@ class CachedEncoder:
     ) -> Encodings:
         hashes = [text_hash(text) for text in texts]
         wanted = dict(zip(hashes, texts, strict=True))
-        found = {} if self._renew else self._cache.read(kind, self.identity, [*wanted])
+        found = self._cache.read(kind, self.identity, [*wanted])
         missing = [key for key in wanted if key not in found]
         made = Encodings(np.empty((0, self.identity.dimension), np.float32), Usage())
         if missing:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embeddings_pipeline.encoders.ahead import ahead, attempted
-from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.encoders.ahead import attempted
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Usage
+from embeddings_pipeline.encoders.batching import encoded
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.loaded import Prepared
 from embeddings_pipeline.encoders.model_files import Vision
 from embeddings_pipeline.encoders.pixels import decode
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.streams import PATIENCE_SECONDS, Item, Stream, as_filled
 from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import RowError
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 # decoding one takes up to 0.45 GB: see MAX_PIXELS
 _THREADS = 4
+# batches of vectors that wait for the consumer
+_HELD = 16
 
 
 class ImageEncoder:
@@ -62,9 +67,22 @@ class ImageEncoder:
 
         Images are read and decoded in threads while the model is at work on those before.
         """
-        room = self._model.room(self._vision.tokens)
-        with closing(ahead(attempted(self._read), texts, threads=_THREADS, depth=room)) as decoded:
-            return self._encode(decoded, len(texts))
+        vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
+        usage = Usage()
+        failures: dict[int, str] = {}
+        # all texts are there: each batch is filled, however long an image takes
+        with closing(self._stream(texts, patience=None)) as batches:
+            for places, made, error in batches:
+                if error:
+                    raise error
+                vectors[places] = made.vectors
+                failures |= {places[i]: why for i, why in made.failures.items()}
+                usage += made.usage
+        return Encodings(vectors, usage, failures)
+
+    def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
+        """The same of a stream of URIs, batch by batch; see `Encoder.encode_stream`."""
+        return self._stream(texts, patience=PATIENCE_SECONDS)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of texts, to find images by."""
@@ -80,32 +98,45 @@ class ImageEncoder:
 
     def encode_decoded(self, image: Image | RowError) -> Encodings:
         """The vector of an image that was decoded before."""
-        return self._encode([image], 1)
-
-    def _encode(self, decoded: Iterable[Image | RowError], count: int) -> Encodings:
         self.check()
         started = time.monotonic()
-        vectors = np.zeros((count, self.identity.dimension), np.float32)
-        failures: dict[int, str] = {}
-        good = _without_failures(decoded, failures)
-        while batch := dict(islice(good, self._model.room(self._vision.tokens))):
-            prepared = [Prepared(self._vision.tokens, image) for image in batch.values()]
-            vectors[[*batch]] = self._model.encode_prepared(prepared)
-        usage = Usage(texts=count - len(failures), seconds=time.monotonic() - started)
-        return Encodings(vectors, usage, failures)
+        made = self._encode([image])
+        return replace(made, usage=replace(made.usage, seconds=time.monotonic() - started))
+
+    def _stream(
+        self, texts: Iterable[str], patience: float | None
+    ) -> Generator[EncodedBatch, None, None]:
+        self.check()
+        read = attempted(self._read)
+        room = self._model.room(self._vision.tokens)
+        stream = Stream(running=1, held=_HELD)
+        with ThreadPoolExecutor(1) as pool, closing(stream):
+            decoded = stream.stage(
+                lambda uris: [Item(uri.place, read(uri.content)) for uri in uris],
+                stream.read(texts, room=_THREADS),
+                most=1,
+                room=room,
+                threads=_THREADS,
+            )
+            batches = as_filled(decoded, max_texts=room, patience=patience)
+            yield from stream.batches(batches, self._encode_batch, pool)
+
+    def _encode_batch(self, batch: Sequence[Item[Image | RowError]]) -> list[EncodedBatch]:
+        images = [item.content for item in batch]
+        return [encoded([item.place for item in batch], lambda: self._encode(images))]
+
+    def _encode(self, decoded: Sequence[Image | RowError]) -> Encodings:
+        """Vectors of images that make at most one batch."""
+        vectors = np.zeros((len(decoded), self.identity.dimension), np.float32)
+        failures = {i: str(image) for i, image in enumerate(decoded) if isinstance(image, RowError)}
+        good = {i: image for i, image in enumerate(decoded) if not isinstance(image, RowError)}
+        if good:
+            prepared = [Prepared(self._vision.tokens, image) for image in good.values()]
+            vectors[[*good]] = self._model.encode_prepared(prepared)
+        return Encodings(vectors, Usage(texts=len(good)), failures)
 
     def _read(self, uri: str) -> Image:
         return decode(self._images.read(uri), self._vision.size)
 
     def _decode(self, data: bytes) -> Image:
         return decode(self._images.within_limit(data), self._vision.size)
-
-
-def _without_failures(
-    decoded: Iterable[Image | RowError], failures: dict[int, str]
-) -> Iterator[tuple[int, Image]]:
-    for index, image in enumerate(decoded):
-        if isinstance(image, RowError):
-            failures[index] = str(image)
-        else:
-            yield index, image

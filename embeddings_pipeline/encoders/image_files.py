@@ -6,7 +6,6 @@ that were not named is ever asked for.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -16,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
+from embeddings_pipeline.entities.serialise import content_hash
 from embeddings_pipeline.errors import RowError
 from embeddings_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from embeddings_pipeline.encoders.remote_images import HttpImages
 
-# as pip pins a file: https://pip.pypa.io/en/stable/topics/secure-installs
-_PIN = re.compile(r"#sha256=([0-9a-f]{64})\Z")
+# pinned by the hash of its content, as https://pip.pypa.io/en/stable/topics/secure-installs has it
+_PIN = re.compile(r"#sha256=([0-9a-f]{32})\Z")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _SHOWN = 200
 
@@ -41,8 +41,8 @@ class ImageFiles:
     def read(self, uri: str) -> bytes:
         """The bytes behind a path or a data, file, http, https or s3 URI.
 
-        Raises RowError for one that is not there, too large, not allowed, or not of the sha256
-        that `pinned` gave it.
+        Raises RowError for one that is not there, too large, not allowed, or not of the content
+        hash that `pinned` gave it.
         """
         bare = _PIN.sub("", uri)
         try:
@@ -52,7 +52,7 @@ class ImageFiles:
             why = error.strerror if isinstance(error, OSError) else error
             raise RowError(f"image {_shown(bare)}: {why}") from None
         pin = _PIN.search(uri)
-        if pin and hashlib.sha256(data).hexdigest() != pin[1]:
+        if pin and content_hash(data).hex() != pin[1]:
             raise RowError(
                 f"image {_shown(bare)} is another than its row was read with: `run --force` takes"
                 " the new one"
@@ -118,9 +118,9 @@ class ImageFiles:
             return file.read(self._max_bytes + 1)
 
 
-def pinned(uri: str, sha256: bytes) -> str:
-    """A URI that is read only while there are the very bytes behind it that it was hashed with."""
-    return f"{uri}#sha256={sha256.hex()}"
+def pinned(uri: str, content: bytes) -> str:
+    """A URI that is read only while there are the very bytes behind it that have this hash."""
+    return f"{uri}#sha256={content.hex()}"
 
 
 # a pixel: an image that every encoder of images can take

@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """As many threads as torch would take for one operation, at most eight with several each."""
+    """As many threads as torch would take for one operation, at most eight with several each. They
+    are those of `pool`."""
 
     def __init__(self) -> None:
         import torch
@@ -26,21 +27,21 @@ class Lanes:
         threads = torch.get_num_threads()
         self.count = min(threads, _MOST)
         ready = Barrier(self.count + 1)
-        self._pool = ThreadPoolExecutor(
+        self.pool = ThreadPoolExecutor(
             self.count,
             thread_name_prefix="lane",
             initializer=_take,
             initargs=(threads // self.count,),
         )
         for _ in range(self.count):
-            self._pool.submit(ready.wait)
+            self.pool.submit(ready.wait)
         ready.wait()
         # torch takes what a thread sets for the default of those that start later
         torch.set_num_threads(threads)
 
     def run(self, work: Callable[[T], None], parts: Iterable[T]) -> None:
         """Do it with each part; raises what one of them raises, once all are done."""
-        for done in wait([self._pool.submit(work, part) for part in parts]).done:
+        for done in wait([self.pool.submit(work, part) for part in parts]).done:
             done.result()
 
 

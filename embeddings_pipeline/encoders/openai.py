@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
-from embeddings_pipeline.encoders.base import Encodings, Usage
-from embeddings_pipeline.encoders.openai_call import Call
+import numpy as np
+
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Usage
+from embeddings_pipeline.encoders.batching import in_order
+from embeddings_pipeline.encoders.openai_call import Fitted, Session, answered, fitted
 from embeddings_pipeline.encoders.openai_endpoint import Endpoint
 from embeddings_pipeline.encoders.openai_errors import Refused
 from embeddings_pipeline.encoders.openai_lengths import estimate
@@ -16,10 +21,16 @@ from embeddings_pipeline.encoders.openai_models import RemoteModel
 from embeddings_pipeline.encoders.openai_requests import PROBE, Patience, Requests
 from embeddings_pipeline.encoders.rate_limits import NoLimits, RateLimits
 from embeddings_pipeline.encoders.stop import Stop
+from embeddings_pipeline.encoders.streams import Item, Stream, as_filled
 from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
+
+# smaller requests than this are not worth sending side by side
+_LEAST_BATCH_TOKENS = 8_000
+# texts of a stream that are counted at once
+_CHUNK_TEXTS = 512
 
 
 @dataclass(frozen=True)
@@ -107,26 +118,66 @@ class OpenAIEncoder:
         """Vectors of the texts; of those that the provider refuses, the reason. Where it fails
         after some, theirs are not lost: see `Encodings.stopped`."""
         started = time.monotonic()
-        call = Call(
-            self._requests,
-            texts,
-            dimension=self.identity.dimension,
-            shortened=self.identity.dimension != self._own_dimension,
-            max_tokens=self._remote.max_tokens,
-            stopping=self._stopping,
+        vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
+        failures: dict[int, str] = {}
+        usage = Usage()
+        unread = {*range(len(texts))}
+        stopped = None
+        items = fitted([Item(*numbered) for numbered in enumerate(texts)], self._remote.max_tokens)
+        lengths = [item.tokens for item in items]
+        options = self._options
+        share = max(_LEAST_BATCH_TOKENS, -(-sum(lengths) // options.in_flight))
+        batches = in_order(
+            lengths,
+            max_tokens=min(options.batch_tokens, share),
+            max_texts=options.batch_texts,
         )
-        call.run(
-            batch_texts=self._options.batch_texts,
-            batch_tokens=self._options.batch_tokens,
-            in_flight=self._options.in_flight,
-        )
-        usage = Usage(
-            texts=len(texts) - len(call.failures),
-            tokens=call.tokens,
-            truncated=len(call.truncated),
-            seconds=time.monotonic() - started,
-        )
-        return Encodings(call.vectors, usage, call.failures, call.error)
+        with closing(
+            self._sent(lambda *_: ([items[i] for i in batch] for batch in batches))
+        ) as sent:
+            try:
+                for places, made, _ in sent:
+                    vectors[places] = made.vectors
+                    failures |= {places[i]: why for i, why in made.failures.items()}
+                    usage += made.usage
+                    unread -= {*places}
+            except Exception as error:
+                if not usage.tokens and unread.issuperset(
+                    i for i, text in enumerate(texts) if text
+                ):
+                    raise
+                stopped = error
+        failures |= dict.fromkeys(unread, str(stopped))
+        usage = replace(usage, seconds=time.monotonic() - started)
+        return Encodings(vectors, usage, failures, stopped)
+
+    def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
+        """Vectors of documents, batch by batch; see `Encoder.encode_stream`.
+
+        A batch is what became of one request, and as many requests are in flight as may be. What
+        ends the run, or that it is `stopping`, is raised once those in flight have been answered,
+        within two seconds; no more are sent meanwhile. The tokens of all batches are what was
+        billed: a batch without texts has those of answers that cannot be used.
+        """
+        options = self._options
+
+        def cut(stream: Stream, session: Session) -> Iterator[Sequence[Item[Fitted]]]:
+            items = stream.stage(
+                partial(fitted, max_tokens=self._remote.max_tokens),
+                stream.read(texts, room=_CHUNK_TEXTS),
+                most=_CHUNK_TEXTS,
+                # a batch for each request
+                room=options.in_flight * options.batch_tokens,
+                least=options.batch_tokens // options.batch_texts,
+            )
+            return as_filled(
+                items,
+                max_texts=options.batch_texts,
+                max_tokens=options.batch_tokens,
+                check=session.check,
+            )
+
+        return self._sent(cut)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """The same as for documents: such an endpoint makes no difference. Raises what ended the
@@ -137,6 +188,22 @@ class OpenAIEncoder:
         """Close the connections, if any were opened."""
         if "_requests" in self.__dict__:
             self._requests.close()
+
+    def _sent(
+        self, cut: Callable[[Stream, Session], Iterable[Sequence[Item[Fitted]]]]
+    ) -> Generator[EncodedBatch, None, None]:
+        """What becomes of batches of a stream, each sent as one request."""
+        in_flight = self._options.in_flight
+        session = Session(
+            self._requests,
+            dimension=self.identity.dimension,
+            shortened=self.identity.dimension != self._own_dimension,
+            stopping=self._stopping,
+        )
+        stream = Stream(running=in_flight, held=2 * in_flight)
+        # closed from the last to the first
+        with ThreadPoolExecutor(in_flight) as pool, closing(stream), closing(session):
+            yield from stream.batches(cut(stream, session), partial(answered, session), pool)
 
     @cached_property
     def _requests(self) -> Requests:

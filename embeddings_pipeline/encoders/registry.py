@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock
 
-from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.base import StreamingEncoder
 from embeddings_pipeline.encoders.cache import Cache
-from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.local_models import IMAGE_MODELS
@@ -41,13 +40,13 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._stopping: Callable[[], bool] = lambda: False
-        self._made: dict[tuple[str, int | None], CachedEncoder] = {}
+        self._made: dict[tuple[str, int | None], StreamingEncoder] = {}
         self._local: dict[str, SharedModel] = {}
         self._lock = Lock()
 
     @cached_property
     def cache(self) -> Cache:
-        """The vectors that all of them remember."""
+        """What queries, and documents that are asked for one by one, are remembered in."""
         cache = Cache(self._settings)
         self._closing.callback(cache.close)
         return cache
@@ -59,7 +58,7 @@ class Encoders:
         self._closing.callback(images.close)
         return images
 
-    def of(self, entity: Entity) -> CachedEncoder:
+    def of(self, entity: Entity) -> StreamingEncoder:
         """The encoder that an entity declares, or the default.
 
         Raises ConfigurationError for images without a model that sees them, or such a model
@@ -67,7 +66,7 @@ class Encoders:
         """
         model = entity.model or self._settings.embedding_model
         encoder = self.get(model, entity.dimension)
-        sees = isinstance(encoder.uncached, ImageEncoder)
+        sees = isinstance(encoder, ImageEncoder)
         if entity.image and not sees:
             raise ConfigurationError(
                 f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
@@ -80,7 +79,7 @@ class Encoders:
             )
         return encoder
 
-    def get(self, model: str, dimension: int | None = None) -> CachedEncoder:
+    def get(self, model: str, dimension: int | None = None) -> StreamingEncoder:
         """The encoder of a model, its own dimension unless another is asked for.
 
         Raises ConfigurationError where it cannot be found, or where encoding is switched off.
@@ -90,10 +89,10 @@ class Encoders:
         key = (model, dimension)
         with self._lock:
             if key not in self._made:
-                self._made[key] = self._remembering(self._make(model, dimension), model)
+                self._made[key] = self._make(model, dimension)
             return self._made[key]
 
-    def identical(self, identity: ModelIdentity) -> CachedEncoder:
+    def identical(self, identity: ModelIdentity) -> StreamingEncoder:
         """The encoder that makes vectors comparable with those of this identity.
 
         Raises ConfigurationError where the model cannot be found, or has other weights or reads
@@ -125,10 +124,9 @@ class Encoders:
                 " EMBEDDING_MAX_COST_USD"
             )
 
-    def add(self, encoder: Encoder, dimension: int | None = None) -> None:
-        """Use this encoder for its model, and remember what it makes."""
-        model = encoder.identity.model
-        self._made[model, dimension] = self._remembering(encoder, model)
+    def add(self, encoder: StreamingEncoder, dimension: int | None = None) -> None:
+        """Use this encoder for its model."""
+        self._made[encoder.identity.model, dimension] = encoder
 
     @contextmanager
     def until(self, stopping: Callable[[], bool]) -> Iterator[None]:
@@ -148,7 +146,7 @@ class Encoders:
         for name in ("cache", "images"):
             vars(self).pop(name, None)
 
-    def _make(self, model: str, dimension: int | None) -> Encoder:
+    def _make(self, model: str, dimension: int | None) -> StreamingEncoder:
         remote = remote_model(model)
         if remote is None:
             if model not in self._local:
@@ -168,10 +166,6 @@ class Encoders:
 
     def _is_stopping(self) -> bool:
         return self._stopping()
-
-    def _remembering(self, encoder: Encoder, model: str) -> CachedEncoder:
-        # documents of a model that costs nothing are made again as fast as they are read
-        return CachedEncoder(encoder, self.cache, documents=self.usd_per_token(model) > 0)
 
     @cached_property
     def _limits(self) -> RateLimits:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encodings, Vectors
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Vectors
 from embeddings_pipeline.encoders.loaded import Prepared
 from embeddings_pipeline.encoders.shared_model import SharedModel
 from embeddings_pipeline.encoders.token_counts import TokenCount, token_count
@@ -15,8 +15,8 @@ from embeddings_pipeline.entities.model import ModelIdentity
 
 
 class SentenceTransformersEncoder:
-    """A local model whose vectors are as long as the identity says. One thread encodes at a time,
-    of all encoders that share the model."""
+    """A local model whose vectors are as long as the identity says. Threads take turns, those of
+    all encoders that share the model."""
 
     def __init__(self, identity: ModelIdentity, model: SharedModel) -> None:
         self._identity = identity
@@ -44,6 +44,10 @@ class SentenceTransformersEncoder:
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
         """Vectors of the texts, with the model's prompt for documents where it has one."""
         return self._encode(texts, query=False)
+
+    def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
+        """The same of a stream of texts, batch by batch; see `Encoder.encode_stream`."""
+        return self._model.encode_stream(texts, self._finish)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Vectors of the texts, with the model's prompt for queries where it has one."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,8 +14,8 @@ from threading import Lock
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
-from embeddings_pipeline.encoders.batching import by_tokens, tapered
+from embeddings_pipeline.encoders.base import EncodedBatch, Encodings, Usage, Vectors
+from embeddings_pipeline.encoders.batching import by_tokens, encoded, tapered
 from embeddings_pipeline.encoders.devices import (
     device_for,
     dtype_for,
@@ -23,6 +25,7 @@ from embeddings_pipeline.encoders.devices import (
 from embeddings_pipeline.encoders.general_model import GeneralModel
 from embeddings_pipeline.encoders.loaded import LoadedModel, Prepared
 from embeddings_pipeline.encoders.plain_bert import PlainBert, is_plain_bert
+from embeddings_pipeline.encoders.streams import Channel, Item, Stream
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -32,6 +35,13 @@ logger = logging.getLogger(__name__)
 _LEAST_BATCH_TOKENS = 256
 # of a lane: less is not worth a batch of its own, more is no faster
 _LEAST_LANE_TOKENS, _MOST_LANE_TOKENS = 256, 512
+# of a stream: texts that are tokenised at once; tokens among which texts of like length are found,
+# with the least that a text counts, so that they are at most 8,192 texts
+_CHUNK_TEXTS = 512
+_AHEAD_TOKENS, _LEAST_TEXT_TOKENS = 262_144, 32
+# batches for each thread of the model: one that waits, so that a query does not wait long; and
+# those that are done while the consumer is busy
+_RUNNING, _HELD = 2, 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class Options:
 
 
 class SharedModel:
-    """The model in a folder, loaded when it is first used. One thread encodes at a time.
+    """The model in a folder, loaded when it is first used. Any number of threads may use it; their
+    calls take turns, and a stream lets others in between its batches.
 
     `identity` is that of its vectors in full.
     """
@@ -95,7 +106,12 @@ class SharedModel:
                 contents = [prepared[i] for i in batch]
                 vectors[batch] = self._run(model, contents, query=query)
 
-            self._share_out(model, lengths, fill)
+            batches = self._batches(model, lengths, taper=True)
+            if model.lanes:
+                model.lanes.run(fill, batches)
+            else:
+                for batch in batches:
+                    fill(batch)
         return Encodings(
             vectors,
             Usage(
@@ -106,20 +122,77 @@ class SharedModel:
             ),
         )
 
-    def _share_out(
-        self, model: LoadedModel, lengths: Sequence[int], fill: Callable[[Sequence[int]], None]
-    ) -> None:
-        """Fill in texts of these lengths, batch by batch, beside one another where they can be."""
+    def encode_stream(
+        self, texts: Iterable[str], finish: Callable[[Vectors], Vectors]
+    ) -> Generator[EncodedBatch, None, None]:
+        """Vectors of documents, each batch given to `finish`; see `Encoder.encode_stream`.
+
+        Texts of like length are found among those that were read while the model was at work.
+        """
+        self.check()
+        model = self._model
+        with ExitStack() as stack:
+            pool = model.lanes.pool if model.lanes else stack.enter_context(ThreadPoolExecutor(1))
+            threads = model.lanes.count if model.lanes else 1
+            stream = Stream(running=_RUNNING * threads, held=_HELD * threads)
+            stack.enter_context(closing(stream))
+            prepared = stream.stage(
+                partial(self._prepare, model),
+                stream.read(texts, room=_CHUNK_TEXTS),
+                most=_CHUNK_TEXTS,
+                room=_AHEAD_TOKENS,
+                least=_LEAST_TEXT_TOKENS,
+            )
+            encode = partial(self._encode_batch, model, finish)
+            yield from stream.batches(self._cut(model, prepared), encode, pool)
+
+    def _prepare(self, model: LoadedModel, read: Sequence[Item[str]]) -> Iterator[Item[Prepared]]:
+        prepared = model.prepare([item.content for item in read])
+        for item, text in zip(read, prepared, strict=True):
+            yield Item(item.place, text, min(text.tokens, self.identity.max_tokens))
+
+    def _encode_batch(
+        self,
+        model: LoadedModel,
+        finish: Callable[[Vectors], Vectors],
+        batch: Sequence[Item[Prepared]],
+    ) -> list[EncodedBatch]:
+        contents = [item.content for item in batch]
+        usage = Usage(
+            texts=len(batch),
+            tokens=sum(item.tokens for item in batch),
+            truncated=sum(text.tokens > self.identity.max_tokens for text in contents),
+        )
+
+        def encode() -> Encodings:
+            with nullcontext() if model.lanes else self._lock:
+                vectors = self._run(model, contents, query=False)
+            return Encodings(finish(vectors), usage)
+
+        return [encoded([item.place for item in batch], encode)]
+
+    def _cut(
+        self, model: LoadedModel, prepared: Channel[Prepared]
+    ) -> Iterator[list[Item[Prepared]]]:
+        """Batches of all that there is whenever the model has none left to begin."""
+        while some := prepared.take():
+            lengths = [item.tokens for item in some]
+            for batch in self._batches(model, lengths, taper=prepared.over):
+                yield [some[i] for i in batch]
+
+    def _batches(
+        self, model: LoadedModel, lengths: Sequence[int], *, taper: bool
+    ) -> list[list[int]]:
+        """The indexes of texts of these lengths, for the lanes where the model has some; with
+        smaller batches at the end where it is to `taper`."""
         tokens, texts = self._batch_tokens, self.options.batch_texts
         if model.lanes is None:
-            for batch in by_tokens(lengths, max_tokens=tokens, max_texts=texts):
-                fill(batch)
-            return
+            return by_tokens(lengths, max_tokens=tokens, max_texts=texts)
         # few texts are for all lanes too, and of many no lane is left with a long one at the end
         share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_LANE_TOKENS)
         tokens = min(tokens, share, _MOST_LANE_TOKENS)
         batches = by_tokens(lengths, max_tokens=tokens, max_texts=texts)
-        model.lanes.run(fill, tapered(batches, lanes=model.lanes.count))
+        return tapered(batches, lanes=model.lanes.count) if taper else batches
 
     def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
         """Out of memory, halve the batch, and keep those to come as small."""

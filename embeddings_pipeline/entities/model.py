@@ -8,7 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ModelIdentity:
     """Two vectors may be compared where these are equal. `max_tokens` is what the model reads of
-    a text; `revision` is the sha256 of its weights, or the provider's name for it."""
+    a text; `revision` is the sha256 of its weights, or the provider's name for it;
+    `document_prompt` stands in front of each document, but for prompts that the model's own files
+    have, which are part of its revision."""
 
     provider: str
     model: str
@@ -16,3 +18,4 @@ class ModelIdentity:
     dimension: int
     max_tokens: int
     normalized: bool
+    document_prompt: str = ""

@@ -14,6 +14,7 @@ from embeddings_pipeline.errors import RowError
 MAX_TEXT_BYTES = 1 << 20
 # of an image in a column: as base64, with what a data URI begins with, it is a text
 MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
+HASH_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,31 @@ class Rendered:
 
     @property
     def text_hash(self) -> bytes:
-        """sha256 over all that decides the vector except the model; of an image, its bytes."""
+        """The hash of all that decides the vector except the model; of an image, of its bytes."""
         if self.image_hash is not None:
             return self.image_hash
         if self.parts is None:
             return text_hash(self.text)
-        return _sha256([[*pair] for pair in zip(self.weights or (), self.parts, strict=True)])
+        return _hash_of_json([[*pair] for pair in zip(self.weights or (), self.parts, strict=True)])
+
+    @property
+    def part_hashes(self) -> list[bytes] | None:
+        """The hash of each weighted part, by which the embedding cache knows its vector."""
+        return None if self.parts is None else [text_hash(part) for part in self.parts]
 
 
 def text_hash(text: str) -> bytes:
-    """The hash of a text that is encoded as it stands, 32 bytes: a part, a query, a chunk."""
-    return _sha256([text])
+    """The hash of a text that is encoded as it stands: a part, a query, a chunk."""
+    return _hash_of_json([text])
 
 
-def _sha256(decides: list[object]) -> bytes:
-    return hashlib.sha256(json.dumps(decides, ensure_ascii=False).encode()).digest()
+def content_hash(data: bytes) -> bytes:
+    """The first 16 bytes of the sha256 of what a model reads: as many as a uuid has."""
+    return hashlib.sha256(data).digest()[:HASH_BYTES]
+
+
+def _hash_of_json(decides: list[object]) -> bytes:
+    return content_hash(json.dumps(decides, ensure_ascii=False).encode())
 
 
 def render(

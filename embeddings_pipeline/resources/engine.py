@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import FrameType
+from typing import Any
 
 import dagster as dg
 
@@ -18,8 +19,8 @@ from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.sync.report import of_progress
-from embeddings_pipeline.sync.request import Progress, Request
+from embeddings_pipeline.sync.progress import Progress, of_progress
+from embeddings_pipeline.sync.run_options import RunOptions
 
 _LOG_EVERY_SECONDS = 5
 
@@ -55,33 +56,32 @@ class Running:
         """The entity checked against its staging model's columns."""
         return self.engine.on(entity)
 
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        return self._settings
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the embedding caches are kept after a run."""
+        return self._settings.embedding_cache_keep
+
     @contextmanager
-    def request(
-        self,
-        run_id: str,
-        keys: Sequence[str] | None,
-        *,
-        limit: int | None,
-        force: bool,
-        max_cost_usd: float | None,
-    ) -> Iterator[Request]:
-        """A request to encode; asked to stop, the block ends after the window in flight.
+    def options(
+        self, run_id: str, keys: Sequence[str] | None, **config: Any
+    ) -> Iterator[RunOptions]:
+        """What a step of the run is asked for, by its configuration; asked to stop, the block ends
+        soon.
 
         Without a limit of its own it may cost EMBEDDING_MAX_COST_USD. Raises
         DagsterExecutionInterruptedError when stopped, which Dagster shows as a run canceled.
         """
-        if max_cost_usd is None:
-            max_cost_usd = self._settings.embedding_max_cost_usd
+        if config.get("max_cost_usd") is None:
+            config["max_cost_usd"] = self._settings.embedding_max_cost_usd
         with _stoppable() as stopped, self.encoders.until(stopped):
             try:
-                yield Request(
-                    run_id=run_id,
-                    keys=keys,
-                    limit=limit,
-                    force=force,
-                    max_cost_usd=max_cost_usd,
-                    report=self.report,
-                    stopped=stopped,
+                yield RunOptions(
+                    run_id=run_id, keys=keys, report=self.report, stopped=stopped, **config
                 )
             except Interrupted as error:
                 raise dg.DagsterExecutionInterruptedError(str(error)) from error
@@ -139,7 +139,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         nonlocal received
         received = True
         restore()
-        sys.stderr.write("stopping after the texts in flight; once more to stop at once\n")
+        sys.stderr.write("stopping; once more to stop at once\n")
 
     for number in former:
         signal.signal(number, note)

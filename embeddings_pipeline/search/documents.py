@@ -11,7 +11,7 @@ from embeddings_pipeline.search.schemas import Document, Documents
 from embeddings_pipeline.store import definitions
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.sync.documents import sync_documents
-from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.run_options import RunOptions
 
 # a run that holds the same rows takes them, too
 _PATIENCE_SECONDS = 10
@@ -36,7 +36,7 @@ class DocumentSync:
             engine.vectors,
             engine.on(entity),
             engine.encoders,
-            Request(
+            RunOptions(
                 run_id=f"documents-{uuid4()}",
                 ids=[str(row_id) for row_id in ids],
                 max_cost_usd=engine.settings.embedding_max_cost_usd,

@@ -15,7 +15,7 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
 from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
 from embeddings_pipeline.search.metrics import Metrics
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # to load a model, or to read a batch of long texts, on a slow machine
 _TIMEOUT_SECONDS = 60
@@ -137,7 +137,7 @@ class Models:
 
     def _make(self, identity: ModelIdentity) -> CachedEncoder:
         with _had():
-            inner = self._encoders.identical(identity).uncached
+            inner = self._encoders.identical(identity)
         report = partial(self._metrics.generated, identity.model)
         if isinstance(inner, ImageEncoder):
             batched: BatchedEncoder = BatchedImageEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
@@ -145,7 +145,7 @@ class Models:
             batched = BatchedEncoder(inner, report, timeout=_TIMEOUT_SECONDS)
         self._batched.append(batched)
         # below the cache, so that what is remembered waits for nobody
-        return CachedEncoder(batched, self._encoders.cache, documents=True)
+        return CachedEncoder(batched, self._encoders.cache)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from embeddings_pipeline.encoders.base import Vector
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -19,7 +20,7 @@ def encode_one(encoders: Encoders) -> Encode:
     had or does not take the query."""
 
     def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
-        encoder = encoders.identical(identity)
+        encoder = CachedEncoder(encoders.identical(identity), encoders.cache)
         if isinstance(query, bytes):
             encodings = encoder.seeing.encode_image(query)
         else:

@@ -20,11 +20,15 @@ from embeddings_pipeline.search.schemas_state import (
     Run,
     Stats,
 )
-from embeddings_pipeline.store import definitions, facets, ledger, published, queries, vector_sets
+from embeddings_pipeline.store import definitions, facets, ledger, published
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync.status import status
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import quarantine
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.status import served, status
 
 # facets change slowly, coverage does not
 _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
@@ -82,7 +86,10 @@ class State:
         on = definitions.as_stored(self._engine.schema, entity)
         now = status(self._database(), self._engine.schema, entity)
         with self._database().connection() as connection:
-            quarantined = queries.quarantined(connection, on)
+            shown = served(vector_sets.vector_sets(connection, on, ("live", "building")))
+            quarantined = quarantine.rows_affected(
+                EntityTables(connection, on), states_of(on, shown)
+            )
             latest = ledger.latest(connection, on, _RUNS)
             cost = ledger.cost(connection, on)
         runs = [Run.model_validate(run) for run in latest]

@@ -1,4 +1,4 @@
-"""A team's own table of vectors, read to fill a vector set."""
+"""A team's own table of vectors, read to fill the embedding cache."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import fill
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.cache import next_version
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # how far from 1 a vector may be that was stored as floats of two bytes
 _TOLERANCE = 1e-2
@@ -72,7 +73,7 @@ def sample(
         on.fill(
             "select t.text, {foreign_embedding}::vector from {foreign} f join {texts} t"
             " on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}"
-            " where t.text_hash is not null and t.parts is null and {usable} limit {size}",
+            " where t.text_hash is not null and t.part_hashes is null and {usable} limit {size}",
             usable=_usable(foreign, vector_set),
             size=sql.Literal(size),
             **foreign.names,
@@ -81,40 +82,37 @@ def sample(
     return [(text, vector.to_numpy()) for text, vector in rows]
 
 
-def copy(
-    connection: Connection[Row],
-    on: Statements,
-    foreign: Foreign,
-    vector_set: VectorSet,
-    run_id: str,
-) -> int:
-    """Take over the vectors of equal ids and texts that the set lacks; returns how many.
+def copy(tables: EntityTables, foreign: Foreign, vector_set: VectorSet, run_id: str) -> int:
+    """Copy the vectors of equal ids and texts that the embedding cache lacks into it; returns of
+    how many rows.
 
     Of an id that the table has twice with one text, one vector is taken.
     """
-    source = on.fill(
+    (fitted,) = tables.one(
         """
-        (
-            select distinct on ({foreign_id}::text, {foreign_text}) *
-            from {foreign} f where {usable}
-            order by {foreign_id}::text, {foreign_text}
-        ) as f
-        join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
-        where t.text_hash is not null and t.parts is null
-            and not exists (
-                select from {vectors} h where h.{id} = t.{id} and h.chunk = t.chunk
-                    and h.text_hash = t.text_hash
-            )
+        with fitting as (
+            select t.{id}, t.chunk, t.text_hash, {foreign_embedding}::vector as embedding
+            from {foreign} f
+            join {texts} t on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}
+            where t.text_hash is not null and t.part_hashes is null and {usable}
+            for share of t
+        ),
+        taken as (
+            insert into {cache} (text_hash, embedding, version, run_id)
+            select distinct on (text_hash) text_hash, embedding, {version}, {run}
+            from fitting order by text_hash
+            on conflict (text_hash) do nothing
+            returning text_hash
+        )
+        select count(distinct ({id}, chunk)) from fitting join taken using (text_hash)
         """,
         usable=_usable(foreign, vector_set),
-        vectors=on.table(vector_set.table_name),
+        cache=tables.table(vector_set.cache_table),
+        version=sql.Literal(next_version(tables.connection, tables.schema)),
+        run=sql.Literal(run_id),
         **foreign.names,
     )
-    return fill(
-        *(connection, on, vector_set, source, run_id),
-        embedding=foreign.names["foreign_embedding"],
-        reused_from=sql.Literal(f"{foreign.schema}.{foreign.table}"),
-    )
+    return int(fitted)
 
 
 def _usable(foreign: Foreign, vector_set: VectorSet) -> sql.Composable:

@@ -3,57 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from psycopg import Connection
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
-def present(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> set[str]:
+def present(tables: EntityTables, ids: Sequence[str]) -> set[str]:
     """Those of these ids that the staging model has, eligible or not."""
-    entity = on.source.entity
-    rows = connection.execute(
-        on.fill(
-            "select {id}::text from {staging} where {id} = any(%s::{id_type}[])",
-            staging=Identifier(entity.db_schema, entity.table),
-        ),
+    entity = tables.source.entity
+    rows = tables.execute(
+        "select {id}::text from {staging} where {id} = any(%s::{id_type}[])",
         (list(ids),),
+        staging=Identifier(entity.db_schema, entity.table),
     )
     return {row_id for (row_id,) in rows}
 
 
-def erased(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> dict[str, datetime]:
-    """When these ids were erased, those that were."""
-    rows = connection.execute(
-        on.fill("select id, erased_at from {erasures} where entity = {entity} and id = any(%s)"),
-        (list(ids),),
-    )
-    return dict(rows.fetchall())
-
-
-def without_text(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> set[str]:
+def without_text(tables: EntityTables, ids: Sequence[str]) -> set[str]:
     """Those of these ids whose row says nothing, or could not be rendered."""
-    rows = connection.execute(
-        on.fill(
-            "select {id}::text from {texts} where {id} = any(%s::{id_type}[])"
-            " and chunk = 0 and text_hash is null"
-        ),
+    rows = tables.execute(
+        "select {id}::text from {texts} where {id} = any(%s::{id_type}[])"
+        " and chunk = 0 and text_hash is null",
         (list(ids),),
     )
     return {row_id for (row_id,) in rows}
 
 
-def quarantined(connection: Connection[Row], on: Statements, ids: Sequence[str]) -> dict[str, str]:
-    """Why these ids, those that are, are in quarantine: as texts, or for the live set."""
-    rows = connection.execute(
-        on.fill(
+def quarantined(tables: EntityTables, live: VectorSet | None, ids: Sequence[str]) -> dict[str, str]:
+    """Why these ids, those that are, are in quarantine: as rows, or as texts of the live set."""
+    failed: dict[str, str] = dict(
+        tables.execute(
             "select id, min(error) from {quarantine} where entity = {entity} and id = any(%s)"
-            " and (vector_set = 0 or vector_set = (select number from {vector_sets}"
-            " where entity = {entity} and state = 'live')) group by id"
-        ),
-        (list(ids),),
+            " group by id",
+            (list(ids),),
+        ).fetchall()
     )
-    return dict(rows.fetchall())
+    if live is None:
+        return failed
+    of_texts = tables.execute(
+        """
+        select s.{id}::text, min(q.error) from {states} s
+        join {quarantine} q on q.identity = %(identity)s
+            and q.text_hash = any(coalesce(s.part_hashes, array[s.text_hash]))
+        where s.quarantined and s.missing and s.{id} = any(%(ids)s::{id_type}[]) group by 1
+        """,
+        {"identity": live.identity_number, "ids": list(ids)},
+        states=states_of(tables.on, live),
+    ).fetchall()
+    return failed | dict(of_texts)

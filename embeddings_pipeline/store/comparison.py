@@ -13,7 +13,7 @@ from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.store.indexes import OPERATORS
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def shared_sample(

@@ -37,45 +37,43 @@ def _coverage_of(
 ) -> sql.Composable:
     """A row of the coverage view. Without a live set every text is pending."""
     key = Identifier(id_column)
-    vectors = (
-        Identifier(schema, table)
-        if table
-        else sql.SQL(
-            "(select {key}, chunk, text_hash, serialised_at as embedded_at from {texts}"
-            " where false)"
-        ).format(key=key, texts=Identifier(schema, f"{entity}_texts"))
-    )
+    without_set = sql.SQL(
+        "(select {key}, true as missing, false as outdated, false as quarantined, true as pending,"
+        " coalesce(source_changed_at, serialised_at) as changed_at from {texts}"
+        " where text_hash is not null)"
+    ).format(key=key, texts=Identifier(schema, f"{entity}_texts"))
     return sql.SQL(
         """
         select
             {entity}::text as entity,
             count(*) as rows,
-            count(*) filter (where pending = 0) as rows_with_vectors,
-            coalesce(round(100.0 * count(*) filter (where pending = 0) / nullif(count(*), 0), 2),
+            count(*) filter (where missing = 0) as rows_with_vectors,
+            coalesce(round(100.0 * count(*) filter (where missing = 0) / nullif(count(*), 0), 2),
                 100) as coverage_percent,
             coalesce(sum(pending), 0)::bigint as pending,
-            (select count(*) from {quarantine} where entity = {entity}
-                and vector_set in (0, {number})) as quarantined,
+            coalesce(sum(quarantined), 0)::bigint
+                + (select count(*) from {quarantine} where entity = {entity}) as quarantined,
             extract(epoch from now() - min(pending_since))::bigint as oldest_pending_seconds,
-            coalesce(sum(recent), 0)::bigint as vectors_last_24h
+            {recent} as vectors_last_24h
         from (
             select
-                t.{key},
-                count(*) filter (where v.text_hash is distinct from t.text_hash) as pending,
-                min(coalesce(t.source_changed_at, t.serialised_at))
-                    filter (where v.text_hash is distinct from t.text_hash) as pending_since,
-                count(*) filter (where v.embedded_at > now() - interval '24 hours') as recent
-            from {texts} t
-            left join {vectors} v on v.{key} = t.{key} and v.chunk = t.chunk
-            where t.text_hash is not null
-            group by t.{key}
+                s.{key},
+                count(*) filter (where s.missing) as missing,
+                count(*) filter (where s.pending) as pending,
+                count(*) filter (where s.quarantined and (s.missing or s.outdated)) as quarantined,
+                min(s.changed_at) filter (where s.pending) as pending_since
+            from {states} s
+            group by s.{key}
         ) as by_row
         """
     ).format(
         entity=sql.Literal(entity),
         key=key,
-        texts=Identifier(schema, f"{entity}_texts"),
-        vectors=vectors,
+        states=Identifier(schema, f"{entity}_chunks_{number}") if number else without_set,
         quarantine=Identifier(schema, "quarantine"),
-        number=sql.Literal(number or 0),
+        recent=sql.SQL(
+            "(select count(*) from {} where updated_at > now() - interval '24 hours')"
+        ).format(Identifier(schema, table))
+        if table
+        else sql.SQL("0::bigint"),
     )

@@ -9,7 +9,7 @@ from psycopg import Connection, sql
 from psycopg.errors import InvalidSchemaName, UndefinedObject
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
+from embeddings_pipeline.entities.entity import RESERVED_COLUMNS, Entity
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import terms, views
@@ -91,39 +91,68 @@ def filter_columns(source: Source) -> sql.Composable:
 
 
 def _create_texts(connection: Connection[Row], schema: str, source: Source) -> None:
-    table = f"{source.entity.name}_texts"
-    names = {
-        "table": Identifier(schema, table),
-        "id": Identifier(source.entity.id),
-        "id_type": trusted(source.id_type),
-        "filters": filter_columns(source),
-        "by_partition": Identifier(f"{table}_by_partition"),
-        "by_fingerprint": Identifier(f"{table}_by_fingerprint"),
-    }
-    for statement in (
-        """
-        create table if not exists {table} (
-            {id} {id_type} not null,
-            chunk int not null,
-            partition_key text not null,
-            fingerprint bigint not null,
-            text text,
-            parts text[],
-            weights float8[],
-            text_hash bytea,
-            tokens int not null,
-            part_tokens int[],
-            source_changed_at timestamptz,
-            serialised_at timestamptz not null default now(),
-            primary key ({id}, chunk)
-            {filters}
+    connection.execute(
+        sql.SQL(
+            """
+            create table if not exists {table} (
+                {id} {id_type} not null,
+                chunk int not null,
+                partition_key text not null,
+                fingerprint bigint not null,
+                text text,
+                text_hash uuid,
+                tokens int not null,
+                parts text[],
+                part_hashes uuid[],
+                part_tokens int[],
+                weights float8[],
+                source_changed_at timestamptz,
+                serialised_at timestamptz not null default now(),
+                primary key ({id}, chunk)
+                {filters}
+            )
+            """
+        ).format(
+            table=Identifier(schema, f"{source.entity.name}_texts"),
+            id=Identifier(source.entity.id),
+            id_type=trusted(source.id_type),
+            filters=filter_columns(source),
         )
-        """,
-        "create index if not exists {by_partition} on {table} (partition_key, {id}, chunk)"
-        " include (text_hash, tokens) where text_hash is not null",
-        "create index if not exists {by_fingerprint} on {table} (fingerprint) where chunk = 0",
-    ):
-        connection.execute(sql.SQL(statement).format(**names))
+    )
+
+
+def create_text_indexes(connection: Connection[Row], schema: str, entity: Entity) -> None:
+    """Create the indexes of `texts` that are missing: a table that is filled for the first time
+    gets them afterwards, in bulk."""
+    table = f"{entity.name}_texts"
+    present = {
+        name
+        for (name,) in connection.execute(
+            "select indexname from pg_indexes where schemaname = %s and tablename = %s",
+            (schema, table),
+        )
+    }
+    wanted: dict[str, LiteralString] = {
+        # what is pending in a partition
+        "by_partition": "(partition_key, {id}, chunk) include (text_hash, tokens)"
+        " where text_hash is not null",
+        # what moved in a partition
+        "by_row": "(partition_key) include ({id}, fingerprint) where chunk = 0",
+        "by_hash": "(text_hash) where text_hash is not null",
+        "by_lexeme": "using gin (lexemes)",
+    }
+    if entity.weights:
+        wanted["by_part"] = "using gin (part_hashes)"
+    for suffix, definition in wanted.items():
+        name = f"{table}_{suffix}"
+        if name not in present:
+            connection.execute(
+                sql.SQL("create index if not exists {} on {} {}").format(
+                    Identifier(name),
+                    Identifier(schema, table),
+                    sql.SQL(definition).format(id=Identifier(entity.id)),
+                )
+            )
 
 
 def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: Source) -> None:

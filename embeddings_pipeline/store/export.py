@@ -16,6 +16,7 @@ from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.store.fusion import fields
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.published import Published, read, version
+from embeddings_pipeline.store.queries import SAMPLED
 
 _BATCH = 2_000
 
@@ -60,7 +61,9 @@ def sample(
     """Some of the vectors, of shape (at most size, dimension): any, but the same each time."""
     rows = connection.execute(
         published.on.fill(
-            "select embedding::vector from {vectors} order by text_hash limit {size}",
+            "select v.embedding::vector from ({sampled} limit {size}) as t"
+            " join {vectors} v using ({id}, chunk)",
+            sampled=published.on.fill(SAMPLED),
             vectors=published.on.table(published.vector_set.table_name),
             size=Literal(size),
         ),

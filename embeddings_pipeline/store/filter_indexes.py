@@ -9,7 +9,7 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # a B-tree refuses values of more than 2,704 bytes, which a text may have; a hash takes any
 _METHODS: dict[str, LiteralString] = {

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from embeddings_pipeline.store.indexes import Wear, index_name
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 _LOCK_TIMEOUT = "5s"
 

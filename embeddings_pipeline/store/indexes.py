@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # the most links a node that pgvector takes
 _MAX_M = 100
@@ -84,7 +84,7 @@ def wear(
     return Wear(
         *on.one(
             connection,
-            "select count(*), count(*) filter (where embedded_at > {since}), clock_timestamp()"
+            "select count(*), count(*) filter (where updated_at > {since}), clock_timestamp()"
             " from {vectors}",
             since=sql.SQL("coalesce({}::timestamptz, '-infinity')").format(sql.Literal(since)),
             vectors=on.table(vector_set.table_name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import Connection, sql
 from psycopg.rows import dict_row
@@ -19,15 +19,14 @@ from embeddings_pipeline.store.statements import Statements
 class Counts:
     """What a step did: rows for read, deleted and quarantined, chunks for the rest.
 
-    `encoded` counts the texts that got a vector from the encoder, `cached` those of them that it
-    had in its cache. `seconds` are all of its time, `encode_seconds` those of a loaded model at
-    work; `saved_usd` is what reuse and cache spared.
+    `encoded` counts the entries that were written to the embedding cache, `reused` the chunks that
+    were projected less those. `seconds` are all of its time, `encode_seconds` those of a loaded
+    model at work; `saved_usd` is what reuse spared.
     """
 
     read: int = 0
     pending: int = 0
     encoded: int = 0
-    cached: int = 0
     reused: int = 0
     deleted: int = 0
     quarantined: int = 0
@@ -43,26 +42,32 @@ class Counts:
         return Counts(**{name: mine[name] + others[name] for name in mine})
 
 
+Stage = Literal["texts", "encode", "index"]
+Kind = Literal["run", "documents"]
+
+
 def record(
     connection: Connection[Row],
     on: Statements,
     run_id: str,
+    stage: Stage,
     counts: Counts,
     *,
     keys: Sequence[str] = (),
     model: str | None = None,
     device: str | None = None,
+    kind: Kind = "run",
 ) -> None:
-    """Add a step's counts to the ledger row of its run."""
+    """Add a stage's counts to the ledger row of its run."""
     columns = [field.name for field in fields(Counts)]
     connection.execute(
         on.fill(
             """
             insert into {run_ledger} as l
-                (entity, run_id, kind, partition_keys, model, device, {columns}, finished_at,
-                started_at)
-            values ({entity}, %s, 'run', %s, %s, %s, {values}, clock_timestamp(),
-                clock_timestamp() - make_interval(secs => %s))
+                (entity, run_id, kind, partition_keys, model, device, stages, {columns},
+                finished_at, started_at)
+            values ({entity}, %s, %s, %s, %s, %s, jsonb_build_object({stage}, %s::float8),
+                {values}, clock_timestamp(), clock_timestamp() - make_interval(secs => %s))
             on conflict (entity, run_id) do update set
                 partition_keys = array(
                     select unnest(l.partition_keys) union select unnest(excluded.partition_keys)
@@ -70,16 +75,23 @@ def record(
                 ),
                 model = coalesce(excluded.model, l.model),
                 device = coalesce(excluded.device, l.device),
+                stages = l.stages || jsonb_build_object({stage},
+                    coalesce((l.stages->>{stage})::float8, 0)
+                        + (excluded.stages->>{stage})::float8),
                 finished_at = excluded.finished_at,
                 {sums}
             """,
+            stage=sql.Literal(stage),
             columns=sql.SQL(", ").join(Identifier(c) for c in columns),
             values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
             sums=sql.SQL(", ").join(
                 sql.SQL("{c} = l.{c} + excluded.{c}").format(c=Identifier(c)) for c in columns
             ),
         ),
-        (run_id, list(keys), model, device, *_numbers(counts), counts.seconds),
+        (
+            *(run_id, kind, list(keys), model, device, counts.seconds),
+            *(*_numbers(counts), counts.seconds),
+        ),
     )
 
 
@@ -123,6 +135,86 @@ def latest(connection: Connection[Row], on: Statements, count: int) -> list[dict
                 count=sql.Literal(count),
             )
         ).fetchall()
+
+
+def throughput(connection: Connection[Row], on: Statements, model: str) -> float | None:
+    """Tokens a second of the last runs with this model on the device used last; None before."""
+    row = connection.execute(
+        on.fill(
+            """
+            with runs as (
+                select device, tokens, encode_seconds, finished_at from {run_ledger}
+                where model = %s and encoded > 0 and encode_seconds > 0
+                order by finished_at desc limit 20
+            )
+            select sum(tokens) / sum(encode_seconds) from runs
+            where device = (select device from runs order by finished_at desc limit 1)
+            """
+        ),
+        (model,),
+    ).fetchone()
+    return float(row[0]) if row and row[0] else None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds that earlier runs took: for a pass that finds nothing, and for each row of the table
+    in it; for each row that is rendered; before a model's first vector and after its last; for each
+    chunk that is projected, and for each row of an index that is built."""
+
+    scan: float
+    render: float
+    start: float
+    project: float
+    index: float
+
+    def of(
+        self, *, rows: int, rendered: int, projected: int, indexed: int, encode_seconds: float
+    ) -> float:
+        """The seconds of a run over so many rows; `indexed` sets are built."""
+        start = self.start if encode_seconds else 0.0
+        return (
+            self.scan * rows
+            + self.render * rendered
+            + start
+            + encode_seconds
+            + self.project * projected
+            + self.index * rows * indexed
+        )
+
+
+def rates(connection: Connection[Row], on: Statements) -> Rates | None:
+    """What the entity's last runs took, or those of others where it never ran; None before any."""
+    rows = connection.execute(
+        on.fill(
+            """
+            select l.entity = {entity} as own, read, encoded, encoded + reused,
+                encode_seconds, coalesce((stages->>'texts')::float8, 0),
+                coalesce((stages->>'encode')::float8, 0), coalesce((stages->>'index')::float8, 0),
+                greatest(e.documents, 1)
+            from {run_ledger} l join {entities} e using (entity)
+            where kind = 'run' and stages ? 'texts' and e.documents is not null
+            order by own desc, started_at desc limit 20
+            """
+        )
+    ).fetchall()
+    own = [row[1:] for row in rows if row[0]] or [row[1:] for row in rows]
+    if not own:
+        return None
+    scan = min(texts / documents for *_, texts, _, _, documents in own)
+    rendered = sum(read for read, *_ in own)
+    beyond = sum(max(0.0, texts - scan * docs) for *_, texts, _, _, docs in own)
+    encoding = [max(0.0, wall - model) for _, n, _, model, _, wall, _, _ in own if n]
+    start = min(encoding, default=0.0)
+    projected = sum(chunks for _, n, chunks, *_ in own if n)
+    builds = [seconds / docs for *_, seconds, docs in own if seconds]
+    return Rates(
+        scan=scan,
+        render=beyond / rendered if rendered else 0.0,
+        start=start,
+        project=(sum(encoding) - start * len(encoding)) / projected if projected else 0.0,
+        index=max(builds, default=0.0),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Unavailable
 
 Row = tuple[Any, ...]
+
+
+def only(cursor: Cursor[Row]) -> Row:
+    """The row of a statement that always gives one."""
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("a statement that always gives a row gave none")
+    return row
 
 
 class NoConnection(psycopg.OperationalError):

@@ -10,10 +10,10 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
-from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 @dataclass(frozen=True, eq=False)

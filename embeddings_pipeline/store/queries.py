@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.failures import entry_of, of_sets_in_use
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
+# chunks at random and always the same, by an index of `texts`; what follows is a limit
+SAMPLED: LiteralString = (
+    "select {id}, chunk from {texts} where text_hash is not null order by text_hash"
+)
 _NORM_SAMPLE = 10_000
 _NORM_TOLERANCE = 1e-2
 
@@ -23,8 +29,8 @@ _NORM_TOLERANCE = 1e-2
 class PartitionCoverage:
     """One partition: `rows` should have vectors, `covered` of them do, for all their chunks.
 
-    `pending` and `quarantined` count chunks without a vector of their text: those that the next
-    run encodes, and those on which the encoder failed.
+    `pending`, `missing` and `quarantined` count chunks as `store.vectors.pending` defines them;
+    what is quarantined is not among the missing.
     """
 
     partition_key: str
@@ -34,6 +40,7 @@ class PartitionCoverage:
     vectors: int
     pending: int
     quarantined: int
+    missing: int
     oldest_pending_seconds: int | None
 
 
@@ -47,54 +54,37 @@ class TextCounts:
     truncated: int
 
 
-def coverage(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet | None
-) -> list[PartitionCoverage]:
+def coverage(tables: EntityTables, vector_set: VectorSet | None) -> list[PartitionCoverage]:
     """Coverage of each partition that has texts, in order. Without a set nothing is covered."""
-    rows = connection.execute(
-        on.fill(
-            """
+    rows = tables.execute(
+        """
+        select
+            partition_key,
+            count(*),
+            count(*) filter (where missing = 0),
+            sum(chunks)::bigint,
+            sum(chunks - missing)::bigint,
+            sum(pending)::bigint,
+            sum(quarantined)::bigint,
+            sum(absent)::bigint,
+            extract(epoch from clock_timestamp() - min(since))::bigint
+        from (
             select
-                partition_key,
-                count(*),
-                count(*) filter (where missing = 0),
-                sum(chunks)::bigint,
-                sum(chunks - missing)::bigint,
-                sum(missing - failed)::bigint,
-                sum(failed)::bigint,
-                extract(epoch from clock_timestamp() - min(since))::bigint
-            from (
-                select
-                    t.partition_key,
-                    count(*) as chunks,
-                    count(*) filter (where {missing}) as missing,
-                    count(q.id) filter (where {missing}) as failed,
-                    min(coalesce(t.source_changed_at, t.serialised_at))
-                        filter (where {missing} and q.id is null) as since
-                from {texts} t
-                left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
-                left join {quarantine} q on {failed}
-                where t.text_hash is not null
-                group by t.partition_key, t.{id}
-            ) as by_row
-            group by partition_key order by partition_key
-            """,
-            missing=sql.SQL("v.text_hash is distinct from t.text_hash"),
-            failed=entry_of(on, vector_set, "t"),
-            vectors=on.vectors(vector_set.table_name if vector_set else None),
-        )
+                s.partition_key,
+                count(*) as chunks,
+                count(*) filter (where s.missing) as missing,
+                count(*) filter (where s.pending) as pending,
+                count(*) filter (where s.quarantined and (s.missing or s.outdated)) as quarantined,
+                count(*) filter (where s.missing and not s.quarantined) as absent,
+                min(s.changed_at) filter (where s.pending) as since
+            from {states} s
+            group by s.partition_key, s.{id}
+        ) as by_row
+        group by partition_key order by partition_key
+        """,
+        states=states_of(tables.on, vector_set),
     )
     return [PartitionCoverage(*row) for row in rows]
-
-
-def quarantined(connection: Connection[Row], on: Statements) -> int:
-    """Rows of the entity that are in quarantine, at whatever stage, for a set in use."""
-    (count,) = on.one(
-        connection,
-        "select count(distinct q.id) from {quarantine} q where q.entity = {entity} and {in_use}",
-        in_use=of_sets_in_use(on),
-    )
-    return int(count)
 
 
 def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
@@ -132,8 +122,9 @@ def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet
     """Vectors, of a sample of 10,000, whose length is not 1 within 1 %."""
     (count,) = on.one(
         connection,
-        "select count(*) from (select embedding from {vectors} order by text_hash limit {sample})"
-        " as s where abs(vector_norm(embedding::vector) - 1) > {tolerance}",
+        "select count(*) from ({sampled} limit {sample}) as t join {vectors} using ({id}, chunk)"
+        " where abs(vector_norm(embedding::vector) - 1) > {tolerance}",
+        sampled=on.fill(SAMPLED),
         vectors=on.table(vector_set.table_name),
         sample=sql.Literal(_NORM_SAMPLE),
         tolerance=sql.Literal(_NORM_TOLERANCE),
@@ -157,7 +148,6 @@ def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) ->
             from {texts} t
             left join {quarantine} q
                 on q.entity = {entity} and q.id = t.{id}::text and q.chunk = t.chunk
-                    and q.vector_set = 0
             """,
             max_tokens=sql.Literal(max_tokens),
         )
@@ -184,8 +174,10 @@ def sample_vectors(
     first = next(iter(on.source.filters), None)
     rows = connection.execute(
         on.fill(
-            "select embedding::vector, {label} from {vectors} order by text_hash limit {size}",
-            label=sql.SQL("coalesce({}::text, '')").format(Identifier(first))
+            "select v.embedding::vector, {label} from ({sampled} limit {size}) as t"
+            " join {vectors} v using ({id}, chunk)",
+            sampled=on.fill(SAMPLED),
+            label=sql.SQL("coalesce(v.{}::text, '')").format(Identifier(first))
             if first
             else sql.SQL("''"),
             vectors=on.table(vector_set.table_name),

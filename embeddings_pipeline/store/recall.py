@@ -17,7 +17,7 @@ from embeddings_pipeline.store.sampled_filters import Sampled, sampled
 from embeddings_pipeline.store.sampled_searches import K, Searched, search
 from embeddings_pipeline.store.search_dense import better_compared
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
 _EFFORTS: dict[str, Sequence[int | None]] = {

@@ -13,7 +13,7 @@ from psycopg.sql import Literal
 from embeddings_pipeline.store import search_filters
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 SHARES = (1.0, 0.1, 0.01)
 # a value stands for a share if its own is within a factor of three

@@ -10,9 +10,10 @@ from psycopg import Connection, sql
 
 from embeddings_pipeline.store.indexes import OPERATORS
 from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.queries import SAMPLED
 from embeddings_pipeline.store.sampled_filters import Sampled
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 K = 10
 
@@ -64,11 +65,14 @@ def _searched(
         on.fill(
             """
             with queries as materialized (
-                select embedding from {vectors} order by text_hash
-                limit (
-                    select least({most}, greatest({least}, {distances} / (count(*) + 1)))
-                    from {vectors}
-                )
+                select embedding from (
+                    {sampled} limit (
+                        select least({most}, greatest({least}, {distances} / (count(*) + 1)))
+                        from {vectors}
+                    )
+                ) as t join {vectors} v using ({id}, chunk)
+                -- the same order with any plan
+                order by v.text_hash, {id}, chunk
             )
             select array(
                 select distance from (
@@ -78,6 +82,7 @@ def _searched(
             ), extract(epoch from clock_timestamp() - began) * 1000
             from (select embedding, clock_timestamp() as began from queries offset 0) as q
             """,
+            sampled=on.fill(SAMPLED),
             vectors=on.table(vector_set.table_name),
             operator=sql.SQL(OPERATORS[vector_set.metric]),
             where=chosen.condition,

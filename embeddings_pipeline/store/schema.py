@@ -1,12 +1,11 @@
-"""The tables that all entities share."""
+"""The tables that all entities share, as this version has them."""
 
 from __future__ import annotations
 
+import re
+
 from psycopg import Connection, sql
-from psycopg.errors import (
-    InsufficientPrivilege,
-    ReadOnlySqlTransaction,
-)
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.errors import ConfigurationError
@@ -14,30 +13,48 @@ from embeddings_pipeline.store import terms
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.server import check_server
 
-_CONTROL_TABLES = (
-    """
-    create table if not exists {schema}.entities (
+# of these tables and of those of each entity; `migrations` brings older ones up to it
+VERSION = 1
+
+_TABLES = {
+    "schema_version": """
+        version int not null,
+        migrated_at timestamptz not null default clock_timestamp()
+    """,
+    "entities": """
         entity text primary key,
         definition jsonb not null,
         definition_hash text not null,
         id_type text not null,
         partition_scheme text not null,
+        passes jsonb not null default '{}',
         publish_held boolean not null default false,
-        last_pass_at timestamptz
-    )
+        last_pass_at timestamptz,
+        documents bigint,
+        average_tokens double precision,
+        counted_at timestamptz
     """,
-    """
-    create table if not exists {schema}.vector_sets (
-        entity text not null references {schema}.entities on delete cascade,
-        number int not null,
+    "model_identities": """
+        number int primary key,
         provider text not null,
         model text not null,
         revision text not null,
         dimension int not null,
-        storage text not null,
-        metric text not null,
         max_tokens int not null,
         normalized boolean not null,
+        document_prompt text not null,
+        cache_table text not null unique,
+        unused_since timestamptz,
+        -- parts of its sets that a migration has copied into its cache, of 64
+        seeded int not null default 64,
+        unique (provider, model, revision, dimension, max_tokens, normalized, document_prompt)
+    """,
+    "vector_sets": """
+        entity text not null references {schema}.entities on delete cascade,
+        number int not null,
+        identity int not null references {schema}.model_identities,
+        storage text not null,
+        metric text not null,
         table_name text not null,
         state text not null check (state in ('building', 'live', 'retired')),
         created_at timestamptz not null default now(),
@@ -46,51 +63,58 @@ _CONTROL_TABLES = (
         index_rows bigint,
         recall double precision,
         ef_search int,
+        indexed_at timestamptz,
+        canary jsonb,
         primary key (entity, number)
-    )
     """,
-    """
-    create unique index if not exists vector_sets_one_live
-        on {schema}.vector_sets (entity) where state = 'live'
-    """,
-    """
-    create table if not exists {schema}.quarantine (
+    "cache_candidates": """
         entity text not null,
-        id text not null,
-        chunk int not null,
-        -- whose model failed; 0 for what failed before any model
-        vector_set int not null default 0,
+        text_hash uuid not null,
+        since timestamptz not null default clock_timestamp(),
+        erased boolean not null,
+        primary key (entity, text_hash)
+    """,
+    "renewals": """
+        entity text not null,
+        vector_set int not null,
+        floor bigint not null,
+        partition_keys text[],
+        primary key (entity, vector_set, floor)
+    """,
+    "claims": """
+        identity int not null references {schema}.model_identities,
+        run_id text not null,
+        version bigint not null,
+        hashes uuid[] not null,
+        leased_until timestamptz not null,
+        pid int not null,
+        primary key (identity, run_id, version)
+    """,
+    "quarantine": """
+        entity text,
+        id text,
+        chunk int,
+        identity int references {schema}.model_identities,
+        text_hash uuid,
         stage text not null check (stage in ('partition', 'render', 'encode')),
         error text not null,
         attempts int not null default 1,
-        text_hash bytea,
-        first_seen timestamptz not null default now(),
-        last_seen timestamptz not null default now(),
-        primary key (entity, id, chunk, vector_set)
-    )
+        first_seen timestamptz not null default clock_timestamp(),
+        last_seen timestamptz not null default clock_timestamp(),
+        check ((stage = 'encode') = (identity is not null and text_hash is not null)),
+        check ((stage = 'encode') = (entity is null and id is null and chunk is null))
     """,
-    """
-    create table if not exists {schema}.erasures (
+    "erasures": """
         entity text not null,
         id text not null,
         erased_at timestamptz not null default now(),
         primary key (entity, id)
-    )
     """,
-    """
-    create table if not exists {schema}.evictions (
-        entity text not null,
-        text_hash bytea not null,
-        noted_at timestamptz not null default clock_timestamp(),
-        primary key (entity, text_hash)
-    )
-    """,
-    """
-    create table if not exists {schema}.run_ledger (
+    "run_ledger": """
         entity text not null,
         run_id text not null,
         kind text not null,
-        partition_keys text[] not null default '{{}}',
+        partition_keys text[] not null default '{}',
         model text,
         device text,
         started_at timestamptz not null default clock_timestamp(),
@@ -105,40 +129,42 @@ _CONTROL_TABLES = (
         truncated bigint not null default 0,
         tokens bigint not null default 0,
         cost_usd numeric not null default 0,
+        saved_usd numeric not null default 0,
         seconds double precision not null default 0,
         encode_seconds double precision not null default 0,
+        -- seconds by stage: texts, encode, index
+        stages jsonb not null default '{}',
         primary key (entity, run_id)
-    )
     """,
-)
-
-# columns that tables made by an earlier version lack
-_ADDED_COLUMNS = {
-    ("run_ledger", "cached"): sql.SQL("bigint not null default 0"),
-    ("run_ledger", "saved_usd"): sql.SQL("numeric not null default 0"),
-    ("vector_sets", "indexed_at"): sql.SQL("timestamptz"),
-    ("vector_sets", "canary"): sql.SQL("jsonb"),
-    ("vector_sets", "force_since"): sql.SQL("timestamptz"),
-    ("vector_sets", "force_keys"): sql.SQL("text[]"),
-    ("evictions", "noted_at"): sql.SQL("timestamptz not null default clock_timestamp()"),
-    ("entities", "documents"): sql.SQL("bigint"),
-    ("entities", "average_tokens"): sql.SQL("double precision"),
-    ("entities", "counted_at"): sql.SQL("timestamptz"),
 }
+_FURTHER = (
+    "create unique index if not exists vector_sets_one_live"
+    " on {schema}.vector_sets (entity) where state = 'live'",
+    "create unique index if not exists quarantine_of_rows"
+    " on {schema}.quarantine (entity, id, chunk) where stage <> 'encode'",
+    "create unique index if not exists quarantine_of_texts"
+    " on {schema}.quarantine (identity, text_hash) where stage = 'encode'",
+    "create sequence if not exists {schema}.embedding_versions",
+)
 
 
 def create_control_tables(connection: Connection[Row], schema: str) -> None:
-    """Create what is missing of the shared tables. Raises ConfigurationError on a lacking
-    extension or privilege."""
+    """Create the shared tables where they are missing, and migrate those of an earlier version.
+
+    Raises ConfigurationError on a lacking extension or privilege, and for tables that a newer
+    version made or that somebody altered.
+    """
+    from embeddings_pipeline.store import migrations
+
     try:
         with connection.transaction():
             # two first runs at once would both find the extension, the schema or a table missing
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
             check_server(connection, schema)
-            for statement in _CONTROL_TABLES:
-                connection.execute(sql.SQL(statement).format(schema=Identifier(schema)))
-            _add_columns(connection, schema)
-            terms.create_function(connection, schema)
+            if migrations.needed(connection, schema):
+                migrations.migrate(connection, schema)
+            create_missing(connection, schema)
+        refuse_altered(connection, schema)
     except InsufficientPrivilege as error:
         user = connection.info.user
         raise ConfigurationError(
@@ -154,15 +180,52 @@ def create_control_tables(connection: Connection[Row], schema: str) -> None:
         ) from None
 
 
-def _add_columns(connection: Connection[Row], schema: str) -> None:
-    for (table, column), definition in _ADDED_COLUMNS.items():
-        # `if not exists` would lock the table all the same
-        if column not in columns_of(connection, schema, table):
-            connection.execute(
-                sql.SQL("alter table {} add column {} {}").format(
-                    Identifier(schema, table), Identifier(column), definition
-                )
+def create_missing(connection: Connection[Row], schema: str) -> None:
+    """Create what is missing of the shared tables."""
+    named = Identifier(schema)
+    for table in _TABLES:
+        connection.execute(
+            sql.SQL("create table if not exists {} ({})").format(
+                Identifier(schema, table), columns_sql(table, schema)
             )
+        )
+    for statement in _FURTHER:
+        connection.execute(sql.SQL(statement).format(schema=named))
+    connection.execute(
+        sql.SQL("insert into {0} (version) select {1} where not exists (select from {0})").format(
+            Identifier(schema, "schema_version"), sql.Literal(VERSION)
+        )
+    )
+    terms.create_function(connection, schema)
+
+
+def refuse_altered(connection: Connection[Row], schema: str) -> None:
+    """Raise ConfigurationError where a shared table has other columns than this version gives it:
+    to go on would split its history."""
+    for table, columns in _TABLES.items():
+        wanted = set(re.findall(r"^\s{8}(\w+) (?!\()", columns, re.MULTILINE)) - _NO_COLUMNS
+        present = columns_of(connection, schema, table).keys()
+        if present != wanted:
+            lacks = ", ".join(sorted(wanted - present))
+            extra = ", ".join(sorted(present - wanted))
+            raise ConfigurationError(
+                f"table {schema}.{table} is not as this version made it:"
+                + (f" it lacks {lacks}" if lacks else "")
+                + (" and" if lacks and extra else "")
+                + (f" it has {extra} beside its own columns" if extra else "")
+                + ": undo what was altered by hand, or restore the schema from a backup"
+            )
+
+
+_NO_COLUMNS = {"primary", "unique", "check"}
+
+
+def columns_sql(table: str, schema: str) -> sql.Composable:
+    """The columns of a shared table, as it is created with them."""
+    # a default of '{}' is no placeholder
+    parts = _TABLES[table].split("{schema}")
+    separated = [sql.SQL(part) for part in parts]
+    return sql.Composed([piece for part in separated for piece in (Identifier(schema), part)][1:])
 
 
 def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list[str]:

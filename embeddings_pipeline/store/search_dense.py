@@ -10,7 +10,7 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.indexes import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.published import Published
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # how near, the greater the nearer; <#> is minus the inner product
 _SIMILARITY: dict[str, LiteralString] = {

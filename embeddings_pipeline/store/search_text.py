@@ -23,7 +23,7 @@ SESSION = {"enable_seqscan": "off"}
 # ts_rank of one lexeme is the sum of 1/i^2 over its places, divided by the sum over all i, which
 # is pi^2/6; what is left out after the f-th is 1/(f + 1/2), near enough to be rounded
 _FREQUENCY = sql.SQL(
-    "round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', t.terms, {}))) - 0.5)"
+    "round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', t.lexemes, {}))) - 0.5)"
 )
 
 
@@ -43,7 +43,7 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
             """
             select word, coalesce(l.documents, (
                 select count(*) from (
-                    select from {texts} where terms @@ word::tsquery limit {most}
+                    select from {texts} where lexemes @@ word::tsquery limit {most}
                 ) as found
             )) as documents
             from unnest(tsvector_to_array({said})) as lexeme
@@ -83,9 +83,9 @@ def matching(
         select {id}, chunk, {score} as score from (
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
                 -- a copy in memory, for all the words; the offset keeps it one
-                setweight(terms, 'D') as terms
+                setweight(lexemes, 'D') as lexemes
             from {texts} join {vectors} v using ({id}, chunk)
-            where terms @@ %(match)s::tsquery and {where} limit {of} offset 0
+            where lexemes @@ %(match)s::tsquery and {where} limit {of} offset 0
         ) as t
         order by score desc limit {chunks}
         """,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 from psycopg.sql import Identifier
 
@@ -9,6 +11,7 @@ from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
 from embeddings_pipeline.entities.source import BYTES, Source
 from embeddings_pipeline.store.postgres import trusted
+from embeddings_pipeline.store.texts.partition_keys import hash_key
 
 
 def relation(source: Source) -> sql.Composable:
@@ -16,9 +19,16 @@ def relation(source: Source) -> sql.Composable:
     return Identifier(source.entity.db_schema, source.entity.table)
 
 
-def eligible(source: Source, *, escaped: bool = True) -> sql.Composable:
-    """Which rows may be embedded; `escaped` for a statement that has parameters."""
+def eligible(
+    source: Source, keys: Sequence[str] | None = None, *, escaped: bool = True
+) -> sql.Composable:
+    """Which rows may be embedded, of these partitions or of all; `escaped` for a statement that has
+    parameters."""
     conditions: list[sql.Composable] = [sql.SQL("true")]
+    if keys is not None:
+        conditions.append(
+            sql.SQL("{} = any({}::text[])").format(partition_key(source), sql.Literal(list(keys)))
+        )
     if source.entity.deleted:
         conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
     if source.entity.where:
@@ -43,6 +53,16 @@ def fingerprint(source: Source) -> sql.Composable:
         sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
         sql.Literal(source.definition_hash),
     )
+
+
+def partition_key(source: Source) -> sql.Composable:
+    """The partition of a row; of a day in the future, one that no run is for."""
+    partitions = source.entity.partitions
+    if isinstance(partitions, DayPartitions):
+        return sql.SQL("greatest({}, {}::date)::text").format(
+            day(partitions, source), sql.Literal(partitions.start.isoformat())
+        )
+    return hash_key(partitions, Identifier(source.entity.id))
 
 
 def day(partitions: DayPartitions, source: Source) -> sql.Composable:

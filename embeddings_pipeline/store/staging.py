@@ -57,14 +57,19 @@ def staging_columns(connection: Connection[Row], schema: str, table: str) -> dic
 
 
 def moved_rows(
-    connection: Connection[Row], source: Source, buckets: int, stored: Sequence[Digest]
+    connection: Connection[Row],
+    source: Source,
+    buckets: int,
+    stored: Sequence[Digest],
+    keys: Sequence[str] | None = None,
 ) -> Generator[bytes, None, None]:
     """COPY text of (bucket, id, fingerprint) for each bucket whose digest is not the stored one.
 
     One statement scans the model once: the fingerprints are compared where they are computed,
     and only buckets that differ are sent. A bucket that is empty now comes as one row of nulls.
-    `buckets` is a power of two; a row's bucket is that of its fingerprint, so that a row that
-    changed makes both its old and its new bucket differ.
+    With `keys` only rows of these partitions are looked at. `buckets` is a power of two; a row's
+    bucket is that of its fingerprint, so that a row that changed makes both its old and its new
+    bucket differ.
     """
     query = sql.SQL(
         """
@@ -94,7 +99,7 @@ def moved_rows(
         id=Identifier(source.entity.id),
         fingerprint=staged_columns.fingerprint(source),
         relation=staged_columns.relation(source),
-        eligible=staged_columns.eligible(source, escaped=False),
+        eligible=staged_columns.eligible(source, keys, escaped=False),
         mask=sql.Literal(buckets - 1),
         numbers=_array(digest.bucket for digest in stored),
         rows=_array(digest.rows for digest in stored),
@@ -103,6 +108,22 @@ def moved_rows(
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for block in copy:
             yield bytes(block)
+
+
+def eligible_ids(connection: Connection[Row], source: Source, ids: Sequence[str]) -> list[str]:
+    """Those of these ids whose rows may be embedded, whatever their partition."""
+    rows = connection.execute(
+        sql.SQL(
+            "select {id}::text from {relation} where {eligible} and {id} = any(%s::{type}[])"
+        ).format(
+            id=Identifier(source.entity.id),
+            relation=staged_columns.relation(source),
+            eligible=staged_columns.eligible(source),
+            type=trusted(source.id_type),
+        ),
+        (list(ids),),
+    )
+    return [row_id for (row_id,) in rows]
 
 
 def read_rows(

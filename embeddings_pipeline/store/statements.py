@@ -26,8 +26,8 @@ class Statements:
             **{
                 table: Identifier(schema, table)
                 for table in (
-                    *("entities", "vector_sets", "quarantine", "erasures", "evictions"),
-                    "run_ledger",
+                    *("entities", "model_identities", "vector_sets", "cache_candidates"),
+                    *("renewals", "claims", "quarantine", "erasures", "run_ledger"),
                 )
             },
         }
@@ -44,12 +44,6 @@ class Statements:
         if row is None:
             raise LookupError(f"no row for {self.source.entity.name!r}: {query}")
         return row
-
-    def vectors(self, table: str | None) -> sql.Composable:
-        """The table of a vector set; an empty one where there is no set yet."""
-        if table is not None:
-            return self.table(table)
-        return self.fill("(select {id}, chunk, text_hash from {texts} where false)")
 
     def table(self, name: str) -> Identifier:
         """A table of our schema."""

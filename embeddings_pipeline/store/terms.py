@@ -60,16 +60,14 @@ def said(entity: Entity, text: sql.Composable) -> sql.Composable:
 
 
 def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
-    """Create the column, its index and the table of frequencies, or make them anew where the
-    language changed."""
+    """Create the column and the table of frequencies; again where the language changed."""
     table = f"{entity.name}_texts"
     names = {
         "table": Identifier(schema, table),
-        "index": Identifier(f"{table}_by_term"),
-        "lexemes": Identifier(schema, f"{entity.name}_lexemes"),
+        "frequencies": Identifier(schema, f"{entity.name}_lexemes"),
         "entities": Identifier(schema, "entities"),
         "entity": Literal(entity.name),
-        "terms": sql.SQL("{}({})").format(
+        "lexemes": sql.SQL("{}({})").format(
             Identifier(schema, "with_often"),
             said(entity, sql.SQL("left(text, {})").format(Literal(_READ))),
         ),
@@ -77,10 +75,10 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
     if _language(connection, schema, table) == entity.language:
         return
     for statement in (
-        "alter table {table} drop column if exists terms",
-        "alter table {table} add column terms tsvector generated always as ({terms}) stored",
-        "create index {index} on {table} using gin (terms)",
-        "create table if not exists {lexemes} (lexeme text primary key, documents bigint not null)",
+        "alter table {table} drop column if exists lexemes",
+        "alter table {table} add column lexemes tsvector generated always as ({lexemes}) stored",
+        "create table if not exists {frequencies}"
+        " (lexeme text primary key, documents bigint not null)",
         "update {entities} set counted_at = null where entity = {entity}",
     ):
         connection.execute(sql.SQL(statement).format(**names))
@@ -118,7 +116,7 @@ def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
             on.fill(
                 "insert into {lexemes} select word, ndoc from ts_stat({every})"
                 " where ndoc >= {few} and position(' ' in word) = 0",
-                every=Literal(on.fill("select terms from {texts}").as_string(connection)),
+                every=Literal(on.fill("select lexemes from {texts}").as_string(connection)),
                 few=Literal(FREQUENT),
             )
         )
@@ -135,7 +133,7 @@ def _language(connection: Connection[Row], schema: str, table: str) -> str | Non
         )
         from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
         where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
-            and a.attname = 'terms'
+            and a.attname = 'lexemes'
         """,
         (schema, table),
     ).fetchone()

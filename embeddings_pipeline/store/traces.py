@@ -1,15 +1,14 @@
-"""All that is stored about one row: its texts, vectors and quarantine entries."""
+"""All that is stored about one row: its texts and vectors, and the rows with an equal text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg import Connection
+from psycopg.sql import Literal
 
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 @dataclass(frozen=True)
@@ -19,79 +18,64 @@ class StoredText:
     chunk: int
     partition_key: str
     fingerprint: int
-    text: str | None
     text_hash: bytes | None
-    tokens: int
 
 
 @dataclass(frozen=True)
 class StoredVector:
-    """A chunk's vector in one set. `reused_from` is entity/id/chunk, where it was taken over."""
+    """A chunk's vector in one set: the run that encoded it, and when the set got it. `pending` says
+    whether a run would replace it for what is stored now."""
 
     chunk: int
     text_hash: bytes
+    version: int
     run_id: str
-    reused_from: str | None
-    embedded_at: datetime
+    updated_at: datetime
 
 
-@dataclass(frozen=True)
-class Quarantined:
-    """A failure of the row; where a model failed, the set that it is of, and on which text."""
-
-    chunk: int
-    stage: str
-    vector_set: int | None
-    text_hash: bytes | None
-    error: str
-    attempts: int
-    first_seen: datetime
-    last_seen: datetime
-
-
-def texts(connection: Connection[Row], on: Statements, row_id: str) -> list[StoredText]:
+def texts(tables: EntityTables, row_id: str) -> list[StoredText]:
     """The chunks of a row, in order."""
-    rows = connection.execute(
-        on.fill(
-            "select chunk, partition_key, fingerprint, text, text_hash, tokens from {texts}"
-            " where {id} = %s::{id_type} order by chunk"
-        ),
+    rows = tables.execute(
+        "select chunk, partition_key, fingerprint, text_hash from {texts}"
+        " where {id} = %s::{id_type} order by chunk",
         (row_id,),
     )
-    return [StoredText(*row) for row in rows]
+    return [
+        StoredText(chunk, key, fingerprint, text_hash.bytes if text_hash else None)
+        for chunk, key, fingerprint, text_hash in rows
+    ]
 
 
-def vectors(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, row_id: str
-) -> dict[int, StoredVector]:
+def vectors(tables: EntityTables, vector_set: VectorSet, row_id: str) -> dict[int, StoredVector]:
     """The vectors of a row in a set, by chunk."""
-    rows = connection.execute(
-        on.fill(
-            "select chunk, text_hash, run_id, reused_from, embedded_at from {vectors}"
-            " where {id} = %s::{id_type}",
-            vectors=on.table(vector_set.table_name),
-        ),
+    rows = tables.execute(
+        "select chunk, text_hash, version, run_id, updated_at from {vectors}"
+        " where {id} = %s::{id_type}",
         (row_id,),
+        vectors=tables.table(vector_set.table_name),
     )
-    return {row[0]: StoredVector(*row) for row in rows}
+    return {row[0]: StoredVector(row[0], row[1].bytes, *row[2:]) for row in rows}
 
 
-def quarantine(connection: Connection[Row], on: Statements, row_id: str) -> list[Quarantined]:
-    """The failures of a row, by chunk."""
-    rows = connection.execute(
-        on.fill(
-            "select chunk, stage, nullif(vector_set, 0), text_hash, error, attempts, first_seen,"
-            " last_seen from {quarantine} where entity = {entity} and id = %s"
-            " order by chunk, vector_set"
-        ),
-        (row_id,),
+def equal_texts(tables: EntityTables, text_hash: bytes, row_id: str, most: int) -> list[str]:
+    """Other rows, at most so many, that have a text with this hash."""
+    rows = tables.execute(
+        "select distinct {id} from {texts} where text_hash = %s::uuid and {id} <> %s::{id_type}"
+        " order by 1 limit {most}",
+        (text_hash.hex(), row_id),
+        most=Literal(most),
     )
-    return [Quarantined(*row) for row in rows]
+    return [str(found) for (found,) in rows]
 
 
-def erased_at(connection: Connection[Row], on: Statements, row_id: str) -> datetime | None:
-    """When the id was erased; None where it was not."""
-    row = connection.execute(
-        on.fill("select erased_at from {erasures} where entity = {entity} and id = %s"), (row_id,)
-    ).fetchone()
-    return row[0] if row else None
+def usable_in_cache(
+    tables: EntityTables, vector_set: VectorSet, hashes: list[bytes], floor: int
+) -> bool:
+    """Whether the cache has a good enough entry of each of these hashes."""
+    (found,) = tables.one(
+        "select count(*) from {cache} where version >= {floor} and text_hash = any(%s::uuid[])",
+        ([text_hash.hex() for text_hash in hashes],),
+        cache=tables.table(vector_set.cache_table),
+        floor=Literal(floor),
+    )
+    return bool(found == len(set(hashes)))

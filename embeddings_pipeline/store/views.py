@@ -34,17 +34,25 @@ def wait_little(connection: Connection[Row]) -> None:
     connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
 
 
-def replace_published(connection: Connection[Row], schema: str, entity: str) -> bool:
+def replace_published(
+    connection: Connection[Row], schema: str, entity: str, *, again: bool = False
+) -> bool:
     """Point `<entity>_embeddings` at the live vector set; False where there is none.
 
     Columns keep their places, so that dependent views and grants survive. A view that is right
-    is left alone: to replace it would wait for its readers, and hold up new ones meanwhile.
+    is left alone, unless it is to be defined `again`: to replace it would wait for its readers, and
+    hold up new ones meanwhile.
     """
     live = connection.execute(
         sql.SQL(
-            "select s.table_name, s.model, e.definition->>'id' from {sets} s"
-            " join {entities} e using (entity) where entity = %s and state = 'live'"
-        ).format(sets=Identifier(schema, "vector_sets"), entities=Identifier(schema, "entities")),
+            "select s.table_name, i.model, e.definition->>'id' from {sets} s"
+            " join {identities} i on i.number = s.identity join {entities} e using (entity)"
+            " where entity = %s and state = 'live'"
+        ).format(
+            sets=Identifier(schema, "vector_sets"),
+            identities=Identifier(schema, "model_identities"),
+            entities=Identifier(schema, "entities"),
+        ),
         (entity,),
     ).fetchone()
     if live is None:
@@ -60,13 +68,15 @@ def replace_published(connection: Connection[Row], schema: str, entity: str) -> 
     present = list(columns_of(connection, schema, view))
     known = [column for column in present if column in filters]
     ordered = known + [column for column in filters if column not in known]
-    if present == [*fixed, *ordered] and _reads(connection, schema, view, table):
+    right = present == [*fixed, *ordered] and _reads(connection, schema, view, table)
+    if right and not again:
         return True
     # the cast drops the dimension: `create or replace view` refuses a column of another type
     values = {
         "embedding": sql.SQL("embedding::vector"),
         "model": sql.Literal(model),
-        "updated_at": sql.SQL("embedded_at"),
+        # as bytes, which it always was
+        "text_hash": sql.SQL("uuid_send(text_hash)"),
     }
     columns = sql.SQL(", ").join(
         sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))

@@ -10,10 +10,12 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded
-from embeddings_pipeline.store import adoption, entity_tables, locks, set_creation
+from embeddings_pipeline.store import adoption, entity_tables, locks
 from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import sets as vector_sets
 
 # rows whose vectors are compared with what the model makes of their texts, before any is taken
 _PROOF = 5
@@ -32,7 +34,8 @@ class Adopted:
 def adopt(
     database: Postgres, on: Statements, encoders: Encoders, foreign: Foreign, run_id: str
 ) -> Adopted:
-    """Fill the entity's set from a table of the same database, by id and equal text.
+    """Fill the embedding cache from a table of the same database, by id and equal text; the next
+    run projects what it has.
 
     A few vectors are made anew first and compared. Raises RunNeeded for an entity that has no
     texts yet, ConfigurationError for a table or column that is not there, another dimension, or
@@ -51,11 +54,12 @@ def adopt(
         _refuse_other_dimensions(
             adoption.dimensions(connection, foreign), encoder.identity.dimension
         )
-        vector_set = set_creation.ensure_set(connection, on, encoder.identity)
+        tables = EntityTables(connection, on)
+        vector_set = vector_sets.ensure_set(tables, encoder.identity)
         for text, vector in adoption.sample(connection, on, foreign, vector_set, _PROOF):
             _prove(vector, encoder.encode_documents([text]).whole().vectors[0], text)
         with locks.entity(connection, on):
-            fitted = adoption.copy(connection, on, foreign, vector_set, run_id)
+            fitted = adoption.copy(tables, foreign, vector_set, run_id)
         return Adopted(adoption.count(connection, foreign), fitted)
 
 

@@ -10,20 +10,21 @@ from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def blockers(
     connection: Connection[Row], on: Statements, vector_set: VectorSet, live: VectorSet | None
 ) -> list[str]:
     """Why a set may not take the place of the live one; empty where it may."""
-    covered = queries.coverage(connection, on, vector_set)
-    pending = sum(partition.pending for partition in covered)
+    covered = queries.coverage(EntityTables(connection, on), vector_set)
+    missing = sum(partition.missing for partition in covered)
     orphans = queries.orphans(connection, on, vector_set)
     target = on.source.entity.index.recall
     reasons = []
-    if pending:
-        reasons.append(f"{pending:,} chunks are pending")
+    if missing:
+        reasons.append(f"{missing:,} chunks are pending")
     else:
         reasons += _failed_on(connection, on, vector_set, live, covered)
     if orphans:

@@ -6,11 +6,12 @@ from typing import Any
 
 from psycopg import Connection
 
-from embeddings_pipeline.store import locks, vector_sets
+from embeddings_pipeline.store import locks
 from embeddings_pipeline.store import recall as stored
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.verdict import Verdict
 
 

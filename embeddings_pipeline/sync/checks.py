@@ -10,10 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 from embeddings_pipeline.entities.entity import Freshness
-from embeddings_pipeline.store import erasures, queries, vector_sets
+from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import erasures
+from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.sync import canary
 from embeddings_pipeline.sync.status import served
 from embeddings_pipeline.sync.verdict import Verdict
@@ -37,12 +40,12 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
         shown = canary.measured(connection, on, served(sets))
-        covered = queries.coverage(connection, on, shown)
+        covered = queries.coverage(EntityTables(connection, on), shown)
         reads = shown.max_tokens if shown else None
         counts = queries.text_counts(connection, on, reads or 1 << 30)
         strays = {s.number: queries.orphans(connection, on, s) for s in sets}
         odd = {s.number: queries.odd_norms(connection, on, s) for s in sets if s.normalized}
-        traces = erasures.traces(connection, on)
+        traces = erasures.traces(EntityTables(connection, on))
     return {
         "truncated": truncated(counts, reads),
         "without_text": without_text(counts),

@@ -8,10 +8,11 @@ import numpy as np
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store import comparison
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.judgements import Judgements, ndcg, recall
 
 _SAMPLE = 100

@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from psycopg import Connection
-
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
-from embeddings_pipeline.store import chosen_rows, locks, passes, vector_sets
+from embeddings_pipeline.store import chosen_rows, locks
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, Row
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.sync.evict import evict_noted
-from embeddings_pipeline.sync.request import Request
-from embeddings_pipeline.sync.sets import sync_sets
-from embeddings_pipeline.sync.text_windows import Done, record, write_rows
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import erasures, partition_keys
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.sync.encode import encode_entity
+from embeddings_pipeline.sync.erase import collect_erased
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.texts import Done, record, write_rows
 
 Status: TypeAlias = Literal["searchable", "without text", "quarantined", "refused"]
 
@@ -46,24 +47,24 @@ def sync_documents(
     vectors: Postgres,
     on: Statements,
     encoders: Encoders,
-    request: Request,
+    options: RunOptions,
 ) -> DocumentsResult:
-    """Read the rows `request.ids` from staging, and bring their texts and vectors up to date.
+    """Read the rows `options.ids` from staging, and bring their texts and vectors up to date.
 
     Nothing is deleted: that is for a run. Raises RunNeeded where a run has to come first, Busy
-    where one is at work for longer than `request.patience`, Unavailable where the live set's
-    model is not to be had, and as `sync_sets` does.
+    where one is at work for longer than `options.patience`, Unavailable where the live set's
+    model is not to be had, and as `encode_entity` does.
     """
-    known, refused = _canonical(on, request.ids or ())
+    known, refused = _canonical(on, options.ids or ())
     refused |= _erased(vectors, on, [*known.values()])
     wanted = [row_id for row_id in dict.fromkeys(known.values()) if row_id not in refused]
-    found = _texts(staged, vectors, on, encoders, request, wanted)
+    found = _texts(staged, vectors, on, encoders, options, wanted)
     refused |= _missing(staged, on, [row_id for row_id in wanted if row_id not in found])
     chosen = [row_id for row_id in wanted if row_id in found]
-    counts = _vectors(vectors, on, encoders, request, chosen)
+    counts = _vectors(vectors, on, encoders, options, chosen)
     said = _outcomes(vectors, on, chosen)
     outcomes = []
-    for asked in request.ids or ():
+    for asked in options.ids or ():
         row_id = known.get(asked, asked)
         why = refused.get(row_id)
         outcome = Outcome(asked, "refused", why) if why else replace(said[row_id], id=asked)
@@ -84,7 +85,7 @@ def _canonical(on: Statements, ids: Sequence[str]) -> tuple[dict[str, str], dict
 
 def _erased(vectors: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, str]:
     with vectors.connection() as connection:
-        erased = chosen_rows.erased(connection, on, ids)
+        erased = erasures.of_ids(EntityTables(connection, on), ids)
     return {row_id: f"it was erased on {when:%Y-%m-%d}" for row_id, when in erased.items()}
 
 
@@ -93,7 +94,7 @@ def _missing(staged: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, 
         return {}
     entity = on.source.entity
     with staged.connection() as connection:
-        present = chosen_rows.present(connection, on, ids)
+        present = chosen_rows.present(EntityTables(connection, on), ids)
     return {
         row_id: f"its row may not be embedded, as {entity.table} and the declaration say"
         if row_id in present
@@ -107,7 +108,7 @@ def _texts(
     vectors: Postgres,
     on: Statements,
     encoders: Encoders,
-    request: Request,
+    options: RunOptions,
     ids: Sequence[str],
 ) -> set[str]:
     started = time.monotonic()
@@ -119,25 +120,26 @@ def _texts(
         with (
             staged.connection() as source,
             vectors.connection() as target,
-            locks.entity(target, on, request.patience),
+            locks.entity(target, on, options.patience),
         ):
-            _refuse_without_run(target, on)
-            found.update(write_rows(source, target, on, encoders.images, ids, done))
+            tables = EntityTables(target, on)
+            _refuse_without_run(tables)
+            found.update(write_rows(source, tables, encoders.images, ids, done))
 
     write()
-    evict_noted(vectors, on, encoders.cache.evict)
+    collect_erased(vectors, on, encoders.cache.evict)
     seconds = time.monotonic() - started
     counts = Counts(read=done.read, quarantined=done.quarantined, seconds=seconds)
-    record(vectors, on, request.run_id, counts)
+    record(vectors, on, options.run_id, counts)
     return found
 
 
-def _refuse_without_run(connection: Connection[Row], on: Statements) -> None:
-    name = on.source.entity.name
+def _refuse_without_run(tables: EntityTables) -> None:
+    name = tables.entity
     why = None
-    if not passes.is_of_last_pass(connection, on):
+    if not partition_keys.follow_definition(tables):
         why = "its declaration or its staging model is another than in the last run"
-    elif not vector_sets.vector_sets(connection, on, ("live",)):
+    elif not vector_sets.vector_sets(tables.connection, tables.on, ("live",)):
         why = "nothing is published yet"
     if why:
         raise RunNeeded(f"entity {name!r}: {why}: run `embeddings-pipeline run {name}` first")
@@ -147,12 +149,12 @@ def _vectors(
     vectors: Postgres,
     on: Statements,
     encoders: Encoders,
-    request: Request,
+    options: RunOptions,
     ids: Sequence[str],
 ) -> Counts:
     if not ids:
         return Counts()
-    result = sync_sets(vectors, on, encoders, replace(request, ids=ids))
+    result = encode_entity(vectors, on, encoders, replace(options, ids=ids))
     if result.frozen:
         raise Unavailable(result.frozen)
     return result.counts
@@ -160,8 +162,10 @@ def _vectors(
 
 def _outcomes(vectors: Postgres, on: Statements, ids: Sequence[str]) -> Mapping[str, Outcome]:
     with vectors.connection() as connection:
-        empty = chosen_rows.without_text(connection, on, ids)
-        failed = chosen_rows.quarantined(connection, on, ids)
+        tables = EntityTables(connection, on)
+        empty = chosen_rows.without_text(tables, ids)
+        live = next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
+        failed = chosen_rows.quarantined(tables, live, ids)
     said = {}
     for row_id in ids:
         status: Status = "searchable"

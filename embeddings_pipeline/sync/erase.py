@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from embeddings_pipeline.store import entity_tables, erasures, locks, passes, texts
+from embeddings_pipeline.store import entity_tables, locks
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.sync.evict import Evict, evict_noted
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import erasures, quarantine, texts
+from embeddings_pipeline.store.vectors import candidates
+from embeddings_pipeline.store.vectors.candidates import Evict
 
 
 class Erased(NamedTuple):
@@ -22,12 +25,20 @@ class Erased(NamedTuple):
 def erase(database: Postgres, on: Statements, ids: Sequence[str], evict: Evict) -> Erased:
     """Remove every trace of these ids and skip them from now on.
 
-    The ids are noted first: a pass that is under way then leaves them out, and a model that is
-    at work on one finds no text to store its vector for. A cache that cannot be reached is told
-    by the next run.
+    The ids are noted first: a pass that is under way then leaves them out, and a model that is at
+    work on one finds no text to store its vector for. What of their texts no other row has leaves
+    the embedding cache right after them. A Redis that cannot be reached is told by the next run.
     """
     rows = _erase(database, on, on.source.canonical_ids(ids))
-    return Erased(rows, evict_noted(database, on, evict))
+    return Erased(rows, collect_erased(database, on, evict))
+
+
+@resumed
+def collect_erased(database: Postgres, on: Statements, evict: Evict) -> int:
+    """Let the caches forget what is erased; returns how many hashes a later run has to try
+    again."""
+    with database.connection() as connection:
+        return candidates.collect(EntityTables(connection, on), evict, erased_only=True)
 
 
 @resumed
@@ -35,9 +46,10 @@ def _erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     with database.connection() as connection:
         # perhaps an id is erased before anything of the entity was ever stored
         entity_tables.ensure_entity(connection, on.schema, on.source)
-        erasures.add(connection, on, ids)
+        tables = EntityTables(connection, on)
+        erasures.add(tables, ids)
         with locks.entity(connection, on):
-            return texts.delete(connection, on, ids)
+            return texts.delete(tables, ids, erased=True)
 
 
 @resumed
@@ -45,7 +57,7 @@ def lift(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     """Let the next pass take these ids again; returns how many were erased."""
     ids = on.source.canonical_ids(ids)
     with database.connection() as connection:
-        return erasures.remove(connection, on, ids)
+        return erasures.remove(EntityTables(connection, on), ids)
 
 
 @resumed
@@ -54,4 +66,4 @@ def retry(database: Postgres, on: Statements) -> int:
     with database.connection() as connection:
         entity_tables.ensure_entity(connection, on.schema, on.source)
         with locks.entity(connection, on):
-            return passes.retry(connection, on)
+            return quarantine.reset(EntityTables(connection, on))

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from psycopg import sql
+
+from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import entity_tables, planning, staging, traces
+from embeddings_pipeline.store import entity_tables, overlay, staging, traces
 from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.traces import Quarantined, StoredText
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import erasures, quarantine
+from embeddings_pipeline.store.texts.quarantine import Entry, Failure
+from embeddings_pipeline.store.texts.texts import Text
+from embeddings_pipeline.store.traces import StoredText, StoredVector
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.pending import chunk_states
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync import rendering
-from embeddings_pipeline.sync.explain_chunk import ExplainedChunk, explain_chunk, known_sets
+from embeddings_pipeline.sync.plan import sets_of_run
+
+# rows that are listed because they have an equal text
+_EQUAL = 5
+
+
+@dataclass(frozen=True)
+class ChunkInSet:
+    """One chunk's vector in one set, and what the next run does with it. A set that the run is yet
+    to create has no number."""
+
+    set_number: int | None
+    state: str
+    model: str
+    revision: str
+    vector: StoredVector | None
+    next: str
+
+
+@dataclass(frozen=True)
+class ExplainedChunk:
+    """One chunk as it would be rendered now; its `tokens` are those of the entity's model. `equal`
+    are some other rows with an equal text, which share its vector."""
+
+    chunk: int
+    text: str
+    text_hash: str
+    tokens: int
+    truncated: bool
+    equal: list[str]
+    sets: list[ChunkInSet]
 
 
 @dataclass(frozen=True)
@@ -25,7 +66,16 @@ class Explanation:
     partition: str | None
     next: str
     chunks: list[ExplainedChunk]
-    quarantine: list[Quarantined]
+    quarantine: list[Entry]
+
+
+@dataclass(frozen=True)
+class _KnownSet:
+    """A set, stored or yet to be created, and why the next run leaves it alone, if it does."""
+
+    stored: VectorSet | None
+    identity: ModelIdentity
+    left: str | None
 
 
 def explain(
@@ -37,26 +87,21 @@ def explain(
     """
     (row_id,) = on.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
-        on = Statements(on.schema, on.source)
+        tables = EntityTables(target, Statements(on.schema, on.source))
         entity_tables.refuse_other_id(target, on.schema, on.source)
-        is_new = planning.without_tables(on, target)
+        is_new = overlay.without_texts(tables)
         row = next(staging.read_rows(source, on.source, [row_id]), None)
-        stored = [] if is_new else traces.texts(target, on, row_id)
-        failures = traces.quarantine(target, on, row_id)
-        erased = traces.erased_at(target, on, row_id)
+        stored = [] if is_new else traces.texts(tables, row_id)
+        failures = [] if is_new else quarantine.of_row(tables, row_id)
+        erased = erasures.of_ids(tables, [row_id]).get(row_id)
         if row is None and not stored and erased is None:
             raise ConfigurationError(
                 f"entity {on.source.entity.name!r} has no row with {on.source.entity.id}"
                 f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
             )
-        window = rendering.rendered([row], on, encoders.images) if row else None
-        sets = known_sets(target, on, encoders)
-        encoder = encoders.of(on.source.entity)
-        chunks = [
-            explain_chunk(target, on, text, sets, failures, encoder)
-            for text in (window.texts if window else [])
-            if text.text is not None and erased is None
-        ]
+        window = rendering.rendered([row], tables.on, encoders.images) if row else None
+        texts = [text for text in (window.texts if window else []) if text.text is not None]
+        chunks = [] if erased else _chunks(tables, encoders, row_id, texts)
         reason = (
             f"skip it: erased on {erased:%Y-%m-%d}"
             if erased
@@ -96,3 +141,112 @@ def _next_for_row(
     if not chunks:
         return "do nothing: it has no text"
     return "not render it: nothing changed since the last pass"
+
+
+def _chunks(
+    tables: EntityTables, encoders: Encoders, row_id: str, texts: Sequence[Text]
+) -> list[ExplainedChunk]:
+    """The chunks of a row as they are rendered now, in each set."""
+    overlay.create(tables)
+    overlay.add(tables, texts)
+    encoder = encoders.of(tables.source.entity)
+    known = _known_sets(tables, encoders)
+    fates = [_in_set(tables, row_id, texts, one) for one in known]
+    return [
+        ExplainedChunk(
+            chunk=text.chunk,
+            text=text.text or "",
+            text_hash=text.text_hash.hex() if text.text_hash else "",
+            tokens=sum(tokens),
+            truncated=max(tokens) > encoder.identity.max_tokens,
+            equal=traces.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
+            sets=[of_chunk[text.chunk] for of_chunk in fates],
+        )
+        for text in texts
+        for tokens in [_tokens(tables, text, encoder)]
+    ]
+
+
+def _tokens(tables: EntityTables, text: Text, encoder: Encoder) -> list[int]:
+    """What the entity's model reads of a chunk, or of each of its parts; nothing of an image."""
+    if tables.source.entity.image:
+        return [0]
+    return encoder.token_count.of(text.parts or [text.text or ""])
+
+
+def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
+    """All sets of an entity, those last that the next run is to create."""
+    maintained = sets_of_run(tables, encoders)
+    numbers = {found.number for found, _ in maintained if found}
+    known = []
+    sets = vector_sets.vector_sets(tables.connection, tables.on)
+    for stored in sets:
+        left = None
+        if stored.number not in numbers:
+            rests = any(other.replaces(stored) for other in sets)
+            left = (
+                "another set is about to take its place"
+                if rests
+                else "the set is retired"
+                if stored.state == "retired"
+                else "the set is given up"
+            )
+        else:
+            try:
+                encoders.identical(stored.identity)
+            except ConfigurationError as error:
+                left = f"the set is frozen: {error}"
+        known.append(_KnownSet(stored, stored.identity, left))
+    return known + [_KnownSet(None, identity, None) for found, identity in maintained if not found]
+
+
+def _in_set(
+    tables: EntityTables, row_id: str, texts: Sequence[Text], known: _KnownSet
+) -> dict[int, ChunkInSet]:
+    """Each chunk of a row in one set."""
+    stored = known.stored
+    vectors = traces.vectors(tables, stored, row_id) if stored else {}
+    states = tables.execute(
+        "select s.chunk, s.missing, s.pending, s.quarantined, s.floor from ({states}) as s",
+        states=chunk_states(tables.on, stored, texts=_rendered(tables)),
+    ).fetchall()
+    by_chunk = {chunk: state for chunk, *state in states}
+    found = {}
+    for text in texts:
+        missing, pending, quarantined, floor = by_chunk[text.chunk]
+        vector = vectors.get(text.chunk)
+        if known.left:
+            fate = f"do nothing: {known.left}"
+        elif quarantined and (missing or pending):
+            fate = "do nothing yet: the model failed on it; `retry` lets the next run try it again"
+        elif not pending:
+            fate = "keep it: it is up to date"
+        else:
+            hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
+            at_hand = stored and traces.usable_in_cache(tables, stored, hashes, floor)
+            why = (
+                "the set is new"
+                if stored is None
+                else "it has none"
+                if vector is None
+                else "its text changed"
+                if missing
+                else "it is to be encoded again"
+            )
+            fate = f"{'take it from the cache' if at_hand else 'encode it'}: {why}"
+        found[text.chunk] = ChunkInSet(
+            set_number=stored.number if stored else None,
+            state=stored.state if stored else "new",
+            model=known.identity.model,
+            revision=known.identity.revision,
+            vector=vector,
+            next=fate,
+        )
+    return found
+
+
+def _rendered(tables: EntityTables) -> sql.Composable:
+    return tables.fill(
+        "(select id as {id}, chunk, partition_key, text_hash, tokens, part_hashes, part_tokens,"
+        " null::timestamptz as source_changed_at, null::timestamptz as serialised_at from rendered)"
+    )

@@ -21,7 +21,7 @@ from embeddings_pipeline.store.published import Published
 from embeddings_pipeline.store.snapshot_rows import SnapshotRow
 from embeddings_pipeline.sync import faiss_index, snapshot_folder
 from embeddings_pipeline.sync.faiss_index import Vectors
-from embeddings_pipeline.sync.request import Progress, Report, unheard
+from embeddings_pipeline.sync.progress import Progress, Report, unheard
 from embeddings_pipeline.sync.snapshot_folder import Kind, Manifest
 
 # vectors with which the effort of a search is chosen

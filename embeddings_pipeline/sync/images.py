@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from base64 import b64decode
 from collections.abc import Mapping
 
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.pixels import mime_type
-from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES, Rendered, within_limit
+from embeddings_pipeline.entities.serialise import (
+    MAX_IMAGE_BYTES,
+    Rendered,
+    content_hash,
+    within_limit,
+)
 from embeddings_pipeline.entities.source import BYTES, Source
 from embeddings_pipeline.errors import RowError
 
@@ -27,7 +31,7 @@ def render_image(source: Source, value: str | None, images: ImageFiles | None) -
     else:
         uri = within_limit(value)
         data = images.read(uri) if images else uri.encode()
-    return Rendered(uri, image_hash=hashlib.sha256(data).digest())
+    return Rendered(uri, image_hash=content_hash(data))
 
 
 def image_uri(source: Source, values: Mapping[str, str | None]) -> str | None:

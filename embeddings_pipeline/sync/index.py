@@ -20,15 +20,16 @@ from embeddings_pipeline.store import (
     queries,
     recall,
     terms,
-    vector_sets,
 )
 from embeddings_pipeline.store.index_progress import Phase
 from embeddings_pipeline.store.indexes import Wear
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync.request import Progress, Report, unheard
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.progress import Progress, Report, unheard
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class _Due:
 def sync_index(
     database: Postgres, on: Statements, *, rebuild: bool = False, report: Report = unheard
 ) -> list[IndexResult]:
-    """Build the index of each live and building set where that is due, or with `rebuild` anyway,
+    """Build the index of each set that runs maintain where that is due, or with `rebuild` anyway,
     and count the words of the texts, by which full-text search ranks."""
     with database.connection() as connection:
         terms.refresh_counts(connection, on)
-        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+        sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
     return [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
 
 
@@ -96,7 +97,7 @@ def _bring_up_to_date(
     watch: AbstractContextManager[None],
 ) -> str:
     """Do what is due; returns the action."""
-    if due and any(p.pending for p in queries.coverage(connection, on, vector_set)):
+    if due and any(p.missing for p in queries.coverage(EntityTables(connection, on), vector_set)):
         return "waiting"
     filter_indexes.ensure(connection, on, vector_set)
     if due:

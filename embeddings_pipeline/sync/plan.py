@@ -1,48 +1,86 @@
 """Tells what the next run of entities would do and cost. Writes nothing, loads no model.
 
-It goes the way of a run, comparing digests and rendering what moved, into temporary tables; so
-its counts of rows and texts are those of the run, not guesses. Only tokens are estimated: where
-texts are many, or a provider counts them its own way. Images are not read: of URIs that are new
-each counts as one to encode.
+It is the run's own selection, executed dry: rows that moved are rendered into an overlay, of which
+the functions of a run are asked what these would ask. So its counts of rows and texts are those of
+the run, not guesses. Only tokens are estimated, where texts are many or a provider counts them its
+own way, and seconds. Images are not read: of URIs that are new each counts as one to encode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from pydantic import ValidationError
 
+from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import changes, entity_tables, passes, planning, staging
+from embeddings_pipeline.store import changes, entity_tables, ledger, overlay, staging
 from embeddings_pipeline.store.changes import Moved
-from embeddings_pipeline.store.planned_sets import PlannedSets
+from embeddings_pipeline.store.ledger import Rates
+from embeddings_pipeline.store.overlay import PlannedCaches, SetWork
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.to_encode import Sampled
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import partition_keys
+from embeddings_pipeline.store.texts import texts as stored_texts
+from embeddings_pipeline.store.vectors import identities, renewals
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.pending import chunk_states
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync import rendering, texts
-from embeddings_pipeline.sync.request import Request
-from embeddings_pipeline.sync.set_plans import SetPlan, plan_sets
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.token_costs import SAMPLE, Sampled, TokenCosts, token_costs
 
 # beyond so many rendered rows, tokens are estimated
 _COUNT_ALL = 20_000
 # a run of all that is pending
-_ALL = Request(run_id="")
+_ALL = RunOptions(run_id="")
+# the keys of a declaration that decide what the rows of `texts` are
+_KEYS_OF_TEXTS = (
+    *("include", "exclude", "template", "weights", "chunk", "image", "filters", "changed_at"),
+    *("deleted", "where", "partitions"),
+)
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What a run would do to one set, in chunks and texts; `number` is None for a new one.
+
+    `reusable` chunks take no encoding of their own, `waiting` counts the rows whose text stands
+    already. `tokens_estimated` says that the tokens were not counted of every text as the model
+    counts them; `seconds` are those of the model; `frozen`, why a run would encode nothing for it.
+    """
+
+    number: int | None
+    live: bool
+    model: str
+    pending: int
+    waiting: int
+    reusable: int
+    encode: int
+    tokens: int
+    tokens_estimated: bool
+    seconds: float | None
+    cost_usd: float
+    frozen: str | None
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a run would do to an entity, in rows, and to each of its sets.
 
-    `why` gives, among the rows that are not new, the shares of changed content, a changed
-    template, a new model, an unfinished run before and a forced one.
+    `why` gives, among the rows that are not new, the shares of what makes work: changed content,
+    columns that changed without a change of the text, the keys of the declaration that changed, a
+    new model, an unfinished run before and a forced one. `seconds` are those of the whole run, from
+    what the ledger saw of earlier ones; None where there is none to tell by.
     """
 
     entity: str
@@ -54,6 +92,7 @@ class Plan:
     deletes_refused: bool
     why: dict[str, float]
     sets: list[SetPlan]
+    seconds: float | None
 
     @property
     def tokens_estimated(self) -> bool:
@@ -66,71 +105,247 @@ class Plan:
         return sum(part.cost_usd for part in self.sets)
 
 
+class Planner:
+    """Plans runs of entities one after the other, in one session: what one has encoded the next
+    takes from the cache."""
+
+    def __init__(
+        self,
+        source: Connection[Row],
+        target: Connection[Row],
+        encoders: Encoders,
+        options: RunOptions = _ALL,
+        *,
+        keep: bool = True,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._encoders = encoders
+        self._options = options
+        self._keep = keep
+        self._caches = PlannedCaches()
+
+    def plan(self, on: Statements) -> Plan:
+        """The plan of an entity. Raises ConfigurationError where a run would."""
+        # its own, whose `texts` may stand for an empty table
+        tables = EntityTables(self._target, Statements(on.schema, on.source))
+        try:
+            return self._plan(tables)
+        finally:
+            overlay.forget(tables)
+
+    def _plan(self, tables: EntityTables) -> Plan:
+        on, options = tables.on, self._options
+        entity_tables.refuse_other_id(self._target, on.schema, on.source)
+        is_new = overlay.without_texts(tables)
+        former = None if is_new else _former(self._target, self._source, on)
+        if former:
+            texts.find_moved(
+                self._source, EntityTables(self._target, former), options.partition_keys
+            )
+            overlay.keep_content_changes(tables)
+        moved = texts.find_moved(self._source, tables, options.partition_keys)
+        estimated = self._render_changed(tables)
+        rekeyed = not is_new and partition_keys.scheme_changed(tables)
+        sets = self._sets(tables, estimated=estimated)
+        reasons = overlay.changes(tables, former=former is not None)
+        changed = moved.changed - moved.new
+        return Plan(
+            entity=tables.entity,
+            new=moved.new,
+            changed=changed,
+            deleted=moved.gone,
+            moved_partition=overlay.moved_partitions(tables, rekeyed=rekeyed),
+            unchanged=moved.stored - changed - moved.gone,
+            deletes_refused=not options.allow_deletes and texts.too_many_deletes(on, moved),
+            why=_why(reasons, former, on, sets, force=options.force),
+            sets=sets,
+            seconds=_seconds(ledger.rates(self._target, on), moved, sets),
+        )
+
+    def _render_changed(self, tables: EntityTables) -> bool:
+        """Render the rows that moved into the overlay; whether the tokens of some texts were
+        estimated."""
+        rendered = 0
+        overlay.create(tables)
+        for ids, _ in changes.changed_slices(tables, texts.SLICE):
+            with closing(staging.read_rows(self._source, tables.source, ids)) as rows:
+                for batch in rendering.batches(rows, tables.on):
+                    count = estimate_tokens if rendered >= _COUNT_ALL else count_tokens
+                    window = rendering.rendered(batch, tables.on, images=None, count=count)
+                    overlay.add(tables, window.texts)
+                    rendered += len(batch)
+        return rendered > _COUNT_ALL
+
+    def _sets(self, tables: EntityTables, *, estimated: bool) -> list[SetPlan]:
+        """The sets that the run maintains, in its order."""
+        plans: list[SetPlan] = []
+        scope = self._options.scope(tables.source.entity)
+        left = self._options.limit
+        chosen = self._chosen(tables)
+        for identity in dict.fromkeys(identity for _, identity in chosen):
+            sets = [vector_set for vector_set, other in chosen if other == identity]
+            encoder, frozen = self._encoder(identity)
+            limit = left if encoder else 0
+            states = [self._states(tables, vector_set, identity) for vector_set in sets]
+            if not self._keep:
+                known = vector_sets.vector_sets(self._target, tables.on)
+                self._caches.seed(tables, identity, [s for s in known if s.identity == identity])
+            self._caches.encode(tables, identity, states, scope, limit)
+            cache = self._caches.of(tables, identity)
+            for place, (vector_set, state) in enumerate(zip(sets, states, strict=True)):
+                done = overlay.work(*(tables, state, place, cache, scope, identity.max_tokens))
+                costs = self._costs(tables, encoder, place, done)
+                if left is not None:
+                    left -= done.encode
+                plans.append(
+                    self._set_plan(
+                        *(tables.on, vector_set, identity, done, costs, frozen),
+                        estimated=estimated,
+                    )
+                )
+        return plans
+
+    def _set_plan(
+        self,
+        on: Statements,
+        vector_set: VectorSet | None,
+        identity: ModelIdentity,
+        done: SetWork,
+        costs: TokenCosts,
+        frozen: str | None,
+        *,
+        estimated: bool,
+    ) -> SetPlan:
+        rate = ledger.throughput(self._target, on, identity.model)
+        return SetPlan(
+            number=vector_set.number if vector_set else None,
+            live=vector_set is not None and vector_set.state == "live",
+            model=identity.model,
+            pending=done.projected if frozen else done.pending,
+            waiting=0 if frozen else done.waiting,
+            reusable=max(0, done.projected - done.encode),
+            encode=done.encode,
+            tokens=costs.tokens,
+            tokens_estimated=costs.estimated or (estimated and done.encode > 0),
+            seconds=costs.tokens / rate if rate else None,
+            cost_usd=costs.tokens * self._encoders.usd_per_token(identity.model),
+            frozen=frozen,
+        )
+
+    def _chosen(self, tables: EntityTables) -> list[tuple[VectorSet | None, ModelIdentity]]:
+        """The sets that the run maintains, with their identities; None is one that it creates."""
+        chosen = sets_of_run(tables, self._encoders)
+        live, identity = chosen[0]
+        options = self._options
+        scope = options.scope(tables.source.entity)
+        if live is None or live.state != "live" or not options.is_unrestricted or options.force:
+            return chosen
+        self._caches.encode(tables, identity, [self._states(tables, live, identity)], scope, 0)
+        missing = overlay.work(
+            *(tables, self._states(tables, live, identity), 0),
+            *(self._caches.of(tables, identity), scope, identity.max_tokens),
+        ).missing
+        if vector_sets.is_faster_replaced(tables, live, missing):
+            return [(None, identity), *chosen[1:]]
+        return chosen
+
+    def _states(
+        self, tables: EntityTables, vector_set: VectorSet | None, identity: ModelIdentity
+    ) -> sql.Composable:
+        """How the chunks of the overlay stand in a set."""
+        renewal = None
+        if self._options.force:
+            keys = self._options.partition_keys
+            sets = vector_sets.maintained(vector_sets.vector_sets(self._target, tables.on))
+            if not any(renewals.is_unfinished(tables, s, keys) for s in sets):
+                renewal = renewals.as_planned(keys)
+        stored = identities.find(self._target, tables.schema, identity)
+        return sql.SQL("({})").format(
+            chunk_states(
+                tables.on,
+                vector_set,
+                identity=stored.number if stored else None,
+                texts=overlay.texts(tables.on),
+                renewal=renewal,
+            )
+        )
+
+    def _costs(
+        self, tables: EntityTables, encoder: Encoder | None, place: int, done: SetWork
+    ) -> TokenCosts:
+        if encoder is None:
+            return TokenCosts(0)
+        return token_costs(encoder, done.encode, done.tokens, lambda: self._sample(tables, place))
+
+    def _sample(self, tables: EntityTables, place: int) -> Sequence[Sampled]:
+        """Some of the texts to encode: of rows that stand already, or read from staging again."""
+        tokens = overlay.sampled(tables, place, SAMPLE)
+        found: dict[bytes, str] = {}
+        rows = overlay.rows_of(tables, [*tokens])
+        with closing(
+            staging.read_rows(self._source, tables.source, sorted(set(rows.values())))
+        ) as read:
+            for batch in rendering.batches(read, tables.on):
+                for text in rendering.rendered(batch, tables.on, images=None).texts:
+                    if text.part_hashes and text.parts:
+                        found |= dict(zip(text.part_hashes, text.parts, strict=True))
+                    elif text.text_hash and text.text:
+                        found[text.text_hash] = text.text
+        left = [text_hash for text_hash in tokens if text_hash not in found]
+        if left and tables.on.names["texts"] == tables.table(f"{tables.entity}_texts"):
+            found |= dict(stored_texts.read(tables, left))
+        return [Sampled(found[h], count) for h, count in tokens.items() if h in found]
+
+    def _encoder(self, identity: ModelIdentity) -> tuple[Encoder | None, str | None]:
+        """The encoder of an identity, or why there is none any longer."""
+        try:
+            return self._encoders.identical(identity), None
+        except ConfigurationError as error:
+            return None, str(error)
+
+
 def plans(
     staged: Postgres,
     vectors: Postgres,
     entities: Sequence[Statements],
     encoders: Encoders,
-    request: Request = _ALL,
+    options: RunOptions = _ALL,
     *,
-    allow_deletes: bool = False,
+    keep: bool = True,
 ) -> list[Plan]:
-    """The plan of a run of each entity, asked for so and one after the other: what one has encoded
-    the next takes over. Raises ConfigurationError where a run would."""
-    planned = PlannedSets()
-    done = []
+    """The plan of a run of each entity, one after the other. Raises ConfigurationError where a run
+    would."""
     with staged.connection() as source, vectors.connection() as target:
-        for on in entities:
-            done.append(
-                _plan(source, target, on, encoders, request, planned, allow_deletes=allow_deletes)
-            )
-            planning.forget(target)
-    return done
+        planner = Planner(source, target, encoders, options, keep=keep)
+        return [planner.plan(on) for on in entities]
 
 
-def _plan(
-    source: Connection[Row],
-    target: Connection[Row],
-    on: Statements,
-    encoders: Encoders,
-    request: Request,
-    planned: PlannedSets,
-    *,
-    allow_deletes: bool,
-) -> Plan:
-    on = Statements(on.schema, on.source)
-    entity_tables.refuse_other_id(target, on.schema, on.source)
-    is_new = planning.without_tables(on, target)
-    former = None if is_new else _former(target, source, on)
-    if former:
-        _compare(source, target, former)
-        planning.keep_content_changes(target, on)
-    moved = _compare(source, target, on)
-    rendering.refuse_bad_ids(on, *changes.bad_ids(target))
-    estimated = _render_changed(source, target, on)
-    read = partial(_read_texts, source, on)
-    sets = plan_sets(target, on, encoders, request, read, planned, estimated=estimated)
-    changed = moved.changed - moved.new
-    content = planning.content_changes(target) if former else changed
-    return Plan(
-        entity=on.source.entity.name,
-        new=moved.new,
-        changed=changed,
-        deleted=moved.gone,
-        moved_partition=planning.moved_partitions(
-            target, on, rekeyed=passes.scheme_changed(target, on)
+def sets_of_run(
+    tables: EntityTables, encoders: Encoders
+) -> list[tuple[VectorSet | None, ModelIdentity]]:
+    """The sets that a run maintains, in its order, with their identities; None is one that it has
+    to create."""
+    wanted = encoders.of(tables.source.entity).identity
+    storage = vector_sets.storage_of(tables.source.entity, wanted.dimension)
+    known = vector_sets.vector_sets(tables.connection, tables.on)
+    of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
+    chosen = max(of_wanted, key=lambda s: (s.state != "retired", s.number), default=None)
+    others = [s for s in known if s.state == "live" and s != chosen]
+    kept: list[VectorSet] = [
+        *others,
+        *(
+            [replace(chosen, state="building")]
+            if chosen and chosen.state == "retired"
+            else [chosen]
+            if chosen
+            else []
         ),
-        unchanged=moved.stored - changed - moved.gone,
-        deletes_refused=not allow_deletes and texts.too_many_deletes(on, moved),
-        why=_why(moved, content, sets, force=request.force),
-        sets=sets,
-    )
-
-
-def _compare(source: Connection[Row], target: Connection[Row], on: Statements) -> Moved:
-    buckets, stored = changes.digests(target, on)
-    with closing(staging.moved_rows(source, on.source, buckets, stored)) as rows:
-        return changes.compare(target, on, buckets, stored, rows)
+    ]
+    found: list[tuple[VectorSet | None, ModelIdentity]] = [
+        (s, s.identity) for s in vector_sets.maintained(kept)
+    ]
+    return found if chosen else [*found, (None, wanted)]
 
 
 def _former(target: Connection[Row], source: Connection[Row], on: Statements) -> Statements | None:
@@ -150,49 +365,52 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
     return former if former.source.definition_hash == definition_hash else None
 
 
-def _render_changed(source: Connection[Row], target: Connection[Row], on: Statements) -> bool:
-    """Fill `planned`; whether the tokens of some texts were estimated."""
-    rendered = 0
-    planning.receive(target, on, [])
-    for ids in changes.slices(target, "changed_rows", texts.SLICE):
-        with closing(staging.read_rows(source, on.source, ids)) as rows:
-            for batch in rendering.batches(rows, on):
-                count = estimate_tokens if rendered >= _COUNT_ALL else count_tokens
-                window = rendering.rendered(batch, on, images=None, count=count)
-                planning.receive(target, on, window.texts)
-                rendered += len(batch)
-    return rendered > _COUNT_ALL
-
-
-def _read_texts(
-    source: Connection[Row], on: Statements, wanted: Mapping[bytes, str]
-) -> list[Sampled]:
-    """What rows of staging say, of the texts whose hashes are wanted."""
-    if on.source.entity.image:
-        return []
-    with closing(staging.read_rows(source, on.source, [*set(wanted.values())])) as rows:
-        found = {
-            text.text_hash: Sampled(text.parts or [text.text], text.part_tokens or [text.tokens])
-            for batch in rendering.batches(rows, on)
-            for text in rendering.rendered(batch, on, images=None).texts
-            if text.text is not None and text.text_hash is not None
-        }
-    return [found[key] for key in wanted if key in found]
-
-
-def _why(moved: Moved, content: int, sets: Sequence[SetPlan], *, force: bool) -> dict[str, float]:
+def _why(
+    changed: overlay.Changes,
+    former: Statements | None,
+    on: Statements,
+    sets: Sequence[SetPlan],
+    *,
+    force: bool,
+) -> dict[str, float]:
     """The shares of what makes work of rows that are not new."""
-    changed = moved.changed - moved.new
     live = [part for part in sets if part.live]
     # of another model than the live set, or what a run before left over
     model = max((part.waiting for part in sets if not part.live), default=0) if live else 0
     waiting = max((part.waiting for part in live or sets), default=0)
     counts = {
-        "content": content,
-        "template": changed - content,
+        "content": changed.content,
+        "columns": changed.columns,
+        _changed_keys(former, on): changed.declaration,
         "model": 0 if force else max(model - waiting, 0),
         "unfinished": 0 if force else waiting,
         "forced": max(model, waiting) if force else 0,
     }
     total = sum(counts.values())
-    return {reason: rows / total if total else 0.0 for reason, rows in counts.items()}
+    return {reason: rows / total for reason, rows in counts.items() if rows}
+
+
+def _changed_keys(former: Statements | None, on: Statements) -> str:
+    """The keys of the declaration that changed since the last pass, like `chunk, filters`."""
+    if former is None:
+        return "declaration"
+    before, now = former.source.entity, on.source.entity
+    keys = [key for key in _KEYS_OF_TEXTS if getattr(before, key) != getattr(now, key)]
+    return ", ".join(keys) or "types of columns"
+
+
+def _seconds(rates: Rates | None, moved: Moved, sets: Sequence[SetPlan]) -> float | None:
+    """The seconds of the whole run."""
+    if rates is None:
+        return None
+    encoding = [part.seconds for part in sets if part.encode]
+    if None in encoding:
+        return None
+    projected = sum(part.reusable + part.encode for part in sets)
+    return rates.of(
+        rows=moved.stored - moved.gone + moved.new,
+        rendered=moved.changed,
+        projected=projected,
+        indexed=sum(1 for part in sets if not part.live and part.pending),
+        encode_seconds=sum(seconds or 0.0 for seconds in encoding),
+    )

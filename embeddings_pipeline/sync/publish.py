@@ -9,11 +9,13 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage_view, locks, queries, vector_sets, views
+from embeddings_pipeline.store import coverage_view, locks, queries, views
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.blockers import blockers
 
 
@@ -108,7 +110,10 @@ def _roll_back_from(
 
 
 def _pending(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
-    return sum(partition.pending for partition in queries.coverage(connection, on, vector_set))
+    return sum(
+        partition.pending
+        for partition in queries.coverage(EntityTables(connection, on), vector_set)
+    )
 
 
 def _live(connection: Connection[Row], on: Statements) -> VectorSet | None:
@@ -132,19 +137,23 @@ def _flip(
     connection: Connection[Row], on: Statements, live: VectorSet | None, to: VectorSet
 ) -> None:
     if live is not None:
-        vector_sets.set_state(connection, on, live.number, "retired")
+        vector_sets.retire(connection, on, live, superseded=to.replaces(live))
     vector_sets.set_state(connection, on, to.number, "live")
     views.replace_published(connection, on.schema, on.source.entity.name)
     coverage_view.replace_coverage(connection, on.schema)
 
 
 def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
-    """Drop the retired sets past `keep_sets`, those never published first, then the oldest."""
+    """Drop the retired sets past `keep_sets`, those never published first, then the oldest; and
+    those whose place another of their kind has taken, to which nobody would go back."""
+    live = _live(connection, on)
     retired = vector_sets.vector_sets(connection, on, ("retired",))
+    superseded = [s for s in retired if live and s.is_like(live)]
+    retired = [s for s in retired if s not in superseded]
     newest_first = sorted(
         retired, key=lambda s: (s.published_at is not None, s.published_at, s.number), reverse=True
     )
-    for vector_set in newest_first[on.source.entity.keep_sets :]:
+    for vector_set in [*superseded, *newest_first[on.source.entity.keep_sets :]]:
         # a set that someone reads is dropped by a later publish
         with suppress(LockNotAvailable):
             vector_sets.drop_set(connection, on, vector_set)

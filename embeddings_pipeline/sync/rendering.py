@@ -12,11 +12,10 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import Rendered, render
 from embeddings_pipeline.errors import ConfigurationError, RowError
-from embeddings_pipeline.store.passes import UNSETTLED
-from embeddings_pipeline.store.quarantine import Failure
 from embeddings_pipeline.store.staging import StagedRow
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.texts import Text
+from embeddings_pipeline.store.texts.quarantine import UNSETTLED, Failure
+from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.sync.images import image_uri, render_image
 
 # a window ends with whichever comes first
@@ -157,6 +156,7 @@ def _text(
         fingerprint=fingerprint,
         text=piece.text if piece else None,
         parts=list(piece.parts) if piece and piece.parts else None,
+        part_hashes=piece.part_hashes if piece else None,
         weights=list(piece.weights) if piece and piece.weights else None,
         text_hash=piece.text_hash if piece else None,
         tokens=sum(tokens),

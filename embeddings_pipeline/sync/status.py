@@ -10,12 +10,14 @@ from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
-from embeddings_pipeline.store import ledger, queries, vector_sets
+from embeddings_pipeline.store import ledger, queries
 from embeddings_pipeline.store.ledger import Cost
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def coverage(database: Postgres, on: Statements) -> list[PartitionCoverage]:
     """Coverage of the set that is served, by partition."""
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        return queries.coverage(connection, on, served(sets))
+        return queries.coverage(EntityTables(connection, on), served(sets))
 
 
 def served(sets: Sequence[VectorSet]) -> VectorSet | None:
@@ -92,7 +94,7 @@ def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statemen
 def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
     sets = vector_sets.vector_sets(connection, on, ("live", "building"))
     shown = served(sets)
-    partitions = queries.coverage(connection, on, shown)
+    partitions = queries.coverage(EntityTables(connection, on), shown)
     rows = sum(p.rows for p in partitions)
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     return EntityStatus(

@@ -1,72 +1,64 @@
-"""What the texts that are to be encoded cost with a model, told from a sample of them.
+"""What texts that are to be encoded cost with a model, told from a sample of them.
 
-Texts are stored with their tokens by one tokenizer for all models. How many a model reads itself,
-and how many a cache spares it, is counted here: of all texts where they are few, else of some at
-random, whose share is taken for that of all.
+Texts are stored with their tokens by one tokenizer for all models. How many a model reads itself is
+counted here: of all texts where they are few, else of some at random, whose share is taken for that
+of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from embeddings_pipeline.encoders.cached import CachedEncoder
+from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.token_counts import FIXED
-from embeddings_pipeline.store.to_encode import Sampled
-from embeddings_pipeline.store.work import Work
 
 SAMPLE = 2_000
 _SAMPLE_CHARACTERS = 8 << 20
 
 
+class Sampled(NamedTuple):
+    """A text that a model is given, and its tokens as they were counted when it was rendered."""
+
+    text: str
+    tokens: int
+
+
 @dataclass(frozen=True)
 class TokenCosts:
-    """Tokens that the model will read; texts that a cache knows, which cost none. `estimated` says
-    that not every text was counted as the model counts."""
+    """Tokens that the model will read. `estimated` says that not every text was counted as the
+    model counts."""
 
     tokens: int
-    cached: int = 0
     estimated: bool = False
 
 
 def token_costs(
-    work: Work,
-    encoder: CachedEncoder,
-    sample: Callable[[], Sequence[Sampled]],
-    *,
-    max_tokens: int,
-    remembers: bool,
+    encoder: Encoder, texts: int, tokens: int, sample: Callable[[], Sequence[Sampled]]
 ) -> TokenCosts:
-    """What this work costs with an encoder that reads `max_tokens` of a text; whether it
-    `remembers` texts of earlier runs. The `sample` is of `SAMPLE` texts, or of all."""
+    """What so many texts cost, of which the model would read so many tokens by the common
+    tokenizer. The `sample` is of `SAMPLE` texts, or of all."""
     count = encoder.token_count
     # images have no tokens
-    if not work.tokens or (count == FIXED and not remembers):
-        return TokenCosts(work.tokens)
+    if not tokens or count == FIXED:
+        return TokenCosts(tokens)
     chosen = _bounded(sample())
-    parts = {
-        text: min(tokens, max_tokens)
-        for one in chosen
-        for text, tokens in zip(one.texts, one.tokens, strict=True)
-    }
-    spared = encoder.remembered([*parts]) if remembers else set()
-    read = [min(n, max_tokens) for n in count.of([text for text in parts if text not in spared])]
-    share = sum(read) / sum(parts.values()) if parts else 1.0
-    # parts are counted once a window by `work`, unless they are remembered
-    whole = len(chosen) == work.encode and (remembers or all(len(o.texts) == 1 for o in chosen))
+    longest = encoder.identity.max_tokens
+    counted = sum(min(one.tokens, longest) for one in chosen)
+    read = sum(min(n, longest) for n in count.of([one.text for one in chosen]))
     return TokenCosts(
-        round(work.tokens * share),
-        round(len(spared) * work.encode / len(chosen)) if chosen else 0,
-        estimated=bool(read) and not (whole and count.exact),
+        round(tokens * read / counted) if counted else tokens,
+        estimated=not (len(chosen) == texts and count.exact),
     )
 
 
-def usd(encoder: CachedEncoder, texts: Sequence[str], usd_per_token: float) -> float:
-    """US dollars for the tokens that the encoder's model reads of these texts."""
+def dollars(encoder: Encoder, texts: Sequence[str], usd_per_token: float) -> list[float]:
+    """US dollars for the tokens that the encoder's model reads of each text."""
     if not usd_per_token:
-        return 0.0
+        return [0.0] * len(texts)
     longest = encoder.identity.max_tokens
-    return usd_per_token * sum(min(tokens, longest) for tokens in encoder.token_count.of(texts))
+    return [usd_per_token * min(n, longest) for n in encoder.token_count.of(texts)]
 
 
 def _bounded(sample: Sequence[Sampled]) -> list[Sampled]:
@@ -75,5 +67,5 @@ def _bounded(sample: Sequence[Sampled]) -> list[Sampled]:
         if size > _SAMPLE_CHARACTERS:
             break
         chosen.append(one)
-        size += sum(map(len, one.texts))
+        size += len(one.text)
     return chosen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.encoders.clip import DIMENSION, MAX_TOKENS
 from tests.encoders.pictures import data_uri, file_of, picture
+from tests.encoders.streaming import Source, streamed
 from tests.entities.declared import declared
+from tests.waiting import until
 
 MODEL = "some/clip"
 SIZES = [(64, 48), (33, 200), (1, 1), (900, 700), (32, 32)]
@@ -110,6 +114,61 @@ def test_what_cannot_be_decoded_or_read_fails_alone(clip: Path) -> None:
     assert done.usage.texts == 2
     np.testing.assert_array_equal(done.vectors[1], done.vectors[3])
     assert done.vectors[1].any()
+
+
+def test_a_stream_of_images_has_the_vectors_and_failures_of_one_call(clip: Path) -> None:
+    good = [data_uri(file_of(picture("red", size))) for size in SIZES]
+    uris = [*good, data_uri(b"junk"), *good, "missing.png", *good]
+    found = encoder(clip / "plain", embedding_batch_size=4)
+    wanted = found.encode_documents(uris)
+    done = streamed(found.encode_stream(iter(uris)))
+    assert (done.raised, done.places) == (None, [*range(len(uris))])
+    assert done.failures == wanted.failures
+    assert sorted(done.failures) == [5, 11]
+    np.testing.assert_allclose(done.vectors(DIMENSION), wanted.vectors, atol=1e-5)
+    assert done.usage.texts == wanted.usage.texts == 15
+    assert max(len(batch.places) for batch in done.batches) == 4
+
+
+def test_images_come_out_while_the_source_waits_and_are_decoded_a_few_ahead(clip: Path) -> None:
+    uri = data_uri(file_of(picture()))
+    found = encoder(clip / "plain", embedding_batch_size=4)
+    source = Source(repeat(uri), pause=10)
+    with closing(found.encode_stream(source)) as batches:
+        given: list[int] = []
+        while len(given) < 10:
+            given += next(batches).places
+        assert sorted(given) == [*range(10)]
+        source.go_on.set()
+        next(batches)
+        # held: 16 batches of at most 4; then a batch that is cut and one that is decoded, and four
+        # images each that are being decoded and that are read
+        until(lambda: source.read > 10 + 4)
+    assert source.read <= 10 + 4 * (1 + 16 + 2 + 2) + 4 + 1
+
+
+def test_a_batch_of_images_that_fails_has_the_error_and_the_others_come_out(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = GeneralModel.encode
+    begun: list[int] = []
+
+    def fail(self: GeneralModel, batch: Sequence[Any], *, query: bool) -> Vectors:
+        begun.append(len(batch))
+        if len(begun) == 2:
+            raise RuntimeError("the model stumbles")
+        return whole(self, batch, query=query)
+
+    monkeypatch.setattr(GeneralModel, "encode", fail)
+    uris = [data_uri(file_of(picture("red", (n + 1, 20)))) for n in range(12)]
+    found = encoder(clip / "plain", embedding_batch_size=4)
+    done = streamed(found.encode_stream(uris))
+    assert (done.raised, done.places) == (None, [*range(12)])
+    (failed,) = [batch for batch in done.batches if batch.error]
+    assert (str(failed.error), len(failed.places)) == ("the model stumbles", begun[1])
+    begun.clear()
+    with pytest.raises(RuntimeError, match="the model stumbles"):
+        found.encode_documents(uris)
 
 
 def test_an_image_as_a_query_has_the_vector_that_it_has_as_a_document(clip: Path) -> None:

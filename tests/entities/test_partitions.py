@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from embeddings_pipeline.store.passes import hash_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from embeddings_pipeline.entities import partitions
 from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions, select_keys
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError, RowError
-from embeddings_pipeline.store.passes import hash_key
 from embeddings_pipeline.store.statements import Statements
 from tests.entities.declared import declared
 

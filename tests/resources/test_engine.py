@@ -12,7 +12,7 @@ import pytest
 from embeddings_pipeline.errors import Interrupted
 from embeddings_pipeline.resources.engine import EngineResource, Running
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.request import Request
+from embeddings_pipeline.sync.run_options import RunOptions
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def running(tmp_path: Path) -> Running:
     return Running(settings, lambda progress: None)
 
 
-def asked(running: Running) -> AbstractContextManager[Request]:
+def asked(running: Running) -> AbstractContextManager[RunOptions]:
     return running.request("run", None, limit=None, force=False, max_cost_usd=None)
 
 

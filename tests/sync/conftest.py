@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import tenacity
 
-from embeddings_pipeline.store import _postmaster, failures
-from embeddings_pipeline.sync import rendering, texts, vectors
+from embeddings_pipeline.store import _postmaster
+from embeddings_pipeline.sync import project, rendering, stream, texts
 from tests.faults import Exchanges
+from tests.words import WordsEncoder
 from tests.world import World
 
 ROWS = [(n, f"thing {n} of {n % 7}") for n in range(100)]
@@ -29,9 +30,8 @@ def exchanges() -> Iterator[Exchanges]:
     with pytest.MonkeyPatch.context() as patch:
         exchanges.install(patch)
         patch.setattr(texts, "SLICE", 5)
-        patch.setattr(vectors, "_WINDOW_ROWS", 3)
-        # each run tries again a text that no model takes
-        patch.setattr(failures, "MAX_ATTEMPTS", 1_000)
+        patch.setattr(project, "WINDOW_ROWS", 3)
+        patch.setattr(stream, "_READ", 3)
         # a connection that was lost is taken anew at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges
@@ -42,7 +42,10 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs go in windows of a fifth of the rows."""
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(rendering, "_WINDOW_ROWS", 20)
-    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
+    monkeypatch.setattr(project, "WINDOW_ROWS", 20)
+    monkeypatch.setattr(stream, "_READ", 20)
+    monkeypatch.setattr(stream, "_WRITE", 20)
+    monkeypatch.setattr(WordsEncoder, "batch_texts", 20)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish, rollback
-from embeddings_pipeline.sync.sets import sync_sets
+from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
-from embeddings_pipeline.sync.vectors import Request
 from tests.world import SCHEMA, World
 
 LONG = " ".join(f"Sentence {n} of it." for n in range(9))
@@ -53,15 +53,17 @@ class Step:
 
 def pass_over(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    encoders = world.encoders
-    return lambda: sync_texts(
-        world.postgres, world.postgres, on, "run", encoders.images, encoders.cache.evict
-    )
+    databases = (world.postgres, world.postgres)
+    return lambda: sync_texts(*databases, on, world.encoders, RunOptions("run"))
 
 
 def encode(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: sync_sets(world.postgres, on, world.encoders, Request("run"))
+    return lambda: encode_entity(world.postgres, on, world.encoders, RunOptions("run"))
+
+
+def clear(world: World, entity: Entity) -> Act:
+    return lambda: world.retain(entity)
 
 
 def index(world: World, entity: Entity) -> Act:
@@ -101,10 +103,12 @@ HALF = {**OTHER, "storage": "halfvec"}
 SCENARIO = (
     Step("texts", pass_over, FIRST),
     Step("vectors", encode, FIRST),
+    Step("caches after the first run", clear, FIRST),
     Step("index", index, FIRST),
     Step("publish", flip, FIRST),
     Step("texts of changed rows and another definition", pass_over, OTHER, CHANGES),
     Step("vectors of two models", encode, OTHER),
+    Step("caches of two models", clear, OTHER),
     Step("two indexes", index, OTHER),
     Step("flip", flip, OTHER),
     Step("rollback", go_back, OTHER),

@@ -41,7 +41,8 @@ def test_vectors_of_the_same_text_and_model_are_adopted(things: World) -> None:
     things.encoder.encoded.clear()
     counts = things.run(item)
     assert things.encoder.encoded == ["name: Hose"]
-    assert (counts["encoded"], counts["reused"]) == (1, 1)
+    # rows 1 and 3 have one text
+    assert (counts["encoded"], counts["reused"]) == (1, 2)
     things.assert_vectors_are_of_their_texts()
 
 
@@ -51,7 +52,7 @@ def test_vectors_of_another_model_are_not_adopted(things: World) -> None:
     old_vectors(things, wrong=True)
     with pytest.raises(ConfigurationError, match="is not this model's"):
         adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
-    assert things.sql(f"select * from {SCHEMA}.item_vectors_1") == []
+    assert things.sql(f"select * from {SCHEMA}.embedding_cache_1") == []
 
 
 def test_a_table_without_the_named_column_is_refused(things: World) -> None:
@@ -75,7 +76,7 @@ def test_vectors_that_the_model_cannot_have_made_are_left(things: World) -> None
     adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
 
     assert (adopted.rows, adopted.fitted) == (7, 1)
-    assert things.sql(f"select id from {SCHEMA}.item_vectors_1") == [(1,)]
+    assert things.sql(f"select count(*) from {SCHEMA}.embedding_cache_1") == [(1,)]
 
 
 def test_vectors_of_another_dimension_are_refused(things: World) -> None:

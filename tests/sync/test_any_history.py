@@ -16,16 +16,17 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.entities.serialise import render
-from embeddings_pipeline.store import erasures, queries
+from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.texts import erasures
+from embeddings_pipeline.store.vectors.candidates import Evict
+from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift
-from embeddings_pipeline.sync.evict import Evict
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
-from embeddings_pipeline.sync.sets import sync_sets
+from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
-from embeddings_pipeline.sync.vectors import Request
 from tests import faults
 from tests.faults import Died, Exchanges
 from tests.words import WORDS, WordsEncoder
@@ -151,9 +152,11 @@ class History:
         database = self.world.postgres
         with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
             erase(database, on, list(map(str, day.erased)), self.evict)
-            images = self.world.encoders.images
-            sync_texts(database, database, on, "run", images, self.evict, allow_deletes=True)
-            sync_sets(database, on, self.world.encoders, Request("run"))
+            encoders = self.world.encoders
+            options = RunOptions("run", allow_deletes=True)
+            sync_texts(database, database, on, encoders, options)
+            encode_entity(database, on, encoders, options)
+            self.world.retain(self.item)
             sync_index(database, on)
             publish(database, on)
         if accident == "answer lost":
@@ -170,7 +173,7 @@ class History:
         self.assert_columns_beside_the_vectors(item)
         self.assert_vectors_are_of_their_texts(item)
         with self.world.postgres.connection() as connection:
-            assert erasures.traces(connection, self.world.on(item)) == 0
+            assert erasures.traces(self.world.tables(connection, item)) == 0
             for vector_set in self.world.sets(item):
                 assert queries.orphans(connection, self.world.on(item), vector_set) == 0
 

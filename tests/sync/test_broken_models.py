@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import psycopg
 import pytest
 
-from embeddings_pipeline.encoders.base import Encodings, Usage
+from embeddings_pipeline.encoders.base import Encodings
 from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.sync.encoding import encode_each
 from tests.sync.test_quarantine import refusing
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
@@ -51,18 +49,6 @@ def test_a_model_whose_answers_mark_every_text_as_failed_quarantines_nothing(
     with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(refused\)"):
         world.vectors(item)
     assert world.sql(f"select * from {SCHEMA}.quarantine") == []
-
-
-def test_a_broken_model_is_seen_although_a_cache_knows_some_texts() -> None:
-    """Good vectors that the model did not make speak for no model."""
-    vectors = np.array([[1, 0], [np.nan, 0]], np.float32)
-    done = encode_each(
-        lambda texts: Encodings(vectors, Usage(texts=1, cached=1)),
-        ["known", "new"],
-        probe=lambda: Encodings(vectors[1:], Usage(texts=1)),
-    )
-    assert "not finite" in str(done.stopped)
-    assert done.usage.texts == 1
 
 
 def test_a_set_whose_model_failed_on_all_rows_is_not_published(world: World) -> None:

@@ -31,9 +31,9 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 # none of these decide whether a row is right
 UNCOMPARED = (
-    *("run_id", "reused_from", "attempts", "serialised_at", "embedded_at", "created_at"),
-    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at"),
-    *("indexed_at", "canary", "counted_at", "noted_at"),
+    *("run_id", "version", "attempts", "serialised_at", "encoded_at", "updated_at", "created_at"),
+    *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at", "migrated_at"),
+    *("indexed_at", "canary", "counted_at", "since", "unused_since"),
 )
 ABOUT_TABLES = (
     f"select 'views', definition from pg_views where schemaname = '{SCHEMA}'",

@@ -6,7 +6,8 @@ import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import erasures
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.sync.erase import erase, lift, retry
 from embeddings_pipeline.sync.explain import Explanation, explain
 from tests.world import SCHEMA, World
@@ -33,9 +34,9 @@ def test_a_row_is_explained_before_and_after_its_first_run(things: World) -> Non
     (in_set,) = chunk.sets
     assert same.next == "not render it: nothing changed since the last pass"
     assert (chunk.text, chunk.tokens, chunk.truncated) == ("name: Pump", 5, False)
-    assert in_set.next == "keep it: it is of this text"
+    assert in_set.next == "keep it: it is up to date"
     assert in_set.vector is not None
-    assert in_set.vector.reused_from == "item/3/0"
+    assert chunk.equal == ["3"]
     assert same.partition == item.partitions.key_of("1")  # type: ignore[union-attr]
 
 
@@ -50,7 +51,7 @@ def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:
     assert changed.chunks[0].sets[0].next == "encode it: its text changed"
     things.sql("update staging.stg_item set name = 'Hose' where id = 3")
     known = explained(things, item, "3").chunks[0].sets[0].next
-    assert known == "take over the vector of an equal text: its text changed"
+    assert known == "take it from the cache: its text changed"
     assert explained(things, item, "2").next.startswith("delete it")
     assert explained(things, item, "4").next == "do nothing: it has no text"
     with pytest.raises(ConfigurationError, match="has no row with id '99'"):
@@ -76,10 +77,10 @@ def test_each_set_is_told_what_becomes_of_it_under_another_model(things: World) 
     things.run(item)
     assert fates() == [
         (1, "retired", "do nothing: the set is retired"),
-        (2, "live", "keep it: it is of this text"),
+        (2, "live", "keep it: it is up to date"),
     ]
     things.use(first)
-    assert fates()[0] == (1, "retired", "keep it: it is of this text")
+    assert fates()[0] == (1, "retired", "keep it: it is up to date")
 
 
 def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World) -> None:
@@ -90,7 +91,7 @@ def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World
     assert erase(things.postgres, on, ["1", "77"], things.encoders.cache.evict) == (1, 0)
 
     with things.postgres.connection() as connection:
-        assert erasures.traces(connection, on) == 0
+        assert erasures.traces(EntityTables(connection, on)) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1 order by 1") == [(2,), (3,)]
     assert explained(things, item, "1").next.startswith("skip it: erased")
     assert things.run(item)["read"] == 0
@@ -126,56 +127,6 @@ def test_an_id_in_another_spelling_is_erased_as_well(
     assert lift(world.postgres, world.on(item), [said]) == 1
 
 
-def origins(world: World, *tables: str) -> list[tuple[str | None]]:
-    return [
-        origin
-        for table in tables
-        for origin in world.sql(f"select reused_from from {SCHEMA}.{table} order by id")
-    ]
-
-
-@pytest.mark.parametrize("way", ["erased", "deleted"])
-def test_a_row_that_is_gone_is_no_origin_of_other_vectors(world: World, way: str) -> None:
-    # the second id begins like the first, the third is a pattern that matches both
-    ids = ("a@b.example", "a@b.example/7", "%", "z")
-    world.table("id text, name text", name="stg_shoe")
-    world.insert(*[(row_id, f"text {n % 3}") for n, row_id in enumerate(ids)], name="stg_shoe")
-    shoe = world.declare("shoe", max_delete_share=1)
-    world.run(shoe)
-    world.table("id text, name text", name="stg_lamp")
-    world.insert(*[(f"{n}", f"text {n}") for n in range(3)], name="stg_lamp")
-    world.run(world.declare("lamp"))
-    tables = ("lamp_vectors_1", "shoe_vectors_1")
-    named = {"shoe/a@b.example/0", "shoe/a@b.example/7/0", "shoe/%/0"}
-    assert named <= {origin for (origin,) in origins(world, *tables)}
-
-    on = world.on(shoe)
-    if way == "erased":
-        erase(world.postgres, on, ids[:1], world.encoders.cache.evict)
-    else:
-        world.sql("delete from staging.stg_shoe where id = 'a@b.example'")
-        world.texts(shoe)
-
-    left = {origin for (origin,) in origins(world, *tables)}
-    assert "shoe/a@b.example/0" not in left
-    assert {"shoe/a@b.example/7/0", "shoe/%/0"} <= left
-
-
-def test_an_erased_row_that_a_vector_names_is_a_trace_that_the_next_pass_removes(
-    things: World,
-) -> None:
-    item = things.declare(include=["name"])
-    things.run(item)
-    on = things.on(item)
-    erase(things.postgres, on, ["2"], things.encoders.cache.evict)
-    things.sql(f"update {SCHEMA}.item_vectors_1 set reused_from = 'item/2/0' where id = 1")
-    with things.postgres.connection() as connection:
-        assert erasures.traces(connection, on) == 1
-    assert things.texts(item).deleted == 0
-    with things.postgres.connection() as connection:
-        assert erasures.traces(connection, on) == 0
-
-
 def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
     item = things.declare(include=["name"])
     assert erase(things.postgres, things.on(item), ["1"], things.encoders.cache.evict) == (0, 0)
@@ -192,7 +143,7 @@ def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     )
     things.vectors(item)
     with things.postgres.connection() as connection:
-        assert erasures.traces(connection, on) == 0
+        assert erasures.traces(EntityTables(connection, on)) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1") == [(2,)]
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.sync import vectors
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World, world_in
 
@@ -24,10 +23,11 @@ import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from tests.world import World
-import embeddings_pipeline.sync.vectors as vectors
-vectors._WINDOW_ROWS = 50
+from embeddings_pipeline.sync import stream
+stream._WRITE = stream._READ = 50
 host, port, name, user, password = sys.argv[1:]
 world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
+world.encoder.batch_texts = 50
 world.encoder.before = lambda texts: print(len(texts), flush=True)
 print("started", flush=True)
 world.run(world.declare())
@@ -76,10 +76,8 @@ def test_a_row_updated_while_the_model_runs_never_keeps_the_old_texts_vector(
     changed: World,
 ) -> None:
     while_the_model_runs(changed, "update staging.stg_item set name = 'Valve' where id = 1")
-    # the vector that was made is of no row's text now: the view still shows the pair before it
-    assert changed.view() == {("1", 0): "name: Pump", ("2", 0): "name: Hose"}
-
-    changed.run(changed.declare())
+    # the vector that was made is of no row's text now: the run goes on with the text that is
+    assert changed.encoder.encoded[-2:] == ["name: Pump again", "name: Valve"]
     assert changed.view() == {("1", 0): "name: Valve", ("2", 0): "name: Hose"}
     changed.assert_vectors_are_of_their_texts()
 
@@ -104,7 +102,8 @@ def test_no_transaction_is_open_while_the_model_runs(changed: World) -> None:
 
     changed.encoder.before = look
     changed.vectors(changed.declare())
-    assert states == []
+    # other threads may read and write meanwhile
+    assert {state for (state,) in states} <= {"active"}
     assert changed.encoder.encoded[-1] == "name: Pump again"
 
 
@@ -147,13 +146,13 @@ def kill_at_random(database: Database, chance: random.Random) -> None:
     process.stdout.close()
 
 
-def test_a_run_that_is_asked_to_stop_does_so_between_windows(world: World) -> None:
+def test_a_run_that_is_asked_to_stop_keeps_what_it_has_encoded(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(2_500)])
     item = world.declare()
     world.texts(item)
 
-    with pytest.raises(Interrupted, match="stopped after 1,000 of 2,500 chunks"):
+    with pytest.raises(Interrupted, match="stopped after 1,000 of 2,500 chunks; run again to go"):
         world.vectors(item, stopped=lambda: len(world.encoder.encoded) >= 1_000)
     world.run(item)
 
@@ -182,10 +181,11 @@ def test_a_bad_text_goes_to_quarantine_and_the_good_ones_are_encoded(world: Worl
     counts = world.run(item)
 
     assert (counts["encoded"], counts["quarantined"]) == (100, 1)
-    assert world.sql(f"select id, stage, error, attempts from {SCHEMA}.quarantine") == [
-        ("100", "encode", "ValueError: cannot take this", 1)
+    assert world.sql(f"select stage, error, attempts from {SCHEMA}.quarantine") == [
+        ("encode", "ValueError: cannot take this", 1)
     ]
     for _ in range(4):
+        world.sql(f"update {SCHEMA}.quarantine set last_seen = last_seen - interval '1 day'")
         world.vectors(item)
     assert world.sql(f"select attempts from {SCHEMA}.quarantine") == [(3,)]
 
@@ -210,8 +210,9 @@ def test_a_vector_without_a_text_goes_even_while_another_text_is_in_quarantine(
     world.run(item)
     # one vector too many and one too few
     world.sql(
-        f"insert into {SCHEMA}.item_vectors_1 (id, chunk, text, text_hash, embedding, run_id)"
-        f" select 3, 0, text, text_hash, embedding, run_id from {SCHEMA}.item_vectors_1"
+        f"insert into {SCHEMA}.item_vectors_1 (id, chunk, text, text_hash, embedding, version,"
+        " run_id) select 3, 0, text, text_hash, embedding, version, run_id"
+        f" from {SCHEMA}.item_vectors_1"
     )
     world.run(item)
     assert world.view() == {("1", 0): "name: Pump"}
@@ -243,7 +244,7 @@ def test_a_vector_that_is_no_direction_goes_to_quarantine(world: World, bad: flo
     world.insert((1, "odd"), (2, "even"))
     world.run(world.declare())
     assert world.view() == {("2", 0): "name: even"}
-    assert world.sql(f"select id, stage from {SCHEMA}.quarantine") == [("1", "encode")]
+    assert world.sql(f"select stage from {SCHEMA}.quarantine") == [("encode",)]
 
 
 def test_two_runs_at_once_encode_each_text_once(world: World, database: Database) -> None:
@@ -261,11 +262,7 @@ def test_two_runs_at_once_encode_each_text_once(world: World, database: Database
     assert len(world.view()) == 2_000
 
 
-def test_a_run_whose_connections_are_cut_takes_new_ones_and_goes_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # what is left is cut into other windows than before
-    monkeypatch.setattr(vectors, "WINDOW_TOKENS", 5_000)
+def test_a_run_whose_connections_are_cut_takes_new_ones_and_goes_on(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}" + n % 7 * " more") for n in range(2_500)])
     item = world.declare()

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.store import locks
-from tests.encoders.remembering import encoders
-from tests.waiting import until
 from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World
 
@@ -37,7 +33,7 @@ def force(world: World, **request: Any) -> int:
 
 def interrupt(world: World, after: int) -> None:
     """A forced run that is asked to stop after so many texts."""
-    with pytest.raises(Interrupted, match="run again with `force` to go on"):
+    with pytest.raises(Interrupted, match="run again to go on"):
         force(world, stopped=lambda: len(world.encoder.encoded) >= after)
 
 
@@ -64,56 +60,71 @@ def test_rows_under_new_ids_are_encoded_again_by_a_forced_run(things: World) -> 
     assert force(things) == 100
 
 
-def test_an_interrupted_forced_run_finds_its_texts_in_rows_that_they_moved_from(
-    things: World,
-) -> None:
+def test_the_next_run_finishes_an_interrupted_renewal(things: World) -> None:
     interrupt(things, after=40)
-    done = len(things.encoder.encoded)
+    done = set(things.encoder.encoded)
+    item = things.declare(partitions={"count": 2})
+    (planned,) = things.plan(item).sets
+
+    counts = things.vectors(item).counts
+
+    assert counts.encoded == planned.encode == 100 - len(done)
+    assert things.sql(f"select * from {SCHEMA}.renewals") == []
+    assert things.vectors(item).counts.pending == 0
+
+
+def test_texts_that_moved_are_renewed_once(things: World) -> None:
+    interrupt(things, after=40)
     things.sql("update staging.stg_item set name = 'thing ' || (id + 1) % 100")
     item = things.declare(partitions={"count": 2})
+    done = len(things.encoder.encoded)
+    (planned,) = things.plan(item, force=True).sets
+    things.texts(item, force=True)
+    assert force(things) == planned.encode == 100 - done
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
+
+
+def test_rows_under_new_ids_are_renewed_once(things: World) -> None:
+    interrupt(things, after=40)
+    done = len(things.encoder.encoded)
+    things.sql("update staging.stg_item set id = id + 1000")
+    item = things.declare(partitions={"count": 2}, max_delete_share=1)
     (planned,) = things.plan(item, force=True).sets
     things.texts(item, force=True)
     assert force(things) == planned.encode == 100 - done
 
 
-def test_a_plan_counts_what_an_interrupted_forced_run_loses_with_its_rows(things: World) -> None:
-    interrupt(things, after=40)
-    things.sql("update staging.stg_item set id = id + 1000")
-    item = things.declare(partitions={"count": 2}, max_delete_share=1)
-    (planned,) = things.plan(item, force=True).sets
-    things.texts(item, force=True)
-    assert force(things) == planned.encode == 100
-
-
-def test_a_run_in_between_copies_nothing_that_is_yet_to_be_made_anew(things: World) -> None:
+def test_a_new_row_takes_no_vector_that_is_to_be_renewed(things: World) -> None:
     interrupt(things, after=40)
     done = set(things.encoder.encoded)
     old = next(n for n in range(100) if f"name: thing {n}" not in done)
     things.insert((500, f"thing {old}"))
     item = things.declare(partitions={"count": 2})
-    (planned,) = things.plan(item).sets
     things.texts(item)
-    assert things.vectors(item).counts.encoded == planned.encode == 1
-    assert force(things) == 100 - len(done) - 1
+    assert things.sql(f"select * from {SCHEMA}.item_vectors_1 where id = 500") == []
+    assert things.vectors(item).counts.encoded == 100 - len(done)
     assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
 
 
-def test_a_run_in_between_hands_on_nothing_that_is_yet_to_be_made_anew(things: World) -> None:
-    interrupt(things, after=40)
-    things.sql("update staging.stg_item set name = 'thing ' || (id + 1) % 100")
+def test_equal_texts_of_another_entity_keep_their_vectors(things: World) -> None:
+    things.table("id bigint, name text", name="stg_other")
+    things.insert((1, "thing 1"), name="stg_other")
+    other = things.declare("other")
+    things.run(other)
+    before = things.sql(f"select version from {SCHEMA}.other_vectors_1")
+    assert force(things) == 100
+    assert things.run(other)["pending"] == 0
+    assert things.sql(f"select version from {SCHEMA}.other_vectors_1") == before
+
+
+def test_a_renewal_of_one_partition_leaves_the_others_alone(things: World) -> None:
+    ((rows,),) = things.sql(f"select count(*) from {SCHEMA}.item_texts where partition_key = '01'")
+    with pytest.raises(Interrupted):
+        force(things, keys=["01"], stopped=lambda: len(things.encoder.encoded) >= 20)
     item = things.declare(partitions={"count": 2})
-    (planned,) = things.plan(item).sets
-    things.texts(item)
-    between = things.vectors(item).counts.encoded
-    force(things)
-    assert between == planned.encode == 60
-    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
-
-
-def test_a_run_in_between_does_not_end_an_interrupted_forced_one(things: World) -> None:
-    interrupt(things, after=40)
-    assert things.vectors(things.declare(partitions={"count": 2})).counts.encoded == 0
-    assert 0 < force(things) < 100
+    assert things.vectors(item, keys=["00"]).counts.pending == 0
+    assert things.vectors(item).counts.encoded == rows - 20
+    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == rows
 
 
 def test_a_forced_run_of_other_partitions_takes_all_their_rows(things: World) -> None:
@@ -162,6 +173,7 @@ def test_a_forced_run_takes_nothing_that_was_encoded_before_it(things: World) ->
 
     counts = things.vectors(item, force=True).counts
 
+    # the new rows were given what there was, and are renewed with the others
     assert (counts.pending, counts.encoded, counts.reused) == (200, 100, 100)
 
 
@@ -180,43 +192,7 @@ def test_an_interrupted_forced_run_leaves_a_set_alone_that_it_had_finished(thing
         assert len(encoder.encoded) == len(set(encoder.encoded)) == 100
 
 
-def test_a_run_in_between_believes_no_cache_of_what_is_yet_to_be_made_anew(world: World) -> None:
-    world.encoders = encoders(None)
-    world.use(world.encoder)
-    world.table("id bigint, name text")
-    world.insert(*[(n, f"thing {n}") for n in range(100)])
-    item = world.declare()
-    world.run(item)
-    world.encoder.encoded.clear()
-    force_some = world.vectors(item, force=True, limit=40).counts.encoded
-    world.insert(*[(1_000 + n, f"thing {n}") for n in range(100)])
-
-    (planned,) = world.plan(item).sets
-    world.texts(item)
-    between = world.vectors(item).counts
-    world.vectors(item, force=True)
-
-    assert (planned.encode, planned.cached) == (between.encoded, between.cached)
-    assert force_some + between.encoded == 100
-    assert len(world.encoder.encoded) == len(set(world.encoder.encoded)) == 100
-
-
-def test_a_forced_run_that_waited_for_another_makes_anew_what_that_copied(things: World) -> None:
-    item = things.declare(partitions={"count": 2})
-    on, (vector_set,) = things.on(item), things.sets(item)
-    thread = Thread(target=force, args=(things,))
-    with (
-        things.postgres.connection() as other,
-        locks.partitions(other, on, vector_set.table_name, item.partitions.keys(), 0),
-    ):
-        thread.start()
-        until(lambda: things.sets(item)[0].force_since is not None)
-        things.sql(f"update {SCHEMA}.item_vectors_1 set embedded_at = clock_timestamp()")
-    thread.join(60)
-    assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
-
-
-def test_a_run_in_between_hands_on_what_was_made_anew(things: World) -> None:
+def test_a_run_in_between_goes_on_with_rows_under_new_ids(things: World) -> None:
     assert force(things, limit=90) == 90
     things.sql("update staging.stg_item set id = id + 1000")
     item = things.declare(partitions={"count": 2}, max_delete_share=1)
@@ -224,22 +200,3 @@ def test_a_run_in_between_hands_on_what_was_made_anew(things: World) -> None:
     things.texts(item)
     assert things.vectors(item).counts.encoded == planned.encode == 10
     assert len(things.encoder.encoded) == len(set(things.encoder.encoded)) == 100
-
-
-def test_a_run_in_between_hands_on_chunks_that_were_made_anew_alone(world: World) -> None:
-    world.table("id bigint, name text")
-    long = " ".join(f"Sentence {n} of it." for n in range(9))
-    world.insert((1, long), (2, f"{long} {long}"), (3, "short"))
-    item = world.declare(template="{name}", chunk={"tokens": 16}, partitions={"count": 1})
-    world.run(item)
-    world.encoder.encoded.clear()
-    world.vectors(item, force=True, limit=1)
-    done = [*world.encoder.encoded]
-    world.sql("update staging.stg_item set name = 'brief' where id in (1, 2)")
-    world.insert(*[(10 + n, text) for n, text in enumerate(done)])
-    (planned,) = world.plan(item).sets
-    world.encoder.encoded.clear()
-    world.texts(item)
-    world.vectors(item)
-    assert planned.encode == len(world.encoder.encoded)
-    assert not {*done} & {*world.encoder.encoded}

@@ -14,7 +14,7 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import rendering, vectors
+from embeddings_pipeline.sync import rendering
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.explain import explain
 from tests.encoders.clip import DIMENSION
@@ -56,7 +56,12 @@ def embeddings(world: World) -> dict[int, np.ndarray[Any, Any]]:
 
 
 def quarantined(world: World) -> dict[str, tuple[str, str]]:
-    rows = world.sql(f"select id, stage, error from {SCHEMA}.quarantine")
+    """Stage and error of each row that could not be read, or on whose image the model failed."""
+    rows = world.sql(
+        f"select id, stage, error from {SCHEMA}.quarantine where id is not null union all"
+        f" select t.id::text, stage, error from {SCHEMA}.quarantine q"
+        f" join {SCHEMA}.item_texts t using (text_hash)"
+    )
     return {row_id: (stage, error) for row_id, stage, error in rows}
 
 
@@ -196,7 +201,7 @@ def test_an_image_is_explained(seeing: World) -> None:
     red = explain(seeing.postgres, seeing.postgres, on, seeing.encoders, "1")
     (chunk,) = red.chunks
     assert (chunk.text, chunk.tokens, chunk.truncated) == ("red.png", 0, False)
-    assert chunk.sets[0].next == "keep it: it is of this text"
+    assert chunk.sets[0].next == "keep it: it is up to date"
     missing = explain(seeing.postgres, seeing.postgres, on, seeing.encoders, "2")
     assert missing.next == "fail on it: image 'missing.png': No such file or directory"
 
@@ -223,18 +228,6 @@ def test_no_read_of_staging_is_open_while_images_are_fetched(
     monkeypatch.setattr(rendering, "_WINDOW_ROWS", 1)
     seeing.texts(item)
     assert open_reads == [0, 0]
-
-
-def test_a_window_has_fewer_images_than_texts(
-    seeing: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    item = declared(seeing)
-    seeing.insert((1, "red.png"), (2, "blue.png"), (3, "copy.png"))
-    seeing.texts(item)
-    monkeypatch.setattr(vectors, "_WINDOW_IMAGES", 2)
-    reports: list[int] = []
-    seeing.vectors(item, report=lambda progress: reports.append(progress.done))
-    assert reports == [2, 3]
 
 
 def test_a_model_that_fails_on_every_image_stops_the_run(

@@ -13,7 +13,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store import _postmaster, index_build, index_progress
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.index import IndexResult, sync_index
-from embeddings_pipeline.sync.request import Progress
+from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.verdict import Verdict
 from tests.world import SCHEMA, World
 

@@ -25,31 +25,27 @@ def chunks_by_row(world: World) -> dict[int, int]:
     return dict(world.sql(f"select id, count(*) from {SCHEMA}.item_vectors_1 group by id"))
 
 
-def test_a_row_with_more_chunks_than_the_limit_is_encoded(world: World) -> None:
+def test_a_row_with_more_chunks_than_the_limit_is_shown_once_it_is_whole(world: World) -> None:
     item = chunked(world, 40, 40)
+    rounds = []
+    while (done := world.vectors(item, limit=3)).counts.encoded:
+        assert done.counts.encoded <= 3
+        rounds.append(chunks_by_row(world))
+    # the texts of one row after those of the other, and no part of a row before all of it
+    whole = rounds[-1]
+    assert [*rounds[0]] == []
+    assert all(shown.items() <= whole.items() for shown in rounds)
+    assert len(world.encoder.encoded) == len(set(world.encoder.encoded)) == sum(whole.values())
 
-    first = world.vectors(item, limit=3).counts.encoded
-    assert first > 3
-    # whole, and alone
-    assert chunks_by_row(world) == {0: first}
 
-    assert world.vectors(item, limit=3).counts.encoded > 3
-    assert world.vectors(item, limit=3).counts.encoded == 0
-
-
-def test_the_first_row_that_does_not_fit_ends_the_run(world: World) -> None:
-    item = chunked(world, 1, 40, 1)
-
-    done = world.vectors(item, limit=3)
-
-    assert (done.counts.encoded, done.by_set[0][1].finished) == (1, False)
-    assert chunks_by_row(world) == {0: 1}
+def test_a_run_that_met_its_limit_is_not_finished(world: World) -> None:
+    item = chunked(world, 1, 1, 1)
+    assert not world.vectors(item, limit=2).finished
+    assert world.vectors(item, limit=2).finished
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 5, 9, 12, 1_000])
-def test_a_run_encodes_as_many_texts_of_whole_rows_as_its_plan_says(
-    world: World, limit: int
-) -> None:
+def test_a_run_encodes_as_many_texts_as_its_plan_says(world: World, limit: int) -> None:
     item = chunked(world, 1, 9, 17, 1, 30, 2, 9)
     planned = world.plan(item, limit=limit)
 
@@ -59,16 +55,16 @@ def test_a_run_encodes_as_many_texts_of_whole_rows_as_its_plan_says(
     assert planned.sets[0].tokens == done.tokens
 
 
-def test_vectors_that_are_taken_over_do_not_count_against_the_limit(world: World) -> None:
+def test_vectors_that_the_cache_has_do_not_count_against_the_limit(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(10)])
     item = world.declare(partitions={"count": 1})
     world.run(item)
     world.insert(*[(100 + n, f"thing {n}") for n in range(10)])
     world.insert(*[(200 + n, f"new {n // 2}") for n in range(10)])
-    world.texts(item)
 
-    counts = world.vectors(item, limit=3).counts
+    read = world.texts(item).counts
+    counts = read + world.vectors(item, limit=3).counts
 
     # three texts, that two rows each have
     assert (counts.encoded, counts.reused) == (3, 10 + 3)

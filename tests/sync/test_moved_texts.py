@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from embeddings_pipeline.errors import DeletesRefused, EmbeddingsError
-from embeddings_pipeline.store import erasures, heirs, reuse
-from embeddings_pipeline.store.pending import find_pending
 from tests.sync.test_plan import plan_and_run
 from tests.world import SCHEMA, World
 
@@ -29,9 +27,8 @@ def assert_each_row_has_its_vector(world: World) -> None:
 
 
 def test_rows_that_come_back_under_new_ids_keep_their_vectors(
-    things: World, monkeypatch: pytest.MonkeyPatch
+    things: World, small_windows: None
 ) -> None:
-    monkeypatch.setattr(heirs, "_WINDOW_ROWS", 30)
     things.sql("update staging.stg_item set id = id + 10000")
 
     planned = plan_and_run(things, things.declare(), allow_deletes=True)
@@ -39,8 +36,6 @@ def test_rows_that_come_back_under_new_ids_keep_their_vectors(
     assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
     assert things.encoder.encoded == []
     assert_each_row_has_its_vector(things)
-    # the ids that are gone are named nowhere
-    assert set(things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")) == {(None,)}
 
 
 def test_new_ids_whose_deletes_were_refused_at_first_keep_their_vectors(things: World) -> None:
@@ -90,25 +85,12 @@ def test_a_vector_that_another_row_waits_for_outlives_what_its_row_inherits(worl
     assert_each_row_has_its_vector(world)
 
 
-def test_sets_of_one_model_are_planned_as_one_lends_to_the_other(things: World) -> None:
+def test_sets_of_one_model_encode_a_text_once(things: World) -> None:
     things.insert((200, "another"), (201, "one more"))
 
     planned = plan_and_run(things, things.declare(storage="halfvec"))
 
     assert [(s.encode, s.reusable) for s in planned.sets] == [(2, 0), (0, 102)]
-
-
-def test_a_retired_set_lends_to_one_that_is_made_anew(things: World) -> None:
-    things.use(things.encoder.revised("r2"))
-    things.run(things.declare())
-    things.sql("update staging.stg_item set id = id + 10000")
-    first = things.encoder.revised("r1")
-    things.use(first)
-
-    plan_and_run(things, things.declare(), allow_deletes=True)
-
-    assert first.encoded == []
-    assert_each_row_has_its_vector(things)
 
 
 def test_chunks_under_a_new_id_keep_their_vectors_and_the_filters_of_their_row(
@@ -148,7 +130,6 @@ def test_chunks_that_a_row_loses_are_taken_over_by_the_row_that_says_them_now(
     assert planned.sets[0].reusable > 8
     assert world.encoder.encoded == []
     world.assert_vectors_are_of_their_texts()
-    assert world.sql("select to_regclass('pg_temp.trimmed')") == [(None,)]
 
 
 def test_a_text_that_its_row_has_no_more_is_left_to_a_set_of_halves(world: World) -> None:
@@ -181,19 +162,17 @@ def test_a_set_that_is_being_built_keeps_the_vectors_of_rows_with_new_ids(things
         assert rows == 40
 
 
-def test_a_row_that_is_being_erased_hands_nothing_over(
-    things: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    things.sql("update staging.stg_item set id = id + 10000 where id < 40")
-    things.sql(f"insert into {SCHEMA}.erasures values ('item', '7')")
-    # it was noted after the pass had looked for erased rows
-    monkeypatch.setattr(erasures, "stored", lambda *_: [])
+def test_searches_find_rows_under_new_ids_all_the_while(things: World) -> None:
+    """What has a vector under another id is projected before the old rows go."""
+    seen: list[int] = []
+    things.sql("update staging.stg_item set id = id + 10000")
 
-    counts = things.run(things.declare())
+    things.texts(
+        things.declare(max_delete_share=1), report=lambda _: seen.append(len(things.view()))
+    )
 
-    assert (counts["reused"], counts["encoded"]) == (39, 1)
-    named = things.sql(f"select reused_from from {SCHEMA}.item_vectors_1")
-    assert ("item/7/0",) not in named
+    assert min(seen) == 100
+    assert len(things.view()) == 100
 
 
 def test_texts_that_all_move_one_row_on_keep_their_vectors(
@@ -220,23 +199,6 @@ def test_texts_that_are_swapped_between_windows_keep_their_vectors(
     assert (planned.sets[0].reusable, planned.sets[0].encode) == (100, 0)
     assert things.encoder.encoded == []
     assert_each_row_has_its_vector(things)
-
-
-def test_only_vectors_that_are_wanted_elsewhere_are_set_aside(things: World) -> None:
-    things.sql("update staging.stg_item set name = 'thing 2' where id = 1")
-    things.sql("update staging.stg_item set name = 'thing 1' where id = 2")
-    things.sql("update staging.stg_item set name = 'new' where id = 3")
-    item = things.declare()
-    # a forced pass gives nothing to other rows
-    things.texts(item, force=True)
-
-    on, (vector_set,) = things.on(item), things.sets(item)
-    with things.postgres.connection() as connection:
-        find_pending(connection, on, vector_set, None, max_rows=10, max_tokens=1000)
-        reuse.set_aside(connection, on, on.table(vector_set.table_name))
-        rows = connection.execute("select id from set_aside order by id").fetchall()
-
-    assert rows == [(1,), (2,)]
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -270,22 +232,10 @@ def test_texts_that_moved_between_partitions_keep_their_vectors_in_a_run_of_some
     keys = item.partitions.keys()
     (planned,) = things.plan(item, keys=keys[:1]).sets
 
-    given = things.texts(item).reused
+    given = things.texts(item, keys=keys[:1]).reused
     done = things.vectors(item, keys=keys[:1]).counts
 
     assert (planned.reusable, planned.encode) == (given + done.reused, done.encoded)
     assert things.run(item)["encoded"] + done.encoded == 1
     assert things.encoder.encoded == ["name: new"]
     assert_each_row_has_its_vector(things)
-
-
-def test_a_vector_names_the_row_that_it_was_handed_over_from_while_that_is_there(
-    things: World,
-) -> None:
-    things.sql("update staging.stg_item set name = 'thing ' || 3 - id where id in (1, 2)")
-    things.sql("update staging.stg_item set id = 300 where id = 3")
-    things.run(things.declare())
-    named = things.sql(
-        f"select id, reused_from from {SCHEMA}.item_vectors_1 where id in (1, 2, 300) order by id"
-    )
-    assert named == [(1, "item/2/0"), (2, "item/1/0"), (300, None)]

@@ -9,7 +9,7 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync import project
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
 from tests.world import SCHEMA, World
@@ -66,7 +66,8 @@ def test_the_plan_of_a_daily_run_counts_each_kind_of_change(things: World) -> No
     planned = plan_and_run(things, item)
 
     assert summary(planned) == (1, 5, 3, 0, 192)
-    assert reasons(planned) == {"content": 1.0}
+    # of five changed rows two have only another stock
+    assert reasons(planned) == {"content": 0.6, "columns": 0.4}
     assert summary(plan_and_run(things, item)) == (0, 0, 0, 0, 198)
 
 
@@ -77,7 +78,7 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
     assert (planned.changed, planned.unchanged) == (200, 0)
-    assert reasons(planned) == {"content": 0.25, "template": 0.75}
+    assert reasons(planned) == {"content": 0.25, "include, template": 0.75}
 
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
@@ -129,7 +130,7 @@ def test_a_live_set_whose_model_cannot_be_had_is_planned_to_be_left(things: Worl
 def test_the_plan_of_a_run_of_some_rows_is_what_that_run_does(
     things: World, request_of_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 30)
+    monkeypatch.setattr(project, "WINDOW_ROWS", 30)
     item = things.declare(include=["name"])
     things.run(item)
     things.sql("update staging.stg_item set name = 'changed ' || id % 90 where id < 160")
@@ -213,15 +214,16 @@ def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) ->
     things.texts(item)
 
     with pytest.raises(CostLimitReached, match="of the run's limit is left"):
-        things.vectors(item, max_cost_usd=planned.cost_usd - 1)
-    assert things.encoder.encoded == []
-
-    things.vectors(item, "paid", max_cost_usd=planned.cost_usd)
+        things.vectors(item, "bounded", max_cost_usd=planned.cost_usd - 1)
     ((cost, plans),) = things.sql(
-        f"select cost_usd, plan from {SCHEMA}.run_ledger where run_id = 'paid'"
+        f"select cost_usd, plan from {SCHEMA}.run_ledger where run_id = 'bounded'"
     )
-    assert cost == planned.cost_usd
+    assert 0 < cost <= planned.cost_usd - 1
     assert [p["cost_usd"] for p in plans] == [planned.cost_usd]
+
+    things.vectors(item, "paid", max_cost_usd=planned.cost_usd - float(cost))
+    ((rest,),) = things.sql(f"select cost_usd from {SCHEMA}.run_ledger where run_id = 'paid'")
+    assert cost + rest == planned.cost_usd
 
 
 def test_seconds_come_from_what_the_ledger_saw(things: World) -> None:

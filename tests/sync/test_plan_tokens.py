@@ -9,10 +9,9 @@ import pytest
 from embeddings_pipeline.encoders.token_counts import TokenCount
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.queries import TextCounts
-from embeddings_pipeline.sync import set_plans, vectors
+from embeddings_pipeline.sync import plan
 from embeddings_pipeline.sync.explain import explain
 from tests.words import WordsEncoder
 from tests.world import SCHEMA, World
@@ -77,7 +76,7 @@ def test_tokens_are_counted_as_the_model_counts_them(of_letters: World) -> None:
 def test_of_many_texts_a_sample_tells_how_the_model_counts(
     of_letters: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(set_plans, "SAMPLE", 100)
+    monkeypatch.setattr(plan, "SAMPLE", 100)
     item = of_letters.declare(template="{name}")
     planned = of_letters.plan(item)
     of_letters.texts(item)
@@ -86,29 +85,10 @@ def test_of_many_texts_a_sample_tells_how_the_model_counts(
     assert planned.tokens_estimated
 
 
-def test_texts_that_a_cache_has_cost_nothing_in_a_plan(world: World) -> None:
-    world.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1_000_000}
-    )
-    world.use(world.encoder)
-    world.table("id bigint, name text")
-    world.insert(*[(n, f"thing {n}") for n in range(10)])
-    item = world.declare(template="{name}")
-    world.encoders.of(item).encode_documents([f"thing {n}" for n in range(4)])
-
-    (planned,) = world.plan(item).sets
-    done = world.run(item)
-
-    assert (planned.encode, planned.cached) == (done["encoded"], done["cached"]) == (10, 4)
-    assert (planned.tokens, planned.cost_usd) == (done["tokens"], done["cost_usd"])
-    assert not planned.tokens_estimated
-
-
 @pytest.fixture
-def sections(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """90 rows in windows of 20: two fields that together are past what the model reads, of ten
+def sections(world: World) -> World:
+    """90 rows: two fields that together are past what the model reads, of ten
     one that is so alone, and one of three values."""
-    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 20)
     world.table("id bigint, name text, body text, section text")
     world.insert(
         *[
@@ -127,18 +107,7 @@ def plan_and_run(world: World, item: Entity, **asked: Any) -> tuple[int, int]:
     return planned.sets[0].tokens, done["tokens"]
 
 
-def test_weighted_parts_are_cut_each_by_itself_and_equal_ones_read_once_a_window(
-    sections: World,
-) -> None:
-    planned, done = plan_and_run(sections, sections.declare(**WEIGHTED))
-    assert planned == done
-
-
-def test_parts_that_a_cache_remembers_cost_nothing_in_later_windows(sections: World) -> None:
-    sections.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1}
-    )
-    sections.use(sections.encoder)
+def test_weighted_parts_are_cut_each_by_itself_and_equal_ones_read_once(sections: World) -> None:
     planned, done = plan_and_run(sections, sections.declare(**WEIGHTED))
     assert planned == done
     assert sum(text == "of 1" for text in sections.encoder.encoded) == 1
@@ -146,6 +115,7 @@ def test_parts_that_a_cache_remembers_cost_nothing_in_later_windows(sections: Wo
 
 def test_a_weighted_row_is_truncated_where_one_of_its_parts_is(sections: World) -> None:
     item = sections.declare(**WEIGHTED)
+    # equal texts of ten rows are one
     assert sections.run(item)["truncated"] == 10
     on = sections.on(item)
     with sections.postgres.connection() as connection:

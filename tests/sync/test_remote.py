@@ -16,7 +16,6 @@ from embeddings_pipeline.errors import (
 )
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.ledger import Cost
-from embeddings_pipeline.sync import vectors
 from embeddings_pipeline.sync.status import status
 from tests.encoders import provider as misbehaving
 from tests.encoders.provider import BROKEN, BUSY, KEY, Provider
@@ -76,8 +75,11 @@ def test_a_poisoned_text_is_quarantined_and_the_others_are_published(
     counts = world.run(item)
     assert (counts["encoded"], counts["quarantined"]) == (40, 2)
     assert {provider.billed[text] for _, text in ROWS} == {1}
-    quarantined = world.sql(f"select id, stage, error from {SCHEMA}.quarantine order by id")
-    assert [row[:2] for row in quarantined] == [("40", "encode"), ("41", "encode")]
+    quarantined = world.sql(
+        f"select t.id, stage, error from {SCHEMA}.quarantine join {SCHEMA}.item_texts t"
+        " using (text_hash) order by 1"
+    )
+    assert [row[:2] for row in quarantined] == [(40, "encode"), (41, "encode")]
     assert all("400: a text cannot be encoded" in error for *_, error in quarantined)
 
 
@@ -95,10 +97,7 @@ def test_what_runs_cost_and_what_reuse_saved_is_in_the_status(
     assert found.saved_usd > 0
 
 
-def test_a_run_stops_before_it_costs_more_than_it_may(
-    world: World, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vectors, "_WINDOW_ROWS", 10)
+def test_a_run_stops_before_it_costs_more_than_it_may(world: World, provider: Provider) -> None:
     item = world.declare(template="{name}")
     world.texts(item)
     with pytest.raises(CostLimitReached, match="of the run's limit is left"):
@@ -136,16 +135,19 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
 
     stored = vectors_of(world)
     assert {*range(5)} <= {row_id for row_id, _ in stored} <= {*range(40)} - {7, 9}
-    assert world.sql(
+    ((encoded, cost),) = world.sql(
         f"select encoded, cost_usd from {SCHEMA}.run_ledger where run_id = 'cut short'"
-    ) == [(len(stored), provider.tokens - 1)]
+    )
+    assert cost == provider.tokens - 1
+    # chunks of the row that is not whole are kept, too, but in the cache alone
+    assert world.sql(f"select count(*) from {SCHEMA}.embedding_cache_1") == [(encoded,)]
+    assert encoded > len(stored)
     assert world.sql(f"select count(*) from {SCHEMA}.quarantine") == [(0,)]
-    # of the row that was not whole nothing is stored
     provider.chance = lambda texts: None
     provider.billed.clear()
     world.vectors(item)
     world.publish(item)
-    assert not {f"text number {row_id}" for row_id, _ in stored} & {*provider.billed}
+    assert sum(provider.billed.values()) == 39 + 4 - encoded
     assert_vectors_are_right(world)
     assert len(world.view()) == 39 + 4
 

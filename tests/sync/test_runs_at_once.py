@@ -8,14 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import Event
 
 import pytest
 
 from embeddings_pipeline.database import Database
 from tests.sync.conftest import ROWS, Stored
-from tests.words import WORDS, WordsEncoder
 from tests.world import SCHEMA, World, world_in
 
 pytestmark = pytest.mark.usefixtures("small_windows")
@@ -25,9 +23,9 @@ _SCHEDULER = """
 import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import vectors
+from embeddings_pipeline.sync import stream
 from tests.world import World
-vectors._WINDOW_ROWS = 20
+stream._READ = stream._WRITE = 20
 host, port, name, user, password = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -127,28 +125,3 @@ class Held:
 
     def reached(self) -> None:
         assert self.running.wait(30)
-
-
-def test_a_set_that_lends_vectors_may_be_dropped_while_they_are_wanted(
-    world: World, undisturbed: Stored
-) -> None:
-    world.table("id bigint, name text", name="stg_other")
-    world.insert(*[(n, f"{name} here" if n % 2 else name) for n, name in ROWS], name="stg_other")
-    other = world.declare("other")
-    world.texts(other)
-    world.encoders.add(WordsEncoder(replace(WORDS, model="fake/two")))
-    drops: list[bool] = []
-
-    def drop_once(batch: Sequence[str]) -> None:
-        if not drops:
-            drops.append(True)
-            world.run(world.declare(model="fake/two", keep_sets=0))
-
-    world.encoder.before = drop_once
-    result = world.vectors(other)
-
-    # the window begun before found vectors to take over, the others did not
-    assert 0 < result.counts.reused < 20
-    assert result.counts.reused + result.counts.encoded == len(ROWS)
-    world.publish(other)
-    world.assert_vectors_are_of_their_texts("other")

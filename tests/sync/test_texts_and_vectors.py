@@ -9,7 +9,7 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
 from embeddings_pipeline.store import queries
 from embeddings_pipeline.sync import rendering
-from embeddings_pipeline.sync.request import Progress
+from embeddings_pipeline.sync.progress import Progress
 from tests.world import SCHEMA, World
 
 
@@ -185,7 +185,7 @@ def test_a_time_of_change_without_end_is_none(world: World) -> None:
     ((pending,),) = world.sql(f"select pending from {SCHEMA}.entity_coverage")
     assert pending == 3
     with world.postgres.connection() as connection:
-        covered = queries.coverage(connection, world.on(item), world.sets(item)[0])
+        covered = queries.coverage(world.tables(connection, item), world.sets(item)[0])
     assert sum(part.rows for part in covered) == 3
 
 

@@ -15,6 +15,7 @@ from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.store import staging
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
 from tests.world import SCHEMA, World
 
@@ -49,8 +50,7 @@ def pass_over(world: World, staged: Postgres) -> TextsResult:
     with staged.connection() as connection:
         columns = staging.staging_columns(connection, item.db_schema, item.table)
     on = Statements(SCHEMA, bind(item, columns))
-    encoders = world.encoders
-    return sync_texts(staged, world.postgres, on, "run", encoders.images, encoders.cache.evict)
+    return sync_texts(staged, world.postgres, on, world.encoders, RunOptions("run"))
 
 
 def test_a_row_that_cannot_be_read_is_put_aside_and_the_others_are_stored(

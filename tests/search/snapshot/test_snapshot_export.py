@@ -16,7 +16,7 @@ from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.store import export as store_export
 from embeddings_pipeline.sync.export import export
-from embeddings_pipeline.sync.request import Progress
+from embeddings_pipeline.sync.progress import Progress
 from tests.search.snapshot.conftest import files, published, search, write
 from tests.world import SCHEMA, World
 

@@ -1,0 +1,349 @@
+"""Brings the tables of an earlier version up to this one; nothing is encoded again for it.
+
+Definitions change in one transaction, under a lock. What is copied afterwards, the caches of sets
+that were there before caches were, is copied in windows and can be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import coverage_view, entity_tables, schema, views
+from embeddings_pipeline.store.postgres import Postgres, Row, columns_of, only
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import cache, identities
+from embeddings_pipeline.store.vectors import sets as vector_sets
+
+# parts of the space of hashes that are copied one after the other
+_WINDOWS = 64
+# versions of vectors that were there before versions were; renewed ones of a forced run that was
+# cut short are above its floor
+_FORMER, _RENEWED = 0, 1
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a migration does, or would do, to one table."""
+
+    table: str
+    rows: int
+    what: str
+
+
+def needed(connection: Connection[Row], name: str) -> bool:
+    """Whether the tables of the schema are of an earlier version.
+
+    Raises ConfigurationError where they are of a later one.
+    """
+    version = stored_version(connection, name)
+    if version is not None and version > schema.VERSION:
+        raise ConfigurationError(
+            f"the tables in schema {name!r} are of version {version}, and this program knows"
+            f" version {schema.VERSION}: install the version of embeddings-pipeline that made them,"
+            " or a later one"
+        )
+    return version is not None and version < schema.VERSION
+
+
+def stored_version(connection: Connection[Row], name: str) -> int | None:
+    """The version of the tables; None where there are none."""
+    if columns_of(connection, name, "schema_version"):
+        row = connection.execute(
+            sql.SQL("select max(version) from {}").format(Identifier(name, "schema_version"))
+        ).fetchone()
+        return row[0] if row else None
+    return 0 if columns_of(connection, name, "entities") else None
+
+
+def planned(connection: Connection[Row], name: str) -> list[Migration]:
+    """What `migrate` would do; nothing where the tables are of this version."""
+    if not needed(connection, name):
+        return []
+    found = []
+    for entity, _, sets in _entities(connection, name):
+        tables = [(f"{entity}_texts", "rewritten with shorter hashes")]
+        tables += [
+            (
+                table,
+                "rewritten with shorter hashes, its indexes built again, then copied"
+                " into an embedding cache",
+            )
+            for table in sets
+        ]
+        for table, what in tables:
+            row = connection.execute(
+                sql.SQL("select count(*) from {}").format(Identifier(name, table))
+            ).fetchone()
+            found.append(Migration(table, row[0] if row else 0, what))
+    return found
+
+
+def migrate(connection: Connection[Row], name: str) -> None:
+    """Change the definitions of all tables to this version's. To be called in a transaction."""
+    connection.execute(
+        sql.SQL("alter table {} rename to quarantine_of_version_0").format(
+            Identifier(name, "quarantine")
+        )
+    )
+    entities = _entities(connection, name)
+    _stub(connection, name, "entity_coverage")
+    for entity, _, _ in entities:
+        _stub(connection, name, f"{entity}_embeddings")
+    _separate_identities(connection, name)
+    for statement in (
+        "alter table {entities} add passes jsonb not null default '{{}}'",
+        "alter table {run_ledger} drop column if exists cached,"
+        " add stages jsonb not null default '{{}}'",
+    ):
+        _execute(connection, name, statement)
+    schema.create_missing(connection, name)
+    _execute(connection, name, "select setval({versions}, {renewed})")
+    for entity, id_column, sets in entities:
+        _migrate_texts(connection, name, entity)
+        for table in sets:
+            _migrate_set(connection, name, entity, id_column, table)
+    for statement in (
+        """
+        insert into {quarantine} (entity, id, chunk, stage, error, attempts, first_seen, last_seen)
+        select entity, id, chunk, stage, error, attempts, first_seen, last_seen
+        from {former_quarantine} where stage <> 'encode'
+        """,
+        """
+        insert into {quarantine}
+            (identity, text_hash, stage, error, attempts, first_seen, last_seen)
+        select distinct on (s.identity, 2) s.identity, {short_hash}, 'encode', q.error, q.attempts,
+            q.first_seen, q.last_seen
+        from {former_quarantine} q
+        join {vector_sets} s on s.entity = q.entity and s.number = q.vector_set
+        where q.stage = 'encode' and q.text_hash is not null
+        order by s.identity, 2, q.attempts desc
+        """,
+        """
+        insert into {candidates} (entity, text_hash, since, erased)
+        select distinct on (entity, 2) entity, {short_hash}, noted_at, true from {evictions}
+        """,
+        """
+        insert into {renewals} (entity, vector_set, floor, partition_keys)
+        select entity, number, {renewed}, force_keys from {vector_sets}
+        where force_since is not null
+        """,
+        "alter table {vector_sets} drop force_since, drop force_keys",
+        "drop table {evictions}, {former_quarantine}",
+    ):
+        _execute(connection, name, statement)
+    for entity, _, _ in entities:
+        tables = EntityTables(connection, _as_stored(connection, name, entity))
+        for vector_set in vector_sets.vector_sets(connection, tables.on):
+            vector_sets.create_states_view(tables, vector_set)
+        entity_tables.create_text_indexes(connection, name, tables.source.entity)
+        views.replace_published(connection, name, entity, again=True)
+    coverage_view.replace_coverage(connection, name)
+
+
+def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, float]]:
+    """Copy the vectors of migrated sets into the caches of their identities, where these are kept;
+    gives the model and the share that is done, window by window. Goes on where it was stopped.
+
+    Vectors of weighted texts stay where they are: those of their parts cannot be told from them.
+    """
+    with database.connection() as connection:
+        for stored in identities.all_of(connection, name):
+            while True:
+                with connection.transaction():
+                    row = connection.execute(
+                        sql.SQL(
+                            "select seeded from {} where number = %s and seeded < %s for update"
+                        ).format(Identifier(name, "model_identities")),
+                        (stored.number, _WINDOWS),
+                    ).fetchone()
+                    if row is None:
+                        break
+                    done = int(row[0])
+                    if keep:
+                        cache.seed(
+                            *(connection, name, stored, "text_hash between %s::uuid and %s::uuid"),
+                            _window(done),
+                        )
+                    connection.execute(
+                        sql.SQL("update {} set seeded = %s where number = %s").format(
+                            Identifier(name, "model_identities")
+                        ),
+                        (done + 1 if keep else _WINDOWS, stored.number),
+                    )
+                yield stored.identity.model, (done + 1) / _WINDOWS
+
+
+def _window(number: int) -> tuple[str, str]:
+    """The first and the last hash of a window."""
+    size = (1 << 128) // _WINDOWS
+    return f"{number * size:032x}", f"{(number + 1) * size - 1:032x}"
+
+
+def _entities(connection: Connection[Row], name: str) -> list[tuple[str, str, list[str]]]:
+    """Each entity, its id column and the tables of its sets."""
+    return connection.execute(
+        sql.SQL(
+            "select e.entity, e.definition->>'id', array(select s.table_name from {sets} s"
+            " where s.entity = e.entity order by s.number) from {entities} e order by 1"
+        ).format(entities=Identifier(name, "entities"), sets=Identifier(name, "vector_sets"))
+    ).fetchall()
+
+
+def _as_stored(connection: Connection[Row], name: str, entity: str) -> Statements:
+    """Statements on what is stored of an entity, whose definition an earlier version wrote."""
+    stored = connection.execute(
+        sql.SQL("select definition::text, id_type from {} where entity = %s").format(
+            Identifier(name, "entities")
+        ),
+        (entity,),
+    )
+    definition, id_type = only(stored)
+    return Statements(name, Source(Entity.model_validate_json(definition), {}, id_type, (), {}))
+
+
+def _stub(connection: Connection[Row], name: str, view: str) -> None:
+    """Let a view show nothing, in the same columns, so that what it reads can be altered and what
+    reads it stays."""
+    columns = connection.execute(
+        "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+        " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0"
+        " order by attnum",
+        (name, view),
+    ).fetchall()
+    if columns:
+        connection.execute(
+            sql.SQL("create or replace view {} as select {} where false").format(
+                Identifier(name, view),
+                sql.SQL(", ").join(
+                    sql.SQL("null::{} as {}").format(sql.SQL(kind), Identifier(column))
+                    for column, kind in columns
+                ),
+            )
+        )
+
+
+def _separate_identities(connection: Connection[Row], name: str) -> None:
+    """What a set said of its model goes to `model_identities`."""
+    _execute(connection, name, "create table if not exists {model_identities} ({identity_columns})")
+    for statement in (
+        """
+        insert into {model_identities}
+            (number, provider, model, revision, dimension, max_tokens, normalized,
+            document_prompt, cache_table, seeded)
+        select n, provider, model, revision, dimension, max_tokens, normalized,
+            '', 'embedding_cache_' || n, 0
+        from (
+            select *, row_number() over (
+                order by provider, model, revision, dimension, max_tokens, normalized
+            ) as n
+            from (
+                select distinct provider, model, revision, dimension, max_tokens, normalized
+                from {vector_sets}
+            ) as used
+        ) as numbered
+        """,
+        "alter table {vector_sets} add identity int references {model_identities}",
+        """
+        update {vector_sets} s set identity = i.number from {model_identities} i
+        where (i.provider, i.model, i.revision, i.dimension, i.max_tokens, i.normalized)
+            = (s.provider, s.model, s.revision, s.dimension, s.max_tokens, s.normalized)
+        """,
+        """
+        alter table {vector_sets} alter identity set not null,
+            drop provider, drop model, drop revision, drop dimension, drop max_tokens,
+            drop normalized
+        """,
+    ):
+        _execute(connection, name, statement)
+    for stored in identities.all_of(connection, name):
+        identities.ensure(connection, name, stored.identity)
+
+
+def _migrate_texts(connection: Connection[Row], name: str, entity: str) -> None:
+    texts = f"{entity}_texts"
+    for index in ("by_partition", "by_fingerprint", "by_term"):
+        connection.execute(
+            sql.SQL("drop index if exists {}").format(Identifier(name, f"{texts}_{index}"))
+        )
+    for statement in (
+        "alter table {texts} rename terms to lexemes",
+        "alter table {texts} add part_hashes uuid[], alter text_hash type uuid using {short_hash}",
+        """
+        update {texts} set part_hashes = array(
+            select encode(substring(sha256(convert_to('[' || to_json(part)::text || ']', 'UTF8'))
+                from 1 for 16), 'hex')::uuid
+            from unnest(parts) with ordinality as p (part, n) order by n
+        ) where parts is not null
+        """,
+    ):
+        _execute(connection, name, statement, texts=Identifier(name, texts))
+
+
+def _migrate_set(
+    connection: Connection[Row], name: str, entity: str, id_column: str, table: str
+) -> None:
+    for index in ("by_hash", "by_origin"):
+        connection.execute(
+            sql.SQL("drop index if exists {}").format(Identifier(name, f"{table}_{index}"))
+        )
+    for statement in (
+        "alter table {vectors} add version bigint not null default {former},"
+        " alter text_hash type uuid using {short_hash},"
+        " drop constraint {key}",
+        "alter table {vectors} rename embedded_at to updated_at",
+        """
+        update {vectors} set version = {renewed} from {vector_sets} s
+        where s.table_name = {table_name} and updated_at >= s.force_since and reused_from is null
+        """,
+        "alter table {vectors} drop reused_from, alter version drop default,"
+        " add primary key ({id}, chunk) include (text_hash, version)",
+    ):
+        _execute(
+            connection,
+            name,
+            statement,
+            vectors=Identifier(name, table),
+            key=Identifier(f"{table}_pkey"),
+            id=Identifier(id_column),
+            table_name=Literal(table),
+        )
+
+
+def _execute(
+    connection: Connection[Row], name: str, statement: LiteralString, **names: sql.Composable
+) -> None:
+    shared: dict[str, sql.Composable] = {
+        table: Identifier(name, table)
+        for table in (
+            "entities",
+            "run_ledger",
+            "vector_sets",
+            "model_identities",
+            "quarantine",
+            "renewals",
+            "evictions",
+        )
+    }
+    connection.execute(
+        sql.SQL(statement).format(
+            **shared,
+            candidates=Identifier(name, "cache_candidates"),
+            former_quarantine=Identifier(name, "quarantine_of_version_0"),
+            versions=Literal(Identifier(name, "embedding_versions").as_string(connection)),
+            identity_columns=schema.columns_sql("model_identities", name),
+            # the first 16 of the 32 bytes of a sha256
+            short_hash=sql.SQL("encode(substring(text_hash from 1 for 16), 'hex')::uuid"),
+            former=Literal(_FORMER),
+            renewed=Literal(_RENEWED),
+            **names,
+        )
+    )

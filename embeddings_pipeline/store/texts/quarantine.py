@@ -1,0 +1,157 @@
+"""The `quarantine` table: rows that could not be rendered, and texts on which a model failed.
+
+Of a row the key is (entity, id, chunk), of a text (identity, text_hash): equal texts fail together,
+in all rows, entities and sets of one identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+from psycopg.sql import Literal
+
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.wire import hash_array
+
+# a text that failed this often is left alone until it changes or `retry` is asked for
+MAX_ATTEMPTS = 3
+# the fingerprint of a row that is to be looked at again by the next pass, whatever it says
+UNSETTLED = 0
+# so long after a failure the text is pending again: a run that follows at once asks no model in
+# vain, and one of the next day does
+RETRY_AFTER = "6 hours"
+
+# of an entry `q` for a text: whether the model is not to be asked again yet
+NOT_TO_BE_TRIED = sql.SQL("(q.attempts >= {} or q.last_seen > now() - {}::interval)").format(
+    Literal(MAX_ATTEMPTS), Literal(RETRY_AFTER)
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be made into a text, and why; `unread` is the URI of its image."""
+
+    id: str
+    stage: str
+    error: str
+    unread: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A failure of a row, or of a text that it has; of a text, the model that failed."""
+
+    chunk: int
+    stage: str
+    model: str | None
+    text_hash: bytes | None
+    error: str
+    attempts: int
+    first_seen: datetime
+    last_seen: datetime
+
+
+def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
+    """Note rows that could not be rendered; those of `incoming_texts` that could be leave."""
+    tables.execute(
+        "delete from {quarantine} q using (select distinct {id}::text as id from incoming_texts) i"
+        " where q.entity = {entity} and q.id = i.id and q.id <> all (%s)",
+        ([failure.id for failure in failures],),
+    )
+    for failure in failures:
+        tables.execute(
+            """
+            insert into {quarantine} as q (entity, id, chunk, stage, error)
+            values ({entity}, %s, 0, %s, %s)
+            on conflict (entity, id, chunk) where stage <> 'encode' do update set
+                stage = excluded.stage, error = excluded.error,
+                attempts = q.attempts + 1, last_seen = clock_timestamp()
+            """,
+            (failure.id, failure.stage, failure.error),
+        )
+
+
+def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str]) -> None:
+    """Note that the model failed on the texts of these hashes, as long as the entity has them."""
+    of_text = "t.part_hashes @> array[f.h]" if tables.source.entity.weights else "t.text_hash = f.h"
+    tables.execute(
+        """
+        insert into {quarantine} as q (identity, text_hash, stage, error)
+        select {identity}, f.h, 'encode', f.error
+        from unnest(%s::uuid[], %s::text[]) as f (h, error)
+        where exists (select from {texts} t where {of_text} for share)
+        order by f.h
+        on conflict (identity, text_hash) where stage = 'encode' do update set
+            error = excluded.error, attempts = q.attempts + 1, last_seen = clock_timestamp()
+        """,
+        (hash_array([*errors]), [*errors.values()]),
+        identity=Literal(identity),
+        of_text=sql.SQL(of_text),
+    )
+
+
+def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
+    """The failures of a row and of the texts that it has, by chunk."""
+    rows = tables.execute(
+        """
+        select q.chunk, q.stage, null, q.text_hash, q.error, q.attempts, q.first_seen, q.last_seen
+        from {quarantine} q where q.entity = {entity} and q.id = %(id)s
+        union all
+        select t.chunk, q.stage, i.model, q.text_hash, q.error, q.attempts, q.first_seen,
+            q.last_seen
+        from {texts} t
+        join {quarantine} q on q.stage = 'encode'
+            and q.text_hash = any(coalesce(t.part_hashes, array[t.text_hash]))
+        join {model_identities} i on i.number = q.identity
+        where t.{id} = %(id)s::{id_type}
+        order by 1, 3
+        """,
+        {"id": row_id},
+    )
+    return [
+        Entry(chunk, stage, model, text_hash.bytes if text_hash else None, *rest)
+        for chunk, stage, model, text_hash, *rest in rows
+    ]
+
+
+def rows_affected(tables: EntityTables, states: sql.Composable) -> int:
+    """Rows of the entity that could not be rendered, or of which a chunk, by its states in a set,
+    is quarantined."""
+    (count,) = tables.one(
+        """
+        select count(*) from (
+            select q.id from {quarantine} q where q.entity = {entity}
+            union
+            select s.{id}::text from {states} s where s.quarantined and (s.missing or s.outdated)
+        ) as failed
+        """,
+        states=states,
+    )
+    return int(count)
+
+
+def unsettle(tables: EntityTables) -> None:
+    """Make the next pass look at every row again."""
+    tables.execute("update {texts} set fingerprint = {unsettled}", unsettled=Literal(UNSETTLED))
+
+
+def reset(tables: EntityTables) -> int:
+    """Make the next run try again what is in quarantine; returns how many entries there are."""
+    with tables.connection.transaction():
+        tables.execute(
+            "update {texts} t set fingerprint = {unsettled} from {quarantine} q"
+            " where q.entity = {entity} and q.id = t.{id}::text",
+            unsettled=Literal(UNSETTLED),
+        )
+        return tables.execute(
+            """
+            update {quarantine} q set attempts = 0, last_seen = 'epoch'
+            where q.entity = {entity} or q.stage = 'encode' and exists (
+                select from {texts} t
+                where t.text_hash = q.text_hash or t.part_hashes @> array[q.text_hash]
+            )
+            """
+        ).rowcount

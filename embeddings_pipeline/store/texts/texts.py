@@ -1,0 +1,276 @@
+"""The `<entity>_texts` table: what each row says. Written in whole rows, a window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg import sql
+from psycopg.errors import UniqueViolation
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.store.schema import vector_tables
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import quarantine
+from embeddings_pipeline.store.texts.quarantine import Failure
+from embeddings_pipeline.store.vectors import candidates
+from embeddings_pipeline.store.vectors.sets import vector_sets
+from embeddings_pipeline.store.vectors.wire import hash_array
+
+_COLUMNS = (
+    *("chunk", "partition_key", "fingerprint", "text", "text_hash", "tokens", "parts"),
+    *("part_hashes", "part_tokens", "weights", "source_changed_at"),
+)
+
+
+class Text(NamedTuple):
+    """One chunk of a row. `text` is None for a row that has none, or that failed to render."""
+
+    id: str
+    chunk: int
+    partition_key: str
+    fingerprint: int
+    text: str | None
+    text_hash: bytes | None
+    tokens: int
+    parts: list[str] | None
+    part_hashes: list[bytes] | None
+    part_tokens: list[int] | None
+    weights: list[float] | None
+    source_changed_at: str | None
+    filters: tuple[str | None, ...]
+
+
+class TextToRead(NamedTuple):
+    """What a model is given for a hash: a text, a weighted part of one, or the URI of an image."""
+
+    text_hash: bytes
+    text: str
+
+
+def write(
+    tables: EntityTables, texts: Sequence[Text], failures: Sequence[Failure], *, new: bool = False
+) -> None:
+    """Store whole rows in one transaction: these chunks, and none beyond. `new` says that none of
+    them was there before.
+
+    The filter columns beside their vectors follow at once, since that takes no encoder, and a row
+    that has no text any longer loses its vectors. Erased ids are left out. A row whose image
+    cannot be read now, and could before behind the same URI, keeps its text.
+    """
+    if new and not failures:
+        try:
+            with tables.connection.transaction():
+                _copy(tables, tables.on.names["texts"], texts)
+            return
+        except UniqueViolation:
+            # another run has written some of them since the pass began
+            pass
+    with tables.connection.transaction():
+        _receive(tables, texts)
+        _keep_unread(tables, failures)
+        candidates.note(tables, _replaced(tables))
+        _upsert(tables)
+        tables.execute(
+            """
+            delete from {texts} t using (
+                select {id}, max(chunk) as chunk from incoming_texts group by {id}
+            ) as i
+            where t.{id} = i.{id} and t.chunk > i.chunk
+            """
+        )
+        for table in vector_tables(tables.connection, tables.schema, tables.entity):
+            _trim(tables, table)
+            if tables.source.filters:
+                _update_filters(tables, table)
+        quarantine.note_rows(tables, failures)
+
+
+def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) -> int:
+    """Remove rows in one transaction, and note their hashes for the cache; returns how many rows
+    there were.
+
+    Texts go first: their locks hold back a writer of vectors, which then finds no text. A live set
+    that is about to be replaced keeps a row that came back under another id, unless it is erased:
+    searches find it there until the new set has it.
+    """
+    names: dict[str, sql.Composable] = {
+        "chosen": tables.fill("any({ids}::{id_type}[])", ids=Literal(list(ids))),
+    }
+    with tables.connection.transaction():
+        tables.execute(
+            "select from {texts} where {id} = {chosen} order by {id}, chunk for update", **names
+        )
+        candidates.note(
+            tables,
+            tables.fill(
+                "select text_hash, part_hashes from {texts} where {id} = {chosen}", **names
+            ),
+            erased=erased,
+        )
+        (deleted,) = tables.one(
+            "with deleted as (delete from {texts} where {id} = {chosen} returning chunk)"
+            " select count(*) filter (where chunk = 0) from deleted",
+            **names,
+        )
+        sets = vector_sets(tables.connection, tables.on)
+        for vector_set in sets:
+            rests = not erased and any(other.replaces(vector_set) for other in sets)
+            tables.execute(
+                "delete from {vectors} v where v.{id} = {chosen} and not ({rests}"
+                " and exists (select from {texts} t where t.text_hash = v.text_hash))",
+                vectors=tables.table(vector_set.table_name),
+                rests=Literal(rests),
+                **names,
+            )
+        tables.execute(
+            "delete from {quarantine} where entity = {entity} and id = any(%s)", (list(ids),)
+        )
+    return int(deleted)
+
+
+def read(tables: EntityTables, hashes: Sequence[bytes]) -> list[TextToRead]:
+    """What a model is given for each of these hashes that a text still has, each once, in no
+    order."""
+    if tables.source.entity.weights:
+        rows = tables.execute(
+            """
+            select distinct on (p.h) p.h, p.part from {texts} t,
+                unnest(t.part_hashes, t.parts) as p (h, part)
+            where t.part_hashes && %(hashes)s::uuid[] and p.h = any(%(hashes)s::uuid[])
+            """,
+            {"hashes": hash_array(hashes)},
+        )
+    else:
+        rows = tables.execute(
+            "select distinct on (text_hash) text_hash, text from {texts}"
+            " where text_hash = any(%s::uuid[])",
+            (hash_array(hashes),),
+        )
+    return [TextToRead(text_hash.bytes, text) for text_hash, text in rows]
+
+
+def count(tables: EntityTables) -> int:
+    """How many chunks there are, those without a text included."""
+    (chunks,) = tables.one("select count(*) from {texts}")
+    return int(chunks)
+
+
+def _names_of(tables: EntityTables) -> sql.Composable:
+    return sql.SQL(", ").join(
+        Identifier(column)
+        for column in (tables.source.entity.id, *_COLUMNS, *tables.source.filters)
+    )
+
+
+def _copy(tables: EntityTables, table: sql.Composable, texts: Sequence[Text]) -> None:
+    query = sql.SQL("copy {} ({}) from stdin").format(table, _names_of(tables))
+    with tables.connection.cursor() as cursor, cursor.copy(query) as copy:
+        for text in texts:
+            copy.write_row(
+                (
+                    *(text.id, text.chunk, text.partition_key, text.fingerprint, text.text),
+                    text.text_hash.hex() if text.text_hash else None,
+                    text.tokens,
+                    text.parts,
+                    [part.hex() for part in text.part_hashes] if text.part_hashes else None,
+                    *(text.part_tokens, text.weights, text.source_changed_at, *text.filters),
+                )
+            )
+
+
+def _receive(tables: EntityTables, texts: Sequence[Text]) -> None:
+    tables.execute(
+        "create temporary table if not exists incoming_texts on commit delete rows"
+        " as select {columns} from {texts} with no data",
+        columns=_names_of(tables),
+    )
+    _copy(tables, Identifier("incoming_texts"), texts)
+    tables.execute("analyze incoming_texts")
+
+
+def _keep_unread(tables: EntityTables, failures: Sequence[Failure]) -> None:
+    # a host that is away for an hour says nothing about the images it had
+    unread = [(failure.id, failure.unread) for failure in failures if failure.unread]
+    if unread:
+        tables.execute(
+            """
+            update incoming_texts i set text = t.text, text_hash = t.text_hash
+            from {texts} t, unnest(%s::text[], %s::text[]) as f (id, uri)
+            where t.{id} = i.{id} and t.chunk = i.chunk and t.{id}::text = f.id and t.text = f.uri
+            """,
+            [*map(list, zip(*unread, strict=True))],
+        )
+
+
+def _replaced(tables: EntityTables) -> sql.Composable:
+    """The hashes that `incoming_texts` is about to replace, or to remove beyond its last chunks."""
+    return tables.fill(
+        """
+        select t.text_hash, t.part_hashes
+        from {texts} t
+        left join incoming_texts i on i.{id} = t.{id} and i.chunk = t.chunk
+        where t.{id} = any(array(select {id} from incoming_texts))
+            and t.text_hash is distinct from i.text_hash
+        """
+    )
+
+
+def _upsert(tables: EntityTables) -> None:
+    mutable = (*_COLUMNS[1:], *tables.source.filters)
+    tables.execute(
+        """
+        insert into {texts} as t ({columns})
+        select {columns} from incoming_texts i
+        where not exists (
+            select from {erasures} e where e.entity = {entity} and e.id = i.{id}::text
+        )
+        -- in the order in which projections lock them
+        order by {id}, chunk
+        on conflict ({id}, chunk) do update set {assignments},
+            -- the moment from which a vector is missing
+            serialised_at = case when t.text_hash is distinct from excluded.text_hash
+                then clock_timestamp() else t.serialised_at end
+        """,
+        columns=_names_of(tables),
+        assignments=sql.SQL(", ").join(
+            sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in mutable
+        ),
+    )
+
+
+def _trim(tables: EntityTables, table: str) -> None:
+    """Remove the vectors that rows have beyond their texts, where nothing is to be projected:
+    a projection replaces a row as a whole."""
+    tables.execute(
+        """
+        delete from {vectors} v using (
+            select {id}, max(chunk) filter (where text_hash is not null) as chunk
+            from incoming_texts group by {id}
+        ) as i
+        where v.{id} = i.{id} and v.chunk > coalesce(i.chunk, -1) and not exists (
+            select from incoming_texts t
+            left join {vectors} w on w.{id} = t.{id} and w.chunk = t.chunk
+            where t.{id} = v.{id} and t.text_hash is not null
+                and w.text_hash is distinct from t.text_hash
+        )
+        """,
+        vectors=tables.table(table),
+    )
+
+
+def _update_filters(tables: EntityTables, table: str) -> None:
+    """Give the vectors the filter columns of their rows."""
+    filters = tables.source.filters
+    tables.execute(
+        """
+        update {vectors} v set ({names}) = row({values})
+        from incoming_texts i
+        where v.{id} = i.{id} and v.chunk = i.chunk
+            and row({current}) is distinct from row({values})
+        """,
+        vectors=tables.table(table),
+        names=sql.SQL(", ").join(Identifier(c) for c in filters),
+        values=sql.SQL(", ").join(Identifier("i", c) for c in filters),
+        current=sql.SQL(", ").join(Identifier("v", c) for c in filters),
+    )

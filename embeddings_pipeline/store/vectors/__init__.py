@@ -1,0 +1,1 @@
+"""Vectors: the embedding cache of each model identity, and the vector sets projected from it."""

@@ -1,0 +1,113 @@
+"""The `claims` table: which hashes a run is about to encode, so that two runs do not pay twice.
+
+A claim is a lease on the server's clock, renewed by the run that has it, and ends with the session
+that renewed it last. Nothing that is correct depends on claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+from psycopg.sql import Literal
+
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.identities import StoredIdentity
+from embeddings_pipeline.store.vectors.wire import hash_array, hashes_of
+
+LEASE_SECONDS = 10.0
+RENEW_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Hashes that a run has claimed, in the order in which it asked for them, and the version
+    under which they are encoded, which is no other claim's."""
+
+    hashes: Sequence[bytes]
+    version: int
+
+
+class Claims:
+    """The claims of one run on the texts of one model identity."""
+
+    def __init__(self, tables: EntityTables, stored: StoredIdentity, run_id: str) -> None:
+        self._tables = tables
+        self._names: dict[str, sql.Composable] = {
+            "cache": tables.table(stored.cache_table),
+            "identity": Literal(stored.number),
+            "run": Literal(run_id),
+            "versions": Literal(tables.table("embedding_versions").as_string(tables.connection)),
+            "until": sql.SQL("clock_timestamp() + make_interval(secs => {})").format(
+                Literal(LEASE_SECONDS)
+            ),
+        }
+
+    def take(self, hashes: Sequence[bytes], floors: Sequence[int]) -> Claim:
+        """Claim what no other run has claimed and the cache still lacks at these floors."""
+        with self._tables.connection.transaction():
+            # who comes second sees what the first one has claimed
+            self._tables.execute(
+                "select pg_advisory_xact_lock(hashtextextended('claims/' || {schema} || '/'"
+                " || {identity}, 0))",
+                schema=Literal(self._tables.schema),
+                **self._names,
+            )
+            self._tables.execute(
+                "delete from {claims} c where identity = {identity} and run_id <> {run} and ("
+                "leased_until < clock_timestamp()"
+                " or not exists (select from pg_stat_activity a where a.pid = c.pid))",
+                **self._names,
+            )
+            claimed, version = self._tables.one(
+                """
+                with free as (
+                    select h.text_hash, h.place
+                    from unnest(%s::uuid[], %s::bigint[]) with ordinality
+                        as h (text_hash, floor, place)
+                    where not exists (
+                        select from {cache} c
+                        where c.text_hash = h.text_hash and c.version >= h.floor
+                    ) and h.text_hash not in (
+                        select unnest(hashes) from {claims}
+                        where identity = {identity} and run_id <> {run}
+                    )
+                ),
+                taken as (
+                    insert into {claims} (identity, run_id, version, hashes, leased_until, pid)
+                    select {identity}, {run}, nextval({versions}),
+                        array_agg(text_hash order by place), {until}, pg_backend_pid()
+                    from free having count(*) > 0
+                    returning version, hashes
+                )
+                select coalesce(max(hashes), '{{}}'), coalesce(max(version), 0) from taken
+                """,
+                (hash_array(hashes), list(floors)),
+                **self._names,
+            )
+        return Claim(hashes_of(claimed), version)
+
+    def renew(self) -> None:
+        """Extend the leases of the run; what it has written is not claimed any longer."""
+        self._tables.execute(
+            """
+            delete from {claims} k where identity = {identity} and run_id = {run} and not exists (
+                select from unnest(k.hashes) as h where not exists (
+                    select from {cache} c where c.text_hash = h and c.version >= k.version
+                )
+            )
+            """,
+            **self._names,
+        )
+        self._tables.execute(
+            "update {claims} set leased_until = {until}, pid = pg_backend_pid()"
+            " where identity = {identity} and run_id = {run}",
+            **self._names,
+        )
+
+    def release(self) -> None:
+        """Give up all claims of the run."""
+        self._tables.execute(
+            "delete from {claims} where identity = {identity} and run_id = {run}", **self._names
+        )

@@ -1,0 +1,139 @@
+"""The `model_identities` table: each model as it is used, with a cache table of its own."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.store.postgres import Row, only
+
+_COLUMNS = sql.SQL("provider, model, revision, dimension, max_tokens, normalized, document_prompt")
+
+
+@dataclass(frozen=True)
+class StoredIdentity:
+    """A model identity, its number and the name of its cache table."""
+
+    number: int
+    identity: ModelIdentity
+    cache_table: str
+
+
+def find(
+    connection: Connection[Row], schema: str, identity: ModelIdentity
+) -> StoredIdentity | None:
+    """The identity as it is stored; None where no vector set ever had it."""
+    row = connection.execute(
+        sql.SQL(
+            """
+            select number, cache_table from {identities}
+            where ({columns}) = (%(provider)s, %(model)s, %(revision)s, %(dimension)s,
+                %(max_tokens)s, %(normalized)s, %(document_prompt)s)
+            """
+        ).format(identities=Identifier(schema, "model_identities"), columns=_COLUMNS),
+        asdict(identity),
+    ).fetchone()
+    return StoredIdentity(row[0], identity, row[1]) if row else None
+
+
+def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) -> StoredIdentity:
+    """The identity as it is stored, with its cache table; both are created where they are missing.
+
+    To be called in a transaction: two callers take turns until its end.
+    """
+    connection.execute(
+        "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"identities/{schema}",)
+    )
+    found = find(connection, schema, identity)
+    if found is None:
+        created = connection.execute(
+            sql.SQL(
+                """
+                insert into {identities} (number, cache_table, {columns})
+                select n, 'embedding_cache_' || n, %(provider)s, %(model)s, %(revision)s,
+                    %(dimension)s, %(max_tokens)s, %(normalized)s, %(document_prompt)s
+                from (select coalesce(max(number), 0) + 1 as n from {identities}) as next
+                returning number, cache_table
+                """
+            ).format(identities=Identifier(schema, "model_identities"), columns=_COLUMNS),
+            asdict(identity),
+        )
+        number, cache_table = only(created)
+        found = StoredIdentity(number, identity, cache_table)
+    connection.execute(
+        sql.SQL(
+            """
+            create table if not exists {cache} (
+                text_hash uuid primary key,
+                embedding vector({dimension}) not null,
+                version bigint not null,
+                encoded_at timestamptz not null default clock_timestamp(),
+                run_id text not null
+            )
+            """
+        ).format(cache=Identifier(schema, found.cache_table), dimension=Literal(identity.dimension))
+    )
+    connection.execute(
+        sql.SQL(
+            "update {} set unused_since = null where number = %s and unused_since is not null"
+        ).format(Identifier(schema, "model_identities")),
+        (found.number,),
+    )
+    return found
+
+
+def all_of(connection: Connection[Row], schema: str) -> list[StoredIdentity]:
+    """Every identity, by number."""
+    rows = connection.execute(
+        sql.SQL("select number, cache_table, {} from {} order by number").format(
+            _COLUMNS, Identifier(schema, "model_identities")
+        )
+    )
+    return [StoredIdentity(row[0], ModelIdentity(*row[2:]), row[1]) for row in rows]
+
+
+def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timedelta]) -> list[str]:
+    """Empty the caches of identities that no live or building set has; returns their models.
+
+    `keep` gives, by number, for how long an identity keeps its cache after its last set.
+    """
+    connection.execute(
+        sql.SQL(
+            """
+            update {identities} i set unused_since = clock_timestamp()
+            where unused_since is null and not exists (
+                select from {sets} s where s.identity = i.number and s.state <> 'retired'
+            )
+            """
+        ).format(
+            identities=Identifier(schema, "model_identities"),
+            sets=Identifier(schema, "vector_sets"),
+        )
+    )
+    unused = connection.execute(
+        sql.SQL(
+            "select number, cache_table, model, clock_timestamp() - unused_since from {}"
+            " where unused_since is not null order by number"
+        ).format(Identifier(schema, "model_identities"))
+    ).fetchall()
+    cleared = []
+    for number, table, model, unused_for in unused:
+        if unused_for < keep.get(number, timedelta()):
+            continue
+        cache = Identifier(schema, table)
+        # a truncate of an empty table would lock it all the same
+        row = connection.execute(sql.SQL("select exists (table {})").format(cache)).fetchone()
+        if row == (True,):
+            connection.execute(sql.SQL("truncate {}").format(cache))
+            connection.execute(
+                sql.SQL("delete from {} where identity = %s").format(
+                    Identifier(schema, "quarantine")
+                ),
+                (number,),
+            )
+            cleared.append(model)
+    return cleared

@@ -1,0 +1,295 @@
+"""What is pending in a vector set: the one definition, which all who ask read.
+
+A chunk is *missing* in a set if its row of the set is absent or has another hash. It is *outdated*
+if its version is below the floor of a renewal that covers it. It is *quarantined* if the model
+failed on its text and is not to be asked again yet. It is *pending* if it is missing or outdated,
+and not quarantined. A pending chunk whose text has no usable entry in the embedding cache is to be
+encoded; the others are only to be projected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import numpy as np
+from psycopg import sql
+from psycopg.sql import Literal
+
+from embeddings_pipeline.entities.serialise import HASH_BYTES
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts.quarantine import NOT_TO_BE_TRIED
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which chunks a run looks at: of the partitions `keys` and of the rows `ids`, or of all where
+    these are None. The partitions `first` come before the others."""
+
+    keys: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
+    first: Sequence[str] = ()
+
+    def condition(self, on: Statements) -> sql.Composable:
+        """In SQL, of the chunks `s`."""
+        conditions: list[sql.Composable] = [sql.SQL("true")]
+        if self.keys is not None:
+            conditions.append(
+                sql.SQL("s.partition_key = any({}::text[])").format(Literal(list(self.keys)))
+            )
+        if self.ids is not None:
+            ids = Literal(list(self.ids))
+            conditions.append(on.fill("s.{id} = any({ids}::{id_type}[])", ids=ids))
+        return sql.SQL(" and ").join(conditions)
+
+
+def chunk_states(
+    on: Statements,
+    vector_set: VectorSet | None,
+    *,
+    identity: int | None = None,
+    texts: sql.Composable | None = None,
+    renewal: sql.Composable | None = None,
+) -> sql.Composable:
+    """A query: each chunk that has a text, and how it stands in a set.
+
+    Its columns are the id, chunk, partition_key, text_hash, tokens, part_hashes, part_tokens,
+    changed_at (when its text changed), floor (the least version that is good enough), missing,
+    outdated, quarantined and pending. Without a set everything is missing, and quarantined is
+    what the `identity` failed on. A plan gives the `texts` as they are about to be, and the
+    `renewal` that a forced run would begin.
+    """
+    number = Literal(vector_set.number if vector_set else None)
+    floors = on.fill(
+        "select floor, partition_keys from {renewals}"
+        " where entity = {entity} and vector_set = {number}",
+        number=number,
+    )
+    if renewal is not None:
+        floors = sql.SQL("{} union all {}").format(floors, renewal)
+    failed = on.fill(
+        "select q.text_hash from {quarantine} q"
+        " where q.identity = {identity} and {not_to_be_tried}",
+        identity=Literal(vector_set.identity_number if vector_set else identity),
+        not_to_be_tried=NOT_TO_BE_TRIED,
+    )
+    floor = sql.SQL(
+        "coalesce(greatest("
+        "(select max(r.floor) from ({}) as r where r.partition_keys is null), p.floor), 0)"
+    ).format(floors)
+    conditions = {
+        "missing": sql.SQL("v.text_hash is distinct from t.text_hash"),
+        "outdated": sql.SQL("coalesce(v.version < {}, false)").format(floor),
+        "quarantined": sql.SQL(
+            "(t.text_hash in ({failed}) or coalesce(t.part_hashes && array({failed}), false))"
+        ).format(failed=failed),
+    }
+    return on.fill(
+        """
+        select t.{id}, t.chunk, t.partition_key, t.text_hash, t.tokens, t.part_hashes,
+            t.part_tokens, coalesce(t.source_changed_at, t.serialised_at) as changed_at,
+            {floor} as floor, {missing} as missing, {outdated} as outdated,
+            {quarantined} as quarantined,
+            ({missing} or {outdated}) and not {quarantined} as pending
+        from {texts_now} t
+        left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
+        left join (
+            select key, max(r.floor) as floor from ({floors}) as r, unnest(r.partition_keys) as key
+            group by key
+        ) as p on p.key = t.partition_key
+        where t.text_hash is not null
+        """,
+        texts_now=texts or on.names["texts"],
+        vectors=on.table(vector_set.table_name)
+        if vector_set
+        else on.fill(
+            "(select {id}, chunk, text_hash, 0::bigint as version from {texts} where false)"
+        ),
+        floors=floors,
+        floor=floor,
+        **conditions,
+    )
+
+
+def states_of(on: Statements, vector_set: VectorSet | None) -> sql.Composable:
+    """The chunks of an entity in a set: the view that `chunk_states` defines."""
+    if vector_set is None:
+        return sql.SQL("({})").format(chunk_states(on, None))
+    return on.table(vector_set.states_view)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Hashes to encode, in the order of a run: shape (n,), as 16 bytes each; the tokens of each
+    text as they were counted when it was rendered; and the version that is good enough."""
+
+    hashes: np.ndarray[Any, np.dtype[np.void]]
+    tokens: np.ndarray[Any, np.dtype[np.int32]]
+    floors: np.ndarray[Any, np.dtype[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+def to_encode(
+    on: Statements,
+    states: Sequence[sql.Composable],
+    cache: sql.Composable,
+    scope: Scope,
+    limit: int | None,
+) -> sql.Composable:
+    """A query: the texts that the chunks of some sets of one identity wait for and `cache` has no
+    usable entry of; each once, in the order of a run.
+
+    Its columns are n (their order), text_hash, tokens, floor and place (that of the first set that
+    waits for it). Of weighted texts they are the
+    parts. A row comes before one of a later partition or with a larger id, the first set's before
+    the next one's.
+    """
+    chunks = [
+        sql.SQL("select *, {} as place from {} as s where s.pending and {}").format(
+            Literal(place), state, scope.condition(on)
+        )
+        for place, state in enumerate(states)
+    ]
+    whole = sql.SQL("s.text_hash, s.tokens, 1 as part from ({}) as s")
+    parts = sql.SQL(
+        "h.text_hash, h.tokens, h.part from ({}) as s"
+        " cross join unnest(s.part_hashes, s.part_tokens)"
+        " with ordinality as h (text_hash, tokens, part)"
+    )
+    texts = (parts if on.source.entity.weights else whole).format(
+        sql.SQL(" union all ").join(chunks)
+    )
+    return on.fill(
+        """
+        select min(n) as n, text_hash, max(tokens) as tokens, max(floor) as floor,
+            min(place) as place
+        from (
+            select row_number() over (
+                order by place, partition_key <> all({first}::text[]), partition_key, {id}, chunk,
+                    part
+            ) as n, text_hash, tokens, floor, place
+            from (
+                select s.place, s.partition_key, s.{id}, s.chunk, s.floor, {texts_to_read}
+            ) as wanted
+        ) as w
+        where not exists (
+            select from {cache} c where c.text_hash = w.text_hash and c.version >= w.floor
+        )
+        group by text_hash order by n limit {limit}
+        """,
+        first=Literal(list(scope.first)),
+        texts_to_read=texts,
+        cache=cache,
+        limit=Literal(limit),
+    )
+
+
+def select_to_encode(
+    tables: EntityTables, sets: Sequence[VectorSet], scope: Scope, limit: int
+) -> Selected:
+    """At most `limit` of the texts that these sets, all of one identity, wait for."""
+    query = tables.fill(
+        "copy (select text_hash, tokens, floor from ({to_encode}) as e order by n)"
+        " to stdout (format binary)",
+        to_encode=to_encode(
+            tables.on,
+            [states_of(tables.on, vector_set) for vector_set in sets],
+            tables.table(sets[0].cache_table),
+            scope,
+            limit,
+        ),
+    )
+    columns = [("text_hash", f"V{HASH_BYTES}"), ("tokens", ">i4"), ("floor", ">i8")]
+    with tables.connection.cursor() as cursor, cursor.copy(query) as copy:
+        rows = fixed_rows(copy, columns)
+    return Selected(
+        rows["text_hash"], rows["tokens"].astype(np.int32), rows["floor"].astype(np.int64)
+    )
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is pending in a set: chunks by partition, how many of them are missing, and how many
+    the cache has an entry for already."""
+
+    pending: dict[str, int]
+    missing: int
+    to_project: int
+
+    @property
+    def chunks(self) -> int:
+        """All that is pending."""
+        return sum(self.pending.values())
+
+
+# whether the cache has what a chunk waits for, of weighted parts the first: projecting sees to all
+_CACHED: LiteralString = (
+    "exists (select from {cache} c where c.version >= s.floor"
+    " and c.text_hash = coalesce(s.part_hashes[1], s.text_hash))"
+)
+
+
+def backlog(tables: EntityTables, vector_set: VectorSet, scope: Scope) -> Backlog:
+    """What is pending in a set now."""
+    rows = tables.execute(
+        """
+        select partition_key, count(*), count(*) filter (where missing),
+            count(*) filter (where {cached})
+        from {states} s where s.pending and {scope} group by 1 order by 1
+        """,
+        cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table)),
+        states=states_of(tables.on, vector_set),
+        scope=scope.condition(tables.on),
+    ).fetchall()
+    return Backlog(
+        {key: count for key, count, *_ in rows},
+        sum(missing for _, _, missing, _ in rows),
+        sum(cached for *_, cached in rows),
+    )
+
+
+def pending_ids(
+    tables: EntityTables,
+    vector_set: VectorSet,
+    scope: Scope,
+    *,
+    after: str | None = None,
+    limit: int,
+    hashes: Sequence[bytes] | None = None,
+    cached: bool = False,
+) -> list[str]:
+    """The ids, in order and beyond `after`, of rows that have something pending; with `hashes`,
+    something that waits for one of these; with `cached`, something that the cache has."""
+    return [
+        row_id
+        for (row_id,) in tables.execute(
+            """
+            select {id}::text from (
+                select distinct s.{id} from {states} s
+                where s.pending and {scope} and {has_hash} and {cached} and {beyond}
+                order by 1 limit {limit}
+            ) as i order by {id}
+            """,
+            None if hashes is None else (hash_array(hashes),),
+            states=states_of(tables.on, vector_set),
+            scope=scope.condition(tables.on),
+            has_hash=sql.SQL("true")
+            if hashes is None
+            else sql.SQL("s.part_hashes && %s::uuid[]")
+            if tables.source.entity.weights
+            else sql.SQL("s.text_hash = any(%s::uuid[])"),
+            cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table))
+            if cached
+            else sql.SQL("true"),
+            beyond=sql.SQL("true")
+            if after is None
+            else tables.fill("s.{id} > {after}::{id_type}", after=Literal(after)),
+            limit=Literal(limit),
+        )
+    ]

@@ -1,0 +1,195 @@
+"""Projection: the rows of a vector set are texts joined with the embedding cache on their hash.
+
+It may be repeated at any time, by several runs at once. What makes it right is that it locks the
+texts and compares their own hashes, not that anybody else holds off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg import sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
+from embeddings_pipeline.store.postgres import columns_of
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+
+# the row's own vector, and whether the cache has all that it takes
+_PLAIN = (
+    "select embedding::{storage} as embedding, version, run_id from {cache}"
+    " where text_hash = t.text_hash",
+    "select from {cache} c where c.text_hash = s.text_hash and c.version >= s.floor",
+)
+# the weighted mean of the parts' vectors, of unit length
+_WEIGHTED = (
+    "select l2_normalize(sum(c.embedding * array_fill(p.weight::real, array[{dimension}])::vector))"
+    "::{storage} as embedding, min(c.version) as version, max(c.run_id) as run_id"
+    " from unnest(t.part_hashes, t.weights) as p (text_hash, weight)"
+    " join {cache} c using (text_hash)",
+    "select having (select count(*) from unnest(s.part_hashes) as p (text_hash)"
+    " join {cache} c using (text_hash) where c.version >= s.floor) = cardinality(s.part_hashes)",
+)
+
+
+class Projected(NamedTuple):
+    """Chunks that a projection wrote, and the tokens of their texts."""
+
+    chunks: int = 0
+    tokens: int = 0
+
+    def plus(self, other: Projected) -> Projected:
+        """The sum of both."""
+        return Projected(self.chunks + other.chunks, self.tokens + other.tokens)
+
+
+def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> Projected:
+    """Bring rows of a set up to date with their texts, in one transaction.
+
+    A row is written as a whole, once each of its chunks has a usable entry in the cache or is
+    quarantined: no reader sees half of a changed row. What is current is not written.
+    """
+    weighted = bool(tables.source.entity.weights)
+    embedding, complete = _WEIGHTED if weighted else _PLAIN
+    names: dict[str, sql.Composable] = {
+        "cache": tables.table(vector_set.cache_table),
+        "vectors": tables.table(vector_set.table_name),
+        "states": states_of(tables.on, vector_set),
+        "storage": sql.SQL(vector_set.storage),
+        "dimension": Literal(vector_set.dimension),
+        "chosen": tables.fill("any({ids}::{id_type}[])", ids=Literal(list(ids))),
+    }
+    with tables.connection.transaction():
+        # in one order, here and where texts are written, so that nobody deadlocks. A statement
+        # after it sees the rows as they stay until its end
+        tables.execute(
+            "select from {texts} t where t.{id} = {chosen} order by t.{id}, t.chunk for share",
+            **names,
+        )
+        filters = _filter_columns(tables)
+        (chunks, tokens) = tables.one(
+            """
+            with states as materialized (
+                select s.*, s.missing or s.outdated as stale from {states} s where s.{id} = {chosen}
+            ),
+            incomplete as (
+                select {id} from states s
+                where stale and not quarantined and not exists ({complete})
+            ),
+            written as (
+                insert into {vectors} as v
+                    ({id}, chunk, text, text_hash, embedding, version, run_id {filters})
+                select t.{id}, t.chunk, t.text, t.text_hash, c.embedding, c.version, c.run_id
+                    {text_filters}
+                from states s
+                join {texts} t using ({id}, chunk)
+                cross join lateral ({embedding}) as c
+                where s.stale and s.{id} not in (select {id} from incomplete) and {usable}
+                order by t.{id}, t.chunk
+                on conflict ({id}, chunk) do update set text = excluded.text,
+                    text_hash = excluded.text_hash, embedding = excluded.embedding,
+                    version = excluded.version, run_id = excluded.run_id,
+                    updated_at = clock_timestamp() {assigned_filters}
+                where v.text_hash is distinct from excluded.text_hash
+                    or v.version < excluded.version
+                returning {id}, chunk
+            ),
+            -- what the row had beyond its text as it is now
+            removed as (
+                delete from {vectors} v
+                where v.{id} in (select {id} from written)
+                    and (v.{id}, v.chunk) not in (select {id}, chunk from written)
+                    and not exists (
+                        select from {texts} t where t.{id} = v.{id} and t.chunk = v.chunk
+                            and t.text_hash = v.text_hash
+                    )
+            )
+            select count(*), coalesce(sum(s.tokens), 0)::bigint
+            from written join states s using ({id}, chunk)
+            """,
+            complete=sql.SQL(complete).format(**names),
+            embedding=sql.SQL(embedding).format(**names),
+            usable=sql.SQL("vector_norm(c.embedding::vector) > 0" if weighted else "true"),
+            filters=sql.SQL("").join(sql.SQL(", {}").format(Identifier(c)) for c in filters),
+            text_filters=sql.SQL("").join(
+                sql.SQL(", {}").format(Identifier("t", c)) for c in filters
+            ),
+            assigned_filters=sql.SQL("").join(
+                sql.SQL(", {c} = excluded.{c}").format(c=Identifier(c)) for c in filters
+            ),
+            **names,
+        )
+        if weighted:
+            _quarantine_cancelled(tables, vector_set, names)
+    return Projected(chunks, tokens)
+
+
+def _filter_columns(tables: EntityTables) -> list[str]:
+    """The filter columns that texts have now, whatever this run was declared with. They cannot
+    change before the transaction ends."""
+    present = columns_of(tables.connection, tables.schema, f"{tables.entity}_texts")
+    return [c for c in present if c not in RESERVED_COLUMNS and c != tables.source.entity.id]
+
+
+def _quarantine_cancelled(
+    tables: EntityTables, vector_set: VectorSet, names: dict[str, sql.Composable]
+) -> None:
+    """Parts whose weighted mean is zero have no direction: their row is put in quarantine."""
+    embedding, complete = _WEIGHTED
+    tables.execute(
+        """
+        insert into {quarantine} as q (identity, text_hash, stage, error, attempts)
+        select distinct {identity}, t.text_hash, 'encode', 'the weighted parts cancel one another',
+            {attempts}
+        from {states} s join {texts} t using ({id}, chunk) cross join lateral ({embedding}) as c
+        where s.{id} = {chosen} and s.pending and exists ({complete})
+            and vector_norm(c.embedding::vector) = 0
+        on conflict (identity, text_hash) where stage = 'encode' do nothing
+        """,
+        identity=Literal(vector_set.identity_number),
+        attempts=Literal(1 << 30),
+        complete=sql.SQL(complete).format(**names),
+        embedding=sql.SQL(embedding).format(**names),
+        **names,
+    )
+
+
+def remove_orphans(tables: EntityTables, vector_set: VectorSet) -> int:
+    """Remove the rows of a set whose chunk has no text, where something else than a run left
+    any; returns how many."""
+    return tables.execute(
+        "delete from {vectors} v where not exists (select from {texts} t"
+        " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
+        vectors=tables.table(vector_set.table_name),
+    ).rowcount
+
+
+class Size(NamedTuple):
+    """The rows of a set, and whether there may be one without a text among them."""
+
+    rows: int
+    may_have_orphans: bool
+
+
+def size(tables: EntityTables, vector_set: VectorSet) -> Size:
+    """How large a set is in which nothing is pending."""
+    return Size(
+        *tables.one(
+            """
+            select v.rows, v.rows <> t.chunks or exists (
+                select from {quarantine} where identity = {identity}
+            ) from (select count(*) as rows from {vectors}) as v,
+                (select count(*) as chunks from {texts} where text_hash is not null) as t
+            """,
+            identity=Literal(vector_set.identity_number),
+            vectors=tables.table(vector_set.table_name),
+        )
+    )
+
+
+def analyze(tables: EntityTables, vector_set: VectorSet) -> None:
+    """Refresh the planner's statistics of a set, and the visibility map that index scans need."""
+    tables.execute("vacuum (analyze) {vectors}", vectors=tables.table(vector_set.table_name))

@@ -1,0 +1,272 @@
+"""The `vector_sets` table: which sets an entity has, created, kept, replaced and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import Connection, sql
+from psycopg.errors import UndefinedObject
+from psycopg.rows import class_row
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.entity import MAX_INDEXED_HALFVEC, MAX_INDEXED_VECTOR, Entity
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import coverage_view
+from embeddings_pipeline.store.entity_tables import filter_columns
+from embeddings_pipeline.store.postgres import Row
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import identities
+from embeddings_pipeline.store.vectors.pending import chunk_states
+from embeddings_pipeline.store.vectors.vector_set import State, Storage, VectorSet
+from embeddings_pipeline.store.views import wait_little
+
+# a live set of which more than this share of the rows is missing is replaced by a new one, which is
+# projected, indexed in bulk and flipped: pgvector updates an HNSW graph at some 700 rows a second
+REPLACE_SHARE = 0.2
+
+
+_QUERY = """
+    select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
+        i.dimension, i.max_tokens, i.normalized, i.document_prompt, i.cache_table, s.storage,
+        s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows, s.recall,
+        s.ef_search, s.indexed_at, s.canary
+    from {sets} s join {identities} i on i.number = s.identity
+"""
+
+
+def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
+    """The published set of each entity that has one."""
+    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+        return cursor.execute(
+            sql.SQL(_QUERY + " where s.state = 'live' order by s.entity").format(
+                sets=Identifier(schema, "vector_sets"),
+                identities=Identifier(schema, "model_identities"),
+            )
+        ).fetchall()
+
+
+def vector_sets(
+    connection: Connection[Row],
+    on: Statements,
+    states: Sequence[State] = ("building", "live", "retired"),
+) -> list[VectorSet]:
+    """The entity's sets in these states, oldest first."""
+    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+        return cursor.execute(
+            on.fill(
+                _QUERY + " where s.entity = {entity} and s.state = any(%s) order by s.number",
+                sets=on.names["vector_sets"],
+                identities=on.names["model_identities"],
+            ),
+            (list(states),),
+        ).fetchall()
+
+
+def read(connection: Connection[Row], on: Statements, number: int) -> VectorSet:
+    """One set as it is stored now."""
+    return next(s for s in vector_sets(connection, on) if s.number == number)
+
+
+def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
+    """Those of an entity's sets that its runs keep up to date: the live one first, unless it rests
+    until another takes its place."""
+    in_use = [s for s in sets if s.state != "retired"]
+    return sorted(
+        (s for s in in_use if not any(other.replaces(s) for other in in_use)),
+        key=lambda s: s.state != "live",
+    )
+
+
+def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
+    """The set for this model with the entity's storage, created as `building` where there is none.
+
+    A retired set of the same model comes back as `building`; other building sets are abandoned and
+    retired. Raises ConfigurationError where the dimension cannot be stored or indexed.
+    """
+    connection, on = tables.connection, tables.on
+    entity = tables.source.entity
+    storage = storage_of(entity, identity.dimension)
+    with connection.transaction():
+        tables.execute("select from {entities} where entity = {entity} for update")
+        known = vector_sets(connection, on)
+        found = [s for s in known if (s.identity, s.storage) == (identity, storage)]
+        if found:
+            # a building set beside a live one of its own is to replace that
+            chosen = max(found, key=lambda s: (s.state != "retired", s.number))
+            if chosen.state == "retired":
+                identities.ensure(connection, tables.schema, identity)
+        else:
+            chosen = _create(tables, identity, storage)
+        for other in known:
+            if other.state == "building" and other.number != chosen.number:
+                set_state(connection, on, other.number, "retired")
+        if chosen.state == "retired":
+            set_state(connection, on, chosen.number, "building")
+        if chosen.metric != entity.metric:
+            # another operator class, the same vectors: the index is built again
+            tables.execute(
+                "update {vector_sets} set metric = %s, index_settings = null, recall = null"
+                " where entity = {entity} and number = %s",
+                (entity.metric, chosen.number),
+            )
+    return read(connection, on, chosen.number)
+
+
+def replace_where_much_is_missing(
+    tables: EntityTables, live: VectorSet, missing: int
+) -> VectorSet | None:
+    """A new building set that is to replace the live one, where so many missing chunks are faster
+    projected and indexed in bulk; None where the live set is to be updated in place."""
+    if not is_faster_replaced(tables, live, missing):
+        return None
+    with tables.connection.transaction():
+        tables.execute("select from {entities} where entity = {entity} for update")
+        known = vector_sets(tables.connection, tables.on, ("building",))
+        if known:
+            return known[0] if known[0].replaces(live) else None
+        return _create(tables, live.identity, live.storage)
+
+
+def is_faster_replaced(tables: EntityTables, live: VectorSet, missing: int) -> bool:
+    """Whether a live set in which so many chunks are missing is better replaced: it is indexed,
+    and whoever publishes waits for no person."""
+    index = live.index_settings or {"type": "none"}
+    return (
+        live.state == "live"
+        and index["type"] != "none"
+        and missing > REPLACE_SHARE * max(live.index_rows or 0, 1)
+        and missing >= _WORTH_A_SET
+        and tables.source.entity.publish == "auto"
+        and not publishing_held(tables.connection, tables.on)
+    )
+
+
+# fewer rows are updated in place at once
+_WORTH_A_SET = 1_000
+
+
+def storage_of(entity: Entity, dimension: int) -> Storage:
+    """The declared storage, or the one that can be indexed at this dimension."""
+    storage: Storage = entity.storage or (
+        "vector" if dimension <= MAX_INDEXED_VECTOR else "halfvec"
+    )
+    most = MAX_INDEXED_VECTOR if storage == "vector" else MAX_INDEXED_HALFVEC
+    if dimension > most and entity.index.type != "none":
+        raise ConfigurationError(
+            f"entity {entity.name!r}: {storage} of {dimension} dimensions cannot be indexed (at"
+            f" most {most}): set a smaller `dimension`, `storage: halfvec` or `index: none`"
+        )
+    return storage
+
+
+def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> VectorSet:
+    stored = identities.ensure(tables.connection, tables.schema, identity)
+    number = max((s.number for s in vector_sets(tables.connection, tables.on)), default=0) + 1
+    table = f"{tables.entity}_vectors_{number}"
+    try:
+        tables.execute(
+            """
+            create table {table} (
+                {id} {id_type} not null,
+                chunk int not null,
+                text text not null,
+                text_hash uuid not null,
+                embedding {storage}({dimension}) not null,
+                version bigint not null,
+                run_id text not null,
+                updated_at timestamptz not null default clock_timestamp(),
+                primary key ({id}, chunk) include (text_hash, version)
+                {filters}
+            )
+            """,
+            table=tables.table(table),
+            storage=sql.SQL(storage),
+            dimension=Literal(identity.dimension),
+            filters=filter_columns(tables.source),
+        )
+    except UndefinedObject:
+        raise ConfigurationError(
+            "the type vector is not on the search path: run"
+            " `alter extension vector set schema public`"
+        ) from None
+    tables.execute(
+        "insert into {vector_sets} (entity, number, identity, storage, metric, table_name, state)"
+        " values ({entity}, %s, %s, %s, %s, %s, 'building')",
+        (number, stored.number, storage, tables.source.entity.metric, table),
+    )
+    created = read(tables.connection, tables.on, number)
+    create_states_view(tables, created)
+    coverage_view.replace_coverage(tables.connection, tables.schema)
+    return created
+
+
+def create_states_view(tables: EntityTables, vector_set: VectorSet) -> None:
+    """Create the view that says how each chunk stands in a set."""
+    tables.execute(
+        "create view {view} as {states}",
+        view=tables.table(vector_set.states_view),
+        states=chunk_states(tables.on, vector_set),
+    )
+
+
+def set_state(connection: Connection[Row], on: Statements, number: int, state: State) -> None:
+    """Move a set to a state; a set that goes live is stamped."""
+    connection.execute(
+        on.fill(
+            "update {vector_sets} set state = %s,"
+            " published_at = case when %s = 'live' then clock_timestamp() else published_at end"
+            " where entity = {entity} and number = %s"
+        ),
+        (state, state, number),
+    )
+
+
+def retire(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, *, superseded: bool
+) -> None:
+    """Move a live set to the retired ones; `superseded`, nobody goes back to it."""
+    set_state(connection, on, vector_set.number, "retired")
+    if superseded:
+        connection.execute(
+            on.fill(
+                "update {vector_sets} set published_at = null"
+                " where entity = {entity} and number = %s"
+            ),
+            (vector_set.number,),
+        )
+
+
+def hold_publishing(connection: Connection[Row], on: Statements, *, held: bool) -> None:
+    """While held, no set flips by itself."""
+    connection.execute(
+        on.fill("update {entities} set publish_held = %s where entity = {entity}"), (held,)
+    )
+
+
+def publishing_held(connection: Connection[Row], on: Statements) -> bool:
+    """Whether a rollback holds back flips."""
+    return bool(
+        on.one(connection, "select publish_held from {entities} where entity = {entity}")[0]
+    )
+
+
+def drop_set(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+    """Drop a set with its vectors. Raises LockNotAvailable where someone reads it for long."""
+    with connection.transaction():
+        wait_little(connection)
+        for statement in (
+            "drop view if exists {view}",
+            "drop table if exists {table}",
+            "delete from {renewals} where entity = {entity} and vector_set = {number}",
+            "delete from {vector_sets} where entity = {entity} and number = {number}",
+        ):
+            connection.execute(
+                on.fill(
+                    statement,
+                    view=on.table(vector_set.states_view),
+                    table=on.table(vector_set.table_name),
+                    number=Literal(vector_set.number),
+                )
+            )

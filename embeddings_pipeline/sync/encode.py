@@ -1,0 +1,522 @@
+"""Encodes what vector sets wait for, in one stream, and projects it as it comes.
+
+Hashes are selected, their texts read and claimed, the model asked, and what it gives written to the
+embedding cache and projected into the sets, all at the same time. Each written batch is final. No
+session has to live while the model works: every read and write takes a connection of its own, and
+is done again where that is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from embeddings_pipeline.encoders import image_files
+from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.errors import (
+    Busy,
+    ConfigurationError,
+    CostLimitReached,
+    EmbeddingsError,
+    Interrupted,
+)
+from embeddings_pipeline.store import ledger
+from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.lost_connections import resumed
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import quarantine, texts
+from embeddings_pipeline.store.vectors import pending, projection, renewals
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.cache import EmbeddingCache, Written
+from embeddings_pipeline.store.vectors.claims import Claim, Claims
+from embeddings_pipeline.store.vectors.pending import Backlog, Selected
+from embeddings_pipeline.store.vectors.projection import Projected
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.isolation import (
+    PROBE_TEXT,
+    checked,
+    isolated,
+    none_usable,
+    refuse_broken_model,
+)
+from embeddings_pipeline.sync.planned import record_plan
+from embeddings_pipeline.sync.progress import Progress
+from embeddings_pipeline.sync.project import project_pending
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.stream import Feed, Heartbeat, Writer
+
+# hashes that are selected at once
+_SLAB = 500_000
+_REPORT_SECONDS = 0.2
+_POLL_SECONDS = 0.2
+# a share of rows written above which statistics are not left to autovacuum
+_MUCH = 0.1
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """What a run did to the sets of an entity. `keys` are the partitions in which something was
+    pending; `frozen` says of a live set why it was left as it is; `finished` whether nothing that
+    the run looked at is pending any longer."""
+
+    sets: Sequence[VectorSet]
+    keys: Sequence[str]
+    counts: Counts
+    by_model: Mapping[str, Counts]
+    devices: Sequence[str]
+    frozen: str | None
+    finished: bool
+
+
+def encode_entity(
+    database: Postgres,
+    on: Statements,
+    encoders: Encoders,
+    options: RunOptions,
+    *,
+    keep: bool = True,
+) -> EncodeResult:
+    """Bring the sets of an entity up to date with its texts: the live one, and one that is built
+    beside it.
+
+    Raises Interrupted once `options.stopped()`; Busy where other runs hold the texts for longer
+    than `options.patience`; CostLimitReached before a text that would cost more than the run may;
+    ConfigurationError where the entity's own model cannot be had, or where what a model costs is
+    limited but not known; and whatever a model raises that fails on everything, which quarantines
+    nothing. A live set of another model that cannot be loaded any longer is only projected.
+    `keep` is False where the caches are emptied after the run.
+    """
+    name = on.source.entity.name
+    try:
+        return _encode_entity(database, on, encoders, options, keep=keep)
+    except EmbeddingsError as error:
+        if isinstance(error, Interrupted) or not options.stopped():
+            raise
+        # whoever waited for a provider gave up when the stop was asked for
+        raise Interrupted(f"{name}: stopped, {error}") from error
+
+
+def prepare_sets(
+    database: Postgres, on: Statements, encoders: Encoders, options: RunOptions
+) -> list[VectorSet]:
+    """The sets that the run maintains, one of them with the entity's own model, and with the floors
+    of a forced run recorded. Rows that are chosen by ids go into the sets that there are."""
+    identity = None if options.ids is not None else encoders.of(on.source.entity).identity
+
+    @resumed
+    def prepare() -> list[VectorSet]:
+        with database.connection() as connection:
+            tables = EntityTables(connection, on)
+            if identity is not None:
+                vector_sets.ensure_set(tables, identity)
+            sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
+            if options.force:
+                renewals.begin(tables, sets, options.partition_keys)
+            return sets
+
+    return prepare()
+
+
+def _encode_entity(
+    database: Postgres, on: Statements, encoders: Encoders, options: RunOptions, *, keep: bool
+) -> EncodeResult:
+    started = time.monotonic()
+    sets = prepare_sets(database, on, encoders, options)
+    backlogs = [_backlog(database, on, s, options) for s in sets]
+    if sets and options.is_unrestricted and not options.force:
+        replacement = _replacement(database, on, sets[0], backlogs[0])
+        if replacement:
+            sets[0], backlogs[0] = replacement, _backlog(database, on, replacement, options)
+    done: list[Encoding] = []
+    frozen = None
+    try:
+        for identity_number in dict.fromkeys(s.identity_number for s in sets):
+            chosen = [
+                (s, backlog)
+                for s, backlog in zip(sets, backlogs, strict=True)
+                if s.identity_number == identity_number
+            ]
+            try:
+                encoder: StreamingEncoder | None = encoders.identical(chosen[0][0].identity)
+            except ConfigurationError as error:
+                encoder = None
+                frozen = f"set {chosen[0][0].number} is frozen: {error}"
+            model = chosen[0][0].model
+            if options.max_cost_usd is not None and encoder:
+                encoders.require_price(model)
+            encoding = Encoding(
+                *(database, on, chosen, encoder, options),
+                usd_per_token=encoders.usd_per_token(model),
+                keep=keep,
+            )
+            done.append(encoding)
+            encoding.run()
+            options = options.less(encoding.counts)
+    finally:
+        seconds = Counts(seconds=time.monotonic() - started)
+        for encoding in done:
+            _record(database, encoding, seconds)
+            seconds = Counts()
+    return EncodeResult(
+        sets=sets,
+        keys=sorted({key for backlog in backlogs for key in backlog.pending}),
+        counts=sum((encoding.counts for encoding in done), Counts()),
+        by_model={e.model: e.counts for e in done},
+        devices=sorted({e.device for e in done if e.device}),
+        frozen=frozen,
+        finished=all(encoding.finished for encoding in done),
+    )
+
+
+@resumed
+def _backlog(
+    database: Postgres, on: Statements, vector_set: VectorSet, options: RunOptions
+) -> Backlog:
+    with database.connection() as connection:
+        return pending.backlog(
+            EntityTables(connection, on), vector_set, options.scope(on.source.entity)
+        )
+
+
+@resumed
+def _replacement(
+    database: Postgres, on: Statements, live: VectorSet, backlog: Backlog
+) -> VectorSet | None:
+    with database.connection() as connection:
+        tables = EntityTables(connection, on)
+        return vector_sets.replace_where_much_is_missing(tables, live, backlog.missing)
+
+
+@resumed
+def _record(database: Postgres, encoding: Encoding, seconds: Counts) -> None:
+    with database.connection() as connection:
+        ledger.record(
+            connection,
+            encoding.on,
+            encoding.options.run_id,
+            "encode",
+            encoding.counts + seconds,
+            keys=encoding.keys,
+            model=encoding.model,
+            device=encoding.device,
+        )
+
+
+class Encoding:
+    """The encoding of what some sets of one identity wait for, and what it has done so far. Its
+    methods are called by the threads of a stream, too."""
+
+    def __init__(
+        self,
+        database: Postgres,
+        on: Statements,
+        sets: Sequence[tuple[VectorSet, Backlog]],
+        encoder: StreamingEncoder | None,
+        options: RunOptions,
+        *,
+        usd_per_token: float,
+        keep: bool,
+    ) -> None:
+        self.on = on
+        self.options = options
+        self.encoder = encoder
+        self.usd_per_token = usd_per_token
+        self.model = sets[0][0].model
+        self.keys = sorted({key for _, backlog in sets for key in backlog.pending})
+        self.device: str | None = None
+        self.finished = True
+        self._database = database
+        self._sets = [vector_set for vector_set, _ in sets]
+        self._stored = self._sets[0].stored_identity
+        self._to_project = sum(backlog.to_project for _, backlog in sets)
+        self._keep = keep
+        self._scope = options.scope(on.source.entity)
+        self._counts = Counts(pending=sum(backlog.chunks for _, backlog in sets))
+        self._projected = Projected()
+        self._lock = Lock()
+        self._started = self._reported = time.monotonic()
+        self._planned = False
+        self._fed = 0
+        self._reserved = 0.0
+        self._unaffordable: float | None = None
+        # what failed without an entry in quarantine is not tried again in this run, either
+        self._failed: set[bytes] = set()
+
+    @property
+    def counts(self) -> Counts:
+        """What was done so far."""
+        with self._lock:
+            reused = max(0, self._projected.chunks - self._counts.encoded)
+            spared = max(0, self._projected.tokens - self._counts.tokens) if reused else 0
+            return self._counts + Counts(reused=reused, saved_usd=spared * self.usd_per_token)
+
+    def run(self) -> None:
+        """Project what the cache has, encode what it lacks, and project that as it comes."""
+        if self._counts.pending:
+            if self._to_project:
+                self.project()
+            if self.encoder:
+                self._encode_all(self.encoder)
+            # rows whose last chunk came from another run, or was put in quarantine
+            self.project()
+            self._report(at_once=True)
+        self._finish()
+
+    def _encode_all(self, encoder: StreamingEncoder) -> None:
+        waiting_since: float | None = None
+        while True:
+            fed = self._fed
+            if not self._encode_some(encoder):
+                return
+            if self._fed > fed:
+                waiting_since = None
+            elif self._unaffordable is not None:
+                self._refuse_cost(self._unaffordable)
+            else:
+                # other runs have claimed all that is left
+                waiting_since = waiting_since or time.monotonic()
+                self._wait_for_others(waiting_since)
+
+    # done again where an encoder loses the database in which it keeps its limits
+    @resumed
+    def _encode_some(self, encoder: StreamingEncoder) -> bool:
+        """Select texts and encode what of them no other run has claimed; False where there is none,
+        or no more may be encoded."""
+        limit = self.options.limit
+        left = _SLAB if limit is None else max(0, min(_SLAB, limit - self._fed))
+        selected = self._select(left)
+        if not self._keep and self._seed(selected):
+            self.project()
+            selected = self._select(left)
+        if not self._planned:
+            self._record_plan(encoder, selected)
+            self._planned = True
+        if len(selected):
+            self._stream(encoder, selected)
+        else:
+            self.finished = left > 0
+        return len(selected) > 0
+
+    def _select(self, limit: int) -> Selected:
+        """What is to be encoded now."""
+
+        @resumed
+        def select() -> Selected:
+            with self._database.connection() as connection:
+                return pending.select_to_encode(
+                    EntityTables(connection, self.on),
+                    self._sets,
+                    self._scope,
+                    limit + len(self._failed) if limit else 0,
+                )
+
+        selected = select()
+        if not self._failed:
+            return selected
+        fresh = [n for n, h in enumerate(selected.hashes) if bytes(h) not in self._failed][:limit]
+        return Selected(selected.hashes[fresh], selected.tokens[fresh], selected.floors[fresh])
+
+    def _seed(self, selected: Selected) -> int:
+        """Copy what sets have of these hashes into the cache, which keeps nothing itself."""
+
+        @resumed
+        def seed(hashes: Sequence[bytes]) -> int:
+            with self._database.connection() as connection:
+                return EmbeddingCache(EntityTables(connection, self.on), self._stored).seed(hashes)
+
+        return seed([bytes(text_hash) for text_hash in selected.hashes]) if len(selected) else 0
+
+    def _stream(self, encoder: StreamingEncoder, selected: Selected) -> None:
+        try:
+            with (
+                Heartbeat(self.renew_claims),
+                Feed(self, encoder, selected) as feed,
+                Writer(self) as writer,
+                closing(encoder.encode_stream(feed)) as batches,
+            ):
+                for batch in batches:
+                    self._take(encoder, feed, batch, writer)
+                    self._report()
+                    if self.options.stopped():
+                        break
+        finally:
+            self.release_claims()
+        if self.options.stopped():
+            raise Interrupted(
+                f"{self.on.source.entity.name}: stopped after {self._projected.chunks:,} of"
+                f" {self._counts.pending:,} chunks; run again to go on"
+            )
+
+    def _take(
+        self, encoder: StreamingEncoder, feed: Feed, batch: EncodedBatch, writer: Writer
+    ) -> None:
+        """Hand what became of a batch to the writer."""
+        places = [feed.places.pop(place) for place in batch.places]
+        probe = [image_files.PROBE if self.on.source.entity.image else PROBE_TEXT]
+        self._use(batch.encodings.usage, sum(place.dollars for place in places))
+        if batch.error:
+            outcomes, usage = isolated(
+                encoder.encode_documents, [place.text for place in places], probe, batch.error
+            )
+            self._use(usage, 0.0)
+        else:
+            outcomes = checked(batch.encodings)
+            if broken := none_usable(outcomes):
+                refuse_broken_model(encoder.encode_documents, probe, broken)
+        if places and not self.device:
+            # a model that was not asked is not loaded, nor is it asked where it would compute
+            self.device = encoder.device
+        writer.put(places, outcomes)
+
+    def _use(self, usage: Usage, reserved: float) -> None:
+        with self._lock:
+            self._reserved -= reserved
+            self._counts += Counts(
+                truncated=usage.truncated,
+                tokens=usage.tokens,
+                cost_usd=usage.tokens * self.usd_per_token,
+                encode_seconds=usage.seconds,
+            )
+
+    def reserve(self, dollars: float) -> bool:
+        """Reserve so much for a text that is about to be sent; whether the run may spend it."""
+        most = self.options.max_cost_usd
+        with self._lock:
+            # a rounding error is no dollar
+            if most is not None and self._counts.cost_usd + self._reserved + dollars > most + 1e-9:
+                self._unaffordable = dollars
+                return False
+            self._unaffordable = None
+            self._reserved += dollars
+            self._fed += 1
+            return True
+
+    def _refuse_cost(self, dollars: float) -> None:
+        left = max(0.0, (self.options.max_cost_usd or 0.0) - self._counts.cost_usd)
+        raise CostLimitReached(
+            f"{self.on.source.entity.name}: the next text would cost ${dollars:.6f}, and"
+            f" ${left:.6f} of the run's limit is left; what was encoded before is kept."
+            " Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
+        )
+
+    def _wait_for_others(self, since: float) -> None:
+        if self.options.stopped():
+            raise Interrupted(f"{self.on.source.entity.name}: stopped while it waited for a run")
+        if time.monotonic() - since > self.options.patience:
+            raise Busy("another run is at work on the same rows: try again later")
+        time.sleep(_POLL_SECONDS)
+
+    def claim(
+        self, hashes: Sequence[bytes], floors: Sequence[int]
+    ) -> tuple[Claim, list[tuple[bytes, str]]]:
+        """Claim what no other run has claimed of these hashes; with the text of each, in order."""
+
+        @resumed
+        def claim() -> tuple[Claim, dict[bytes, str]]:
+            with self._database.connection() as connection:
+                tables = EntityTables(connection, self.on)
+                claimed = Claims(tables, self._stored, self.options.run_id).take(hashes, floors)
+                return claimed, dict(texts.read(tables, claimed.hashes))
+
+        claimed, read = claim()
+        return claimed, [(h, read[h]) for h in claimed.hashes if h in read]
+
+    def renew_claims(self) -> None:
+        """Extend the leases of the run."""
+        with self._database.connection() as connection:
+            Claims(EntityTables(connection, self.on), self._stored, self.options.run_id).renew()
+
+    @resumed
+    def release_claims(self) -> None:
+        """Give up what the run has claimed."""
+        with self._database.connection() as connection:
+            Claims(EntityTables(connection, self.on), self._stored, self.options.run_id).release()
+
+    def write(
+        self, vectors: Mapping[bytes, tuple[Vector, int]], errors: Mapping[bytes, str]
+    ) -> Written:
+        """Write vectors with their versions to the cache, and failures to quarantine."""
+
+        @resumed
+        def write() -> Written:
+            with self._database.connection() as connection, connection.transaction():
+                tables = EntityTables(connection, self.on)
+                written = Written([], [])
+                if vectors:
+                    written = EmbeddingCache(tables, self._stored).write(
+                        [*vectors],
+                        np.stack([vector for vector, _ in vectors.values()]),
+                        [version for _, version in vectors.values()],
+                        self.options.run_id,
+                    )
+                if errors:
+                    quarantine.note_texts(tables, self._stored.number, errors)
+                return written
+
+        written = write()
+        with self._lock:
+            self._counts += Counts(encoded=len(written.stored), quarantined=len(errors))
+            self._failed |= errors.keys()
+        return written
+
+    def project(self, hashes: Sequence[bytes] | None = None) -> None:
+        """Project what waits for these hashes, or all that is pending, into each set."""
+        for vector_set in self._sets:
+            project_pending(
+                *(self._database, self.on, vector_set, self._scope),
+                hashes=hashes,
+                written=self._note_projected,
+            )
+
+    def _note_projected(self, projected: Projected) -> None:
+        with self._lock:
+            self._projected = self._projected.plus(projected)
+
+    def _report(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self.options.report(
+                Progress(
+                    self.on.source.entity.name,
+                    min(self._projected.chunks, self._counts.pending),
+                    self._counts.pending,
+                    now - self._started,
+                    self.counts,
+                )
+            )
+
+    @resumed
+    def _record_plan(self, encoder: StreamingEncoder, selected: Selected) -> None:
+        with self._database.connection() as connection:
+            record_plan(
+                EntityTables(connection, self.on),
+                self.model,
+                encoder,
+                selected,
+                self.options,
+                usd_per_token=self.usd_per_token,
+            )
+
+    @resumed
+    def _finish(self) -> None:
+        with self._database.connection() as connection:
+            tables = EntityTables(connection, self.on)
+            for vector_set in self._sets:
+                renewals.end_finished(tables, vector_set)
+                if self.options.ids is not None:
+                    # what counts whole tables is for runs that take all rows
+                    continue
+                size = projection.size(tables, vector_set)
+                if self.options.partition_keys is None and size.may_have_orphans:
+                    projection.remove_orphans(tables, vector_set)
+                if self._projected.chunks > _MUCH * size.rows:
+                    projection.analyze(tables, vector_set)

@@ -1,0 +1,64 @@
+"""How far a run is and what it took, in the same words for every encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from embeddings_pipeline.store.ledger import Counts
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in chunks (or other units) of all that was pending at its start; `counts`
+    is what it did, where it encodes."""
+
+    entity: str
+    done: int
+    pending: int
+    seconds: float
+    counts: Counts | None = None
+    unit: str = "chunks"
+
+    @property
+    def rate(self) -> float:
+        """Chunks a second so far."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to the end at this rate; None before there is one."""
+        return (self.pending - self.done) / self.rate if self.rate else None
+
+
+Report: TypeAlias = Callable[[Progress], None]
+
+
+def unheard(progress: Progress) -> None:
+    """Where nobody wants to know."""
+
+
+def of_progress(progress: Progress) -> str:
+    """How far a run is, and what it took so far."""
+    spent = f"; {of_counts(asdict(progress.counts))}" if progress.counts else ""
+    return (
+        f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit},"
+        f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go{spent}"
+    )
+
+
+def of_counts(counts: Mapping[str, Any]) -> str:
+    """Texts, tokens, seconds and US dollars, of a ledger's counts."""
+    seconds = float(counts["encode_seconds"])
+    rate = f" ({counts['tokens'] / seconds:,.0f}/s)" if seconds else ""
+    return (
+        f"{counts['encoded']:,} texts, {counts['tokens']:,} tokens in {seconds:,.1f} s{rate},"
+        f" {counts['truncated']:,} truncated, {usd(counts['cost_usd'])},"
+        f" {usd(counts['saved_usd'])} saved"
+    )
+
+
+def usd(amount: float) -> str:
+    """US dollars, down to the price of a few texts."""
+    return f"${float(amount):,.6f}" if amount else "$0"
