@@ -1,19 +1,25 @@
 """Dagster's entry point: everything that the dbt project declares, wired together."""
 
+import logging
+import re
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
 from embeddings_pipeline.assets import automation, staging
 from embeddings_pipeline.assets.checks import entity_checks
-from embeddings_pipeline.assets.dbt_nodes import models_of_entities
-from embeddings_pipeline.assets.entity import POOL, entity_assets
+from embeddings_pipeline.assets.entity import POOL, broken_assets, entity_assets
 from embeddings_pipeline.assets.exporting import export_job
 from embeddings_pipeline.assets.planning import plan_job
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.resources.engine import EngineResource, Running
 from embeddings_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def definitions(
@@ -21,42 +27,82 @@ def definitions(
 ) -> dg.Definitions:
     """The assets, checks, jobs and schedules of the dbt project; starts no database.
 
-    Raises ConfigurationError for settings or a declaration that is wrong.
+    An entity that is declared wrongly has assets, a job and a schedule that fail with what is
+    wrong. Raises ConfigurationError for settings that are wrong.
     """
     manifest = load_manifest(prepared_manifest(settings))
-    entities = entities_of(manifest)
-    nodes = models_of_entities(manifest)
-    before, after = staging.dbt_assets(manifest, entities)
+    declared = entities_of(manifest)
+    before, after = staging.dbt_assets(manifest, declared.models)
     status = (
         dg.DefaultScheduleStatus.RUNNING
         if settings.embedding_enabled
         else dg.DefaultScheduleStatus.STOPPED
     )
-    jobs = {name: automation.entity_job(e, nodes[name]) for name, e in entities.items()}
-    schedules = [automation.entity_schedule(e, jobs[n], status) for n, e in entities.items()]
+    of_entities = [
+        *(
+            _of_entity(entity, manifest, declared.models[name], settings, pool, status)
+            for name, entity in declared.entities.items()
+        ),
+        *(
+            _of_broken(name, error, declared.models[name], status)
+            for name, error in declared.broken.items()
+        ),
+    ]
     dbt_jobs = [
         automation.dbt_job(name, assets)
         for name, assets in (("staging", before), ("marts", after))
         if assets
     ]
-    if after:
-        schedules.append(automation.marts_schedule(dbt_jobs[-1], status))
+    return dg.Definitions.merge(
+        *of_entities,
+        dg.Definitions(
+            assets=[
+                *(assets for assets in (before, after) if assets),
+                staging.coverage_view(declared.models),
+            ],
+            jobs=[*dbt_jobs, plan_job(declared), export_job],
+            schedules=[automation.marts_schedule(dbt_jobs[-1], status)] if after else [],
+            resources={"engine": engine},
+            # also for what is started by hand: a process for each step would load the model each
+            # time
+            executor=dg.in_process_executor,
+        ),
+    )
+
+
+def _of_entity(
+    entity: Entity,
+    manifest: Mapping[str, Any],
+    node: Mapping[str, Any],
+    settings: Settings,
+    pool: str | None,
+    status: dg.DefaultScheduleStatus,
+) -> dg.Definitions:
+    try:
+        job = automation.entity_job(entity, node)
+        return dg.Definitions(
+            assets=entity_assets(entity, manifest, node, settings, pool),
+            asset_checks=[entity_checks(entity)],
+            jobs=[job],
+            schedules=[automation.entity_schedule(entity, job, status)],
+        )
+    except Exception as error:
+        # Dagster may refuse what the declaration allows
+        return _of_broken(entity.name, error, node, status)
+
+
+def _of_broken(
+    name: str, error: Exception, node: Mapping[str, Any], status: dg.DefaultScheduleStatus
+) -> dg.Definitions:
+    logger.warning("entity %r is left out: %s", name, error)
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        # no name for an asset's group or a job
+        return dg.Definitions()
+    job = automation.broken_job(name, error)
     return dg.Definitions(
-        assets=[
-            *(assets for assets in (before, after) if assets),
-            *(
-                a
-                for n, e in entities.items()
-                for a in entity_assets(e, manifest, nodes[n], settings, pool)
-            ),
-            staging.coverage_view(entities),
-        ],
-        asset_checks=[entity_checks(entity) for entity in entities.values()],
-        jobs=[*jobs.values(), *dbt_jobs, plan_job(entities.values()), export_job],
-        schedules=schedules,
-        resources={"engine": engine},
-        # also for what is started by hand: a process for each step would load the model each time
-        executor=dg.in_process_executor,
+        assets=[broken_assets(name, error, node)],
+        jobs=[job],
+        schedules=[automation.broken_schedule(name, job, status)],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +10,13 @@ from pathlib import Path
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.manifest import entities_of, load_manifest
-from embeddings_pipeline.entities.source import bind
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.entities.manifest import Declared, entities_of, load_manifest, place_of
+from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
-from embeddings_pipeline.store.staging import staging_columns
+from embeddings_pipeline.store.staging import source_of
 from embeddings_pipeline.store.statements import Statements
 
 
@@ -52,23 +51,50 @@ class Engine:
         return self.settings.staging_database == self.settings.vectors_database
 
     @cached_property
-    def entities(self) -> dict[str, Entity]:
-        """The entities of the dbt project's manifest, by name."""
+    def declared(self) -> Declared:
+        """What the dbt project's manifest declares, rightly or wrongly."""
         return entities_of(load_manifest(manifest_path(self.settings)))
 
+    @property
+    def entities(self) -> dict[str, Entity]:
+        """The entities that are declared rightly, by name."""
+        return self.declared.entities
+
     def entity(self, name: str) -> Entity:
-        """One entity. Raises ConfigurationError that names the choices."""
+        """One entity. Raises ConfigurationError with what is wrong with its declaration, or that
+        names the choices."""
+        if name in self.declared.broken:
+            raise self.declared.broken[name]
         if name not in self.entities:
             raise ConfigurationError(
-                f"there is no entity {name!r} (entities: {', '.join(self.entities)})"
+                f"there is no entity {name!r} (entities: {', '.join(self.declared.models)})"
             )
         return self.entities[name]
 
+    def chosen(self, names: Iterable[str] = ()) -> tuple[list[Entity], Failures]:
+        """The named entities, or all, and those of them that are declared wrongly.
+
+        Raises ConfigurationError that names the choices for one that is not declared at all.
+        """
+        entities, failures = [], Failures()
+        for name in list(names) or self.declared.models:
+            if name in self.declared.broken:
+                failures[name] = self.declared.broken[name]
+            else:
+                entities.append(self.entity(name))
+        return entities, failures
+
     def on(self, entity: Entity) -> Statements:
-        """The entity checked against its staging model's columns, ready for `sync`."""
+        """The entity checked against its staging model, ready for `sync`.
+
+        Raises ConfigurationError that names the model, the key of the declaration, its value and
+        what is wrong with it.
+        """
         with self.staging.connection() as connection:
-            columns = staging_columns(connection, entity.db_schema, entity.table)
-        return Statements(self.schema, bind(entity, columns))
+            try:
+                return Statements(self.schema, source_of(connection, entity))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self._place_of(entity)}{error}") from error
 
     def close(self) -> None:
         """Close the connections that were opened and let go of the models."""
@@ -76,6 +102,13 @@ class Engine:
             if name in self.__dict__:
                 self.__dict__[name].close()
         self.encoders.cleanup()
+
+    def _place_of(self, entity: Entity) -> str:
+        """Where the entity is declared, to begin a message with; "" where no manifest says so."""
+        try:
+            return f"{place_of(self.declared.models[entity.name])}, "
+        except (ConfigurationError, KeyError):
+            return ""
 
     @cached_property
     def _embedded(self) -> Database:

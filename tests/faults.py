@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import get_ident
+from threading import RLock, current_thread, local
 from typing import Any
 
 import psycopg
@@ -31,9 +31,9 @@ class Died(BaseException):
 
 
 class Exchanges:
-    """Counts what this thread exchanges with the server while armed, and spoils one of it.
+    """Counts what the process exchanges with the server while armed, and spoils one of it.
 
-    An exchange is whatever waits for the server: a statement, a begin or a commit, a part of a
+    All threads are counted together, in the order in which they come. An exchange is whatever waits for the server: a statement, a begin or a commit, a part of a
     COPY. What the pool does by itself before it lends a connection is none.
     """
 
@@ -43,34 +43,36 @@ class Exchanges:
         self.kind = ""
         self._at = 0
         self._spoil: Spoil = passes
-        self._thread = 0
+        self._armed = False
+        self._lock = RLock()
+        self._unseen = local()
         self._lent: set[Connection[Any]] = set()
 
     @contextmanager
     def armed(self, spoil: Spoil, at: int | None = None) -> Iterator[None]:
         """Count from 1, and spoil exchange `at`; every one of them without it."""
         self.seen = 0
-        self._spoil, self._at, self._thread = spoil, at or 0, get_ident()
+        self._spoil, self._at, self._armed = spoil, at or 0, True
         try:
             yield
         finally:
-            self._thread, self.dead = 0, False
+            self._armed = self.dead = False
 
     def die(self) -> None:
         """Cut every connection that is in use; from now on nothing is sent."""
         self.dead = True
-        for connection in self._lent:
+        for connection in [*self._lent]:
             connection.pgconn.finish()
         raise Died
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
         """Neither count nor spoil what is done here."""
-        thread, self._thread = self._thread, 0
+        former, self._unseen.now = getattr(self._unseen, "now", False), True
         try:
             yield
         finally:
-            self._thread = thread
+            self._unseen.now = former
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Stand between the driver and the server."""
@@ -80,14 +82,18 @@ class Exchanges:
             def go_on() -> Any:
                 return wait(connection, gen, *args, **kwargs)
 
-            if get_ident() != self._thread or gen.__qualname__ in _UNCOUNTED:
+            of_the_pool = current_thread().name.startswith("pool-")
+            unseen = not self._armed or of_the_pool or getattr(self._unseen, "now", False)
+            if unseen or gen.__qualname__ in _UNCOUNTED:
                 return go_on()
-            if self.dead:
-                raise Died
-            self.seen += 1
-            if self._at not in (0, self.seen):
+            with self._lock:
+                if self.dead:
+                    raise Died
+                self.seen += 1
+                chosen = self._at in (0, self.seen)
+                self.kind = gen.__qualname__ if chosen else self.kind
+            if not chosen:
                 return go_on()
-            self.kind = gen.__qualname__
             with self.unseen():
                 return self._spoil(self, connection, go_on)
 

@@ -95,8 +95,11 @@ class World:
 
     def retain(self, entity: Entity, *, wait: bool = False) -> None:
         """What ends a command: caches forget what is of no use."""
-        settings = Settings(_env_file=None, embedding_cache_keep=self.keep)
-        retain(self.postgres, self.on(entity), self.encoders, settings, wait=wait)
+        retain(self.postgres, self.on(entity), self.encoders, self.settings, wait=wait)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(_env_file=None, embedding_cache_keep=self.keep)
 
     def plan(self, entity: Entity, **options: Any) -> Plan:
         (planned,) = self.plans(entity, **options)
@@ -105,9 +108,13 @@ class World:
     def plans(self, *entities: Entity, **options: Any) -> list[Plan]:
         """The plans of runs of these, one after the other."""
         asked = RunOptions(run_id="", **options)
-        chosen = [self.on(entity) for entity in entities]
-        databases = (self.postgres, self.postgres)
-        return plans(*databases, chosen, self.encoders, asked, keep=self.keep)
+        planned, failures = plans(
+            *(self.postgres, self.postgres, entities, self.on, self.encoders, asked),
+            keep=self.keep,
+        )
+        for error in failures.values():
+            raise error
+        return planned
 
     def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
         sync_index(self.postgres, self.on(entity))

@@ -16,13 +16,33 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition as AssetJob,
     )
 
-# after the entities' default of two o'clock
+_ENTITY_CRON = Entity.model_fields["schedule"].default
+# after the entities
 _MARTS_CRON = "0 4 * * *"
 
 
 def job_name(entity: str) -> str:
     """The name of an entity's job."""
     return f"{entity}_embeddings"
+
+
+def broken_job(name: str, error: Exception) -> AssetJob:
+    """The job of an entity whose declaration is wrong, which fails with what is wrong."""
+    return dg.define_asset_job(
+        job_name(name),
+        selection=dg.AssetSelection.key_prefixes(name),
+        executor_def=dg.in_process_executor,
+        description=str(error),
+    )
+
+
+def broken_schedule(
+    name: str, job: AssetJob, status: dg.DefaultScheduleStatus
+) -> dg.ScheduleDefinition:
+    """Runs the job daily, so that whoever is told of failed runs hears of the declaration."""
+    return dg.ScheduleDefinition(
+        name=f"{name}_schedule", job=job, cron_schedule=_ENTITY_CRON, default_status=status
+    )
 
 
 def entity_job(entity: Entity, node: Mapping[str, Any]) -> AssetJob:

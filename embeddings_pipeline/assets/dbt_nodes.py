@@ -5,13 +5,15 @@ seconds in each process that loads the definitions. It is imported where dbt run
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+from dagster_shared.check import CheckError
 
-from embeddings_pipeline.entities.manifest import declarations_of, entity_of
+logger = logging.getLogger(__name__)
 
 Node = Mapping[str, Any]
 Manifest = Mapping[str, Any]
@@ -21,8 +23,11 @@ _ASSETS = ("model", "seed", "snapshot")
 
 def key_of(node: Node) -> dg.AssetKey:
     """The asset of a model, seed, snapshot or source: schema and name unless its meta says."""
-    if asset_key := _meta(node).get("asset_key"):
-        return dg.AssetKey(asset_key)
+    asset_key = _meta(node).get("asset_key")
+    if asset_key and isinstance(asset_key, list):
+        return dg.AssetKey([str(part) for part in asset_key])
+    if asset_key:
+        return dg.AssetKey(str(asset_key))
     if node["resource_type"] == "source":
         return dg.AssetKey([node["source_name"], node["name"]])
     if node.get("version"):
@@ -77,16 +82,6 @@ def read_by(manifest: Manifest, nodes: Iterable[Node]) -> list[Node]:
     return [manifest["nodes"][unique_id] for unique_id in sorted(seen - models)]
 
 
-def models_of_entities(manifest: Manifest) -> dict[str, Node]:
-    """The staging model of each entity, by the entity's name."""
-    return {
-        entity_of(node, declaration).name: node
-        for node in manifest["nodes"].values()
-        if node["resource_type"] == "model"
-        for declaration in declarations_of(node)
-    }
-
-
 def asset_spec(manifest: Manifest, unique_id: str) -> dg.AssetSpec:
     """What Dagster shows of a node before it was ever built."""
     node = manifest["nodes"][unique_id]
@@ -128,11 +123,27 @@ def check_specs(manifest: Manifest, unique_ids: Iterable[str]) -> Iterator[dg.As
 def owners(manifest: Manifest, node: Node) -> list[str]:
     """The owners that a node's meta names, or its dbt group; none where nobody is named."""
     if named := _meta(node).get("owners"):
-        return list(named)
+        return _owners(node, named)
     for group in manifest.get("groups", {}).values():
         if group["name"] == node.get("group") and (email := group["owner"].get("email")):
-            return [email] if isinstance(email, str) else list(email)
+            return _owners(node, email)
     return []
+
+
+def _owners(node: Node, named: Any) -> list[str]:
+    """Those that Dagster takes: one that it does not would keep the other models from loading."""
+    owners = []
+    for owner in named if isinstance(named, list) else [named]:
+        try:
+            dg.AssetSpec("owned", owners=[owner])
+            owners.append(owner)
+        except (dg.DagsterError, CheckError):
+            logger.warning(
+                "model %r: owner %r is left out: it is neither an email address nor team:NAME",
+                node["name"],
+                owner,
+            )
+    return owners
 
 
 def _tested(test: Node) -> str | None:
@@ -145,7 +156,7 @@ def _meta(node: Node) -> Mapping[str, Any]:
     dagster: Mapping[str, Any] = (node["config"].get("meta") or node.get("meta") or {}).get(
         "dagster", {}
     )
-    return dagster
+    return dagster if isinstance(dagster, dict) else {}
 
 
 def _is_ephemeral(node: Node) -> bool:
@@ -160,7 +171,7 @@ def _group(node: Node) -> str:
     """The group of its meta, its dbt group, or its folder: staging, marts, seeds."""
     folder = node["fqn"][1] if len(node["fqn"]) > 2 else f"{node['resource_type']}s"
     group = _meta(node).get("group") or node["config"].get("group") or folder
-    return re.sub(r"\W", "_", group)
+    return re.sub(r"\W", "_", str(group), flags=re.ASCII)
 
 
 def _columns(node: Node) -> dict[str, dg.TableSchema]:

@@ -24,6 +24,7 @@ from embeddings_pipeline.sync.texts import sync_texts
 
 # runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
 POOL = "encoder"
+ASSETS = ("texts", "vectors", "index", "embeddings")
 # the keys of a declaration that decide what is in each asset
 _TEXTS = {
     "id",
@@ -79,6 +80,22 @@ def entity_assets(
         _index(entity, owned_by),
         _embeddings(entity, owned_by, settings),
     ]
+
+
+def broken_assets(name: str, error: Exception, node: Mapping[str, Any]) -> dg.AssetsDefinition:
+    """The four assets of an entity whose declaration is wrong: what reads them finds them, and
+    each run of them fails with what is wrong."""
+    upstream = [[key_of(node)], *([dg.AssetKey([name, asset])] for asset in ASSETS)]
+    specs = [
+        dg.AssetSpec([name, asset], deps=deps, group_name=name, description=str(error))
+        for asset, deps in zip(ASSETS, upstream, strict=False)
+    ]
+
+    @dg.multi_asset(name=f"{name}__broken", specs=specs, can_subset=True)
+    def broken() -> None:
+        raise dg.Failure(str(error), allow_retries=False)
+
+    return broken
 
 
 def _texts(

@@ -1,26 +1,29 @@
 """The job that says what the next runs would do and cost, before anybody starts them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from embeddings_pipeline.assets import metadata
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.manifest import Declared
 from embeddings_pipeline.resources.engine import Running
 from embeddings_pipeline.sync.plan import Plan, plans
 
 
-def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
-    """A job of one op that materialises nothing: the plans are metadata of its output."""
+def plan_job(declared: Declared) -> dg.JobDefinition:
+    """A job of one op that materialises nothing: the plans are metadata of its output. Where some
+    entities have none, the op fails after that, and says why."""
 
     @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
-    def plan_runs(engine: dg.ResourceParam[Running]) -> dg.Output[None]:
-        chosen = [engine.on(entity) for entity in entities]
-        planned = plans(
-            engine.staging, engine.vectors, chosen, engine.encoders, keep=engine.keeps_cache
+    def plan_runs(engine: dg.ResourceParam[Running]) -> Iterator[dg.Output[None]]:
+        planned, failures = plans(
+            *(engine.staging, engine.vectors, declared.entities.values()),
+            *(engine.on, engine.encoders),
+            keep=engine.keeps_cache,
         )
-        return dg.Output(
+        failures.update(declared.broken)
+        yield dg.Output(
             None,
             metadata={
                 "plan": metadata.table([*map(_row, planned)]),
@@ -28,6 +31,7 @@ def plan_job(entities: Iterable[Entity]) -> dg.JobDefinition:
                 "cost_usd": sum(p.cost_usd for p in planned),
             },
         )
+        failures.raise_any()
 
     @dg.job(
         name="plan",

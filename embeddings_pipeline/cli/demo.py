@@ -8,7 +8,7 @@ import typer
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.jobs import Options, opened
-from embeddings_pipeline.cli.run import print_outcomes, raise_failures, run_all
+from embeddings_pipeline.cli.run import print_outcomes, run_all
 from embeddings_pipeline.search.requests import SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
@@ -26,10 +26,11 @@ def demo() -> None:
     """Seed the example tables, embed five entities and search them."""
     settings = Settings.load()
     with output.progress() as report, opened(settings, report) as jobs:
-        names = list(jobs.engine.entities)
-        outcomes, failures = run_all(jobs, names, Options(), dbt=True, marts=True, seeds=True)
+        chosen, failures = jobs.engine.chosen()
+        names = [entity.name for entity in chosen]
+        outcomes = run_all(*(jobs, names, Options(), failures), dbt=True, marts=True, seeds=True)
         print_outcomes(outcomes)
-        raise_failures(failures)
+        failures.raise_any()
         if not any(outcome.counts["encoded"] for outcome in outcomes):
             typer.echo("0 encoded: nothing changed")
         with Searcher(jobs.engine) as searcher:

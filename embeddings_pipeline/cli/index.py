@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.session import AsJson, chosen, session
+from embeddings_pipeline.cli.session import AsJson, session
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 
@@ -19,16 +19,25 @@ def index(
 ) -> None:
     """Build the indexes that are missing or worn, and show how fast and how well each finds."""
     with session() as engine, output.progress() as report:
-        results = [
-            result
-            for entity in chosen(engine, entities or [])
-            for result in sync_index(
-                engine.vectors, engine.on(entity), rebuild=rebuild, report=report
+        chosen, failures = engine.chosen(entities or [])
+        results: list[IndexResult] = []
+        for entity in chosen:
+            with failures.of(entity.name):
+                on = engine.on(entity)
+                results += sync_index(engine.vectors, on, rebuild=rebuild, report=report)
+    for result in results:
+        if result.action == "waiting":
+            failures.setdefault(
+                result.vector_set.entity,
+                EmbeddingsError(
+                    f"rows are pending in {_name(result)}: `embeddings-pipeline run` encodes them,"
+                    " then builds the index"
+                ),
             )
-        ]
     if as_json:
-        output.print_json({"indexes": [_document(result) for result in results]})
-    else:
+        documents = [_document(result) for result in results]
+        output.print_json({"indexes": documents, "failed": failures.told()})
+    elif results:
         output.print_table(
             ("entity", "set", "index", "rows", "MiB", "recall@10", "p50 ms", "p95 ms", "effort"),
             [_row(result) for result in results],
@@ -36,12 +45,7 @@ def index(
         for result in results:
             if result.why:
                 typer.echo(f"{_name(result)}: {result.action}, {result.why}")
-    waiting = [_name(result) for result in results if result.action == "waiting"]
-    if waiting:
-        raise EmbeddingsError(
-            f"rows are pending in {', '.join(waiting)}: `embeddings-pipeline run` encodes them,"
-            " then builds the index"
-        )
+    failures.raise_any()
 
 
 def _document(result: IndexResult) -> dict[str, Any]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from embeddings_pipeline.resources.engine import Running
 
-_ENTITY_ASSETS = ("texts", "vectors", "index", "embeddings")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -53,9 +52,9 @@ class Jobs:
 
         What they read is built too where it is not there; `seeds` are, whether they are or not.
         """
-        from embeddings_pipeline.assets.dbt_nodes import key_of, models_of_entities, read_by
+        from embeddings_pipeline.assets.dbt_nodes import key_of, read_by
 
-        models = {name: models_of_entities(self._manifest)[name] for name in entities}
+        models = {name: self.engine.declared.models[name] for name in entities}
         wanted = [
             node
             for node in read_by(self._manifest, [*models.values()])
@@ -73,6 +72,7 @@ class Jobs:
         import dagster as dg
 
         from embeddings_pipeline.assets import automation, partitions
+        from embeddings_pipeline.assets.entity import ASSETS
 
         keys = options.keys or partitions.covered_by_schedule(self.engine.entity(name))
         config = automation.entity_config(
@@ -85,7 +85,7 @@ class Jobs:
         )
         result = self._execute(
             automation.job_name(name),
-            [dg.AssetKey([name, asset]) for asset in _ENTITY_ASSETS],
+            [dg.AssetKey([name, asset]) for asset in ASSETS],
             tags=partitions.tags(keys),
             config=config,
             run_id=run_id,

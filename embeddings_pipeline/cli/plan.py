@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from embeddings_pipeline.cli.output import print_json, print_table, say
-from embeddings_pipeline.cli.session import AsJson, chosen, session
+from embeddings_pipeline.cli.session import AsJson, session
 from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import Failures
 from embeddings_pipeline.sync.plan import Plan, SetPlan, plans
 from embeddings_pipeline.sync.run_options import RunOptions
 
@@ -20,23 +22,31 @@ def plan(
 ) -> None:
     """Say what the next run would do, why, and what it would cost. Writes nothing."""
     with session() as engine:
-        planned = plans_of(engine, entities or [], RunOptions(run_id=""))
-    show(planned, as_json=as_json)
+        chosen, failures = engine.chosen(entities or [])
+        planned = plans_of(engine, chosen, RunOptions(run_id=""), failures)
+    show(planned, failures, as_json=as_json)
+    failures.raise_any()
 
 
-def plans_of(engine: Engine, names: Sequence[str], options: RunOptions) -> list[Plan]:
-    """The plan of this run for each of the entities, or for all where none is named."""
-    return plans(
-        engine.staging,
-        engine.vectors,
-        [engine.on(entity) for entity in chosen(engine, names)],
-        engine.encoders,
-        options,
+def plans_of(
+    engine: Engine, entities: Iterable[Entity], options: RunOptions, failures: Failures
+) -> list[Plan]:
+    """The plan of this run for each of the entities; adds why there is none of some."""
+    planned, failed = plans(
+        *(engine.staging, engine.vectors, entities, engine.on, engine.encoders, options),
         keep=engine.settings.embedding_cache_keep,
     )
+    failures.update(failed)
+    return planned
 
 
-def show(of_entities: list[Plan], *, as_json: bool, max_cost_usd: float | None = None) -> None:
+def show(
+    of_entities: list[Plan],
+    failures: Failures,
+    *,
+    as_json: bool,
+    max_cost_usd: float | None = None,
+) -> None:
     """Print plans, as a table for a person or as a document for a program; and that they cost more
     than they may, where they do."""
     cost = sum(planned.cost_usd for planned in of_entities)
@@ -46,7 +56,9 @@ def show(of_entities: list[Plan], *, as_json: bool, max_cost_usd: float | None =
             f" (${max_cost_usd:.4f}): the run stops before it is done"
         )
     if as_json:
-        print_json({"entities": of_entities})
+        print_json({"entities": of_entities, "failed": failures.told()})
+        return
+    if not of_entities:
         return
     columns = ("entity", "new", "changed", "deleted", "moved", "unchanged")
     print_table(

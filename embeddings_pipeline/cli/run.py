@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import uuid4
 
+import psycopg
 import typer
 
 from embeddings_pipeline.cli import asked, output, plan
 from embeddings_pipeline.cli.jobs import Jobs, Options, opened
 from embeddings_pipeline.cli.session import session
-from embeddings_pipeline.engine import Engine
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
+from embeddings_pipeline.errors import EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.plan import Plan
 from embeddings_pipeline.sync.progress import of_counts
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
@@ -63,76 +62,70 @@ def run(
         max_cost = settings.embedding_max_cost_usd
     if dry_run:
         with session() as engine:
-            names = asked.entities_of(engine, entities or [], everything)
-            keys = asked.keys_of(engine, names, partitions)
-            options = Options(keys, limit, max_cost, force, allow_deletes)
-            plans = _planned(engine, names, options)
-        plan.show(plans, as_json=as_json, max_cost_usd=max_cost)
+            chosen, failures = asked.entities_of(engine, entities or [], everything)
+            keys = asked.keys_of(chosen, partitions)
+            dry = RunOptions(*("", keys), limit=limit, force=force, allow_deletes=allow_deletes)
+            plans = plan.plans_of(engine, chosen, dry, failures)
+        plan.show(plans, failures, as_json=as_json, max_cost_usd=max_cost)
+        failures.raise_any()
         return
     with output.progress() as report, opened(settings, report) as jobs:
-        names = asked.entities_of(jobs.engine, entities or [], everything)
-        keys = asked.keys_of(jobs.engine, names, partitions)
+        chosen, failures = asked.entities_of(jobs.engine, entities or [], everything)
+        keys = asked.keys_of(chosen, partitions)
         options = Options(keys, limit, max_cost, force, allow_deletes)
-        outcomes, failures = run_all(jobs, names, options, dbt=dbt, marts=dbt and everything)
+        names = [entity.name for entity in chosen]
+        outcomes = run_all(jobs, names, options, failures, dbt=dbt, marts=dbt and everything)
     if as_json:
         documents = [{"entity": o.status.entity, **o.counts} for o in outcomes]
-        one = len(names) == 1 and not everything
-        output.print_json(documents[0] if one and documents else {"entities": documents})
+        one = len(entities or []) == 1 and documents
+        whole = {"entities": documents, "failed": failures.told()}
+        output.print_json(documents[0] if one else whole)
     else:
         print_outcomes(outcomes)
-    raise_failures(failures)
-
-
-def _planned(engine: Engine, names: Sequence[str], options: Options) -> list[Plan]:
-    return plan.plans_of(
-        engine,
-        names,
-        RunOptions(
-            "",
-            keys=options.keys,
-            limit=options.limit,
-            force=options.force,
-            allow_deletes=options.allow_deletes,
-        ),
-    )
+    failures.raise_any()
 
 
 def run_all(
     jobs: Jobs,
     names: Sequence[str],
     options: Options,
+    failures: Failures,
     *,
     dbt: bool,
     marts: bool,
     seeds: bool = False,
-) -> tuple[list[Outcome], dict[str, EmbeddingsError]]:
-    """Staging, each entity, marts; an entity that fails does not keep others from running, but one
-    that is interrupted does."""
-    failures: dict[str, EmbeddingsError] = {}
-    if dbt:
+) -> list[Outcome]:
+    """Staging, each entity, marts; adds to the failures. An entity that fails does not keep others
+    from running, but one that is interrupted does."""
+    if dbt and names:
         output.say("building staging models")
-        broken = jobs.staging(names, seeds=seeds)
-        failures = {name: EmbeddingsError(reason) for name, reason in broken.items()}
-    outcomes = []
+        for name, reason in jobs.staging(names, seeds=seeds).items():
+            failures[name] = EmbeddingsError(reason)
+    outcomes: list[Outcome] = []
     for name in names:
         if name not in failures:
             run_id = str(uuid4())
             try:
-                warnings = jobs.entity(name, options, run_id)
-                outcomes.append(_outcome(jobs, name, run_id, warnings))
+                with failures.of(name):
+                    warnings = jobs.entity(name, options, run_id)
+                    outcomes.append(_outcome(jobs, name, run_id, warnings))
+                # what failed has cost something, too
+                options = _spent(options, _counts(jobs, name, run_id))
             except Interrupted as error:
                 # what was done is told, and nothing else begun
                 if _counts(jobs, name, run_id):
                     outcomes.append(_outcome(jobs, name, run_id, []))
-                return outcomes, failures | {name: error}
-            except EmbeddingsError as error:
                 failures[name] = error
-            # what failed has cost something, too
-            options = _spent(options, _counts(jobs, name, run_id))
+                return outcomes
+            except (EmbeddingsError, psycopg.Error) as error:
+                # what it cost cannot be read: the database is gone, for all of them
+                failures.setdefault(name, error)
+                return outcomes
     if marts:
         output.say("building marts")
-        jobs.marts()
-    return outcomes, failures
+        with failures.of("marts"):
+            jobs.marts()
+    return outcomes
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
@@ -173,19 +166,6 @@ def _processed(counts: Mapping[str, Any]) -> str:
         f"{done:,} of {counts['pending']:,} chunks processed: {counts['encoded']:,} encoded,"
         f" {counts['reused']:,} reused, {counts['quarantined']:,} quarantined{each}"
     )
-
-
-def raise_failures(failures: Mapping[str, EmbeddingsError]) -> None:
-    """Raise what kept entities from being brought up to date, if anything did."""
-    if failures:
-        said = "\n".join(_of(name, str(error)) for name, error in failures.items())
-        wrong = all(isinstance(error, ConfigurationError) for error in failures.values())
-        raise (ConfigurationError if wrong else EmbeddingsError)(said)
-
-
-def _of(name: str, said: str) -> str:
-    """What was said of an entity, with its name before it once."""
-    return said if said.startswith((f"{name}: ", f"entity {name!r}")) else f"{name}: {said}"
 
 
 def _outcome(jobs: Jobs, name: str, run_id: str, warnings: list[str]) -> Outcome:

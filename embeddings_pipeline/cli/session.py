@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from embeddings_pipeline.engine import Engine, opened
-from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.statements import Statements
@@ -32,8 +31,3 @@ def session_on(entity: str) -> Iterator[tuple[Engine, Statements]]:
     """The same with one entity, checked against its staging model."""
     with session() as engine:
         yield engine, engine.on(engine.entity(entity))
-
-
-def chosen(engine: Engine, names: Sequence[str]) -> list[Entity]:
-    """The named entities, or all. Raises ConfigurationError for one that is not there."""
-    return [engine.entity(name) for name in names or engine.entities]

@@ -116,8 +116,8 @@ class StreamingEncoder(Encoder, Protocol):
         read ahead but not begun have no batch then.
 
         Close it to end early: batches that were not begun are left out, those that were begun are
-        waited for. A thread that is blocked in `texts` for longer than half a second is left
-        behind, and reads no further text.
+        waited for, but not given out. A thread that is blocked in `texts` for longer than a second
+        is left behind, and reads no further text.
         """
 
 

@@ -121,7 +121,7 @@ class OpenAIEncoder:
         vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
         failures: dict[int, str] = {}
         usage = Usage()
-        unread = {*range(len(texts))}
+        read: set[int] = set()
         stopped = None
         items = fitted([Item(*numbered) for numbered in enumerate(texts)], self._remote.max_tokens)
         lengths = [item.tokens for item in items]
@@ -140,14 +140,14 @@ class OpenAIEncoder:
                     vectors[places] = made.vectors
                     failures |= {places[i]: why for i, why in made.failures.items()}
                     usage += made.usage
-                    unread -= {*places}
+                    read.update(places)
             except Exception as error:
-                if not usage.tokens and unread.issuperset(
-                    i for i, text in enumerate(texts) if text
-                ):
+                # nothing was billed, and nothing is known of any text but that it is empty
+                if not usage.tokens and not any(texts[place] for place in read):
                     raise
                 stopped = error
-        failures |= dict.fromkeys(unread, str(stopped))
+                left = (place for place in range(len(texts)) if place not in read)
+                failures |= dict.fromkeys(left, str(error))
         usage = replace(usage, seconds=time.monotonic() - started)
         return Encodings(vectors, usage, failures, stopped)
 

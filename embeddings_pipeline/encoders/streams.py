@@ -16,7 +16,7 @@ from embeddings_pipeline.encoders.base import EncodedBatch
 # how long a batch that is not full waits for another text
 PATIENCE_SECONDS = 0.5
 # how long closing waits for a thread that is blocked in the source of the texts
-_JOIN_SECONDS = 0.5
+_JOIN_SECONDS = 1.0
 
 T = TypeVar("T")
 S = TypeVar("S")

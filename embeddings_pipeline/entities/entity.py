@@ -56,6 +56,8 @@ RESERVED_COLUMNS = frozenset(
 _SEARCH_COLUMNS = frozenset({"score", "distance", "length", "rank", "way", "weight", "fields"})
 # bookkeeping columns that say nothing about a row's meaning
 BOOKKEEPING_COLUMNS = frozenset({"created_at", "updated_at", "ingested_at", "deleted"})
+# Dagster takes no shorter one
+_SHORTEST_FRESHNESS = timedelta(minutes=1)
 # above this a `vector` column cannot be indexed: github.com/pgvector/pgvector#hnsw
 MAX_INDEXED_VECTOR, MAX_INDEXED_HALFVEC = 2000, 4000
 
@@ -118,6 +120,8 @@ class Freshness(_Declared):
     def _warns_first(self) -> Self:
         if self.warn >= self.fail:
             raise ValueError("warn must be shorter than fail")
+        if self.warn < _SHORTEST_FRESHNESS:
+            raise ValueError("warn must be at least 1m")
         return self
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +34,41 @@ def load_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def entities_of(manifest: Mapping[str, Any]) -> dict[str, Entity]:
-    """Entities by name, in order of their names.
+@dataclass(frozen=True)
+class Declared:
+    """What a manifest declares: the entities; why others, that are declared wrongly, are none; and
+    the dbt model of each of both. All by the entity's name, in order."""
 
-    Raises ConfigurationError for an unknown key, a wrong value or a name used twice; the message
-    names the model, the key and the choices.
+    entities: dict[str, Entity] = field(default_factory=dict)
+    broken: dict[str, ConfigurationError] = field(default_factory=dict)
+    models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def entities_of(manifest: Mapping[str, Any]) -> Declared:
+    """What the models of a manifest declare.
+
+    An unknown key, a wrong value or a name used twice makes an entity a broken one and no other;
+    the message names the model, its yml, the key and the choices.
     """
-    found = sorted(_declared(manifest), key=lambda entity: entity.name)
-    for name, times in Counter(entity.name for entity in found).items():
-        if times > 1:
-            tables = ", ".join(entity.table for entity in found if entity.name == name)
-            raise ConfigurationError(
-                f"entity {name!r} is declared {times} times ({tables}): give each an `entity:` of"
-                " its own"
-            )
-    return {entity.name: entity for entity in found}
+    found: dict[str, list[tuple[Mapping[str, Any], Entity | ConfigurationError]]] = {}
+    for node, declaration in _declarations(manifest):
+        entity: Entity | ConfigurationError
+        try:
+            entity = entity_of(node, declaration)
+        except ConfigurationError as error:
+            entity = error
+        found.setdefault(_name_of(node, declaration), []).append((node, entity))
+    declared = Declared()
+    for name, uses in sorted(found.items()):
+        node, entity = uses[0]
+        declared.models[name] = node
+        if len(uses) > 1:
+            declared.broken[name] = _used_twice(name, uses)
+        elif isinstance(entity, Entity):
+            declared.entities[name] = entity
+        else:
+            declared.broken[name] = entity
+    return declared
 
 
 def declarations_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -60,28 +80,52 @@ def declarations_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(declared) if isinstance(declared, list) else [declared]
 
 
-def _declared(manifest: Mapping[str, Any]) -> Iterator[Entity]:
+def place_of(node: Mapping[str, Any]) -> str:
+    """A model and the file of its declaration: `model 'stg_item' (models/staging/stg_item.yml)`."""
+    _, _, file = (node.get("patch_path") or "").rpartition("://")
+    return f"model {node['name']!r}" + (f" ({file})" if file else "")
+
+
+def _declarations(manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Any]]:
     for node in manifest.get("nodes", {}).values():
         if node.get("resource_type") == "model":
             for declaration in declarations_of(node):
-                yield entity_of(node, declaration)
+                yield node, declaration
+
+
+def _name_of(node: Mapping[str, Any], declaration: Any) -> str:
+    """The name that is meant, of a wrong declaration too."""
+    named = declaration.get("entity") if isinstance(declaration, Mapping) else None
+    return named if isinstance(named, str) else str(node["name"]).removeprefix("stg_")
+
+
+def _used_twice(
+    name: str, uses: list[tuple[Mapping[str, Any], Entity | ConfigurationError]]
+) -> ConfigurationError:
+    tables = ", ".join(node.get("alias") or node["name"] for node, _ in uses)
+    said = [
+        f"entity {name!r} is declared {len(uses)} times ({tables}): give each an `entity:` of its"
+        " own",
+        *(str(error) for _, error in uses if isinstance(error, ConfigurationError)),
+    ]
+    return ConfigurationError("; ".join(said))
 
 
 def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity:
     """One entity of a dbt model. Raises ConfigurationError that names the model and the key."""
-    model = node["name"]
+    model, place = node["name"], place_of(node)
     if not isinstance(declaration, Mapping):
         raise ConfigurationError(
-            f"model {model!r}: meta.embedding must be a mapping (keys: {', '.join(KEYS)})"
+            f"{place}: meta.embedding must be a mapping (keys: {', '.join(KEYS)})"
         )
     if node.get("config", {}).get("materialized") == "ephemeral":
         raise ConfigurationError(
-            f"model {model!r} is ephemeral and cannot be read: make it a view or a table"
+            f"{place} is ephemeral and cannot be read: make it a view or a table"
         )
     for key in declaration:
         if key not in KEYS:
             raise ConfigurationError(
-                f"model {model!r}: meta.embedding has no key {key!r} (keys: {', '.join(KEYS)})"
+                f"{place}: meta.embedding has no key {key!r} (keys: {', '.join(KEYS)})"
             )
     values = {key: value for key, value in declaration.items() if key != "entity"}
     try:
@@ -93,4 +137,4 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
         )
     except ValidationError as error:
         problems = "; ".join(sentence(problem) for problem in error.errors())
-        raise ConfigurationError(f"model {model!r}: {problems}") from None
+        raise ConfigurationError(f"{place}: {problems}") from None

@@ -136,7 +136,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     if entity.image:
         _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
     text_columns = _text_columns(entity, columns)
-    for column in (entity.id, *text_columns, *entity.filters):
+    for column in _named_columns(entity, text_columns):
         # where a statement has parameters, a percent sign begins a placeholder
         if "%" in column:
             raise ConfigurationError(
@@ -150,6 +150,14 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
         text_columns=text_columns,
         filters={name: columns[name] for name in entity.filters},
     )
+
+
+def _named_columns(entity: Entity, text_columns: Sequence[str]) -> list[str]:
+    """The columns that stand in statements."""
+    optional = [entity.deleted, entity.changed_at]
+    if isinstance(entity.partitions, DayPartitions):
+        optional.append(entity.partitions.column)
+    return [entity.id, *text_columns, *entity.filters, *(name for name in optional if name)]
 
 
 def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[str, str]) -> None:

@@ -49,6 +49,8 @@ class Gauges(Collector):
         for name, (what, value_of) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, what, labels=["entity"])
             for entity in entities or ():
+                if entity.problem:
+                    continue
                 value = value_of(entity)
                 if value is not None:
                     gauge.add_metric([entity.entity], value)

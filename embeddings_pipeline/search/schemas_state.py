@@ -73,7 +73,7 @@ class IndexState(BaseModel):
     """The vector index and its recall against exact search, as last measured."""
 
     type: str = Field(examples=["hnsw"])
-    recall_at_10: float | None = Field(examples=[0.995])
+    recall_at_10: float | None = Field(None, examples=[0.995])
 
 
 class Run(BaseModel):
@@ -94,23 +94,25 @@ class Run(BaseModel):
 class EntityState(BaseModel):
     """How far an entity is. `coverage` is the percentage of its rows that have all their vectors,
     `data_lag_seconds` how long the oldest change has waited for one, `cost_usd` that of all runs.
+    `problem` says why the rest could not be read, where it could not.
     """
 
     entity: str = Field(examples=["product"])
-    rows: int = Field(examples=[1000])
-    chunks: int = Field(examples=[1000])
-    vectors: int = Field(examples=[1000])
-    coverage: float | None = Field(examples=[100.0])
-    pending: int = Field(examples=[0])
-    quarantined: int = Field(examples=[0])
-    data_lag_seconds: float = Field(examples=[0.0])
-    model: str | None = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])
-    dimension: int | None = Field(examples=[384])
-    vector_set: int | None = Field(examples=[1])
-    index: IndexState
-    cost_usd: float = Field(examples=[0.0])
-    last_run: Run | None
-    runs: list[Run]
+    problem: str | None = Field(None, examples=[None])
+    rows: int = Field(0, examples=[1000])
+    chunks: int = Field(0, examples=[1000])
+    vectors: int = Field(0, examples=[1000])
+    coverage: float | None = Field(None, examples=[100.0])
+    pending: int = Field(0, examples=[0])
+    quarantined: int = Field(0, examples=[0])
+    data_lag_seconds: float = Field(0.0, examples=[0.0])
+    model: str | None = Field(None, examples=["sentence-transformers/all-MiniLM-L6-v2"])
+    dimension: int | None = Field(None, examples=[384])
+    vector_set: int | None = Field(None, examples=[1])
+    index: IndexState = IndexState(type="none")
+    cost_usd: float = Field(0.0, examples=[0.0])
+    last_run: Run | None = None
+    runs: list[Run] = []
 
 
 class Stats(BaseModel):

@@ -153,6 +153,10 @@ class Service:
         except Unavailable as error:
             logger.warning("not ready yet: %s", error)
             return False
+        except Exception:
+            # the models of other entities are still to be loaded
+            logger.exception("not ready yet: model %s", identity.model)
+            return False
         return True
 
     def _part(self, identity: ModelIdentity) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from threading import Condition
 
@@ -10,6 +11,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import Failures, Unavailable
 from embeddings_pipeline.search.schemas_state import (
     Entities,
     EntityInfo,
@@ -21,6 +23,7 @@ from embeddings_pipeline.search.schemas_state import (
     Stats,
 )
 from embeddings_pipeline.store import definitions, facets, ledger, published
+from embeddings_pipeline.store.lost_connections import is_lost_connection
 from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
 from embeddings_pipeline.store.published import Published
 from embeddings_pipeline.store.tables import EntityTables
@@ -29,6 +32,8 @@ from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.status import served, status
+
+logger = logging.getLogger(__name__)
 
 # facets change slowly, coverage does not
 _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
@@ -57,10 +62,19 @@ class State:
         with self._database().connection() as connection:
             return Entities(
                 entities=[
-                    self._info(connection, published.read(connection, self._engine.schema, name))
+                    info
                     for name in published.names(connection, self._engine.schema)
+                    if (info := self._known(connection, name))
                 ]
             )
+
+    def _known(self, connection: Connection[Row], name: str) -> EntityInfo | None:
+        """What can be asked of an entity; None, and a word in the log, where nothing can."""
+        failures = Failures()
+        with failures.of(name):
+            return self._info(connection, published.read(connection, self._engine.schema, name))
+        _raise_lost(failures)
+        return None
 
     def _info(self, connection: Connection[Row], shown: Published) -> EntityInfo:
         entity = shown.on.source.entity
@@ -79,8 +93,15 @@ class State:
 
     def _stats(self) -> Stats:
         with self._database().connection() as connection:
-            known = definitions.entities(connection, self._engine.schema)
-        return Stats(entities=[self._state(entity) for entity in known.values()])
+            known, failures = definitions.entities(connection, self._engine.schema)
+        states = {}
+        for name, entity in known.items():
+            with failures.of(name):
+                states[name] = self._state(entity)
+        _raise_lost(failures)
+        for name, problem in failures.told().items():
+            states[name] = EntityState(entity=name, problem=problem)
+        return Stats(entities=[states[name] for name in sorted(states)])
 
     def _state(self, entity: Entity) -> EntityState:
         on = definitions.as_stored(self._engine.schema, entity)
@@ -110,6 +131,14 @@ class State:
             last_run=runs[0] if runs else None,
             runs=runs,
         )
+
+
+def _raise_lost(failures: Failures) -> None:
+    """Log what is wrong with entities; raise where it is the database that does not answer."""
+    for name, error in failures.items():
+        if isinstance(error, Unavailable) or is_lost_connection(error):
+            raise error
+        logger.warning("entity %r: %s", name, " ".join(str(error).split()))
 
 
 def _filter(connection: Connection[Row], shown: Published, name: str, kind: str) -> FilterColumn:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from psycopg import Connection, sql
 from psycopg.sql import Identifier, Literal
 
-from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.source import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
+from embeddings_pipeline.store import definitions
 from embeddings_pipeline.store.postgres import Row, columns_of
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vectors import sets as vector_sets
@@ -81,7 +81,7 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
                 raise NotFound(f"there is no entity {entity!r} (published: {choices})")
             raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
         current, definition, id_type, documents, average_tokens = row
-        declared = Entity.model_validate_json(definition)
+        declared = definitions.read(entity, definition)
         on = Statements(schema, Source(declared, {}, id_type, (), {}))
         (live,) = vector_sets.vector_sets(connection, on, ("live",))
         columns = columns_of(connection, schema, live.table_name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from psycopg import sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
 from embeddings_pipeline.entities.source import BYTES, Source
@@ -31,11 +32,21 @@ def eligible(
         )
     if source.entity.deleted:
         conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
-    if source.entity.where:
-        # a statement without parameters has no placeholders to escape
-        where = trusted(source.entity.where, escaped=escaped)
-        conditions.append(sql.SQL("({})").format(where))
+    conditions.append(where(source.entity, escaped=escaped))
     return sql.SQL(" and ").join(conditions)
+
+
+def where(entity: Entity, *, escaped: bool = True) -> sql.Composable:
+    """The condition that an entity declares; true where it declares none."""
+    # a statement without parameters has no placeholders to escape
+    return sql.SQL("({})").format(trusted(entity.where or "true", escaped=escaped))
+
+
+def changed_at(column: str) -> sql.Composable:
+    """When a row changed, as text; null for a time without end, which says nothing of when."""
+    return sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
+        t=Identifier(column)
+    )
 
 
 def fingerprint(source: Source) -> sql.Composable:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import Connection, sql
-from psycopg.errors import CharacterNotInRepertoire, UntranslatableCharacter
+from psycopg.errors import (
+    CharacterNotInRepertoire,
+    ObjectNotInPrerequisiteState,
+    RaiseException,
+    UndefinedColumn,
+    UntranslatableCharacter,
+)
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.entities.source import Source
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.entities.source import Source, bind
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store import staged_columns
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 
+# what Postgres says of a statement, not of itself
+_REFUSALS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.NotSupportedError,
+    ObjectNotInPrerequisiteState,
+    RaiseException,
+)
 # rows that a streamed read holds in memory at a time, and those that may be of a megabyte each
 _FETCH = 500
 _FETCH_IMAGES = 16
@@ -56,6 +73,107 @@ def staging_columns(connection: Connection[Row], schema: str, table: str) -> dic
     return columns
 
 
+def source_of(connection: Connection[Row], entity: Entity) -> Source:
+    """An entity checked against its staging model: the columns, and what of it is SQL.
+
+    Raises ConfigurationError that names the key, its value and what Postgres says of it.
+    """
+    try:
+        columns = staging_columns(connection, entity.db_schema, entity.table)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"entity {entity.name!r}: {error}") from None
+    source = bind(entity, columns)
+    parts = _parts(source)
+    # one statement, where nothing is wrong
+    whole = _Part("", "", [e for part in parts for e in part.expressions], parts[-1].condition)
+    if error := _refusal(connection, source, whole):
+        raise _wrong(connection, source, parts, error)
+    return source
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A key of a declaration with its value, and how statements read it."""
+
+    key: str
+    value: str
+    expressions: list[sql.Composable]
+    condition: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+
+
+def _parts(source: Source) -> list[_Part]:
+    """What of a declaration becomes SQL, key by key; the condition on rows comes last."""
+    entity = source.entity
+    parts = [
+        _Part("id", entity.id, [sql.SQL("{}::text").format(Identifier(entity.id))]),
+        *(
+            _Part("text column", column, [staged_columns.as_text(source, column)])
+            for column in source.text_columns
+        ),
+        *(
+            _Part("filters", name, [sql.SQL("{0} is distinct from {0}").format(Identifier(name))])
+            for name in source.filters
+        ),
+    ]
+    if isinstance(entity.partitions, DayPartitions):
+        key = staged_columns.partition_key(source)
+        parts.append(_Part("partitions.column", entity.partitions.column, [key]))
+    if entity.changed_at:
+        changed = staged_columns.changed_at(entity.changed_at)
+        parts.append(_Part("changed_at", entity.changed_at, [changed]))
+    if entity.deleted:
+        gone = sql.SQL("{} is true").format(Identifier(entity.deleted))
+        parts.append(_Part("deleted", entity.deleted, [gone]))
+    where = staged_columns.where(entity, escaped=False)
+    return [*parts, _Part("where", entity.where or "", [], where)]
+
+
+def _refusal(
+    connection: Connection[Row], source: Source, part: _Part, *, rows: bool = False
+) -> psycopg.Error | None:
+    """What Postgres has against a part, or None; with `rows` it is evaluated in each row."""
+    query = sql.SQL("select {expressions} from {relation} as source where {condition}").format(
+        expressions=sql.SQL(", ").join(part.expressions),
+        relation=staged_columns.relation(source),
+        condition=part.condition,
+    )
+    read = "select count(read) from ({}) as read" if rows else "{} limit 0"
+    try:
+        connection.execute(sql.SQL(read).format(query))
+    except _REFUSALS as error:
+        return error
+    return None
+
+
+def _wrong(
+    connection: Connection[Row],
+    source: Source,
+    parts: Sequence[_Part],
+    error: psycopg.Error,
+    *,
+    rows: bool = False,
+) -> EmbeddingsError:
+    """What to say of a staging model that cannot be read as the entity is declared."""
+    entity = source.entity
+    name, schema, table = entity.name, entity.db_schema, entity.table
+    if _refusal(connection, source, _Part("", "", []), rows=rows) is None:
+        for part in parts:
+            if refusal := _refusal(connection, source, part, rows=rows):
+                return ConfigurationError(
+                    f"entity {name!r}: {part.key}: {json.dumps(part.value, ensure_ascii=False)}:"
+                    f" {_said(source, refusal)}"
+                )
+    kind = EmbeddingsError if rows else ConfigurationError
+    return kind(f"entity {name!r}: {schema}.{table} cannot be read: {_said(source, error)}")
+
+
+def _said(source: Source, error: psycopg.Error) -> str:
+    if isinstance(error, UndefinedColumn):
+        return f"{error.diag.message_primary} (columns: {', '.join(source.columns)})"
+    said = [error.diag.message_primary or str(error).strip(), error.diag.message_hint]
+    return ". ".join(part.rstrip(".") for part in said if part)
+
+
 def moved_rows(
     connection: Connection[Row],
     source: Source,
@@ -70,6 +188,8 @@ def moved_rows(
     With `keys` only rows of these partitions are looked at. `buckets` is a power of two; a row's
     bucket is that of its fingerprint, so that a row that changed makes both its old and its new
     bucket differ.
+
+    Raises ConfigurationError that names the key of the declaration whose SQL fails on some row.
     """
     query = sql.SQL(
         """
@@ -105,16 +225,21 @@ def moved_rows(
         rows=_array(digest.rows for digest in stored),
         xors=_array(digest.xor for digest in stored),
     )
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for block in copy:
-            yield bytes(block)
+    try:
+        with connection.cursor() as cursor, cursor.copy(query) as copy:
+            for block in copy:
+                yield bytes(block)
+    except _REFUSALS as error:
+        # an expression may fail on the values of some row only
+        raise _wrong(connection, source, _parts(source), error, rows=True) from error
 
 
 def eligible_ids(connection: Connection[Row], source: Source, ids: Sequence[str]) -> list[str]:
     """Those of these ids whose rows may be embedded, whatever their partition."""
     rows = connection.execute(
         sql.SQL(
-            "select {id}::text from {relation} where {eligible} and {id} = any(%s::{type}[])"
+            "select {id}::text from {relation} as source"
+            " where {eligible} and {id} = any(%s::{type}[])"
         ).format(
             id=Identifier(source.entity.id),
             relation=staged_columns.relation(source),
@@ -161,14 +286,7 @@ def _read_rows(
         if isinstance(entity.partitions, DayPartitions)
         else sql.SQL("null")
     )
-    changed = (
-        # a time without end says nothing of when
-        sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
-            t=Identifier(entity.changed_at)
-        )
-        if entity.changed_at
-        else sql.SQL("null")
-    )
+    changed = staged_columns.changed_at(entity.changed_at) if entity.changed_at else sql.SQL("null")
     values = [
         *(staged_columns.as_text(source, column) for column in source.text_columns),
         *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),

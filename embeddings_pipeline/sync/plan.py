@@ -8,7 +8,7 @@ own way, and seconds. Images are not read: of URIs that are new each counts as o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -20,8 +20,7 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.entities.source import bind
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.store import changes, entity_tables, ledger, overlay, staging
 from embeddings_pipeline.store.changes import Moved
 from embeddings_pipeline.store.ledger import Rates
@@ -308,17 +307,24 @@ class Planner:
 def plans(
     staged: Postgres,
     vectors: Postgres,
-    entities: Sequence[Statements],
+    entities: Iterable[Entity],
+    checked: Callable[[Entity], Statements],
     encoders: Encoders,
     options: RunOptions = _ALL,
     *,
     keep: bool = True,
-) -> list[Plan]:
-    """The plan of a run of each entity, one after the other. Raises ConfigurationError where a run
-    would."""
+) -> tuple[list[Plan], Failures]:
+    """The plan of a run of each entity, one after the other, and why some have none.
+
+    `checked` gives an entity as its staging model has it, or raises what is wrong with it.
+    """
+    planned, failures = [], Failures()
     with staged.connection() as source, vectors.connection() as target:
         planner = Planner(source, target, encoders, options, keep=keep)
-        return [planner.plan(on) for on in entities]
+        for entity in entities:
+            with failures.of(entity.name):
+                planned.append(planner.plan(checked(entity)))
+    return planned, failures
 
 
 def sets_of_run(
@@ -357,10 +363,9 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
         return None
     try:
         entity = Entity.model_validate(definition)
-        columns = staging.staging_columns(source, entity.db_schema, entity.table)
-        former = Statements(on.schema, bind(entity, columns))
+        former = Statements(on.schema, staging.source_of(source, entity))
     except (ConfigurationError, ValidationError):
-        # a column of it is gone, or an earlier version wrote it: all counts as content
+        # it no longer fits the staging model, or an earlier version wrote it: all counts as content
         return None
     return former if former.source.definition_hash == definition_hash else None
 

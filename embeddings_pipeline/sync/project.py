@@ -13,8 +13,8 @@ from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# rows that are written in one transaction
-WINDOW_ROWS = 2_000
+# ids that are asked for at once, and rows that are written in one transaction
+_SLICE_ROWS, WINDOW_ROWS = 50_000, 2_000
 
 
 def project_pending(
@@ -32,11 +32,12 @@ def project_pending(
     after: str | None = None
     while True:
         ids = _pending_ids(database, on, vector_set, scope, after, hashes)
-        if not ids:
+        for start in range(0, len(ids), WINDOW_ROWS):
+            window = _project(database, on, vector_set, ids[start : start + WINDOW_ROWS])
+            written(window)
+            done = done.plus(window)
+        if len(ids) < _SLICE_ROWS:
             return done
-        window = _project(database, on, vector_set, ids)
-        written(window)
-        done = done.plus(window)
         after = ids[-1]
 
 
@@ -55,7 +56,7 @@ def _pending_ids(
             vector_set,
             scope,
             after=after,
-            limit=WINDOW_ROWS,
+            limit=_SLICE_ROWS,
             hashes=hashes,
             cached=hashes is None,
         )

@@ -41,7 +41,8 @@ class IndexStatus:
 class EntityStatus:
     """Coverage of the live set, or of the first one while it is built.
 
-    `coverage` is a percentage of the rows that have a text, None where there are none.
+    `coverage` is a percentage of the rows that have a text, None where there are none; `problem`
+    what keeps a run from bringing the entity up to date, where that is known.
     """
 
     entity: str
@@ -54,6 +55,7 @@ class EntityStatus:
     live_set: LiveSet | None
     index: IndexStatus
     cost: Cost = field(default_factory=Cost)
+    problem: str | None = None
 
 
 def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
@@ -61,9 +63,13 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
     with database.connection() as connection:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
-            nothing = IndexStatus("none", None)
-            return EntityStatus(entity.name, 0, 0, 0, None, 0, None, None, nothing)
+            return nothing_of(entity.name)
         return _read(connection, _as_stored(schema, entity, columns))
+
+
+def nothing_of(entity: str) -> EntityStatus:
+    """That of an entity of which nothing is stored."""
+    return EntityStatus(entity, 0, 0, 0, None, 0, None, None, IndexStatus("none", None))
 
 
 def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) -> dict[str, Any]:

@@ -156,8 +156,8 @@ def _pass_over(
         for ids, new in changes.changed_slices(tables, SLICE):
             write_rows(source, tables, encoders.images, ids, done, tell, new=new)
         entity_tables.create_text_indexes(target, on.schema, on.source.entity)
-        if done.read:
-            _project(vectors, tables, encoders, options, moved, done, keep=keep)
+        # what an earlier pass left too, which may have been ended here
+        _project(vectors, tables, encoders, options, moved, done, keep=keep)
         if not options.allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.gone_slices(tables, _WINDOW_ROWS):

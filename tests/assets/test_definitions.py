@@ -164,24 +164,28 @@ def test_the_published_view_has_a_freshness_policy(project: Path) -> None:
     )
 
 
-def test_vectors_are_partitioned_as_the_entity_declares(project: Path) -> None:
+@pytest.mark.parametrize("asset", ["texts", "vectors"])
+def test_texts_and_vectors_are_partitioned_as_the_entity_declares(
+    project: Path, asset: str
+) -> None:
     defs = load()
-    by_hash = spec_of(defs, "note", "vectors").partitions_def
+    by_hash = spec_of(defs, "note", asset).partitions_def
     assert by_hash is not None
     assert by_hash.get_partition_keys() == ["00", "01", "02", "03"]
-    by_day = spec_of(defs, "event", "vectors").partitions_def
+    by_day = spec_of(defs, "event", asset).partitions_def
     assert isinstance(by_day, dg.DailyPartitionsDefinition)
     assert by_day.get_partition_keys()[0] == "2026-01-01"
     # today is there
     assert by_day.end_offset == 1
 
 
+@pytest.mark.parametrize("name", ["texts", "vectors"])
 @pytest.mark.parametrize(("per_run", "most"), [(None, None), (2, 2)])
 def test_a_backfill_is_one_run_unless_it_is_to_fan_out(
-    project: Path, per_run: int | None, most: int | None
+    project: Path, per_run: int | None, most: int | None, name: str
 ) -> None:
     defs = load(embedding_partitions_per_run=per_run)
-    asset = defs.get_assets_def(dg.AssetKey(["note", "vectors"]))
+    asset = defs.get_assets_def(dg.AssetKey(["note", name]))
     assert asset.backfill_policy is not None
     assert asset.backfill_policy.max_partitions_per_run == most
 
@@ -226,11 +230,77 @@ def test_schedules_are_on_unless_embedding_is_off(
     assert {s.default_status for s in schedules} == {status}
 
 
-def test_a_wrong_declaration_is_told_by_its_own_words(
+def test_a_wrong_declaration_fails_its_own_job_and_lets_the_others_load(
     manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"'stg_note': meta\.embedding has no key 'colour"):
-        load_edited(manifest, monkeypatch, {"colour": "red"})
+    good = load().get_repository_def()
+    defs = load_edited(manifest, monkeypatch, {"colour": "red"})
+    repository = defs.get_repository_def()
+    assert repository.job_names == good.job_names
+    assert [s.name for s in repository.schedule_defs] == [s.name for s in good.schedule_defs]
+    assert set(repository.asset_graph.get_all_asset_keys()) == set(
+        good.asset_graph.get_all_asset_keys()
+    )
+    # what reads its view is not taken for what it is made from
+    assert set(defs.resolve_job_def("marts").asset_layer.executable_asset_keys) == {
+        dg.AssetKey(["marts", "note_with_embedding"])
+    }
+    assert spec_of(defs, "event", "vectors").partitions_def is not None
+    said = "model 'stg_note' (models/staging/stg_note.yml): meta.embedding has no key 'colour'"
+    assert (spec_of(defs, "note", "texts").description or "").startswith(said)
+    result = defs.resolve_job_def("note_embeddings").execute_in_process(raise_on_error=False)
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    assert said in str(failure.event_specific_data)
+
+
+@pytest.mark.parametrize("name", ["my notes", "", "note"])
+def test_an_entity_without_a_name_for_dagster_lets_the_others_load(
+    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    defs = load_edited(manifest, monkeypatch, {"entity": name, "limit": 0})
+    repository = defs.get_repository_def()
+    assert repository.has_job("event_embeddings")
+    assert repository.has_job("note_embeddings") == (name == "note")
+
+
+def test_what_dagster_refuses_of_an_entity_fails_it_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embeddings_pipeline.assets import automation
+
+    made = automation.entity_job
+
+    def refused(entity: Any, node: Any) -> Any:
+        if entity.name == "note":
+            raise dg.DagsterInvalidDefinitionError("no such thing")
+        return made(entity, node)
+
+    monkeypatch.setattr(automation, "entity_job", refused)
+    defs = load()
+    assert spec_of(defs, "note", "texts").description == "no such thing"
+    assert spec_of(defs, "event", "texts").description != "no such thing"
+
+
+@pytest.mark.parametrize(
+    ("meta", "owners"),
+    [
+        ({"owners": ["nobody", "team:data", "a@example.com"]}, ["team:data", "a@example.com"]),
+        ({"owners": 5}, []),
+        ({"group": 5, "owners": []}, []),
+        ("wrong", []),
+    ],
+)
+def test_what_dagster_refuses_of_a_model_is_left_out(
+    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, meta: Any, owners: list[str]
+) -> None:
+    edited = deepcopy(manifest)
+    edited["nodes"]["model.notes.stg_note"]["config"]["meta"]["dagster"] = meta
+    monkeypatch.setattr("embeddings_pipeline.definitions.load_manifest", lambda path: edited)
+    defs = load()
+    defs.get_repository_def()
+    assert [*spec_of(defs, "note", "vectors").owners] == owners
+    assert [*spec_of(defs, "staging", "stg_note").owners] == owners
 
 
 def test_marts_are_left_out_where_they_cannot_read_the_vectors(

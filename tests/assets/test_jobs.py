@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 import pytest
 
+from embeddings_pipeline.assets.partitions import tags
 from tests.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -33,6 +36,21 @@ def materialised(result: dg.ExecuteInProcessResult, *path: str) -> list[dg.Asset
         for event in result.get_asset_materialization_events()
         if event.asset_key == dg.AssetKey(path)
     ]
+
+
+def run_of_texts(
+    notes: Notes, entity: str, partition: str, *, include_backlog: bool = False
+) -> dict[str, Any]:
+    """What a run of one partition of the texts says that it did."""
+    result = notes.execute(
+        f"{entity}_embeddings",
+        [[entity, "texts"]],
+        tags=tags([partition]),
+        run_config={"ops": {f"{entity}__texts": {"config": {"include_backlog": include_backlog}}}},
+    )
+    (made,) = materialised(result, entity, "texts")
+    assert made.partition == partition
+    return {name: value.value for name, value in made.metadata.items()}
 
 
 def test_a_scheduled_run_embeds_and_publishes_every_row(
@@ -87,8 +105,10 @@ def test_each_partition_has_its_own_facts(note_run: dg.ExecuteInProcessResult) -
 
 
 def test_a_materialisation_says_what_the_run_did(note_run: dg.ExecuteInProcessResult) -> None:
-    (texts,) = materialised(note_run, "note", "texts")
-    assert (texts.metadata["read"].value, texts.metadata["new"].value) == (8, 8)
+    texts = materialised(note_run, "note", "texts")
+    assert sorted(m.partition or "" for m in texts) == ["00", "01", "02", "03"]
+    for made in texts:
+        assert (made.metadata["read"].value, made.metadata["new"].value) == (8, 8)
     vectors = materialised(note_run, "note", "vectors")[0].metadata
     # the other entity has six of the eight texts
     assert vectors["encoded"].value + vectors["reused"].value == 8
@@ -154,11 +174,7 @@ def test_a_run_of_some_partitions_leaves_the_others(
 ) -> None:
     notes.sql("update raw.raw_notes set title = title || ' today'")
     notes.execute("note_embeddings", [["note", "texts"]])
-    tags = {
-        "dagster/asset_partition_range_start": "00",
-        "dagster/asset_partition_range_end": "01",
-    }
-    half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags)
+    half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags(["00", "01"]))
     found = materialised(half, "note", "vectors")
     assert sorted(m.partition or "" for m in found) == ["00", "01"]
     assert all(m.metadata["partition_pending"].value == 0 for m in found)
@@ -169,18 +185,46 @@ def test_a_run_of_some_partitions_leaves_the_others(
     assert notes.sql(f"select count(*) from {VIEW} where text like '%% today'") == [(8,)]
 
 
+def test_texts_of_one_partition_are_written_without_the_others(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    # by their hashes 101 is in partition 00, 103 in 02, the others in 03
+    stored = "select note_id from analytics_features.note_texts where note_id > 100 order by 1"
+    notes.sql(
+        "insert into raw.raw_notes (note_id, title) select n, 'Note ' || n"
+        " from generate_series(101, 104) as n"
+    )
+    assert run_of_texts(notes, "note", "03")["new"] == 2
+    assert notes.sql(stored) == [(102,), (104,)]
+    assert run_of_texts(notes, "note", "03", include_backlog=True)["new"] == 2
+    assert notes.sql(stored) == [(101,), (102,), (103,), (104,)]
+    notes.sql("delete from raw.raw_notes where note_id > 100")
+    assert run_of_texts(notes, "note", "03")["deleted"] == 2
+    assert notes.sql(stored) == [(101,), (103,)]
+    assert run_of_texts(notes, "note", "03", include_backlog=True)["deleted"] == 2
+    assert notes.sql(stored) == []
+
+
+def test_texts_of_one_day_are_written_without_the_others(
+    notes: Notes, event_run: dg.ExecuteInProcessResult
+) -> None:
+    days = (
+        "select distinct partition_key from analytics_features.event_texts"
+        " where text like '%% in time' order by 1"
+    )
+    notes.sql("update raw.raw_notes set title = title || ' in time'")
+    assert run_of_texts(notes, "event", "2026-01-03")["read"] == 2
+    assert notes.sql(days) == [("2026-01-03",)]
+    assert run_of_texts(notes, "event", "2026-01-03", include_backlog=True)["read"] == 4
+    assert len(notes.sql(days)) == 4
+    notes.sql("update raw.raw_notes set title = replace(title, ' in time', '')")
+
+
 def test_a_failing_test_of_the_model_keeps_its_rows_from_being_read(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
     notes.sql("update raw.raw_notes set category = 'attic', title = 'Lost' where note_id = 1")
-    stopped = notes.execute(
-        "note_embeddings",
-        tags={
-            "dagster/asset_partition_range_start": "00",
-            "dagster/asset_partition_range_end": "03",
-        },
-        raise_on_error=False,
-    )
+    stopped = notes.execute("note_embeddings", tags=tags(["00", "03"]), raise_on_error=False)
     assert not stopped.success
     assert materialised(stopped, "staging", "stg_note")
     assert not materialised(stopped, "note", "texts")

@@ -58,7 +58,7 @@ def test_index_builds_anew_on_request_and_says_so(embedded: Notes) -> None:
 
 
 def test_index_fails_where_rows_are_pending(embedded: Notes) -> None:
-    embedded.sql("update analytics_features.note_texts set text_hash = 'other' where chunk = 0")
+    embedded.sql("update analytics_features.note_texts set text_hash = gen_random_uuid()")
     embedded.sql("drop index analytics_features.note_vectors_1_index")
     waiting = command("index", "note")
     embedded.sql(

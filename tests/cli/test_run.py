@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.jobs import Jobs, Options
 from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
 from tests.notes import Notes, notes
 
@@ -92,13 +93,19 @@ def test_a_run_of_one_entity_prints_the_counts_of_its_ledger_row(embedded_notes:
     ]
 
 
-def test_a_run_of_some_partitions_leaves_the_others_pending(embedded_notes: Notes) -> None:
+def test_a_run_of_some_partitions_leaves_the_others_as_they_are(embedded_notes: Notes) -> None:
     embedded_notes.sql("update raw.raw_notes set title = title || ' soon'")
+    shown = f"select note_id from {VIEW} where text like '%% soon'"
     first = document("run", "note", "--partitions", "00..01")
+    done = embedded_notes.sql(shown)
     (state,) = [e for e in document("status")["entities"] if e["entity"] == "note"]
     rest = document("run", "note", "--no-dbt")
-    assert first["encoded"] > 0
-    assert state["pending"] == rest["encoded"] == 8 - first["encoded"]
+    assert first["read"] == first["encoded"] == len(done) > 0
+    assert {HashPartitions(count=4).key_of(str(n)) for (n,) in done} <= {"00", "01"}
+    # the others were not looked at
+    assert state["pending"] == 0
+    assert rest["read"] == rest["encoded"] == 8 - first["encoded"] > 0
+    assert len(embedded_notes.sql(shown)) == 8
 
 
 def test_a_dry_run_says_what_that_run_would_do(embedded_notes: Notes) -> None:
@@ -243,6 +250,7 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
         "live_set": {"number": 1, "model": model, "dimension": 384},
         "index": {"type": "hnsw", "recall_at_10": 1.0},
         "cost": {"last_run_usd": 0.0, "total_usd": 0.0, "saved_usd": 0.0},
+        "problem": None,
     }
     assert document("status")["cache"]["redis"] == "not configured"
     table = command("status").stdout

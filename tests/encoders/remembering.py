@@ -29,7 +29,7 @@ def encoder_of(
 ) -> CachedEncoder:
     made = encoders(redis, **settings)
     made.add(inner or WordsEncoder())
-    return made.get(WORDS.model)
+    return CachedEncoder(made.get(WORDS.model), made.cache)
 
 
 def two_models(redis: RedisServer) -> Encoders:

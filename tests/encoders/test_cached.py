@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.base import Encodings
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.entities.serialise import Rendered, text_hash
 from embeddings_pipeline.settings import DEFAULT_MODEL, PROJECT_DIR
-from tests.encoders.remembering import PRICED, encoder_of, encoders
+from tests.encoders.remembering import encoder_of, encoders
 from tests.redis_server import RedisServer
 from tests.words import WORDS, WordsEncoder
 
@@ -80,16 +81,6 @@ def test_failures_and_broken_vectors_are_not_remembered(redis: RedisServer) -> N
     assert redis.keys() == {f"ep:document:{text_hash('good').hex()}"}
 
 
-def test_documents_of_a_model_without_a_price_are_not_remembered_but_queries_are(
-    redis: RedisServer,
-) -> None:
-    encoder = encoder_of(redis, embedding_prices={})
-    encoder.encode_documents(["pump"])
-    assert redis.keys() == set()
-    encoder.encode_query(["pump"])
-    assert redis.keys() == {f"ep:query:{text_hash('pump').hex()}"}
-
-
 def test_a_query_is_no_document_and_a_revision_no_other(redis: RedisServer) -> None:
     encoder = encoder_of(redis)
     encoder.encode_documents(["pump"])
@@ -99,28 +90,13 @@ def test_a_query_is_no_document_and_a_revision_no_other(redis: RedisServer) -> N
         assert other.encode_documents(["pump"]).usage.cached == 0
 
 
-def test_uncached_asks_the_model_and_renewing_remembers_its_new_answer(redis: RedisServer) -> None:
-    words = WordsEncoder()
-    encoder = encoder_of(redis, words)
-    encoder.encode_documents(["pump"])
-    encoder.uncached.encode_documents(["pump"])
-    redis.client.flushall()
-    encoder.renewing().encode_documents(["pump"])
-    assert words.encoded == ["pump"] * 3
-    assert len(redis.keys()) == 1
-
-
 def test_known_texts_load_no_model(redis: RedisServer) -> None:
-    made = encoders(redis, embedding_prices={DEFAULT_MODEL: 0.02})
-    made.get(DEFAULT_MODEL, 64).encode_documents(["pump"])
-    made.get(DEFAULT_MODEL, 64).encode_query(["pump"])
-    made.cleanup()
-
-    encoder = made.get(DEFAULT_MODEL, 64)
-    assert encoder.encode_documents(["pump"]).usage.cached == 1
-    assert encoder.encode_query(["pump"]).usage.cached == 1
+    for made in (encoders(redis), encoders(redis)):
+        encoder = CachedEncoder(made.get(DEFAULT_MODEL, 64), made.cache)
+        done = encoder.encode_documents(["pump"]).usage + encoder.encode_query(["pump"]).usage
+        made.cleanup()
+    assert (done.texts, done.cached) == (0, 2)
     assert "_model" not in vars(made._local[DEFAULT_MODEL])
-    made.cleanup()
 
 
 def test_vectors_of_another_dimension_are_not_remembered(redis: RedisServer) -> None:
@@ -155,7 +131,6 @@ def test_vectors_that_a_caller_changes_stay_what_they_are_in_the_cache() -> None
     assert again.vectors.any()
 
 
-@pytest.mark.parametrize("prices", [PRICED, {}])
-def test_texts_that_come_twice_in_a_call_have_the_same_vector(prices: dict[str, float]) -> None:
-    done = encoder_of(None, embedding_prices=prices).encode_documents(["pump", "pump"])
+def test_texts_that_come_twice_in_a_call_have_the_same_vector() -> None:
+    done = encoder_of(None).encode_documents(["pump", "pump"])
     assert np.array_equal(done.vectors[0], done.vectors[1])

@@ -36,7 +36,7 @@ def encoders(folder: Path, **settings: Any) -> Encoders:
 
 
 def encoder(folder: Path, **settings: Any) -> ImageEncoder:
-    made = encoders(folder, embedding_precision="float32", **settings).get(MODEL).uncached
+    made = encoders(folder, embedding_precision="float32", **settings).get(MODEL)
     assert isinstance(made, ImageEncoder)
     return made
 
@@ -241,7 +241,7 @@ def test_a_lower_precision_gives_nearly_the_same_vectors(clip: Path, precision: 
 
 def test_an_entity_of_images_needs_a_model_that_sees(clip: Path) -> None:
     made = encoders(clip / "plain")
-    assert isinstance(made.of(declared(image="photo")).uncached, ImageEncoder)
+    assert isinstance(made.of(declared(image="photo")), ImageEncoder)
     with pytest.raises(
         ConfigurationError, match=r"'product': model .* reads text alone; .*clip-ViT"
     ):

@@ -137,7 +137,7 @@ def test_a_data_uri_is_its_own_image() -> None:
 
 def test_a_pinned_image_is_read_only_while_it_is_the_same(root: Path) -> None:
     path = root / "in a folder" / "ä.png"
-    uri = pinned(str(path), hashlib.sha256(DATA).digest())
+    uri = pinned(str(path), hashlib.sha256(DATA).digest()[:16])
     with files(root=root) as images:
         assert images.read(uri) == DATA
     path.write_bytes(b"replaced")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from embeddings_pipeline.encoders import shared_model
-from embeddings_pipeline.encoders.base import Encoder, Vectors
+from embeddings_pipeline.encoders.base import StreamingEncoder, Vectors
 from embeddings_pipeline.encoders.general_model import GeneralModel
 from embeddings_pipeline.encoders.loaded import Prepared
 from embeddings_pipeline.encoders.plain_bert import PlainBert
@@ -35,14 +35,14 @@ Encode = Callable[[Any, Sequence[Prepared]], Vectors]
 class Model(NamedTuple):
     """An encoder, and the class that its model is of."""
 
-    encoder: Encoder
+    encoder: StreamingEncoder
     kind: type[PlainBert] | type[GeneralModel]
 
 
-def model_of(folder: Path | None = None, **settings: Any) -> Encoder:
+def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
     chosen = {"embedding_device": "cpu", "embedding_precision": "float32", **settings}
     made = Settings(_env_file=None, embedding_model_path=folder, **chosen)
-    return Encoders(made).get(DEFAULT_MODEL).uncached
+    return Encoders(made).get(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_vectors_and_usage_are_those_of_one_call(
 
 def test_a_shortened_vector_is_the_beginning_at_unit_length(lanes: Model) -> None:
     short = Encoders(Settings(_env_file=None, embedding_device="cpu")).get(DEFAULT_MODEL, 64)
-    done = streamed(short.uncached.encode_stream(TEXTS[:9]))
+    done = streamed(short.encode_stream(TEXTS[:9]))
     np.testing.assert_allclose(
         done.vectors(64), short.encode_documents(TEXTS[:9]).vectors, atol=1e-5
     )
@@ -224,6 +224,32 @@ def test_a_query_does_not_wait_for_a_stream(model: Model) -> None:
             if query.done():
                 break
         np.testing.assert_allclose(query.result().vectors, wanted, atol=1e-5)
+
+
+def test_a_model_without_lanes_is_entered_by_one_thread_at_a_time(
+    alone: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+    whole = GeneralModel.encode
+
+    def encode(self: GeneralModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        inside.append(1)
+        most.append(len(inside))
+        try:
+            return whole(self, batch, query=query)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(GeneralModel, "encode", encode)
+    with ThreadPoolExecutor(2) as others:
+        streams = [
+            others.submit(lambda: streamed(alone.encoder.encode_stream(TEXTS))) for _ in range(2)
+        ]
+        while not all(stream.done() for stream in streams):
+            alone.encoder.encode_query(["shoe"])
+    assert [stream.result().places for stream in streams] == [[*range(300)]] * 2
+    assert max(most) == 1
 
 
 def test_what_the_source_raises_comes_after_what_the_model_has_begun(

@@ -244,13 +244,34 @@ def test_an_answer_in_flight_is_not_waited_for_long_when_the_run_is_to_stop(
 
 def test_a_stop_is_heard_while_the_source_waits(provider: Provider) -> None:
     source = Source(TEXTS, pause=10)
-    stream = encoder(provider, stopping=source.waiting.is_set)
+    stopping = Event()
+    stream = encoder(provider, stopping=stopping.is_set)
     with closing(stream.encode_stream(source)) as batches:
+        assert [*next(batches).places] == [*range(10)]
+        assert source.waiting.wait(SECONDS)
+        stopping.set()
         done = streamed(batches)
     assert "stopped before all texts were sent" in str(done.raised)
     source.go_on.set()
     until(lambda: not threads_of_streams())
     assert source.read == 11
+
+
+def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provider) -> None:
+    pausing = Event()
+
+    def chance(texts: list[str]) -> Trouble:
+        if texts[0] == TEXTS[0]:
+            pausing.set()
+            return 429, {"message": "too many"}, {"Retry-After": "60"}
+        assert pausing.wait(SECONDS)
+        return REVOKED
+
+    provider.chance = chance
+    done = streamed(encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS))
+    # and what it raises then is not what ended the run
+    assert "revoked" in str(done.raised)
+    assert (done.batches, len(provider.asked)) == ([], 2)
 
 
 def test_closing_sends_no_more_and_ends_the_threads(provider: Provider) -> None:

@@ -70,7 +70,7 @@ def test_an_entity_has_its_own_model_or_the_default() -> None:
     made = encoders(embedding_model="fake/words")
     words = WordsEncoder()
     made.add(words)
-    assert made.of(declared()).uncached is words
+    assert made.of(declared()) is words
     assert made.of(declared(model=DEFAULT_MODEL, dimension=64)).identity.dimension == 64
 
 

@@ -56,6 +56,21 @@ def stream_of(
         yield from stream.batches(as_filled(prepared, max_texts=size), encode, pool)
 
 
+class Noting(ThreadPoolExecutor):
+    """Threads of a model; `ended` is set once the first batch is done with, or its error known."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.ended = Event()
+
+    def submit(self, work: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        def noted() -> None:
+            work(*args)
+            self.ended.set()
+
+        return super().submit(noted)
+
+
 def test_each_place_comes_out_once_with_the_vector_of_its_text() -> None:
     done = streamed(stream_of(TEXTS, preparing=3))
     assert done.raised is None
@@ -183,17 +198,8 @@ def test_whatever_a_thread_raises_reaches_the_consumer(
 
 
 def test_an_error_of_the_model_ends_it_once_what_was_begun_came_out() -> None:
-    second, failed = Event(), Event()
+    pool, second = Noting(2), Event()
     begun: list[int] = []
-
-    class Noting(ThreadPoolExecutor):
-        def submit(self, work: Any, /, *args: Any, **options: Any) -> Future[Any]:
-            def noted() -> None:
-                work(*args)
-                # the first that ends is the one that fails
-                failed.set()
-
-            return super().submit(noted)
 
     def run(batch: Batch) -> Iterator[EncodedBatch]:
         begun.append(batch[0].place)
@@ -203,12 +209,36 @@ def test_an_error_of_the_model_ends_it_once_what_was_begun_came_out() -> None:
             yield from encode(batch[:2])
             raise ValueError("the model is gone")
         second.set()
-        assert failed.wait(SECONDS)
+        assert pool.ended.wait(SECONDS)
         yield from encode(batch)
 
-    done = streamed(stream_of(TEXTS, run, pool=Noting(2)))
+    done = streamed(stream_of(TEXTS, run, pool=pool))
     assert str(done.raised) == "the model is gone"
     assert done.places == [0, 1, *range(5, 10)]
+    assert sorted(begun) == [0, 5]
+
+
+def test_nothing_is_begun_after_an_error_though_the_source_goes_on() -> None:
+    source = Source(TEXTS, pause=10)
+    begun: list[int] = []
+    pool, second = Noting(3), Event()
+
+    def run(batch: Batch) -> list[EncodedBatch]:
+        begun.append(batch[0].place)
+        if batch[0].place == 0:
+            # a third thread would take what comes next
+            assert second.wait(SECONDS)
+            assert source.waiting.wait(SECONDS)
+            raise ValueError("the model is gone")
+        second.set()
+        assert pool.ended.wait(SECONDS)
+        source.go_on.set()
+        # what can be read ahead is read, and so the next batch was cut
+        until(lambda: source.read > 20)
+        return encode(batch)
+
+    done = streamed(stream_of(source, run, threads=3, pool=pool))
+    assert (done.places, str(done.raised)) == ([*range(5, 10)], "the model is gone")
     assert sorted(begun) == [0, 5]
 
 

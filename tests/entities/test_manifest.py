@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import KEYS, declarations_of, entities_of, load_manifest
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -22,14 +23,23 @@ def manifest(*nodes: dict[str, Any]) -> dict[str, Any]:
     return {"nodes": {f"{node['resource_type']}.x.{node['name']}": node for node in nodes}}
 
 
+def found_in(*nodes: dict[str, Any]) -> dict[str, Entity]:
+    """The entities of these models, none of which is declared wrongly."""
+    declared = entities_of(manifest(*nodes))
+    assert declared.broken == {}
+    return declared.entities
+
+
 def refusal(*nodes: dict[str, Any]) -> str:
-    with pytest.raises(ConfigurationError) as error:
-        entities_of(manifest(*nodes))
-    return str(error.value)
+    """What is said of the only entity, whose declaration is wrong."""
+    declared = entities_of(manifest(*nodes))
+    assert declared.entities == {}
+    (error,) = declared.broken.values()
+    return str(error)
 
 
 def test_entities_come_in_the_order_of_their_names() -> None:
-    found = entities_of(manifest(model("stg_shoe", {"id": "id"}), model("stg_lamp", {"id": "id"})))
+    found = found_in(model("stg_shoe", {"id": "id"}), model("stg_lamp", {"id": "id"}))
     assert [(name, entity.name) for name, entity in found.items()] == [
         ("lamp", "lamp"),
         ("shoe", "shoe"),
@@ -40,19 +50,19 @@ def test_entities_come_in_the_order_of_their_names() -> None:
     ("name", "entity"), [("stg_product", "product"), ("product", "product"), ("x_stg_y", "x_stg_y")]
 )
 def test_an_entity_is_named_after_its_model_without_stg(name: str, entity: str) -> None:
-    assert list(entities_of(manifest(model(name, {"id": "id"})))) == [entity]
+    assert list(found_in(model(name, {"id": "id"}))) == [entity]
 
 
 def test_an_entity_reads_the_relation_that_dbt_builds() -> None:
     node = model("stg_product", {"id": "id"}, alias="products_clean", schema="dbt_staging")
-    entity = entities_of(manifest(node))["product"]
+    entity = found_in(node)["product"]
     assert (entity.db_schema, entity.table) == ("dbt_staging", "products_clean")
 
 
 def test_one_model_can_feed_several_entities() -> None:
     caption = {"id": "id", "entity": "caption", "include": ["caption"]}
     title = {"id": "id", "entity": "title", "include": ["title"]}
-    found = entities_of(manifest(model("stg_frame", caption, title)))
+    found = found_in(model("stg_frame", caption, title))
     assert {name: entity.include for name, entity in found.items()} == {
         "caption": ("caption",),
         "title": ("title",),
@@ -77,12 +87,12 @@ def test_models_that_declare_nothing_are_passed_over() -> None:
     silent = model("stg_quiet", {}) | {"config": {"meta": {"owner": "data"}}}
     none = model("stg_none", {}) | {"config": {"meta": {"embedding": None}}}
     seed = model("stg_seed", {"id": "id"}, resource_type="seed")
-    assert entities_of(manifest(silent, none, seed, model("stg_empty"))) == {}
+    assert found_in(silent, none, seed, model("stg_empty")) == {}
 
 
 def test_meta_outside_of_config_is_read_too() -> None:
     node = model("stg_product", {}) | {"config": {}, "meta": {"embedding": {"id": "sku"}}}
-    assert entities_of(manifest(node))["product"].id == "sku"
+    assert found_in(node)["product"].id == "sku"
     assert declarations_of(node) == [{"id": "sku"}]
 
 
@@ -116,10 +126,49 @@ def test_every_wrong_value_of_a_declaration_is_named_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("declaration", "said"),
+    [
+        ({"id": "id", "colour": "red"}, "has no key 'colour'"),
+        ({"id": "id", "limit": 0}, "meta.embedding.limit is 0: must be at least 1"),
+        ({}, "meta.embedding.id is missing"),
+        (5, "meta.embedding must be a mapping"),
+        ({"id": "id", "entity": 5}, "meta.embedding.entity is 5: must be text"),
+        ({"id": "id", "freshness": {"warn": "1s", "fail": "2s"}}, "at least 1m"),
+    ],
+)
+def test_a_wrong_declaration_keeps_no_other_from_being_read(declaration: Any, said: str) -> None:
+    wrong = model("stg_lamp", declaration, patch_path="shop://models/staging/stg_lamp.yml")
+    declared = entities_of(manifest(wrong, model("stg_shoe", {"id": "id"})))
+    assert list(declared.entities) == ["shoe"]
+    message = str(declared.broken["lamp"])
+    assert message.startswith("model 'stg_lamp' (models/staging/stg_lamp.yml): meta.embedding")
+    assert said in message
+    assert [(n, m["name"]) for n, m in declared.models.items()] == [
+        ("lamp", "stg_lamp"),
+        ("shoe", "stg_shoe"),
+    ]
+
+
+def test_a_wrong_mapping_keeps_no_other_of_its_model_from_being_read() -> None:
+    wrong = {"id": "id", "entity": "caption", "colour": "red"}
+    declared = entities_of(manifest(model("stg_frame", wrong, {"id": "id"})))
+    assert (list(declared.entities), list(declared.broken)) == (["frame"], ["caption"])
+
+
+def test_a_name_used_twice_keeps_no_other_from_being_read() -> None:
+    twice = [model("stg_product", {"id": "id"}), model("product", {"id": "id", "limit": 0})]
+    declared = entities_of(manifest(*twice, model("stg_shoe", {"id": "id"})))
+    assert list(declared.entities) == ["shoe"]
+    message = str(declared.broken["product"])
+    assert "declared 2 times (stg_product, product)" in message
+    assert "limit is 0" in message
+
+
 def test_a_manifest_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(manifest(model("stg_product", {"id": "id"}))))
-    assert list(entities_of(load_manifest(path))) == ["product"]
+    assert list(entities_of(load_manifest(path)).entities) == ["product"]
 
 
 def test_a_missing_manifest_says_how_it_is_made(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from embeddings_pipeline.store.passes import hash_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from embeddings_pipeline.entities.partitions import DayPartitions, HashPartition
 from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError, RowError
 from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.texts.partition_keys import hash_key
 from tests.entities.declared import declared
 
 COUNTS = (1, 2, 7, 8, 10, 11, 100, 101, 1000, 1001, 1024)
@@ -40,7 +40,7 @@ def keys_in_sql(database: Database, kind: str, ids: list[str], count: int) -> li
     on = Statements("s", bind(declared(), {"product_id": kind, "name": "text"}))
     query = on.fill(
         "select {key} from unnest(%s::{id_type}[]) with ordinality as u ({id}, n) order by n",
-        key=hash_key(on, scheme),
+        key=hash_key(scheme, on.names["id"]),
     )
     with closing(psycopg.connect(database.url)) as connection:
         return [key for (key,) in connection.execute(query, (ids,))]

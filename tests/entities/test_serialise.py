@@ -113,9 +113,9 @@ def test_parts_do_not_run_into_one_another() -> None:
 
 def test_a_hash_stays_the_same_from_version_to_version() -> None:
     # stored hashes are compared with new ones: another encoding would embed every row again
-    assert Rendered("Łódź: é").text_hash == sha256('["Łódź: é"]'.encode()).digest()
+    assert Rendered("Łódź: é").text_hash == sha256('["Łódź: é"]'.encode()).digest()[:16]
     weighted = Rendered("a: x. b: y", ("x", "y"), (2.0, 0.5))
-    assert weighted.text_hash == sha256(b'[[2.0, "x"], [0.5, "y"]]').digest()
+    assert weighted.text_hash == sha256(b'[[2.0, "x"], [0.5, "y"]]').digest()[:16]
 
 
 def test_a_text_of_the_largest_size_is_taken_and_a_byte_more_is_not() -> None:

@@ -22,15 +22,15 @@ def running(tmp_path: Path) -> Running:
 
 
 def asked(running: Running) -> AbstractContextManager[RunOptions]:
-    return running.request("run", None, limit=None, force=False, max_cost_usd=None)
+    return running.options("run", None, limit=None, force=False, max_cost_usd=None)
 
 
 def work(running: Running, number: signal.Signals) -> None:
     """A run that gets a signal within a window."""
-    with asked(running) as request:
-        assert not request.stopped()
+    with asked(running) as options:
+        assert not options.stopped()
         signal.raise_signal(number)
-        if request.stopped():
+        if options.stopped():
             raise Interrupted("stopped after 1 of 2 chunks")
 
 
@@ -43,9 +43,9 @@ def test_a_signal_lets_the_window_in_flight_end(running: Running, number: signal
 
 
 def test_a_second_signal_interrupts_at_once(running: Running) -> None:
-    with asked(running) as request:
+    with asked(running) as options:
         signal.raise_signal(signal.SIGINT)
-        assert request.stopped()
+        assert options.stopped()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

@@ -81,11 +81,11 @@ def test_a_column_as_of_old_is_made_anew(world: World, search: Search) -> None:
     world.insert((1, "pump pump pump"), (2, "pump hose hose"))
     item = world.declare(template="{name}")
     world.run(item)
-    stored = f"select terms::text from {SCHEMA}.item_texts order by id"
+    stored = f"select lexemes::text from {SCHEMA}.item_texts order by id"
     made = world.sql(stored)
     assert made == [("'pump':1,2,3 'pump 3'",), ("'hose':2,3 'pump':1",)]
     world.sql(
-        f"alter table {SCHEMA}.item_texts drop column terms, add column terms tsvector"
+        f"alter table {SCHEMA}.item_texts drop column lexemes, add column lexemes tsvector"
         " generated always as (to_tsvector('pg_catalog.english'::regconfig, text)) stored"
     )
     world.run(item)

@@ -54,6 +54,7 @@ def test_no_name_of_the_longest_entity_is_cut(
         world.run(world.declare(name, index={"m": 8}))
         # six digits for the number of a set
         world.sql(f"alter table {SCHEMA}.{name}_vectors_1 rename to {name}{last}")
+        world.sql(f"alter view {SCHEMA}.{name}_chunks_1 rename to {name}_chunks_123456")
         world.sql(f"update {SCHEMA}.vector_sets set number = 123456, table_name = %s", name + last)
         world.run(world.declare(name, index={"m": 16}))
         assert cut == []

@@ -20,7 +20,8 @@ from embeddings_pipeline.store.schema import create_control_tables
 
 SCHEMA = "vectors of mine"
 CONTROL_TABLES = [
-    *("entities", "erasures", "evictions", "quarantine", "run_ledger", "vector_sets"),
+    *("cache_candidates", "claims", "entities", "erasures", "model_identities", "quarantine"),
+    *("renewals", "run_ledger", "schema_version", "vector_sets"),
 ]
 
 
@@ -143,6 +144,10 @@ def test_a_schema_that_may_not_be_written_to_is_named_with_what_to_run(
 def test_tables_of_another_role_are_named(database: Database, role: Database) -> None:
     create(database)
     run(database, f'grant create, usage on schema "{SCHEMA}" to {role.user}')
+    message = refusal(role)
+    assert "permission denied for table schema_version" in message
+    assert message.endswith("or use the role that owns the tables")
+    run(database, f'grant select on all tables in schema "{SCHEMA}" to {role.user}')
     assert "must be owner of table vector_sets" in refusal(role)
 
 

@@ -12,6 +12,7 @@ from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish, rollback
+from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
 from tests.world import SCHEMA, World
@@ -63,7 +64,8 @@ def encode(world: World, entity: Entity) -> Act:
 
 
 def clear(world: World, entity: Entity) -> Act:
-    return lambda: world.retain(entity)
+    on = world.on(entity)
+    return lambda: retain(world.postgres, on, world.encoders, world.settings, wait=False)
 
 
 def index(world: World, entity: Entity) -> Act:

@@ -25,6 +25,7 @@ from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.publish import publish
+from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
 from tests import faults
@@ -156,7 +157,7 @@ class History:
             options = RunOptions("run", allow_deletes=True)
             sync_texts(database, database, on, encoders, options)
             encode_entity(database, on, encoders, options)
-            self.world.retain(self.item)
+            retain(database, on, encoders, self.world.settings, wait=False)
             sync_index(database, on)
             publish(database, on)
         if accident == "answer lost":

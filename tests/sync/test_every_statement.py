@@ -62,11 +62,12 @@ def refuse_poison(batch: Sequence[str]) -> None:
 
 
 def everything(world: World) -> dict[str, list[str]]:
-    """All that is stored, apart from times and the ledger of runs."""
+    """All that is stored, apart from times, claims and the ledger of runs."""
     with world.postgres.connection() as connection:
         tables = connection.execute(
-            "select tablename from pg_tables where schemaname = %s and tablename <> 'run_ledger'",
-            (SCHEMA,),
+            "select tablename from pg_tables where schemaname = %s and tablename <> all(%s)",
+            # claims end by themselves
+            (SCHEMA, ["run_ledger", "claims"]),
         )
         rows = [
             SQL("select {}, (to_jsonb(t) - {}::text[])::text from {} t").format(

@@ -270,11 +270,11 @@ def pending_ids(
         row_id
         for (row_id,) in tables.execute(
             """
-            select {id}::text from (
+            select i.{id}::text from (
                 select distinct s.{id} from {states} s
                 where s.pending and {scope} and {has_hash} and {cached} and {beyond}
                 order by 1 limit {limit}
-            ) as i order by {id}
+            ) as i order by i.{id}
             """,
             None if hashes is None else (hash_array(hashes),),
             states=states_of(tables.on, vector_set),

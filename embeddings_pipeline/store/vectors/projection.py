@@ -88,7 +88,9 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
                 join {texts} t using ({id}, chunk)
                 cross join lateral ({embedding}) as c
                 where s.stale and s.{id} not in (select {id} from incomplete) and {usable}
-                order by t.{id}, t.chunk
+                -- one order for all, so that nobody deadlocks, and equal texts apart: an HNSW graph
+                -- that is built from hundreds of equal vectors in a row does not find the others
+                order by hashtextextended(t.{id}::text, t.chunk)
                 on conflict ({id}, chunk) do update set text = excluded.text,
                     text_hash = excluded.text_hash, embedding = excluded.embedding,
                     version = excluded.version, run_id = excluded.run_id,
@@ -100,7 +102,8 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             -- what the row had beyond its text as it is now
             removed as (
                 delete from {vectors} v
-                where v.{id} in (select {id} from written)
+                -- by index, however few of the set's rows there are yet
+                where v.{id} = any(array(select {id} from written))
                     and (v.{id}, v.chunk) not in (select {id}, chunk from written)
                     and not exists (
                         select from {texts} t where t.{id} = v.{id} and t.chunk = v.chunk

@@ -1,0 +1,93 @@
+"""How many rows a second the pipeline can keep an encoder busy with: the stages of a first run with
+an encoder that returns at once, beside a bare binary COPY of the same ids, texts and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from pgvector.psycopg import register_vector
+from psycopg.types.numeric import Int8
+
+from benchmarks.scratch import arguments, packages, report, timed, world
+from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
+from tests.words import WORDS, WordsEncoder
+from tests.world import SCHEMA, World
+
+DIMENSION = 384
+
+
+class InstantEncoder(WordsEncoder):
+    """Gives out vectors that were made before."""
+
+    def __init__(self) -> None:
+        super().__init__(replace(WORDS, dimension=DIMENSION))
+        self.vectors = unit_vectors(1_000)
+
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        return Encodings(self.vectors[np.arange(len(texts)) % 1_000], Usage(texts=len(texts)))
+
+
+def unit_vectors(count: int) -> Vector:
+    made = np.random.default_rng(1).standard_normal((count, DIMENSION)).astype(np.float32)
+    unit: Vector = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit
+
+
+def copy_bare(scratch: World, rows: Sequence[tuple[int, str]]) -> None:
+    """What anything that stores these rows has to send at least."""
+    vectors = unit_vectors(1_000)
+    with scratch.postgres.connection() as connection:
+        register_vector(connection)
+        connection.execute(
+            f"create table bare (id bigint, text text, embedding vector({DIMENSION}))"  # type: ignore[arg-type]
+        )
+        with (
+            connection.cursor() as cursor,
+            cursor.copy("copy bare from stdin (format binary)") as copy,
+        ):
+            for n, (row_id, text) in enumerate(rows):
+                copy.write_row((Int8(row_id), text, vectors[n % 1_000]))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    options = parser.parse_args()
+    found = packages(options.data)
+    rows = [
+        # the corpus has 63,436 rows; no text comes twice
+        (n, f"{found[n % len(found)]['description_short']} {n}")
+        for n in range(options.rows)
+    ]
+    with world() as scratch:
+        scratch.use(InstantEncoder())
+        scratch.table("id bigint, name text")
+        scratch.insert(*rows)
+        plain = scratch.declare(template="{name}", index={"type": "none"})
+        halves = scratch.declare(template="{name}", index={"type": "none"}, storage="halfvec")
+
+        copy_seconds, _ = timed(lambda: copy_bare(scratch, rows))
+        texts_seconds, _ = timed(lambda: scratch.texts(plain))
+        encode_seconds, encoded = timed(lambda: scratch.vectors(plain))
+        project_seconds, projected = timed(lambda: scratch.vectors(halves))
+        ((stored,),) = scratch.sql(f"select count(*) from {SCHEMA}.item_vectors_1")
+    assert (encoded.counts.encoded, projected.counts.encoded) == (len(rows), 0)
+    assert stored == len(rows)
+    seconds = texts_seconds + encode_seconds
+    report(
+        bench="capacity",
+        rows=len(rows),
+        copy_seconds=copy_seconds,
+        texts_seconds=texts_seconds,
+        encode_and_project_seconds=encode_seconds,
+        project_alone_seconds=project_seconds,
+        rows_per_second=len(rows) / seconds,
+        share_of_copy=copy_seconds / seconds,
+        target=0.12,
+    )
+
+
+if __name__ == "__main__":
+    main()
