@@ -20,6 +20,7 @@ from embeddings_pipeline.store import queries
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.texts import erasures
+from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.candidates import Evict
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift
@@ -175,7 +176,8 @@ class History:
         self.assert_vectors_are_of_their_texts(item)
         with self.world.postgres.connection() as connection:
             assert erasures.traces(self.world.tables(connection, item)) == 0
-            for vector_set in self.world.sets(item):
+            # a retired set keeps a row as a whole as it was
+            for vector_set in vector_sets.maintained(self.world.sets(item)):
                 assert queries.orphans(connection, self.world.on(item), vector_set) == 0
 
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
