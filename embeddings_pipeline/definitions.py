@@ -100,7 +100,7 @@ def _of_broken(
         return dg.Definitions()
     job = automation.broken_job(name, error)
     return dg.Definitions(
-        assets=[broken_assets(name, error, node)],
+        assets=broken_assets(name, error, node),
         jobs=[job],
         schedules=[automation.broken_schedule(name, job, status)],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import Declared, entities_of, load_manifest, place_of
 from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store import embedded, migrations
+from embeddings_pipeline.store.migrations import Migration
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.staging import source_of
@@ -40,10 +41,22 @@ class Engine:
     @cached_property
     def vectors(self) -> Postgres:
         """The database of the vectors, with our shared tables in it."""
-        database = Postgres(self.settings.vectors_database or self._embedded)
+        database = self._vectors_database()
         with database.connection() as connection:
             create_control_tables(connection, self.schema)
         return database
+
+    def planned_migration(self) -> list[Migration]:
+        """What becomes of tables of an earlier version when `vectors` is first asked for; nothing
+        where they are of this one. Raises ConfigurationError for those of a later version."""
+        with (
+            closing(self._vectors_database()) as database,
+            database.connection() as connection,
+        ):
+            return migrations.planned(connection, self.schema)
+
+    def _vectors_database(self) -> Postgres:
+        return Postgres(self.settings.vectors_database or self._embedded)
 
     @property
     def one_database(self) -> bool:

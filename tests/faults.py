@@ -33,8 +33,9 @@ class Died(BaseException):
 class Exchanges:
     """Counts what the process exchanges with the server while armed, and spoils one of it.
 
-    All threads are counted together, in the order in which they come. An exchange is whatever waits for the server: a statement, a begin or a commit, a part of a
-    COPY. What the pool does by itself before it lends a connection is none.
+    All threads are counted together, in the order in which they come. An exchange is whatever
+    waits for the server: a statement, a begin or a commit, a part of a COPY. What the pool does by
+    itself before it lends a connection is none.
     """
 
     def __init__(self) -> None:

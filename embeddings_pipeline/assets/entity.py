@@ -82,16 +82,17 @@ def entity_assets(
     ]
 
 
-def broken_assets(name: str, error: Exception, node: Mapping[str, Any]) -> dg.AssetsDefinition:
+def broken_assets(
+    name: str, error: Exception, node: Mapping[str, Any]
+) -> list[dg.AssetsDefinition]:
     """The four assets of an entity whose declaration is wrong: what reads them finds them, and
     each run of them fails with what is wrong."""
-    upstream = [[key_of(node)], *([dg.AssetKey([name, asset])] for asset in ASSETS)]
-    specs = [
-        dg.AssetSpec([name, asset], deps=deps, group_name=name, description=str(error))
-        for asset, deps in zip(ASSETS, upstream, strict=False)
-    ]
+    upstream = [key_of(node), *(dg.AssetKey([name, asset]) for asset in ASSETS)]
+    return [_broken(name, *pair, error) for pair in zip(ASSETS, upstream, strict=False)]
 
-    @dg.multi_asset(name=f"{name}__broken", specs=specs, can_subset=True)
+
+def _broken(name: str, asset: str, upstream: dg.AssetKey, error: Exception) -> dg.AssetsDefinition:
+    @dg.asset(name=asset, key_prefix=name, group_name=name, deps=[upstream], description=str(error))
     def broken() -> None:
         raise dg.Failure(str(error), allow_retries=False)
 

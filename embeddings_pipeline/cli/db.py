@@ -1,17 +1,21 @@
-"""`embeddings-pipeline db`: the embedded Postgres, by hand."""
+"""`embeddings-pipeline db`: the embedded Postgres and the tables, by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from embeddings_pipeline.cli.output import print_table, say
+from embeddings_pipeline.engine import opened
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store import embedded, migrations
 
 app = typer.Typer(
-    no_args_is_help=True, help="The embedded Postgres, used where no database is configured."
+    no_args_is_help=True,
+    help="The embedded Postgres, used where no database is configured, and its tables.",
 )
 
 
@@ -31,6 +35,25 @@ def stop() -> None:
 def url() -> None:
     """Print its URL with the password, starting it if needed: psql "$(… db url)"."""
     typer.echo(embedded.start(_data_dir()).url)
+
+
+@app.command()
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do.")] = False,
+) -> None:
+    """Bring tables of an earlier version up to this one, as the next run would; nothing is encoded
+    again."""
+    with opened() as engine:
+        planned = engine.planned_migration()
+        if planned:
+            print_table(("table", "rows", "what"), [(m.table, m.rows, m.what) for m in planned])
+        else:
+            say("the tables are of this version")
+        if dry_run:
+            return
+        keep = engine.settings.embedding_cache_keep
+        for model, done in migrations.seed_caches(engine.vectors, engine.schema, keep=keep):
+            say(f"cache of {model}: {done} of {migrations.WINDOWS} parts")
 
 
 def _data_dir() -> Path:

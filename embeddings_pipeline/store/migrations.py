@@ -24,7 +24,7 @@ from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
 # parts of the space of hashes that are copied one after the other
-_WINDOWS = 64
+WINDOWS = 64
 # versions of vectors that were there before versions were; renewed ones of a forced run that was
 # cut short are above its floor
 _FORMER, _RENEWED = 0, 1
@@ -149,9 +149,10 @@ def migrate(connection: Connection[Row], name: str) -> None:
     coverage_view.replace_coverage(connection, name)
 
 
-def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, float]]:
+def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, int]]:
     """Copy the vectors of migrated sets into the caches of their identities, where these are kept;
-    gives the model and the share that is done, window by window. Goes on where it was stopped.
+    gives the model and how many of its `WINDOWS` are done, one after the other. Goes on where it
+    was stopped.
 
     Vectors of weighted texts stay where they are: those of their parts cannot be told from them.
     """
@@ -163,7 +164,7 @@ def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[
                         sql.SQL(
                             "select seeded from {} where number = %s and seeded < %s for update"
                         ).format(Identifier(name, "model_identities")),
-                        (stored.number, _WINDOWS),
+                        (stored.number, WINDOWS),
                     ).fetchone()
                     if row is None:
                         break
@@ -177,14 +178,14 @@ def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[
                         sql.SQL("update {} set seeded = %s where number = %s").format(
                             Identifier(name, "model_identities")
                         ),
-                        (done + 1 if keep else _WINDOWS, stored.number),
+                        (done + 1 if keep else WINDOWS, stored.number),
                     )
-                yield stored.identity.model, (done + 1) / _WINDOWS
+                yield stored.identity.model, done + 1
 
 
 def _window(number: int) -> tuple[str, str]:
     """The first and the last hash of a window."""
-    size = (1 << 128) // _WINDOWS
+    size = (1 << 128) // WINDOWS
     return f"{number * size:032x}", f"{(number + 1) * size - 1:032x}"
 
 

@@ -86,8 +86,8 @@ def source_of(connection: Connection[Row], entity: Entity) -> Source:
     parts = _parts(source)
     # one statement, where nothing is wrong
     whole = _Part("", "", [e for part in parts for e in part.expressions], parts[-1].condition)
-    if error := _refusal(connection, source, whole):
-        raise _wrong(connection, source, parts, error)
+    if refusal := _refusal(connection, source, whole):
+        raise _wrong(connection, source, parts, refusal)
     return source
 
 

@@ -51,6 +51,7 @@ from embeddings_pipeline.sync.planned import record_plan
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.seeding import finish_migration
 from embeddings_pipeline.sync.stream import Feed, Heartbeat, Writer
 
 # hashes that are selected at once
@@ -129,6 +130,7 @@ def _encode_entity(
     database: Postgres, on: Statements, encoders: Encoders, options: RunOptions, *, keep: bool
 ) -> EncodeResult:
     started = time.monotonic()
+    finish_migration(database, on, options, keep=keep)
     sets = prepare_sets(database, on, encoders, options)
     backlogs = [_backlog(database, on, s, options) for s in sets]
     if sets and options.is_unrestricted and not options.force:

@@ -35,6 +35,7 @@ from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
 from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.seeding import finish_migration
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
@@ -103,6 +104,7 @@ def sync_texts(
     nothing but what was erased) where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
+    finish_migration(vectors, on, options, keep=keep)
     done = Done()
     if options.force and on.source.entity.image:
         _unsettle(vectors, on)

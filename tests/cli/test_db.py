@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -5,9 +6,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.db import app
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
+from tests.store.test_migrations import DUMP
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +56,21 @@ def test_only_url_prints_the_password() -> None:
     password = db("url").stdout.split(":")[2].split("@")[0]
     assert len(password) >= 32
     assert password not in printed
+
+
+def test_tables_of_an_earlier_version_are_migrated(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(psycopg.connect(database.url, autocommit=True)) as connection:
+        connection.execute(DUMP.read_text())
+    monkeypatch.setenv("PGVECTOR_URL", database.url)
+    monkeypatch.setenv("STAGING_DB_URL", database.url)
+
+    foretold = CliRunner().invoke(app, ["migrate", "--dry-run"])
+    assert "item_texts" in foretold.stdout
+    assert "rewritten with shorter hashes" in foretold.stdout
+    done = CliRunner().invoke(app, ["migrate"])
+    assert done.stdout == foretold.stdout
+    assert "cache of fake/words: 64 of 64 parts" in done.stderr
+    again = CliRunner().invoke(app, ["migrate", "--dry-run"])
+    assert (again.stdout, again.stderr) == ("", "the tables are of this version\n")

@@ -13,15 +13,19 @@ from embeddings_pipeline.settings import Settings
 from tests.redis_server import RedisServer
 from tests.words import WORDS, WordsEncoder
 
-PRICED = {WORDS.model: 0.02}
 OTHER = replace(WORDS, model="fake/other")
-PRICES = {WORDS.model: 0.02, OTHER.model: 0.02}
 
 
 def encoders(redis: RedisServer | None, **settings: Any) -> Encoders:
     url = redis.url if redis else None
-    made = {"embedding_prices": PRICED, "embedding_redis_url": url, **settings}
+    made = {"embedding_redis_url": url, **settings}
     return Encoders(Settings(_env_file=None, embedding_model=WORDS.model, **made))
+
+
+def remembering(
+    made: Encoders, model: str = WORDS.model, dimension: int | None = None
+) -> CachedEncoder:
+    return CachedEncoder(made.get(model, dimension), made.cache)
 
 
 def encoder_of(
@@ -29,11 +33,11 @@ def encoder_of(
 ) -> CachedEncoder:
     made = encoders(redis, **settings)
     made.add(inner or WordsEncoder())
-    return CachedEncoder(made.get(WORDS.model), made.cache)
+    return remembering(made)
 
 
 def two_models(redis: RedisServer) -> Encoders:
-    made = encoders(redis, embedding_prices=PRICES)
+    made = encoders(redis)
     made.add(WordsEncoder())
     made.add(WordsEncoder(OTHER))
     return made

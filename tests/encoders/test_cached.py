@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.base import Encodings
-from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.entities.serialise import Rendered, text_hash
 from embeddings_pipeline.settings import DEFAULT_MODEL, PROJECT_DIR
-from tests.encoders.remembering import encoder_of, encoders
+from tests.encoders.remembering import encoder_of, encoders, remembering
 from tests.redis_server import RedisServer
 from tests.words import WORDS, WordsEncoder
 
@@ -91,12 +90,13 @@ def test_a_query_is_no_document_and_a_revision_no_other(redis: RedisServer) -> N
 
 
 def test_known_texts_load_no_model(redis: RedisServer) -> None:
-    for made in (encoders(redis), encoders(redis)):
-        encoder = CachedEncoder(made.get(DEFAULT_MODEL, 64), made.cache)
+    for first in (True, False):
+        made = encoders(redis)
+        encoder = remembering(made, DEFAULT_MODEL, 64)
         done = encoder.encode_documents(["pump"]).usage + encoder.encode_query(["pump"]).usage
+        loaded = "_model" in vars(made._local[DEFAULT_MODEL])
+        assert (done.texts, done.cached, loaded) == ((2, 0, True) if first else (0, 2, False))
         made.cleanup()
-    assert (done.texts, done.cached) == (0, 2)
-    assert "_model" not in vars(made._local[DEFAULT_MODEL])
 
 
 def test_vectors_of_another_dimension_are_not_remembered(redis: RedisServer) -> None:

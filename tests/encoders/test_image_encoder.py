@@ -22,6 +22,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.encoders.clip import DIMENSION, MAX_TOKENS
 from tests.encoders.pictures import data_uri, file_of, picture
+from tests.encoders.remembering import remembering
 from tests.encoders.streaming import Source, streamed
 from tests.entities.declared import declared
 from tests.waiting import until
@@ -105,7 +106,7 @@ def test_vectors_stand_in_the_order_of_their_images(clip: Path, batch_texts: int
 
 def test_what_cannot_be_decoded_or_read_fails_alone(clip: Path) -> None:
     good = data_uri(file_of(picture()))
-    uris = [data_uri(b"junk"), good, "missing.png", good, pinned(good, bytes(32))]
+    uris = [data_uri(b"junk"), good, "missing.png", good, pinned(good, bytes(16))]
     done = encoder(clip / "plain").encode_documents(uris)
     assert sorted(done.failures) == [0, 2, 4]
     assert "none of JPEG" in done.failures[0]
@@ -191,9 +192,10 @@ def test_of_a_query_that_is_no_image_it_is_said_why(clip: Path, data: bytes, sai
 
 def test_only_a_model_that_sees_takes_an_image_as_a_query(clip: Path) -> None:
     made = encoders(clip / "plain")
-    assert made.get(MODEL).seeing.encode_image(file_of(picture())).usage.texts == 1
+    seeing = remembering(made, MODEL).seeing
+    assert seeing.encode_image(file_of(picture())).usage.texts == 1
     with pytest.raises(ConfigurationError, match=f"model '{DEFAULT_MODEL}' reads text alone"):
-        _ = made.get(DEFAULT_MODEL).seeing
+        _ = remembering(made, DEFAULT_MODEL).seeing
 
 
 def test_nothing_but_failures_needs_no_model_at_work(clip: Path) -> None:

@@ -15,6 +15,7 @@ from tests.encoders.remembering import (
     encoder_of,
     encoders,
     pump_and_hose,
+    remembering,
     two_models,
 )
 from tests.redis_server import RedisServer
@@ -95,7 +96,7 @@ def test_rubbish_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -
     redis.client.set(KEY, "rubbish")
     made = encoders(redis)
     made.add(WordsEncoder())
-    assert pump_and_hose(made.get(WORDS.model)) == 1
+    assert pump_and_hose(remembering(made)) == 1
     assert pump_and_hose(encoder_of(redis)) == 2
     assert made.cache.stats().errors == 0
 
@@ -103,33 +104,33 @@ def test_rubbish_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -
 def test_a_text_is_evicted_from_both_kinds_and_all_models(redis: RedisServer) -> None:
     made = two_models(redis)
     for model in (WORDS.model, OTHER.model):
-        made.get(model).encode_documents(["pump", "hose"])
-        made.get(model).encode_query(["pump", "hose"])
+        remembering(made, model).encode_documents(["pump", "hose"])
+        remembering(made, model).encode_query(["pump", "hose"])
     assert made.cache.evict([text_hash("pump"), text_hash("never seen")])
     hose = text_hash("hose").hex()
     assert redis.keys() == {f"ep:document:{hose}", f"ep:query:{hose}"}
     for model in (WORDS.model, OTHER.model):
-        assert made.get(model).encode_query(["pump", "hose"]).usage.cached == 1
+        assert remembering(made, model).encode_query(["pump", "hose"]).usage.cached == 1
 
 
 def test_the_vectors_of_some_models_are_cleared(redis: RedisServer) -> None:
     made = two_models(redis)
     for model in (WORDS.model, OTHER.model):
-        made.get(model).encode_documents(["pump", "hose"])
-    made.get(WORDS.model).encode_query(["pump"])
+        remembering(made, model).encode_documents(["pump", "hose"])
+    remembering(made).encode_query(["pump"])
     redis.client.set("somebody's", "else")
     redis.client.set("ep:query:rubbish", "rubbish")
 
     assert made.cache.clear("*/other") == 2
-    assert made.get(OTHER.model).encode_documents(["pump"]).usage.cached == 0
-    assert made.get(WORDS.model).encode_documents(["pump"]).usage.cached == 1
+    assert remembering(made, OTHER.model).encode_documents(["pump"]).usage.cached == 0
+    assert remembering(made).encode_documents(["pump"]).usage.cached == 1
     assert made.cache.clear("*") == 4
     assert redis.keys() == {"somebody's"}
 
 
 def test_hits_keys_and_memory_are_counted(redis: RedisServer) -> None:
     made = two_models(redis)
-    encoder = made.get(WORDS.model)
+    encoder = remembering(made)
     encoder.encode_query(["pump"])
     encoder.encode_query(["pump"])
     encoder.encode_query(["pump", "hose", "pump"])
@@ -144,10 +145,10 @@ def test_hits_keys_and_memory_are_counted(redis: RedisServer) -> None:
 
 def test_connections_are_closed_and_taken_anew(redis: RedisServer) -> None:
     made = two_models(redis)
-    made.get(WORDS.model).encode_query(["pump"])
+    remembering(made).encode_query(["pump"])
     made.cleanup()
     until(lambda: len(redis.client.client_list()) == 1)
     made.add(WordsEncoder())
-    assert made.get(WORDS.model).encode_query(["pump"]).usage.cached == 1
+    assert remembering(made).encode_query(["pump"]).usage.cached == 1
     made.cleanup()
     until(lambda: len(redis.client.client_list()) == 1)

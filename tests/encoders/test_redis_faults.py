@@ -17,10 +17,11 @@ from tests.encoders.remembering import (
     encoder_of,
     encoders,
     pump_and_hose,
+    remembering,
     two_models,
 )
 from tests.redis_server import PASSWORD, RedisServer
-from tests.words import WORDS, WordsEncoder
+from tests.words import WordsEncoder
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_redis_that_goes_and_comes_back_is_complained_of_once_and_used_again(
 ) -> None:
     made = encoders(redis, embedding_query_cache_ttl=0)  # nothing is kept in the process
     made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
+    encoder = remembering(made)
     pump_and_hose(encoder)
     assert pump_and_hose(encoder) == 2
 
@@ -71,7 +72,7 @@ def test_a_redis_that_is_down_is_asked_once_and_then_left_alone(
     made = encoders(redis)
     made.add(WordsEncoder())
     for text in ("pump", "hose", "valve"):
-        made.get(WORDS.model).encode_query([text])
+        remembering(made).encode_query([text])
     stats = made.cache.stats()
     assert (stats.errors, stats.bypassed, stats.redis) == (1, 5, "not reached")
     assert len(complaints(caplog)) == 1
@@ -82,7 +83,7 @@ def test_a_redis_that_never_answers_is_waited_for_once(silent: tuple[str, socket
     url, server = silent
     made = encoders(None, embedding_redis_url=url)
     made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
+    encoder = remembering(made)
     assert pump_and_hose(encoder) == 0
     assert encoder.encode_query(["pump"]).usage.cached == 0
     server.accept()[0].close()
@@ -115,7 +116,7 @@ def test_a_full_redis_is_read_from_all_the_same(redis: RedisServer) -> None:
     redis.client.config_set("maxmemory", 1)
     made = encoders(redis)
     made.add(WordsEncoder())
-    encoder = made.get(WORDS.model)
+    encoder = remembering(made)
     assert encoder.encode_documents(["valve"]).usage.cached == 0
     assert pump_and_hose(encoder) == 2
     assert made.cache.stats().errors == 1
@@ -127,7 +128,7 @@ def test_a_wrong_password_is_no_failure_and_is_not_told(
     made = encoders(None, embedding_redis_url=redis.url.replace(PASSWORD, "wr0ng-secret"))
     made.add(WordsEncoder())
     with caplog.at_level(logging.DEBUG):
-        assert pump_and_hose(made.get(WORDS.model)) == 0
+        assert pump_and_hose(remembering(made)) == 0
     assert len(complaints(caplog)) == 1
     assert "wr0ng-secret" not in caplog.text
     assert "wr0ng-secret" not in repr(made._settings)
@@ -149,7 +150,7 @@ def test_a_user_that_may_not_ask_for_statistics_reads_all_the_same(redis: RedisS
     made = encoders(redis)
     made.add(WordsEncoder())
     assert made.cache.stats().redis == "not reached"
-    assert pump_and_hose(made.get(WORDS.model)) == 2
+    assert pump_and_hose(remembering(made)) == 2
     assert made.cache.stats().errors == 0
 
 
