@@ -29,42 +29,30 @@ def project_pending(
     """Project the rows that have something pending, or that wait for one of these hashes; what the
     cache does not have yet is left. `written` is called after each window."""
     done = Projected()
-    after: str | None = None
-    while True:
-        ids = _pending_ids(database, on, vector_set, scope, after, hashes)
-        for start in range(0, len(ids), WINDOW_ROWS):
-            window = _project(database, on, vector_set, ids[start : start + WINDOW_ROWS])
-            written(window)
-            done = done.plus(window)
-        if len(ids) < _SLICE_ROWS:
-            return done
-        after = ids[-1]
 
+    @resumed
+    def go_on() -> None:
+        nonlocal done
+        after: str | None = None
+        with database.connection() as connection:
+            tables = EntityTables(connection, on)
+            while True:
+                ids = pending.pending_ids(
+                    *(tables, vector_set, scope),
+                    after=after,
+                    limit=_SLICE_ROWS,
+                    hashes=hashes,
+                    cached=hashes is None,
+                )
+                for start in range(0, len(ids), WINDOW_ROWS):
+                    window = projection.project(
+                        tables, vector_set, ids[start : start + WINDOW_ROWS]
+                    )
+                    written(window)
+                    done = done.plus(window)
+                if len(ids) < _SLICE_ROWS:
+                    return
+                after = ids[-1]
 
-@resumed
-def _pending_ids(
-    database: Postgres,
-    on: Statements,
-    vector_set: VectorSet,
-    scope: Scope,
-    after: str | None,
-    hashes: Sequence[bytes] | None,
-) -> list[str]:
-    with database.connection() as connection:
-        return pending.pending_ids(
-            EntityTables(connection, on),
-            vector_set,
-            scope,
-            after=after,
-            limit=_SLICE_ROWS,
-            hashes=hashes,
-            cached=hashes is None,
-        )
-
-
-@resumed
-def _project(
-    database: Postgres, on: Statements, vector_set: VectorSet, ids: Sequence[str]
-) -> Projected:
-    with database.connection() as connection:
-        return projection.project(EntityTables(connection, on), vector_set, ids)
+    go_on()
+    return done

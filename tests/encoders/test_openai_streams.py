@@ -274,6 +274,32 @@ def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provi
     assert (done.batches, len(provider.asked)) == ([], 2)
 
 
+def test_the_first_error_is_what_all_requests_raise(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, second = Barrier(2), Event()
+    failed = Session.failed
+
+    def late(self: Session, error: BaseException) -> BaseException:
+        first = failed(self, error)
+        if "revoked" in str(error):
+            # what the other one raises comes before
+            assert second.wait(SECONDS)
+        second.set()
+        return first
+
+    def chance(texts: list[str]) -> Trouble:
+        both.wait(SECONDS)
+        if texts[0] == TEXTS[0]:
+            return 429, {"message": "too many"}, {"Retry-After": "60"}
+        return REVOKED
+
+    monkeypatch.setattr(Session, "failed", late)
+    provider.chance = chance
+    done = streamed(encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS))
+    assert "revoked" in str(done.raised)
+
+
 def test_closing_sends_no_more_and_ends_the_threads(provider: Provider) -> None:
     provider.chance = lambda texts: None if TEXTS[0] in texts else (429, {}, {"Retry-After": "60"})
     batches = encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS)

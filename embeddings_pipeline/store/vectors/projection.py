@@ -7,7 +7,7 @@ texts and compares their own hashes, not that anybody else holds off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 from psycopg.sql import Identifier, Literal
@@ -18,20 +18,17 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# the row's own vector, and whether the cache has all that it takes
-_PLAIN = (
+# the vector of a text `t` in a set, where the cache has all that it takes
+_PLAIN: LiteralString = (
     "select embedding::{storage} as embedding, version, run_id from {cache}"
-    " where text_hash = t.text_hash",
-    "select from {cache} c where c.text_hash = s.text_hash and c.version >= s.floor",
+    " where text_hash = t.text_hash"
 )
 # the weighted mean of the parts' vectors, of unit length
-_WEIGHTED = (
+_WEIGHTED: LiteralString = (
     "select l2_normalize(sum(c.embedding * array_fill(p.weight::real, array[{dimension}])::vector))"
     "::{storage} as embedding, min(c.version) as version, max(c.run_id) as run_id"
     " from unnest(t.part_hashes, t.weights) as p (text_hash, weight)"
-    " join {cache} c using (text_hash)",
-    "select having (select count(*) from unnest(s.part_hashes) as p (text_hash)"
-    " join {cache} c using (text_hash) where c.version >= s.floor) = cardinality(s.part_hashes)",
+    " join {cache} c using (text_hash) having count(*) = cardinality(t.part_hashes)"
 )
 
 
@@ -53,44 +50,48 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     quarantined: no reader sees half of a changed row. What is current is not written.
     """
     weighted = bool(tables.source.entity.weights)
-    embedding, complete = _WEIGHTED if weighted else _PLAIN
     names: dict[str, sql.Composable] = {
         "cache": tables.table(vector_set.cache_table),
         "vectors": tables.table(vector_set.table_name),
         "states": states_of(tables.on, vector_set),
         "storage": sql.SQL(vector_set.storage),
         "dimension": Literal(vector_set.dimension),
-        "chosen": tables.fill("any({ids}::{id_type}[])", ids=Literal(list(ids))),
+        "chosen": tables.fill("any(%(ids)s::{id_type}[])"),
+        "embedding": sql.SQL(""),
     }
+    names["embedding"] = sql.SQL(_WEIGHTED if weighted else _PLAIN).format(**names)
+    values = {"ids": list(ids)}
     with tables.connection.transaction():
         # in one order, here and where texts are written, so that nobody deadlocks. A statement
         # after it sees the rows as they stay until its end
         tables.execute(
             "select from {texts} t where t.{id} = {chosen} order by t.{id}, t.chunk for share",
+            values,
             **names,
         )
         filters = _filter_columns(tables)
         (chunks, tokens) = tables.one(
             """
             with states as materialized (
-                select s.*, s.missing or s.outdated as stale from {states} s where s.{id} = {chosen}
-            ),
-            incomplete as (
-                select {id} from states s
-                where stale and not quarantined and not exists ({complete})
+                select {id}, chunk, t.text, t.text_hash, t.tokens {text_filters}, s.quarantined,
+                    s.missing or s.outdated as stale, c.version >= s.floor as cached, c.embedding,
+                    c.version, c.run_id
+                from {states} s
+                join {texts} t using ({id}, chunk)
+                left join lateral ({embedding}) as c on (s.missing or s.outdated) and {usable}
+                where s.{id} = {chosen} and t.{id} = {chosen}
             ),
             written as (
                 insert into {vectors} as v
                     ({id}, chunk, text, text_hash, embedding, version, run_id {filters})
-                select t.{id}, t.chunk, t.text, t.text_hash, c.embedding, c.version, c.run_id
-                    {text_filters}
+                select {id}, chunk, text, text_hash, embedding, version, run_id {filters}
                 from states s
-                join {texts} t using ({id}, chunk)
-                cross join lateral ({embedding}) as c
-                where s.stale and s.{id} not in (select {id} from incomplete) and {usable}
+                where stale and embedding is not null and {id} not in (
+                    select {id} from states where stale and not quarantined and cached is not true
+                )
                 -- one order for all, so that nobody deadlocks, and equal texts apart: an HNSW graph
                 -- that is built from hundreds of equal vectors in a row does not find the others
-                order by hashtextextended(t.{id}::text, t.chunk)
+                order by hashtextextended({id}::text, chunk)
                 on conflict ({id}, chunk) do update set text = excluded.text,
                     text_hash = excluded.text_hash, embedding = excluded.embedding,
                     version = excluded.version, run_id = excluded.run_id,
@@ -113,8 +114,7 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             select count(*), coalesce(sum(s.tokens), 0)::bigint
             from written join states s using ({id}, chunk)
             """,
-            complete=sql.SQL(complete).format(**names),
-            embedding=sql.SQL(embedding).format(**names),
+            values,
             usable=sql.SQL("vector_norm(c.embedding::vector) > 0" if weighted else "true"),
             filters=sql.SQL("").join(sql.SQL(", {}").format(Identifier(c)) for c in filters),
             text_filters=sql.SQL("").join(
@@ -126,7 +126,7 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             **names,
         )
         if weighted:
-            _quarantine_cancelled(tables, vector_set, names)
+            _quarantine_cancelled(tables, vector_set, values, names)
     return Projected(chunks, tokens)
 
 
@@ -138,24 +138,25 @@ def _filter_columns(tables: EntityTables) -> list[str]:
 
 
 def _quarantine_cancelled(
-    tables: EntityTables, vector_set: VectorSet, names: dict[str, sql.Composable]
+    tables: EntityTables,
+    vector_set: VectorSet,
+    values: dict[str, list[str]],
+    names: dict[str, sql.Composable],
 ) -> None:
     """Parts whose weighted mean is zero have no direction: their row is put in quarantine."""
-    embedding, complete = _WEIGHTED
     tables.execute(
         """
         insert into {quarantine} as q (identity, text_hash, stage, error, attempts)
         select distinct {identity}, t.text_hash, 'encode', 'the weighted parts cancel one another',
             {attempts}
         from {states} s join {texts} t using ({id}, chunk) cross join lateral ({embedding}) as c
-        where s.{id} = {chosen} and s.pending and exists ({complete})
+        where s.{id} = {chosen} and s.pending and c.version >= s.floor
             and vector_norm(c.embedding::vector) = 0
         on conflict (identity, text_hash) where stage = 'encode' do nothing
         """,
+        values,
         identity=Literal(vector_set.identity_number),
         attempts=Literal(1 << 30),
-        complete=sql.SQL(complete).format(**names),
-        embedding=sql.SQL(embedding).format(**names),
         **names,
     )
 
