@@ -93,13 +93,14 @@ class World:
             keep=self.keep,
         )
 
-    def retain(self, entity: Entity, *, wait: bool = False) -> None:
-        """What ends a command: caches forget what is of no use."""
-        retain(self.postgres, self.on(entity), self.encoders, self.settings, wait=wait)
+    def retain(self, entity: Entity, *, grace: int = 0) -> None:
+        """What ends a run: caches forget what has been of no use for so many seconds."""
+        settings = self.settings.model_copy(update={"embedding_cache_grace": grace})
+        retain(self.postgres, self.on(entity), self.encoders, settings)
 
     @property
     def settings(self) -> Settings:
-        return Settings(_env_file=None, embedding_cache_keep=self.keep)
+        return Settings(_env_file=None, embedding_cache_keep=self.keep, embedding_cache_grace=0)
 
     def plan(self, entity: Entity, **options: Any) -> Plan:
         (planned,) = self.plans(entity, **options)

@@ -199,8 +199,7 @@ def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> 
     ) -> dg.MaterializeResult[None]:
         on = engine.on(entity)
         result = publish(engine.vectors, on)
-        # other partitions may run apart from these
-        retain(engine.vectors, on, engine.encoders, engine.settings, wait=True)
+        retain(engine.vectors, on, engine.encoders, engine.settings)
         with engine.vectors.connection() as connection:
             counts = ledger.read(connection, on, context.run_id) or asdict(Counts())
         shown = {"published": result.summary, "flipped": result.flipped}

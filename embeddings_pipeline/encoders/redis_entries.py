@@ -21,7 +21,12 @@ def key_of(kind: Kind, text_hash: bytes) -> str:
 
 def field_of(model: ModelIdentity) -> str:
     """All that makes two vectors of one text differ; the model stands before the first space."""
-    return f"{model.model} {model.revision} {model.dimension} {model.max_tokens} {model.provider}"
+    return " ".join(
+        (
+            *(model.model, model.revision, str(model.dimension), str(model.max_tokens)),
+            *(model.provider, model.document_prompt),
+        )
+    )
 
 
 def packed(value: bytes, kind: Kind, text_hash: bytes, model: ModelIdentity) -> bytes:

@@ -15,15 +15,13 @@ from embeddings_pipeline.store.vectors.cache import EmbeddingCache
 
 
 @resumed
-def retain(
-    database: Postgres, on: Statements, encoders: Encoders, settings: Settings, *, wait: bool
-) -> None:
+def retain(database: Postgres, on: Statements, encoders: Encoders, settings: Settings) -> None:
     """Delete the cache entries that the entity needs no longer.
 
-    That is at once, or, where partitions run apart and are to `wait` for one another, after
-    EMBEDDING_CACHE_GRACE: a row that moves is gone from one before another has it. What a model
-    with a price has encoded is kept for EMBEDDING_CACHE_TTL, and so is the cache of such a model
-    that no set uses. With EMBEDDING_CACHE_KEEP=false nothing is kept.
+    That is EMBEDDING_CACHE_GRACE after the last text that needed them: where partitions run apart,
+    a row that moves is gone from one before another has it. What a model with a price has encoded
+    is kept for EMBEDDING_CACHE_TTL, and so is the cache of such a model that no set uses. With
+    EMBEDDING_CACHE_KEEP=false nothing is kept.
     """
     ttl = timedelta(seconds=settings.embedding_cache_ttl)
     grace = timedelta(seconds=settings.embedding_cache_grace)
@@ -31,12 +29,7 @@ def retain(
         tables = EntityTables(connection, on)
         stored = identities.all_of(connection, on.schema)
         priced = {i.number: ttl for i in stored if encoders.usd_per_token(i.identity.model) > 0}
-        candidates.collect(
-            tables,
-            encoders.cache.evict,
-            grace=grace if wait else timedelta(),
-            keep=priced,
-        )
+        candidates.collect(tables, encoders.cache.evict, grace=grace, keep=priced)
         identities.clear_unused(connection, on.schema, priced)
         if not settings.embedding_cache_keep:
             for identity in stored:

@@ -143,3 +143,11 @@ def test_a_wrong_declaration_is_not_built_with_dbt_either(notes: Notes) -> None:
     assert [e["entity"] for e in run["entities"]] == ["note"]
     assert said.startswith(f"event: {EVENT}: meta.embedding has no key 'colour'")
     assert notes.sql("select count(*) from marts.note_with_embedding") == [(8,)]
+
+
+def test_status_needs_no_staging_models(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGING_DB_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
+    result = command("status", "--json")
+    assert result.exception is None
+    assert [e["problem"] for e in json.loads(result.stdout)["entities"]] == [None, None]
+    assert "not checked against the staging models: cannot connect to" in result.stderr

@@ -65,7 +65,7 @@ def encode(world: World, entity: Entity) -> Act:
 
 def clear(world: World, entity: Entity) -> Act:
     on = world.on(entity)
-    return lambda: retain(world.postgres, on, world.encoders, world.settings, wait=False)
+    return lambda: retain(world.postgres, on, world.encoders, world.settings)
 
 
 def index(world: World, entity: Entity) -> Act:

@@ -158,7 +158,7 @@ class History:
             options = RunOptions("run", allow_deletes=True)
             sync_texts(database, database, on, encoders, options)
             encode_entity(database, on, encoders, options)
-            retain(database, on, encoders, self.world.settings, wait=False)
+            retain(database, on, encoders, self.world.settings)
             sync_index(database, on)
             publish(database, on)
         if accident == "answer lost":

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.encoders import breaker
+from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.serialise import text_hash
 from embeddings_pipeline.settings import Settings
@@ -113,7 +114,7 @@ def test_partitions_that_run_apart_keep_for_a_while_what_a_row_may_bring_along(
     things.encoder.encoded.clear()
     things.sql("delete from staging.stg_item where id = 1")
     things.texts(event, keys=["2026-01-01"])
-    things.retain(event, wait=True)
+    things.retain(event, grace=86_400)
     assert has(things, "name: Pump")
     # it comes back under another id, in another partition
     things.sql("insert into staging.stg_item values (7, 'Pump', null, '2026-01-02')")
@@ -124,7 +125,7 @@ def test_partitions_that_run_apart_keep_for_a_while_what_a_row_may_bring_along(
     things.sql("delete from staging.stg_item where id = 7")
     things.texts(event, keys=["2026-01-02"])
     things.sql(f"update {SCHEMA}.cache_candidates set since = since - interval '25 hours'")
-    things.retain(event, wait=True)
+    things.retain(event, grace=86_400)
     assert not has(things, "name: Pump")
 
 
@@ -325,8 +326,9 @@ class TestRedis:
         things.encoders = encoders(redis)
         things.use(things.encoder)
         things.run(item(things))
-        things.encoders.of(item(things)).encode_documents(["name: Pump", "name: Hose"])
-        things.encoders.of(item(things)).encode_query(["name: Pump"])
+        encoder = CachedEncoder(things.encoder, things.encoders.cache)
+        encoder.encode_documents(["name: Pump", "name: Hose"])
+        encoder.encode_query(["name: Pump"])
         return things
 
     def test_a_run_keeps_no_documents_in_redis(self, things: World, redis: RedisServer) -> None:
