@@ -142,8 +142,8 @@ class OpenAIEncoder:
                     usage += made.usage
                     read.update(places)
             except Exception as error:
-                # nothing was billed, and nothing is known of any text but that it is empty
-                if not usage.tokens and not any(texts[place] for place in read):
+                # nothing is known of any text but that it is empty: to refuse one takes a probe
+                if not usage.tokens:
                     raise
                 stopped = error
                 left = (place for place in range(len(texts)) if place not in read)

@@ -149,8 +149,10 @@ def moved_partitions(tables: EntityTables, *, rekeyed: bool) -> int:
 
 @dataclass
 class PlannedCaches:
-    """The caches of identities as the runs that are planned will leave them."""
+    """The caches of identities as the runs that are planned will leave them. `version` is that of
+    the run which is planned now, above all that are stored."""
 
+    version: int = 1 << 62
     _numbers: dict[ModelIdentity, int] = field(default_factory=dict)
 
     def of(self, tables: EntityTables, identity: ModelIdentity) -> sql.Composable:
@@ -201,9 +203,9 @@ class PlannedCaches:
         )
         tables.execute("analyze selected")
         tables.execute(
-            "insert into {planned} select text_hash, {newest} from selected",
+            "insert into {planned} select text_hash, {version} from selected",
             planned=_planned(self._numbers[identity]),
-            newest=Literal((1 << 63) - 1),
+            version=Literal(self.version),
         )
 
 

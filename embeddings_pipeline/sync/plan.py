@@ -128,6 +128,7 @@ class Planner:
         """The plan of an entity. Raises ConfigurationError where a run would."""
         # its own, whose `texts` may stand for an empty table
         tables = EntityTables(self._target, Statements(on.schema, on.source))
+        self._caches.version += 1
         try:
             return self._plan(tables)
         finally:
@@ -258,7 +259,7 @@ class Planner:
             keys = self._options.partition_keys
             sets = vector_sets.maintained(vector_sets.vector_sets(self._target, tables.on))
             if not any(renewals.is_unfinished(tables, s, keys) for s in sets):
-                renewal = renewals.as_planned(keys)
+                renewal = renewals.as_planned(keys, self._caches.version)
         stored = identities.find(self._target, tables.schema, identity)
         return sql.SQL("({})").format(
             chunk_states(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import repeat
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from embeddings_pipeline.encoders.base import Vectors
 from embeddings_pipeline.encoders.general_model import GeneralModel
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
-from embeddings_pipeline.encoders.image_files import PROBE, pinned
+from embeddings_pipeline.encoders.image_files import PROBE, ImageFiles, pinned
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -146,6 +147,22 @@ def test_images_come_out_while_the_source_waits_and_are_decoded_a_few_ahead(clip
         # images each that are being decoded and that are read
         until(lambda: source.read > 10 + 4)
     assert source.read <= 10 + 4 * (1 + 16 + 2 + 2) + 4 + 1
+
+
+def test_images_are_read_by_four_threads_at_once(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = Barrier(4)
+    whole = ImageFiles.read
+
+    def meet(self: ImageFiles, uri: str) -> bytes:
+        # it ends only if there are always four
+        four.wait(30)
+        return whole(self, uri)
+
+    monkeypatch.setattr(ImageFiles, "read", meet)
+    uris = [data_uri(file_of(picture()))] * 12
+    assert streamed(encoder(clip / "plain").encode_stream(uris)).places == [*range(12)]
 
 
 def test_a_batch_of_images_that_fails_has_the_error_and_the_others_come_out(

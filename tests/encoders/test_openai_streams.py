@@ -149,14 +149,16 @@ def test_what_is_in_flight_when_the_key_is_refused_comes_out_before_the_error(
 def test_what_was_answered_of_a_request_that_ends_the_run_comes_out_before_the_error(
     provider: Provider,
 ) -> None:
-    texts = ["pump", "hose", "poison", "valve"]
-    provider.chance = lambda asked: REVOKED if asked == ["valve"] else None
+    # the last one is cut before it is sent
+    texts = ["pump", "hose", "poison", "valve " * 20_000]
+    provider.chance = lambda asked: REVOKED if asked[0].startswith("valve") else None
     done = streamed(encoder(provider).encode_stream(texts))
     assert "revoked" in str(done.raised)
     assert done.places == [0, 1, 2]
     assert [*done.failures] == [2]
     assert_right(done, texts)
     assert (done.usage.texts, done.usage.tokens) == (2, provider.tokens)
+    assert done.usage.truncated == 0
 
 
 @pytest.mark.parametrize("change", [misbehaving.one_less, misbehaving.shorter])

@@ -160,7 +160,7 @@ def test_a_plan_needs_nothing_of_the_former_declaration(
     former = world.declare(include=["name"], where="price > 0")
     world.run(former)
     world.sql("alter table staging.stg_item drop price")
-    of_all, failures = planned(shop(where="id > 0"))
+    of_all, failures = planned(shop(where="id > 0", include=["name", "id"]))
     assert (list(of_all), failures) == (["first", "item", "last"], {})
 
 

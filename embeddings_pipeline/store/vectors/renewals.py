@@ -63,8 +63,6 @@ def _sorted(keys: Sequence[str] | None) -> list[str] | None:
     return None if keys is None else sorted(keys)
 
 
-def as_planned(keys: Sequence[str] | None) -> sql.Composable:
-    """A row of `renewals` that covers every version there is: a forced run that is planned."""
-    return sql.SQL("values ({}::bigint, {}::text[])").format(
-        Literal((1 << 63) - 1), Literal(_sorted(keys))
-    )
+def as_planned(keys: Sequence[str] | None, floor: int) -> sql.Composable:
+    """A row of `renewals`, of a forced run that is planned."""
+    return sql.SQL("values ({}::bigint, {}::text[])").format(Literal(floor), Literal(_sorted(keys)))
