@@ -21,7 +21,7 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
             "select e.entity, e.definition->>'id', s.table_name, s.number from {entities} e"
             " left join {sets} s on s.entity = e.entity and s.state = 'live'"
             # one whose tables somebody dropped keeps no other out of the view
-            " where {schema}::text is not null"
+            " where to_regclass(format('%I.%I', {schema}::text, e.entity || '_texts')) is not null"
             " order by 1"
         ).format(
             schema=sql.Literal(schema),
