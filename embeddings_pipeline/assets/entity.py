@@ -173,8 +173,12 @@ def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
         kinds={"postgres"},
         code_version=_version(entity, _INDEX),
     )
-    def index(engine: dg.ResourceParam[Running]) -> dg.MaterializeResult[None]:
-        results = sync_index(engine.vectors, engine.on(entity), report=engine.report)
+    def index(
+        context: dg.AssetExecutionContext, engine: dg.ResourceParam[Running]
+    ) -> dg.MaterializeResult[None]:
+        results = sync_index(
+            engine.vectors, engine.on(entity), run_id=context.run_id, report=engine.report
+        )
         return dg.MaterializeResult(metadata=metadata.of_indexes(results))
 
     return index

@@ -240,7 +240,9 @@ def cost(connection: Connection[Row], on: Statements) -> Cost:
             connection,
             """
             select
-                coalesce((array_agg(cost_usd order by started_at desc))[1], 0)::float,
+                coalesce((
+                    array_agg(cost_usd order by started_at desc) filter (where kind = 'run')
+                )[1], 0)::float,
                 coalesce(sum(cost_usd), 0)::float,
                 coalesce(sum(saved_usd), 0)::float
             from {run_ledger}

@@ -130,7 +130,7 @@ def _texts(
     collect_erased(vectors, on, encoders.cache.evict)
     seconds = time.monotonic() - started
     counts = Counts(read=done.read, quarantined=done.quarantined, seconds=seconds)
-    record(vectors, on, options.run_id, counts)
+    record(vectors, on, options, counts)
     return found
 
 

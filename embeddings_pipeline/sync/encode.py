@@ -209,6 +209,7 @@ def _record(database: Postgres, encoding: Encoding, seconds: Counts) -> None:
             keys=encoding.keys,
             model=encoding.model,
             device=encoding.device,
+            kind=encoding.options.kind,
         )
 
 

@@ -16,6 +16,7 @@ from embeddings_pipeline.store import (
     index_build,
     index_progress,
     indexes,
+    ledger,
     locks,
     queries,
     recall,
@@ -23,6 +24,7 @@ from embeddings_pipeline.store import (
 )
 from embeddings_pipeline.store.index_progress import Phase
 from embeddings_pipeline.store.indexes import Wear
+from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
@@ -53,14 +55,25 @@ class _Due:
 
 @resumed
 def sync_index(
-    database: Postgres, on: Statements, *, rebuild: bool = False, report: Report = unheard
+    database: Postgres,
+    on: Statements,
+    *,
+    run_id: str | None = None,
+    rebuild: bool = False,
+    report: Report = unheard,
 ) -> list[IndexResult]:
     """Build the index of each set that runs maintain where that is due, or with `rebuild` anyway,
-    and count the words of the texts, by which full-text search ranks."""
+    and count the words of the texts, by which full-text search ranks. The ledger has how long that
+    took as a part of the run `run_id`."""
     with database.connection() as connection:
         terms.refresh_counts(connection, on)
         sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
-    return [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
+    results = [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
+    built = sum(result.seconds for result in results if result.action == "built")
+    if run_id is not None and built:
+        with database.connection() as connection:
+            ledger.record(connection, on, run_id, "index", Counts(seconds=built))
+    return results
 
 
 def _sync_one(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.ledger import Counts, Kind
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.sync.progress import Report, unheard
 
@@ -40,6 +40,11 @@ class RunOptions:
     def partition_keys(self) -> Sequence[str] | None:
         """The partitions that the run may touch; None for all."""
         return None if self.include_backlog else self.keys
+
+    @property
+    def kind(self) -> Kind:
+        """What the ledger calls it."""
+        return "run" if self.ids is None else "documents"
 
     @property
     def is_unrestricted(self) -> bool:

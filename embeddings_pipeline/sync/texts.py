@@ -116,7 +116,7 @@ def sync_texts(
         result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
         # what a pass did before it failed is stored
         if finished or any(asdict(done).values()):
-            record(vectors, on, options.run_id, result.counts)
+            record(vectors, on, options, result.counts)
     collect_erased(vectors, on, encoders.cache.evict)
     return result
 
@@ -283,7 +283,7 @@ def _teller(options: RunOptions, on: Statements, done: Done, due: int) -> Callab
 
 
 @resumed
-def record(database: Postgres, on: Statements, run_id: str, counts: Counts) -> None:
+def record(database: Postgres, on: Statements, options: RunOptions, counts: Counts) -> None:
     """Add the counts to the ledger row of a run."""
     with database.connection() as connection:
-        ledger.record(connection, on, run_id, "texts", counts)
+        ledger.record(connection, on, options.run_id, "texts", counts, kind=options.kind)
