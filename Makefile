@@ -40,7 +40,7 @@ lint: $(DEV_STAMP)
 	cd dbt_project && ../$(BIN)/sqlfluff lint models
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m benchmarks.upsert $(DATA)
+	$(BIN)/python -m benchmarks.capacity $(DATA)
 	$(BIN)/python -m benchmarks.unchanged $(DATA)
 	$(BIN)/python -m benchmarks.unchanged $(DATA) --synthetic 1000000
 	$(BIN)/python -m benchmarks.processes $(DATA)

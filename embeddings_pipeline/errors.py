@@ -24,11 +24,11 @@ class RowError(EmbeddingsError):
 
 
 class Interrupted(EmbeddingsError):
-    """The run was asked to stop and did so between two windows; started again, it goes on."""
+    """The run was asked to stop and did so; started again, it goes on."""
 
 
 class CostLimitReached(EmbeddingsError):
-    """The next window would cost more than the run may spend; what was done is kept."""
+    """The next text would cost more than the run may spend; what was done is kept."""
 
 
 class DeletesRefused(EmbeddingsError):

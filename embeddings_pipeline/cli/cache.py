@@ -20,7 +20,7 @@ def clear(
         str, typer.Argument(metavar="[PATTERN]", help="Models, like 'text-embedding-*'.")
     ] = "*",
 ) -> None:
-    """Remove the vectors of these models, or all; texts are then encoded again."""
+    """Remove the remembered vectors of queries, of these models or of all."""
     with opened() as engine:
         removed = engine.encoders.cache.clear(pattern)
     typer.echo(f"{removed:,} vectors removed")

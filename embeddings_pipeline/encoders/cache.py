@@ -61,10 +61,6 @@ class Cache:
             self._misses += len(hashes) - len(found)
         return {text_hash: np.frombuffer(value, "<f4") for text_hash, value in found.items()}
 
-    def holds(self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]) -> set[bytes]:
-        """Those that `read` would find; not counted as asked for."""
-        return {*self._read(kind, model, hashes)}
-
     def _read(
         self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
     ) -> dict[bytes, bytes]:

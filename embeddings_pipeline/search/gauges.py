@@ -18,7 +18,7 @@ _GAUGES: Mapping[str, tuple[str, Callable[[EntityState], float | None]]] = {
         lambda e: None if e.coverage is None else e.coverage / 100,
     ),
     "entity_data_lag_seconds": ("Age of the oldest pending change", lambda e: e.data_lag_seconds),
-    "entity_pending_chunks": ("Chunks whose vector is missing", lambda e: e.pending),
+    "entity_pending_chunks": ("Chunks that are pending", lambda e: e.pending),
     "entity_quarantined_rows": ("Rows that failed", lambda e: e.quarantined),
     "entity_run_cost_usd": ("US dollars that all runs cost", lambda e: e.cost_usd),
     "entity_index_recall": (

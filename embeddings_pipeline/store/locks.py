@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from psycopg import Connection
@@ -26,31 +26,14 @@ def entity(
 
     Raises Busy where that takes longer than `patience` seconds.
     """
-    with _held(connection, [f"{on.schema}/{on.source.entity.name}"], patience):
+    with _held(connection, f"{on.schema}/{on.source.entity.name}", patience):
         yield
-
-
-@contextmanager
-def partitions(
-    connection: Connection[Row],
-    on: Statements,
-    table: str,
-    keys: Sequence[str],
-    patience: float = math.inf,
-) -> Iterator[bool]:
-    """Hold partitions of a vector set; gives whether it had to wait for who held one of them.
-
-    Raises Busy where that takes longer than `patience` seconds.
-    """
-    names = [f"{on.schema}/{table}/{key}" for key in sorted(keys)]
-    with _held(connection, names, patience) as waited:
-        yield waited
 
 
 @contextmanager
 def index(connection: Connection[Row], on: Statements, table: str) -> Iterator[None]:
     """Hold the index of a vector set; waits for whoever builds it."""
-    with _held(connection, [f"{on.schema}/{table}/index"]):
+    with _held(connection, f"{on.schema}/{table}/index"):
         yield
 
 
@@ -62,23 +45,15 @@ def _taken(connection: Connection[Row], name: str) -> bool:
 
 
 @contextmanager
-def _held(
-    connection: Connection[Row], names: Sequence[str], patience: float = math.inf
-) -> Iterator[bool]:
+def _held(connection: Connection[Row], name: str, patience: float = math.inf) -> Iterator[None]:
     until = time.monotonic() + patience
-    held: list[str] = []
-    waited = False
+    while not _taken(connection, name):
+        if time.monotonic() > until:
+            raise Busy("another run is at work on the same rows: try again later")
+        time.sleep(_POLL_SECONDS)
     try:
-        for name in names:
-            while not _taken(connection, name):
-                if time.monotonic() > until:
-                    raise Busy("another run is at work on the same rows: try again later")
-                waited = True
-                time.sleep(_POLL_SECONDS)
-            held.append(name)
-        yield waited
+        yield
     finally:
-        # with a broken connection the locks are gone already
+        # with a broken connection the lock is gone already
         if not connection.closed:
-            for name in held:
-                connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
+            connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))

@@ -24,6 +24,16 @@ def only(cursor: Cursor[Row]) -> Row:
     return row
 
 
+@contextmanager
+def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
+    """A transaction of what can be made again, whose commit does not wait for the disk: a crash of
+    the server may lose the last half second of such transactions, whole ones and the last ones
+    (https://www.postgresql.org/docs/current/wal-async-commit.html)."""
+    with connection.transaction():
+        connection.execute("set local synchronous_commit to off")
+        yield
+
+
 class NoConnection(psycopg.OperationalError):
     """None was to be had in the time that one waits for it."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
+from psycopg import Connection
 
 from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
@@ -29,7 +30,7 @@ from embeddings_pipeline.errors import (
 from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import Postgres, asynchronous_commit
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine, texts
@@ -348,15 +349,13 @@ class Encoding:
                 for batch in batches:
                     self._take(encoder, feed, batch, writer)
                     self._report()
-                    if self.options.stopped():
-                        break
-        finally:
-            self.release_claims()
-        if self.options.stopped():
+        except Interrupted:
             raise Interrupted(
                 f"{self.on.source.entity.name}: stopped after {self._projected.chunks:,} of"
                 f" {self._counts.pending:,} chunks; run again to go on"
-            )
+            ) from None
+        finally:
+            self.release_claims()
 
     def _take(
         self, encoder: StreamingEncoder, feed: Feed, batch: EncodedBatch, writer: Writer
@@ -450,7 +449,9 @@ class Encoding:
 
         @resumed
         def write() -> Written:
-            with self._database.connection() as connection, connection.transaction():
+            # what was paid for is safe before anything else is asked for
+            committed = Connection.transaction if self.usd_per_token else asynchronous_commit
+            with self._database.connection() as connection, committed(connection):
                 tables = EntityTables(connection, self.on)
                 written = Written([], [])
                 if vectors:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
+from embeddings_pipeline.encoders.ahead import ahead
 from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
@@ -15,6 +17,8 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # ids that are asked for at once, and rows that are written in one transaction
 _SLICE_ROWS, WINDOW_ROWS = 50_000, 2_000
+# sessions that write at once
+_SESSIONS = 2
 
 
 def project_pending(
@@ -26,33 +30,31 @@ def project_pending(
     hashes: Sequence[bytes] | None = None,
     written: Callable[[Projected], None] = lambda projected: None,
 ) -> Projected:
-    """Project the rows that have something pending, or that wait for one of these hashes; what the
-    cache does not have yet is left. `written` is called after each window."""
-    done = Projected()
+    """Project the rows that wait for what the cache has, or those alone that may wait for one of
+    these hashes. `written` is called after each window."""
 
     @resumed
-    def go_on() -> None:
-        nonlocal done
-        after: str | None = None
+    def some_ids(after: str | None) -> list[str]:
         with database.connection() as connection:
             tables = EntityTables(connection, on)
-            while True:
-                ids = pending.pending_ids(
-                    *(tables, vector_set, scope),
-                    after=after,
-                    limit=_SLICE_ROWS,
-                    hashes=hashes,
-                    cached=hashes is None,
-                )
-                for start in range(0, len(ids), WINDOW_ROWS):
-                    window = projection.project(
-                        tables, vector_set, ids[start : start + WINDOW_ROWS]
-                    )
-                    written(window)
-                    done = done.plus(window)
-                if len(ids) < _SLICE_ROWS:
-                    return
-                after = ids[-1]
+            if hashes is not None:
+                return pending.ids_waiting_for(tables, scope, hashes)
+            return pending.ids_to_project(tables, vector_set, scope, after=after, limit=_SLICE_ROWS)
 
-    go_on()
+    @resumed
+    def project(ids: Sequence[str]) -> Projected:
+        with database.connection() as connection:
+            return projection.project(EntityTables(connection, on), vector_set, ids)
+
+    done = Projected()
+    after: str | None = None
+    while ids := some_ids(after):
+        windows = (ids[start : start + WINDOW_ROWS] for start in range(0, len(ids), WINDOW_ROWS))
+        with closing(ahead(project, windows, threads=_SESSIONS, depth=_SESSIONS)) as results:
+            for projected in results:
+                written(projected)
+                done = done.plus(projected)
+        if hashes is not None or len(ids) < _SLICE_ROWS:
+            break
+        after = ids[-1]
     return done

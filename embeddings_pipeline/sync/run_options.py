@@ -48,8 +48,8 @@ class RunOptions:
 
     @property
     def is_unrestricted(self) -> bool:
-        """Whether the run brings all of the entity up to date, if nothing ends it before."""
-        bounds = (self.partition_keys, self.ids, self.limit, self.max_cost_usd)
+        """Whether the run brings all of the entity up to date, if no cost limit ends it before."""
+        bounds = (self.partition_keys, self.ids, self.limit)
         return all(bound is None for bound in bounds)
 
     def scope(self, entity: Entity) -> Scope:

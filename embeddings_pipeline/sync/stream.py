@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -16,7 +17,7 @@ import psycopg
 from embeddings_pipeline.encoders.ahead import ahead
 from embeddings_pipeline.encoders.base import StreamingEncoder, Vector
 from embeddings_pipeline.encoders.image_files import pinned
-from embeddings_pipeline.errors import RowError
+from embeddings_pipeline.errors import Interrupted, RowError
 from embeddings_pipeline.store.vectors.claims import RENEW_SECONDS, Claim
 from embeddings_pipeline.store.vectors.pending import Selected
 from embeddings_pipeline.sync.isolation import Outcome
@@ -66,7 +67,9 @@ class Feed:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._windows.close()
+        # a thread of the encoder may still wait in it for the database
+        with suppress(ValueError):
+            self._windows.close()
 
     def __iter__(self) -> Iterator[str]:
         images = self._encoding.on.source.entity.image is not None
@@ -75,7 +78,10 @@ class Feed:
             texts = [pinned(text, text_hash) if images else text for text_hash, text in read]
             costs = dollars(self._encoder, texts, self._encoding.usd_per_token)
             for (text_hash, _), text, cost in zip(read, texts, costs, strict=True):
-                if self._encoding.options.stopped() or not self._encoding.reserve(cost):
+                if self._encoding.options.stopped():
+                    # what the model has begun comes out of its stream, and nothing beyond
+                    raise Interrupted("stopped")
+                if not self._encoding.reserve(cost):
                     return
                 self.places[number] = Place(text_hash, text, claim, cost)
                 yield text

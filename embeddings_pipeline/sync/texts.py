@@ -213,7 +213,7 @@ def write_rows(
         # no read of staging is held open while images are fetched for an hour
         held = iter([*rows]) if tables.source.has_uris else rows
         render = partial(rendered, on=tables.on, images=images)
-        with closing(ahead(render, batches(held, tables.on), threads=1, depth=1)) as windows:
+        with closing(ahead(render, batches(held, tables.on), threads=2, depth=3)) as windows:
             for window in windows:
                 texts.write(tables, window.texts, window.failures, new=new)
                 done.read += window.rows

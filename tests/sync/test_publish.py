@@ -98,6 +98,22 @@ def test_a_rollback_flips_back_and_nothing_flips_until_a_person_says_so(publishe
     assert model_of(published) == "r2"
 
 
+def test_after_a_rollback_the_live_model_keeps_its_cache(published: World) -> None:
+    published.encoders.add(WordsEncoder(replace(WORDS, model="fake/other")))
+    other = published.declare(model="fake/other")
+    published.run(other)
+    rollback(published.postgres, published.on(other))
+    # what is encoded for it from now on stays
+    published.insert((3, "Valve"))
+    item = published.declare()
+    published.texts(item)
+    published.vectors(item)
+    published.retain(item)
+    live = next(s for s in published.sets(item) if s.state == "live")
+    assert live.model == "fake/words"
+    assert published.sql(f"select count(*) from {SCHEMA}.{live.cache_table}") == [(1,)]
+
+
 def test_a_manual_entity_waits_for_a_person(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"))

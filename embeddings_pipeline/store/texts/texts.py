@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.errors import UniqueViolation
 from psycopg.sql import Identifier, Literal
 
+from embeddings_pipeline.store.postgres import asynchronous_commit
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine
@@ -60,13 +61,13 @@ def write(
     """
     if new and not failures:
         try:
-            with tables.connection.transaction():
+            with asynchronous_commit(tables.connection):
                 _copy(tables, tables.on.names["texts"], texts)
             return
         except UniqueViolation:
             # another run has written some of them since the pass began
             pass
-    with tables.connection.transaction():
+    with asynchronous_commit(tables.connection):
         _receive(tables, texts)
         _keep_unread(tables, failures)
         candidates.note(tables, _replaced(tables))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.sql import Literal
 
+from embeddings_pipeline.store.postgres import asynchronous_commit
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.identities import StoredIdentity
 from embeddings_pipeline.store.vectors.wire import hash_array, hashes_of
@@ -46,7 +47,7 @@ class Claims:
 
     def take(self, hashes: Sequence[bytes], floors: Sequence[int]) -> Claim:
         """Claim what no other run has claimed and the cache still lacks at these floors."""
-        with self._tables.connection.transaction():
+        with asynchronous_commit(self._tables.connection):
             # who comes second sees what the first one has claimed
             self._tables.execute(
                 "select pg_advisory_xact_lock(hashtextextended('claims/' || {schema} || '/'"

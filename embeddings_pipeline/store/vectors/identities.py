@@ -104,10 +104,15 @@ def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timed
     connection.execute(
         sql.SQL(
             """
-            update {identities} i set unused_since = clock_timestamp()
-            where unused_since is null and not exists (
-                select from {sets} s where s.identity = i.number and s.state <> 'retired'
-            )
+            update {identities} i
+            set unused_since = case when not used.now then clock_timestamp() end
+            from (
+                select i.number, exists (
+                    select from {sets} s where s.identity = i.number and s.state <> 'retired'
+                ) as now from {identities} i
+            ) as used
+            -- a set that was retired may be live again
+            where used.number = i.number and used.now <> (i.unused_since is null)
             """
         ).format(
             identities=Identifier(schema, "model_identities"),

@@ -254,39 +254,47 @@ def backlog(tables: EntityTables, vector_set: VectorSet, scope: Scope) -> Backlo
     )
 
 
-def pending_ids(
+def ids_waiting_for(tables: EntityTables, scope: Scope, hashes: Sequence[bytes]) -> list[str]:
+    """The ids, in order, of rows whose texts have one of these hashes."""
+    return [
+        row_id
+        for (row_id,) in tables.execute(
+            """
+            select i.{id}::text from (
+                select distinct s.{id} from {texts} s where {has_hash} and {scope}
+            ) as i order by i.{id}
+            """,
+            (hash_array(hashes),),
+            has_hash=sql.SQL("s.part_hashes && %s::uuid[]")
+            if tables.source.entity.weights
+            else sql.SQL("s.text_hash = any(%s::uuid[])"),
+            scope=scope.condition(tables.on),
+        )
+    ]
+
+
+def ids_to_project(
     tables: EntityTables,
     vector_set: VectorSet,
     scope: Scope,
     *,
     after: str | None = None,
     limit: int,
-    hashes: Sequence[bytes] | None = None,
-    cached: bool = False,
 ) -> list[str]:
-    """The ids, in order and beyond `after`, of rows that have something pending; with `hashes`,
-    something that waits for one of these; with `cached`, something that the cache has."""
+    """The ids, in order and beyond `after`, of rows that wait for what the cache has."""
     return [
         row_id
         for (row_id,) in tables.execute(
             """
             select i.{id}::text from (
                 select distinct s.{id} from {states} s
-                where s.pending and {scope} and {has_hash} and {cached} and {beyond}
+                where s.pending and {scope} and {cached} and {beyond}
                 order by 1 limit {limit}
             ) as i order by i.{id}
             """,
-            None if hashes is None else (hash_array(hashes),),
             states=states_of(tables.on, vector_set),
             scope=scope.condition(tables.on),
-            has_hash=sql.SQL("true")
-            if hashes is None
-            else sql.SQL("s.part_hashes && %s::uuid[]")
-            if tables.source.entity.weights
-            else sql.SQL("s.text_hash = any(%s::uuid[])"),
-            cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table))
-            if cached
-            else sql.SQL("true"),
+            cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table)),
             beyond=sql.SQL("true")
             if after is None
             else tables.fill("s.{id} > {after}::{id_type}", after=Literal(after)),

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
-from embeddings_pipeline.store.postgres import columns_of
+from embeddings_pipeline.store.postgres import asynchronous_commit, columns_of
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
@@ -61,7 +61,7 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     }
     names["embedding"] = sql.SQL(_WEIGHTED if weighted else _PLAIN).format(**names)
     values = {"ids": list(ids)}
-    with tables.connection.transaction():
+    with asynchronous_commit(tables.connection):
         # in one order, here and where texts are written, so that nobody deadlocks. A statement
         # after it sees the rows as they stay until its end
         tables.execute(
