@@ -24,7 +24,7 @@ _COUNT_ONE_IN = 10
 
 def count_tokens(texts: Sequence[str]) -> list[int]:
     """Tokens of each text, special tokens included, nothing truncated."""
-    return [len(encoding.ids) for encoding in _tokenizer().encode_batch_fast(list(texts))]
+    return [len(encoding) for encoding in _tokenizer().encode_batch_fast(list(texts))]
 
 
 def estimate_tokens(texts: Sequence[str]) -> list[int]:

@@ -14,6 +14,8 @@ from embeddings_pipeline.errors import RowError
 MAX_TEXT_BYTES = 1 << 20
 # of an image in a column: as base64, with what a data URI begins with, it is a text
 MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
+# made once: json.dumps would make an encoder for each text
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 HASH_BYTES = 16
 
 
@@ -53,7 +55,7 @@ def content_hash(data: bytes) -> bytes:
 
 
 def _hash_of_json(decides: list[object]) -> bytes:
-    return content_hash(json.dumps(decides, ensure_ascii=False).encode())
+    return content_hash(_as_json(decides).encode())
 
 
 def render(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from psycopg import Connection
 
 from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
@@ -30,7 +29,7 @@ from embeddings_pipeline.errors import (
 from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, asynchronous_commit
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine, texts
@@ -449,9 +448,7 @@ class Encoding:
 
         @resumed
         def write() -> Written:
-            # what was paid for is safe before anything else is asked for
-            committed = Connection.transaction if self.usd_per_token else asynchronous_commit
-            with self._database.connection() as connection, committed(connection):
+            with self._database.connection() as connection, connection.transaction():
                 tables = EntityTables(connection, self.on)
                 written = Written([], [])
                 if vectors:
