@@ -152,14 +152,15 @@ def _pass_over(
         done.rekeyed += partition_keys.rekey(tables)
         moved = find_moved(source, tables, keys)
         done.new = max(done.new, moved.new)
+        unfinished = partition_keys.begin_pass(tables, writes=bool(moved.changed or moved.gone))
         if moved.stored or keys is not None:
             entity_tables.create_text_indexes(target, on.schema, on.source.entity)
         tell = _teller(options, on, done, done.read + moved.changed)
         for ids, new in changes.changed_slices(tables, SLICE):
             write_rows(source, tables, encoders.images, ids, done, tell, new=new)
         entity_tables.create_text_indexes(target, on.schema, on.source.entity)
-        # what an earlier pass left too, which may have been ended here
-        _project(vectors, tables, encoders, options, moved, done, keep=keep)
+        if unfinished or moved.changed or moved.gone:
+            _project(vectors, tables, encoders, options, moved, done, keep=keep)
         if not options.allow_deletes:
             _refuse_mass_deletes(on, moved)
         for ids in changes.gone_slices(tables, _WINDOW_ROWS):

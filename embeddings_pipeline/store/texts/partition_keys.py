@@ -65,6 +65,17 @@ def follow_definition(tables: EntityTables) -> bool:
     return row == (tables.source.definition_hash, scheme)
 
 
+def begin_pass(tables: EntityTables, *, writes: bool) -> bool:
+    """Note that a pass is under way, where it is to write something; returns whether an earlier
+    one never came to its end."""
+    (unfinished,) = tables.one(
+        "select last_pass_at is null from {entities} where entity = {entity}"
+    )
+    if writes and not unfinished:
+        tables.execute("update {entities} set last_pass_at = null where entity = {entity}")
+    return bool(unfinished)
+
+
 def finish_pass(tables: EntityTables, keys: Sequence[str] | None, *, analyze: bool) -> None:
     """Record that a pass over these partitions, or all, came to its end, and which declaration
     their texts follow; refresh the statistics if asked.
@@ -80,7 +91,7 @@ def finish_pass(tables: EntityTables, keys: Sequence[str] | None, *, analyze: bo
             update {entities} set passes = passes || (
                 select jsonb_object_agg(key, %s || jsonb_build_object('at', clock_timestamp()))
                 from unnest(%s::text[]) as key
-            ) where entity = {entity}
+            ), last_pass_at = clock_timestamp() where entity = {entity}
             """,
             (Jsonb(done), list(keys)),
         )
