@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.errors import InvalidSchemaName, UndefinedObject
@@ -15,6 +15,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import terms, views
 from embeddings_pipeline.store.postgres import Row, columns_of, trusted
 from embeddings_pipeline.store.schema import vector_tables
+from embeddings_pipeline.store.tables import EntityTables
 
 
 def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
@@ -67,6 +68,14 @@ def exist(connection: Connection[Row], schema: str, entity: str) -> bool:
         (entity,),
     ).fetchone()
     return row is not None
+
+
+def followed(tables: EntityTables) -> tuple[dict[str, Any], str]:
+    """The declaration that the texts of the entity follow, and its hash."""
+    definition, definition_hash = tables.one(
+        "select definition, definition_hash from {entities} where entity = {entity}"
+    )
+    return definition, definition_hash
 
 
 def _create_texts_and_filters(connection: Connection[Row], schema: str, source: Source) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors.pending import chunk_states
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
@@ -23,14 +26,24 @@ class StoredText:
 
 @dataclass(frozen=True)
 class StoredVector:
-    """A chunk's vector in one set: the run that encoded it, and when the set got it. `pending` says
-    whether a run would replace it for what is stored now."""
+    """A chunk's vector in one set: the run that encoded it, and when the set got it."""
 
     chunk: int
     text_hash: bytes
     version: int
     run_id: str
     updated_at: datetime
+
+
+class ChunkState(NamedTuple):
+    """How a chunk stands in a set, as `store.vectors.pending` defines the words; `floor` is the
+    least version of a vector that is good enough."""
+
+    missing: bool
+    outdated: bool
+    quarantined: bool
+    pending: bool
+    floor: int
 
 
 def texts(tables: EntityTables, row_id: str) -> list[StoredText]:
@@ -57,8 +70,20 @@ def vectors(tables: EntityTables, vector_set: VectorSet, row_id: str) -> dict[in
     return {row[0]: StoredVector(row[0], row[1].bytes, *row[2:]) for row in rows}
 
 
+def states(
+    tables: EntityTables, vector_set: VectorSet | None, texts: sql.Composable
+) -> dict[int, ChunkState]:
+    """How each chunk of these texts, of one row, stands in a set, by chunk."""
+    rows = tables.execute(
+        "select s.chunk, s.missing, s.outdated, s.quarantined, s.pending, s.floor"
+        " from ({states}) as s",
+        states=chunk_states(tables.on, vector_set, texts=texts),
+    )
+    return {chunk: ChunkState(*state) for chunk, *state in rows}
+
+
 def equal_texts(tables: EntityTables, text_hash: bytes, row_id: str, most: int) -> list[str]:
-    """Other rows, at most so many, that have a text with this hash."""
+    """The ids of at most `most` other rows that have a text with this hash."""
     rows = tables.execute(
         "select distinct {id} from {texts} where text_hash = %s::uuid and {id} <> %s::{id_type}"
         " order by 1 limit {most}",

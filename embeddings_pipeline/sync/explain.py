@@ -21,7 +21,6 @@ from embeddings_pipeline.store.texts.quarantine import Entry, Failure
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.traces import StoredText, StoredVector
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.pending import chunk_states
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync import rendering
 from embeddings_pipeline.sync.plan import sets_of_run
@@ -206,31 +205,27 @@ def _in_set(
     """Each chunk of a row in one set."""
     stored = known.stored
     vectors = traces.vectors(tables, stored, row_id) if stored else {}
-    states = tables.execute(
-        "select s.chunk, s.missing, s.pending, s.quarantined, s.floor from ({states}) as s",
-        states=chunk_states(tables.on, stored, texts=_rendered(tables)),
-    ).fetchall()
-    by_chunk = {chunk: state for chunk, *state in states}
+    states = traces.states(tables, stored, _rendered(tables))
     found = {}
     for text in texts:
-        missing, pending, quarantined, floor = by_chunk[text.chunk]
+        state = states[text.chunk]
         vector = vectors.get(text.chunk)
         if known.left:
             fate = f"do nothing: {known.left}"
-        elif quarantined and (missing or pending):
+        elif state.quarantined and (state.missing or state.outdated):
             fate = "do nothing yet: the model failed on it; `retry` lets the next run try it again"
-        elif not pending:
+        elif not state.pending:
             fate = "keep it: it is up to date"
         else:
             hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
-            at_hand = stored and traces.usable_in_cache(tables, stored, hashes, floor)
+            at_hand = stored and traces.usable_in_cache(tables, stored, hashes, state.floor)
             why = (
                 "the set is new"
                 if stored is None
                 else "it has none"
                 if vector is None
                 else "its text changed"
-                if missing
+                if state.missing
                 else "it is to be encoded again"
             )
             fate = f"{'take it from the cache' if at_hand else 'encode it'}: {why}"

@@ -357,9 +357,7 @@ def sets_of_run(
 
 def _former(target: Connection[Row], source: Connection[Row], on: Statements) -> Statements | None:
     """The entity as it was declared at its last pass, where that was otherwise and still fits."""
-    definition, definition_hash = on.one(
-        target, "select definition, definition_hash from {entities} where entity = {entity}"
-    )
+    definition, definition_hash = entity_tables.followed(EntityTables(target, on))
     if definition_hash in ("", on.source.definition_hash):
         return None
     try:

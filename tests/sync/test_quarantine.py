@@ -194,6 +194,22 @@ def test_an_explanation_tells_a_failure_of_this_text_from_one_of_another(world: 
     assert next_of_vector() == "take it from the cache: it has none"
 
 
+def test_an_explanation_says_that_a_vector_which_cannot_be_renewed_is_left_alone(
+    world: World,
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "odd"), (2, "even"), (3, "three"))
+    item = world.declare()
+    world.run(item)
+    world.use(refusing(world, "odd", revision="r1"))
+    # cut short, so that the renewal goes on
+    world.vectors(item, force=True, limit=2)
+    databases = (world.postgres, world.postgres)
+    (chunk,) = explain(*databases, world.on(item), world.encoders, "1").chunks
+    assert chunk.sets[0].vector is not None
+    assert chunk.sets[0].next.startswith("do nothing yet: the model failed on it")
+
+
 def test_an_explanation_says_that_a_row_which_failed_to_render_is_left_alone(
     world: World,
 ) -> None:

@@ -121,15 +121,6 @@ class EmbeddingCache:
             (hash_array(hashes),),
         )
 
-    def holding(self, hashes: Sequence[bytes]) -> set[bytes]:
-        """Those of these hashes that have an entry."""
-        rows = self._tables.execute(
-            "select text_hash from {cache} where text_hash = any(%s::uuid[])",
-            (hash_array(hashes),),
-            **self._names,
-        )
-        return {text_hash.bytes for (text_hash,) in rows}
-
     def clear_idle(self) -> int:
         """Remove the entries that no run which is at work has written; returns how many."""
         return self._tables.execute(
