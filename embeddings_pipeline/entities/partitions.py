@@ -27,8 +27,8 @@ class HashPartitions(BaseModel):
 
     def key_of(self, row_id: str) -> str:
         """The key of a row: first 8 hex digits of md5(id as text), modulo count."""
-        digest = hashlib.md5(row_id.encode(), usedforsecurity=False).hexdigest()
-        return self._key(int(digest[:8], 16) % self.count)
+        digest = hashlib.md5(row_id.encode(), usedforsecurity=False).digest()
+        return self._key(int.from_bytes(digest[:4]) % self.count)
 
     @property
     def width(self) -> int:

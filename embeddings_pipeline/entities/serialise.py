@@ -14,7 +14,6 @@ from embeddings_pipeline.errors import RowError
 MAX_TEXT_BYTES = 1 << 20
 # of an image in a column: as base64, with what a data URI begins with, it is a text
 MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
-# made once: json.dumps would make an encoder for each text
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 HASH_BYTES = 16
 
@@ -46,7 +45,8 @@ class Rendered:
 
 def text_hash(text: str) -> bytes:
     """The hash of a text that is encoded as it stands: a part, a query, a chunk."""
-    return _hash_of_json([text])
+    # the JSON of a list of one string, without an iterator for each text
+    return content_hash(f"[{_as_json(text)}]".encode())
 
 
 def content_hash(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from string import Formatter
 
 
@@ -26,6 +27,10 @@ def template_columns(template: str) -> tuple[str, ...]:
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with each column's value in its place."""
     return "".join(
-        literal + (values[name] if name is not None else "")
-        for literal, name, _, _ in Formatter().parse(template)
+        literal + (values[name] if name is not None else "") for literal, name in _parsed(template)
     )
+
+
+@lru_cache
+def _parsed(template: str) -> list[tuple[str, str | None]]:
+    return [(literal, name) for literal, name, _, _ in Formatter().parse(template)]

@@ -35,7 +35,7 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine, texts
 from embeddings_pipeline.store.vectors import pending, projection, renewals
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.cache import EmbeddingCache, Written
+from embeddings_pipeline.store.vectors.cache import EmbeddingCache
 from embeddings_pipeline.store.vectors.claims import Claim, Claims
 from embeddings_pipeline.store.vectors.pending import Backlog, Selected
 from embeddings_pipeline.store.vectors.projection import Projected
@@ -258,8 +258,9 @@ class Encoding:
         """What was done so far."""
         with self._lock:
             reused = max(0, self._projected.chunks - self._counts.encoded)
-            spared = max(0, self._projected.tokens - self._counts.tokens) if reused else 0
-            return self._counts + Counts(reused=reused, saved_usd=spared * self.usd_per_token)
+            share = reused / self._projected.chunks if reused else 0.0
+            saved = share * self._projected.tokens * self.usd_per_token
+            return self._counts + Counts(reused=reused, saved_usd=saved)
 
     def run(self) -> None:
         """Project what the cache has, encode what it lacks, and project that as it comes."""
@@ -443,16 +444,17 @@ class Encoding:
 
     def write(
         self, vectors: Mapping[bytes, tuple[Vector, int]], errors: Mapping[bytes, str]
-    ) -> Written:
-        """Write vectors with their versions to the cache, and failures to quarantine."""
+    ) -> list[bytes]:
+        """Write vectors with their versions to the cache, and failures to quarantine; returns the
+        hashes whose vectors were stored."""
 
         @resumed
-        def write() -> Written:
+        def write() -> list[bytes]:
             with self._database.connection() as connection, connection.transaction():
                 tables = EntityTables(connection, self.on)
-                written = Written([], [])
+                stored: list[bytes] = []
                 if vectors:
-                    written = EmbeddingCache(tables, self._stored).write(
+                    stored = EmbeddingCache(tables, self._stored).write(
                         [*vectors],
                         np.stack([vector for vector, _ in vectors.values()]),
                         [version for _, version in vectors.values()],
@@ -460,13 +462,13 @@ class Encoding:
                     )
                 if errors:
                     quarantine.note_texts(tables, self._stored.number, errors)
-                return written
+                return stored
 
-        written = write()
+        stored = write()
         with self._lock:
-            self._counts += Counts(encoded=len(written.stored), quarantined=len(errors))
+            self._counts += Counts(encoded=len(stored), quarantined=len(errors))
             self._failed |= errors.keys()
-        return written
+        return stored
 
     def project(self, hashes: Sequence[bytes] | None = None) -> None:
         """Project what waits for these hashes, or all that is pending, into each set."""

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from embeddings_pipeline.encoders.base import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens
+from embeddings_pipeline.entities.chunking import estimate_tokens, measure_tokens
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
@@ -171,7 +171,7 @@ class Planner:
         for ids, _ in changes.changed_slices(tables, texts.SLICE):
             with closing(staging.read_rows(self._source, tables.source, ids)) as rows:
                 for batch in rendering.batches(rows, tables.on):
-                    count = estimate_tokens if rendered >= _COUNT_ALL else count_tokens
+                    count = estimate_tokens if rendered >= _COUNT_ALL else measure_tokens
                     window = rendering.rendered(batch, tables.on, images=None, count=count)
                     overlay.add(tables, window.texts)
                     rendered += len(batch)

@@ -49,7 +49,7 @@ def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRo
             refuse_bad_ids(on, 0, [row.id])
         seen.add(row.id)
         batch.append(row)
-        size += sum(len(value or "") for value in row.values.values())
+        size += sum(map(len, filter(None, row.values.values())))
         if len(batch) == _WINDOW_ROWS or size > _WINDOW_BYTES:
             yield batch
             batch, size = [], 0
@@ -62,7 +62,7 @@ def rendered(
     on: Statements,
     images: ImageFiles | None,
     *,
-    count: Callable[[Sequence[str]], list[int]] = chunking.count_tokens,
+    count: Callable[[Sequence[str]], list[int]] = chunking.measure_tokens,
 ) -> Window:
     """The texts of a window of rows, their tokens as `count` has them; images have none.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -29,16 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # texts that are claimed and read at once, and how often ahead of the encoder
-_READ, _READ_AHEAD = 1_000, 2
+_READ, _READ_AHEAD = 2_000, 2
 # vectors are written when there are so many of them or so much time has gone by, those of a model
-# that costs something at once; a kill loses no more
-_WRITE, _WRITE_SECONDS = 1_000, 0.5
-# writes that wait for the database before the encoder waits for them
-_WRITES_BEHIND = 2
+# that costs something at once; a kill loses no more. Where the database is behind, more go into
+# one statement, and at twice as many the encoder waits for it
+_WRITE, _WRITE_SECONDS, _WRITE_MOST = 1_000, 0.5, 4_000
 # hashes that wait for their projection before writes wait for it
 _UNPROJECTED = 20_000
-# a text that someone else has locked is written later
-_RETRY_SECONDS = 0.1
 
 
 class Place(NamedTuple):
@@ -104,9 +100,7 @@ class Writer:
         self._errors: dict[bytes, str] = {}
         self._written_at = time.monotonic()
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._writes: deque[Future[None]] = deque()
-        # of the writing thread alone
-        self._again: dict[bytes, tuple[Vector, int]] = {}
+        self._write: Future[None] | None = None
         self._projecting = ThreadPoolExecutor(1, thread_name_prefix="project")
         self._projection: Future[None] | None = None
         self._unprojected: list[bytes] = []
@@ -139,36 +133,34 @@ class Writer:
                 self._errors[place.text_hash] = str(outcome)
             else:
                 self._vectors[place.text_hash] = (outcome, place.claim.version)
-        many = len(self._vectors) + len(self._errors) >= _WRITE
-        if self._at_once or many or time.monotonic() - self._written_at >= _WRITE_SECONDS:
+        waiting = len(self._vectors) + len(self._errors)
+        many = waiting >= _WRITE
+        late = time.monotonic() - self._written_at >= _WRITE_SECONDS
+        if self._at_once or (many and late) or waiting >= _WRITE_MOST:
+            self._submit()
+        elif (many or late) and (self._write is None or self._write.done()):
             self._submit()
 
     def _submit(self) -> None:
+        if self._write:
+            self._write.result()
         vectors, errors = self._vectors, self._errors
         self._vectors, self._errors = {}, {}
         self._written_at = time.monotonic()
-        self._writes.append(self._writing.submit(self._write, vectors, errors))
-        while len(self._writes) > _WRITES_BEHIND:
-            self._writes.popleft().result()
+        self._write = self._writing.submit(self._store, vectors, errors)
 
     def _write_rest(self) -> None:
         self._submit()
-        while self._writes:
-            self._writes.popleft().result()
-        while self._again:
-            # whoever has locked these texts changes or erases them
-            time.sleep(_RETRY_SECONDS)
-            self._writing.submit(self._write, {}, {}).result()
+        if self._write:
+            self._write.result()
         if self._projection:
             self._projection.result()
         self._project()
 
-    def _write(self, vectors: dict[bytes, tuple[Vector, int]], errors: dict[bytes, str]) -> None:
-        vectors = self._again | vectors
+    def _store(self, vectors: dict[bytes, tuple[Vector, int]], errors: dict[bytes, str]) -> None:
         if not vectors and not errors:
             return
-        stored, again = self._encoding.write(vectors, errors)
-        self._again = {text_hash: vectors[text_hash] for text_hash in again}
+        stored = self._encoding.write(vectors, errors)
         with self._lock:
             # a row may have waited for nothing but the failure of one of its chunks
             self._unprojected += [*stored, *errors]

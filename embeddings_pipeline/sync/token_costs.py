@@ -1,8 +1,8 @@
 """What texts that are to be encoded cost with a model, told from a sample of them.
 
-Texts are stored with their tokens by one tokenizer for all models. How many a model reads itself is
-counted here: of all texts where they are few, else of some at random, whose share is taken for that
-of all.
+Texts are stored with about as many tokens as they have. How many a model reads itself is counted
+here: of all texts where they are few, else of some at random, whose share is taken for that of
+all.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from embeddings_pipeline.encoders.base import Encoder
-from embeddings_pipeline.encoders.token_counts import FIXED
 
 SAMPLE = 2_000
 _SAMPLE_CHARACTERS = 8 << 20
 
 
 class Sampled(NamedTuple):
-    """A text that a model is given, and its tokens as they were counted when it was rendered."""
+    """A text that a model is given, and its tokens as they were measured when it was rendered."""
 
     text: str
     tokens: int
@@ -37,11 +36,11 @@ class TokenCosts:
 def token_costs(
     encoder: Encoder, texts: int, tokens: int, sample: Callable[[], Sequence[Sampled]]
 ) -> TokenCosts:
-    """What so many texts cost, of which the model would read so many tokens by the common
-    tokenizer. The `sample` is of `SAMPLE` texts, or of all."""
+    """What so many texts cost, which were measured to have so many tokens up to what the model
+    reads. The `sample` is of `SAMPLE` texts, or of all."""
     count = encoder.token_count
     # images have no tokens
-    if not tokens or count == FIXED:
+    if not tokens:
         return TokenCosts(tokens)
     chosen = _bounded(sample())
     longest = encoder.identity.max_tokens

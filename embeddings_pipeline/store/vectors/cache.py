@@ -1,12 +1,18 @@
 """The embedding cache: the vector of each text that a model has read, by the text's hash.
 
 It knows nothing of rows and sets. One table for each model identity.
+
+An entry must not outlive the last text that has its hash. Whoever writes holds the table in ROW
+EXCLUSIVE mode from before it looks for a text until its entry is committed; whoever deletes what no
+text refers to takes it in SHARE ROW EXCLUSIVE mode first (`exclude_writers`). So a text that is
+erased while its vector is on its way is either seen to be gone by the writer, or its entry by the
+collector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 
 from psycopg import Connection, sql
 from psycopg.sql import Identifier, Literal
@@ -17,7 +23,6 @@ from embeddings_pipeline.store.vectors.identities import StoredIdentity
 from embeddings_pipeline.store.vectors.wire import (
     Matrix,
     hash_array,
-    hashes_of,
     vector_array,
     vector_oid,
 )
@@ -37,12 +42,14 @@ def next_version(connection: Connection[Row], schema: str) -> int:
     return int(only(version)[0])
 
 
-class Written(NamedTuple):
-    """The hashes that were stored, and those that are to be tried again: their texts were
-    locked."""
+def exclude_writers(connection: Connection[Row], cache: sql.Composable) -> None:
+    """Wait for the writers of a cache, and hold off others until the transaction ends."""
+    connection.execute(sql.SQL("lock table {} in share row exclusive mode").format(cache))
 
-    stored: list[bytes]
-    again: list[bytes]
+
+def _announce_write(connection: Connection[Row], cache: sql.Composable) -> None:
+    # a statement of its own: the next one's snapshot is from after it
+    connection.execute(sql.SQL("lock table {} in row exclusive mode").format(cache))
 
 
 class EmbeddingCache:
@@ -59,31 +66,26 @@ class EmbeddingCache:
 
     def write(
         self, hashes: Sequence[bytes], vectors: Matrix, versions: Sequence[int], run_id: str
-    ) -> Written:
+    ) -> list[bytes]:
         """Store vectors, shape (hashes, dimension), of texts that were encoded under these
-        versions.
+        versions; returns the hashes that were stored. Runs in a transaction of the caller.
 
-        A vector is stored only while a text of the entity has its hash, which the statement locks:
-        nothing brings back what is erased meanwhile. A text that someone else has locked is not
-        waited for, since two who wait for each other would deadlock. A hash that no text has any
-        longer is left out. A newer entry is kept.
+        A vector is stored only while a text of the entity has its hash: nothing brings back what
+        is erased meanwhile. A newer entry is kept.
         """
-        stored, again = self._tables.one(
+        _announce_write(self._tables.connection, self._names["cache"])
+        (places,) = self._tables.one(
             """
             with incoming as materialized (
-                select *
+                select i.text_hash, i.embedding, i.version, i.place
                 from unnest(%(hashes)s::uuid[], %(vectors)s::vector[], %(versions)s::int8[])
-                    as i (text_hash, embedding, version)
-            ),
-            held as materialized (
-                select i.text_hash from incoming i cross join lateral (
-                    select from {texts} t where {has_hash} limit 1 for share skip locked
-                ) as locked
+                    with ordinality as i (text_hash, embedding, version, place)
+                where exists (select from {texts} t where {has_hash})
             ),
             written as (
                 insert into {cache} as c (text_hash, embedding, version, run_id)
                 select text_hash, embedding, version, %(run_id)s from incoming
-                where text_hash in (select text_hash from held)
+                -- in one order, so that two writers do not deadlock
                 order by text_hash
                 on conflict (text_hash) do update set embedding = excluded.embedding,
                     version = excluded.version, encoded_at = clock_timestamp(),
@@ -91,14 +93,10 @@ class EmbeddingCache:
                 where c.version < excluded.version
             ),
             recovered as (
-                delete from {quarantine} q using held h
-                where q.identity = {identity} and q.text_hash = h.text_hash
+                delete from {quarantine} q using incoming i
+                where q.identity = {identity} and q.text_hash = i.text_hash
             )
-            select coalesce((select array_agg(text_hash) from held), '{{}}'), coalesce((
-                select array_agg(i.text_hash) from incoming i
-                where i.text_hash not in (select text_hash from held)
-                    and exists (select from {texts} t where {has_hash})
-            ), '{{}}')
+            select coalesce(array_agg(place::int4), '{{}}') from incoming
             """,
             {
                 "hashes": hash_array(hashes),
@@ -108,7 +106,7 @@ class EmbeddingCache:
             },
             **self._names,
         )
-        return Written(hashes_of(stored), hashes_of(again))
+        return [hashes[place - 1] for place in places]
 
     def seed(self, hashes: Sequence[bytes]) -> int:
         """Copy from the vector sets of this identity, of any entity, what the cache lacks of these
@@ -147,24 +145,25 @@ def seed(
         (stored.number,),
     ).fetchall()
     copied = 0
+    cache = Identifier(schema, stored.cache_table)
     for (table,) in sets:
-        copied += connection.execute(
-            sql.SQL(
-                """
-                insert into {cache} (text_hash, embedding, version, encoded_at, run_id)
-                select distinct on (text_hash) text_hash, embedding::vector, version, updated_at,
-                    run_id
-                from {source} where {chosen}
-                order by text_hash, version desc
-                on conflict (text_hash) do nothing
-                """
-            ).format(
-                cache=Identifier(schema, stored.cache_table),
-                source=Identifier(schema, table),
-                chosen=sql.SQL(chosen),
-            ),
-            values,
-        ).rowcount
+        with connection.transaction():
+            _announce_write(connection, cache)
+            copied += connection.execute(
+                sql.SQL(
+                    """
+                    insert into {cache} (text_hash, embedding, version, encoded_at, run_id)
+                    select distinct on (text_hash) text_hash, embedding::vector, version,
+                        updated_at, run_id
+                    from {source} where {chosen}
+                    order by text_hash, version desc
+                    on conflict (text_hash) do nothing
+                    """
+                ).format(
+                    cache=cache, source=Identifier(schema, table), chosen=sql.SQL(chosen)
+                ),
+                values,
+            ).rowcount
     return copied
 
 

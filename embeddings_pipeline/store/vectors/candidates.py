@@ -16,6 +16,7 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.store.postgres import Row
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors import identities
+from embeddings_pipeline.store.vectors.cache import exclude_writers
 from embeddings_pipeline.store.vectors.wire import hash_array
 
 # forgets the texts of these hashes in caches outside the database; False where it could not
@@ -132,16 +133,14 @@ def _unused(tables: EntityTables, hashes: list[bytes], referenced: sql.Composabl
 def _delete(
     tables: EntityTables, cache: Identifier, hashes: list[bytes], referenced: sql.Composable
 ) -> None:
-    if hashes:
+    if not hashes:
+        return
+    with tables.connection.transaction():
+        exclude_writers(tables.connection, cache)
         tables.execute(
             """
-            with due as (
-                select c.text_hash from {cache} c join unnest(%s::uuid[]) as h on h = c.text_hash
-                where not ({referenced})
-                -- in the order in which entries are written, so that nobody deadlocks
-                order by c.text_hash for update of c
-            )
-            delete from {cache} c using due where c.text_hash = due.text_hash
+            delete from {cache} c using unnest(%s::uuid[]) as h
+            where c.text_hash = h and not ({referenced})
             """,
             (hash_array(hashes),),
             cache=cache,
