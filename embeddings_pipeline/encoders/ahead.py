@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from contextlib import closing
+from itertools import islice, repeat
+from typing import Any, TypeVar
 
 from embeddings_pipeline.errors import RowError
 
@@ -33,6 +34,20 @@ def ahead(
             yield done
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def prefetched(items: Iterator[Result], *, depth: int) -> Generator[Result, None, None]:
+    """The same items, each made in one thread while those before it are taken; `depth` at most are
+    made in advance. Close it before what the items come from."""
+    end = object()
+    made: Generator[Any, None, None] = ahead(
+        lambda _: next(items, end), repeat(None), threads=1, depth=depth
+    )
+    with closing(made):
+        for item in made:
+            if item is end:
+                return
+            yield item
 
 
 def attempted(work: Callable[[Item], Result]) -> Callable[[Item], Result | RowError]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from embeddings_pipeline.entities._values import Column, Day, Whole
 from embeddings_pipeline.errors import ConfigurationError, RowError
+
+
+@lru_cache
+def _bucket_keys(count: int) -> tuple[str, ...]:
+    return tuple(str(bucket).zfill(_width(count)) for bucket in range(count))
+
+
+def _width(count: int) -> int:
+    return max(2, len(str(count - 1)))
 
 
 class HashPartitions(BaseModel):
@@ -23,20 +33,17 @@ class HashPartitions(BaseModel):
 
     def keys(self) -> list[str]:
         """The keys in order, zero-padded so that they sort as numbers do."""
-        return [self._key(bucket) for bucket in range(self.count)]
+        return list(_bucket_keys(self.count))
 
     def key_of(self, row_id: str) -> str:
         """The key of a row: first 8 hex digits of md5(id as text), modulo count."""
         digest = hashlib.md5(row_id.encode(), usedforsecurity=False).digest()
-        return self._key(int.from_bytes(digest[:4]) % self.count)
+        return _bucket_keys(self.count)[int.from_bytes(digest[:4]) % self.count]
 
     @property
     def width(self) -> int:
         """Digits of a key."""
-        return max(2, len(str(self.count - 1)))
-
-    def _key(self, bucket: int) -> str:
-        return str(bucket).zfill(self.width)
+        return _width(self.count)
 
 
 class DayPartitions(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.template import fill
@@ -18,8 +18,7 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode
 HASH_BYTES = 16
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """The text of a row, or of one chunk of it. `parts` only where fields are weighted,
     `image_hash` only where the text is an image's URI."""
 
@@ -87,6 +86,9 @@ def render(
 
 def within_limit(text: str) -> str:
     """The text. Raises RowError for one past MAX_TEXT_BYTES."""
+    # a character has at most four bytes
+    if 4 * len(text) <= MAX_TEXT_BYTES:
+        return text
     size = len(text.encode())
     if size > MAX_TEXT_BYTES:
         raise RowError(f"the text has {size:,} bytes, more than {MAX_TEXT_BYTES:,}")

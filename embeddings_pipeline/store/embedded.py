@@ -30,6 +30,9 @@ OPTIONS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "256MB",
+    # a load of a few hundred thousand vectors without checkpoints that write its pages twice
+    "max_wal_size": "4GB",
+    "wal_buffers": "16MB",
     "maintenance_work_mem": "512MB",
     # the server's own default is eight, whatever the machine has
     "max_parallel_workers": str(os.cpu_count() or 1),

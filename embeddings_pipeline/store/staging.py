@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psycopg
 from psycopg import Connection, sql
@@ -47,8 +48,7 @@ class Digest:
     xor: int
 
 
-@dataclass(frozen=True)
-class StagedRow:
+class StagedRow(NamedTuple):
     """One row of a staging model, each value as the text that Postgres prints for it; all of them
     null in one that cannot be read, for the reason `error`."""
 

@@ -9,12 +9,14 @@ is done again where that is lost.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
+from psycopg import Connection
 
 from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
@@ -29,7 +31,7 @@ from embeddings_pipeline.errors import (
 from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.postgres import Postgres, asynchronous_commit
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine, texts
@@ -58,8 +60,8 @@ from embeddings_pipeline.sync.stream import Feed, Heartbeat, Writer
 _SLAB = 500_000
 _REPORT_SECONDS = 0.2
 _POLL_SECONDS = 0.2
-# a share of rows written above which statistics are not left to autovacuum
-_MUCH = 0.1
+# chunks written below which statistics are left to autovacuum
+_FEW = 1_000
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,9 @@ class Encoding:
         self._scope = options.scope(on.source.entity)
         self._counts = Counts(pending=sum(backlog.chunks for _, backlog in sets))
         self._projected = Projected()
+        self._analyzed = 0
+        # texts of each claim, by its version
+        self._unwritten: Counter[int] = Counter()
         self._lock = Lock()
         self._started = self._reported = time.monotonic()
         self._planned = False
@@ -267,6 +272,7 @@ class Encoding:
         if self._counts.pending:
             if self._to_project:
                 self.project()
+                self._analyze()
             if self.encoder:
                 self._encode_all(self.encoder)
             # rows whose last chunk came from another run, or was put in quarantine
@@ -356,6 +362,8 @@ class Encoding:
             ) from None
         finally:
             self.release_claims()
+        # what asks for the rest would otherwise take the sets to be as they were before
+        self._analyze()
 
     def _take(
         self, encoder: StreamingEncoder, feed: Feed, batch: EncodedBatch, writer: Writer
@@ -391,6 +399,9 @@ class Encoding:
     def reserve(self, dollars: float) -> bool:
         """Reserve so much for a text that is about to be sent; whether the run may spend it."""
         most = self.options.max_cost_usd
+        if not dollars:
+            self._fed += 1
+            return True
         with self._lock:
             # a rounding error is no dollar
             if most is not None and self._counts.cost_usd + self._reserved + dollars > most + 1e-9:
@@ -429,6 +440,8 @@ class Encoding:
                 return claimed, dict(texts.read(tables, claimed.hashes))
 
         claimed, read = claim()
+        with self._lock:
+            self._unwritten[claimed.version] = len(read)
         return claimed, [(h, read[h]) for h in claimed.hashes if h in read]
 
     def renew_claims(self) -> None:
@@ -443,14 +456,24 @@ class Encoding:
             Claims(EntityTables(connection, self.on), self._stored, self.options.run_id).release()
 
     def write(
-        self, vectors: Mapping[bytes, tuple[Vector, int]], errors: Mapping[bytes, str]
+        self,
+        vectors: Mapping[bytes, tuple[Vector, int]],
+        errors: Mapping[bytes, tuple[str, int]],
     ) -> list[bytes]:
-        """Write vectors with their versions to the cache, and failures to quarantine; returns the
-        hashes whose vectors were stored."""
+        """Write vectors to the cache, and failures to quarantine, each with the version of its
+        claim; returns the hashes whose vectors were stored."""
+        with self._lock:
+            for _, version in (*vectors.values(), *errors.values()):
+                self._unwritten[version] -= 1
+            ended = [version for version, texts in self._unwritten.items() if not texts]
+            for version in ended:
+                del self._unwritten[version]
 
         @resumed
         def write() -> list[bytes]:
-            with self._database.connection() as connection, connection.transaction():
+            # what was paid for survives a crash of the server; the rest is made again
+            transaction = Connection.transaction if self.usd_per_token else asynchronous_commit
+            with self._database.connection() as connection, transaction(connection):
                 tables = EntityTables(connection, self.on)
                 stored: list[bytes] = []
                 if vectors:
@@ -461,7 +484,9 @@ class Encoding:
                         self.options.run_id,
                     )
                 if errors:
-                    quarantine.note_texts(tables, self._stored.number, errors)
+                    messages = {text_hash: message for text_hash, (message, _) in errors.items()}
+                    quarantine.note_texts(tables, self._stored.number, messages)
+                Claims(tables, self._stored, self.options.run_id).end(ended)
                 return stored
 
         stored = write()
@@ -518,8 +543,19 @@ class Encoding:
                 if self.options.ids is not None:
                     # what counts whole tables is for runs that take all rows
                     continue
-                size = projection.size(tables, vector_set)
-                if self.options.partition_keys is None and size.may_have_orphans:
+                if self.options.partition_keys is None and projection.may_have_orphans(
+                    tables, vector_set
+                ):
                     projection.remove_orphans(tables, vector_set)
-                if self._projected.chunks > _MUCH * size.rows:
-                    projection.analyze(tables, vector_set)
+
+    @resumed
+    def _analyze(self) -> None:
+        """Refresh the statistics of sets of which much was written since they were."""
+        written = self._projected.chunks - self._analyzed
+        if written < _FEW:
+            return
+        with self._database.connection() as connection:
+            tables = EntityTables(connection, self.on)
+            for vector_set in self._sets:
+                projection.analyze(tables, vector_set, written)
+        self._analyzed += written

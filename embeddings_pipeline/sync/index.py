@@ -29,6 +29,7 @@ from embeddings_pipeline.store.lost_connections import resumed
 from embeddings_pipeline.store.postgres import Postgres, Row
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vectors import projection
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.progress import Progress, Report, unheard
@@ -84,6 +85,7 @@ def _sync_one(
         database.connection() as connection,
         locks.index(connection, on, vector_set.table_name),
     ):
+        projection.vacuum(EntityTables(connection, on), vector_set)
         vector_set = vector_sets.read(connection, on, vector_set.number)
         wear = indexes.wear(connection, on, vector_set, vector_set.indexed_at)
         watch = index_progress.watched(

@@ -149,20 +149,21 @@ def _text(
     piece: Rendered | None,
     tokens: list[int],
 ) -> Text:
+    parts = piece.parts if piece else None
     return Text(
-        id=row.id,
-        chunk=chunk,
-        partition_key=key,
-        fingerprint=fingerprint,
-        text=piece.text if piece else None,
-        parts=list(piece.parts) if piece and piece.parts else None,
-        part_hashes=piece.part_hashes if piece else None,
-        weights=list(piece.weights) if piece and piece.weights else None,
-        text_hash=piece.text_hash if piece else None,
-        tokens=sum(tokens),
-        part_tokens=tokens if piece and piece.parts else None,
-        source_changed_at=row.changed_at,
-        filters=row.filters,
+        row.id,
+        chunk,
+        key,
+        fingerprint,
+        piece.text if piece else None,
+        piece.text_hash if piece else None,
+        sum(tokens),
+        list(parts) if parts else None,
+        piece.part_hashes if piece else None,
+        tokens if parts else None,
+        list(piece.weights) if piece and piece.weights else None,
+        row.changed_at,
+        row.filters,
     )
 
 

@@ -97,7 +97,7 @@ class Writer:
         self._encoding = encoding
         self._at_once = encoding.usd_per_token > 0
         self._vectors: dict[bytes, tuple[Vector, int]] = {}
-        self._errors: dict[bytes, str] = {}
+        self._errors: dict[bytes, tuple[str, int]] = {}
         self._written_at = time.monotonic()
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._write: Future[None] | None = None
@@ -130,15 +130,14 @@ class Writer:
         """Take over what became of some texts."""
         for place, outcome in zip(places, outcomes, strict=True):
             if isinstance(outcome, RowError):
-                self._errors[place.text_hash] = str(outcome)
+                self._errors[place.text_hash] = (str(outcome), place.claim.version)
             else:
                 self._vectors[place.text_hash] = (outcome, place.claim.version)
         waiting = len(self._vectors) + len(self._errors)
         many = waiting >= _WRITE
         late = time.monotonic() - self._written_at >= _WRITE_SECONDS
-        if self._at_once or (many and late) or waiting >= _WRITE_MOST:
-            self._submit()
-        elif (many or late) and (self._write is None or self._write.done()):
+        idle = self._write is None or self._write.done()
+        if self._at_once or waiting >= _WRITE_MOST or (many and late) or (idle and (many or late)):
             self._submit()
 
     def _submit(self) -> None:
@@ -157,7 +156,9 @@ class Writer:
             self._projection.result()
         self._project()
 
-    def _store(self, vectors: dict[bytes, tuple[Vector, int]], errors: dict[bytes, str]) -> None:
+    def _store(
+        self, vectors: dict[bytes, tuple[Vector, int]], errors: dict[bytes, tuple[str, int]]
+    ) -> None:
         if not vectors and not errors:
             return
         stored = self._encoding.write(vectors, errors)

@@ -16,7 +16,7 @@ from functools import partial
 
 from psycopg import Connection
 
-from embeddings_pipeline.encoders.ahead import ahead
+from embeddings_pipeline.encoders.ahead import prefetched
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import DeletesRefused
@@ -214,8 +214,9 @@ def write_rows(
         # no read of staging is held open while images are fetched for an hour
         held = iter([*rows]) if tables.source.has_uris else rows
         render = partial(rendered, on=tables.on, images=images)
-        with closing(ahead(render, batches(held, tables.on), threads=2, depth=3)) as windows:
-            for window in windows:
+        windows = map(render, batches(held, tables.on))
+        with closing(prefetched(windows, depth=2)) as ready:
+            for window in ready:
                 texts.write(tables, window.texts, window.failures, new=new)
                 done.read += window.rows
                 done.quarantined += len(window.failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 from psycopg.errors import UniqueViolation
@@ -131,24 +131,25 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
 
 
 def read(tables: EntityTables, hashes: Sequence[bytes]) -> list[TextToRead]:
-    """What a model is given for each of these hashes that a text still has, each once, in no
-    order."""
-    if tables.source.entity.weights:
-        rows = tables.execute(
-            """
-            select distinct on (p.h) p.h, p.part from {texts} t,
-                unnest(t.part_hashes, t.parts) as p (h, part)
-            where t.part_hashes && %(hashes)s::uuid[] and p.h = any(%(hashes)s::uuid[])
-            """,
-            {"hashes": hash_array(hashes)},
-        )
-    else:
-        rows = tables.execute(
-            "select distinct on (text_hash) text_hash, text from {texts}"
-            " where text_hash = any(%s::uuid[])",
-            (hash_array(hashes),),
-        )
-    return [TextToRead(text_hash.bytes, text) for text_hash, text in rows]
+    """What a model is given for each of these hashes that a text still has, each once."""
+    # a scalar subquery is looked up in the index, however few rows the planner takes there to be
+    text: LiteralString = (
+        "select p.part from {texts} t, unnest(t.part_hashes, t.parts) as p (part_hash, part)"
+        " where t.part_hashes @> array[h.text_hash] and p.part_hash = h.text_hash limit 1"
+        if tables.source.entity.weights
+        else "select t.text from {texts} t where t.text_hash = h.text_hash limit 1"
+    )
+    rows = tables.execute(
+        """
+        select place, text from (
+            select h.place::int4 as place, ({text}) as text
+            from unnest(%s::uuid[]) with ordinality as h (text_hash, place)
+        ) as found where text is not null
+        """,
+        (hash_array(hashes),),
+        text=tables.fill(text),
+    )
+    return [TextToRead(hashes[place - 1], text) for place, text in rows]
 
 
 def count(tables: EntityTables) -> int:

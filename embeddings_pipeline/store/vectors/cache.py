@@ -23,6 +23,7 @@ from embeddings_pipeline.store.vectors.identities import StoredIdentity
 from embeddings_pipeline.store.vectors.wire import (
     Matrix,
     hash_array,
+    number_array,
     vector_array,
     vector_oid,
 )
@@ -101,7 +102,7 @@ class EmbeddingCache:
             {
                 "hashes": hash_array(hashes),
                 "vectors": vector_array(vectors, vector_oid(self._tables.connection)),
-                "versions": list(versions),
+                "versions": number_array(versions),
                 "run_id": run_id,
             },
             **self._names,
@@ -159,9 +160,7 @@ def seed(
                     order by text_hash, version desc
                     on conflict (text_hash) do nothing
                     """
-                ).format(
-                    cache=cache, source=Identifier(schema, table), chosen=sql.SQL(chosen)
-                ),
+                ).format(cache=cache, source=Identifier(schema, table), chosen=sql.SQL(chosen)),
                 values,
             ).rowcount
     return copied

@@ -15,7 +15,7 @@ from psycopg.sql import Literal
 from embeddings_pipeline.store.postgres import asynchronous_commit
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.identities import StoredIdentity
-from embeddings_pipeline.store.vectors.wire import hash_array, hashes_of
+from embeddings_pipeline.store.vectors.wire import hash_array, number_array
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
@@ -61,15 +61,16 @@ class Claims:
                 " or not exists (select from pg_stat_activity a where a.pid = c.pid))",
                 **self._names,
             )
-            claimed, version = self._tables.one(
+            places, version = self._tables.one(
                 """
                 with free as (
                     select h.text_hash, h.place
                     from unnest(%s::uuid[], %s::bigint[]) with ordinality
                         as h (text_hash, floor, place)
-                    where not exists (
-                        select from {cache} c
-                        where c.text_hash = h.text_hash and c.version >= h.floor
+                    -- a scalar subquery is looked up in the index, however small the cache is yet
+                    where coalesce(
+                        (select c.version from {cache} c where c.text_hash = h.text_hash) < h.floor,
+                        true
                     ) and h.text_hash not in (
                         select unnest(hashes) from {claims}
                         where identity = {identity} and run_id <> {run}
@@ -77,30 +78,31 @@ class Claims:
                 ),
                 taken as (
                     insert into {claims} (identity, run_id, version, hashes, leased_until, pid)
-                    select {identity}, {run}, nextval({versions}),
-                        array_agg(text_hash order by place), {until}, pg_backend_pid()
+                    select {identity}, {run}, nextval({versions}), array_agg(text_hash), {until},
+                        pg_backend_pid()
                     from free having count(*) > 0
-                    returning version, hashes
+                    returning version
                 )
-                select coalesce(max(hashes), '{{}}'), coalesce(max(version), 0) from taken
+                select coalesce(array_agg(place::int4 order by place), '{{}}'),
+                    coalesce((select version from taken), 0)
+                from free
                 """,
-                (hash_array(hashes), list(floors)),
+                (hash_array(hashes), number_array(floors)),
                 **self._names,
             )
-        return Claim(hashes_of(claimed), version)
+        return Claim([hashes[place - 1] for place in places], version)
 
-    def renew(self) -> None:
-        """Extend the leases of the run; what it has written is not claimed any longer."""
+    def end(self, versions: Sequence[int]) -> None:
+        """Give up claims whose texts are all written."""
         self._tables.execute(
-            """
-            delete from {claims} k where identity = {identity} and run_id = {run} and not exists (
-                select from unnest(k.hashes) as h where not exists (
-                    select from {cache} c where c.text_hash = h and c.version >= k.version
-                )
-            )
-            """,
+            "delete from {claims} where identity = {identity} and run_id = {run}"
+            " and version = any(%s::bigint[])",
+            (list(versions),),
             **self._names,
         )
+
+    def renew(self) -> None:
+        """Extend the leases of the run."""
         self._tables.execute(
             "update {claims} set leased_until = {until}, pid = pg_backend_pid()"
             " where identity = {identity} and run_id = {run}",

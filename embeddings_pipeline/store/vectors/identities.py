@@ -73,7 +73,11 @@ def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) ->
                 version bigint not null,
                 encoded_at timestamptz not null default clock_timestamp(),
                 run_id text not null
-            )
+            );
+            -- statistics of a few rows are enough, and of vectors none are of use
+            alter table {cache} alter column embedding set statistics 0,
+                alter column text_hash set statistics 10, alter column version set statistics 10,
+                alter column encoded_at set statistics 0, alter column run_id set statistics 0
             """
         ).format(cache=Identifier(schema, found.cache_table), dimension=Literal(identity.dimension))
     )

@@ -32,6 +32,10 @@ _WEIGHTED: LiteralString = (
 )
 
 
+# a share of rows written above which statistics are not left to autovacuum
+_MUCH = 0.1
+
+
 class Projected(NamedTuple):
     """Chunks that a projection wrote, and the tokens of their texts."""
 
@@ -171,29 +175,45 @@ def remove_orphans(tables: EntityTables, vector_set: VectorSet) -> int:
     ).rowcount
 
 
-class Size(NamedTuple):
-    """The rows of a set, and whether there may be one without a text among them."""
-
-    rows: int
-    may_have_orphans: bool
-
-
-def size(tables: EntityTables, vector_set: VectorSet) -> Size:
-    """How large a set is in which nothing is pending."""
-    return Size(
-        *tables.one(
-            """
-            select v.rows, v.rows <> t.chunks or exists (
-                select from {quarantine} where identity = {identity}
-            ) from (select count(*) as rows from {vectors}) as v,
-                (select count(*) as chunks from {texts} where text_hash is not null) as t
-            """,
-            identity=Literal(vector_set.identity_number),
-            vectors=tables.table(vector_set.table_name),
-        )
+def may_have_orphans(tables: EntityTables, vector_set: VectorSet) -> bool:
+    """Whether there may be a row without a text in a set in which nothing is pending."""
+    (found,) = tables.one(
+        """
+        select (select count(*) from {vectors})
+                <> (select count(*) from {texts} where text_hash is not null)
+            or exists (select from {quarantine} where identity = {identity})
+        """,
+        identity=Literal(vector_set.identity_number),
+        vectors=tables.table(vector_set.table_name),
     )
+    return bool(found)
 
 
-def analyze(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Refresh the planner's statistics of a set, and the visibility map that index scans need."""
-    tables.execute("vacuum (analyze) {vectors}", vectors=tables.table(vector_set.table_name))
+def analyze(tables: EntityTables, vector_set: VectorSet, written: int) -> None:
+    """Refresh the planner's statistics of a set and of its cache, where so many rows written are a
+    good part of the set."""
+    vectors = tables.table(vector_set.table_name)
+    (due,) = tables.one(
+        # -1 in a table that never was analyzed
+        "select {written} > {share} * reltuples from pg_class where oid = {name}::regclass",
+        name=Literal(vectors.as_string(tables.connection)),
+        written=Literal(written),
+        share=Literal(_MUCH),
+    )
+    if due:
+        for table in (vectors, tables.table(vector_set.cache_table)):
+            tables.execute("analyze {table}", table=table)
+
+
+def vacuum(tables: EntityTables, vector_set: VectorSet) -> None:
+    """Vacuum a set that has grown since it was: what asks for pending rows reads only its primary
+    key, where the visibility map says that no row need be looked at."""
+    vectors = tables.table(vector_set.table_name)
+    (due,) = tables.one(
+        "select (1 - {share}) * pg_relation_size(oid) > relallvisible *"
+        " current_setting('block_size')::int8 from pg_class where oid = {name}::regclass",
+        name=Literal(vectors.as_string(tables.connection)),
+        share=Literal(_MUCH),
+    )
+    if due:
+        tables.execute("vacuum (analyze) {vectors}", vectors=vectors)

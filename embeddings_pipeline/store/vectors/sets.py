@@ -179,7 +179,10 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
                 updated_at timestamptz not null default clock_timestamp(),
                 primary key ({id}, chunk) include (text_hash, version)
                 {filters}
-            )
+            );
+            -- nothing is planned by these, and to analyze them would sort them
+            alter table {table} alter column embedding set statistics 0,
+                alter column text set statistics 0
             """,
             table=tables.table(table),
             storage=sql.SQL(storage),

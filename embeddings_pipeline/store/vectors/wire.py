@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 from psycopg import Connection, Copy, adapters
+from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
@@ -19,20 +20,23 @@ from embeddings_pipeline.store.postgres import only
 
 Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
-_UUID_OID = 2950
+_UUID_OID, _INT8_OID = 2950, 20
 # of COPY's binary format: signature, flags and length of an extension; and its end
 _HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
 
-class BinaryArray(bytes):
+class BinaryArray:
     """An array parameter in the server's binary format; a cast in the statement says its type."""
+
+    def __init__(self, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        self.buffer = buffer
 
 
 class _BinaryArrayDumper(Dumper):
     format = Format.BINARY
 
-    def dump(self, obj: BinaryArray) -> bytes:
-        return bytes(obj)
+    def dump(self, obj: BinaryArray) -> Buffer:
+        return obj.buffer.data
 
 
 adapters.register_dumper(BinaryArray, _BinaryArrayDumper)
@@ -40,10 +44,16 @@ adapters.register_dumper(BinaryArray, _BinaryArrayDumper)
 
 def hash_array(hashes: Sequence[bytes]) -> BinaryArray:
     """The parameter of a `uuid[]`."""
-    rows = np.empty(len(hashes), dtype=[("length", ">i4"), ("hash", f"V{HASH_BYTES}")])
-    rows["length"] = HASH_BYTES
+    array, rows = _empty(len(hashes), [("hash", f"V{HASH_BYTES}")], HASH_BYTES, _UUID_OID)
     rows["hash"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
-    return _array(rows, _UUID_OID)
+    return array
+
+
+def number_array(numbers: Sequence[int]) -> BinaryArray:
+    """The parameter of an `int8[]`."""
+    array, rows = _empty(len(numbers), [("number", ">i8")], 8, _INT8_OID)
+    rows["number"] = numbers
+    return array
 
 
 def vector_array(vectors: Matrix, oid: int) -> BinaryArray:
@@ -52,19 +62,16 @@ def vector_array(vectors: Matrix, oid: int) -> BinaryArray:
     Each is its dimension, two empty bytes and big-endian floats (vector_recv of pgvector).
     """
     count, dimension = vectors.shape
-    rows = np.zeros(
+    array, rows = _empty(
         count,
-        dtype=[
-            ("length", ">i4"),
-            ("dimension", ">i2"),
-            ("unused", ">i2"),
-            ("numbers", ">f4", (dimension,)),
-        ],
+        [("dimension", ">i2"), ("unused", ">i2"), ("numbers", ">f4", (dimension,))],
+        4 + 4 * dimension,
+        oid,
     )
-    rows["length"] = 4 + 4 * dimension
     rows["dimension"] = dimension
+    rows["unused"] = 0
     rows["numbers"] = vectors
-    return _array(rows, oid)
+    return array
 
 
 def vector_oid(connection: Connection[Any]) -> int:
@@ -87,9 +94,15 @@ def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any
     return np.frombuffer(block[_HEADER_BYTES:-_TRAILER_BYTES], dtype=fields)
 
 
-def _array(rows: np.ndarray[Any, np.dtype[Any]], oid: int) -> BinaryArray:
-    if not len(rows):
-        # no dimension, no nulls
-        return BinaryArray(np.array([0, 0, oid], ">i4").tobytes())
-    head = np.array([1, 0, oid, len(rows), 1], ">i4")
-    return BinaryArray(head.tobytes() + rows.tobytes())
+def _empty(
+    count: int, fields: list[Any], size: int, oid: int
+) -> tuple[BinaryArray, np.ndarray[Any, np.dtype[Any]]]:
+    """An array of so many elements of `size` bytes, and its rows, in which to write them."""
+    row = np.dtype([("length", ">i4"), *fields])
+    # dimensions, whether there are nulls, the type; of one dimension its length and first index
+    head = np.array([1, 0, oid, count, 1] if count else [0, 0, oid], ">i4")
+    buffer = np.empty(head.nbytes + count * row.itemsize, np.uint8)
+    buffer[: head.nbytes] = head.view(np.uint8)
+    rows = buffer[head.nbytes :].view(row)
+    rows["length"] = size
+    return BinaryArray(buffer), rows
