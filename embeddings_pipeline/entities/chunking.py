@@ -45,15 +45,15 @@ def count_tokens(texts: Sequence[str]) -> list[int]:
 
 
 def estimate_tokens(texts: Sequence[str]) -> list[int]:
-    """What `count_tokens` says, from the length of most texts: one in ten is counted, and the
+    """What `measure_tokens` says, from the length of most texts: one in ten is measured, and the
     others are taken to have as many tokens a character.
 
-    The hash of a text decides whether it is counted, so that no order of them weighs in.
+    The hash of a text decides whether it is measured, so that no order of them weighs in.
     """
     distinct = dict.fromkeys(texts)
     sample = [text for text in distinct if crc32(text.encode()) % _COUNT_ONE_IN == 0]
     sample = sample or [*distinct][:1]
-    counted = dict(zip(sample, count_tokens(sample), strict=True))
+    counted = dict(zip(sample, measure_tokens(sample), strict=True))
     characters = sum(map(len, counted))
     read = sum(counted.values()) - SPECIAL_TOKENS * len(counted)
     rate = read / characters if characters else 0.0

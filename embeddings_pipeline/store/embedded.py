@@ -32,7 +32,7 @@ OPTIONS = {
     "shared_buffers": "256MB",
     # a load of a few hundred thousand vectors without checkpoints that write its pages twice
     "max_wal_size": "4GB",
-    "wal_buffers": "16MB",
+    "wal_buffers": "64MB",
     "maintenance_work_mem": "512MB",
     # the server's own default is eight, whatever the machine has
     "max_parallel_workers": str(os.cpu_count() or 1),

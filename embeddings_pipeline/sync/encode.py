@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from psycopg import Connection
 
 from embeddings_pipeline.encoders import image_files
 from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
@@ -31,7 +30,7 @@ from embeddings_pipeline.errors import (
 from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
 from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, asynchronous_commit
+from embeddings_pipeline.store.postgres import Postgres
 from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine, texts
@@ -471,9 +470,7 @@ class Encoding:
 
         @resumed
         def write() -> list[bytes]:
-            # what was paid for survives a crash of the server; the rest is made again
-            transaction = Connection.transaction if self.usd_per_token else asynchronous_commit
-            with self._database.connection() as connection, transaction(connection):
+            with self._database.connection() as connection, connection.transaction():
                 tables = EntityTables(connection, self.on)
                 stored: list[bytes] = []
                 if vectors:

@@ -28,18 +28,24 @@ def project_pending(
     scope: Scope,
     *,
     hashes: Sequence[bytes] | None = None,
+    session: EntityTables | None = None,
     written: Callable[[Projected], None] = lambda projected: None,
 ) -> Projected:
     """Project the rows that wait for what the cache has, or those alone that may wait for one of
-    these hashes. `written` is called after each window."""
+    these hashes. A `session` with temporary tables, where the scope needs one, selects them.
+    `written` is called after each window."""
+
+    def ids_of(tables: EntityTables, after: str | None) -> list[str]:
+        if hashes is not None:
+            return pending.ids_waiting_for(tables, scope, hashes)
+        return pending.ids_to_project(tables, vector_set, scope, after=after, limit=_SLICE_ROWS)
 
     @resumed
     def some_ids(after: str | None) -> list[str]:
+        if session:
+            return ids_of(session, after)
         with database.connection() as connection:
-            tables = EntityTables(connection, on)
-            if hashes is not None:
-                return pending.ids_waiting_for(tables, scope, hashes)
-            return pending.ids_to_project(tables, vector_set, scope, after=after, limit=_SLICE_ROWS)
+            return ids_of(EntityTables(connection, on), after)
 
     @resumed
     def project(ids: Sequence[str]) -> Projected:

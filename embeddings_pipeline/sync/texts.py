@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from psycopg import Connection
@@ -255,7 +255,10 @@ def _project(
         ):
             # the run of the vectors projects it, as a whole
             continue
-        projected = project_pending(vectors, tables.on, vector_set, everything)
+        projected = project_pending(
+            *(vectors, tables.on, vector_set, replace(everything, without_gone=True)),
+            session=tables,
+        )
         done.reused += projected.chunks
         done.saved_usd += projected.tokens * encoders.usd_per_token(vector_set.model)
 

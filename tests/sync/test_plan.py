@@ -189,6 +189,21 @@ def test_deletes_that_would_be_refused_are_foretold(things: World) -> None:
     assert not things.plan(things.declare(include=["name"], max_delete_share=1)).deletes_refused
 
 
+def test_a_row_that_goes_before_it_had_a_vector_is_not_projected(things: World) -> None:
+    item = things.declare(include=["name"])
+    things.texts(item)
+    things.vectors(item, limit=2)
+    # the cache has what rows of this one wait for
+    other = things.declare("other", include=["name"])
+    things.sql("create view staging.stg_other as select * from staging.stg_item")
+    things.texts(other)
+    things.vectors(other)
+    things.sql("delete from staging.stg_item where id > 10")
+    planned = things.plan(item, allow_deletes=True)
+    counts = things.texts(item, allow_deletes=True).counts + things.vectors(item).counts
+    assert counts.reused == planned.sets[0].reusable
+
+
 def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> None:
     world.table("id bigint, name text")
     world.sql(

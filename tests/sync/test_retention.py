@@ -24,7 +24,7 @@ from tests.redis_server import RedisServer
 from tests.sync.conftest import wait_for
 from tests.world import SCHEMA, World
 
-TWO_WRITTEN = f"select count(*) = 2 from {SCHEMA}.embedding_cache_1"
+THREE_WRITTEN = f"select count(*) = 3 from {SCHEMA}.embedding_cache_1"
 
 
 @pytest.fixture
@@ -247,28 +247,53 @@ def test_a_text_erased_while_a_run_encodes_it_stays_erased(things: World) -> Non
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1 order by 1") == [(2,), (3,)]
 
 
-def test_a_text_that_is_locked_when_its_vector_is_written_is_not_lost(things: World) -> None:
+def test_a_vector_is_stored_also_while_somebody_holds_its_text(things: World) -> None:
     things.texts(item(things))
     things.vectors(item(things), limit=0)
     with ThreadPoolExecutor(1) as threads, closing(psycopg.connect(things.database.url)) as other:
         other.execute(f"update {SCHEMA}.item_texts set tokens = tokens where id = 1")
         run = threads.submit(things.vectors, item(things))
-        wait_for(things, TWO_WRITTEN)
+        wait_for(things, THREE_WRITTEN)
         other.commit()
         assert run.result(60).counts.encoded == 3
     assert len(things.encoder.encoded) == 3
     assert has(things, "name: Pump")
 
 
-def test_an_erasure_that_is_not_committed_yet_holds_back_a_vector(things: World) -> None:
+def test_a_vector_that_comes_while_its_text_is_deleted_is_collected(things: World) -> None:
     things.texts(item(things))
     things.vectors(item(things), limit=0)
     with ThreadPoolExecutor(1) as threads, closing(psycopg.connect(things.database.url)) as other:
+        other.execute(
+            f"insert into {SCHEMA}.cache_candidates (entity, text_hash, erased)"
+            f" select 'item', text_hash, true from {SCHEMA}.item_texts where id = 1"
+        )
         other.execute(f"delete from {SCHEMA}.item_texts where id = 1")
         run = threads.submit(things.vectors, item(things))
-        wait_for(things, TWO_WRITTEN)
+        wait_for(things, THREE_WRITTEN)
         other.commit()
         run.result(60)
+    things.retain(item(things))
+    assert not has(things, "name: Pump")
+
+
+def test_who_deletes_entries_waits_for_who_writes_them(things: World) -> None:
+    things.run(item(things))
+    cache = f"{SCHEMA}.embedding_cache_1"
+    with ThreadPoolExecutor(1) as threads, closing(psycopg.connect(things.database.url)) as other:
+        # a writer that found the text
+        other.execute(f"lock table {cache} in row exclusive mode")
+        things.sql("delete from staging.stg_item where id = 1")
+        things.texts(item(things), allow_deletes=True)
+        collected = threads.submit(things.retain, item(things))
+        wait_for(
+            things,
+            "select exists (select from pg_locks where not granted"
+            f" and relation = '{cache}'::regclass)",
+        )
+        assert has(things, "name: Pump")
+        other.commit()
+        collected.result(60)
     assert not has(things, "name: Pump")
 
 

@@ -28,11 +28,13 @@ from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array
 @dataclass(frozen=True)
 class Scope:
     """Which chunks a run looks at: of the partitions `keys` and of the rows `ids`, or of all where
-    these are None. The partitions `first` come before the others."""
+    these are None. The partitions `first` come before the others. `without_gone` leaves out the
+    temporary table `gone_rows` of the session."""
 
     keys: Sequence[str] | None = None
     ids: Sequence[str] | None = None
     first: Sequence[str] = ()
+    without_gone: bool = False
 
     def condition(self, on: Statements) -> sql.Composable:
         """In SQL, of the chunks `s`."""
@@ -44,6 +46,8 @@ class Scope:
         if self.ids is not None:
             ids = Literal(list(self.ids))
             conditions.append(on.fill("s.{id} = any({ids}::{id_type}[])", ids=ids))
+        if self.without_gone:
+            conditions.append(on.fill("s.{id} not in (select id from gone_rows)"))
         return sql.SQL(" and ").join(conditions)
 
 
