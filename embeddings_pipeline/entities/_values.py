@@ -6,14 +6,21 @@ import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 
+from croniter import CroniterBadDateError, croniter
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from embeddings_pipeline.entities.cron import normal_cron
 from embeddings_pipeline.entities.template import template_columns
 
 # Postgres cuts names at 63 bytes without a word; the longest suffix: _vectors_123456_index_new
 _MAX_NAME = 38
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_CRON_FIELDS = {
+    "minute": "0-59",
+    "hour": "0-23",
+    "day of month": "1-31",
+    "month": "1-12",
+    "weekday": "0-7",
+}
 
 
 def _no_boolean(value: object) -> object:
@@ -65,6 +72,31 @@ def _day(value: object) -> date:
     raise ValueError("write a day like 2026-01-01")
 
 
+def _cron(value: str) -> str:
+    fields = value.split()
+    schedule = " ".join(fields)
+    if len(fields) == len(_CRON_FIELDS):
+        for place, (name, numbers) in enumerate(_CRON_FIELDS.items()):
+            alone = ["*"] * len(fields)
+            alone[place] = fields[place]
+            # croniter takes the digits of any script
+            if not fields[place].isascii() or not croniter.is_valid(" ".join(alone)):
+                raise ValueError(
+                    f"{name} {fields[place]!r} is not within {numbers}, nor *, nor a range, a step"
+                    " or a list of those"
+                )
+        try:
+            croniter(" ".join([*fields[:4], "*"])).get_next()
+        except CroniterBadDateError:
+            raise ValueError(f"month {fields[3]!r} has no day {fields[2]!r}") from None
+    elif len(fields) != 1 or not croniter.is_valid(schedule):
+        raise ValueError(
+            f"write five fields, {', '.join(_CRON_FIELDS)}, like '0 2 * * *', or @hourly, @daily,"
+            " @weekly, @monthly or @yearly"
+        )
+    return schedule
+
+
 def _index(value: object) -> object:
     # `index: none` is short for {type: none}
     return {"type": value} if isinstance(value, str) else value
@@ -109,7 +141,7 @@ Language = Literal[
     "turkish",
     "yiddish",
 ]
-Cron = Annotated[str, AfterValidator(normal_cron)]
+Cron = Annotated[str, AfterValidator(_cron)]
 Day = Annotated[date, BeforeValidator(_day)]
 Duration = Annotated[
     timedelta,
