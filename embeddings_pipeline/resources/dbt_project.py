@@ -5,7 +5,6 @@ Imports neither Dagster nor dbt, so that commands which only read the manifest s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.engine import Engine, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import lock, write_atomically
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 
@@ -31,6 +31,8 @@ FLAGS = (
 )
 PARTIAL_PARSE = "partial_parse.msgpack"
 _MADE_FROM = "manifest.made-from"
+# longer than dbt takes for a large project
+_PARSE_MINUTES = 15
 _SOURCES = {".sql", ".yml", ".yaml", ".md", ".py"}
 # dbt writes here itself
 _OUTPUTS = {"target", "logs"}
@@ -78,10 +80,12 @@ def prepared_manifest(settings: Settings) -> Path:
     wanted = _made_from(settings)
     if not _is_fresh(path, wanted):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name("manifest.lock")):
+        busy = f"another process is still parsing the project after {_PARSE_MINUTES} minutes"
+        held = path.with_name("manifest.lock")
+        with lock(held, seconds=_PARSE_MINUTES * 60, busy=busy):
             if not _is_fresh(path, wanted):
                 _parse(settings, path.parent)
-                path.with_name(_MADE_FROM).write_text(wanted)
+                write_atomically(path.with_name(_MADE_FROM), wanted)
     return path
 
 
@@ -99,7 +103,7 @@ def scratch(settings: Settings) -> Iterator[Path]:
             learned.write_bytes(known.read_bytes())
         yield folder
         if learned.exists():
-            _replace(known, learned.read_bytes())
+            write_atomically(known, learned.read_bytes())
 
 
 def _is_fresh(path: Path, wanted: str) -> bool:
@@ -145,18 +149,4 @@ def _parse(settings: Settings, target: Path) -> None:
             raise ConfigurationError(
                 f"dbt cannot parse the project in {settings.dbt_project_dir}:\n{said}"
             )
-        _replace(target / "manifest.json", (folder / "manifest.json").read_bytes())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file at once, so that no reader sees half of it."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        write_atomically(target / "manifest.json", (folder / "manifest.json").read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import write_atomically
 
 HOST = "127.0.0.1"
 # below the range from which systems take the ports of outgoing connections
@@ -41,16 +42,7 @@ def load(home: Path) -> Access:
 
 
 def save(home: Path, access: Access) -> None:
-    unfinished = home / "server.json.new"
-    write_private(unfinished, json.dumps(access._asdict()))
-    unfinished.replace(home / "server.json")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read."""
-    path.unlink(missing_ok=True)
-    path.touch(0o600)
-    path.write_text(text)
+    write_atomically(home / "server.json", json.dumps(access._asdict()), mode=0o600)
 
 
 def free_port() -> int:

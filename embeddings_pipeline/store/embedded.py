@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import write_atomically
 from embeddings_pipeline.store import _access, _host, _postmaster
 from embeddings_pipeline.store._access import HOST
 
@@ -120,7 +121,7 @@ def _create(home: Path, lock: int) -> None:
     new.mkdir(mode=0o700)
     try:
         access = _access.new()
-        _access.write_private(new / "password", access.password)
+        write_atomically(new / "password", access.password, mode=0o600)
         for path in (new, new / "password"):
             _host.hand_over(path)
         _initialise(new / "data", new / "password", lock)

@@ -7,9 +7,8 @@ finds the old snapshot or the new one, whole, and an export that is killed leave
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.source import IdType
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.files import lock, sync, write_atomically
 
 Kind = Literal["flat", "ivf", "hnsw"]
 
@@ -87,20 +87,14 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises ConfigurationError where it cannot be written to or another export holds it.
     """
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"a snapshot cannot be written to {folder}: {error}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    busy = f"another export is writing to {folder}"
+    with ExitStack() as holds:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            holds.enter_context(lock(folder / ".lock", seconds=0, busy=busy))
+        except OSError as error:
+            raise ConfigurationError(f"a snapshot cannot be written to {folder}: {error}") from None
         yield
-    except BlockingIOError:
-        raise ConfigurationError(f"another export is writing to {folder}") from None
-    finally:
-        os.close(descriptor)
 
 
 def new_path(folder: Path, suffix: Literal["faiss", "sqlite"]) -> Path:
@@ -110,17 +104,13 @@ def new_path(folder: Path, suffix: Literal["faiss", "sqlite"]) -> Path:
 
 def finished(path: Path) -> File:
     """A file that was written, once it is safe on disk."""
-    _sync(path)
+    sync(path)
     return File(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
     """Make this the snapshot, then remove what belongs to none."""
-    draft = folder / f"{_MANIFEST}.{uuid4().hex}"
-    draft.write_text(manifest.model_dump_json(indent=2) + "\n")
-    _sync(draft)
-    draft.replace(folder / _MANIFEST)
-    _sync(folder)
+    write_atomically(folder / _MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     remove_leftovers(folder)
 
 
@@ -169,11 +159,3 @@ def verify(folder: Path, file: File) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
