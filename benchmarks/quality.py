@@ -106,7 +106,7 @@ def ranked(searcher: Searcher, judgements: Judgements, mode: Mode) -> Mapping[st
 
 
 def fused(dense: Sequence[str], text: Sequence[str], constant: int, share: float) -> list[str]:
-    """Weighted reciprocal rank fusion, as the engine does it in SQL."""
+    """Weighted reciprocal rank fusion, as the pipeline does it in SQL."""
     scores: dict[str, float] = {}
     for ids, weight in ((dense, 1 - share), (text, share)):
         for rank, row_id in enumerate(ids, 1):

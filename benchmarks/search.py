@@ -22,7 +22,7 @@ from pgvector.psycopg import register_vector
 from benchmarks.made_up import MadeUpEncoder, made_up
 from benchmarks.scratch import report, timed, world
 from embeddings_pipeline.encoders.base import Vectors
-from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
@@ -74,20 +74,20 @@ def load(scratch: World, documents: Vectors, queries: Vectors) -> None:
     scratch.run(scratch.declare(template="{name}", filters=["shelf"]))
 
 
-def engine_of(scratch: World) -> Engine:
-    """As much of an engine as a search needs."""
-    engine = SimpleNamespace(
+def engine_of(scratch: World) -> Pipeline:
+    """As much of an pipeline as a search needs."""
+    pipeline = SimpleNamespace(
         vectors=scratch.postgres,
         schema=SCHEMA,
         encoders=scratch.encoders,
         settings=Settings(_env_file=None),
         one_database=True,
     )
-    return cast(Engine, engine)
+    return cast(Pipeline, pipeline)
 
 
 def sufficient_effort(scratch: World, setup: Setup) -> int:
-    """The least ef_search at which these queries reach the recall, stored for the engine, too."""
+    """The least ef_search at which these queries reach the recall, stored for the pipeline, too."""
     for effort in (40, 60, 80, 120, 160, 320):
         setup.bare.execute(f"set hnsw.ef_search = {effort}")
         _, (found,) = interleaved([by_statement(setup, _BARE)], range(len(setup.queries)))
@@ -98,13 +98,13 @@ def sufficient_effort(scratch: World, setup: Setup) -> int:
 
 
 def ways(setup: Setup) -> dict[str, Any]:
-    """Times and recall of the bare statement, the engine and exact search."""
-    bare, engine = (by_statement(setup, _BARE), through(setup))
+    """Times and recall of the bare statement, the pipeline and exact search."""
+    bare, pipeline = (by_statement(setup, _BARE), through(setup))
     exact = by_statement(setup, _EXACT)
     numbers = range(len(setup.queries))
-    interleaved([bare, engine], numbers[:20])
+    interleaved([bare, pipeline], numbers[:20])
     (bare_seconds, engine_seconds), (bare_found, engine_found) = interleaved(
-        [bare, engine], numbers
+        [bare, pipeline], numbers
     )
     (exact_seconds,), _ = interleaved([exact], numbers[:20])
     return {
@@ -132,7 +132,7 @@ def filtered(setup: Setup) -> dict[str, Any]:
 
 
 def through(setup: Setup, **request: Any) -> Callable[[int], list[int]]:
-    """A search by the engine."""
+    """A search by the pipeline."""
 
     def search(number: int) -> list[int]:
         asked = SearchRequest(entity="item", query=f"query {number}", top_k=_K, **request)

@@ -16,14 +16,14 @@ from embeddings_pipeline.assets.planning import plan_job
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entities_of, load_manifest
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.resources.engine import EngineResource, Running
+from embeddings_pipeline.resources.run_context import PipelineResource, RunContext
 from embeddings_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 def definitions(
-    settings: Settings, engine: EngineResource | Running, pool: str | None = POOL
+    settings: Settings, pipeline: PipelineResource | RunContext, pool: str | None = POOL
 ) -> dg.Definitions:
     """The assets, checks, jobs and schedules of the dbt project; starts no database.
 
@@ -62,7 +62,7 @@ def definitions(
             ],
             jobs=[*dbt_jobs, plan_job(declared), export_job],
             schedules=[automation.marts_schedule(dbt_jobs[-1], status)] if after else [],
-            resources={"engine": engine},
+            resources={"embeddings": pipeline},
             # also for what is started by hand: a process for each step would load the model each
             # time
             executor=dg.in_process_executor,
@@ -109,4 +109,4 @@ def _of_broken(
 with warnings.catch_warnings():
     # backfill policies of assets are in beta; the version is pinned
     warnings.simplefilter("ignore", dg.BetaWarning)
-    defs = definitions(Settings.load(), EngineResource())
+    defs = definitions(Settings.load(), PipelineResource())

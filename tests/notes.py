@@ -19,7 +19,8 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.definitions import definitions
-from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
 from tests.conftest import TEMPLATE
 
@@ -34,7 +35,7 @@ class Notes:
         self.database = database
         self.instance = instance
         self.settings = Settings.load()
-        self.running = Running(self.settings, lambda progress: None)
+        self.running = RunContext(Pipeline(self.settings), lambda progress: None)
         self.defs = definitions(self.settings, self.running)
 
     def execute(
@@ -93,4 +94,4 @@ def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             notes = Notes(folder / "project", database, instance)
             notes.execute("staging")
             yield notes
-            notes.running.close()
+            notes.running.pipeline.close()

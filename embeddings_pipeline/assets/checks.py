@@ -6,8 +6,8 @@ import dagster as dg
 
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.resources.engine import Running
-from embeddings_pipeline.sync.checks import QUESTIONS, check
+from embeddings_pipeline.resources.run_context import RunContext
+from embeddings_pipeline.sync.checks import QUESTIONS
 from embeddings_pipeline.sync.verdict import Verdict
 
 # the asset that each check is about
@@ -33,21 +33,30 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name=f"{entity.name}_checks", specs=specs, can_subset=True)
     def checks(
-        context: dg.AssetCheckExecutionContext, engine: dg.ResourceParam[Running]
+        context: dg.AssetCheckExecutionContext, embeddings: dg.ResourceParam[RunContext]
     ) -> Iterator[dg.AssetCheckResult]:
-        verdicts = check(engine.vectors, engine.on(entity))
+        found = embeddings.pipeline.check(entity)
         for key in sorted(context.selected_asset_check_keys):
-            yield _result(key, verdicts[key.name])
+            result = found[key.name]
+            yield dg.AssetCheckResult(
+                passed=result.passed,
+                asset_key=key.asset_key,
+                check_name=key.name,
+                severity=_SEVERITY[result.severity],
+                description=result.description,
+                metadata=metadata.plain(result.metadata),
+            )
 
     return checks
 
 
-def _result(key: dg.AssetCheckKey, verdict: Verdict) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        asset_key=key.asset_key,
-        check_name=key.name,
-        severity=_SEVERITY[verdict.severity],
-        description=verdict.description,
-        metadata=metadata.plain(verdict.metadata),
+def evaluation(entity: str, name: str, result: Verdict) -> dg.AssetCheckEvaluation:
+    """The event that says what a check found, for a run that is not Dagster's."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey([entity, _ABOUT[name]]),
+        check_name=name,
+        passed=result.passed,
+        severity=_SEVERITY[result.severity],
+        description=result.description,
+        metadata=metadata.plain(result.metadata),
     )

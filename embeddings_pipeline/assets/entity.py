@@ -8,19 +8,12 @@ from typing import Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import metadata, partitions, pictures
+from embeddings_pipeline.assets import metadata, partitions
 from embeddings_pipeline.assets.dbt_nodes import key_of, owners
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import ledger
 from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.sync.encode import encode_entity
-from embeddings_pipeline.sync.index import sync_index
-from embeddings_pipeline.sync.publish import publish
-from embeddings_pipeline.sync.retention import retain
-from embeddings_pipeline.sync.status import coverage
-from embeddings_pipeline.sync.texts import sync_texts
 
 # runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
 POOL = "encoder"
@@ -114,20 +107,14 @@ def _texts(
         backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
     )
     def texts(
-        context: dg.AssetExecutionContext, config: TextsConfig, engine: dg.ResourceParam[Running]
+        context: dg.AssetExecutionContext,
+        config: TextsConfig,
+        embeddings: dg.ResourceParam[RunContext],
     ) -> dg.MaterializeResult[None]:
-        on, keys = engine.on(entity), partitions.keys_of(context)
-        with engine.options(context.run_id, keys, **config.model_dump()) as options:
-            result = sync_texts(
-                engine.staging,
-                engine.vectors,
-                on,
-                engine.encoders,
-                options,
-                keep=engine.keeps_cache,
-            )
-        shown = {"new": result.new, "rekeyed": result.rekeyed}
-        return dg.MaterializeResult(metadata=metadata.of_counts(asdict(result.counts)) | shown)
+        keys = partitions.keys_of(context)
+        with embeddings.options(context.run_id, keys, **config.model_dump()) as options:
+            result = embeddings.pipeline.sync_texts(entity, options)
+        return dg.MaterializeResult(metadata=metadata.of_texts(result))
 
     return texts
 
@@ -150,14 +137,14 @@ def _vectors(
         pool=pool,
     )
     def vectors(
-        context: dg.AssetExecutionContext, config: VectorsConfig, engine: dg.ResourceParam[Running]
+        context: dg.AssetExecutionContext,
+        config: VectorsConfig,
+        embeddings: dg.ResourceParam[RunContext],
     ) -> dg.MaterializeResult[None]:
-        on, keys = engine.on(entity), partitions.keys_of(context)
-        with engine.options(context.run_id, keys, **config.model_dump()) as options:
-            result = encode_entity(
-                engine.vectors, on, engine.encoders, options, keep=engine.keeps_cache
-            )
-        partitions.record(context, coverage(engine.vectors, on), result.keys)
+        keys = partitions.keys_of(context)
+        with embeddings.options(context.run_id, keys, **config.model_dump()) as options:
+            result = embeddings.pipeline.sync_vectors(entity, options)
+        partitions.record(context, embeddings.pipeline.coverage(entity), result.keys)
         return dg.MaterializeResult(metadata=metadata.of_sets(result))
 
     return vectors
@@ -174,11 +161,10 @@ def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
         code_version=_version(entity, _INDEX),
     )
     def index(
-        context: dg.AssetExecutionContext, engine: dg.ResourceParam[Running]
+        context: dg.AssetExecutionContext, embeddings: dg.ResourceParam[RunContext]
     ) -> dg.MaterializeResult[None]:
-        results = sync_index(
-            engine.vectors, engine.on(entity), run_id=context.run_id, report=engine.report
-        )
+        pipeline = embeddings.pipeline
+        results = pipeline.sync_index(entity, context.run_id, report=embeddings.report)
         return dg.MaterializeResult(metadata=metadata.of_indexes(results))
 
     return index
@@ -186,6 +172,7 @@ def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
 
 def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
+        name="embeddings",
         key_prefix=entity.name,
         group_name=entity.name,
         owners=owned_by,
@@ -198,19 +185,16 @@ def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> 
             fail_window=entity.freshness.fail, warn_window=entity.freshness.warn
         ),
     )
-    def embeddings(
-        context: dg.AssetExecutionContext, engine: dg.ResourceParam[Running]
+    def published(
+        context: dg.AssetExecutionContext, embeddings: dg.ResourceParam[RunContext]
     ) -> dg.MaterializeResult[None]:
-        on = engine.on(entity)
-        result = publish(engine.vectors, on)
-        retain(engine.vectors, on, engine.encoders, engine.settings)
-        with engine.vectors.connection() as connection:
-            counts = ledger.read(connection, on, context.run_id) or asdict(Counts())
-        shown = {"published": result.summary, "flipped": result.flipped}
-        shown |= pictures.of_changes(engine.vectors, on, counts)
-        return dg.MaterializeResult(metadata=metadata.of_counts(counts) | shown)
+        pipeline = embeddings.pipeline
+        result = pipeline.publish(entity)
+        counts = pipeline.counts_of(entity, context.run_id) or asdict(Counts())
+        facts = metadata.of_publication(pipeline, entity, result, counts)
+        return dg.MaterializeResult(metadata=facts)
 
-    return embeddings
+    return published
 
 
 def _version(entity: Entity, keys: set[str], given: Mapping[str, str] | None = None) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.resources.run_context import RunContext
 
 
 class SnapshotType(Enum):
@@ -25,19 +25,21 @@ class ExportConfig(dg.Config):
 
 
 @dg.op(description="A FAISS index of the published vectors, with their rows.")
-def export_snapshot(config: ExportConfig, engine: dg.ResourceParam[Running]) -> dg.Output[None]:
+def export_snapshot(
+    config: ExportConfig, embeddings: dg.ResourceParam[RunContext]
+) -> dg.Output[None]:
     """Materialises nothing: what was written is metadata of the output."""
     # FAISS is an extra
     from embeddings_pipeline.sync.export import export
 
     folder = Path(config.folder)
     manifest = export(
-        engine.vectors,
-        engine.engine.schema,
+        embeddings.pipeline.vectors,
+        embeddings.pipeline.schema,
         config.entity,
         folder,
         config.type.value,
-        engine.report,
+        embeddings.report,
     )
     return dg.Output(
         None,

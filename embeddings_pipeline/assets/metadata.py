@@ -8,9 +8,14 @@ from typing import Any
 
 import dagster as dg
 
+from embeddings_pipeline.assets import pictures
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.index import IndexResult
+from embeddings_pipeline.sync.publish import PublishResult
+from embeddings_pipeline.sync.texts import TextsResult
 
 Metadata = dict[str, Any]
 
@@ -27,6 +32,11 @@ def of_counts(counts: Mapping[str, Any]) -> Metadata:
     if counts["encoded"] and counts["encode_seconds"]:
         shown["tokens_per_second"] = round(counts["tokens"] / counts["encode_seconds"], 1)
     return shown | {"peak_memory_mib": peak_memory_mib()}
+
+
+def of_texts(result: TextsResult) -> Metadata:
+    """What a pass over the texts did."""
+    return of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
 
 
 def of_sets(result: EncodeResult) -> Metadata:
@@ -59,6 +69,14 @@ def of_indexes(results: Sequence[IndexResult]) -> Metadata:
         "seconds": round(sum(r.seconds for r in results), 3),
         "peak_memory_mib": peak_memory_mib(),
     }
+
+
+def of_publication(
+    pipeline: Pipeline, entity: Entity, result: PublishResult, counts: Mapping[str, Any]
+) -> Metadata:
+    """What is published now, the counts of the whole run, and a picture where vectors changed."""
+    shown = {"published": result.summary, "flipped": result.flipped}
+    return of_counts(counts) | shown | pictures.of_changes(pipeline, entity, counts)
 
 
 def of_partition(partition: PartitionCoverage) -> Metadata:

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.store import queries
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
 _VECTORS = 1_000
@@ -19,15 +19,16 @@ _COLOURS = 10
 _SHOWN_CHARACTERS = 300
 
 
-def of_changes(database: Postgres, on: Statements, counts: Mapping[str, Any]) -> dict[str, Any]:
+def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Picture and texts where vectors changed; nothing for rows that may not all be shown.
 
     Dagster's event log keeps what it gets, also when a row is erased later: an entity with
     `where` has rows that must not be in it.
     """
-    if not (counts["encoded"] or counts["reused"]) or on.source.entity.where is not None:
+    if not (counts["encoded"] or counts["reused"]) or entity.where is not None:
         return {}
-    with database.connection() as connection:
+    on = pipeline.on(entity)
+    with pipeline.vectors.connection() as connection:
         (newest, *_) = reversed(vector_sets.vector_sets(connection, on, ("live", "building")))
         vectors, labels = queries.sample_vectors(connection, on, newest, _VECTORS)
         texts = queries.sample_texts(connection, on, _TEXTS)

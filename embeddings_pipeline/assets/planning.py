@@ -7,8 +7,8 @@ import dagster as dg
 
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.manifest import Declared
-from embeddings_pipeline.resources.engine import Running
-from embeddings_pipeline.sync.plan import Plan, plans
+from embeddings_pipeline.resources.run_context import RunContext
+from embeddings_pipeline.sync.plan import Plan
 
 
 def plan_job(declared: Declared) -> dg.JobDefinition:
@@ -16,13 +16,9 @@ def plan_job(declared: Declared) -> dg.JobDefinition:
     entities have none, the op fails after that, and says why."""
 
     @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
-    def plan_runs(engine: dg.ResourceParam[Running]) -> Iterator[dg.Output[None]]:
-        planned, failures = plans(
-            *(engine.staging, engine.vectors, declared.entities.values()),
-            *(engine.on, engine.encoders),
-            keep=engine.keeps_cache,
-        )
-        failures.update(declared.broken)
+    def plan_runs(embeddings: dg.ResourceParam[RunContext]) -> Iterator[dg.Output[None]]:
+        planned = embeddings.pipeline.plan(*declared.models, raise_errors=False)
+        failures = planned.failures
         yield dg.Output(
             None,
             metadata={
@@ -45,17 +41,6 @@ def plan_job(declared: Declared) -> dg.JobDefinition:
 
 
 def _row(planned: Plan) -> dict[str, Any]:
-    return {
-        "entity": planned.entity,
-        "new": planned.new,
-        "changed": planned.changed,
-        "deleted": planned.deleted,
-        "moved": planned.moved_partition,
-        "unchanged": planned.unchanged,
-        "reuse": sum(part.reusable for part in planned.sets),
-        "encode": sum(part.encode for part in planned.sets),
-        "tokens": sum(part.tokens for part in planned.sets),
-        "seconds": "unknown" if planned.seconds is None else round(planned.seconds, 1),
-        "usd": round(planned.cost_usd, 6),
-        "why": ", ".join(f"{share:.0%} {reason}" for reason, share in planned.why.items() if share),
-    }
+    row = planned.row()
+    seconds = "unknown" if planned.seconds is None else round(planned.seconds, 1)
+    return row | {"seconds": seconds, "usd": round(planned.cost_usd, 6)}

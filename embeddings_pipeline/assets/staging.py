@@ -7,7 +7,7 @@ import dagster as dg
 
 from embeddings_pipeline.assets.dbt_nodes import asset_nodes, asset_spec, check_specs, descendants
 from embeddings_pipeline.resources import dbt
-from embeddings_pipeline.resources.engine import Running
+from embeddings_pipeline.resources.run_context import RunContext
 
 # made by no asset: the core keeps this view over all entities
 COVERAGE = dg.AssetKey(["entity_coverage"])
@@ -55,11 +55,11 @@ def _assets(
         can_subset=True,
     )
     def build(
-        context: dg.AssetExecutionContext, engine: dg.ResourceParam[Running]
+        context: dg.AssetExecutionContext, embeddings: dg.ResourceParam[RunContext]
     ) -> Iterator[dbt.DbtEvent]:
         chosen = [models[key] for key in context.selected_asset_keys]
         chosen += [tests[key] for key in context.selected_asset_check_keys]
         selected = " ".join(sorted(".".join(node["fqn"]) for node in chosen))
-        yield from dbt.build(context, engine.engine, selected)
+        yield from dbt.build(context, embeddings.pipeline, selected)
 
     return build

@@ -9,7 +9,7 @@ import typer
 from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.cli.session import AsJson
 from embeddings_pipeline.encoders.cache import CacheStats
-from embeddings_pipeline.engine import opened
+from embeddings_pipeline.pipeline import Pipeline
 
 app = typer.Typer(no_args_is_help=True, help="The vectors that Redis remembers.")
 
@@ -21,16 +21,16 @@ def clear(
     ] = "*",
 ) -> None:
     """Remove the remembered vectors of queries, of these models or of all."""
-    with opened() as engine:
-        removed = engine.encoders.cache.clear(pattern)
+    with Pipeline.open() as pipeline:
+        removed = pipeline.encoders.cache.clear(pattern)
     typer.echo(f"{removed:,} vectors removed")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show how much Redis holds and how often it had what was asked for."""
-    with opened() as engine:
-        stats = engine.encoders.cache.stats()
+    with Pipeline.open() as pipeline:
+        stats = pipeline.encoders.cache.stats()
     if as_json:
         print_json(stats)
     else:

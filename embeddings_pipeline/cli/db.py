@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli.output import print_table, say
-from embeddings_pipeline.engine import opened
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded, migrations
 
@@ -43,16 +43,16 @@ def migrate(
 ) -> None:
     """Bring tables of an earlier version up to this one, as the next run would; nothing is encoded
     again."""
-    with opened() as engine:
-        planned = engine.planned_migration()
+    with Pipeline.open() as pipeline:
+        planned = pipeline.planned_migration()
         if planned:
             print_table(("table", "rows", "what"), [(m.table, m.rows, m.what) for m in planned])
         else:
             say("the tables are of this version")
         if dry_run:
             return
-        keep = engine.settings.embedding_cache_keep
-        for model, done in migrations.seed_caches(engine.vectors, engine.schema, keep=keep):
+        keep = pipeline.settings.embedding_cache_keep
+        for model, done in migrations.seed_caches(pipeline.vectors, pipeline.schema, keep=keep):
             say(f"cache of {model}: {done} of {migrations.WINDOWS} parts")
 
 

@@ -7,10 +7,8 @@ import textwrap
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.jobs import Options, opened
-from embeddings_pipeline.cli.run import print_outcomes, run_all
-from embeddings_pipeline.search.requests import SearchRequest
-from embeddings_pipeline.search.searcher import Searcher
+from embeddings_pipeline.cli.run import Runner, print_runs
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 
 _SEARCHES = (
@@ -25,22 +23,19 @@ _WIDTH = 100
 def demo() -> None:
     """Seed the example tables, embed five entities and search them."""
     settings = Settings.load()
-    with output.progress() as report, opened(settings, report) as jobs:
-        chosen, failures = jobs.engine.chosen()
-        names = [entity.name for entity in chosen]
-        outcomes = run_all(*(jobs, names, Options(), failures), dbt=True, marts=True, seeds=True)
-        print_outcomes(outcomes)
-        failures.raise_any()
-        if not any(outcome.counts["encoded"] for outcome in outcomes):
+    with output.progress() as report, Runner(settings, report) as runner:
+        runs = runner.run((), {}, dbt=True, marts=True, seeds=True)
+        print_runs(runs)
+        runs.failures.raise_any()
+        if not any(run.counts["encoded"] for run in runs):
             typer.echo("0 encoded: nothing changed")
-        with Searcher(jobs.engine) as searcher:
-            for entity, query in _SEARCHES:
-                if entity in names:
-                    _search(searcher, entity, query)
+        for entity, query in _SEARCHES:
+            if entity in runner.pipeline.entities:
+                _search(runner.pipeline, entity, query)
 
 
-def _search(searcher: Searcher, entity: str, query: str) -> None:
-    answer = searcher.search(SearchRequest(entity=entity, query=query, top_k=_HITS))
+def _search(pipeline: Pipeline, entity: str, query: str) -> None:
+    answer = pipeline.search(entity, query, top_k=_HITS)
     typer.echo(f"\n{entity}: {query}")
     for hit in answer.results:
         typer.echo(f"  {hit.score:.3f}  {textwrap.shorten(hit.text, _WIDTH, placeholder=' …')}")

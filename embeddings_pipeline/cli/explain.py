@@ -22,8 +22,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say what is stored of a row, where it comes from, and what the next run does with it."""
-    with session_on(entity) as (engine, on):
-        explained = explain_row(engine.staging, engine.vectors, on, engine.encoders, row_id)
+    with session_on(entity) as (pipeline, on):
+        explained = explain_row(pipeline.staging, pipeline.vectors, on, pipeline.encoders, row_id)
     if as_json:
         print_json(explained)
     else:

@@ -9,7 +9,7 @@ import typer
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.session import AsJson, EntityName
-from embeddings_pipeline.engine import opened
+from embeddings_pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from embeddings_pipeline.sync.snapshot_folder import Manifest
@@ -28,8 +28,8 @@ def export(
     # FAISS is an extra
     from embeddings_pipeline.sync.export import export as write
 
-    with opened() as engine, output.progress() as report:
-        manifest = write(engine.vectors, engine.schema, entity, to, kind, report)
+    with Pipeline.open() as pipeline, output.progress() as report:
+        manifest = write(pipeline.vectors, pipeline.schema, entity, to, kind, report)
     if as_json:
         output.print_json({"folder": str(to), **manifest.model_dump(mode="json")})
     else:

@@ -18,13 +18,13 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Build the indexes that are missing or worn, and show how fast and how well each finds."""
-    with session() as engine, output.progress() as report:
-        chosen, failures = engine.chosen(entities or [])
+    with session() as pipeline, output.progress() as report:
+        chosen, failures = pipeline.chosen(entities or [])
         results: list[IndexResult] = []
         for entity in chosen:
             with failures.of(entity.name):
-                on = engine.on(entity)
-                results += sync_index(engine.vectors, on, rebuild=rebuild, report=report)
+                on = pipeline.on(entity)
+                results += sync_index(pipeline.vectors, on, rebuild=rebuild, report=report)
     for result in results:
         if result.action == "waiting":
             failures.setdefault(

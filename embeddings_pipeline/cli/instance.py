@@ -10,11 +10,21 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import PROJECT_DIR, Settings
 
 
+def is_configured(settings: Settings) -> bool:
+    """Whether there is an instance that runs are reported to: DAGSTER_HOME, or the project's own,
+    which `demo` and `dev` make."""
+    return settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
+
+
+def _own(settings: Settings) -> Path:
+    return settings.embedded_data_dir / "dagster"
+
+
 def prepare(settings: Settings) -> Path:
     """Set DAGSTER_HOME unless it is set, to a folder beside the embedded Postgres; returns it."""
     home = settings.dagster_home
     if home is None:
-        home = settings.embedded_data_dir / "dagster"
+        home = _own(settings)
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT_DIR / "dagster.yaml", home)
     if not home.is_dir():

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psycopg
 
 from embeddings_pipeline.cli import instance
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.manifest import load_manifest
-from embeddings_pipeline.errors import EmbeddingsError, Interrupted
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.errors import EmbeddingsError, Failures, Interrupted
+from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results, manifest_path
 from embeddings_pipeline.store.postgres import columns_of
-from embeddings_pipeline.sync.progress import Progress
+from embeddings_pipeline.sync.progress import Report
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.verdict import Verdict
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from embeddings_pipeline.resources.engine import Running
+    from embeddings_pipeline.resources.run_context import RunContext
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a run of an entity was asked for; without keys it is for those of its schedule."""
-
-    keys: Sequence[str] | None = None
-    limit: int | None = None
-    max_cost_usd: float | None = None
-    force: bool = False
-    allow_deletes: bool = False
-
-
 class Jobs:
-    """The jobs over one engine: models are loaded once for all entities."""
+    """The jobs over one pipeline: models are loaded once for all entities."""
 
-    def __init__(self, settings: Settings, running: Running, runs: dg.DagsterInstance) -> None:
+    def __init__(
+        self, pipeline: Pipeline, run_context: RunContext, instance: dg.DagsterInstance
+    ) -> None:
+        self.pipeline = pipeline
+        self._run_context = run_context
+        self._instance = instance
+
+    @cached_property
+    def _defs(self) -> dg.Definitions:
         from embeddings_pipeline.definitions import definitions
 
         # a run of a command waits for nobody, and killed it must not keep others waiting
-        self._defs = definitions(settings, running, pool=None)
-        self._manifest = load_manifest(prepared_manifest(settings))
-        self._runs = runs
-        self.engine: Engine = running.engine
+        return definitions(self.pipeline.settings, self._run_context, pool=None)
 
     def staging(self, entities: Sequence[str], *, seeds: bool) -> dict[str, str]:
         """One dbt build of the entities' staging models; returns why some are not to be used.
@@ -54,10 +52,12 @@ class Jobs:
         """
         from embeddings_pipeline.assets.dbt_nodes import key_of, read_by
 
-        models = {name: self.engine.declared.models[name] for name in entities}
+        models = {name: self.pipeline.declared.models[name] for name in entities}
         wanted = [
             node
-            for node in read_by(self._manifest, [*models.values()])
+            for node in read_by(
+                load_manifest(manifest_path(self.pipeline.settings)), [*models.values()]
+            )
             if (seeds and node["resource_type"] == "seed") or not self._exists(node)
         ]
         keys = {name: key_of(node) for name, node in models.items()}
@@ -66,32 +66,67 @@ class Jobs:
         broken = _broken(result, keys.values())
         return {name: broken[key] for name, key in keys.items() if key in broken}
 
-    def entity(self, name: str, options: Options, run_id: str) -> list[str]:
-        """The entity's own job from texts on, under this id in the ledger and in Dagster; returns
-        what its checks warn of. Raises what stopped it."""
+    def run(self, names: Sequence[str], options: Mapping[str, Any]) -> Results[EntityRun]:
+        """Execute the job of each entity from texts on, one after the other; `options` are those
+        of `Pipeline.run`."""
+        failures, runs = Failures(), []
+        most = options.get("max_cost_usd")
+        if most is None:
+            most = self.pipeline.settings.embedding_max_cost_usd
+        left = RunOptions("", limit=options.get("limit"), max_cost_usd=most)
+        for name in names:
+            entity = self.pipeline.entity(name)
+            keys = self.pipeline.partition_keys([entity], options.get("partitions"))
+            run = EntityRun(entity, replace(left, run_id=str(uuid4()), keys=keys))
+            try:
+                with failures.of(name):
+                    self._execute_entity(run, options)
+            except Interrupted as error:
+                failures[name] = error
+            with failures.of(name):
+                run.counts = self.pipeline.counts_of(entity, run.run_id)
+            if run.counts:
+                runs.append(run)
+                left = left.less_counts(run.counts)
+            if isinstance(failures.get(name), Interrupted | psycopg.Error):
+                break
+        return Results(runs, failures)
+
+    def _execute_entity(self, run: EntityRun, options: Mapping[str, Any]) -> None:
         import dagster as dg
 
         from embeddings_pipeline.assets import automation, partitions
         from embeddings_pipeline.assets.entity import ASSETS
 
-        keys = options.keys or partitions.covered_by_schedule(self.engine.entity(name))
+        name = run.entity.name
+        keys = run.options.keys or partitions.covered_by_schedule(run.entity)
         config = automation.entity_config(
             name,
-            allow_deletes=options.allow_deletes,
-            limit=options.limit,
-            max_cost_usd=options.max_cost_usd,
-            force=options.force,
-            include_backlog=options.keys is None,
+            allow_deletes=options.get("allow_deletes", False),
+            limit=run.options.limit,
+            max_cost_usd=run.options.max_cost_usd,
+            force=options.get("force", False),
+            include_backlog=run.options.keys is None,
         )
         result = self._execute(
             automation.job_name(name),
             [dg.AssetKey([name, asset]) for asset in ASSETS],
             tags=partitions.tags(keys),
             config=config,
-            run_id=run_id,
+            run_id=run.run_id,
         )
-        failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-        return [f"{c.check_name}: {c.description}" for c in failed]
+        run.checks = {
+            c.check_name: Verdict(c.passed, c.description or "")
+            for c in result.get_asset_check_evaluations()
+        }
+        run.status = self.pipeline.status_of(run.entity)
+
+    def report(self, runs: Iterable[EntityRun]) -> None:
+        """Report to the instance what runs outside of it did."""
+        from embeddings_pipeline.assets.reporting import report
+
+        for run in runs:
+            report(self._instance, self.pipeline, run)
 
     def marts(self) -> None:
         """One dbt build of the models that read the vectors, where there are any."""
@@ -99,7 +134,7 @@ class Jobs:
             self._execute("marts")
 
     def _exists(self, node: Mapping[str, Any]) -> bool:
-        with self.engine.staging.connection() as connection:
+        with self.pipeline.staging.connection() as connection:
             return bool(columns_of(connection, node["schema"], node["alias"]))
 
     def _execute(
@@ -118,7 +153,7 @@ class Jobs:
 
         try:
             return self._defs.resolve_job_def(job).execute_in_process(
-                instance=self._runs,
+                instance=self._instance,
                 asset_selection=assets,
                 tags=tags,
                 run_config={**_QUIET, **(config or {})},
@@ -139,22 +174,18 @@ class Jobs:
 
 
 @contextmanager
-def opened(settings: Settings, report: Callable[[Progress], None]) -> Iterator[Jobs]:
+def opened(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
     """The jobs for a block of work, on the instance that the environment names."""
-    instance.prepare(settings)
+    instance.prepare(pipeline.settings)
     import dagster as dg
 
     from embeddings_pipeline.resources.abandoned import close_abandoned
-    from embeddings_pipeline.resources.engine import Running
+    from embeddings_pipeline.resources.run_context import RunContext
 
-    running = Running(settings, report)
     with dg.DagsterInstance.get() as runs:
         keep_connections(runs)
-        close_abandoned(settings, runs)
-        try:
-            yield Jobs(settings, running, runs)
-        finally:
-            running.close()
+        close_abandoned(pipeline.settings, runs)
+        yield Jobs(pipeline, RunContext(pipeline, report), runs)
 
 
 def keep_connections(runs: dg.DagsterInstance) -> None:

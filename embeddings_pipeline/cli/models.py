@@ -9,9 +9,9 @@ from embeddings_pipeline.encoders.catalogue import KnownModel, known_models
 
 def models(as_json: AsJson = False) -> None:
     """List the known models, and those that entities declare: limits, price, and which are here."""
-    with session() as engine:
-        declared = [entity.model for entity in engine.entities.values() if entity.model]
-        found = known_models(engine.settings, declared)
+    with session() as pipeline:
+        declared = [entity.model for entity in pipeline.entities.values() if entity.model]
+        found = known_models(pipeline.settings, declared)
     if as_json:
         output.print_json({"models": found})
         return

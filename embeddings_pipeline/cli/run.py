@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
-from uuid import uuid4
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import psycopg
 import typer
 
-from embeddings_pipeline.cli import asked, output, plan
-from embeddings_pipeline.cli.jobs import Jobs, Options, opened
+from embeddings_pipeline.cli import asked, instance, output, plan
 from embeddings_pipeline.cli.session import session
-from embeddings_pipeline.errors import EmbeddingsError, Failures, Interrupted
+from embeddings_pipeline.errors import EmbeddingsError, Interrupted
+from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
+from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.progress import of_counts
-from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.status import EntityStatus, counts_of_run, status
+from embeddings_pipeline.sync import stopping
+from embeddings_pipeline.sync.progress import Report, of_counts
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run of one entity did, by the ledger, and how far the entity is now."""
-
-    counts: dict[str, Any]
-    status: EntityStatus
-    warnings: list[str]
+if TYPE_CHECKING:
+    from embeddings_pipeline.cli.jobs import Jobs
 
 
 def run(
@@ -49,6 +42,9 @@ def run(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Texts a batch, instead of EMBEDDING_BATCH_SIZE.")
     ] = None,
+    dagster: Annotated[
+        bool, typer.Option("--dagster", help="Execute the entity's Dagster job, as its schedule.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Only say what this run would do, as `plan`.")
     ] = False,
@@ -58,102 +54,125 @@ def run(
     settings = Settings.load()
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
-    if max_cost is None:
-        max_cost = settings.embedding_max_cost_usd
+    names = entities or []
+    options: dict[str, Any] = {
+        "partitions": asked.one_selection(partitions),
+        "limit": limit,
+        "force": force,
+        "allow_deletes": allow_deletes,
+    }
     if dry_run:
-        with session() as engine:
-            chosen, failures = asked.entities_of(engine, entities or [], everything)
-            keys = asked.keys_of(chosen, partitions)
-            dry = RunOptions(*("", keys), limit=limit, force=force, allow_deletes=allow_deletes)
-            plans = plan.plans_of(engine, chosen, dry, failures)
-        plan.show(plans, failures, as_json=as_json, max_cost_usd=max_cost)
-        failures.raise_any()
+        with session(settings) as pipeline:
+            asked.require_entities(pipeline, names, everything)
+            planned = pipeline.plan(*names, **options, raise_errors=False)
+        most = settings.embedding_max_cost_usd if max_cost is None else max_cost
+        plan.show(planned, as_json=as_json, max_cost_usd=most)
+        planned.failures.raise_any()
         return
-    with output.progress() as report, opened(settings, report) as jobs:
-        chosen, failures = asked.entities_of(jobs.engine, entities or [], everything)
-        keys = asked.keys_of(chosen, partitions)
-        options = Options(keys, limit, max_cost, force, allow_deletes)
-        names = [entity.name for entity in chosen]
-        outcomes = run_all(jobs, names, options, failures, dbt=dbt, marts=dbt and everything)
+    options["max_cost_usd"] = max_cost
+    with output.progress() as report, Runner(settings, report) as runner:
+        asked.require_entities(runner.pipeline, names, everything)
+        runs = runner.run(names, options, dbt=dbt, marts=dbt and everything, dagster=dagster)
     if as_json:
-        documents = [{"entity": o.status.entity, **o.counts} for o in outcomes]
-        one = len(entities or []) == 1 and documents
-        whole = {"entities": documents, "failed": failures.told()}
-        output.print_json(documents[0] if one else whole)
+        documents = [{"entity": run.entity.name, **run.counts} for run in runs]
+        whole = {"entities": documents, "failed": runs.failures.told()}
+        output.print_json(documents[0] if len(names) == 1 and documents else whole)
     else:
-        print_outcomes(outcomes)
-    failures.raise_any()
+        print_runs(runs)
+    runs.failures.raise_any()
 
 
-def run_all(
-    jobs: Jobs,
-    names: Sequence[str],
-    options: Options,
-    failures: Failures,
-    *,
-    dbt: bool,
-    marts: bool,
-    seeds: bool = False,
-) -> list[Outcome]:
-    """Staging, each entity, marts; adds to the failures. An entity that fails does not keep others
-    from running, but one that is interrupted does."""
-    if dbt and names:
-        output.say("building staging models")
-        for name, reason in jobs.staging(names, seeds=seeds).items():
-            failures[name] = EmbeddingsError(reason)
-    outcomes: list[Outcome] = []
-    for name in names:
-        if name not in failures:
-            run_id = str(uuid4())
-            try:
-                with failures.of(name):
-                    warnings = jobs.entity(name, options, run_id)
-                    outcomes.append(_outcome(jobs, name, run_id, warnings))
-                # what failed has cost something, too
-                options = _spent(options, _counts(jobs, name, run_id))
-            except Interrupted as error:
-                # what was done is told, and nothing else begun
-                if _counts(jobs, name, run_id):
-                    outcomes.append(_outcome(jobs, name, run_id, []))
-                failures[name] = error
-                return outcomes
-            except (EmbeddingsError, psycopg.Error) as error:
-                # what it cost cannot be read: the database is gone, for all of them
-                failures.setdefault(name, error)
-                return outcomes
-    if marts:
-        output.say("building marts")
-        with failures.of("marts"):
-            jobs.marts()
-    return outcomes
+class Runner:
+    """Runs entities with what comes before and after them: staging models and marts, which
+    Dagster's jobs build, and the report of the run to Dagster. Use it in a `with`."""
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        self._settings = settings
+        self._report = report
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Self:
+        prepared_manifest(self._settings)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of all that is run."""
+        return self._exits.enter_context(Pipeline.open(self._settings))
+
+    @cached_property
+    def _jobs(self) -> Jobs:
+        from embeddings_pipeline.cli import jobs
+
+        return self._exits.enter_context(jobs.opened(self.pipeline, self._report))
+
+    def run(
+        self,
+        names: Sequence[str],
+        options: Mapping[str, Any],
+        *,
+        dbt: bool,
+        marts: bool,
+        dagster: bool = False,
+        seeds: bool = False,
+    ) -> Results[EntityRun]:
+        """Staging models, each entity, marts. An entity that fails keeps no other from running."""
+        chosen, failures = self.pipeline.chosen(names)
+        names = [entity.name for entity in chosen]
+        if dbt and names:
+            output.say("building staging models")
+            for name, reason in self._jobs.staging(names, seeds=seeds).items():
+                failures[name] = EmbeddingsError(reason)
+        names = [name for name in names if name not in failures]
+        runs: Results[EntityRun] = Results()
+        if names and dagster:
+            runs = self._jobs.run(names, options)
+        elif names:
+            with stopping.on_signals() as stopped:
+                runs = self.pipeline.run(
+                    *names, **options, report=self._report, stopped=stopped, raise_errors=False
+                )
+            if instance.is_configured(self._settings):
+                self._jobs.report(runs)
+        runs.failures.update(failures)
+        interrupted = any(isinstance(error, Interrupted) for error in runs.failures.values())
+        if marts and not interrupted:
+            output.say("building marts")
+            with runs.failures.of("marts"):
+                self._jobs.marts()
+        return runs
 
 
-def print_outcomes(outcomes: Sequence[Outcome]) -> None:
+def print_runs(runs: Sequence[EntityRun]) -> None:
     """One line for each entity, and what its checks warn of."""
-    if not outcomes:
+    if not runs:
         return
     columns = (
         *("entity", "rows", "chunks", "encoded", "reused"),
         *("coverage", "tokens/s", "seconds"),
     )
-    rows = [
-        (
-            o.status.entity,
-            *(o.status.rows, o.status.chunks),
-            *(int(o.counts[name]) for name in ("encoded", "reused")),
-            output.percent(o.status.coverage),
-            o.counts["tokens"] / o.counts["encode_seconds"] if o.counts["encode_seconds"] else None,
-            float(o.counts["seconds"]),
-        )
-        for o in outcomes
-    ]
-    output.print_table(columns, rows)
-    for outcome in outcomes:
-        if outcome.counts.get("pending"):
-            output.say(f"{outcome.status.entity}: {_processed(outcome.counts)}")
-            output.say(f"{outcome.status.entity}: {of_counts(outcome.counts)}")
-        for warning in outcome.warnings:
-            output.say(f"{outcome.status.entity}: {warning}")
+    output.print_table(columns, [*map(_row, runs)])
+    for run in runs:
+        if run.counts.get("pending"):
+            output.say(f"{run.entity.name}: {_processed(run.counts)}")
+            output.say(f"{run.entity.name}: {of_counts(run.counts)}")
+        for warning in run.warnings:
+            output.say(f"{run.entity.name}: {warning}")
+
+
+def _row(run: EntityRun) -> tuple[object, ...]:
+    row = run.row()
+    seconds = row["encode_seconds"]
+    return (
+        *(row[name] for name in ("entity", "rows", "chunks")),
+        *(int(row[name]) for name in ("encoded", "reused")),
+        output.percent(row["coverage"]),
+        row["tokens"] / seconds if seconds else None,
+        float(row["seconds"]),
+    )
 
 
 def _processed(counts: Mapping[str, Any]) -> str:
@@ -166,22 +185,3 @@ def _processed(counts: Mapping[str, Any]) -> str:
         f"{done:,} of {counts['pending']:,} chunks processed: {counts['encoded']:,} encoded,"
         f" {counts['reused']:,} reused, {counts['quarantined']:,} quarantined{each}"
     )
-
-
-def _outcome(jobs: Jobs, name: str, run_id: str, warnings: list[str]) -> Outcome:
-    engine = jobs.engine
-    now = status(engine.vectors, engine.schema, engine.entity(name))
-    return Outcome(_counts(jobs, name, run_id), now, warnings)
-
-
-def _counts(jobs: Jobs, name: str, run_id: str) -> dict[str, Any]:
-    engine = jobs.engine
-    return counts_of_run(engine.vectors, engine.schema, engine.entity(name), run_id)
-
-
-def _spent(options: Options, counts: Mapping[str, Any]) -> Options:
-    """What is left of the purse for the entities that come after."""
-    if options.max_cost_usd is None:
-        return options
-    left = max(0.0, options.max_cost_usd - float(counts.get("cost_usd", 0)))
-    return replace(options, max_cost_usd=left)

@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.session import AsJson, EntityName
-from embeddings_pipeline.engine import Engine, opened
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
@@ -73,7 +73,7 @@ def search(
         if image is None
         else _by_image(image, mode, rerank, narrowing)
     )
-    with opened() as engine, _searcher(engine, snapshot) as searcher:
+    with Pipeline.open() as pipeline, _searcher(pipeline, snapshot) as searcher:
         if isinstance(request, ImageRequest):
             answer = searcher.by_image(request)
         else:
@@ -94,13 +94,13 @@ def _by_image(
     return ImageRequest.of(image=file.read_bytes(), **narrowing)
 
 
-def _searcher(engine: Engine, folder: Path | None) -> Searcher | Snapshot:
+def _searcher(pipeline: Pipeline, folder: Path | None) -> Searcher | Snapshot:
     if folder is None:
-        return Searcher(engine)
+        return Searcher(pipeline)
     # FAISS is an extra
     from embeddings_pipeline.search.snapshot import Snapshot
 
-    return Snapshot(folder, engine.settings, encode_one(engine.encoders))
+    return Snapshot(folder, pipeline.settings, encode_one(pipeline.encoders))
 
 
 def evaluate(
@@ -111,7 +111,7 @@ def evaluate(
 ) -> None:
     """Measure search by judged queries: each mode, exactly and through the index."""
     judgements = read_judgements(queries, qrels)
-    with opened() as engine, Searcher(engine) as searcher:
+    with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
         measured = evaluate_entity(searcher, entity, judgements)
     if as_json:
         document = {"entity": entity, "queries": len(judgements.queries)}

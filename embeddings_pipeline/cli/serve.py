@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.engine import opened
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 
 _GRACE_SECONDS = 30
@@ -40,8 +40,8 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn sends it once more when it is done, and what is open here is still to be closed
         signal.signal(number, _leave)
-    with opened(settings) as engine:
-        app = create_app(engine)
+    with Pipeline.open(settings) as pipeline:
+        app = create_app(pipeline)
         output.say(f"search: http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.run(
             app,

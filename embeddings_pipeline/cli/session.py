@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.engine import Engine, opened
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.statements import Statements
@@ -18,16 +18,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 
 @contextmanager
-def session() -> Iterator[Engine]:
-    """An engine over the dbt project as it is now."""
-    settings = Settings.load()
+def session(settings: Settings | None = None) -> Iterator[Pipeline]:
+    """A pipeline over the dbt project as it is now."""
+    settings = settings or Settings.load()
     prepared_manifest(settings)
-    with opened(settings) as engine:
-        yield engine
+    with Pipeline.open(settings) as pipeline:
+        yield pipeline
 
 
 @contextmanager
-def session_on(entity: str) -> Iterator[tuple[Engine, Statements]]:
+def session_on(entity: str) -> Iterator[tuple[Pipeline, Statements]]:
     """The same with one entity, checked against its staging model."""
-    with session() as engine:
-        yield engine, engine.on(engine.entity(entity))
+    with session() as pipeline:
+        yield pipeline, pipeline.on(pipeline.entity(entity))

@@ -13,8 +13,8 @@ from typing import Any
 
 import dagster as dg
 
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.manifest import load_manifest
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import FLAGS, environment, options, scratch
 from embeddings_pipeline.store.postgres import columns_of
 
@@ -28,7 +28,9 @@ DbtEvent = (
 _RESULTS = {"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
 
 
-def build(context: dg.AssetExecutionContext, engine: Engine, selected: str) -> Iterator[DbtEvent]:
+def build(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, selected: str
+) -> Iterator[DbtEvent]:
     """Build what a dbt selection names, with its tests; unit tests come with their models.
 
     Raises Failure with dbt's own words where a model or a seed cannot be built. A test that fails
@@ -43,23 +45,23 @@ def build(context: dg.AssetExecutionContext, engine: Engine, selected: str) -> I
             context.log.info(message.info.msg)
             said.append(message)
 
-    settings = engine.settings
+    settings = pipeline.settings
     # tests that also read what is not built now are run where they are selected themselves
     command = ["build", "--indirect-selection", "cautious", "--select", selected]
     with (
         scratch(settings) as folder,
-        _environment(environment(settings, engine.staging.database)),
+        _environment(environment(settings, pipeline.staging.database)),
     ):
         done = dbtRunner(callbacks=[listen]).invoke(
             [*FLAGS, "--log-level", "none", *command, *options(settings, folder)]
         )
-        yield from _events(context, engine, said, folder)
+        yield from _events(context, pipeline, said, folder)
     _raise_unless_built(done)
 
 
 def _events(
     context: dg.AssetExecutionContext,
-    engine: Engine,
+    pipeline: Pipeline,
     said: list[Any],
     folder: Path,
 ) -> Iterator[DbtEvent]:
@@ -70,7 +72,7 @@ def _events(
         return
     # this one names relations as the compiled SQL does, by the database that was built
     manifest = load_manifest(folder / "manifest.json")
-    columns = _Columns(engine, manifest)
+    columns = _Columns(pipeline, manifest)
     for message in map(msg_to_dict, said):
         unique_id = message["data"]["node_info"]["unique_id"]
         event = DbtCoreCliEventMessage(message, event_history_metadata=columns.around(unique_id))
@@ -82,8 +84,8 @@ def _events(
 class _Columns:
     """The columns that relations have, in the form from which `dagster_dbt` makes lineage."""
 
-    def __init__(self, engine: Engine, manifest: Mapping[str, Any]) -> None:
-        self._engine = engine
+    def __init__(self, pipeline: Pipeline, manifest: Mapping[str, Any]) -> None:
+        self._pipeline = pipeline
         self._nodes = {**manifest["nodes"], **manifest["sources"]}
         self._parents = manifest["parent_map"]
         self._known: dict[str, dict[str, Any]] = {}
@@ -105,7 +107,7 @@ class _Columns:
         if unique_id not in self._known:
             node = self._nodes[unique_id]
             relation = node.get("identifier") or node["alias"]
-            with self._engine.staging.connection() as connection:
+            with self._pipeline.staging.connection() as connection:
                 found = columns_of(connection, node["schema"], relation)
             self._known[unique_id] = {
                 name: {**node["columns"].get(name, {}), "data_type": kind}

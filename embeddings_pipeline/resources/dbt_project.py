@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.engine import Engine, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import lock, write_atomically
+from embeddings_pipeline.pipeline import Pipeline, manifest_path
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import embedded
 
@@ -44,7 +44,7 @@ def options(settings: Settings, folder: Path) -> list[str]:
     profiles = settings.dbt_profiles_dir
     if profiles is None and (project / "profiles.yml").exists():
         profiles = project
-    variables = {"vectors_in_staging_database": Engine(settings).one_database}
+    variables = {"vectors_in_staging_database": Pipeline(settings).one_database}
     return [
         *("--project-dir", str(project)),
         *(("--profiles-dir", str(profiles)) if profiles else ()),

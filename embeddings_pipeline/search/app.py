@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search import (
     problems,
     routes_documents,
@@ -31,8 +31,8 @@ PAGE = Path(__file__).parent / "page"
 _THREADS = 32
 
 
-def create_app(engine: Engine) -> FastAPI:
-    """The service over an engine, which stays the caller's to close.
+def create_app(pipeline: Pipeline) -> FastAPI:
+    """The service over an pipeline, which stays the caller's to close.
 
     Raises ConfigurationError where SEARCH_API_KEYS cannot be read.
     """
@@ -48,8 +48,8 @@ def create_app(engine: Engine) -> FastAPI:
         # GET /metrics tells what is to be told; to be asked for more takes each request 0.1 ms
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.service = Service(engine)
-    app.state.keys = Keys(engine.settings)
+    app.state.service = Service(pipeline)
+    app.state.keys = Keys(pipeline.settings)
     problems.install(app)
     for router in (
         routes_search.router,
@@ -61,10 +61,10 @@ def create_app(engine: Engine) -> FastAPI:
         app.include_router(router)
     # for every path that no route has; a mount would also take their other methods
     app.router.default = StaticFiles(directory=PAGE, html=True)
-    if engine.settings.search_cors_origins:
+    if pipeline.settings.search_cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=engine.settings.search_cors_origins,
+            allow_origins=pipeline.settings.search_cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Request-ID"],

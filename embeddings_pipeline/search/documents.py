@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from uuid import uuid4
 
-from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.schemas import Document, Documents
 from embeddings_pipeline.store import definitions
 from embeddings_pipeline.store.postgres import Postgres
@@ -20,26 +20,28 @@ _PATIENCE_SECONDS = 10
 class DocumentSync:
     """Syncs chosen rows of entities, one process's share of a run."""
 
-    def __init__(self, engine: Engine, database: Callable[[], Postgres], stopping: Event) -> None:
-        self._engine = engine
+    def __init__(
+        self, pipeline: Pipeline, database: Callable[[], Postgres], stopping: Event
+    ) -> None:
+        self._pipeline = pipeline
         self._database = database
         self._stopping = stopping
 
     def sync(self, name: str, ids: Sequence[str | int]) -> Documents:
         """Sync these rows. Raises NotFound for an entity that is not there, and as
         `sync_documents` does."""
-        engine = self._engine
+        pipeline = self._pipeline
         with self._database().connection() as connection:
-            entity = definitions.entity(connection, engine.schema, name)
+            entity = definitions.entity(connection, pipeline.schema, name)
         result = sync_documents(
-            engine.staging,
-            engine.vectors,
-            engine.on(entity),
-            engine.encoders,
+            pipeline.staging,
+            pipeline.vectors,
+            pipeline.on(entity),
+            pipeline.encoders,
             RunOptions(
                 run_id=f"documents-{uuid4()}",
                 ids=[str(row_id) for row_id in ids],
-                max_cost_usd=engine.settings.embedding_max_cost_usd,
+                max_cost_usd=pipeline.settings.embedding_max_cost_usd,
                 patience=_PATIENCE_SECONDS,
                 stopped=self._stopping.is_set,
             ),

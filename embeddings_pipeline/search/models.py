@@ -10,9 +10,9 @@ from threading import Lock
 from embeddings_pipeline.encoders.base import Encodings, Kind, Seeing, Vector
 from embeddings_pipeline.encoders.cached import CachedEncoder
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
 from embeddings_pipeline.search.metrics import Metrics
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
@@ -25,10 +25,10 @@ class Models:
     """Encodes for searches and for whoever asks. Safe between threads."""
 
     def __init__(
-        self, engine: Engine, live_sets: Callable[[], Sequence[VectorSet]], metrics: Metrics
+        self, pipeline: Pipeline, live_sets: Callable[[], Sequence[VectorSet]], metrics: Metrics
     ) -> None:
-        self._encoders = engine.encoders
-        self._default = engine.settings.embedding_model
+        self._encoders = pipeline.encoders
+        self._default = pipeline.settings.embedding_model
         self._live_sets = live_sets
         self._metrics = metrics
         self._made: dict[ModelIdentity, CachedEncoder] = {}

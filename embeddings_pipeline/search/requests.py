@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,9 @@ from pydantic import (
 )
 
 from embeddings_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_TOP_K = 1000
 MAX_QUERY = 8192
@@ -174,6 +177,17 @@ class Answer:
     model: str
     vector_set: int
     shortfall: int
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A data frame with a row for each hit: id, chunk, score, text and the fields."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"id": h.id, "chunk": h.chunk, "score": h.score, "text": h.text, **h.fields}
+                for h in self.results
+            ]
+        )
 
 
 def _describe(error: ValidationError) -> str:

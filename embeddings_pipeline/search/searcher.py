@@ -10,8 +10,8 @@ from psycopg import OperationalError
 
 from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.reranker import Rerankers
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.errors import ConfigurationError, NotFound
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.finding import Wanted
 from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.live import LiveSets
@@ -45,20 +45,20 @@ class Searcher:
     """
 
     def __init__(
-        self, engine: Engine, encode: Encode | None = None, *, connections: int = 8
+        self, pipeline: Pipeline, encode: Encode | None = None, *, connections: int = 8
     ) -> None:
-        self._engine = engine
-        self._encode = encode or encode_one(engine.encoders)
+        self._pipeline = pipeline
+        self._encode = encode or encode_one(pipeline.encoders)
         self._database = Postgres(
-            engine.vectors.database,
+            pipeline.vectors.database,
             max_size=connections,
             prepare=search_session.prepare,
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
-        self._rerankers = Rerankers(engine.settings)
-        self._live = LiveSets(self._database, engine.schema)
-        self._freshness = Freshness(self._database, engine.schema)
+        self._rerankers = Rerankers(pipeline.settings)
+        self._live = LiveSets(self._database, pipeline.schema)
+        self._freshness = Freshness(self._database, pipeline.schema)
 
     def search(self, request: SearchRequest) -> Answer:
         """The rows that answer the query best.
@@ -121,7 +121,7 @@ class Searcher:
         published, found = self._live.find(request.entity, wanted)
         if request.mode == "dense":
             metric = published.vector_set.metric
-            found = near_enough(request, self._engine.settings, metric, found)
+            found = near_enough(request, self._pipeline.settings, metric, found)
         if request.rerank:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
@@ -138,7 +138,7 @@ class Searcher:
     def _nearest(self, request: AnyRequest, wanted: Callable[[Published], Wanted]) -> Answer:
         published, found = self._live.find(request.entity, wanted)
         metric = published.vector_set.metric
-        near = near_enough(request, self._engine.settings, metric, found)
+        near = near_enough(request, self._pipeline.settings, metric, found)
         return self._answer(request, "dense", published, near)
 
     def _steadily(self, work: Callable[[], Answer]) -> Answer:
@@ -179,7 +179,7 @@ class Searcher:
     ) -> Sequence[Found]:
         if not columns:
             return found
-        if not self._engine.one_database:
+        if not self._pipeline.one_database:
             raise ConfigurationError(
                 "columns of the staging model can be asked for only where it is in the database"
                 " of the vectors"
@@ -193,4 +193,4 @@ class Searcher:
         return [replace(row, score=score) for score, row in best]
 
     def _rows(self, request: AnyRequest) -> int:
-        return request.top_k or self._engine.settings.embedding_similarity_top_k
+        return request.top_k or self._pipeline.settings.embedding_similarity_top_k

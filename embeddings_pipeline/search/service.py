@@ -13,9 +13,9 @@ import psycopg
 from fastapi import Depends, Request
 from prometheus_client import generate_latest
 
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Unavailable
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.documents import DocumentSync
 from embeddings_pipeline.search.gauges import Gauges
 from embeddings_pipeline.search.metrics import Metrics
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers requests; many threads use one. The engine stays the caller's to close.
+    """Answers requests; many threads use one. The pipeline stays the caller's to close.
 
     A database that is not there at the start is one that a later request may find.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
         self.stopping = Event()
         self.counted = Metrics()
-        self.state = State(engine, self.database)
-        self.models = Models(engine, self.state.live_sets, self.counted)
-        self.documents = DocumentSync(engine, self.database, self.stopping)
+        self.state = State(pipeline, self.database)
+        self.models = Models(pipeline, self.state.live_sets, self.counted)
+        self.documents = DocumentSync(pipeline, self.database, self.stopping)
         self.counted.registry.register(Gauges(self.state.stats))
         self._opened: Postgres | None = None
         self._searcher: Searcher | None = None
@@ -60,7 +60,7 @@ class Service:
         with self._alone():
             if self._opened is None:
                 self._opened = Postgres(
-                    self.engine.vectors.database,
+                    self.pipeline.vectors.database,
                     max_size=4,
                     patience=_PATIENCE_SECONDS,
                     statement_seconds=_STATEMENT_SECONDS,
@@ -71,12 +71,12 @@ class Service:
         """Searches. Raises Unavailable where there is no database."""
         with self._alone():
             if self._searcher is None:
-                self._searcher = Searcher(self.engine, self.models.vector_of)
+                self._searcher = Searcher(self.pipeline, self.models.vector_of)
             return self._searcher
 
     def search(self, request: SearchRequest) -> Answer:
         """Answer a search, and count it. Raises as `Searcher.search` does."""
-        choices = self.engine.settings.search_rerankers
+        choices = self.pipeline.settings.search_rerankers
         if request.rerank is not None and request.rerank not in choices:
             named = ", ".join(choices) or "none"
             raise ConfigurationError(f"rerank: {request.rerank!r} is none of these: {named}")

@@ -9,9 +9,9 @@ from threading import Condition
 from cachetools import TTLCache, cached
 from psycopg import Connection
 
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import Failures, Unavailable
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.schemas_state import (
     Entities,
     EntityInfo,
@@ -45,8 +45,8 @@ _RUNS = 5
 class State:
     """Entities and their state. Safe between threads; one of them reads for all."""
 
-    def __init__(self, engine: Engine, database: Callable[[], Postgres]) -> None:
-        self._engine = engine
+    def __init__(self, pipeline: Pipeline, database: Callable[[], Postgres]) -> None:
+        self._pipeline = pipeline
         self._database = database
         self.entities = cached(TTLCache(1, _ENTITIES_SECONDS), condition=Condition())(
             self._entities
@@ -56,14 +56,14 @@ class State:
 
     def _live_sets(self) -> list[VectorSet]:
         with self._database().connection() as connection:
-            return vector_sets.live_sets(connection, self._engine.schema)
+            return vector_sets.live_sets(connection, self._pipeline.schema)
 
     def _entities(self) -> Entities:
         with self._database().connection() as connection:
             return Entities(
                 entities=[
                     info
-                    for name in published.names(connection, self._engine.schema)
+                    for name in published.names(connection, self._pipeline.schema)
                     if (info := self._known(connection, name))
                 ]
             )
@@ -72,14 +72,14 @@ class State:
         """What can be asked of an entity; None, and a word in the log, where nothing can."""
         failures = Failures()
         with failures.of(name):
-            return self._info(connection, published.read(connection, self._engine.schema, name))
+            return self._info(connection, published.read(connection, self._pipeline.schema, name))
         _raise_lost(failures)
         return None
 
     def _info(self, connection: Connection[Row], shown: Published) -> EntityInfo:
         entity = shown.on.source.entity
         fields = shown.filters
-        if self._engine.one_database:
+        if self._pipeline.one_database:
             fields = columns_of(connection, entity.db_schema, entity.table)
         return EntityInfo(
             entity=entity.name,
@@ -93,7 +93,7 @@ class State:
 
     def _stats(self) -> Stats:
         with self._database().connection() as connection:
-            known, failures = definitions.entities(connection, self._engine.schema)
+            known, failures = definitions.entities(connection, self._pipeline.schema)
         states = {}
         for name, entity in known.items():
             with failures.of(name):
@@ -104,8 +104,8 @@ class State:
         return Stats(entities=[states[name] for name in sorted(states)])
 
     def _state(self, entity: Entity) -> EntityState:
-        on = definitions.as_stored(self._engine.schema, entity)
-        now = status(self._database(), self._engine.schema, entity)
+        on = definitions.as_stored(self._pipeline.schema, entity)
+        now = status(self._database(), self._pipeline.schema, entity)
         with self._database().connection() as connection:
             shown = served(vector_sets.vector_sets(connection, on, ("live", "building")))
             quarantined = quarantine.rows_affected(

@@ -28,7 +28,7 @@ async def _image(request: Request, asked: Asked) -> bytes:
     # a page of another site cannot send these unasked
     if kind not in _TYPES:
         raise HTTPException(415, f"Content-Type: {kind!r} is none of these: {', '.join(_TYPES)}")
-    allow_body(request, asked.engine.settings.embedding_image_max_bytes)
+    allow_body(request, asked.pipeline.settings.embedding_image_max_bytes)
     try:
         return await request.body()
     except ClientDisconnect:

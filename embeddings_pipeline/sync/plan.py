@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from psycopg import Connection, sql
 from pydantic import ValidationError
@@ -103,6 +104,25 @@ class Plan:
         """US dollars for all sets."""
         return sum(part.cost_usd for part in self.sets)
 
+    def row(self) -> dict[str, Any]:
+        """The plan as one row of a table; of its sets the sums."""
+        return {
+            "entity": self.entity,
+            "new": self.new,
+            "changed": self.changed,
+            "deleted": self.deleted,
+            "moved": self.moved_partition,
+            "unchanged": self.unchanged,
+            "reuse": sum(part.reusable for part in self.sets),
+            "encode": sum(part.encode for part in self.sets),
+            "tokens": sum(part.tokens for part in self.sets),
+            "seconds": self.seconds,
+            "usd": self.cost_usd,
+            "why": ", ".join(
+                f"{share:.0%} {reason}" for reason, share in self.why.items() if share
+            ),
+        }
+
 
 class Planner:
     """Plans runs of entities one after the other, in one session: what one has encoded the next
@@ -123,6 +143,8 @@ class Planner:
         self._options = options
         self._keep = keep
         self._caches = PlannedCaches()
+        # a limit is one of all entities together
+        self._left = options.limit
 
     def plan(self, on: Statements) -> Plan:
         """The plan of an entity. Raises ConfigurationError where a run would."""
@@ -181,12 +203,11 @@ class Planner:
         """The sets that the run maintains, in its order."""
         plans: list[SetPlan] = []
         scope = self._options.scope(tables.source.entity)
-        left = self._options.limit
         chosen = self._chosen(tables)
         for identity in dict.fromkeys(identity for _, identity in chosen):
             sets = [vector_set for vector_set, other in chosen if other == identity]
             encoder, frozen = self._encoder(identity)
-            limit = left if encoder else 0
+            limit = self._left if encoder else 0
             states = [self._states(tables, vector_set, identity) for vector_set in sets]
             if not self._keep:
                 known = vector_sets.vector_sets(self._target, tables.on)
@@ -196,8 +217,8 @@ class Planner:
             for place, (vector_set, state) in enumerate(zip(sets, states, strict=True)):
                 done = overlay.work(*(tables, state, place, cache, scope, identity.max_tokens))
                 costs = self._costs(tables, encoder, place, done)
-                if left is not None:
-                    left -= done.encode
+                if self._left is not None:
+                    self._left -= done.encode
                 plans.append(
                     self._set_plan(
                         *(tables.on, vector_set, identity, done, costs, frozen),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
@@ -61,6 +62,11 @@ class RunOptions:
             recent = partitions.recent() if isinstance(partitions, DayPartitions) else ()
             first = self.keys or recent
         return Scope(self.partition_keys, self.ids, first)
+
+    def less_counts(self, counts: Mapping[str, Any]) -> RunOptions:
+        """The same by the counts of a run in the ledger."""
+        encoded, dollars = int(counts.get("encoded", 0)), float(counts.get("cost_usd", 0))
+        return self.less(Counts(encoded=encoded, cost_usd=dollars))
 
     def less(self, done: Counts) -> RunOptions:
         """What is left of it, by its limits, once so much is done."""

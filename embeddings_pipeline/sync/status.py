@@ -57,6 +57,25 @@ class EntityStatus:
     cost: Cost = field(default_factory=Cost)
     problem: str | None = None
 
+    def row(self) -> dict[str, Any]:
+        """The status as one row of a table."""
+        return {
+            "entity": self.entity,
+            "rows": self.rows,
+            "chunks": self.chunks,
+            "vectors": self.vectors,
+            "coverage": self.coverage,
+            "pending": self.pending,
+            "oldest_pending_seconds": self.oldest_pending_seconds,
+            "live_set": self.live_set.number if self.live_set else None,
+            "model": self.live_set.model if self.live_set else None,
+            "index": self.index.type,
+            "recall_at_10": self.index.recall_at_10,
+            "last_run_usd": self.cost.last_run_usd,
+            "total_usd": self.cost.total_usd,
+            "problem": self.problem,
+        }
+
 
 def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
     """How far an entity is; all zeros for one that was never run."""

@@ -21,7 +21,7 @@ from embeddings_pipeline.entities.manifest import load_manifest
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.resources.engine import EngineResource
+from embeddings_pipeline.resources.run_context import PipelineResource
 from embeddings_pipeline.settings import PROJECT_DIR, Settings
 
 # dbt and Dagster warn of themselves
@@ -51,7 +51,7 @@ def manifest(project: Path) -> dict[str, Any]:
 
 
 def load(**settings: Any) -> dg.Definitions:
-    return definitions(Settings.load().model_copy(update=settings), EngineResource())
+    return definitions(Settings.load().model_copy(update=settings), PipelineResource())
 
 
 def load_edited(
@@ -92,7 +92,7 @@ def test_the_definitions_load_without_a_model_or_dbt() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["engine", "entities", "encoders", "store", "sync", "search", "cli", "resources.dbt_project"],
+    ["pipeline", "entities", "encoders", "store", "sync", "search", "cli", "resources.dbt_project"],
 )
 def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow(package: str) -> None:
     loaded = run_python(

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
-from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
@@ -52,14 +52,14 @@ def opened(world: World) -> Iterator[Callable[..., Search]]:
     with ExitStack() as stack:
 
         def open_searcher(**settings: Any) -> Search:
-            engine = SimpleNamespace(
+            pipeline = SimpleNamespace(
                 vectors=world.postgres,
                 schema=SCHEMA,
                 encoders=world.encoders,
                 settings=Settings(_env_file=None, **settings),
                 one_database=True,
             )
-            return Search(stack.enter_context(Searcher(cast(Engine, engine))))
+            return Search(stack.enter_context(Searcher(cast(Pipeline, pipeline))))
 
         yield open_searcher
 

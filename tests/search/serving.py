@@ -12,7 +12,7 @@ import uvicorn
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.base import Encoder
-from embeddings_pipeline.engine import Engine
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.app import create_app
 from embeddings_pipeline.settings import Settings
 from tests.waiting import until
@@ -25,7 +25,7 @@ def served(
 ) -> Iterator[httpx.Client]:
     """A client of a service over this database, with a model that knows nothing but words, unless
     the settings name another and no encoder is given beside it."""
-    engine = Engine(
+    pipeline = Pipeline(
         Settings(
             _env_file=None,
             staging_db_url=database.url,
@@ -34,9 +34,9 @@ def served(
         )
     )
     if encoder or "embedding_model" not in settings:
-        engine.encoders.add(encoder or WordsEncoder())
+        pipeline.encoders.add(encoder or WordsEncoder())
     config = uvicorn.Config(
-        create_app(engine), port=0, log_config=None, timeout_graceful_shutdown=10
+        create_app(pipeline), port=0, log_config=None, timeout_graceful_shutdown=10
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="uvicorn")
@@ -49,4 +49,4 @@ def served(
     finally:
         server.should_exit = True
         thread.join()
-        engine.close()
+        pipeline.close()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.engine import Engine
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Failures
+from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.plan import plans
 from tests.words import WORDS, WordsEncoder
@@ -23,8 +23,8 @@ SHOP = {"id": "id", "include": ["name"]}
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    """An engine over the entities `first`, `item` and `last`, of which `item` is declared with
+def shop(world: World, tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
+    """An pipeline over the entities `first`, `item` and `last`, of which `item` is declared with
     these keys."""
     for name in ("first", "item", "last"):
         world.table(COLUMNS, f"stg_{name}")
@@ -36,10 +36,10 @@ def shop(world: World, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         dbt_project_dir=tmp_path,
         embedding_model=WORDS.model,
     )
-    engine = Engine(settings)
-    engine.encoders.add(WordsEncoder())
+    pipeline = Pipeline(settings)
+    pipeline.encoders.add(WordsEncoder())
 
-    def declared(**keys: Any) -> Engine:
+    def declared(**keys: Any) -> Pipeline:
         nodes = {
             f"model.shop.stg_{name}": {
                 "name": f"stg_{name}",
@@ -52,18 +52,16 @@ def shop(world: World, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         }
         (tmp_path / "target").mkdir(exist_ok=True)
         (tmp_path / "target" / "manifest.json").write_text(json.dumps({"nodes": nodes}))
-        return engine
+        return pipeline
 
     yield declared
-    engine.close()
+    pipeline.close()
 
 
-def planned(engine: Engine) -> tuple[dict[str, int], Failures]:
+def planned(pipeline: Pipeline) -> tuple[dict[str, int], Failures]:
     """How many texts a run of each entity would encode, and why some have no plan."""
-    entities, failures = engine.chosen()
-    made, failed = plans(engine.staging, engine.vectors, entities, engine.on, engine.encoders)
-    failures.update(failed)
-    return {plan.entity: plan.sets[0].encode for plan in made}, failures
+    planned = pipeline.plan(raise_errors=False)
+    return {plan.entity: plan.sets[0].encode for plan in planned}, planned.failures
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def planned(engine: Engine) -> tuple[dict[str, int], Failures]:
     ids=str,
 )
 def test_a_wrong_declaration_is_told_and_the_others_are_planned(
-    shop: Callable[..., Engine], keys: dict[str, Any], said: str
+    shop: Callable[..., Pipeline], keys: dict[str, Any], said: str
 ) -> None:
     of_others, failures = planned(shop(**keys))
     assert of_others == {"first": 1, "last": 1}
@@ -111,7 +109,7 @@ def test_a_wrong_declaration_is_told_and_the_others_are_planned(
         failures.raise_any()
 
 
-def test_a_right_declaration_fails_nothing(shop: Callable[..., Engine]) -> None:
+def test_a_right_declaration_fails_nothing(shop: Callable[..., Pipeline]) -> None:
     keys = {"where": "price > 0 and name like '%o%'", "filters": ["price"], "changed_at": "at"}
     day = {"by": "day", "column": "at", "start": "2026-01-01"}
     of_all, failures = planned(shop(**keys, deleted="is_removed", partitions=day))
@@ -120,22 +118,22 @@ def test_a_right_declaration_fails_nothing(shop: Callable[..., Engine]) -> None:
 
 @pytest.mark.parametrize("drop", ["table staging.stg_item", "schema staging cascade"])
 def test_a_staging_model_that_is_not_there_is_told(
-    world: World, shop: Callable[..., Engine], drop: str
+    world: World, shop: Callable[..., Pipeline], drop: str
 ) -> None:
-    engine = shop()
+    pipeline = shop()
     world.sql(f"drop {drop}")
-    of_others, failures = planned(engine)
+    of_others, failures = planned(pipeline)
     assert of_others == ({"first": 1, "last": 1} if "table" in drop else {})
     assert "entity 'item': there is no staging.stg_item in " in failures.told()["item"]
 
 
-def test_a_view_that_cannot_be_read_is_told(world: World, shop: Callable[..., Engine]) -> None:
-    engine = shop()
+def test_a_view_that_cannot_be_read_is_told(world: World, shop: Callable[..., Pipeline]) -> None:
+    pipeline = shop()
     world.sql("drop table staging.stg_item")
     world.sql(
         "create view staging.stg_item as select id, 1 / (id - 1) as name from staging.stg_first"
     )
-    of_others, failures = planned(engine)
+    of_others, failures = planned(pipeline)
     assert of_others == {"first": 1, "last": 1}
     assert failures.told()["item"].endswith(
         "entity 'item': text column: \"name\": division by zero"
@@ -143,7 +141,7 @@ def test_a_view_that_cannot_be_read_is_told(world: World, shop: Callable[..., En
 
 
 def test_a_condition_that_fails_on_some_row_is_named(
-    world: World, shop: Callable[..., Engine]
+    world: World, shop: Callable[..., Pipeline]
 ) -> None:
     of_others, failures = planned(shop(where="name::int > 0"))
     assert of_others == {"first": 1, "last": 1}
@@ -155,7 +153,7 @@ def test_a_condition_that_fails_on_some_row_is_named(
 
 
 def test_a_plan_needs_nothing_of_the_former_declaration(
-    world: World, shop: Callable[..., Engine]
+    world: World, shop: Callable[..., Pipeline]
 ) -> None:
     former = world.declare(include=["name"], where="price > 0")
     world.run(former)
@@ -164,14 +162,14 @@ def test_a_plan_needs_nothing_of_the_former_declaration(
     assert (list(of_all), failures) == (["first", "item", "last"], {})
 
 
-def test_an_entity_that_is_named_fails_alike(shop: Callable[..., Engine]) -> None:
-    engine = shop(colour="red")
+def test_an_entity_that_is_named_fails_alike(shop: Callable[..., Pipeline]) -> None:
+    pipeline = shop(colour="red")
     with pytest.raises(ConfigurationError, match="has no key 'colour'"):
-        engine.entity("item")
-    entities, failures = engine.chosen(["last", "item"])
+        pipeline.entity("item")
+    entities, failures = pipeline.chosen(["last", "item"])
     assert ([e.name for e in entities], list(failures)) == (["last"], ["item"])
     with pytest.raises(ConfigurationError, match=r"'nosuch' \(entities: first, item, last\)"):
-        engine.chosen(["last", "nosuch"])
+        pipeline.chosen(["last", "nosuch"])
 
 
 def test_tables_that_somebody_dropped_keep_no_other_entity_from_a_run(world: World) -> None:

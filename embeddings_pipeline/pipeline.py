@@ -1,0 +1,496 @@
+"""The pipeline without Dagster: settings become databases, encoders and entities, and a run brings
+entities up to date. The command line, Dagster's assets and a program of your own all use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from uuid import uuid4
+
+import psycopg
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.manifest import Declared, entities_of, load_manifest, place_of
+from embeddings_pipeline.entities.partitions import select_keys
+from embeddings_pipeline.errors import (
+    ConfigurationError,
+    EmbeddingsError,
+    Failures,
+    Interrupted,
+    Unavailable,
+)
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import definitions, embedded, migrations
+from embeddings_pipeline.store.migrations import Migration
+from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.queries import PartitionCoverage
+from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.staging import source_of
+from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.sync import publish, status
+from embeddings_pipeline.sync.checks import check
+from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
+from embeddings_pipeline.sync.index import IndexResult, sync_index
+from embeddings_pipeline.sync.plan import Plan, plans
+from embeddings_pipeline.sync.progress import Report, unheard
+from embeddings_pipeline.sync.publish import PublishResult
+from embeddings_pipeline.sync.retention import retain
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.status import EntityStatus
+from embeddings_pipeline.sync.texts import TextsResult, sync_texts
+from embeddings_pipeline.sync.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from embeddings_pipeline.search.requests import Answer
+    from embeddings_pipeline.search.searcher import Searcher
+
+T = TypeVar("T")
+
+
+class Results(list[T], Generic[T]):
+    """One result for each entity. `failures` says why some entities have none, or what is wrong
+    with them; `remarks` is about all of them."""
+
+    def __init__(
+        self,
+        results: Iterable[T] = (),
+        failures: Failures | None = None,
+        remarks: Sequence[str] = (),
+    ) -> None:
+        super().__init__(results)
+        self.failures = Failures() if failures is None else failures
+        self.remarks = remarks
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A data frame with a row for each entity, its index, and a column for each fact."""
+        import pandas as pd
+
+        rows = [result.row() for result in self]  # type: ignore[attr-defined]
+        frame = pd.DataFrame(rows)
+        return frame.set_index("entity") if rows else frame
+
+
+@dataclass
+class EntityRun:
+    """What a run did to one entity: the result of each stage that it got to, and its `counts` by
+    the ledger. `status` is how far the entity is afterwards, None where the run did not end."""
+
+    entity: Entity
+    options: RunOptions
+    texts: TextsResult | None = None
+    vectors: EncodeResult | None = None
+    indexes: Sequence[IndexResult] = ()
+    published: PublishResult | None = None
+    checks: Mapping[str, Verdict] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    status: EntityStatus | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run in the ledger."""
+        return self.options.run_id
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the checks found that should not be."""
+        return [f"{name}: {c.description}" for name, c in self.checks.items() if not c.passed]
+
+    def row(self) -> dict[str, Any]:
+        """The entity, its rows, chunks and coverage, and the counts of the run."""
+        now = self.status or status.nothing_of(self.entity.name)
+        shown = {"entity": now.entity, "rows": now.rows, "chunks": now.chunks}
+        return shown | {"coverage": now.coverage, **self.counts}
+
+
+class Pipeline:
+    """Keeps vectors in step with the staging models of a dbt project.
+
+    The manifest of the dbt project says which entities there are; dbt itself is not run. Nothing
+    is connected or loaded before it is used. Use it in a `with`, or close it:
+
+        with Pipeline.open() as pipeline:
+            print(pipeline.plan("product").to_pandas())
+            pipeline.run("product")
+            pipeline.search("product", "garden hose")
+    """
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Self:
+        """A pipeline with these settings; by default those of the environment and `.env`.
+
+        Raises ConfigurationError for a variable that is wrong.
+        """
+        return cls(settings or Settings.load())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.encoders = Encoders(settings, lambda: self.vectors.transaction_in(self.schema))
+
+    @property
+    def schema(self) -> str:
+        """The schema that holds all our tables."""
+        return self.settings.pgvector_schema
+
+    @cached_property
+    def staging(self) -> Postgres:
+        """The database of the staging models."""
+        return Postgres(self.settings.staging_database or self._embedded)
+
+    @cached_property
+    def vectors(self) -> Postgres:
+        """The database of the vectors, with our shared tables in it."""
+        database = self._vectors_database()
+        with database.connection() as connection:
+            create_control_tables(connection, self.schema)
+        return database
+
+    def planned_migration(self) -> list[Migration]:
+        """What becomes of tables of an earlier version when `vectors` is first asked for; nothing
+        where they are of this one. Raises ConfigurationError for those of a later version."""
+        with (
+            closing(self._vectors_database()) as database,
+            database.connection() as connection,
+        ):
+            return migrations.planned(connection, self.schema)
+
+    def _vectors_database(self) -> Postgres:
+        return Postgres(self.settings.vectors_database or self._embedded)
+
+    @property
+    def one_database(self) -> bool:
+        """Whether marts can join staging models with vectors."""
+        return self.settings.staging_database == self.settings.vectors_database
+
+    @cached_property
+    def declared(self) -> Declared:
+        """What the dbt project's manifest declares, rightly or wrongly."""
+        return entities_of(load_manifest(manifest_path(self.settings)))
+
+    @property
+    def entities(self) -> dict[str, Entity]:
+        """The entities that are declared rightly, by name."""
+        return self.declared.entities
+
+    def entity(self, name: str) -> Entity:
+        """One entity. Raises ConfigurationError with what is wrong with its declaration, or that
+        names the choices."""
+        if name in self.declared.broken:
+            raise self.declared.broken[name]
+        if name not in self.entities:
+            raise ConfigurationError(
+                f"there is no entity {name!r} (entities: {', '.join(self.declared.models)})"
+            )
+        return self.entities[name]
+
+    def chosen(self, names: Iterable[str] = ()) -> tuple[list[Entity], Failures]:
+        """The named entities, or all, and those of them that are declared wrongly.
+
+        Raises ConfigurationError that names the choices for one that is not declared at all.
+        """
+        entities, failures = [], Failures()
+        for name in list(names) or self.declared.models:
+            if name in self.declared.broken:
+                failures[name] = self.declared.broken[name]
+            else:
+                entities.append(self.entity(name))
+        return entities, failures
+
+    def on(self, entity: Entity | str) -> Statements:
+        """The entity checked against its staging model.
+
+        Raises ConfigurationError that names the model, the key of the declaration, its value and
+        what is wrong with it.
+        """
+        if isinstance(entity, str):
+            entity = self.entity(entity)
+        with self.staging.connection() as connection:
+            try:
+                return Statements(self.schema, source_of(connection, entity))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self._place_of(entity)}{error}") from error
+
+    def plan(
+        self,
+        *names: str,
+        partitions: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        force: bool = False,
+        allow_deletes: bool = False,
+        raise_errors: bool = True,
+    ) -> Results[Plan]:
+        """What a run of these entities, or of all, would do and cost. Writes nothing, loads no
+        model. The arguments are those of `run`.
+
+        Raises ConfigurationError or EmbeddingsError for entities that have no plan, unless
+        `raise_errors` is False.
+        """
+        chosen, failures = self.chosen(names)
+        options = RunOptions(
+            run_id="",
+            keys=self.partition_keys(chosen, partitions),
+            limit=limit,
+            force=force,
+            allow_deletes=allow_deletes,
+        )
+        planned, failed = plans(
+            *(self.staging, self.vectors, chosen, self.on, self.encoders, options),
+            keep=self.settings.embedding_cache_keep,
+        )
+        failures.update(failed)
+        if raise_errors:
+            failures.raise_any()
+        return Results(planned, failures)
+
+    def run(
+        self,
+        *names: str,
+        partitions: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        max_cost_usd: float | None = None,
+        force: bool = False,
+        allow_deletes: bool = False,
+        report: Report = unheard,
+        stopped: Callable[[], bool] = lambda: False,
+        raise_errors: bool = True,
+    ) -> Results[EntityRun]:
+        """Bring these entities, or all, up to date: texts, vectors, index, view and checks.
+
+        `partitions` is a key, FIRST..LAST or a list of keys, which each of the entities must have.
+        `limit` is the most texts to encode and `max_cost_usd` the most US dollars to spend in all
+        (default EMBEDDING_MAX_COST_USD). `force` encodes again what is current, and
+        `allow_deletes` lets a run delete more than max_delete_share of the rows. `report` is called
+        with the progress, and `stopped` is asked all the time whether to stop.
+
+        What fails in one entity keeps no other from running. Raises, at the end and unless
+        `raise_errors` is False, EmbeddingsError with what failed, or ConfigurationError where that
+        is all wrong declarations.
+        """
+        chosen, failures = self.chosen(names)
+        if max_cost_usd is None:
+            max_cost_usd = self.settings.embedding_max_cost_usd
+        keys = self.partition_keys(chosen, partitions)
+        options = RunOptions(
+            *("", keys),
+            limit=limit,
+            max_cost_usd=max_cost_usd,
+            force=force,
+            allow_deletes=allow_deletes,
+            report=report,
+            stopped=stopped,
+        )
+        runs = [EntityRun(entity, replace(options, run_id=str(uuid4()))) for entity in chosen]
+        with self.encoders.until(stopped):
+            self._run_stages(runs, failures)
+        results = Results([run for run in runs if run.counts], failures)
+        if raise_errors:
+            failures.raise_any()
+        return results
+
+    def _run_stages(self, runs: Sequence[EntityRun], failures: Failures) -> None:
+        """Take all entities through one stage after the other: a text that two of them have is then
+        encoded once, whichever of them comes first."""
+        limits: RunOptions | None = None
+        for stage in (self._run_texts, self._run_vectors, self._run_rest):
+            for run in runs:
+                if run.entity.name in failures:
+                    continue
+                if stage == self._run_vectors:
+                    limits = limits or run.options
+                    run.options = replace(limits, run_id=run.run_id)
+                try:
+                    with failures.of(run.entity.name):
+                        stage(run)
+                    run.counts = self.counts_of(run.entity, run.run_id)
+                except Interrupted as error:
+                    run.counts = self.counts_of(run.entity, run.run_id)
+                    failures[run.entity.name] = error
+                    return
+                except (EmbeddingsError, psycopg.Error) as error:
+                    # what was done cannot be read: the database is gone, for all entities
+                    failures.setdefault(run.entity.name, error)
+                    return
+                if limits and stage == self._run_vectors:
+                    limits = limits.less_counts(run.counts)
+
+    def _run_texts(self, run: EntityRun) -> None:
+        run.texts = self.sync_texts(run.entity, run.options)
+
+    def _run_vectors(self, run: EntityRun) -> None:
+        run.vectors = self.sync_vectors(run.entity, run.options)
+
+    def _run_rest(self, run: EntityRun) -> None:
+        run.indexes = self.sync_index(run.entity, run.run_id, report=run.options.report)
+        run.published = self.publish(run.entity)
+        run.checks = self.check(run.entity)
+        run.status = self.status_of(run.entity)
+
+    def sync_texts(self, entity: Entity, options: RunOptions) -> TextsResult:
+        """Bring the texts of an entity in step with its staging model.
+
+        Raises ConfigurationError for null or repeated ids, DeletesRefused where more than
+        `max_delete_share` of the rows would go, Interrupted when stopped.
+        """
+        keep = self.settings.embedding_cache_keep
+        on = self.on(entity)
+        return sync_texts(self.staging, self.vectors, on, self.encoders, options, keep=keep)
+
+    def sync_vectors(self, entity: Entity, options: RunOptions) -> EncodeResult:
+        """Encode and project what the vector sets of an entity lack.
+
+        Raises CostLimitReached, Busy, Interrupted, and ConfigurationError for a model that cannot
+        be had.
+        """
+        keep = self.settings.embedding_cache_keep
+        return encode_entity(self.vectors, self.on(entity), self.encoders, options, keep=keep)
+
+    def sync_index(
+        self,
+        entity: Entity,
+        run_id: str | None = None,
+        *,
+        rebuild: bool = False,
+        report: Report = unheard,
+    ) -> list[IndexResult]:
+        """Build the vector index of each set of an entity where that is due, or with `rebuild`
+        anyway, and measure its recall."""
+        return sync_index(
+            self.vectors, self.on(entity), run_id=run_id, rebuild=rebuild, report=report
+        )
+
+    def publish(self, entity: Entity | str, *, explicit: bool = False) -> PublishResult:
+        """Let the view show the set that is being built where that is ready, and delete the cache
+        entries that are needed no longer.
+
+        `explicit` publishes also an entity whose `publish` is manual, or that was rolled back.
+        """
+        on = self.on(entity)
+        result = publish.publish(self.vectors, on, explicit=explicit)
+        retain(self.vectors, on, self.encoders, self.settings)
+        return result
+
+    def check(self, entity: Entity | str) -> dict[str, Verdict]:
+        """The checks of an entity that has texts, by name."""
+        return check(self.vectors, self.on(entity))
+
+    def coverage(self, entity: Entity) -> list[PartitionCoverage]:
+        """How much of each partition of an entity has vectors, in the set that is searched."""
+        return status.coverage(self.vectors, self.on(entity))
+
+    def counts_of(self, entity: Entity, run_id: str) -> dict[str, Any]:
+        """What a run put into the ledger for an entity; nothing of one that did not get so far."""
+        return status.counts_of_run(self.vectors, self.schema, entity, run_id)
+
+    def status_of(self, entity: Entity) -> EntityStatus:
+        """How far one entity is; all zeros for one that was never run."""
+        return status.status(self.vectors, self.schema, entity)
+
+    def status(self, *names: str) -> Results[EntityStatus]:
+        """How far these entities, or all, are: rows, vectors, what is pending, what it cost.
+
+        Raises nothing for what is wrong with a declaration: `failures` has it, and the `problem`
+        of the entity's status.
+        """
+        with self.vectors.connection() as connection:
+            # for an entity whose declaration is wrong now
+            stored, _ = definitions.entities(connection, self.schema)
+        unreadable = self._staging_problem()
+        found, failures = [], Failures()
+        for name in names or self.declared.models:
+            entity = self.entities.get(name) or stored.get(name)
+            now = status.nothing_of(name)
+            with failures.of(name):
+                if entity:
+                    now = self.status_of(entity)
+                declared = self.entity(name)
+                if unreadable is None:
+                    self.on(declared)
+            found.append(replace(now, problem=failures.told().get(name)))
+        remarks = []
+        if unreadable:
+            remarks.append(
+                f"the declarations are not checked against the staging models: {unreadable}"
+            )
+        return Results(found, failures, remarks)
+
+    def search(self, entity: str, query: str, **options: Any) -> Answer:
+        """The rows of an entity that answer a query best: `top_k` (default
+        EMBEDDING_SIMILARITY_TOP_K), `mode` (dense, text or hybrid), `filters`, `columns`, `rerank`
+        and the other options of the search API (docs/search.md).
+
+        Raises ConfigurationError for a wrong option, and where nothing is published yet.
+        """
+        from embeddings_pipeline.search.requests import SearchRequest
+
+        return self.searcher.search(SearchRequest.of(entity=entity, query=query, **options))
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """Answers searches over connections of its own."""
+        from embeddings_pipeline.search.searcher import Searcher
+
+        return Searcher(self)
+
+    @staticmethod
+    def partition_keys(
+        entities: Iterable[Entity], partitions: str | Sequence[str] | None
+    ) -> Sequence[str] | None:
+        """The keys that a selection means, which each of the entities must have; None for all.
+
+        Raises ConfigurationError for a key that is not there, naming the choices.
+        """
+        if partitions is None:
+            return None
+        wanted = [partitions] if isinstance(partitions, str) else partitions
+        chosen: list[str] = []
+        for entity in entities:
+            keys = entity.partitions.keys()
+            try:
+                chosen = [key for part in wanted for key in select_keys(part, keys)]
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{entity.name}: {error}") from None
+        return chosen
+
+    def close(self) -> None:
+        """Close the connections that were opened and let go of the models."""
+        for name in ("searcher", "staging", "vectors"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+        self.encoders.cleanup()
+
+    def _staging_problem(self) -> Exception | None:
+        """Why the staging models cannot be looked at; what is stored is told in any case."""
+        try:
+            with self.staging.connection():
+                return None
+        except (Unavailable, psycopg.OperationalError) as error:
+            return error
+
+    def _place_of(self, entity: Entity) -> str:
+        """Where the entity is declared, to begin a message with; "" where no manifest says so."""
+        try:
+            return f"{place_of(self.declared.models[entity.name])}, "
+        except (ConfigurationError, KeyError):
+            return ""
+
+    @cached_property
+    def _embedded(self) -> Database:
+        return embedded.start(self.settings.embedded_data_dir)
+
+
+def manifest_path(settings: Settings) -> Path:
+    """Where dbt writes the manifest of the project."""
+    return settings.dbt_project_dir / "target" / "manifest.json"
