@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.jobs import Jobs, Options
 from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.sync.encode import EncodeResult
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.texts import TextsResult
 from tests.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -153,19 +157,19 @@ def test_an_interrupted_run_tells_what_it_did_and_begins_nothing_else(
     embedded_notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded_notes.sql("update raw.raw_notes set title = title || ' again'")
-    entity = Jobs.entity
+    sync_vectors = Pipeline.sync_vectors
 
-    def interrupted(jobs: Jobs, name: str, options: Options, run_id: str) -> list[str]:
-        entity(jobs, name, replace(options, limit=2), run_id)
-        raise Interrupted(f"{name}: stopped after 2 of 6 chunks; run again to go on")
+    def interrupted(pipeline: Pipeline, entity: Entity, options: RunOptions) -> EncodeResult:
+        sync_vectors(pipeline, entity, replace(options, limit=2))
+        raise Interrupted(f"{entity.name}: stopped after 2 of 6 chunks; run again to go on")
 
-    monkeypatch.setattr(Jobs, "entity", interrupted)
+    monkeypatch.setattr(Pipeline, "sync_vectors", interrupted)
     result = command("run", "--all", "--json")
     monkeypatch.undo()
     assert isinstance(result.exception, EmbeddingsError)
     assert str(result.exception) == "event: stopped after 2 of 6 chunks; run again to go on"
-    (done,) = json.loads(result.stdout)["entities"]
-    assert (done["entity"], done["encoded"]) == ("event", 2)
+    done = json.loads(result.stdout)["entities"]
+    assert [(e["entity"], e["encoded"]) for e in done] == [("event", 2), ("note", 0)]
     left = document("run", "--all")["entities"]
     assert [e["encoded"] + e["reused"] for e in left] == [4, 8]
 
@@ -173,10 +177,10 @@ def test_an_interrupted_run_tells_what_it_did_and_begins_nothing_else(
 def test_a_run_that_is_interrupted_before_it_did_anything_says_so_and_no_more(
     embedded_notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> list[str]:
+    def interrupted(*arguments: object) -> TextsResult:
         raise Interrupted("note: interrupted; run again to go on")
 
-    monkeypatch.setattr(Jobs, "entity", interrupted)
+    monkeypatch.setattr(Pipeline, "sync_texts", interrupted)
     result = command("run", "note", "--no-dbt")
     assert str(result.exception) == "note: interrupted; run again to go on"
     assert result.stdout == ""

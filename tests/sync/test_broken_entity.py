@@ -13,7 +13,6 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Failures
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.plan import plans
 from tests.words import WORDS, WordsEncoder
 from tests.world import World
 

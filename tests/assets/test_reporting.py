@@ -1,0 +1,95 @@
+"""A run of the command line leaves in the tables and in Dagster what the entity's job leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from embeddings_pipeline.assets.checks import entity_checks
+from embeddings_pipeline.assets.entity import ASSETS
+from embeddings_pipeline.cli.main import app
+from tests.notes import Notes, notes
+
+__all__ = ["notes"]
+
+# dbt and Dagster warn of themselves
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
+
+SCHEMA = "analytics_features"
+# these differ from run to run
+MEASURED = {"seconds", "encode_seconds", "tokens_per_second", "peak_memory_mib", "picture"}
+
+
+def materialized(notes: Notes) -> dict[tuple[str, str | None], dict[str, Any]]:
+    """The metadata of the latest materialisation of each asset and partition."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for asset in ASSETS:
+        records = notes.instance.fetch_materializations(dg.AssetKey(["note", asset]), 100).records
+        for record in records:
+            event = record.asset_materialization
+            assert event is not None
+            facts = {
+                name: getattr(value, "value", value)
+                for name, value in event.metadata.items()
+                if name not in MEASURED
+            }
+            if "indexes" in facts:
+                facts["indexes"] = [
+                    {k: v for k, v in row.data.items() if k != "seconds"}
+                    for row in event.metadata["indexes"].records
+                ]
+            found.setdefault((asset, event.partition), facts)
+    return found
+
+
+def checked(notes: Notes) -> dict[str, tuple[Any, ...]]:
+    """What each check of the entity found last."""
+    entity = notes.running.pipeline.entity("note")
+    found = {}
+    for spec in entity_checks(entity).check_specs:
+        (record,) = notes.instance.event_log_storage.get_asset_check_execution_history(
+            spec.key, limit=1
+        )
+        assert record.event is not None
+        evaluation = record.event.asset_check_evaluation
+        assert evaluation is not None
+        found[spec.name] = (evaluation.passed, evaluation.severity, evaluation.description)
+    return found
+
+
+def stored(notes: Notes) -> list[tuple[Any, ...]]:
+    return notes.sql(
+        f"select note_id, text, text_hash, embedding::text from {SCHEMA}.note_embeddings order by 1"
+    )
+
+
+def forget(notes: Notes) -> None:
+    """Drop the tables, and what Dagster has seen."""
+    notes.sql(f"drop schema {SCHEMA} cascade")
+    keys = [dg.AssetKey(["note", asset]) for asset in ASSETS]
+    notes.instance.wipe_assets(keys)
+    notes.running.pipeline.__dict__.pop("vectors", None)
+
+
+def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes) -> None:
+    assert notes.scheduled("note").success
+    by_job = (materialized(notes), checked(notes), stored(notes))
+    forget(notes)
+    result = CliRunner().invoke(app, ["run", "note", "--no-dbt"])
+    assert result.exception is None
+    by_run = (materialized(notes), checked(notes), stored(notes))
+    assert by_run[0].keys() == by_job[0].keys()
+    for key, facts in by_job[0].items():
+        assert by_run[0][key] == facts, key
+    assert by_run[1:] == by_job[1:]
+
+
+def test_the_job_is_executed_where_it_is_asked_for(notes: Notes) -> None:
+    before = len(notes.instance.get_runs())
+    result = CliRunner().invoke(app, ["run", "note", "--no-dbt", "--dagster"])
+    assert result.exception is None
+    (newest, *_) = notes.instance.get_runs()
+    assert (len(notes.instance.get_runs()), newest.job_name) == (before + 1, "note_embeddings")
