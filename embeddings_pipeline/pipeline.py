@@ -37,7 +37,6 @@ from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import IndexResult, sync_index
-from embeddings_pipeline.sync.plan import Plan, plans
 from embeddings_pipeline.sync.progress import Report, unheard
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.retention import retain
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
 
     from embeddings_pipeline.search.requests import Answer
     from embeddings_pipeline.search.searcher import Searcher
+    from embeddings_pipeline.sync.plan import Plan
 
 T = TypeVar("T")
 
@@ -238,6 +238,8 @@ class Pipeline:
         Raises ConfigurationError or EmbeddingsError for entities that have no plan, unless
         `raise_errors` is False.
         """
+        from embeddings_pipeline.sync.plan import plans
+
         chosen, failures = self.chosen(names)
         options = RunOptions(
             run_id="",

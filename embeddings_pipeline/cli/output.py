@@ -12,32 +12,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from embeddings_pipeline.sync.progress import Progress as Done
 from embeddings_pipeline.sync.progress import of_progress, usd
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 _LOG_EVERY_SECONDS = 5
 _WORD = re.compile(r"[^\W\d_]")
-_COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[rate]:,.0f}/s, {task.fields[tokens]:,} tokens, {task.fields[spent]}"),
-    TimeRemainingColumn(),
-)
 
 
 def say(message: str) -> None:
@@ -64,6 +50,9 @@ def _plain(value: object) -> Any:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """A table on standard output: columns of numbers to the right, of words to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left")
     shown = [[_shown(value) for value in row] for row in rows]
     for n, column in enumerate(columns):
@@ -88,8 +77,25 @@ def progress() -> Iterator[Callable[[Done], None]]:
         if not stderr.isatty():
             yield _lines(stderr)
             return
-        with Progress(*_COLUMNS, console=Console(file=stderr), transient=True) as bars:
+        with _progress_bars(stderr) as bars:
             yield _bars(bars)
+
+
+def _progress_bars(stderr: TextIO) -> Progress:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn(
+            "{task.fields[rate]:,.0f}/s, {task.fields[tokens]:,} tokens, {task.fields[spent]}"
+        ),
+        progress.TimeRemainingColumn(),
+        console=Console(file=stderr),
+        transient=True,
+    )
 
 
 def _bars(bars: Progress) -> Callable[[Done], None]:

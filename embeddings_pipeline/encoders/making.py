@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from embeddings_pipeline.encoders import local_models
 from embeddings_pipeline.encoders.image_encoder import ImageEncoder
 from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.model_files import describe, vision
-from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
-from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai_models import RemoteModel
 from embeddings_pipeline.encoders.rate_limits import RateLimits
 from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.shared_model import Options, SharedModel
 from embeddings_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.encoders.openai import OpenAIEncoder
 
 
 def shared_model(model: str, settings: Settings) -> SharedModel:
@@ -60,6 +62,9 @@ def remote_encoder(
     stopping: Callable[[], bool],
 ) -> OpenAIEncoder:
     """A model of the provider in OPENAI_BASE_URL. Raises ConfigurationError without its key."""
+    from embeddings_pipeline.encoders.openai import OpenAIEncoder, options_of
+    from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
+
     return OpenAIEncoder(
         model,
         remote,

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from embeddings_pipeline.encoders.base import StreamingEncoder
+from embeddings_pipeline.encoders.base import Seeing, StreamingEncoder
 from embeddings_pipeline.encoders.cache import Cache
-from embeddings_pipeline.encoders.image_encoder import ImageEncoder
-from embeddings_pipeline.encoders.image_files import ImageFiles
 from embeddings_pipeline.encoders.local_models import IMAGE_MODELS
-from embeddings_pipeline.encoders.making import local_encoder, remote_encoder, shared_model
 from embeddings_pipeline.encoders.openai_models import remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.rate_limits import (
@@ -22,11 +20,14 @@ from embeddings_pipeline.encoders.rate_limits import (
     SharedLimits,
     Transaction,
 )
-from embeddings_pipeline.encoders.shared_model import SharedModel
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.encoders.image_files import ImageFiles
+    from embeddings_pipeline.encoders.shared_model import SharedModel
 
 
 class Encoders:
@@ -54,6 +55,8 @@ class Encoders:
     @cached_property
     def images(self) -> ImageFiles:
         """What reads the images that entities and queries name."""
+        from embeddings_pipeline.encoders.image_files import ImageFiles
+
         images = ImageFiles(self._settings)
         self._closing.callback(images.close)
         return images
@@ -66,7 +69,7 @@ class Encoders:
         """
         model = entity.model or self._settings.embedding_model
         encoder = self.get(model, entity.dimension)
-        sees = isinstance(encoder, ImageEncoder)
+        sees = isinstance(encoder, Seeing)
         if entity.image and not sees:
             raise ConfigurationError(
                 f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
@@ -147,6 +150,9 @@ class Encoders:
             vars(self).pop(name, None)
 
     def _make(self, model: str, dimension: int | None) -> StreamingEncoder:
+        # an unchanged run needs the identity of a model, and nothing that runs one
+        from embeddings_pipeline.encoders.making import local_encoder, remote_encoder, shared_model
+
         remote = remote_model(model)
         if remote is None:
             if model not in self._local:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from embeddings_pipeline.entities import chunking
 
 
@@ -39,6 +37,8 @@ def token_count(folder: Path) -> TokenCount:
         return TokenCount(chunking.count_tokens, exact=False)
     if tokenizer.read_bytes() == chunking.TOKENIZER.read_bytes():
         return FIXED
+    from tokenizers import Tokenizer
+
     try:
         own: Tokenizer = Tokenizer.from_file(str(tokenizer))
     # the library raises no kind of its own; whoever loads the model says what is wrong, if it is

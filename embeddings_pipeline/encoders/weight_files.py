@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import write_atomically
 
 _WEIGHTS = "model.safetensors"
 
@@ -44,5 +47,22 @@ def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -
 
 @lru_cache
 def _sha256(path: Path, changed_at: int) -> str:
+    """The sum of a file, remembered between processes: of 90 MB it takes longer than a run in which
+    nothing changed. A file that changes gets another size or time."""
+    remembered = _sums_folder() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    state = f"{path.stat().st_size} {changed_at} "
+    with suppress(OSError, ValueError):
+        known = remembered.read_text()
+        if known.startswith(state):
+            return known.removeprefix(state)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with suppress(OSError):
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(remembered, state + found)
+    return found
+
+
+def _sums_folder() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "embeddings-pipeline" / "weights"

@@ -6,7 +6,6 @@ import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 
-from croniter import CroniterBadDateError, croniter
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from embeddings_pipeline.entities.template import template_columns
@@ -73,6 +72,9 @@ def _day(value: object) -> date:
 
 
 def _cron(value: str) -> str:
+    # slow to import, and most entities have the default
+    from croniter import CroniterBadDateError, croniter
+
     fields = value.split()
     schedule = " ".join(fields)
     if len(fields) == len(_CRON_FIELDS):

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
-from semantic_text_splitter import TextSplitter
-from tokenizers import Tokenizer
-
 from embeddings_pipeline.entities.entity import Chunk
+
+if TYPE_CHECKING:
+    from semantic_text_splitter import TextSplitter
+    from tokenizers import Tokenizer
 
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
 # [CLS] and [SEP], which the model adds to each text
@@ -68,6 +70,8 @@ def split(text: str, chunk: Chunk) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer
+
     tokenizer: Tokenizer = Tokenizer.from_file(str(TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -76,5 +80,7 @@ def _tokenizer() -> Tokenizer:
 
 @lru_cache(maxsize=32)
 def _splitter(tokens: int, overlap: int) -> TextSplitter:
+    from semantic_text_splitter import TextSplitter
+
     capacity = tokens - SPECIAL_TOKENS
     return TextSplitter.from_huggingface_tokenizer(_tokenizer(), capacity, overlap)
