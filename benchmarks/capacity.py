@@ -11,9 +11,10 @@ from pgvector.psycopg import register_vector
 from psycopg.types.numeric import Int8
 
 from benchmarks.scratch import arguments, packages, report, timed, world
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vector
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from embeddings_pipeline.encoders.encoder import Encodings, Usage
+from embeddings_pipeline.entities.model import Vector
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 DIMENSION = 384
 

@@ -20,11 +20,12 @@ import numpy as np
 
 from benchmarks.fastembed import FastEmbed
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed
-from embeddings_pipeline.encoders.base import Encoder, Vectors
-from embeddings_pipeline.encoders.local_models import find
+from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.encoders.local.download import find
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.judgements import ndcg, read_judgements
+from embeddings_pipeline.sync.qrels import ndcg, read_qrels
 
 _REPEATS = 3
 _OURS = f"""
@@ -147,7 +148,7 @@ def scifact(folder: Path, encoder: Encoder) -> float:
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         corpus = [json.loads(line) for line in file]
     documents = encoder.encode_documents([f"{d['title']} {d['text']}" for d in corpus]).vectors
-    judged = read_judgements(folder / "queries.jsonl", folder / "qrels" / "test.tsv")
+    judged = read_qrels(folder / "queries.jsonl", folder / "qrels" / "test.tsv")
     queries = encoder.encode_query([*judged.queries.values()]).vectors
     gains = []
     for key, scores in zip(judged.queries, queries @ documents.T, strict=True):

@@ -8,8 +8,9 @@ from typing import cast
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
-from tests.words import WORDS, WordsEncoder
+from embeddings_pipeline.encoders.encoder import Encodings, Usage
+from embeddings_pipeline.entities.model import Vectors
+from tests.support.words import WORDS, WordsEncoder
 
 _DIMENSION = 384
 

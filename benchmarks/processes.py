@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.scratch import arguments, packages, report, timed
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 
 _PROJECT = Path(__file__).with_name("package_project")
 _RUN = (str(Path(sys.executable).with_name("embeddings-pipeline")), "run", "package")

@@ -21,8 +21,8 @@ from embeddings_pipeline.search.evaluation import evaluate
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.judgements import Judgements, ndcg, read_judgements
-from tests.world import World
+from embeddings_pipeline.sync.qrels import Qrels, ndcg, read_qrels
+from tests.support.world import World
 
 _DEPTH = 100
 _CONSTANTS = (1, 2, 5, 10, 20, 40, 60)
@@ -66,11 +66,11 @@ def load(scratch: World, folder: Path) -> None:
     scratch.run(scratch.declare(template="{title} {text}", model=DEFAULT_MODEL))
 
 
-def judged(folder: Path, split: str) -> Judgements:
-    return read_judgements(folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv")
+def judged(folder: Path, split: str) -> Qrels:
+    return read_qrels(folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv")
 
 
-def tune(searcher: Searcher, judgements: Judgements) -> None:
+def tune(searcher: Searcher, judgements: Qrels) -> None:
     """Print the nDCG@10 of each constant and weight, the best first."""
     dense = ranked(searcher, judgements, "dense")
     text = ranked(searcher, judgements, "text")
@@ -92,7 +92,7 @@ def tune(searcher: Searcher, judgements: Judgements) -> None:
         report(tune="train", ndcg_at_10=gain, rank_constant=constant, text_weight=share)
 
 
-def ranked(searcher: Searcher, judgements: Judgements, mode: Mode) -> Mapping[str, Sequence[str]]:
+def ranked(searcher: Searcher, judgements: Qrels, mode: Mode) -> Mapping[str, Sequence[str]]:
     """The ids that each query finds, best first."""
     return {
         key: [

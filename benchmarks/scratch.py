@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from embeddings_pipeline.store import embedded
-from tests.world import World
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.world import World
 
 T = TypeVar("T")
 

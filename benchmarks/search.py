@@ -21,12 +21,12 @@ from pgvector.psycopg import register_vector
 
 from benchmarks.made_up import MadeUpEncoder, made_up
 from benchmarks.scratch import report, timed, world
-from embeddings_pipeline.encoders.base import Vectors
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import Settings
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 _K = 10
 _SHELVES = 100

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 from benchmarks.scratch import arguments, packages, report, timed, world
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.encoders.local_models import find
+from embeddings_pipeline.encoders.local.download import find
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 

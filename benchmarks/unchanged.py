@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed, world
-from embeddings_pipeline.encoders.base import Encoder, Encodings, Usage
+from embeddings_pipeline.encoders.encoder import Encoder, Encodings, Usage
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.words import WORDS, WordsEncoder
-from tests.world import World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import World
 
 _REPEATS = 5
 _SCAN = "select count(md5(t::text)) from staging.stg_item t"

@@ -21,11 +21,12 @@ from psycopg.sql import SQL, Literal
 from benchmarks.made_up import MadeUpEncoder, made_up
 from benchmarks.scratch import arguments, packages, report, timed, world
 from benchmarks.search import engine_of
-from embeddings_pipeline.encoders.base import Encodings, Usage, Vectors
+from embeddings_pipeline.encoders.encoder import Encodings, Usage
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.store import search_text
-from tests.world import SCHEMA, World
+from embeddings_pipeline.store.search import lexical
+from tests.support.world import SCHEMA, World
 
 _SHELVES = 100
 _FILTERS: Mapping[str, dict[str, Any]] = {"": {}, "filtered_": {"shelf": 5}}
@@ -166,7 +167,7 @@ def compared(
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Searches that do not ask first what score they need."""
-    with patch.object(search_text, "LOOK", 10**9):
+    with patch.object(lexical, "LOOK", 10**9):
         yield
 
 

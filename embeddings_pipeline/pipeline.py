@@ -26,15 +26,16 @@ from embeddings_pipeline.errors import (
     Unavailable,
 )
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import definitions, embedded, migrations
+from embeddings_pipeline.store import migrations, schema
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.queries import PartitionCoverage
 from embeddings_pipeline.store.schema import create_control_tables
-from embeddings_pipeline.store.staging import source_of
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.staging.reader import source_of
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.sync import publish, status
-from embeddings_pipeline.sync.checks import check
+from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Report, unheard
@@ -43,7 +44,6 @@ from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.status import EntityStatus
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
-from embeddings_pipeline.sync.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ class EntityRun:
     vectors: EncodeResult | None = None
     indexes: Sequence[IndexResult] = ()
     published: PublishResult | None = None
-    checks: Mapping[str, Verdict] = field(default_factory=dict)
+    checks: Mapping[str, CheckResult] = field(default_factory=dict)
     counts: Mapping[str, Any] = field(default_factory=dict)
     status: EntityStatus | None = None
 
@@ -384,7 +384,7 @@ class Pipeline:
         retain(self.vectors, on, self.encoders, self.settings)
         return result
 
-    def check(self, entity: Entity | str) -> dict[str, Verdict]:
+    def check(self, entity: Entity | str) -> dict[str, CheckResult]:
         """The checks of an entity that has texts, by name."""
         return check(self.vectors, self.on(entity))
 
@@ -408,7 +408,7 @@ class Pipeline:
         """
         with self.vectors.connection() as connection:
             # for an entity whose declaration is wrong now
-            stored, _ = definitions.entities(connection, self.schema)
+            stored, _ = schema.stored_entities(connection, self.schema)
         unreadable = self._staging_problem()
         found, failures = [], Failures()
         for name in names or self.declared.models:

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, settings
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store import embedded
-from tests.encoders.clip import save_packed, save_plain
-from tests.gallery import publish_gallery
-from tests.redis_server import RedisServer
-from tests.world import World, world_in
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.clip import save_packed, save_plain
+from tests.support.gallery import publish_gallery
+from tests.support.published_shop import publish_shop
+from tests.support.redis_server import RedisServer
+from tests.support.world import World, world_in
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
 settings.register_profile(
@@ -134,3 +135,10 @@ def gallery(world: World, clip: Path) -> Iterator[World]:
 
 def _maintenance(server: Database) -> psycopg.Connection:
     return psycopg.connect(replace(server, name="postgres").url, autocommit=True)
+
+
+@pytest.fixture
+def shop(world: World) -> World:
+    """Five items, published."""
+    publish_shop(world)
+    return world

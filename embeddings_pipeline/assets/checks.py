@@ -7,8 +7,7 @@ import dagster as dg
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.run_context import RunContext
-from embeddings_pipeline.sync.checks import QUESTIONS
-from embeddings_pipeline.sync.verdict import Verdict
+from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult
 
 # the asset that each check is about
 _ABOUT = {
@@ -50,7 +49,7 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
     return checks
 
 
-def evaluation(entity: str, name: str, result: Verdict) -> dg.AssetCheckEvaluation:
+def evaluation(entity: str, name: str, result: CheckResult) -> dg.AssetCheckEvaluation:
     """The event that says what a check found, for a run that is not Dagster's."""
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey([entity, _ABOUT[name]]),

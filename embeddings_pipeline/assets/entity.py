@@ -13,7 +13,7 @@ from embeddings_pipeline.assets.dbt_nodes import key_of, owners
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.run_ledger import Counts
 
 # runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
 POOL = "encoder"

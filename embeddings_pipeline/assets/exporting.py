@@ -30,7 +30,7 @@ def export_snapshot(
 ) -> dg.Output[None]:
     """Materialises nothing: what was written is metadata of the output."""
     # FAISS is an extra
-    from embeddings_pipeline.sync.export import export
+    from embeddings_pipeline.sync.snapshot import export
 
     folder = Path(config.folder)
     manifest = export(

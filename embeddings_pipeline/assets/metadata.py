@@ -8,10 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import pictures
+from embeddings_pipeline.assets import plots
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.store.queries import PartitionCoverage
+from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.index import IndexResult
 from embeddings_pipeline.sync.publish import PublishResult
@@ -76,7 +76,7 @@ def of_publication(
 ) -> Metadata:
     """What is published now, the counts of the whole run, and a picture where vectors changed."""
     shown = {"published": result.summary, "flipped": result.flipped}
-    return of_counts(counts) | shown | pictures.of_changes(pipeline, entity, counts)
+    return of_counts(counts) | shown | plots.of_changes(pipeline, entity, counts)
 
 
 def of_partition(partition: PartitionCoverage) -> Metadata:

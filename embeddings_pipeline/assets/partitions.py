@@ -7,7 +7,7 @@ import dagster as dg
 from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.store.queries import PartitionCoverage
+from embeddings_pipeline.store.coverage import PartitionCoverage
 
 
 def definition(entity: Entity) -> dg.PartitionsDefinition[str]:

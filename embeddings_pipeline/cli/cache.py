@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli.output import print_json
-from embeddings_pipeline.cli.session import AsJson
-from embeddings_pipeline.encoders.cache import CacheStats
+from embeddings_pipeline.cli.selection import AsJson
+from embeddings_pipeline.encoders.cache.encoder import CacheStats
 from embeddings_pipeline.pipeline import Pipeline
 
 app = typer.Typer(no_args_is_help=True, help="The vectors that Redis remembers.")

@@ -11,7 +11,8 @@ from embeddings_pipeline.cli.output import print_table, say
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded, migrations
+from embeddings_pipeline.store import migrations
+from embeddings_pipeline.store.embedded import server as embedded
 
 app = typer.Typer(
     no_args_is_help=True,

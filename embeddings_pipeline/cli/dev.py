@@ -36,7 +36,7 @@ def dev(
 def _close_abandoned(settings: Settings) -> None:
     import dagster as dg
 
-    from embeddings_pipeline.resources.abandoned import close_abandoned
+    from embeddings_pipeline.resources.orphaned_runs import close_abandoned
 
     with dg.DagsterInstance.get() as runs:
         close_abandoned(settings, runs)

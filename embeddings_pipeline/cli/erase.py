@@ -8,7 +8,7 @@ from uuid import uuid4
 import typer
 
 from embeddings_pipeline.cli.output import say
-from embeddings_pipeline.cli.session import EntityName, session_on
+from embeddings_pipeline.cli.selection import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.sync import erase as erasure

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli.output import print_json
-from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
+from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.store.texts.quarantine import Entry
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row

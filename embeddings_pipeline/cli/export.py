@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.session import AsJson, EntityName
+from embeddings_pipeline.cli.selection import AsJson, EntityName
 from embeddings_pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from embeddings_pipeline.sync.snapshot_folder import Manifest
+    from embeddings_pipeline.sync.snapshot import Manifest
 
 
 def export(
@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write a FAISS index of the published vectors, with their rows. No dbt project is needed."""
     # FAISS is an extra
-    from embeddings_pipeline.sync.export import export as write
+    from embeddings_pipeline.sync.snapshot import export as write
 
     with Pipeline.open() as pipeline, output.progress() as report:
         manifest = write(pipeline.vectors, pipeline.schema, entity, to, kind, report)

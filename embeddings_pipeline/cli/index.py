@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.session import AsJson, session
+from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 

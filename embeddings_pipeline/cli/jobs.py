@@ -15,10 +15,10 @@ from embeddings_pipeline.cli import instance
 from embeddings_pipeline.entities.manifest import load_manifest
 from embeddings_pipeline.errors import EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results, manifest_path
-from embeddings_pipeline.store.postgres import columns_of
+from embeddings_pipeline.store.connection import columns_of
+from embeddings_pipeline.sync.checks import CheckResult
 from embeddings_pipeline.sync.progress import Report
 from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.verdict import Verdict
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -116,7 +116,7 @@ class Jobs:
             run_id=run.run_id,
         )
         run.checks = {
-            c.check_name: Verdict(c.passed, c.description or "")
+            c.check_name: CheckResult(c.passed, c.description or "")
             for c in result.get_asset_check_evaluations()
         }
         run.status = self.pipeline.status_of(run.entity)
@@ -179,7 +179,7 @@ def opened(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
     instance.prepare(pipeline.settings)
     import dagster as dg
 
-    from embeddings_pipeline.resources.abandoned import close_abandoned
+    from embeddings_pipeline.resources.orphaned_runs import close_abandoned
     from embeddings_pipeline.resources.run_context import RunContext
 
     with dg.DagsterInstance.get() as runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.session import AsJson, session
+from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.encoders.catalogue import KnownModel, known_models
 
 

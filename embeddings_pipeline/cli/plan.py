@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli.output import print_json, print_table, say
-from embeddings_pipeline.cli.session import AsJson, session
+from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.pipeline import Results
 from embeddings_pipeline.sync.plan import Plan, SetPlan
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli.output import print_json, print_table
-from embeddings_pipeline.cli.session import AsJson, EntityName, session_on
+from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.sync import publish as sync
 from embeddings_pipeline.sync.compare import Comparison
@@ -49,9 +49,9 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
         raise ConfigurationError("--queries and --qrels go together")
     judgements = None
     if queries and qrels:
-        from embeddings_pipeline.sync.judgements import read_judgements
+        from embeddings_pipeline.sync.qrels import read_qrels
 
-        judgements = read_judgements(queries, qrels)
+        judgements = read_qrels(queries, qrels)
     with session_on(entity) as (pipeline, on):
         result = compare_sets(pipeline.vectors, on, pipeline.encoders, judgements)
     if as_json:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from embeddings_pipeline.cli import asked, instance, output, plan
-from embeddings_pipeline.cli.session import session
+from embeddings_pipeline.cli import instance, output, plan, selection
+from embeddings_pipeline.cli.selection import session
 from embeddings_pipeline.errors import EmbeddingsError, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
@@ -56,14 +56,14 @@ def run(
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     names = entities or []
     options: dict[str, Any] = {
-        "partitions": asked.one_selection(partitions),
+        "partitions": selection.one_selection(partitions),
         "limit": limit,
         "force": force,
         "allow_deletes": allow_deletes,
     }
     if dry_run:
         with session(settings) as pipeline:
-            asked.require_entities(pipeline, names, everything)
+            selection.require_entities(pipeline, names, everything)
             planned = pipeline.plan(*names, **options, raise_errors=False)
         most = settings.embedding_max_cost_usd if max_cost is None else max_cost
         plan.show(planned, as_json=as_json, max_cost_usd=most)
@@ -71,7 +71,7 @@ def run(
         return
     options["max_cost_usd"] = max_cost
     with output.progress() as report, Runner(settings, report) as runner:
-        asked.require_entities(runner.pipeline, names, everything)
+        selection.require_entities(runner.pipeline, names, everything)
         runs = runner.run(names, options, dbt=dbt, marts=dbt and everything, dagster=dagster)
     if as_json:
         documents = [{"entity": run.entity.name, **run.counts} for run in runs]

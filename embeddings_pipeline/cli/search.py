@@ -13,14 +13,14 @@ import typer
 from rich.markup import escape
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.session import AsJson, EntityName
+from embeddings_pipeline.cli.selection import AsJson, EntityName
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.sync.judgements import read_judgements
+from embeddings_pipeline.sync.qrels import read_qrels
 
 if TYPE_CHECKING:
     from embeddings_pipeline.search.snapshot import Snapshot
@@ -110,7 +110,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure search by judged queries: each mode, exactly and through the index."""
-    judgements = read_judgements(queries, qrels)
+    judgements = read_qrels(queries, qrels)
     with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
         measured = evaluate_entity(searcher, entity, judgements)
     if as_json:

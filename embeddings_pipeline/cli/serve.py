@@ -26,8 +26,8 @@ def serve(
     """Answer searches over HTTP until it is stopped; requests at work are finished first."""
     import uvicorn
 
-    from embeddings_pipeline.search.app import create_app
-    from embeddings_pipeline.search.keys import is_loopback
+    from embeddings_pipeline.service.app import create_app
+    from embeddings_pipeline.service.auth import is_loopback
 
     settings = Settings.load()
     host = host or settings.search_host

@@ -12,7 +12,7 @@ from embeddings_pipeline.cli.cache import described
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.ledger import Cost
+from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.progress import usd
 from embeddings_pipeline.sync.status import EntityStatus
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from embeddings_pipeline.encoders import local_models
-from embeddings_pipeline.encoders.model_files import describe
-from embeddings_pipeline.encoders.openai_endpoint import endpoint_of
-from embeddings_pipeline.encoders.openai_models import KNOWN, RemoteModel, remote_model
+from embeddings_pipeline.encoders.local import download
+from embeddings_pipeline.encoders.local.model_files import describe
+from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
+from embeddings_pipeline.encoders.openai.models import KNOWN, RemoteModel, remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -33,7 +33,7 @@ class KnownModel:
 
 def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel]:
     """The default model, those that entities declare, and those that the docs name."""
-    named = [DEFAULT_MODEL, *local_models.IMAGE_MODELS, *KNOWN]
+    named = [DEFAULT_MODEL, *download.IMAGE_MODELS, *KNOWN]
     names = dict.fromkeys([settings.embedding_model, *declared, *named])
     return [_known(name, settings) for name in names]
 
@@ -56,7 +56,7 @@ def _remote(name: str, remote: RemoteModel, settings: Settings, price: float | N
 def _local(name: str, settings: Settings, price: float | None) -> KnownModel:
     provider = "sentence-transformers"
     try:
-        folder = local_models.at_hand(name, settings)
+        folder = download.at_hand(name, settings)
         if folder is None:
             return KnownModel(name, provider, None, None, price, False, "only on the hub")
         found = describe(name, folder, None, trusted=settings.trusts(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from embeddings_pipeline.encoders.openai_models import PREFIX, remote_model
+from embeddings_pipeline.encoders.openai.models import PREFIX, remote_model
 
 # US dollars for a million tokens, written from memory of https://platform.openai.com/docs/pricing
 # and not checked against it lately: EMBEDDING_PRICES overrides what has changed

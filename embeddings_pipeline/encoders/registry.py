@@ -1,5 +1,5 @@
-"""One encoder for each model and dimension that are asked for; a model is loaded once, when it is
-used."""
+"""One encoder for each model and dimension that are asked for. It is made here; its model is
+loaded once, when it is used."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from embeddings_pipeline.encoders.base import Seeing, StreamingEncoder
-from embeddings_pipeline.encoders.cache import Cache
-from embeddings_pipeline.encoders.local_models import IMAGE_MODELS
-from embeddings_pipeline.encoders.openai_models import remote_model
-from embeddings_pipeline.encoders.prices import usd_per_token
-from embeddings_pipeline.encoders.rate_limits import (
+from embeddings_pipeline.encoders.cache.encoder import Cache
+from embeddings_pipeline.encoders.encoder import Seeing, StreamingEncoder
+from embeddings_pipeline.encoders.images.encoder import ImageEncoder
+from embeddings_pipeline.encoders.images.sources import ImageFiles
+from embeddings_pipeline.encoders.local import download
+from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
+from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.local.model_files import describe, vision
+from embeddings_pipeline.encoders.local.shared_model import Options, SharedModel
+from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
+from embeddings_pipeline.encoders.openai.rate_limits import (
     NoLimits,
     RateLimits,
     SharedLimits,
     Transaction,
 )
+from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from embeddings_pipeline.encoders.image_files import ImageFiles
-    from embeddings_pipeline.encoders.shared_model import SharedModel
+    from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder
 
 
 class Encoders:
@@ -55,7 +60,7 @@ class Encoders:
     @cached_property
     def images(self) -> ImageFiles:
         """What reads the images that entities and queries name."""
-        from embeddings_pipeline.encoders.image_files import ImageFiles
+        from embeddings_pipeline.encoders.images.sources import ImageFiles
 
         images = ImageFiles(self._settings)
         self._closing.callback(images.close)
@@ -151,7 +156,6 @@ class Encoders:
 
     def _make(self, model: str, dimension: int | None) -> StreamingEncoder:
         # an unchanged run needs the identity of a model, and nothing that runs one
-        from embeddings_pipeline.encoders.making import local_encoder, remote_encoder, shared_model
 
         remote = remote_model(model)
         if remote is None:
@@ -190,3 +194,60 @@ def _described(identity: ModelIdentity) -> str:
         weights = f"sha256 {weights[:12]}"
     length = "of length 1" if identity.normalized else "of any length"
     return f"{weights}, {identity.dimension} dimensions {length}, {identity.max_tokens} tokens"
+
+
+def shared_model(model: str, settings: Settings) -> SharedModel:
+    """A model of this machine, not loaded yet.
+
+    Raises ConfigurationError where it is not at hand, or not made of parts that can be run.
+    """
+    folder = download.find(model, settings)
+    trusted = settings.trusts(model)
+    return SharedModel(
+        describe(model, folder, None, trusted=trusted),
+        folder,
+        Options(
+            device=settings.embedding_device,
+            precision=settings.embedding_precision,
+            batch_texts=settings.embedding_batch_size,
+            batch_tokens=settings.embedding_batch_tokens,
+            trusted=trusted,
+        ),
+    )
+
+
+def local_encoder(
+    model: SharedModel, dimension: int | None, images: ImageFiles
+) -> SentenceTransformersEncoder | ImageEncoder:
+    """An encoder by a model of this machine; one that sees has images for documents.
+
+    Raises ConfigurationError for a dimension that it cannot give.
+    """
+    name, folder = model.identity.model, model.folder
+    identity = describe(name, folder, dimension, trusted=model.options.trusted)
+    encoder = SentenceTransformersEncoder(identity, model)
+    seen = vision(name, folder)
+    return ImageEncoder(encoder, seen, images) if seen else encoder
+
+
+def remote_encoder(
+    model: str,
+    remote: RemoteModel,
+    dimension: int | None,
+    settings: Settings,
+    limits: RateLimits,
+    stopping: Callable[[], bool],
+) -> OpenAIEncoder:
+    """A model of the provider in OPENAI_BASE_URL. Raises ConfigurationError without its key."""
+    from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, options_of
+    from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
+
+    return OpenAIEncoder(
+        model,
+        remote,
+        endpoint_of(settings),
+        dimension=dimension,
+        limits=limits,
+        options=options_of(settings),
+        stopping=stopping,
+    )

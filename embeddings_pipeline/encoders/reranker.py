@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from embeddings_pipeline.encoders.devices import device_for
+from embeddings_pipeline.encoders.local.devices import device_for
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 

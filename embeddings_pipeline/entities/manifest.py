@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from embeddings_pipeline.entities._problems import sentence
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.entity import Entity, sentence
 from embeddings_pipeline.errors import ConfigurationError
 
 _GIVEN_BY_DBT = {"name", "db_schema", "table"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -19,3 +22,8 @@ class ModelIdentity:
     max_tokens: int
     normalized: bool
     document_prompt: str = ""
+
+
+# float32, shapes (texts, dimension) and (dimension,)
+Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from embeddings_pipeline.entities._values import Column, Day, Whole
+from embeddings_pipeline.entities.values import Column, Day, Whole
 from embeddings_pipeline.errors import ConfigurationError, RowError
 
 

@@ -16,7 +16,7 @@ import dagster as dg
 from embeddings_pipeline.entities.manifest import load_manifest
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import FLAGS, environment, options, scratch
-from embeddings_pipeline.store.postgres import columns_of
+from embeddings_pipeline.store.connection import columns_of
 
 DbtEvent = (
     dg.Output[Any]

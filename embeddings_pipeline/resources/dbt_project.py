@@ -20,7 +20,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import lock, write_atomically
 from embeddings_pipeline.pipeline import Pipeline, manifest_path
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 
 # options of dbt itself: silent but for its events, and no calls home
 FLAGS = (

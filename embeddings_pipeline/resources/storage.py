@@ -16,7 +16,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 
 # the event log gets a dozen commits a step; those of the last moment before a crash may go
 _OPTIONS = "?options=-csynchronous_commit%3Doff"

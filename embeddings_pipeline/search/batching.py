@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from embeddings_pipeline.encoders.base import Encoder, Encodings, Kind, Usage
-from embeddings_pipeline.encoders.image_encoder import ImageEncoder
-from embeddings_pipeline.encoders.token_counts import TokenCount
+import numpy as np
+
+from embeddings_pipeline.encoders.encoder import Encoder, Encodings, Kind, TokenCount, Usage
+from embeddings_pipeline.encoders.images.encoder import ImageEncoder
+from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import EmbeddingsError, RowError, Unavailable
-from embeddings_pipeline.search.slices import joined, shared_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
 
 # how long the first of a batch waits for others: little beside what a model takes
 _GATHER_SECONDS = 0.002
@@ -168,3 +170,44 @@ class BatchedImageEncoder(BatchedEncoder):
         encodings = self._images.encode_decoded(decoded)
         self._report("query", encodings.usage)
         return encodings
+
+
+def joined(parts: Sequence[Encodings], count: int, size: int) -> Encodings:
+    """The encodings of so many texts from those of slices, each of which but the last has `size`;
+    those after one that was stopped are not there."""
+    read = np.concatenate([part.vectors for part in parts])
+    vectors = np.zeros((count, read.shape[1]), np.float32)
+    vectors[: len(read)] = read
+    stopped = parts[-1].stopped
+    failures = {
+        number * size + index: why
+        for number, part in enumerate(parts)
+        for index, why in part.failures.items()
+    }
+    return Encodings(
+        vectors,
+        sum((part.usage for part in parts), Usage()),
+        failures | {index: str(stopped) for index in range(len(read), count)},
+        stopped,
+    )
+
+
+def shared_out(encodings: Encodings, groups: Sequence[Sequence[str]]) -> Iterator[Encodings]:
+    """The encodings of each group of texts, and its share, by length, of what all of them took."""
+    if len(groups) == 1:
+        yield encodings
+        return
+    usage = encodings.usage
+    lengths = [sum(count_tokens(texts)) for texts in groups]
+    start = 0
+    for texts, length in zip(groups, lengths, strict=True):
+        end = start + len(texts)
+        share = length / max(1, sum(lengths))
+        yield Encodings(
+            encodings.vectors[start:end],
+            Usage(
+                texts=len(texts), tokens=round(usage.tokens * share), seconds=usage.seconds * share
+            ),
+            {i - start: why for i, why in encodings.failures.items() if start <= i < end},
+        )
+        start = end

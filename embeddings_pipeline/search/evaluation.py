@@ -10,7 +10,7 @@ from typing import get_args
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.sync.judgements import Judgements, ndcg, recall, reciprocal_rank
+from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall, reciprocal_rank
 
 _DEPTH = 100
 
@@ -26,7 +26,7 @@ class Measured:
     mrr: float
 
 
-def evaluate(searcher: Searcher, entity: str, judgements: Judgements) -> list[Measured]:
+def evaluate(searcher: Searcher, entity: str, judgements: Qrels) -> list[Measured]:
     """Every mode, exactly and through the index. Raises ConfigurationError without queries."""
     if not judgements.queries:
         raise ConfigurationError("no query has a relevant row: the qrels name none of the queries")
@@ -38,7 +38,7 @@ def evaluate(searcher: Searcher, entity: str, judgements: Judgements) -> list[Me
 
 
 def measure(
-    searcher: Searcher, entity: str, judgements: Judgements, mode: Mode, *, exact: bool
+    searcher: Searcher, entity: str, judgements: Qrels, mode: Mode, *, exact: bool
 ) -> Measured:
     """The measures of one way to search; ranks count to the hundredth.
 

@@ -10,8 +10,8 @@ from threading import Lock
 
 import psycopg
 
-from embeddings_pipeline.store import published, search_session
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.search import published, session
 
 # counting reads the texts and vectors whole
 _SECONDS = 10
@@ -66,7 +66,7 @@ class Freshness:
     def _count(self, entity: str) -> Covered:
         with self._database.connection() as connection:
             # a search through an index forbids it
-            search_session.use(connection, {"enable_seqscan": "on"})
+            session.use(connection, {"enable_seqscan": "on"})
             coverage, lag = published.coverage(connection, self._schema, entity)
         self._known[entity] = Covered(coverage, lag, time.monotonic())
         return self._known[entity]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from embeddings_pipeline.encoders.base import Vector
-from embeddings_pipeline.encoders.cached import CachedEncoder
+from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError
 
 # the vector of a text or of an image's bytes, by the model of this identity and no other

@@ -1,4 +1,4 @@
-"""Answers search requests from the live vector set of an entity."""
+"""Answers search requests from the live vector set of an entity, while another may be published."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Self
 
 from psycopg import OperationalError
+from psycopg.errors import UndefinedTable
 
-from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.encoders.reranker import Rerankers
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.search.finding import Wanted
+from embeddings_pipeline.search.find import MovedError, Wanted, find, near_enough
 from embeddings_pipeline.search.freshness import Freshness
-from embeddings_pipeline.search.live import LiveSets
 from embeddings_pipeline.search.query_vectors import Encode, encode_one
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -25,12 +25,12 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
-from embeddings_pipeline.search.thresholds import near_enough
-from embeddings_pipeline.store import search_rows, search_session
-from embeddings_pipeline.store.fusion import Found
-from embeddings_pipeline.store.lost_connections import is_lost_connection
-from embeddings_pipeline.store.postgres import NoConnection, Postgres
-from embeddings_pipeline.store.published import Published
+from embeddings_pipeline.store.connection import NoConnection, Postgres
+from embeddings_pipeline.store.retry import is_lost_connection
+from embeddings_pipeline.store.search import hybrid, session
+from embeddings_pipeline.store.search import published as store
+from embeddings_pipeline.store.search.hybrid import Found
+from embeddings_pipeline.store.search.published import Published
 
 # a search that cannot be answered by then is of no use to who asked
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
@@ -52,7 +52,7 @@ class Searcher:
         self._database = Postgres(
             pipeline.vectors.database,
             max_size=connections,
-            prepare=search_session.prepare,
+            prepare=session.prepare,
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
@@ -75,7 +75,7 @@ class Searcher:
         def wanted(published: Published) -> Wanted:
             (row_id,) = published.on.source.canonical_ids([request.id])
             with self._database.connection() as connection:
-                vector = search_rows.vector_of(connection, published, row_id)
+                vector = hybrid.vector_of(connection, published, row_id)
             if vector is None:
                 raise NotFound(
                     f"entity {request.entity!r}: row {request.id!r} has no published vector"
@@ -185,7 +185,7 @@ class Searcher:
                 " of the vectors"
             )
         with self._database.connection() as connection:
-            return search_rows.with_columns(connection, published, columns, found)
+            return hybrid.with_columns(connection, published, columns, found)
 
     def _reranked(self, model: str, query: str, found: Sequence[Found]) -> list[Found]:
         scores = self._rerankers.scores(model, query, [row.text for row in found])
@@ -194,3 +194,44 @@ class Searcher:
 
     def _rows(self, request: AnyRequest) -> int:
         return request.top_k or self._pipeline.settings.embedding_similarity_top_k
+
+
+# what is published may move while it is searched, but not again and again
+_TRIES = 5
+
+
+class LiveSets:
+    """The live vector set of each entity, remembered until a search meets another in its place."""
+
+    def __init__(self, database: Postgres, schema: str) -> None:
+        self._database = database
+        self._schema = schema
+        self._known: dict[str, Published] = {}
+
+    def find(
+        self, entity: str, wanted: Callable[[Published], Wanted]
+    ) -> tuple[Published, Sequence[Found]]:
+        """What was searched, and what was found there of what is `wanted` of it.
+
+        Raises ConfigurationError where there is no such entity, or nothing is published yet, and
+        what `wanted` raises.
+        """
+        for _ in range(_TRIES):
+            published = self._known.get(entity) or self._read(entity)
+            try:
+                asked = wanted(published)
+                with self._database.connection() as connection:
+                    return published, find(connection, published, asked)
+            except (MovedError, UndefinedTable):
+                self._known.pop(entity, None)
+            except ConfigurationError:
+                # what was known of the entity may be at fault
+                if self._read(entity).version == published.version:
+                    raise
+        raise ConfigurationError(f"entity {entity!r} is published anew again and again: try later")
+
+    def _read(self, entity: str) -> Published:
+        with self._database.connection() as connection:
+            published = store.read(connection, self._schema, entity)
+        self._known[entity] = published
+        return published

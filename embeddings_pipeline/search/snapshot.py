@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.entities.fields import Source
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.search.find import near_enough
 from embeddings_pipeline.search.query_vectors import Encode
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -22,13 +23,11 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
-from embeddings_pipeline.search.thresholds import near_enough
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.search_dense import better_compared
-from embeddings_pipeline.store.snapshot_rows import Numbers, SnapshotRows
-from embeddings_pipeline.sync import faiss_index, snapshot_folder
-from embeddings_pipeline.sync.faiss_index import Scores, Vectors
-from embeddings_pipeline.sync.snapshot_folder import Manifest
+from embeddings_pipeline.store.search.dense import better_compared
+from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRows
+from embeddings_pipeline.sync import snapshot
+from embeddings_pipeline.sync.snapshot import Manifest, Scores, Vectors
 
 # as `search.finding`: chunks for each row that is wanted, and what a second look multiplies
 _SEVERAL = 4
@@ -138,7 +137,7 @@ class Snapshot:
         effort = None if exact or few else self.manifest.effort
         chunks = wanted * (_SEVERAL if self.manifest.chunked else 1)
         while True:
-            scores, numbers = faiss_index.nearest(
+            scores, numbers = snapshot.nearest(
                 self._index, vector, min(chunks, total), effort=effort, among=among
             )
             hits = self._best_chunks(scores, numbers)
@@ -173,11 +172,11 @@ class Snapshot:
 
 
 def _opened(folder: Path) -> _Files:
-    manifest = snapshot_folder.read_manifest(folder)
+    manifest = snapshot.read_manifest(folder)
     try:
         return _verified(folder, manifest)
     except EmbeddingsError:
-        newer = snapshot_folder.read_manifest(folder)
+        newer = snapshot.read_manifest(folder)
         if newer == manifest:
             raise
         # an export took the files away while they were read
@@ -186,6 +185,6 @@ def _opened(folder: Path) -> _Files:
 
 def _verified(folder: Path, manifest: Manifest) -> _Files:
     # nothing is parsed before it is known to be what was written
-    index = snapshot_folder.verify(folder, manifest.index)
-    rows = snapshot_folder.verify(folder, manifest.rows)
-    return _Files(manifest, faiss_index.read(index), SnapshotRows(rows, manifest.columns))
+    index = snapshot.verify(folder, manifest.index)
+    rows = snapshot.verify(folder, manifest.rows)
+    return _Files(manifest, snapshot.read_index(index), SnapshotRows(rows, manifest.columns))

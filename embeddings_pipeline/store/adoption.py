@@ -10,9 +10,8 @@ from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.vectors.cache import next_version
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 

@@ -9,10 +9,10 @@ from pgvector import Vector as PgVector
 from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 
-from embeddings_pipeline.encoders.base import Vector
-from embeddings_pipeline.store.indexes import OPERATORS
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.entities.model import Vector
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.index.build import OPERATORS
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 

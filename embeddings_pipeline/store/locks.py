@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from psycopg import Connection
 
 from embeddings_pipeline.errors import Busy
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import Statements
 
 # asked again and again: a statement that waits holds a snapshot, and that holds back vacuum and
 # `create index concurrently`, perhaps of the very run that is waited for

@@ -14,12 +14,12 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.source import Source
+from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage_view, entity_tables, schema, views
-from embeddings_pipeline.store.postgres import Postgres, Row, columns_of, only
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import coverage, schema, views
+from embeddings_pipeline.store.connection import Postgres, Row, columns_of, only
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
@@ -144,9 +144,9 @@ def migrate(connection: Connection[Row], name: str) -> None:
         tables = EntityTables(connection, _as_stored(connection, name, entity))
         for vector_set in vector_sets.vector_sets(connection, tables.on):
             vector_sets.create_states_view(tables, vector_set)
-        entity_tables.create_text_indexes(connection, name, tables.source.entity)
+        text_tables.create_text_indexes(connection, name, tables.source.entity)
         views.replace_published(connection, name, entity, again=True)
-    coverage_view.replace_coverage(connection, name)
+    coverage.replace_coverage(connection, name)
 
 
 def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,5 @@
-"""The tables that all entities share, as this version has them."""
+"""The tables that all entities share, as this version has them, and the declarations that are
+stored there."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ import re
 from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import Identifier
+from pydantic import ValidationError
 
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import terms
-from embeddings_pipeline.store.postgres import Row, columns_of
-from embeddings_pipeline.store.server import check_server
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.fields import Source
+from embeddings_pipeline.errors import ConfigurationError, Failures, NotFound, RunNeeded
+from embeddings_pipeline.store.connection import Row, check_server, columns_of
+from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.texts import lexemes
 
 # of these tables and of those of each entity; `migrations` brings older ones up to it
 VERSION = 1
@@ -196,7 +200,7 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
             Identifier(schema, "schema_version"), sql.Literal(VERSION)
         )
     )
-    terms.create_function(connection, schema)
+    lexemes.create_function(connection, schema)
 
 
 def refuse_altered(connection: Connection[Row], schema: str) -> None:
@@ -237,3 +241,50 @@ def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list
         (entity,),
     )
     return [name for (name,) in rows]
+
+
+def stored_entities(connection: Connection[Row], schema: str) -> tuple[dict[str, Entity], Failures]:
+    """Every entity that was ever run, by name, and those of them that cannot be read."""
+    found, failures = {}, Failures()
+    for name, definition in _stored(connection, schema).items():
+        with failures.of(name):
+            found[name] = read_definition(name, definition)
+    return found, failures
+
+
+def stored_entity(connection: Connection[Row], schema: str, name: str) -> Entity:
+    """One of them. Raises NotFound that names the choices, and as `read_definition` does."""
+    known = _stored(connection, schema)
+    if name not in known:
+        raise NotFound(f"there is no entity {name!r} (entities: {', '.join(known) or 'none yet'})")
+    return read_definition(name, known[name])
+
+
+def read_definition(name: str, definition: str) -> Entity:
+    """The entity of a stored declaration. Raises RunNeeded for one that this version does not
+    take, as one of another version may be."""
+    try:
+        return Entity.model_validate_json(definition)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise RunNeeded(
+            f"entity {name!r}: the declaration that its last run stored cannot be read ({wrong}):"
+            f" run `embeddings-pipeline run {name}` first"
+        ) from error
+
+
+def _stored(connection: Connection[Row], schema: str) -> dict[str, str]:
+    rows = connection.execute(
+        sql.SQL("select entity, definition::text from {} order by entity").format(
+            Identifier(schema, "entities")
+        )
+    )
+    return dict(rows.fetchall())
+
+
+def as_stored(schema: str, entity: Entity) -> Statements:
+    """Statements that read only what is stored: these need no more of a source than its names."""
+    return Statements(schema, Source(entity, {}, "text", (), {}))

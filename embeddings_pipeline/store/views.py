@@ -11,7 +11,7 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.postgres import Row, columns_of, trusted
+from embeddings_pipeline.store.connection import Row, columns_of, trusted
 
 # for readers of a view or table, who hold back all that comes after in the meantime
 _LOCK_TIMEOUT = "10s"

@@ -10,11 +10,11 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded
-from embeddings_pipeline.store import adoption, entity_tables, locks
+from embeddings_pipeline.store import adoption, locks
 from embeddings_pipeline.store.adoption import Foreign
-from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.connection import Postgres, Row, columns_of
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
 # rows whose vectors are compared with what the model makes of their texts, before any is taken
@@ -65,7 +65,7 @@ def adopt(
 
 def _refuse_without_texts(connection: Connection[Row], on: Statements) -> None:
     name = on.source.entity.name
-    if not entity_tables.exist(connection, on.schema, name):
+    if not text_tables.exist(connection, on.schema, name):
         raise RunNeeded(
             f"entity {name!r} has no texts yet, by which vectors are taken over: run its asset"
             f" {name}/texts, or `embeddings-pipeline run {name}`, first"

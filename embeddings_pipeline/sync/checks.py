@@ -1,25 +1,28 @@
 """What may be wrong with an entity, decided without Dagster.
 
-Checks report; none of them acts, but that `recall` measures anew where it is due."""
+Checks report; none of them acts, but that `recall` measures anew where it is due.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
+
+from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Freshness
-from embeddings_pipeline.store import queries
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.queries import PartitionCoverage, TextCounts
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import coverage as stored_coverage
+from embeddings_pipeline.store import locks
+from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.coverage import PartitionCoverage, TextCounts
+from embeddings_pipeline.store.index import recall as stored
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.sync import canary
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.status import served
-from embeddings_pipeline.sync.verdict import Verdict
 
 # what each check asks
 QUESTIONS = {
@@ -34,17 +37,17 @@ QUESTIONS = {
 }
 
 
-def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
+def check(database: Postgres, on: Statements) -> dict[str, CheckResult]:
     """Every verdict on an entity, by the name of its question; for one that has texts."""
     entity = on.source.entity
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        shown = canary.measured(connection, on, served(sets))
-        covered = queries.coverage(EntityTables(connection, on), shown)
+        shown = measured(connection, on, served(sets))
+        covered = stored_coverage.coverage(EntityTables(connection, on), shown)
         reads = shown.max_tokens if shown else None
-        counts = queries.text_counts(connection, on, reads or 1 << 30)
-        strays = {s.number: queries.orphans(connection, on, s) for s in sets}
-        odd = {s.number: queries.odd_norms(connection, on, s) for s in sets if s.normalized}
+        counts = stored_coverage.text_counts(connection, on, reads or 1 << 30)
+        strays = {s.number: stored_coverage.orphans(connection, on, s) for s in sets}
+        odd = {s.number: stored_coverage.odd_norms(connection, on, s) for s in sets if s.normalized}
         traces = erasures.traces(EntityTables(connection, on))
     return {
         "truncated": truncated(counts, reads),
@@ -53,12 +56,12 @@ def check(database: Postgres, on: Statements) -> dict[str, Verdict]:
         "orphans": orphans(strays),
         "unit_norm": unit_norm(odd),
         "erased": erased(traces),
-        "recall": canary.verdict(shown, entity.index.recall),
+        "recall": index_recall(shown, entity.index.recall),
         "data_lag": data_lag(covered, entity.freshness),
     }
 
 
-def coverage(partitions: Sequence[PartitionCoverage]) -> Verdict:
+def coverage(partitions: Sequence[PartitionCoverage]) -> CheckResult:
     """An error while something is pending; a warning for what is quarantined."""
     rows, covered, pending, quarantined = (
         sum(getattr(p, name) for p in partitions)
@@ -70,7 +73,7 @@ def coverage(partitions: Sequence[PartitionCoverage]) -> Verdict:
         found.append(f"{pending:,} chunks are pending")
     if quarantined:
         found.append(f"{quarantined:,} are in quarantine: the model failed on them")
-    return Verdict(
+    return CheckResult(
         passed=not pending and not quarantined,
         severity="error" if pending else "warn",
         description="; ".join(found),
@@ -83,10 +86,10 @@ def coverage(partitions: Sequence[PartitionCoverage]) -> Verdict:
     )
 
 
-def orphans(by_set: dict[int, int]) -> Verdict:
+def orphans(by_set: dict[int, int]) -> CheckResult:
     """An error: a search could find what is no longer there."""
     count = sum(by_set.values())
-    return Verdict(
+    return CheckResult(
         passed=not count,
         description=f"{count:,} vectors have no row; the next run of `vectors` removes them"
         if count
@@ -95,20 +98,20 @@ def orphans(by_set: dict[int, int]) -> Verdict:
     )
 
 
-def unit_norm(by_set: dict[int, int]) -> Verdict:
+def unit_norm(by_set: dict[int, int]) -> CheckResult:
     """An error: distances to such a vector mean something else."""
     count = sum(by_set.values())
     said = f"{count:,} of a sample of vectors are not of length 1: encode them again with `force`"
-    return Verdict(
+    return CheckResult(
         passed=not count,
         description=said if count else "a sample of the vectors is of length 1",
         metadata={"odd_vectors": count},
     )
 
 
-def erased(traces: int) -> Verdict:
+def erased(traces: int) -> CheckResult:
     """An error: somebody was promised that nothing would be left."""
-    return Verdict(
+    return CheckResult(
         passed=not traces,
         description=f"{traces:,} rows of erased ids, or texts in a cache that could not be reached,"
         " are left; the next run of `texts` removes them"
@@ -118,13 +121,13 @@ def erased(traces: int) -> Verdict:
     )
 
 
-def truncated(counts: TextCounts, max_tokens: int | None) -> Verdict:
+def truncated(counts: TextCounts, max_tokens: int | None) -> CheckResult:
     """A warning: the end of those texts cannot be found."""
     said = (
         f"{counts.truncated:,} texts are longer than the {max_tokens} tokens that the model reads:"
         " declare `chunk` to split them"
     )
-    return Verdict(
+    return CheckResult(
         passed=not counts.truncated,
         severity="warn",
         description=said if counts.truncated else "the model reads every text whole",
@@ -132,14 +135,14 @@ def truncated(counts: TextCounts, max_tokens: int | None) -> Verdict:
     )
 
 
-def without_text(counts: TextCounts) -> Verdict:
+def without_text(counts: TextCounts) -> CheckResult:
     """A warning: those rows cannot be found at all."""
     found = []
     if counts.without_text:
         found.append(f"{counts.without_text:,} rows have no text")
     if counts.failed:
         found.append(f"{counts.failed:,} rows could not be rendered and are in quarantine")
-    return Verdict(
+    return CheckResult(
         passed=not found,
         severity="warn",
         description="; ".join(found) or "every row has a text",
@@ -147,7 +150,7 @@ def without_text(counts: TextCounts) -> Verdict:
     )
 
 
-def data_lag(partitions: Sequence[PartitionCoverage], freshness: Freshness) -> Verdict:
+def data_lag(partitions: Sequence[PartitionCoverage], freshness: Freshness) -> CheckResult:
     """A warning, then an error, as long as the entity's freshness allows.
 
     Counted from the oldest change that waits, not from runs: one that failed half-way, or filled
@@ -156,7 +159,7 @@ def data_lag(partitions: Sequence[PartitionCoverage], freshness: Freshness) -> V
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     oldest = timedelta(seconds=max(ages, default=0))
     late = oldest > freshness.warn
-    return Verdict(
+    return CheckResult(
         passed=not late,
         severity="error" if oldest > freshness.fail else "warn",
         description=f"the oldest change has waited for {oldest}" if ages else "nothing is waiting",
@@ -168,3 +171,55 @@ def _without_age(partition: PartitionCoverage) -> dict[str, Any]:
     shown = asdict(partition)
     del shown["oldest_pending_seconds"]
     return shown
+
+
+def measured(
+    connection: Connection[Row], on: Statements, shown: VectorSet | None
+) -> VectorSet | None:
+    """The set after its index was measured, where that was due; searches go by what was found."""
+    if shown is None or not stored.is_due(connection, on, shown):
+        return shown
+    with locks.index(connection, on, shown.table_name):
+        stored.measure(connection, on, shown)
+    return vector_sets.read(connection, on, shown.number)
+
+
+def index_recall(shown: VectorSet | None, target: float) -> CheckResult:
+    """A warning until the index is built or where a filter makes it find too little, an error
+    where it finds too little without one."""
+    if shown is None or shown.recall is None:
+        return CheckResult(False, "the index is not built yet", "warn")
+    levels = (shown.canary or {}).get("levels", [])
+    filtered = min((level["recall_at_10"] for level in levels if level["column"]), default=1.0)
+    found = [f"recall@10 is {shown.recall:.3f}"]
+    if shown.recall < target:
+        found.append(f"below {target}: raise m, ef_construction or lists")
+    elif filtered < target:
+        found.append(f"but {filtered:.3f} with a filter, below {target}")
+    return CheckResult(
+        passed=len(found) == 1,
+        severity="error" if shown.recall < target else "warn",
+        description=", ".join(found),
+        metadata={
+            "recall_at_10": shown.recall,
+            "target": target,
+            "effort": shown.ef_search,
+            "levels": [_shown(level) for level in levels],
+        },
+    )
+
+
+def _shown(level: dict[str, Any]) -> dict[str, Any]:
+    everything = level["share"] == 1
+    by = "no filter" if everything else level["column"] or "a hash of the id"
+    return {**level, "share": f"{level['share']:.1%}", "column": by}
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found. `metadata` holds plain values; a list of mappings is a table."""
+
+    passed: bool
+    description: str
+    severity: Literal["warn", "error"] = "error"
+    metadata: dict[str, Any] = field(default_factory=dict)

@@ -9,11 +9,11 @@ import numpy as np
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import comparison
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync.judgements import Judgements, ndcg, recall
+from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall
 
 _SAMPLE = 100
 _K = 10
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def compare(
-    database: Postgres, on: Statements, encoders: Encoders, judgements: Judgements | None = None
+    database: Postgres, on: Statements, encoders: Encoders, judgements: Qrels | None = None
 ) -> Comparison:
     """Compare the live set with the one that is being built, or else with the last retired.
 
@@ -77,7 +77,7 @@ def _quality(
     on: Statements,
     encoders: Encoders,
     vector_set: VectorSet,
-    judgements: Judgements,
+    judgements: Qrels,
 ) -> Quality:
     encoder = encoders.identical(vector_set.identity)
     gains, recalls = [], []

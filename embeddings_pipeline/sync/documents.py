@@ -9,18 +9,17 @@ from typing import Literal, TypeAlias
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
-from embeddings_pipeline.store import chosen_rows, locks
-from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import locks, row_status
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.run_ledger import Counts
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import erasures, partition_keys
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import collect_erased
 from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.texts import Done, record, write_rows
+from embeddings_pipeline.sync.texts import PassCounts, record, write_rows
 
 Status: TypeAlias = Literal["searchable", "without text", "quarantined", "refused"]
 
@@ -94,7 +93,7 @@ def _missing(staged: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, 
         return {}
     entity = on.source.entity
     with staged.connection() as connection:
-        present = chosen_rows.present(EntityTables(connection, on), ids)
+        present = row_status.present(EntityTables(connection, on), ids)
     return {
         row_id: f"its row may not be embedded, as {entity.table} and the declaration say"
         if row_id in present
@@ -112,7 +111,7 @@ def _texts(
     ids: Sequence[str],
 ) -> set[str]:
     started = time.monotonic()
-    done = Done()
+    done = PassCounts()
     found: set[str] = set()
 
     @resumed
@@ -163,9 +162,9 @@ def _vectors(
 def _outcomes(vectors: Postgres, on: Statements, ids: Sequence[str]) -> Mapping[str, Outcome]:
     with vectors.connection() as connection:
         tables = EntityTables(connection, on)
-        empty = chosen_rows.without_text(tables, ids)
+        empty = row_status.without_text(tables, ids)
         live = next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
-        failed = chosen_rows.quarantined(tables, live, ids)
+        failed = row_status.quarantined(tables, live, ids)
     said = {}
     for row_id in ids:
         status: Status = "searchable"

@@ -8,52 +8,52 @@ is done again where that is lost.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock, Thread
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import numpy as np
+import psycopg
 
-from embeddings_pipeline.encoders import image_files
-from embeddings_pipeline.encoders.base import EncodedBatch, StreamingEncoder, Usage, Vector
+from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, StreamingEncoder, Usage
+from embeddings_pipeline.encoders.images import sources
+from embeddings_pipeline.encoders.images.sources import pinned
+from embeddings_pipeline.encoders.prefetch import prefetch
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import (
     Busy,
     ConfigurationError,
     CostLimitReached,
     EmbeddingsError,
     Interrupted,
+    RowError,
 )
-from embeddings_pipeline.store import ledger
-from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.run_ledger import Counts
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import quarantine, texts
 from embeddings_pipeline.store.vectors import pending, projection, renewals
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.cache import EmbeddingCache
-from embeddings_pipeline.store.vectors.claims import Claim, Claims
+from embeddings_pipeline.store.vectors.cache import MAX_COMPONENT, EmbeddingCache
+from embeddings_pipeline.store.vectors.claims import RENEW_SECONDS, Claim, Claims
 from embeddings_pipeline.store.vectors.pending import Backlog, Selected
 from embeddings_pipeline.store.vectors.projection import Projected
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync.isolation import (
-    PROBE_TEXT,
-    checked,
-    isolated,
-    none_usable,
-    refuse_broken_model,
-)
-from embeddings_pipeline.sync.planned import record_plan
+from embeddings_pipeline.sync.plan import dollars, record_plan
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
+from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.seeding import finish_migration
-from embeddings_pipeline.sync.stream import Feed, Heartbeat, Writer
 
 # hashes that are selected at once
 _SLAB = 500_000
@@ -201,7 +201,7 @@ def _replacement(
 @resumed
 def _record(database: Postgres, encoding: Encoding, seconds: Counts) -> None:
     with database.connection() as connection:
-        ledger.record(
+        run_ledger.record(
             connection,
             encoding.on,
             encoding.options.run_id,
@@ -369,7 +369,7 @@ class Encoding:
     ) -> None:
         """Hand what became of a batch to the writer."""
         places = [feed.places.pop(place) for place in batch.places]
-        probe = [image_files.PROBE if self.on.source.entity.image else PROBE_TEXT]
+        probe = [sources.PROBE if self.on.source.entity.image else PROBE_TEXT]
         self._use(batch.encodings.usage, sum(place.dollars for place in places))
         if batch.error:
             outcomes, usage = isolated(
@@ -556,3 +556,283 @@ class Encoding:
             for vector_set in self._sets:
                 projection.analyze(tables, vector_set, written)
         self._analyzed += written
+
+
+logger = logging.getLogger(__name__)
+
+# texts that are claimed and read at once, and how often ahead of the encoder
+_READ, _READ_AHEAD = 2_000, 2
+# vectors are written when there are so many of them or so much time has gone by, those of a model
+# that costs something at once; a kill loses no more. Where the database is behind, more go into
+# one statement, and at twice as many the encoder waits for it
+_WRITE, _WRITE_SECONDS, _WRITE_MOST = 1_000, 0.5, 4_000
+# hashes that wait for their projection before writes wait for it
+_UNPROJECTED = 20_000
+
+
+class Place(NamedTuple):
+    """A text in the stream: its hash and what the model is given, its claim, what it may cost."""
+
+    text_hash: bytes
+    text: str
+    claim: Claim
+    dollars: float
+
+
+class Feed:
+    """The texts that an encoder reads, claimed and fetched ahead of it. `places` has those that it
+    has not answered for, by their place in the stream."""
+
+    def __init__(self, encoding: Encoding, encoder: StreamingEncoder, selected: Selected) -> None:
+        self.places: dict[int, Place] = {}
+        self._encoding = encoding
+        self._encoder = encoder
+        self._selected = selected
+        self._windows = prefetch(
+            self._read, range(0, len(selected), _READ), threads=1, depth=_READ_AHEAD
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # a thread of the encoder may still wait in it for the database
+        with suppress(ValueError):
+            self._windows.close()
+
+    def __iter__(self) -> Iterator[str]:
+        images = self._encoding.on.source.entity.image is not None
+        number = 0
+        for claim, read in self._windows:
+            texts = [pinned(text, text_hash) if images else text for text_hash, text in read]
+            costs = dollars(self._encoder, texts, self._encoding.usd_per_token)
+            for (text_hash, _), text, cost in zip(read, texts, costs, strict=True):
+                if self._encoding.options.stopped():
+                    # what the model has begun comes out of its stream, and nothing beyond
+                    raise Interrupted("stopped")
+                if not self._encoding.reserve(cost):
+                    return
+                self.places[number] = Place(text_hash, text, claim, cost)
+                yield text
+                number += 1
+
+    def _read(self, first: int) -> tuple[Claim, list[tuple[bytes, str]]]:
+        part = slice(first, first + _READ)
+        hashes = [bytes(text_hash) for text_hash in self._selected.hashes[part]]
+        return self._encoding.claim(hashes, self._selected.floors[part].tolist())
+
+
+class Writer:
+    """Writes to the cache what the encoder gives, and projects what is written, in two threads of
+    its own. Whoever hands over more than these can write waits for them."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._at_once = encoding.usd_per_token > 0
+        self._vectors: dict[bytes, tuple[Vector, int]] = {}
+        self._errors: dict[bytes, tuple[str, int]] = {}
+        self._written_at = time.monotonic()
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._write: Future[None] | None = None
+        self._projecting = ThreadPoolExecutor(1, thread_name_prefix="project")
+        self._projection: Future[None] | None = None
+        self._unprojected: list[bytes] = []
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None or isinstance(error, Exception):
+                self._write_rest()
+        except Exception:
+            if error is None:
+                raise
+            logger.warning("what was encoded before the run failed is not stored", exc_info=True)
+        finally:
+            self._writing.shutdown(cancel_futures=True)
+            self._projecting.shutdown(cancel_futures=True)
+
+    def put(self, places: Sequence[Place], outcomes: Sequence[Outcome]) -> None:
+        """Take over what became of some texts."""
+        for place, outcome in zip(places, outcomes, strict=True):
+            if isinstance(outcome, RowError):
+                self._errors[place.text_hash] = (str(outcome), place.claim.version)
+            else:
+                self._vectors[place.text_hash] = (outcome, place.claim.version)
+        waiting = len(self._vectors) + len(self._errors)
+        many = waiting >= _WRITE
+        late = time.monotonic() - self._written_at >= _WRITE_SECONDS
+        idle = self._write is None or self._write.done()
+        if self._at_once or waiting >= _WRITE_MOST or (many and late) or (idle and (many or late)):
+            self._submit()
+
+    def _submit(self) -> None:
+        if self._write:
+            self._write.result()
+        vectors, errors = self._vectors, self._errors
+        self._vectors, self._errors = {}, {}
+        self._written_at = time.monotonic()
+        self._write = self._writing.submit(self._store, vectors, errors)
+
+    def _write_rest(self) -> None:
+        self._submit()
+        if self._write:
+            self._write.result()
+        if self._projection:
+            self._projection.result()
+        self._project()
+
+    def _store(
+        self, vectors: dict[bytes, tuple[Vector, int]], errors: dict[bytes, tuple[str, int]]
+    ) -> None:
+        if not vectors and not errors:
+            return
+        stored = self._encoding.write(vectors, errors)
+        with self._lock:
+            # a row may have waited for nothing but the failure of one of its chunks
+            self._unprojected += [*stored, *errors]
+            waiting = len(self._unprojected)
+        if self._projection is None or self._projection.done():
+            if self._projection:
+                self._projection.result()
+            self._projection = self._projecting.submit(self._project)
+        elif waiting > _UNPROJECTED:
+            self._projection.result()
+
+    def _project(self) -> None:
+        while True:
+            with self._lock:
+                hashes, self._unprojected = self._unprojected, []
+            if not hashes:
+                return
+            self._encoding.project(hashes)
+
+
+class Heartbeat:
+    """Calls `beat` every few seconds for a block of work, in a thread of its own, however long the
+    model takes."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self._ended = Event()
+        self._thread = Thread(target=self._run, name="claims", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            try:
+                self._beat()
+            except psycopg.Error:
+                # the reads and writes wait for the database; a claim may end meanwhile
+                logger.debug("claims were not renewed", exc_info=True)
+
+
+# a text that every encoder can take: where it fails too, the fault is not in the rows
+PROBE_TEXT = "probe"
+
+_OF_NONE = (
+    "the model has no usable vector of any text ({}): no text was put in quarantine; mend the"
+    " model, or declare another"
+)
+
+Encode = Callable[[Sequence[str]], Encodings]
+Outcome = Vector | RowError
+
+
+def isolated(
+    encode: Encode, texts: Sequence[str], probe: Sequence[str], error: Exception
+) -> tuple[list[Outcome], Usage]:
+    """A vector for each of the texts on which the model raised the error together, or why it has
+    none: they are asked for again in halves, until the texts at fault stand alone.
+
+    Raises the error where the model fails on the probe too.
+    """
+    if len(texts) == 1:
+        refuse_broken_model(encode, probe, error)
+        return [RowError(f"{type(error).__name__}: {error}")], Usage()
+    outcomes: list[Outcome] = []
+    usage = Usage()
+    half = len(texts) // 2
+    for part in (texts[:half], texts[half:]):
+        made, used = _encoded(encode, part, probe)
+        outcomes += made
+        usage += used
+    return outcomes, usage
+
+
+def _encoded(
+    encode: Encode, texts: Sequence[str], probe: Sequence[str]
+) -> tuple[list[Outcome], Usage]:
+    try:
+        done = encode(texts).whole()
+        if len(done.vectors) != len(texts):
+            raise RowError(f"the encoder gave {len(done.vectors)} vectors for {len(texts)} texts")
+    except EmbeddingsError as error:
+        if not isinstance(error, RowError):
+            raise
+        return isolated(encode, texts, probe, error)
+    except psycopg.OperationalError:
+        # of the database that keeps the limits of requests
+        raise
+    # an encoder may raise anything for a text that it cannot take
+    except Exception as error:
+        return isolated(encode, texts, probe, error)
+    return checked(done), done.usage
+
+
+def refuse_broken_model(encode: Encode, probe: Sequence[str], error: Exception) -> None:
+    """Raise the error where the model has no usable vector of the probe, either: then it is not
+    of the texts."""
+    try:
+        (outcome,) = checked(encode(probe).whole())
+    except Exception:
+        raise error from None
+    if isinstance(outcome, RowError):
+        raise error
+
+
+def none_usable(outcomes: Sequence[Outcome]) -> EmbeddingsError | None:
+    """The error of a model none of whose vectors is usable; None where one is."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome, RowError)]
+    if not outcomes or len(failed) < len(outcomes):
+        return None
+    return EmbeddingsError(_OF_NONE.format(failed[0]))
+
+
+def checked(done: Encodings) -> list[Outcome]:
+    """The vectors, or why a text has no usable one."""
+    vectors = done.vectors
+    largest = np.abs(vectors).max(axis=1, initial=0.0) if len(vectors) else np.empty(0)
+    odd = {*np.flatnonzero(~(np.isfinite(largest) & (largest > 0) & (largest <= MAX_COMPONENT)))}
+    return [
+        RowError(done.failures[index])
+        if index in done.failures
+        else _reason(vector)
+        if index in odd
+        else vector
+        for index, vector in enumerate(vectors)
+    ]
+
+
+def _reason(vector: Vector) -> RowError:
+    if not np.isfinite(vector).all():
+        return RowError("the vector is not finite")
+    if not vector.any():
+        return RowError("the vector is zero")
+    return RowError(
+        f"the vector has a component beyond {MAX_COMPONENT:,.0f}, which no halfvec holds"
+    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from embeddings_pipeline.store import entity_tables, locks
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import locks
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import erasures, quarantine, texts
-from embeddings_pipeline.store.vectors import candidates
-from embeddings_pipeline.store.vectors.candidates import Evict
+from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.vectors import cache
+from embeddings_pipeline.store.vectors.cache import Evict
 
 
 class Erased(NamedTuple):
@@ -38,14 +38,14 @@ def collect_erased(database: Postgres, on: Statements, evict: Evict) -> int:
     """Let the caches forget what is erased; returns how many hashes a later run has to try
     again."""
     with database.connection() as connection:
-        return candidates.collect(EntityTables(connection, on), evict, erased_only=True)
+        return cache.collect(EntityTables(connection, on), evict, erased_only=True)
 
 
 @resumed
 def _erase(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
     with database.connection() as connection:
         # perhaps an id is erased before anything of the entity was ever stored
-        entity_tables.ensure_entity(connection, on.schema, on.source)
+        text_tables.ensure_entity(connection, on.schema, on.source)
         tables = EntityTables(connection, on)
         erasures.add(tables, ids)
         with locks.entity(connection, on):
@@ -64,6 +64,6 @@ def lift(database: Postgres, on: Statements, ids: Sequence[str]) -> int:
 def retry(database: Postgres, on: Statements) -> int:
     """Let the next run try everything in quarantine again; returns how many entries there are."""
     with database.connection() as connection:
-        entity_tables.ensure_entity(connection, on.schema, on.source)
+        text_tables.ensure_entity(connection, on.schema, on.source)
         with locks.entity(connection, on):
             return quarantine.reset(EntityTables(connection, on))

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import entity_tables, overlay, staging, traces
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.staging import StagedRow
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import planning, row_history
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.row_history import StoredText, StoredVector
+from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.staging.reader import StagedRow
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import erasures, quarantine
+from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
 from embeddings_pipeline.store.texts.texts import Text
-from embeddings_pipeline.store.traces import StoredText, StoredVector
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync import rendering
+from embeddings_pipeline.sync import texts as text_pass
 from embeddings_pipeline.sync.plan import sets_of_run
 
 # rows that are listed because they have an equal text
@@ -87,10 +88,10 @@ def explain(
     (row_id,) = on.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
         tables = EntityTables(target, Statements(on.schema, on.source))
-        entity_tables.refuse_other_id(target, on.schema, on.source)
-        is_new = overlay.without_texts(tables)
-        row = next(staging.read_rows(source, on.source, [row_id]), None)
-        stored = [] if is_new else traces.texts(tables, row_id)
+        text_tables.refuse_other_id(target, on.schema, on.source)
+        is_new = planning.without_texts(tables)
+        row = next(reader.read_rows(source, on.source, [row_id]), None)
+        stored = [] if is_new else row_history.texts(tables, row_id)
         failures = [] if is_new else quarantine.of_row(tables, row_id)
         erased = erasures.of_ids(tables, [row_id]).get(row_id)
         if row is None and not stored and erased is None:
@@ -98,7 +99,7 @@ def explain(
                 f"entity {on.source.entity.name!r} has no row with {on.source.entity.id}"
                 f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
             )
-        window = rendering.rendered([row], tables.on, encoders.images) if row else None
+        window = text_pass.rendered([row], tables.on, encoders.images) if row else None
         texts = [text for text in (window.texts if window else []) if text.text is not None]
         chunks = [] if erased else _chunks(tables, encoders, row_id, texts)
         reason = (
@@ -146,8 +147,8 @@ def _chunks(
     tables: EntityTables, encoders: Encoders, row_id: str, texts: Sequence[Text]
 ) -> list[ExplainedChunk]:
     """The chunks of a row as they are rendered now, in each set."""
-    overlay.create(tables)
-    overlay.add(tables, texts)
+    planning.create(tables)
+    planning.add(tables, texts)
     encoder = encoders.of(tables.source.entity)
     known = _known_sets(tables, encoders)
     fates = [_in_set(tables, row_id, texts, one) for one in known]
@@ -158,7 +159,7 @@ def _chunks(
             text_hash=text.text_hash.hex() if text.text_hash else "",
             tokens=sum(tokens),
             truncated=max(tokens) > encoder.identity.max_tokens,
-            equal=traces.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
+            equal=row_history.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
             sets=[of_chunk[text.chunk] for of_chunk in fates],
         )
         for text in texts
@@ -204,8 +205,8 @@ def _in_set(
 ) -> dict[int, ChunkInSet]:
     """Each chunk of a row in one set."""
     stored = known.stored
-    vectors = traces.vectors(tables, stored, row_id) if stored else {}
-    states = traces.states(tables, stored, _rendered(tables))
+    vectors = row_history.vectors(tables, stored, row_id) if stored else {}
+    states = row_history.states(tables, stored, _rendered(tables))
     found = {}
     for text in texts:
         state = states[text.chunk]
@@ -218,7 +219,7 @@ def _in_set(
             fate = "keep it: it is up to date"
         else:
             hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
-            at_hand = stored and traces.usable_in_cache(tables, stored, hashes, state.floor)
+            at_hand = stored and row_history.usable_in_cache(tables, stored, hashes, state.floor)
             why = (
                 "the set is new"
                 if stored is None

@@ -11,24 +11,15 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import (
-    filter_indexes,
-    index_build,
-    index_progress,
-    indexes,
-    ledger,
-    locks,
-    queries,
-    recall,
-    terms,
-)
-from embeddings_pipeline.store.index_progress import Phase
-from embeddings_pipeline.store.indexes import Wear
-from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import coverage, locks, run_ledger
+from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.index import build, filter_indexes, progress, recall
+from embeddings_pipeline.store.index.build import IndexDrift
+from embeddings_pipeline.store.index.progress import Phase
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.run_ledger import Counts
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.vectors import projection
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
@@ -67,13 +58,13 @@ def sync_index(
     and count the words of the texts, by which full-text search ranks. The ledger has how long that
     took as a part of the run `run_id`."""
     with database.connection() as connection:
-        terms.refresh_counts(connection, on)
+        lexemes.refresh_counts(connection, on)
         sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
     results = [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
     built = sum(result.seconds for result in results if result.action == "built")
     if run_id is not None and built:
         with database.connection() as connection:
-            ledger.record(connection, on, run_id, "index", Counts(seconds=built))
+            run_ledger.record(connection, on, run_id, "index", Counts(seconds=built))
     return results
 
 
@@ -87,18 +78,18 @@ def _sync_one(
     ):
         projection.vacuum(EntityTables(connection, on), vector_set)
         vector_set = vector_sets.read(connection, on, vector_set.number)
-        wear = indexes.wear(connection, on, vector_set, vector_set.indexed_at)
-        watch = index_progress.watched(
+        drift = build.drift(connection, on, vector_set, vector_set.indexed_at)
+        watch = progress.watched(
             database, connection.info.backend_pid, _teller(on, vector_set, report)
         )
-        due = _due(connection, on, vector_set, wear, rebuild=rebuild)
-        action = _bring_up_to_date(connection, on, vector_set, due, wear, watch)
+        due = _due(connection, on, vector_set, drift, rebuild=rebuild)
+        action = _bring_up_to_date(connection, on, vector_set, due, drift, watch)
         return IndexResult(
             vector_sets.read(connection, on, vector_set.number),
             action,
             due.why if due else "",
-            wear.rows,
-            indexes.size(connection, on, vector_set),
+            drift.rows,
+            build.size(connection, on, vector_set),
             time.monotonic() - started,
         )
 
@@ -108,18 +99,18 @@ def _bring_up_to_date(
     on: Statements,
     vector_set: VectorSet,
     due: _Due | None,
-    wear: Wear,
+    drift: IndexDrift,
     watch: AbstractContextManager[None],
 ) -> str:
     """Do what is due; returns the action."""
-    if due and any(p.missing for p in queries.coverage(EntityTables(connection, on), vector_set)):
+    if due and any(p.missing for p in coverage.coverage(EntityTables(connection, on), vector_set)):
         return "waiting"
     filter_indexes.ensure(connection, on, vector_set)
     if due:
         with watch:
-            _build(connection, on, vector_set, due.settings, wear)
+            _build(connection, on, vector_set, due.settings, drift)
         return "built"
-    index_build.remove_leftovers(connection, on, vector_set)
+    build.remove_leftovers(connection, on, vector_set)
     if vector_set.recall is None:
         # who built it was stopped before it was measured
         recall.measure(connection, on, vector_set)
@@ -127,20 +118,25 @@ def _bring_up_to_date(
 
 
 def _due(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, wear: Wear, *, rebuild: bool
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    drift: IndexDrift,
+    *,
+    rebuild: bool,
 ) -> _Due | None:
     """What is to be built, and why; None where the index is as good as a new one."""
     index = on.source.entity.index
-    declared = _declared(on, vector_set, wear)
+    declared = _declared(on, vector_set, drift)
     present = vector_set.index_settings
-    share = wear.share(vector_set.index_rows or 0)
+    share = drift.share(vector_set.index_rows or 0)
     if rebuild:
         return _Due(declared, "it was asked for")
     if present is None:
         return _Due(declared, "there was none")
     if not _same(present["declared"], declared, index):
         return _Due(declared, "another one is declared")
-    if index.type != "none" and indexes.size(connection, on, vector_set) is None:
+    if index.type != "none" and build.size(connection, on, vector_set) is None:
         return _Due(declared, "it is gone")
     if share > index.rebuild:
         return _Due(declared, f"{share:.0%} of the rows changed")
@@ -148,8 +144,8 @@ def _due(
     return _Due(stronger, f"recall@10 is {vector_set.recall:.3f}") if stronger else None
 
 
-def _declared(on: Statements, vector_set: VectorSet, wear: Wear) -> dict[str, Any]:
-    settings = indexes.settings_of(on.source.entity.index, vector_set.metric, wear.rows)
+def _declared(on: Statements, vector_set: VectorSet, drift: IndexDrift) -> dict[str, Any]:
+    settings = build.settings_of(on.source.entity.index, vector_set.metric, drift.rows)
     return {**settings, "declared": settings}
 
 
@@ -165,7 +161,7 @@ def _stronger(on: Statements, vector_set: VectorSet) -> dict[str, Any] | None:
     """What to build where the index was measured and finds too little."""
     if vector_set.recall is None or vector_set.recall >= on.source.entity.index.recall:
         return None
-    return indexes.stronger(vector_set.index_settings or {})
+    return build.stronger(vector_set.index_settings or {})
 
 
 def _build(
@@ -173,11 +169,11 @@ def _build(
     on: Statements,
     vector_set: VectorSet,
     settings: dict[str, Any] | None,
-    wear: Wear,
+    drift: IndexDrift,
 ) -> None:
     """Build and measure, then with more links as long as the recall is below its target."""
     while settings is not None:
-        index_build.build(connection, on, vector_set, settings, wear)
+        build.build(connection, on, vector_set, settings, drift)
         vector_set = vector_sets.read(connection, on, vector_set.number)
         recall.measure(connection, on, vector_set)
         vector_set = vector_sets.read(connection, on, vector_set.number)

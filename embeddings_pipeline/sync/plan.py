@@ -4,6 +4,12 @@ It is the run's own selection, executed dry: rows that moved are rendered into a
 the functions of a run are asked what these would ask. So its counts of rows and texts are those of
 the run, not guesses. Only tokens are estimated, where texts are many or a provider counts them its
 own way, and seconds. Images are not read: of URIs that are new each counts as one to encode.
+
+What texts that are to be encoded cost with a model, told from a sample of them.
+
+Texts are stored with about as many tokens as they have. How many a model reads itself is counted
+here: of all texts where they are few, else of some at random, whose share is taken for that of
+all.
 """
 
 from __future__ import annotations
@@ -11,33 +17,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from psycopg import Connection, sql
 from pydantic import ValidationError
 
-from embeddings_pipeline.encoders.base import Encoder
+from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import estimate_tokens, measure_tokens
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
-from embeddings_pipeline.store import changes, entity_tables, ledger, overlay, staging
-from embeddings_pipeline.store.changes import Moved
-from embeddings_pipeline.store.ledger import Rates
-from embeddings_pipeline.store.overlay import PlannedCaches, SetWork
-from embeddings_pipeline.store.postgres import Postgres, Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import planning, run_ledger
+from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.planning import PlannedCaches, SetWork
+from embeddings_pipeline.store.run_ledger import Rates
+from embeddings_pipeline.store.staging import diff, reader
+from embeddings_pipeline.store.staging.diff import Moved
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import partition_keys
+from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts import texts as stored_texts
 from embeddings_pipeline.store.vectors import identities, renewals
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.pending import chunk_states
+from embeddings_pipeline.store.vectors.pending import Selected, chunk_states
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync import rendering, texts
+from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.token_costs import SAMPLE, Sampled, TokenCosts, token_costs
 
 # beyond so many rendered rows, tokens are estimated
 _COUNT_ALL = 20_000
@@ -154,48 +161,48 @@ class Planner:
         try:
             return self._plan(tables)
         finally:
-            overlay.forget(tables)
+            planning.forget(tables)
 
     def _plan(self, tables: EntityTables) -> Plan:
         on, options = tables.on, self._options
-        entity_tables.refuse_other_id(self._target, on.schema, on.source)
-        is_new = overlay.without_texts(tables)
+        text_tables.refuse_other_id(self._target, on.schema, on.source)
+        is_new = planning.without_texts(tables)
         former = None if is_new else _former(self._target, self._source, on)
         if former:
             texts.find_moved(
                 self._source, EntityTables(self._target, former), options.partition_keys
             )
-            overlay.keep_content_changes(tables)
+            planning.keep_content_changes(tables)
         moved = texts.find_moved(self._source, tables, options.partition_keys)
         estimated = self._render_changed(tables)
         rekeyed = not is_new and partition_keys.scheme_changed(tables)
         sets = self._sets(tables, estimated=estimated)
-        reasons = overlay.changes(tables, former=former is not None)
+        reasons = planning.changes(tables, former=former is not None)
         changed = moved.changed - moved.new
         return Plan(
             entity=tables.entity,
             new=moved.new,
             changed=changed,
             deleted=moved.gone,
-            moved_partition=overlay.moved_partitions(tables, rekeyed=rekeyed),
+            moved_partition=planning.moved_partitions(tables, rekeyed=rekeyed),
             unchanged=moved.stored - changed - moved.gone,
             deletes_refused=not options.allow_deletes and texts.too_many_deletes(on, moved),
             why=_why(reasons, former, on, sets, force=options.force),
             sets=sets,
-            seconds=_seconds(ledger.rates(self._target, on), moved, sets),
+            seconds=_seconds(run_ledger.rates(self._target, on), moved, sets),
         )
 
     def _render_changed(self, tables: EntityTables) -> bool:
         """Render the rows that moved into the overlay; whether the tokens of some texts were
         estimated."""
         rendered = 0
-        overlay.create(tables)
-        for ids, _ in changes.changed_slices(tables, texts.SLICE):
-            with closing(staging.read_rows(self._source, tables.source, ids)) as rows:
-                for batch in rendering.batches(rows, tables.on):
+        planning.create(tables)
+        for ids, _ in diff.changed_slices(tables, texts.SLICE):
+            with closing(reader.read_rows(self._source, tables.source, ids)) as rows:
+                for batch in texts.batches(rows, tables.on):
                     count = estimate_tokens if rendered >= _COUNT_ALL else measure_tokens
-                    window = rendering.rendered(batch, tables.on, images=None, count=count)
-                    overlay.add(tables, window.texts)
+                    window = texts.rendered(batch, tables.on, images=None, count=count)
+                    planning.add(tables, window.texts)
                     rendered += len(batch)
         return rendered > _COUNT_ALL
 
@@ -215,7 +222,7 @@ class Planner:
             self._caches.encode(tables, identity, states, scope, limit)
             cache = self._caches.of(tables, identity)
             for place, (vector_set, state) in enumerate(zip(sets, states, strict=True)):
-                done = overlay.work(*(tables, state, place, cache, scope, identity.max_tokens))
+                done = planning.work(*(tables, state, place, cache, scope, identity.max_tokens))
                 costs = self._costs(tables, encoder, place, done)
                 if self._left is not None:
                     self._left -= done.encode
@@ -238,7 +245,7 @@ class Planner:
         *,
         estimated: bool,
     ) -> SetPlan:
-        rate = ledger.throughput(self._target, on, identity.model)
+        rate = run_ledger.throughput(self._target, on, identity.model)
         return SetPlan(
             number=vector_set.number if vector_set else None,
             live=vector_set is not None and vector_set.state == "live",
@@ -263,7 +270,7 @@ class Planner:
         if live is None or live.state != "live" or not options.is_unrestricted or options.force:
             return chosen
         self._caches.encode(tables, identity, [self._states(tables, live, identity)], scope, 0)
-        missing = overlay.work(
+        missing = planning.work(
             *(tables, self._states(tables, live, identity), 0),
             *(self._caches.of(tables, identity), scope, identity.max_tokens),
         ).missing
@@ -287,7 +294,7 @@ class Planner:
                 tables.on,
                 vector_set,
                 identity=stored.number if stored else None,
-                texts=overlay.texts(tables.on),
+                texts=planning.texts(tables.on),
                 renewal=renewal,
             )
         )
@@ -301,14 +308,14 @@ class Planner:
 
     def _sample(self, tables: EntityTables, place: int) -> Sequence[Sampled]:
         """Some of the texts to encode: of rows that stand already, or read from staging again."""
-        tokens = overlay.sampled(tables, place, SAMPLE)
+        tokens = planning.sampled(tables, place, SAMPLE)
         found: dict[bytes, str] = {}
-        rows = overlay.rows_of(tables, [*tokens])
+        rows = planning.rows_of(tables, [*tokens])
         with closing(
-            staging.read_rows(self._source, tables.source, sorted(set(rows.values())))
+            reader.read_rows(self._source, tables.source, sorted(set(rows.values())))
         ) as read:
-            for batch in rendering.batches(read, tables.on):
-                for text in rendering.rendered(batch, tables.on, images=None).texts:
+            for batch in texts.batches(read, tables.on):
+                for text in texts.rendered(batch, tables.on, images=None).texts:
                     if text.part_hashes and text.parts:
                         found |= dict(zip(text.part_hashes, text.parts, strict=True))
                     elif text.text_hash and text.text:
@@ -378,12 +385,12 @@ def sets_of_run(
 
 def _former(target: Connection[Row], source: Connection[Row], on: Statements) -> Statements | None:
     """The entity as it was declared at its last pass, where that was otherwise and still fits."""
-    definition, definition_hash = entity_tables.followed(EntityTables(target, on))
+    definition, definition_hash = text_tables.followed(EntityTables(target, on))
     if definition_hash in ("", on.source.definition_hash):
         return None
     try:
         entity = Entity.model_validate(definition)
-        former = Statements(on.schema, staging.source_of(source, entity))
+        former = Statements(on.schema, reader.source_of(source, entity))
     except (ConfigurationError, ValidationError):
         # it no longer fits the staging model, or an earlier version wrote it: all counts as content
         return None
@@ -391,7 +398,7 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
 
 
 def _why(
-    changed: overlay.Changes,
+    changed: planning.Changes,
     former: Statements | None,
     on: Statements,
     sets: Sequence[SetPlan],
@@ -439,3 +446,93 @@ def _seconds(rates: Rates | None, moved: Moved, sets: Sequence[SetPlan]) -> floa
         indexed=sum(1 for part in sets if not part.live and part.pending),
         encode_seconds=sum(seconds or 0.0 for seconds in encoding),
     )
+
+
+def record_plan(
+    tables: EntityTables,
+    model: str,
+    encoder: Encoder,
+    selected: Selected,
+    options: RunOptions,
+    *,
+    usd_per_token: float,
+) -> None:
+    """Sum up what was selected, and note it for this run."""
+
+    def sample() -> Sequence[Sampled]:
+        chosen = np.argsort(selected.hashes, kind="stable")[:SAMPLE]
+        tokens = {bytes(selected.hashes[n]): int(selected.tokens[n]) for n in chosen}
+        return [Sampled(text, tokens[h]) for h, text in stored_texts.read(tables, [*tokens])]
+
+    longest = encoder.identity.max_tokens
+    read = int(np.minimum(selected.tokens, longest).sum()) if len(selected) else 0
+    costs = token_costs(encoder, len(selected), read, sample)
+    rate = run_ledger.throughput(tables.connection, tables.on, model)
+    run_ledger.record_plan(
+        tables.connection,
+        tables.on,
+        options.run_id,
+        {
+            "encode": len(selected),
+            "tokens": costs.tokens,
+            "seconds": costs.tokens / rate if rate else None,
+            "cost_usd": costs.tokens * usd_per_token,
+        },
+    )
+
+
+SAMPLE = 2_000
+_SAMPLE_CHARACTERS = 8 << 20
+
+
+class Sampled(NamedTuple):
+    """A text that a model is given, and its tokens as they were measured when it was rendered."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TokenCosts:
+    """Tokens that the model will read. `estimated` says that not every text was counted as the
+    model counts."""
+
+    tokens: int
+    estimated: bool = False
+
+
+def token_costs(
+    encoder: Encoder, texts: int, tokens: int, sample: Callable[[], Sequence[Sampled]]
+) -> TokenCosts:
+    """What so many texts cost, which were measured to have so many tokens up to what the model
+    reads. The `sample` is of `SAMPLE` texts, or of all."""
+    count = encoder.token_count
+    # images have no tokens
+    if not tokens:
+        return TokenCosts(tokens)
+    chosen = _bounded(sample())
+    longest = encoder.identity.max_tokens
+    counted = sum(min(one.tokens, longest) for one in chosen)
+    read = sum(min(n, longest) for n in count.of([one.text for one in chosen]))
+    return TokenCosts(
+        round(tokens * read / counted) if counted else tokens,
+        estimated=not (len(chosen) == texts and count.exact),
+    )
+
+
+def dollars(encoder: Encoder, texts: Sequence[str], usd_per_token: float) -> list[float]:
+    """US dollars for the tokens that the encoder's model reads of each text."""
+    if not usd_per_token:
+        return [0.0] * len(texts)
+    longest = encoder.identity.max_tokens
+    return [usd_per_token * min(n, longest) for n in encoder.token_count.of(texts)]
+
+
+def _bounded(sample: Sequence[Sampled]) -> list[Sampled]:
+    chosen, size = [], 0
+    for one in sample:
+        if size > _SAMPLE_CHARACTERS:
+            break
+        chosen.append(one)
+        size += len(one.text)
+    return chosen

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.run_ledger import Counts
 
 
 @dataclass(frozen=True)

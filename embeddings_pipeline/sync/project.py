@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from embeddings_pipeline.encoders.ahead import ahead
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.encoders.prefetch import prefetch
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.vectors import pending, projection
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
@@ -56,7 +55,7 @@ def project_pending(
     after: str | None = None
     while ids := some_ids(after):
         windows = (ids[start : start + WINDOW_ROWS] for start in range(0, len(ids), WINDOW_ROWS))
-        with closing(ahead(project, windows, threads=_SESSIONS, depth=_SESSIONS)) as results:
+        with closing(prefetch(project, windows, threads=_SESSIONS, depth=_SESSIONS)) as results:
             for projected in results:
                 written(projected)
                 done = done.plus(projected)

@@ -1,7 +1,9 @@
-"""Decides which vector set the published view shows. Nothing else does."""
+"""Decides whether a vector set may take the place of the live one, and which one the published
+view shows. Nothing else does."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -9,14 +11,13 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage_view, locks, queries, views
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import coverage, locks, views
+from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync.blockers import blockers
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> Pu
             # a run that ended right after its flip left them
             _drop_beyond(connection, on)
             return PublishResult(live, False, [])
-        reasons = blockers(connection, on, building, live)
+        reasons = readiness_problems(connection, on, building, live)
         if not explicit:
             reasons += _waits_for_a_person(connection, on)
         if reasons:
@@ -112,7 +113,7 @@ def _roll_back_from(
 def _pending(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
     return sum(
         partition.pending
-        for partition in queries.coverage(EntityTables(connection, on), vector_set)
+        for partition in coverage.coverage(EntityTables(connection, on), vector_set)
     )
 
 
@@ -140,7 +141,7 @@ def _flip(
         vector_sets.retire(connection, on, live, superseded=to.replaces(live))
     vector_sets.set_state(connection, on, to.number, "live")
     views.replace_published(connection, on.schema, on.source.entity.name)
-    coverage_view.replace_coverage(connection, on.schema)
+    coverage.replace_coverage(connection, on.schema)
 
 
 def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
@@ -157,3 +158,54 @@ def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
         # a set that someone reads is dropped by a later publish
         with suppress(LockNotAvailable):
             vector_sets.drop_set(connection, on, vector_set)
+
+
+def readiness_problems(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, live: VectorSet | None
+) -> list[str]:
+    """Why a set may not take the place of the live one; empty where it may."""
+    covered = coverage.coverage(EntityTables(connection, on), vector_set)
+    missing = sum(partition.missing for partition in covered)
+    orphans = coverage.orphans(connection, on, vector_set)
+    target = on.source.entity.index.recall
+    reasons = []
+    if missing:
+        reasons.append(f"{missing:,} chunks are pending")
+    else:
+        reasons += _failed_on(connection, on, vector_set, live, covered)
+    if orphans:
+        reasons.append(f"{orphans:,} vectors have no row")
+    if vector_set.recall is None:
+        reasons.append("its index is not built")
+    elif vector_set.recall < target:
+        reasons.append(f"the index has recall@10 {vector_set.recall:.3f}, below {target}")
+    return reasons
+
+
+def _failed_on(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    live: VectorSet | None,
+    covered: Sequence[PartitionCoverage],
+) -> list[str]:
+    """Why a set in which nothing is pending would show too little: its model failed on the rest."""
+    if not any(partition.quarantined for partition in covered):
+        return []
+    entity = on.source.entity
+    if not any(partition.vectors for partition in covered):
+        rows = sum(partition.rows for partition in covered)
+        return [
+            f"its model failed on all {rows:,} rows: `embeddings-pipeline explain {entity.name} ID`"
+            f" shows the error, `embeddings-pipeline retry {entity.name}` lets a run try again"
+        ]
+    if live is None:
+        return []
+    shown, lost = coverage.shown_and_lost(connection, on, live, vector_set)
+    if lost <= entity.max_delete_share * shown:
+        return []
+    return [
+        f"{lost:,} of the {shown:,} rows that set {live.number} shows have no vector in it, and"
+        f" max_delete_share is {entity.max_delete_share:.0%}: `embeddings-pipeline retry"
+        f" {entity.name}` lets a run try them again; if it is meant, raise max_delete_share"
+    ]

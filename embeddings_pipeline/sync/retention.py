@@ -1,17 +1,21 @@
-"""What the embedding caches keep after a run, and for how long."""
+"""What the embedding caches keep after a run, and for how long; and the end of a migration that
+fills them."""
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors import candidates, identities
+from embeddings_pipeline.store import migrations
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors.cache import EmbeddingCache
+from embeddings_pipeline.sync.progress import Progress
+from embeddings_pipeline.sync.run_options import RunOptions
 
 
 @resumed
@@ -29,8 +33,21 @@ def retain(database: Postgres, on: Statements, encoders: Encoders, settings: Set
         tables = EntityTables(connection, on)
         stored = identities.all_of(connection, on.schema)
         priced = {i.number: ttl for i in stored if encoders.usd_per_token(i.identity.model) > 0}
-        candidates.collect(tables, encoders.cache.evict, grace=grace, keep=priced)
+        cache.collect(tables, encoders.cache.evict, grace=grace, keep=priced)
         identities.clear_unused(connection, on.schema, priced)
         if not settings.embedding_cache_keep:
             for identity in stored:
                 EmbeddingCache(tables, identity).clear_idle()
+
+
+@resumed
+def finish_migration(
+    database: Postgres, on: Statements, options: RunOptions, *, keep: bool
+) -> None:
+    """Copy into the caches what vector sets had before there were caches; nothing where that is
+    done."""
+    started = time.monotonic()
+    name = f"{on.source.entity.name}: cache of"
+    for model, done in migrations.seed_caches(database, on.schema, keep=keep):
+        seconds = time.monotonic() - started
+        options.report(Progress(f"{name} {model}", done, migrations.WINDOWS, seconds, unit="parts"))

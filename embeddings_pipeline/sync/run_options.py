@@ -9,7 +9,7 @@ from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.store.ledger import Counts, Kind
+from embeddings_pipeline.store.run_ledger import Counts, Kind
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.sync.progress import Report, unheard
 

@@ -9,13 +9,13 @@ from typing import Any
 from psycopg import Connection
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.source import Source
-from embeddings_pipeline.store import ledger, queries
-from embeddings_pipeline.store.ledger import Cost
-from embeddings_pipeline.store.postgres import Postgres, Row, columns_of
-from embeddings_pipeline.store.queries import PartitionCoverage
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.entities.fields import Source
+from embeddings_pipeline.store import coverage as stored_coverage
+from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store.connection import Postgres, Row, columns_of
+from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.run_ledger import Cost
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -96,14 +96,14 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
     with database.connection() as connection:
         if not columns_of(connection, schema, "run_ledger"):
             return {}
-        return ledger.read(connection, _as_stored(schema, entity, {}), run_id) or {}
+        return run_ledger.read(connection, _as_stored(schema, entity, {}), run_id) or {}
 
 
 def coverage(database: Postgres, on: Statements) -> list[PartitionCoverage]:
     """Coverage of the set that is served, by partition."""
     with database.connection() as connection:
         sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        return queries.coverage(EntityTables(connection, on), served(sets))
+        return stored_coverage.coverage(EntityTables(connection, on), served(sets))
 
 
 def served(sets: Sequence[VectorSet]) -> VectorSet | None:
@@ -119,7 +119,7 @@ def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statemen
 def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
     sets = vector_sets.vector_sets(connection, on, ("live", "building"))
     shown = served(sets)
-    partitions = queries.coverage(EntityTables(connection, on), shown)
+    partitions = stored_coverage.coverage(EntityTables(connection, on), shown)
     rows = sum(p.rows for p in partitions)
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     return EntityStatus(
@@ -132,7 +132,7 @@ def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
         oldest_pending_seconds=max(ages, default=None),
         live_set=_live(shown),
         index=_index(shown),
-        cost=ledger.cost(connection, on),
+        cost=run_ledger.cost(connection, on),
     )
 
 

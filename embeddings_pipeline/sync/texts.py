@@ -9,33 +9,49 @@ searches find it all the while.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, repeat
 
 from psycopg import Connection
 
-from embeddings_pipeline.encoders.ahead import prefetched
-from embeddings_pipeline.encoders.image_files import ImageFiles
+from embeddings_pipeline.encoders.images.decoding import mime_type
+from embeddings_pipeline.encoders.images.sources import ImageFiles
+from embeddings_pipeline.encoders.prefetch import attempted, prefetch, prefetched
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import DeletesRefused
-from embeddings_pipeline.store import changes, entity_tables, ledger, locks, staging
-from embeddings_pipeline.store.ledger import Counts
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import Postgres, Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.entities import chunking
+from embeddings_pipeline.entities.fields import BYTES, Source
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.rendering import (
+    MAX_IMAGE_BYTES,
+    Rendered,
+    content_hash,
+    render,
+    within_limit,
+)
+from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
+from embeddings_pipeline.store import locks, run_ledger
+from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.run_ledger import Counts
+from embeddings_pipeline.store.staging import diff, reader
+from embeddings_pipeline.store.staging.reader import StagedRow
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts import erasures, partition_keys, quarantine, texts
+from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts.quarantine import UNSETTLED, Failure
+from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vectors import cache, pending
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.sync.erase import collect_erased
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
-from embeddings_pipeline.sync.rendering import batches, refuse_bad_ids, rendered
+from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
-from embeddings_pipeline.sync.seeding import finish_migration
 
 # ids sent to staging with one read: each read scans the model once
 SLICE = 50_000
@@ -74,7 +90,7 @@ class TextsResult:
 
 
 @dataclass
-class Done:
+class PassCounts:
     """What a pass has done so far, before and after a connection was lost."""
 
     new: int = 0
@@ -105,7 +121,7 @@ def sync_texts(
     """
     started = time.monotonic()
     finish_migration(vectors, on, options, keep=keep)
-    done = Done()
+    done = PassCounts()
     if options.force and on.source.entity.image:
         _unsettle(vectors, on)
     finished = False
@@ -124,7 +140,7 @@ def sync_texts(
 @resumed
 def _unsettle(vectors: Postgres, on: Statements) -> None:
     with vectors.connection() as target, locks.entity(target, on):
-        entity_tables.ensure_entity(target, on.schema, on.source)
+        text_tables.ensure_entity(target, on.schema, on.source)
         quarantine.unsettle(EntityTables(target, on))
 
 
@@ -135,7 +151,7 @@ def _pass_over(
     on: Statements,
     encoders: Encoders,
     options: RunOptions,
-    done: Done,
+    done: PassCounts,
     *,
     keep: bool,
 ) -> None:
@@ -146,7 +162,7 @@ def _pass_over(
         locks.entity(target, on, options.patience),
     ):
         tables = EntityTables(target, on)
-        entity_tables.ensure_entity(target, on.schema, on.source)
+        text_tables.ensure_entity(target, on.schema, on.source)
         if erased := erasures.stored(tables):
             done.deleted += texts.delete(tables, erased, erased=True)
         done.rekeyed += partition_keys.rekey(tables)
@@ -154,16 +170,16 @@ def _pass_over(
         done.new = max(done.new, moved.new)
         unfinished = partition_keys.begin_pass(tables, writes=bool(moved.changed or moved.gone))
         if moved.stored or keys is not None:
-            entity_tables.create_text_indexes(target, on.schema, on.source.entity)
+            text_tables.create_text_indexes(target, on.schema, on.source.entity)
         tell = _teller(options, on, done, done.read + moved.changed)
-        for ids, new in changes.changed_slices(tables, SLICE):
+        for ids, new in diff.changed_slices(tables, SLICE):
             write_rows(source, tables, encoders.images, ids, done, tell, new=new)
-        entity_tables.create_text_indexes(target, on.schema, on.source.entity)
+        text_tables.create_text_indexes(target, on.schema, on.source.entity)
         if unfinished or moved.changed or moved.gone:
             _project(vectors, tables, encoders, options, moved, done, keep=keep)
         if not options.allow_deletes:
             _refuse_mass_deletes(on, moved)
-        for ids in changes.gone_slices(tables, _WINDOW_ROWS):
+        for ids in diff.gone_slices(tables, _WINDOW_ROWS):
             done.deleted += texts.delete(tables, ids)
         written = done.read + done.deleted + done.rekeyed
         partition_keys.finish_pass(tables, keys, analyze=written > _MUCH * moved.stored)
@@ -171,25 +187,25 @@ def _pass_over(
 
 def find_moved(
     source: Connection[Row], tables: EntityTables, keys: Sequence[str] | None
-) -> changes.Moved:
+) -> diff.Moved:
     """Compare these partitions, or all, with staging; fills `changed_rows` and `gone_rows`.
 
     Raises ConfigurationError for null or repeated ids.
     """
-    buckets, stored = changes.digests(tables, keys)
+    buckets, stored = diff.digests(tables, keys)
     # a stream is closed before its connection goes back, whatever ends it
-    with closing(staging.moved_rows(source, tables.source, buckets, stored, keys)) as rows:
-        moved = changes.compare(tables, buckets, stored, rows, keys)
-    refuse_bad_ids(tables.on, *changes.bad_ids(tables))
+    with closing(reader.moved_rows(source, tables.source, buckets, stored, keys)) as rows:
+        moved = diff.compare(tables, buckets, stored, rows, keys)
+    refuse_bad_ids(tables.on, *diff.bad_ids(tables))
     if keys is None:
         return moved
     elsewhere = [
         row_id
-        for ids in changes.gone_slices(tables, SLICE)
-        for row_id in staging.eligible_ids(source, tables.source, ids)
+        for ids in diff.gone_slices(tables, SLICE)
+        for row_id in reader.eligible_ids(source, tables.source, ids)
     ]
-    changes.keep_moved(tables, elsewhere)
-    return changes.Moved(
+    diff.keep_moved(tables, elsewhere)
+    return diff.Moved(
         moved.new,
         moved.changed + len(elsewhere),
         moved.gone - len(elsewhere),
@@ -202,7 +218,7 @@ def write_rows(
     tables: EntityTables,
     images: ImageFiles,
     ids: Sequence[str],
-    done: Done,
+    done: PassCounts,
     tell: Callable[[], None] = lambda: None,
     *,
     new: bool = False,
@@ -210,7 +226,7 @@ def write_rows(
     """Render and store those of these rows that staging has; returns their ids. `new` says that
     none of them is stored."""
     found: set[str] = set()
-    with closing(staging.read_rows(source, tables.source, ids)) as rows:
+    with closing(reader.read_rows(source, tables.source, ids)) as rows:
         # no read of staging is held open while images are fetched for an hour
         held = iter([*rows]) if tables.source.has_uris else rows
         render = partial(rendered, on=tables.on, images=images)
@@ -230,8 +246,8 @@ def _project(
     tables: EntityTables,
     encoders: Encoders,
     options: RunOptions,
-    moved: changes.Moved,
-    done: Done,
+    moved: diff.Moved,
+    done: PassCounts,
     *,
     keep: bool,
 ) -> None:
@@ -263,12 +279,12 @@ def _project(
         done.saved_usd += projected.tokens * encoders.usd_per_token(vector_set.model)
 
 
-def too_many_deletes(on: Statements, moved: changes.Moved) -> bool:
+def too_many_deletes(on: Statements, moved: diff.Moved) -> bool:
     """Whether more rows are gone than `max_delete_share` lets go without a word."""
     return moved.gone > on.source.entity.max_delete_share * moved.stored
 
 
-def _refuse_mass_deletes(on: Statements, moved: changes.Moved) -> None:
+def _refuse_mass_deletes(on: Statements, moved: diff.Moved) -> None:
     if too_many_deletes(on, moved):
         raise DeletesRefused(
             f"entity {on.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
@@ -277,7 +293,7 @@ def _refuse_mass_deletes(on: Statements, moved: changes.Moved) -> None:
         )
 
 
-def _teller(options: RunOptions, on: Statements, done: Done, due: int) -> Callable[[], None]:
+def _teller(options: RunOptions, on: Statements, done: PassCounts, due: int) -> Callable[[], None]:
     """Reports how many of the rows that are due are `done`, at the rate since now."""
     name, started = f"{on.source.entity.name} texts", time.monotonic()
 
@@ -291,4 +307,201 @@ def _teller(options: RunOptions, on: Statements, done: Done, due: int) -> Callab
 def record(database: Postgres, on: Statements, options: RunOptions, counts: Counts) -> None:
     """Add the counts to the ledger row of a run."""
     with database.connection() as connection:
-        ledger.record(connection, on, options.run_id, "texts", counts, kind=options.kind)
+        run_ledger.record(connection, on, options.run_id, "texts", counts, kind=options.kind)
+
+
+_WINDOW_BYTES = 8 << 20
+# images that are read at once
+_READERS = 16
+
+Pieces = list[Rendered | None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The chunks of so many whole rows, and those rows that failed."""
+
+    rows: int
+    texts: list[Text]
+    failures: list[Failure]
+
+
+def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
+    """Cut a stream of rows into windows, bounded in rows and bytes.
+
+    Raises ConfigurationError for an id that comes twice.
+    """
+    seen: set[str] = set()
+    batch: list[StagedRow] = []
+    size = 0
+    for row in rows:
+        if row.id in seen:
+            refuse_bad_ids(on, 0, [row.id])
+        seen.add(row.id)
+        batch.append(row)
+        size += sum(map(len, filter(None, row.values.values())))
+        if len(batch) == _WINDOW_ROWS or size > _WINDOW_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def rendered(
+    rows: Sequence[StagedRow],
+    on: Statements,
+    images: ImageFiles | None,
+    *,
+    count: Callable[[Sequence[str]], list[int]] = chunking.measure_tokens,
+) -> Window:
+    """The texts of a window of rows, their tokens as `count` has them; images have none.
+
+    Without `images` none is read: each is taken to be another where its URI is.
+    """
+    done: list[tuple[StagedRow, str, int, Pieces]] = []
+    failures: list[Failure] = []
+    for row, pieces in zip(rows, _pieces_of(rows, on, images), strict=True):
+        try:
+            key = _partition_key(row, on)
+        except RowError as error:
+            failures.append(Failure(row.id, "partition", str(error)))
+            # looked at again by each pass, until its day has come
+            done.append((row, "", UNSETTLED, [None]))
+            continue
+        if isinstance(pieces, RowError):
+            failures.append(
+                Failure(row.id, "render", str(pieces), image_uri(on.source, row.values))
+            )
+            # a host that was down, or a file that came late, shows in no fingerprint
+            settled = UNSETTLED if on.source.has_uris else row.fingerprint
+            done.append((row, key, settled, [None]))
+        else:
+            done.append((row, key, row.fingerprint, pieces))
+    pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
+    parts = [piece.parts or (piece.text,) for piece in pieces_with_text]
+    each = chain.from_iterable(parts)
+    counts = repeat(0) if on.source.entity.image else iter(count([*each]))
+    tokens = iter([[next(counts) for _ in group] for group in parts])
+    written = [
+        _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else [])
+        for row, key, fingerprint, pieces in done
+        for chunk, piece in enumerate(pieces)
+    ]
+    return Window(len(rows), written, failures)
+
+
+def _pieces_of(
+    rows: Sequence[StagedRow], on: Statements, images: ImageFiles | None
+) -> Iterator[Pieces | RowError]:
+    """The chunks of each row, at least one, or why it has none."""
+    if column := on.source.entity.image:
+
+        def image_of(row: StagedRow) -> Pieces:
+            _refuse_unreadable(row)
+            return [render_image(on.source, row.values[column], images)]
+
+        yield from prefetch(attempted(image_of), rows, threads=_READERS, depth=2 * _READERS)
+        return
+    for row in rows:
+        try:
+            yield _pieces(row, on)
+        except RowError as error:
+            yield error
+
+
+def _pieces(row: StagedRow, on: Statements) -> Pieces:
+    """A row without text has one chunk that is None."""
+    _refuse_unreadable(row)
+    entity = on.source.entity
+    rendered = render(entity, on.source.text_columns, row.values)
+    if rendered is None or entity.chunk is None:
+        return [rendered]
+    return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
+
+
+def _refuse_unreadable(row: StagedRow) -> None:
+    if row.error:
+        raise RowError(f"staging has a value that cannot be read: {row.error}")
+
+
+def _partition_key(row: StagedRow, on: Statements) -> str:
+    partitions = on.source.entity.partitions
+    if isinstance(partitions, DayPartitions):
+        return partitions.key_of(row.day)
+    return partitions.key_of(row.id)
+
+
+def _text(
+    row: StagedRow,
+    key: str,
+    fingerprint: int,
+    chunk: int,
+    piece: Rendered | None,
+    tokens: list[int],
+) -> Text:
+    parts = piece.parts if piece else None
+    return Text(
+        row.id,
+        chunk,
+        key,
+        fingerprint,
+        piece.text if piece else None,
+        piece.text_hash if piece else None,
+        sum(tokens),
+        list(parts) if parts else None,
+        piece.part_hashes if piece else None,
+        tokens if parts else None,
+        list(piece.weights) if piece and piece.weights else None,
+        row.changed_at,
+        row.filters,
+    )
+
+
+def refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+    """Raise ConfigurationError where a row has no id or ids repeat."""
+    entity = on.source.entity
+    where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
+    if nulls:
+        raise ConfigurationError(
+            f"{where} has {nulls} rows whose {entity.id} is null: an id must be unique and not"
+            " null; correct the staging model"
+        )
+    if repeated:
+        raise ConfigurationError(
+            f"{where} has {entity.id} more than once, among them"
+            f" {', '.join(repr(row_id) for row_id in repeated)}: an id must be unique; correct"
+            " the staging model"
+        )
+
+
+def render_image(source: Source, value: str | None, images: ImageFiles | None) -> Rendered | None:
+    """The image of a row, hashed by its bytes; None where the row has none.
+
+    `value` is a URI or, of a column of bytes, base64. Without `images` nothing is read, and a URI
+    is hashed in place of what is behind it. Raises RowError for an image that cannot be had.
+    """
+    value = (value or "").strip()
+    if not value:
+        return None
+    if source.columns[source.text_columns[0]] == BYTES:
+        uri, data = _data_uri(value)
+    else:
+        uri = within_limit(value)
+        data = images.read(uri) if images else uri.encode()
+    return Rendered(uri, image_hash=content_hash(data))
+
+
+def image_uri(source: Source, values: Mapping[str, str | None]) -> str | None:
+    """Where the image of a row is; None for an entity of texts, or of images in a column."""
+    image = source.entity.image
+    return (values[image] or "").strip() if image and source.has_uris else None
+
+
+def _data_uri(base64: str) -> tuple[str, bytes]:
+    data = b64decode(base64)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise RowError(
+            f"the image has more than the {MAX_IMAGE_BYTES:,} bytes that fit into a text as a data"
+            " URI: keep images as large in files or a bucket, and their URIs in the column"
+        )
+    return f"data:{mime_type(data)};base64,{base64}", data

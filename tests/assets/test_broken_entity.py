@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from tests.notes import Notes, notes
+from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 

@@ -27,7 +27,7 @@ from embeddings_pipeline.settings import PROJECT_DIR, Settings
 # dbt and Dagster warn of themselves
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-NOTES = Path(__file__).parent.parent / "notes_project"
+NOTES = Path(__file__).parent.parent / "support" / "notes_project"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,17 @@ def test_the_definitions_load_without_a_model_or_dbt() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["pipeline", "entities", "encoders", "store", "sync", "search", "cli", "resources.dbt_project"],
+    [
+        "pipeline",
+        "entities",
+        "encoders",
+        "store",
+        "sync",
+        "search",
+        "service",
+        "cli",
+        "resources.dbt_project",
+    ],
 )
 def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow(package: str) -> None:
     loaded = run_python(

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from embeddings_pipeline.assets.partitions import tags
-from tests.notes import Notes, notes
+from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from embeddings_pipeline.assets.metadata import of_counts
-from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.run_ledger import Counts
 
 
 def test_fractions_of_a_cent_are_shown_and_counts_are_whole() -> None:

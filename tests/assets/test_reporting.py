@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.entity import ASSETS
 from embeddings_pipeline.cli.main import app
-from tests.notes import Notes, notes
+from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
-from tests.encoders.remembering import encoder_of
-from tests.redis_server import PASSWORD, RedisServer
+from tests.support.redis_server import PASSWORD, RedisServer
+from tests.support.remembering import encoder_of
 
 
 @pytest.fixture(autouse=True)

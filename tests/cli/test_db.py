@@ -9,7 +9,7 @@ from embeddings_pipeline.cli.db import app
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 from tests.store.test_migrations import DUMP
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.settings import PROJECT_DIR
-from tests.notes import Notes, notes
+from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 

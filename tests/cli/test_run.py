@@ -20,7 +20,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult
-from tests.notes import Notes, notes
+from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 

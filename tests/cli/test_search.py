@@ -12,7 +12,7 @@ from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.world import World
+from tests.support.world import World
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-from tests.gallery import BLUE, seeing
-from tests.world import World
+from tests.support.gallery import BLUE, seeing
+from tests.support.world import World
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.database import Database
-from tests.search.conftest import publish_shop
-from tests.waiting import until
-from tests.world import World
+from tests.support.published_shop import publish_shop
+from tests.support.waiting import until
+from tests.support.world import World
 
 
 def environment(database: Database, **more: str) -> dict[str, str]:

@@ -24,11 +24,17 @@ from psycopg.sql import SQL, Identifier
 import embeddings_pipeline
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import _host, embedded
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.plan import Plan
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World, world_in
+
+if __name__ == "__main__":
+    # modules of COMMIT, some of which have other names today
+    from tests.words import WORDS, WordsEncoder
+    from tests.world import SCHEMA, World, world_in
+
+    from embeddings_pipeline.store import _host, embedded
+else:
+    from tests.support.words import WORDS, WordsEncoder
 
 COMMIT = "3a29cc6"
 DUMP = Path(__file__).with_name("tables_before_schema_version.sql")

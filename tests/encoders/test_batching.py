@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.encoders.base import Encodings
 from embeddings_pipeline.encoders.batching import by_tokens, in_batches, tapered
+from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, RowError
-from tests.encoders.streaming import Source, lengths_of, streamed
-from tests.words import WordsEncoder
+from tests.support.streaming import Source, lengths_of, streamed
+from tests.support.words import WordsEncoder
 
 
 @given(st.lists(st.integers(0, 512), max_size=60), st.integers(1, 2048), st.integers(1, 32))

@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders.base import Encodings
-from embeddings_pipeline.entities.serialise import Rendered, text_hash
+from embeddings_pipeline.encoders.encoder import Encodings
+from embeddings_pipeline.entities.rendering import Rendered, text_hash
 from embeddings_pipeline.settings import DEFAULT_MODEL, PROJECT_DIR
-from tests.encoders.remembering import encoder_of, encoders, remembering
-from tests.redis_server import RedisServer
-from tests.words import WORDS, WordsEncoder
+from tests.support.redis_server import RedisServer
+from tests.support.remembering import encoder_of, encoders, remembering
+from tests.support.words import WORDS, WordsEncoder
 
 ELSEWHERE = """
 import sys
 from types import SimpleNamespace
-from tests.encoders.remembering import encoder_of
+from tests.support.remembering import encoder_of
 usage = encoder_of(SimpleNamespace(url=sys.argv[1])).encode_documents(["pump", "valve"]).usage
 print(usage.texts, usage.cached)
 """

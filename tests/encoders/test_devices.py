@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from embeddings_pipeline.encoders import devices
-from embeddings_pipeline.encoders.devices import device_for, dtype_for
+from embeddings_pipeline.encoders.local import devices
+from embeddings_pipeline.encoders.local.devices import device_for, dtype_for
 from embeddings_pipeline.errors import ConfigurationError
 
 

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embeddings_pipeline.encoders.base import Vectors
-from embeddings_pipeline.encoders.general_model import GeneralModel
-from embeddings_pipeline.encoders.image_encoder import ImageEncoder
-from embeddings_pipeline.encoders.image_files import PROBE, ImageFiles, pinned
+from embeddings_pipeline.encoders.images.encoder import ImageEncoder
+from embeddings_pipeline.encoders.images.sources import PROBE, ImageFiles, pinned
+from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.encoders.clip import DIMENSION, MAX_TOKENS
-from tests.encoders.pictures import data_uri, file_of, picture
-from tests.encoders.remembering import remembering
-from tests.encoders.streaming import Source, streamed
-from tests.entities.declared import declared
-from tests.waiting import until
+from tests.support.clip import DIMENSION, MAX_TOKENS
+from tests.support.declared import declared
+from tests.support.pictures import data_uri, file_of, picture
+from tests.support.remembering import remembering
+from tests.support.streaming import Source, streamed
+from tests.support.waiting import until
 
 MODEL = "some/clip"
 SIZES = [(64, 48), (33, 200), (1, 1), (900, 700), (32, 32)]

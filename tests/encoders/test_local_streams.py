@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from embeddings_pipeline.encoders import shared_model
-from embeddings_pipeline.encoders.base import StreamingEncoder, Vectors
-from embeddings_pipeline.encoders.general_model import GeneralModel
-from embeddings_pipeline.encoders.loaded import Prepared
-from embeddings_pipeline.encoders.plain_bert import PlainBert
+from embeddings_pipeline.encoders.encoder import StreamingEncoder
+from embeddings_pipeline.encoders.local import shared_model
+from embeddings_pipeline.encoders.local.bert import PlainBert
+from embeddings_pipeline.encoders.local.loaded_model import Prepared
+from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError, RowError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.encoders.streaming import SECONDS, Source, streamed, threads_of_streams
-from tests.waiting import until
+from tests.support.streaming import SECONDS, Source, streamed, threads_of_streams
+from tests.support.waiting import until
 
 WORDS = ["red", "shoe", "blue", "lamp", "garden", "hose", "pump", "valve"]
 # of one to forty words, in no order of length

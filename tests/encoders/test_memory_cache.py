@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from embeddings_pipeline.encoders.memory_cache import MemoryCache
-from tests.words import WORDS
+from embeddings_pipeline.encoders.cache.memory import MemoryCache
+from tests.support.words import WORDS
 
 OTHER = replace(WORDS, model="fake/other")
 

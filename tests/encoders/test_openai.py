@@ -7,11 +7,11 @@ from threading import Barrier
 
 import pytest
 
-from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.encoders.openai.client import Patience
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import SMALL, TEXTS, assert_right, encoder
-from tests.encoders.provider import BROKEN, BUSY, UNUSABLE, Change, Provider, Trouble
+from tests.support import provider as misbehaving
+from tests.support.asking import SMALL, TEXTS, assert_right, encoder
+from tests.support.provider import BROKEN, BUSY, UNUSABLE, Change, Provider, Trouble
 
 
 def test_each_text_gets_its_vector_and_what_the_provider_billed_is_counted(

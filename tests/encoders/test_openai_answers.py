@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.encoders.openai_answers import Unusable, read_answer
+from embeddings_pipeline.encoders.openai.responses import Unusable, read_answer
 
 TEXTS = ["pump", "hose"]
 NUMBERS = [1.0, 2.0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import TEXTS, assert_right, encoder
-from tests.encoders.provider import Provider, Trouble
+from tests.support import provider as misbehaving
+from tests.support.asking import TEXTS, assert_right, encoder
+from tests.support.provider import Provider, Trouble
 
 
 def test_a_text_over_the_limit_is_cut_before_it_is_sent(provider: Provider) -> None:

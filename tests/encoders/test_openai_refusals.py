@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.encoders import bounded_answers
-from embeddings_pipeline.encoders.openai_endpoint import Endpoint
-from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.encoders.openai import client
+from embeddings_pipeline.encoders.openai.client import Patience
+from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import TEXTS, assert_right, encoder
-from tests.encoders.provider import KEY, Provider
+from tests.support import provider as misbehaving
+from tests.support.asking import TEXTS, assert_right, encoder
+from tests.support.provider import KEY, Provider
 
 
 def test_a_poisoned_text_fails_alone_and_the_others_are_paid_once(provider: Provider) -> None:
@@ -96,7 +96,7 @@ def test_looking_for_a_refused_text_ends_when_the_run_is_to_stop(provider: Provi
 def test_an_answer_is_not_waited_for_long_when_the_run_is_to_stop(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_answers, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
     provider.troubles = ["silent"]
     patient = Patience(answer=60, total=300)
     encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))

@@ -7,11 +7,11 @@ from email.utils import formatdate
 
 import pytest
 
-from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.encoders.openai.client import Patience
 from embeddings_pipeline.errors import EmbeddingsError
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import TEXTS, assert_right, encoder
-from tests.encoders.provider import BROKEN, BUSY, Change, Provider, Trouble
+from tests.support import provider as misbehaving
+from tests.support.asking import TEXTS, assert_right, encoder
+from tests.support.provider import BROKEN, BUSY, Change, Provider, Trouble
 
 
 @pytest.mark.parametrize("trouble", [BUSY, BROKEN, (503, {}, {}), (408, {}, {}), "hang up"])

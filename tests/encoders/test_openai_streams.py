@@ -10,21 +10,14 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders import bounded_answers
-from embeddings_pipeline.encoders.openai_call import Session
-from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.encoders.openai import client
+from embeddings_pipeline.encoders.openai.client import Patience, Session
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import SMALL, TEXTS, encoder
-from tests.encoders.provider import BROKEN, KEY, Change, Provider, Trouble
-from tests.encoders.streaming import (
-    SECONDS,
-    Source,
-    Streamed,
-    streamed,
-    threads_of_streams,
-)
-from tests.waiting import until
+from tests.support import provider as misbehaving
+from tests.support.asking import SMALL, TEXTS, encoder
+from tests.support.provider import BROKEN, KEY, Change, Provider, Trouble
+from tests.support.streaming import SECONDS, Source, Streamed, streamed, threads_of_streams
+from tests.support.waiting import until
 
 REVOKED: Trouble = (401, {"message": "revoked"}, {})
 POISONED: Trouble = (400, {"message": "a text cannot be encoded"}, {})
@@ -236,8 +229,8 @@ def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
 def test_an_answer_in_flight_is_not_waited_for_long_when_the_run_is_to_stop(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert bounded_answers._GRACE_SECONDS + bounded_answers._STEP_SECONDS < 2
-    monkeypatch.setattr(bounded_answers, "_GRACE_SECONDS", 0.1)
+    assert client._GRACE_SECONDS + client._STEP_SECONDS < 2
+    monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
     provider.troubles = ["silent"]
     stream = encoder(provider, patience=PATIENT, stopping=lambda: bool(provider.asked))
     done = streamed(stream.encode_stream(TEXTS[:1]))

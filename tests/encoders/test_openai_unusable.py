@@ -6,12 +6,12 @@ from threading import Barrier
 
 import pytest
 
-from embeddings_pipeline.encoders import bounded_answers
-from embeddings_pipeline.encoders.openai_requests import Patience
+from embeddings_pipeline.encoders.openai import client
+from embeddings_pipeline.encoders.openai.client import Patience
 from embeddings_pipeline.errors import EmbeddingsError
-from tests.encoders import provider as misbehaving
-from tests.encoders.asking import TEXTS, assert_right, encoder
-from tests.encoders.provider import UNUSABLE, Change, Provider, Trouble
+from tests.support import provider as misbehaving
+from tests.support.asking import TEXTS, assert_right, encoder
+from tests.support.provider import UNUSABLE, Change, Provider, Trouble
 
 LONG = [f"{n} " + "word " * 3_000 for n in range(4)]
 
@@ -77,7 +77,7 @@ def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provide
 def test_an_answer_without_end_is_not_read_to_its_end(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_answers, "_MOST_BYTES", 1_000)
+    monkeypatch.setattr(client, "_MOST_BYTES", 1_000)
     impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
     with pytest.raises(EmbeddingsError, match="the answer has more than 1,000 bytes"):
         encoder(provider, patience=impatient).encode_documents(TEXTS[:1])

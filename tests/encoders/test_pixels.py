@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embeddings_pipeline.encoders.pixels import decode, mime_type
+from embeddings_pipeline.encoders.images.decoding import decode, mime_type
 from embeddings_pipeline.errors import RowError
-from tests.encoders.pictures import bomb, file_of, picture
+from tests.support.pictures import bomb, file_of, picture
 
 RED, GREY = (255, 0, 0), (128, 128, 128)
 
@@ -122,7 +122,7 @@ def test_a_large_image_is_in_memory_once() -> None:
 import re, sys
 from pathlib import Path
 from PIL import Image
-from embeddings_pipeline.encoders.pixels import decode
+from embeddings_pipeline.encoders.images.decoding import decode
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 data = sys.stdin.buffer.read()

@@ -11,21 +11,21 @@ from threading import Event, Timer
 import pytest
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.encoders.rate_limits import SharedLimits
+from embeddings_pipeline.encoders.openai.rate_limits import SharedLimits
 from embeddings_pipeline.errors import EmbeddingsError
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
-from tests.world import SCHEMA
+from tests.support.world import SCHEMA
 
 # takes what it gets until nothing is left for it, and says how often it got something
 TAKER = """
 import sys
 from threading import Event, Timer
 from pydantic import SecretStr
-from embeddings_pipeline.encoders.rate_limits import SharedLimits
+from embeddings_pipeline.encoders.openai.rate_limits import SharedLimits
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store.connection import Postgres
 
 host, port, name, user, schema, requests, tokens = sys.argv[1:]
 postgres = Postgres(Database(host, int(port), name, user, SecretStr(sys.stdin.readline().strip())))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.encoders.redis_cache import RedisCache
-from embeddings_pipeline.entities.serialise import text_hash
-from tests.encoders.remembering import (
+from embeddings_pipeline.encoders.cache.redis import RedisCache
+from embeddings_pipeline.entities.rendering import text_hash
+from tests.support.redis_server import RedisServer
+from tests.support.remembering import (
     OTHER,
     encoder_of,
     encoders,
@@ -18,9 +19,8 @@ from tests.encoders.remembering import (
     remembering,
     two_models,
 )
-from tests.redis_server import RedisServer
-from tests.waiting import until
-from tests.words import WORDS, WordsEncoder
+from tests.support.waiting import until
+from tests.support.words import WORDS, WordsEncoder
 
 KEY = f"ep:document:{text_hash('pump').hex()}"
 

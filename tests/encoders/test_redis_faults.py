@@ -10,30 +10,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from embeddings_pipeline.encoders import breaker, redis_connection
-from embeddings_pipeline.entities.serialise import text_hash
+from embeddings_pipeline.encoders.cache import redis as redis_cache
+from embeddings_pipeline.entities.rendering import text_hash
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from tests.encoders.remembering import (
-    encoder_of,
-    encoders,
-    pump_and_hose,
-    remembering,
-    two_models,
-)
-from tests.redis_server import PASSWORD, RedisServer
-from tests.words import WordsEncoder
+from tests.support.redis_server import PASSWORD, RedisServer
+from tests.support.remembering import encoder_of, encoders, pump_and_hose, remembering, two_models
+from tests.support.words import WordsEncoder
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that failed is tried again without a pause."""
-    monkeypatch.setattr(breaker, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(redis_cache, "_PAUSE_SECONDS", 0)
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, socket.socket]]:
     """A server that takes connections and never says a word."""
-    monkeypatch.setattr(redis_connection, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(redis_cache, "_ANSWER_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"redis://:{PASSWORD}@127.0.0.1:{server.getsockname()[1]}/0", server
 

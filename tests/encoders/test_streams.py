@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders import streams
-from embeddings_pipeline.encoders.base import EncodedBatch
-from embeddings_pipeline.encoders.batching import encoded
-from embeddings_pipeline.encoders.streams import Item, Stream, as_filled
-from tests.encoders.streaming import (
-    SECONDS,
-    Source,
-    lengths_of,
-    streamed,
-    threads_of_streams,
-)
-from tests.waiting import until
+from embeddings_pipeline.encoders import batching
+from embeddings_pipeline.encoders.batching import Item, Stream, as_filled, encoded
+from embeddings_pipeline.encoders.encoder import EncodedBatch
+from tests.support.streaming import SECONDS, Source, lengths_of, streamed, threads_of_streams
+from tests.support.waiting import until
 
 TEXTS = ["x" * n for n in range(1, 101)]
 
@@ -295,7 +288,7 @@ def test_closing_leaves_a_source_that_waits_to_itself() -> None:
 
 def test_seconds_are_those_in_which_the_model_was_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
-    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
     two = Barrier(2)
 
     def run(batch: Batch) -> Iterator[EncodedBatch]:

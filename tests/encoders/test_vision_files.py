@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from embeddings_pipeline.encoders.model_files import Vision, vision
+from embeddings_pipeline.encoders.local.model_files import Vision, vision
 from embeddings_pipeline.errors import ConfigurationError
-from tests.encoders.model_folder import Folder, folder
+from tests.support.model_folder import Folder, folder
 
 __all__ = ["folder"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS, Chunk, Entity, Index
 from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions
-from tests.entities.declared import declared, refusal
+from tests.support.declared import declared, refusal
 
 
 def test_an_id_is_all_that_a_declaration_needs() -> None:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities import partitions
+from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions, select_keys
-from embeddings_pipeline.entities.source import bind
 from embeddings_pipeline.errors import ConfigurationError, RowError
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.store.texts.partition_keys import hash_key
-from tests.entities.declared import declared
+from tests.support.declared import declared
 
 COUNTS = (1, 2, 7, 8, 10, 11, 100, 101, 1000, 1001, 1024)
 NAUGHTY = Path(__file__).parent.parent.joinpath("data", "blns.txt").read_text().split("\n")

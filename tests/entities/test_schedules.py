@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings_pipeline.errors import ConfigurationError
-from tests.entities.declared import declared, refusal
+from tests.support.declared import declared, refusal
 
 
 @pytest.mark.parametrize(

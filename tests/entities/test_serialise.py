@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.entities.serialise import MAX_TEXT_BYTES, Rendered, render
+from embeddings_pipeline.entities.rendering import MAX_TEXT_BYTES, Rendered, render
 from embeddings_pipeline.entities.template import template_columns
 from embeddings_pipeline.errors import RowError
-from tests.entities.declared import declared
+from tests.support.declared import declared
 
 PLAIN = declared()
 COLUMNS = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4, unique=True)

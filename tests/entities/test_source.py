@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.entities.source import Source, bind
+from embeddings_pipeline.entities.fields import Source, bind
 from embeddings_pipeline.errors import ConfigurationError
-from tests.entities.declared import declared
+from tests.support.declared import declared
 
 COLUMNS = {
     "product_id": "bigint",

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.resources.abandoned import close_abandoned
+from embeddings_pipeline.resources.orphaned_runs import close_abandoned
 from embeddings_pipeline.settings import Settings
 
 KILLED = """

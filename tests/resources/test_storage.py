@@ -15,7 +15,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources.storage import Storage
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 
 
 @pytest.fixture(autouse=True)

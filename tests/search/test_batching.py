@@ -10,16 +10,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders.base import Encodings, Usage
-from embeddings_pipeline.encoders.image_encoder import ImageEncoder
+from embeddings_pipeline.encoders.encoder import Encodings, Usage
+from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.errors import Unavailable
-from embeddings_pipeline.search import models
 from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
-from tests.search.conftest import ROWS
-from tests.search.serving import served
-from tests.waiting import until
-from tests.words import WordsEncoder
-from tests.world import World
+from embeddings_pipeline.service import models
+from tests.support.published_shop import ROWS
+from tests.support.serving import served
+from tests.support.waiting import until
+from tests.support.words import WordsEncoder
+from tests.support.world import World
 
 CLIENTS = 32
 

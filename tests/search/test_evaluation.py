@@ -10,16 +10,16 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.evaluation import evaluate
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.judgements import Judgements
+from embeddings_pipeline.sync.qrels import Qrels
 from tests.search.conftest import Search
-from tests.world import World
+from tests.support.world import World
 
 
 def test_each_mode_is_measured_exactly_and_through_the_index(world: World, search: Search) -> None:
     world.table("id bigint, name text")
     world.insert((1, "red shoe"), (2, "blue lamp"), (3, "water pump"))
     world.run(world.declare(template="{name}"))
-    judgements = Judgements(
+    judgements = Qrels(
         {"a": "red shoe", "b": "a lamp that is blue", "c": "pump"},
         {"a": {"1": 1}, "b": {"2": 2}, "c": {"1": 1}},
     )
@@ -38,13 +38,13 @@ def test_a_query_that_is_a_row_is_not_its_own_answer(world: World, search: Searc
     world.table("id bigint, name text")
     world.insert((1, "red shoe"), (2, "red boots"), (3, "water pump"))
     world.run(world.declare(template="{name}"))
-    measured = evaluate(search.searcher, "item", Judgements({"1": "red shoe"}, {"1": {"2": 1}}))
+    measured = evaluate(search.searcher, "item", Qrels({"1": "red shoe"}, {"1": {"2": 1}}))
     assert {m.mrr for m in measured} == {1}
 
 
 def test_judgements_without_queries_are_refused(search: Search) -> None:
     with pytest.raises(ConfigurationError, match="no query has a relevant row"):
-        evaluate(search.searcher, "item", Judgements({}, {}))
+        evaluate(search.searcher, "item", Qrels({}, {}))
 
 
 def test_the_packaged_model_finds_by_meaning(world: World, opened: Callable[..., Search]) -> None:

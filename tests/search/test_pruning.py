@@ -11,9 +11,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from embeddings_pipeline.store import search_text
+from embeddings_pipeline.store.search import lexical
 from tests.search.conftest import Search
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 # from one that most texts say to one that few do
 WORDS = ("pump", "hose", "valve", "lamp", "shoe", "tap")
@@ -26,7 +26,7 @@ QUERIES = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6, unique=T
 def looking_at(texts: int) -> Iterator[None]:
     """Searches that learn from so many texts what score they need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_text, "LOOK", texts)
+        patch.setattr(lexical, "LOOK", texts)
         yield
 
 

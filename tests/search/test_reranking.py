@@ -12,7 +12,7 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from tests.search.conftest import Search
-from tests.world import World
+from tests.support.world import World
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.requests import Mode
 from tests.search.conftest import Search
-from tests.search.shop import declared, shop
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.shop import declared, shop
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 __all__ = ["shop"]
 

@@ -13,14 +13,14 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search import freshness
 from embeddings_pipeline.search.requests import Mode
-from embeddings_pipeline.store import published
+from embeddings_pipeline.store.search import published
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.publish import rollback
 from tests.search.conftest import Search
-from tests.search.shop import declared, shop
-from tests.waiting import until
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.shop import declared, shop
+from tests.support.waiting import until
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 
 __all__ = ["shop"]
 

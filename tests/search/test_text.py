@@ -7,10 +7,10 @@ import math
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import terms
+from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.sync.index import sync_index
 from tests.search.conftest import Search
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def load(world: World, *texts: str, **keys: str) -> None:
@@ -129,8 +129,8 @@ def test_counts_do_not_move_for_a_row_in_a_hundred(world: World) -> None:
     load(world, *[f"pump {n}" for n in range(100)])
     on = world.on(world.declare(template="{name}"))
     with world.postgres.connection() as connection:
-        assert not terms.refresh_counts(connection, on)
+        assert not lexemes.refresh_counts(connection, on)
     world.insert((101, "hose"))
     world.texts(world.declare(template="{name}"))
     with world.postgres.connection() as connection:
-        assert not terms.refresh_counts(connection, on)
+        assert not lexemes.refresh_counts(connection, on)

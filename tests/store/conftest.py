@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store import embedded
+from embeddings_pipeline.store.embedded import server as embedded
 from tests.conftest import new_data_dir, remove_data_dir
 
 

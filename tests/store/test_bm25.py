@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embeddings_pipeline.store.bm25 import Words, idf
+from embeddings_pipeline.store.search.lexical import Words, idf
 
 COMMON = Words(["'pump'"], [900], [0.5], 1000)
 TWO = Words(["'red'", "'pump'"], [10, 900], [4.0, 0.5], 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 NAMES = ["last", "n", "t", "select", "entity", 'a"b', "with space", "{id}", "a.b", "ИД", "Id"]
 

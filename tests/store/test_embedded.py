@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import create_engine
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store import embedded
-from tests.store.embedded_server import one
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.embedded_server import one
 
 
 def test_started_server_accepts_its_password_and_refuses_any_other(server: Database) -> None:

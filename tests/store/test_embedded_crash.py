@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store import _postmaster, embedded
-from tests.store.embedded_server import connect, kill, one, postmaster, start_elsewhere, write
+from embeddings_pipeline.store.embedded import postmaster as postmasters
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.embedded_server import connect, kill, one, postmaster, start_elsewhere, write
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def test_data_survives_kill_9_of_the_postmaster_with_a_query_running(made_dir: P
     write(first)
     with closing(connect(first)) as busy, ThreadPoolExecutor(1) as threads:
         query = threads.submit(busy.execute, "select pg_sleep(1000)")
-        assert _postmaster.wait(
+        assert postmasters.wait(
             lambda: (
                 one(first, "select count(*) from pg_stat_activity where wait_event = 'PgSleep'")
                 == 1
@@ -52,7 +53,7 @@ def test_data_survives_kill_9_of_the_postmaster_with_a_query_running(made_dir: P
 def test_backends_that_ignore_the_death_of_their_postmaster_are_ended(
     made_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_postmaster, "SECONDS_FOR_ORPHANS", 0.3)
+    monkeypatch.setattr(postmasters, "SECONDS_FOR_ORPHANS", 0.3)
     first = embedded.start(made_dir)
     write(first)
     with closing(connect(first)) as connection:
@@ -115,7 +116,7 @@ def test_first_start_killed_half_way_leaves_nothing_broken(data_dir: Path, victi
     starter = start_elsewhere(data_dir)
     with starter:
         half_made = data_dir / "postgres.new" / "data" / "base"
-        assert _postmaster.wait(half_made.exists, 60)
+        assert postmasters.wait(half_made.exists, 60)
         if victims == "starter alone":
             starter.kill()
         else:
@@ -129,6 +130,6 @@ def test_first_start_killed_half_way_leaves_nothing_broken(data_dir: Path, victi
 def test_start_waits_for_a_server_whose_starter_was_killed(made_dir: Path) -> None:
     pid_file = made_dir / "postgres" / "postmaster.pid"
     with start_elsewhere(made_dir) as starter:
-        assert _postmaster.wait(pid_file.exists, 60)
+        assert postmasters.wait(pid_file.exists, 60)
         os.killpg(starter.pid, signal.SIGKILL)
     assert one(embedded.start(made_dir), "select 1") == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import _host, embedded
+from embeddings_pipeline.store.embedded import host
+from embeddings_pipeline.store.embedded import server as embedded
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_a_full_disk_is_named_with_what_to_do(
 ) -> None:
     (data_dir / "initdb").write_text("#!/bin/sh\necho 'initdb: No space left on device'; exit 1\n")
     (data_dir / "initdb").chmod(0o755)
-    monkeypatch.setattr(_host, "programs", lambda: data_dir)
+    monkeypatch.setattr(host, "programs", lambda: data_dir)
     with pytest.raises(
         ConfigurationError, match=r"initdb failed .*free some space, or set EMBEDDED"
     ):

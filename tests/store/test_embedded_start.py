@@ -16,8 +16,9 @@ import psutil
 import psycopg
 import pytest
 
-from embeddings_pipeline.store import _access, embedded
-from tests.store.embedded_server import START, connect, one, postmaster, start_elsewhere, write
+from embeddings_pipeline.store.embedded import access
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.embedded_server import START, connect, one, postmaster, start_elsewhere, write
 
 
 def test_start_of_a_running_server_starts_nothing(made_dir: Path) -> None:
@@ -111,10 +112,8 @@ def test_port_taken_at_the_last_moment_is_changed(
 ) -> None:
     first = embedded.start(made_dir)
     embedded.stop(made_dir)
-    is_free, answers = _access.is_free, [True]
-    monkeypatch.setattr(
-        _access, "is_free", lambda port: answers.pop() if answers else is_free(port)
-    )
+    is_free, answers = access.is_free, [True]
+    monkeypatch.setattr(access, "is_free", lambda port: answers.pop() if answers else is_free(port))
     with socket.create_server((first.host, first.port)):
         assert embedded.start(made_dir).port != first.port
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from embeddings_pipeline.store import lost_connections
-from embeddings_pipeline.store.lost_connections import resumed
-from embeddings_pipeline.store.postgres import NoConnection
+from embeddings_pipeline.store import retry
+from embeddings_pipeline.store.connection import NoConnection
+from embeddings_pipeline.store.retry import resumed
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time at all may be lost on a database that is away."""
-    monkeypatch.setattr(lost_connections, "_PATIENCE_SECONDS", 0)
-    monkeypatch.setattr(lost_connections, "_MOST_LOSSES", 3)
+    monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(retry, "_MOST_LOSSES", 3)
 
 
 def failing(*errors: Exception) -> Callable[[], int]:

@@ -13,8 +13,8 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import migrations, schema
 from tests.data.make_tables_before_schema_version import DECLARED, MODELS, refuse_poison
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World, world_in
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World, world_in
 
 DUMP = Path(__file__).parents[1] / "data" / "tables_before_schema_version.sql"
 # of item's second set four rows that a limit left, and one that the model refuses; and what a

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import postgres
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store import connection as store_connection
+from embeddings_pipeline.store.connection import Postgres
 
 FIXED = {
     "DateStyle": ("German", "ISO, YMD"),
@@ -78,8 +78,8 @@ def test_a_socket_that_is_not_there_is_said_at_once(database: Database) -> None:
 def test_a_server_that_never_answers_is_given_up_on(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert postgres._CONNECTION["connect_timeout"] == 10
-    monkeypatch.setitem(postgres._CONNECTION, "connect_timeout", 2)
+    assert store_connection._CONNECTION["connect_timeout"] == 10
+    monkeypatch.setitem(store_connection._CONNECTION, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         message = refusal(replace(database, port=silent.getsockname()[1]))
     assert "timeout" in message

@@ -10,14 +10,14 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
+from embeddings_pipeline.entities.fields import Source, bind
 from embeddings_pipeline.entities.manifest import entity_of
-from embeddings_pipeline.entities.source import Source, bind
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import postgres
-from embeddings_pipeline.store.entity_tables import ensure_entity
-from embeddings_pipeline.store.postgres import Postgres
+from embeddings_pipeline.store import connection as store_connection
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
-from tests.world import SCHEMA, world_in
+from embeddings_pipeline.store.texts.tables import ensure_entity
+from tests.support.world import SCHEMA, world_in
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_no_name_of_the_longest_entity_is_cut(
             )
         )
 
-    monkeypatch.setattr(postgres, "_settle", settle)
+    monkeypatch.setattr(store_connection, "_settle", settle)
     name, last = "p" * 38, "_vectors_123456"
     with world_in(database) as world:
         world.table("id bigint, name text", name=f"stg_{name}")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tenacity
 
-from embeddings_pipeline.store import _postmaster
-from embeddings_pipeline.sync import project, rendering, stream, texts
-from tests.faults import Exchanges
-from tests.words import WordsEncoder
-from tests.world import World
+from embeddings_pipeline.store.embedded import postmaster
+from embeddings_pipeline.sync import encode, project, texts
+from tests.support.faults import Exchanges
+from tests.support.words import WordsEncoder
+from tests.support.world import World
 
 ROWS = [(n, f"thing {n} of {n % 7}") for n in range(100)]
 
@@ -31,7 +31,7 @@ def exchanges() -> Iterator[Exchanges]:
         exchanges.install(patch)
         patch.setattr(texts, "SLICE", 5)
         patch.setattr(project, "WINDOW_ROWS", 3)
-        patch.setattr(stream, "_READ", 3)
+        patch.setattr(encode, "_READ", 3)
         # a connection that was lost is taken anew at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges
@@ -41,10 +41,10 @@ def exchanges() -> Iterator[Exchanges]:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs go in windows of a fifth of the rows."""
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
-    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 20)
+    monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(project, "WINDOW_ROWS", 20)
-    monkeypatch.setattr(stream, "_READ", 20)
-    monkeypatch.setattr(stream, "_WRITE", 20)
+    monkeypatch.setattr(encode, "_READ", 20)
+    monkeypatch.setattr(encode, "_WRITE", 20)
     monkeypatch.setattr(WordsEncoder, "batch_texts", 20)
 
 
@@ -59,4 +59,4 @@ def undisturbed(world: World) -> Stored:
 
 def wait_for(world: World, query: str) -> None:
     """Return once the query says true; fails where it does not in time."""
-    assert _postmaster.wait(lambda: world.sql(query) == [(True,)], 30)
+    assert postmaster.wait(lambda: world.sql(query) == [(True,)], 30)

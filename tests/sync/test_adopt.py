@@ -8,7 +8,7 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded
 from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.sync.adopt import adopt
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from psycopg import sql
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
-from embeddings_pipeline.entities.serialise import render
-from embeddings_pipeline.store import queries
+from embeddings_pipeline.entities.rendering import render
+from embeddings_pipeline.store import coverage
 from embeddings_pipeline.store.schema import create_control_tables
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.candidates import Evict
+from embeddings_pipeline.store.vectors.cache import Evict
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift
 from embeddings_pipeline.sync.index import sync_index
@@ -29,10 +29,10 @@ from embeddings_pipeline.sync.publish import publish
 from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
-from tests import faults
-from tests.faults import Died, Exchanges
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support import faults
+from tests.support.faults import Died, Exchanges
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 MODELS = ("fake/words", "fake/one", "fake/two")
 IDS = st.integers(0, 7)
@@ -178,7 +178,7 @@ class History:
             assert erasures.traces(self.world.tables(connection, item)) == 0
             # a retired set keeps a row as a whole as it was
             for vector_set in vector_sets.maintained(self.world.sets(item)):
-                assert queries.orphans(connection, self.world.on(item), vector_set) == 0
+                assert coverage.orphans(connection, self.world.on(item), vector_set) == 0
 
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of each row of staging."""

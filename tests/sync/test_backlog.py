@@ -8,7 +8,7 @@ import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions, today
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Failures
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from tests.words import WORDS, WordsEncoder
-from tests.world import World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import World
 
 COLUMNS = "id bigint, name text, price float8, is_removed boolean, made json, at timestamptz"
 CHOICES = "(columns: id, name, price, is_removed, made, at)"

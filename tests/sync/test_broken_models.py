@@ -8,11 +8,11 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from embeddings_pipeline.encoders.base import Encodings
+from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import EmbeddingsError
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 from tests.sync.test_quarantine import refusing
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World
 
 
 @pytest.mark.parametrize("bad", [float("nan"), 0.0])

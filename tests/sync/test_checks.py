@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.sync.checks import QUESTIONS, check
-from embeddings_pipeline.sync.verdict import Verdict
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World
+from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult, check
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def item(world: World) -> Entity:
     return item
 
 
-def verdict(world: World, item: Entity, name: str) -> Verdict:
+def verdict(world: World, item: Entity, name: str) -> CheckResult:
     return check(world.postgres, world.on(item))[name]
 
 

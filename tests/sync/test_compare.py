@@ -10,9 +10,9 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.compare import compare
-from embeddings_pipeline.sync.judgements import ndcg, read_judgements, recall
-from tests.words import WordsEncoder
-from tests.world import World
+from embeddings_pipeline.sync.qrels import ndcg, read_qrels, recall
+from tests.support.words import WordsEncoder
+from tests.support.world import World
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_judgements_give_each_set_its_quality(two_sets: World, tmp_path: Path) -
     qrels.write_text("query-id\tcorpus-id\tscore\nq1\t2\t1\nq1\t20\t0\n")
     item = two_sets.declare(publish="manual", storage="halfvec")
     two_sets.vectors(item)
-    judgements = read_judgements(queries, qrels)
+    judgements = read_qrels(queries, qrels)
     result = compare(two_sets.postgres, two_sets.on(item), two_sets.encoders, judgements)
     assert [(q.ndcg_at_10, q.recall_at_100) for q in result.quality] == [(1.0, 1.0)] * 2
 
@@ -68,7 +68,7 @@ def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "queries.jsonl"
     wrong.write_text('{"id": 1}\n')
     with pytest.raises(ConfigurationError, match="BEIR's layout"):
-        read_judgements(wrong, wrong)
+        read_qrels(wrong, wrong)
 
 
 def test_any_text_and_any_id_are_read(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_any_text_and_any_id_are_read(tmp_path: Path) -> None:
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
     queries.write_text("\n".join([*lines, "", ""]), encoding="utf-8")
     qrels.write_text('query-id\tcorpus-id\tscore\nNA\tnull\t1\n7"\t12"\t2\n')
-    judgements = read_judgements(queries, qrels)
+    judgements = read_qrels(queries, qrels)
     assert judgements.queries == {"NA": text, '7"': "inches"}
     assert judgements.relevant == {"NA": {"null": 1}, '7"': {'12"': 2}}
 

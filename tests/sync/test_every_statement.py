@@ -20,11 +20,11 @@ from psycopg import Connection
 from psycopg.errors import DeadlockDetected, DiskFull, InternalError_, QueryCanceled
 from psycopg.sql import SQL, Identifier, Literal
 
-from tests import faults
-from tests.faults import Died, Exchanges, Spoil
-from tests.sync.scenario import SCENARIO, Act, begin
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support import faults
+from tests.support.faults import Died, Exchanges, Spoil
+from tests.support.scenario import SCENARIO, Act, begin
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 # each goes through hundreds of lives
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

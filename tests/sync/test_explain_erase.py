@@ -10,7 +10,7 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.sync.erase import erase, lift, retry
 from embeddings_pipeline.sync.explain import Explanation, explain
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture

@@ -14,17 +14,17 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Interrupted
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World, world_in
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World, world_in
 
 # a process that runs the entity and says so before each batch that it encodes
 _RUNNER = """
 import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
-from tests.world import World
-from embeddings_pipeline.sync import stream
-stream._WRITE = stream._READ = 50
+from tests.support.world import World
+from embeddings_pipeline.sync import encode
+encode._WRITE = encode._READ = 50
 host, port, name, user, password = sys.argv[1:]
 world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
 world.encoder.batch_texts = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def test_a_filter_that_changes_is_updated_without_encoding(world: World) -> None:

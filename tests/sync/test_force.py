@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.errors import Interrupted
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders.general_model import GeneralModel
+from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.serialise import MAX_IMAGE_BYTES
+from embeddings_pipeline.entities.rendering import MAX_IMAGE_BYTES
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import rendering
+from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.explain import explain
-from tests.encoders.clip import DIMENSION
-from tests.encoders.image_hosts import hosting
-from tests.encoders.pictures import file_of, picture
-from tests.world import SCHEMA, World
+from tests.support.clip import DIMENSION
+from tests.support.image_hosts import hosting
+from tests.support.pictures import file_of, picture
+from tests.support.world import SCHEMA, World
 
 RED, BLUE, GREEN = (file_of(picture(colour)) for colour in ("red", "blue", "green"))
 
@@ -212,7 +212,7 @@ def test_no_read_of_staging_is_open_while_images_are_fetched(
     item = declared(seeing)
     seeing.insert((1, "red.png"), (2, "blue.png"))
     open_reads: list[int] = []
-    whole = rendering.render_image
+    whole = texts.render_image
 
     def looking(*given: Any) -> Any:
         ((count,),) = seeing.sql(
@@ -223,9 +223,9 @@ def test_no_read_of_staging_is_open_while_images_are_fetched(
         open_reads.append(count)
         return whole(*given)
 
-    monkeypatch.setattr(rendering, "render_image", looking)
+    monkeypatch.setattr(texts, "render_image", looking)
     # the first is rendered while another is to come
-    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 1)
+    monkeypatch.setattr(texts, "_WINDOW_ROWS", 1)
     seeing.texts(item)
     assert open_reads == [0, 0]
 

@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import _postmaster, index_build, index_progress
-from embeddings_pipeline.sync.checks import check
+from embeddings_pipeline.store.embedded import postmaster
+from embeddings_pipeline.store.index import build, progress
+from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Progress
-from embeddings_pipeline.sync.verdict import Verdict
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 ROWS = [(n, f"thing {n} of {n % 7}", f"kind {n % 9}", n % 90 == 0) for n in range(300)]
 
@@ -133,7 +133,7 @@ def test_a_build_whose_backend_is_killed_leaves_the_old_index_and_then_ends_well
 def waiting(world: World, statement: str) -> int:
     """The backend with a statement that waits for the writer, once it does."""
     waits = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
-    assert _postmaster.wait(lambda: bool(world.sql(waits, statement)), 30)
+    assert postmaster.wait(lambda: bool(world.sql(waits, statement)), 30)
     ((pid,),) = world.sql(waits, statement)
     return int(pid)
 
@@ -141,7 +141,7 @@ def waiting(world: World, statement: str) -> int:
 def test_a_build_tells_how_far_it_is(
     world: World, item: Entity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_progress, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.01)
     told: list[Progress] = []
     with (
         ThreadPoolExecutor(1) as threads,
@@ -149,7 +149,7 @@ def test_a_build_tells_how_far_it_is(
     ):
         writer.execute(f"update {SCHEMA}.item_vectors_1 set run_id = 'other' where id = 1")
         run = threads.submit(only, world, item, rebuild=True, report=told.append)
-        assert _postmaster.wait(lambda: bool(told), 30)
+        assert postmaster.wait(lambda: bool(told), 30)
         writer.rollback()
         run.result(60)
     assert told[0].entity == "item, index of set 1, waiting for writers before build"
@@ -159,9 +159,9 @@ def test_a_build_tells_how_far_it_is(
 def test_memory_for_a_build_is_what_its_graph_needs(world: World, item: Entity) -> None:
     with world.postgres.connection() as connection:
         result = only(world, item)
-        index_build._use_memory(connection, 1 << 40)
+        build._use_memory(connection, 1 << 40)
         (most,) = connection.execute("show maintenance_work_mem").fetchone() or ()
-        index_build._use_workers(connection, result.vector_set)
+        build._use_workers(connection, result.vector_set)
         (workers,) = connection.execute("show max_parallel_maintenance_workers").fetchone() or ()
     # as much as the server has, and no less than it is set to
     assert most == "512MB"
@@ -208,7 +208,7 @@ def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
     assert 1 < effort <= 50
 
 
-def verdict(world: World, item: Entity) -> Verdict:
+def verdict(world: World, item: Entity) -> CheckResult:
     return check(world.postgres, world.on(item))["recall"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embeddings_pipeline.entities.entity import Entity
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def long(row_id: int, sentences: int) -> str:

@@ -9,8 +9,8 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
 from embeddings_pipeline.settings import Settings
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 PRICES = {"fake/words": 1_000_000, "fake/other": 1_000_000}
 

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from psycopg.errors import LockNotAvailable, QueryCanceled
 
-from embeddings_pipeline.store import index_build, views
+from embeddings_pipeline.store import views
+from embeddings_pipeline.store.index import build
+from tests.support.world import SCHEMA, World
 from tests.sync.conftest import ROWS, Stored, wait_for
-from tests.world import SCHEMA, World
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
@@ -32,7 +33,7 @@ def test_a_run_that_flips_nothing_waits_for_no_reader_of_the_view(
 def test_a_search_waits_for_no_index_that_takes_the_place_of_another(
     world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_build, "_LOCK_TIMEOUT", "2s")
+    monkeypatch.setattr(build, "_LOCK_TIMEOUT", "2s")
     with (
         ThreadPoolExecutor(1) as threads,
         closing(psycopg.connect(world.database.url)) as reader,

@@ -9,8 +9,8 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.status import status
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 
 class Refuses:

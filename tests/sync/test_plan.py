@@ -12,7 +12,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import project
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.schema import create_control_tables
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 from tests.sync.test_any_history import statement
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
 
 MODELS = ("fake/words", "fake/other")
 IDS = st.integers(0, 9)

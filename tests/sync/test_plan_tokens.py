@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.encoders.token_counts import TokenCount
+from embeddings_pipeline.encoders.encoder import TokenCount
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens, measure_tokens
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import queries
-from embeddings_pipeline.store.queries import TextCounts
+from embeddings_pipeline.store import coverage
+from embeddings_pipeline.store.coverage import TextCounts
 from embeddings_pipeline.sync import plan
 from embeddings_pipeline.sync.explain import explain
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 
 WEIGHTED = {"weights": {"name": 2, "body": 1, "section": 1}}
 
@@ -126,7 +126,7 @@ def test_a_weighted_row_is_truncated_where_one_of_its_parts_is(sections: World) 
     assert sections.run(item)["truncated"] == 10
     on = sections.on(item)
     with sections.postgres.connection() as connection:
-        assert queries.text_counts(connection, on, 256) == TextCounts(0, 0, 10)
+        assert coverage.text_counts(connection, on, 256) == TextCounts(0, 0, 10)
     cut = [
         explain(sections.postgres, sections.postgres, on, sections.encoders, row_id).chunks[0]
         for row_id in ("9", "10")

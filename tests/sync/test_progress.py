@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from embeddings_pipeline.store.ledger import Counts
+from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.sync.progress import Progress, of_counts, of_progress
 
 COUNTS = Counts(

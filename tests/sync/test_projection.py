@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import project, stream
+from embeddings_pipeline.sync import encode, project
 from embeddings_pipeline.sync.encode import Encoding
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World, world_in
 from tests.sync.conftest import wait_for
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World, world_in
 
 
 class Killed(BaseException):
@@ -31,7 +31,7 @@ def test_a_run_killed_between_encoding_and_projecting_encodes_nothing_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream.Writer, "_project", dies)
+        patch.setattr(encode.Writer, "_project", dies)
         with pytest.raises(Killed):
             world.vectors(item)
     assert world.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(0,)]

@@ -9,8 +9,8 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.publish import publish, rollback
-from tests.words import WORDS, WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import SCHEMA, World
 
 FIRST = {("1", 0): "name: Pump", ("2", 0): "name: Hose"}
 

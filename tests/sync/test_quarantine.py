@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from embeddings_pipeline.cli.output import print_json
-from embeddings_pipeline.encoders.base import Vector
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.sync.erase import retry
 from embeddings_pipeline.sync.explain import explain
-from tests.words import WordsEncoder
-from tests.world import SCHEMA, World
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 
 
 def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:

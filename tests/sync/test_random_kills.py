@@ -18,9 +18,9 @@ import pytest
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import Settings
-from tests.encoders import provider as misbehaving
-from tests.encoders.provider import KEY, Provider
-from tests.world import SCHEMA, World
+from tests.support import provider as misbehaving
+from tests.support.provider import KEY, Provider
+from tests.support.world import SCHEMA, World
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -39,10 +39,12 @@ _RUNNER = """
 import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import project, stream
-from tests.sync.test_random_kills import declared, encoders_of
-from tests.world import World
-stream._READ, project.WINDOW_ROWS = 50, 50
+from embeddings_pipeline.sync import project
+from embeddings_pipeline.sync import encode
+from tests.sync.test_random_kills import declared
+from tests.sync.test_random_kills import encoders_of
+from tests.support.world import World
+encode._READ, project.WINDOW_ROWS = 50, 50
 host, port, name, user, password, url = sys.argv[1:]
 world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
 world.encoders = encoders_of(world, url)

@@ -15,11 +15,11 @@ from embeddings_pipeline.errors import (
     Interrupted,
 )
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.ledger import Cost
+from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.status import status
-from tests.encoders import provider as misbehaving
-from tests.encoders.provider import BROKEN, BUSY, KEY, Provider
-from tests.world import SCHEMA, World
+from tests.support import provider as misbehaving
+from tests.support.provider import BROKEN, BUSY, KEY, Provider
+from tests.support.world import SCHEMA, World
 
 MODEL = "openai:some/model"
 ROWS = [(n, f"text number {n}") for n in range(40)]

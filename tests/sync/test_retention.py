@@ -9,20 +9,20 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from embeddings_pipeline.encoders import breaker
-from embeddings_pipeline.encoders.cached import CachedEncoder
+from embeddings_pipeline.encoders.cache import redis as redis_cache
+from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.serialise import text_hash
+from embeddings_pipeline.entities.rendering import text_hash
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import erasures
-from embeddings_pipeline.store.vectors import candidates
+from embeddings_pipeline.store.vectors import cache
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.erase import Erased, erase
-from tests.encoders.remembering import encoders
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
+from tests.support.remembering import encoders
+from tests.support.world import SCHEMA, World
 from tests.sync.conftest import wait_for
-from tests.world import SCHEMA, World
 
 THREE_WRITTEN = f"select count(*) = 3 from {SCHEMA}.embedding_cache_1"
 
@@ -162,12 +162,12 @@ def test_the_last_two_references_dropped_at_one_moment_leave_no_entry(things: Wo
         one, two = (EntityTables(first, things.on(e)) for e in (item(things), other))
         with first.transaction():
             one.execute("delete from {texts} where {id} = 1")
-            candidates.note(one, _pump(one))
+            cache.note(one, _pump(one))
             with things.postgres.connection() as second:
                 there = EntityTables(second, two.on)
                 with second.transaction():
                     there.execute("delete from {texts} where {id} = 1")
-                    candidates.note(there, _pump(there))
+                    cache.note(there, _pump(there))
     things.retain(item(things))
     things.retain(other)
     assert not has(things, "name: Pump")
@@ -194,16 +194,16 @@ def test_a_text_that_is_dropped_again_while_it_is_collected_is_collected_again(
         if len(asked) == 1:
             with things.postgres.connection() as other:
                 tables = things.tables(other, item(things))
-                candidates.note(tables, _pump(tables))
+                cache.note(tables, _pump(tables))
         return True
 
     with things.postgres.connection() as connection:
         tables = things.tables(connection, item(things))
         tables.execute("delete from {texts} where {id} = 1")
-        candidates.note(tables, _pump(tables))
-        candidates.collect(tables, evict)
+        cache.note(tables, _pump(tables))
+        cache.collect(tables, evict)
         assert noted(things) == 1
-        candidates.collect(tables, evict)
+        cache.collect(tables, evict)
     assert asked == [[text_hash("name: Pump")]] * 2
     assert noted(things) == 0
 
@@ -347,7 +347,7 @@ class TestRedis:
         self, things: World, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> World:
         """Documents and queries that somebody asked for, of texts that an entity has."""
-        monkeypatch.setattr(breaker, "_PAUSE_SECONDS", 0)
+        monkeypatch.setattr(redis_cache, "_PAUSE_SECONDS", 0)
         things.encoders = encoders(redis)
         things.use(things.encoder)
         things.run(item(things))

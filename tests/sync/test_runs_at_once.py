@@ -13,8 +13,8 @@ from threading import Event
 import pytest
 
 from embeddings_pipeline.database import Database
+from tests.support.world import SCHEMA, World, world_in
 from tests.sync.conftest import ROWS, Stored
-from tests.world import SCHEMA, World, world_in
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
@@ -23,9 +23,9 @@ _SCHEDULER = """
 import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import stream
-from tests.world import World
-stream._READ = stream._WRITE = 20
+from embeddings_pipeline.sync import encode
+from tests.support.world import World
+encode._READ = encode._WRITE = 20
 host, port, name, user, password = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()

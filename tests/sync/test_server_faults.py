@@ -20,9 +20,10 @@ import pytest
 from psycopg.errors import DiskFull, RaiseException
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import _host, _postmaster, embedded
+from embeddings_pipeline.store.embedded import host, postmaster
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.world import SCHEMA, World, world_in
 from tests.sync.conftest import ROWS, Stored, wait_for
-from tests.world import SCHEMA, World, world_in
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 
@@ -41,7 +42,7 @@ def own(data_dir: Path) -> Iterator[World]:
 
 
 def kill_and_start(data_dir: Path, kill: signal.Signals) -> None:
-    server = _postmaster.find(data_dir / "postgres")
+    server = postmaster.find(data_dir / "postgres")
     assert server
     server.process.send_signal(kill)
     psutil.wait_procs([server.process], timeout=30)
@@ -191,7 +192,7 @@ def small_disk(world: World, kilobytes: int) -> Iterator[Path]:
         try:
             tables = folder / "tables"
             tables.mkdir(mode=0o700)
-            _host.hand_over(tables)
+            host.hand_over(tables)
             world.sql(f"drop schema {SCHEMA} cascade")
             world.sql(f"create tablespace small location '{tables}'")
             world.sql(f"alter database {world.database.name} set default_tablespace = small")

@@ -6,7 +6,7 @@ import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.sync.status import EntityStatus, IndexStatus, LiveSet, status
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture

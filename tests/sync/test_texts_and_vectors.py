@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
-from embeddings_pipeline.store import queries
-from embeddings_pipeline.sync import rendering
+from embeddings_pipeline.store import coverage
+from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.progress import Progress
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def test_rows_become_published_vectors(world: World) -> None:
@@ -64,7 +64,7 @@ def test_only_changed_new_and_gone_rows_are_touched(world: World) -> None:
 def test_a_pass_tells_how_many_of_the_rows_that_moved_are_rendered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "_WINDOW_ROWS", 2)
+    monkeypatch.setattr(texts, "_WINDOW_ROWS", 2)
     world.table("id bigint, name text")
     world.insert(*((n, f"thing {n}") for n in range(5)))
     told: list[Progress] = []
@@ -185,7 +185,7 @@ def test_a_time_of_change_without_end_is_none(world: World) -> None:
     ((pending,),) = world.sql(f"select pending from {SCHEMA}.entity_coverage")
     assert pending == 3
     with world.postgres.connection() as connection:
-        covered = queries.coverage(world.tables(connection, item), world.sets(item)[0])
+        covered = coverage.coverage(world.tables(connection, item), world.sets(item)[0])
     assert sum(part.rows for part in covered) == 3
 
 

@@ -11,13 +11,13 @@ import pytest
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.entities.source import bind
-from embeddings_pipeline.store import staging
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.store.statements import Statements
+from embeddings_pipeline.entities.fields import bind
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.tables import Statements
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def staged(database: Database) -> Iterator[Postgres]:
 def pass_over(world: World, staged: Postgres) -> TextsResult:
     item = world.declare(include=["name"], filters=["kind"])
     with staged.connection() as connection:
-        columns = staging.staging_columns(connection, item.db_schema, item.table)
+        columns = reader.staging_columns(connection, item.db_schema, item.table)
     on = Statements(SCHEMA, bind(item, columns))
     return sync_texts(staged, world.postgres, on, world.encoders, RunOptions("run"))
 

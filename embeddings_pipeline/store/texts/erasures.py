@@ -7,7 +7,7 @@ from datetime import datetime
 
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors import candidates
+from embeddings_pipeline.store.vectors import cache
 
 
 def add(tables: EntityTables, ids: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def stored(tables: EntityTables) -> list[str]:
 def traces(tables: EntityTables) -> int:
     """Rows of erased ids that are left in texts, vectors or quarantine, and texts that caches have
     yet to forget; 0 as it should be."""
-    found = candidates.erased_left(tables)
+    found = cache.erased_left(tables)
     for table in (
         f"{tables.entity}_texts",
         *vector_tables(tables.connection, tables.schema, tables.entity),

@@ -9,12 +9,12 @@ from psycopg import sql
 from psycopg.errors import UniqueViolation
 from psycopg.sql import Identifier, Literal
 
-from embeddings_pipeline.store.postgres import asynchronous_commit
+from embeddings_pipeline.store.connection import asynchronous_commit
 from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.texts.quarantine import Failure
-from embeddings_pipeline.store.vectors import candidates
+from embeddings_pipeline.store.vectors import cache
 from embeddings_pipeline.store.vectors.sets import vector_sets
 from embeddings_pipeline.store.vectors.wire import hash_array
 
@@ -70,7 +70,7 @@ def write(
     with asynchronous_commit(tables.connection):
         _receive(tables, texts)
         _keep_unread(tables, failures)
-        candidates.note(tables, _replaced(tables))
+        cache.note(tables, _replaced(tables))
         _upsert(tables)
         tables.execute(
             """
@@ -102,7 +102,7 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
         tables.execute(
             "select from {texts} where {id} = {chosen} order by {id}, chunk for update", **names
         )
-        candidates.note(
+        cache.note(
             tables,
             tables.fill(
                 "select text_hash, part_hashes from {texts} where {id} = {chosen}", **names

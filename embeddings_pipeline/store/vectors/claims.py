@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.sql import Literal
 
-from embeddings_pipeline.store.postgres import asynchronous_commit
+from embeddings_pipeline.store.connection import asynchronous_commit
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.identities import StoredIdentity
 from embeddings_pipeline.store.vectors.wire import hash_array, number_array

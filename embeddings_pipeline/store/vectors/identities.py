@@ -9,7 +9,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.store.postgres import Row, only
+from embeddings_pipeline.store.connection import Row, only
 
 _COLUMNS = sql.SQL("provider, model, revision, dimension, max_tokens, normalized, document_prompt")
 

@@ -17,9 +17,8 @@ import numpy as np
 from psycopg import sql
 from psycopg.sql import Literal
 
-from embeddings_pipeline.entities.serialise import HASH_BYTES
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.entities.rendering import HASH_BYTES
+from embeddings_pipeline.store.tables import EntityTables, Statements
 from embeddings_pipeline.store.texts.quarantine import NOT_TO_BE_TRIED
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
-from embeddings_pipeline.store.postgres import asynchronous_commit, columns_of
+from embeddings_pipeline.store.connection import asynchronous_commit, columns_of
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet

@@ -12,11 +12,10 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.entities.entity import MAX_INDEXED_HALFVEC, MAX_INDEXED_VECTOR, Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage_view
-from embeddings_pipeline.store.entity_tables import filter_columns
-from embeddings_pipeline.store.postgres import Row
-from embeddings_pipeline.store.statements import Statements
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store import coverage
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.texts.tables import filter_columns
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
 from embeddings_pipeline.store.vectors.vector_set import State, Storage, VectorSet
@@ -201,7 +200,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
     )
     created = read(tables.connection, tables.on, number)
     create_states_view(tables, created)
-    coverage_view.replace_coverage(tables.connection, tables.schema)
+    coverage.replace_coverage(tables.connection, tables.schema)
     return created
 
 

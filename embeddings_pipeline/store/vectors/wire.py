@@ -15,8 +15,8 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from embeddings_pipeline.entities.serialise import HASH_BYTES
-from embeddings_pipeline.store.postgres import only
+from embeddings_pipeline.entities.rendering import HASH_BYTES
+from embeddings_pipeline.store.connection import only
 
 Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 

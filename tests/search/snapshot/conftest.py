@@ -12,9 +12,8 @@ from embeddings_pipeline.search.query_vectors import encode_one
 from embeddings_pipeline.search.requests import Answer, SearchRequest
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.export import export
-from embeddings_pipeline.sync.snapshot_folder import Manifest
-from tests.world import SCHEMA, World
+from embeddings_pipeline.sync.snapshot import Manifest, export
+from tests.support.world import SCHEMA, World
 
 COLORS = ("red", "blue", "green", "black")
 ROWS = [

@@ -16,8 +16,8 @@ from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
 from tests.search.conftest import Search
 from tests.search.snapshot.conftest import COLORS, published, search, write
-from tests.words import WordsEncoder
-from tests.world import World
+from tests.support.words import WordsEncoder
+from tests.support.world import World
 
 KINDS = ("flat", "ivf", "hnsw")
 QUERIES = ("red thing of 3", "blue 42", "something of 16", "black things")

@@ -12,7 +12,7 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.search.snapshot import Snapshot
 from tests.search.snapshot.conftest import published, write
-from tests.world import World
+from tests.support.world import World
 
 
 @pytest.mark.parametrize("part", ["index", "rows"])

@@ -14,11 +14,11 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.search.snapshot import Snapshot
-from embeddings_pipeline.store import export as store_export
-from embeddings_pipeline.sync.export import export
+from embeddings_pipeline.store.search import snapshots as store_export
 from embeddings_pipeline.sync.progress import Progress
+from embeddings_pipeline.sync.snapshot import export
 from tests.search.snapshot.conftest import files, published, search, write
-from tests.world import SCHEMA, World
+from tests.support.world import SCHEMA, World
 
 
 def test_a_new_snapshot_takes_the_place_of_the_old_one_and_leaves_nothing(
@@ -43,15 +43,15 @@ import os, signal, sys
 from pathlib import Path
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.store import export as store_export
-from embeddings_pipeline.store.postgres import Postgres
-from embeddings_pipeline.sync import snapshot_folder
-from embeddings_pipeline.sync.export import export
+from embeddings_pipeline.store.search import snapshots
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.sync import snapshot
+from embeddings_pipeline.sync.snapshot import export
 folder, at, host, port, name, user, password = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-store_export._BATCH = 100
-if at == "files": snapshot_folder._sha256 = die
-if at == "manifest": snapshot_folder.remove_leftovers = lambda folder: None; Path.replace = die
+snapshots._BATCH = 100
+if at == "files": snapshot._sha256 = die
+if at == "manifest": snapshot.remove_leftovers = lambda folder: None; Path.replace = die
 report = die if at == "rows" else lambda progress: None
 database = Postgres(Database(host, int(port), name, user, SecretStr(password)))
 export(database, "analytics_features", "item", Path(folder), "flat", report)
@@ -132,7 +132,7 @@ def test_a_set_without_vectors_is_not_exported(world: World, folder: Path) -> No
 
 
 def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = "embeddings_pipeline.sync.faiss_index"
+    module = "embeddings_pipeline.sync.snapshot"
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.delitem(sys.modules, module)
     with pytest.raises(ConfigurationError, match=r"embeddings-pipeline\[faiss\]"):

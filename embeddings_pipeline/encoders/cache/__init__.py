@@ -1,0 +1,1 @@
+"""Vectors of queries remembered, in this process or in Redis."""

@@ -1,0 +1,224 @@
+"""An encoder that remembers: texts that it has read already are spared the model. Their vectors
+are in this process, and in Redis where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+
+from embeddings_pipeline.encoders.cache.memory import MemoryCache
+from embeddings_pipeline.encoders.cache.redis import RedisCache, ServerStats
+from embeddings_pipeline.encoders.encoder import Encoder, Encodings, Kind, Seeing, TokenCount, Usage
+from embeddings_pipeline.entities.model import ModelIdentity, Vector
+from embeddings_pipeline.entities.rendering import text_hash
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+
+
+class CachedEncoder:
+    """Stands before another encoder. Where all texts of a call are known, that is not asked.
+
+    `uncached` is the other encoder itself.
+    """
+
+    def __init__(self, inner: Encoder, cache: Cache) -> None:
+        self.uncached = inner
+        self._cache = cache
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model; known without loading it."""
+        return self.uncached.identity
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return self.uncached.device
+
+    @property
+    def token_count(self) -> TokenCount:
+        """How many tokens the model reads of a text."""
+        return self.uncached.token_count
+
+    @property
+    def seeing(self) -> Seeing:
+        """The other encoder, for images as queries, which are not remembered. Raises
+        ConfigurationError where it reads text alone."""
+        if not isinstance(self.uncached, Seeing):
+            raise ConfigurationError(
+                f"model {self.identity.model!r} reads text alone: an image finds rows only of"
+                " entities that declare `image`"
+            )
+        return self.uncached
+
+    def check(self) -> None:
+        """Load the model. Raises ConfigurationError where it or its device is not there."""
+        self.uncached.check()
+
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of texts that are to be found."""
+        return self._encode("document", texts, self.uncached.encode_documents)
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        """Vectors of texts to find others by."""
+        return self._encode("query", texts, self.uncached.encode_query)
+
+    def _encode(
+        self, kind: Kind, texts: Sequence[str], encode: Callable[[Sequence[str]], Encodings]
+    ) -> Encodings:
+        hashes = [text_hash(text) for text in texts]
+        wanted = dict(zip(hashes, texts, strict=True))
+        found = self._cache.read(kind, self.identity, [*wanted])
+        missing = [key for key in wanted if key not in found]
+        made = Encodings(np.empty((0, self.identity.dimension), np.float32), Usage())
+        if missing:
+            made = encode([wanted[key] for key in missing])
+        fresh = dict(zip(missing, made.vectors, strict=True))
+        failed = {missing[index]: why for index, why in made.failures.items()}
+        good = {key: v for key, v in fresh.items() if key not in failed and _is_good(v)}
+        # vectors of another dimension fail here, before they are remembered
+        vectors = _in_order(hashes, found | fresh, self.identity.dimension)
+        if good:
+            self._cache.write(kind, self.identity, good)
+        return Encodings(
+            vectors,
+            made.usage + self._saved(_beyond(missing, hashes, texts)),
+            {index: failed[key] for index, key in enumerate(hashes) if key in failed},
+            made.stopped,
+        )
+
+    def _saved(self, texts: Sequence[str]) -> Usage:
+        # counted again: a provider tells how many tokens a call had, not a text
+        lengths = self.token_count.of(texts) if texts else []
+        saved = sum(min(length, self.identity.max_tokens) for length in lengths)
+        return Usage(cached=len(texts), saved_tokens=saved)
+
+
+def _beyond(encoded: Sequence[bytes], hashes: Sequence[bytes], texts: Sequence[str]) -> list[str]:
+    """The texts that are left when each encoded one is taken out once."""
+    left, beyond = set(encoded), []
+    for key, text in zip(hashes, texts, strict=True):
+        if key in left:
+            left.remove(key)
+        else:
+            beyond.append(text)
+    return beyond
+
+
+def _is_good(vector: Vector) -> bool:
+    return bool(np.isfinite(vector).all() and vector.any())
+
+
+def _in_order(hashes: Sequence[bytes], vectors: Mapping[bytes, Vector], dimension: int) -> Vector:
+    ordered = np.empty((len(hashes), dimension), np.float32)
+    for index, key in enumerate(hashes):
+        ordered[index] = vectors[key]
+    return ordered
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What this process asked for and holds, and what Redis says of itself.
+
+    `errors` counts failures of Redis and `bypassed` the calls that were spared one after those.
+    """
+
+    hits: int
+    misses: int
+    hit_rate: float | None
+    errors: int
+    bypassed: int
+    entries: int
+    memory_bytes: int
+    redis: Literal["not configured", "not reached", "in use"]
+    server: ServerStats | None
+
+
+class Cache:
+    """Remembers vectors for as long as EMBEDDING_CACHE_TTL and EMBEDDING_QUERY_CACHE_TTL say.
+
+    It is never needed for a result to be right: whatever fails in Redis is a miss.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        queries = settings.embedding_query_cache_ttl
+        documents = settings.embedding_cache_ttl
+        # nobody can evict from another's memory: what is erased there is gone after a short time
+        self._memory = MemoryCache({"query": queries, "document": min(documents, queries)})
+        url = settings.embedding_redis_url
+        self._redis = RedisCache(url, {"query": queries, "document": documents}) if url else None
+        self._hits = self._misses = 0
+        self._lock = Lock()
+
+    def read(
+        self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
+    ) -> dict[bytes, Vector]:
+        """The vectors of the model that are remembered, by hash; not to be written to."""
+        found = self._read(kind, model, hashes)
+        with self._lock:
+            self._hits += len(found)
+            self._misses += len(hashes) - len(found)
+        return {text_hash: np.frombuffer(value, "<f4") for text_hash, value in found.items()}
+
+    def _read(
+        self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
+    ) -> dict[bytes, bytes]:
+        found = self._memory.read(kind, model, hashes)
+        missing = [text_hash for text_hash in hashes if text_hash not in found]
+        if self._redis and missing:
+            elsewhere = self._redis.read(kind, model, missing)
+            self._memory.write(kind, model, elsewhere)
+            found |= elsewhere
+        return found
+
+    def write(self, kind: Kind, model: ModelIdentity, vectors: Mapping[bytes, Vector]) -> None:
+        """Remember these vectors."""
+        values = {h: vector.astype("<f4", copy=False).tobytes() for h, vector in vectors.items()}
+        self._memory.write(kind, model, values)
+        if self._redis:
+            self._redis.write(kind, model, values)
+
+    def evict(self, hashes: Collection[bytes]) -> bool:
+        """Forget these texts, whatever the kind and the model; False where Redis did not."""
+        self._memory.evict(hashes)
+        return self._redis is None or self._redis.evict(hashes)
+
+    def clear(self, pattern: str) -> int:
+        """Remove from Redis what models of these names have made; returns how many vectors.
+
+        Raises ConfigurationError where there is no Redis, EmbeddingsError where it cannot be asked.
+        """
+        if self._redis is None:
+            raise ConfigurationError(
+                "EMBEDDING_REDIS_URL is not set: each process has its own cache, which ends with it"
+            )
+        self._memory.clear()
+        return self._redis.clear(pattern)
+
+    def stats(self) -> CacheStats:
+        """The counters of this process, and one question to Redis."""
+        server = self._redis.server() if self._redis else None
+        entries, memory_bytes = self._memory.size()
+        breakers = [self._redis.reading, self._redis.writing] if self._redis else []
+        asked = self._hits + self._misses
+        return CacheStats(
+            hits=self._hits,
+            misses=self._misses,
+            hit_rate=self._hits / asked if asked else None,
+            errors=sum(breaker.errors for breaker in breakers),
+            bypassed=sum(breaker.bypassed for breaker in breakers),
+            entries=entries,
+            memory_bytes=memory_bytes,
+            redis="in use" if server else "not reached" if self._redis else "not configured",
+            server=server,
+        )
+
+    def close(self) -> None:
+        """Forget what is in memory and close the connections."""
+        self._memory.clear()
+        if self._redis:
+            self._redis.close()

@@ -1,0 +1,321 @@
+"""A BERT in memory, for inference alone.
+
+`transformers` has the same and takes three seconds to import, longer than a hundred texts take to
+encode. Architecture: Devlin et al. 2019, arxiv.org/abs/1810.04805; names as in its checkpoints.
+
+What a BERT computes, in operations of torch alone.
+
+Python starts a hundred small operations for each batch and takes the interpreter's lock before
+each; beside other threads that are at work, as those of a service are, it waits for that longer
+than it computes. As TorchScript a whole pass is one operation.
+
+Runs a BERT with mean pooling by itself: what most small sentence-transformers models are.
+
+`import sentence_transformers` takes longer than to encode a hundred texts. The vectors are the
+same; a test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import chain, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Encoding, Tokenizer
+
+from embeddings_pipeline.encoders.local.cpu_workers import Lanes
+from embeddings_pipeline.encoders.local.loaded_model import Prepared
+from embeddings_pipeline.entities.model import Vectors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+# rows for which oneDNN chooses the order of a packed weight; others are right too
+_ROWS = 2048
+
+
+class Group(NamedTuple):
+    """So many texts, one behind the other, of so many tokens each."""
+
+    texts: int
+    tokens: int
+
+
+class Bert:
+    """The weights of a checkpoint. Raises KeyError where one is missing.
+
+    In bfloat16 on a CPU the weights of linear layers are put into oneDNN's own order once rather
+    than in each call.
+    """
+
+    def __init__(
+        self, weights: Path, config: dict[str, Any], *, device: str, dtype: torch.dtype
+    ) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        stored = load_file(weights, device=device)
+        packed = (
+            device == "cpu"
+            and dtype == torch.bfloat16
+            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        )
+
+        def affine(*names: str) -> list[Tensor]:
+            # query, key and value as one product
+            return [
+                torch.cat([stored[f"{name}.{part}"] for name in names]).to(dtype)
+                for part in ("weight", "bias")
+            ]
+
+        def linear(*names: str) -> list[Tensor]:
+            weight, bias = affine(*names)
+            if packed:
+                weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+            return [weight, bias]
+
+        # every text is of the first segment
+        positions = (
+            stored["embeddings.position_embeddings.weight"]
+            + stored["embeddings.token_type_embeddings.weight"][0]
+        )
+        self._embeddings = [
+            stored["embeddings.word_embeddings.weight"].to(dtype),
+            positions.to(dtype),
+            *affine("embeddings.LayerNorm"),
+        ]
+        self._layers = [
+            [
+                *linear(*(f"{name}.attention.self.{part}" for part in ("query", "key", "value"))),
+                *linear(f"{name}.attention.output.dense"),
+                *affine(f"{name}.attention.output.LayerNorm"),
+                *linear(f"{name}.intermediate.dense"),
+                *linear(f"{name}.output.dense"),
+                *affine(f"{name}.output.LayerNorm"),
+            ]
+            for name in (f"encoder.layer.{n}" for n in range(int(config["num_hidden_layers"])))
+        ]
+        self._heads = int(config["num_attention_heads"])
+        self._epsilon = float(config["layer_norm_eps"])
+        self._forward = forward_pass(device, packed=packed)
+
+    def __call__(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
+        """The last hidden states, shape (tokens, hidden), of the token ids of texts one behind the
+        other, shape (tokens,), nothing of which is padding; `groups` says where texts end."""
+        import torch
+
+        places = torch.cat([torch.arange(group.tokens).repeat(group.texts) for group in groups])
+        return self._forward(
+            ids,
+            places.to(ids.device),
+            [(group.texts, group.tokens) for group in groups],
+            self._embeddings,
+            self._layers,
+            self._heads,
+            self._epsilon,
+        )
+
+
+if TYPE_CHECKING:
+    Forward: TypeAlias = Callable[
+        [
+            torch.Tensor,
+            torch.Tensor,
+            list[tuple[int, int]],
+            list[torch.Tensor],
+            list[list[torch.Tensor]],
+            int,
+            float,
+        ],
+        torch.Tensor,
+    ]
+
+
+def forward_pass(device: str, *, packed: bool) -> Forward:
+    """The function of a model on this device, whose linear weights are `packed` for oneDNN or not.
+
+    It takes the ids of tokens, of texts one behind the other, shape (tokens,), and the place of
+    each in its text; how many texts of how many tokens each follow one another; the embeddings of
+    words and of places, and their normalisation; the weights of each layer, in the order in which
+    they are used; heads; and the epsilon of normalisations. It gives the last hidden states, shape
+    (tokens, hidden).
+    """
+    import torch
+    from torch.nn import functional
+
+    def linear(
+        hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool
+    ) -> torch.Tensor:
+        product = functional.linear(hidden, weight, bias)
+        return functional.gelu(product) if gelu else product
+
+    def packed_linear(
+        hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool
+    ) -> torch.Tensor:
+        # what `torch.compile` makes of a frozen model; not for the public
+        after, how = ("gelu", "none") if gelu else ("none", "")
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            hidden, weight, bias, after, [], how
+        )
+        return product
+
+    # softmax(QK'/sqrt(d))V, each of shape (texts, heads, tokens, d)
+    def mixed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    # the fused kernel of torch takes up to twice as long for texts of these lengths
+    def mixed_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scale = float(q.shape[-1]) ** -0.5
+        queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+        scores = torch.baddbmm(
+            torch.empty(1, dtype=q.dtype), queries, keys.transpose(1, 2), beta=0, alpha=scale
+        )
+        return torch.bmm(scores.softmax(-1), values).view(q.shape)
+
+    product = packed_linear if packed else linear
+    mix = mixed_on_cpu if device == "cpu" else mixed
+
+    def forward(
+        ids: torch.Tensor,
+        places: torch.Tensor,
+        groups: list[tuple[int, int]],
+        embeddings: list[torch.Tensor],
+        layers: list[list[torch.Tensor]],
+        heads: int,
+        epsilon: float,
+    ) -> torch.Tensor:
+        words, positions, weight, bias = embeddings
+        hidden = words[ids] + positions[places]
+        shape = hidden.shape[1:]
+        hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
+        for layer in layers:
+            # weight and bias of each of these
+            qkv, qkv_b, out, out_b, norm_1, norm_1_b, up, up_b, down, down_b, norm_2, norm_2_b = (
+                layer
+            )
+            projected = product(hidden, qkv, qkv_b, False)
+            attended = torch.empty_like(hidden)
+            start = 0
+            for texts, tokens in groups:
+                end = start + texts * tokens
+                parts = projected[start:end].view(texts, tokens, 3, heads, -1)
+                parts = parts.permute(2, 0, 3, 1, 4)
+                part = mix(parts[0], parts[1], parts[2]).transpose(1, 2)
+                attended[start:end].view(texts, tokens, heads, -1).copy_(part)
+                start = end
+            hidden = hidden + product(attended, out, out_b, False)
+            hidden = functional.layer_norm(hidden, shape, norm_1, norm_1_b, epsilon)
+            inner = product(hidden, up, up_b, True)
+            hidden = hidden + product(inner, down, down_b, False)
+            hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
+        return hidden
+
+    if device != "cpu":
+        return forward
+    with warnings.catch_warnings():
+        # torch advises `torch.compile`, which takes 43 s where this takes 0.02
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted: Forward = torch.jit.script(forward)
+    return scripted
+
+
+def is_plain_bert(folder: Path) -> bool:
+    """Whether a model is a BERT, mean pooling and no prompts, as far as its files tell."""
+    modules = _read(folder / "modules.json") or []
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        return False
+    prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
+    return (
+        modules[0]["path"] == ""
+        and (folder / "tokenizer.json").exists()
+        and _is_bert(_read(folder / "config.json"))
+        and _is_named_as_ours(folder / "model.safetensors")
+        and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
+        and _is_mean(_read(folder / modules[1]["path"] / "config.json"))
+        and not any(prompts.values())
+    )
+
+
+class PlainBert:
+    """The loaded model. Raises whatever its files make the loading raise."""
+
+    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+
+        self.lanes = Lanes() if device == "cpu" else None
+        self._device = device
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.no_padding()
+        config = _read(folder / "config.json")
+        self._model = Bert(folder / "model.safetensors", config, device=device, dtype=dtype)
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        """The tokens of each text."""
+        return [
+            Prepared(
+                len(encoding.ids) + sum(_text_tokens(o) for o in encoding.overflowing), encoding.ids
+            )
+            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+        ]
+
+    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+        """Means of the tokens' vectors, float32, shape (texts, dimension), not normalized.
+
+        Such a model has no prompts: a query is read like a document.
+        """
+        del query
+        import torch
+
+        tokens = [cast(list[int], text.content) for text in batch]
+        groups = [Group(len([*same]), length) for length, same in groupby(map(len, tokens))]
+        ids = torch.tensor([*chain.from_iterable(tokens)])
+        with torch.inference_mode():
+            hidden = self._model(ids.to(self._device), groups).float()
+            texts = torch.split(hidden, [group.texts * group.tokens for group in groups])
+            means = [
+                part.view(*group, -1).mean(1) for part, group in zip(texts, groups, strict=True)
+            ]
+            vectors: Vectors = torch.cat(means).cpu().numpy()
+        return vectors
+
+
+def _text_tokens(overflow: Encoding) -> int:
+    return len(overflow.ids) - sum(overflow.special_tokens_mask)
+
+
+def _is_bert(config: dict[str, Any]) -> bool:
+    return (
+        config.get("model_type") == "bert"
+        and config.get("hidden_act") == "gelu"
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and not config.get("is_decoder")
+    )
+
+
+def _is_named_as_ours(weights: Path) -> bool:
+    # a BERT that was saved with a head on it has `bert.` before each name
+    try:
+        with safe_open(weights, framework="np") as file:
+            return "embeddings.word_embeddings.weight" in file.keys()  # noqa: SIM118
+    # it is not there, or broken: whoever loads it says so
+    except (OSError, SafetensorError):
+        return False
+
+
+def _is_mean(pooling: dict[str, Any]) -> bool:
+    former = {key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True}
+    return former == {"pooling_mode_mean_tokens"} or (
+        not former and pooling.get("pooling_mode") == "mean"
+    )
+
+
+def _read(path: Path) -> Any:
+    # what is optional in a model's folder is read as empty
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,256 @@
+"""Tells from the files of a sentence-transformers model what it is, without loading it, and
+finds those that its weights are loaded from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import write_atomically
+
+# the latter is what the first image models were saved as
+_TRANSFORMERS = {"Transformer", "CLIPModel"}
+_PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
+_WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
+_OURS = "sentence_transformers."
+_NO_LIMIT = 2**31 - 1
+# of a model that takes images of any size
+_ANY_IMAGE = 512
+
+
+class Vision(NamedTuple):
+    """How a model sees an image: its edge in pixels, and the tokens that it becomes."""
+
+    size: int
+    tokens: int
+
+
+def describe(
+    model: str, folder: Path, dimension: int | None, *, trusted: bool = False
+) -> ModelIdentity:
+    """The identity of the model in a folder; `dimension` shortens its vectors.
+
+    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
+    it is `trusted`, for a model that is not made of the parts we know.
+    """
+    with _said_where_malformed(model, folder):
+        modules = _modules(model, folder, trusted=trusted)
+        full = _dimension(model, modules)
+        if dimension is not None and dimension > full:
+            raise ConfigurationError(
+                f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+            )
+        return ModelIdentity(
+            provider="sentence-transformers",
+            model=model,
+            # code that makes the vectors is a part of what they are made with
+            revision=revision(
+                _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
+                _manner(folder, modules),
+            ),
+            dimension=dimension or full,
+            max_tokens=_max_tokens(modules[0].folder),
+            normalized=modules[-1].kind == "Normalize",
+        )
+
+
+def vision(model: str, folder: Path) -> Vision | None:
+    """How the model in a folder sees images; None where it reads text alone."""
+    with _said_where_malformed(model, folder):
+        # what may run is decided by `describe`
+        config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
+        if "vision_config" not in config:
+            return None
+        size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
+        # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
+        return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
+
+
+@contextmanager
+def _said_where_malformed(model: str, folder: Path) -> Iterator[None]:
+    # a key that is missing, a list where an object is to be, letters in place of a number …
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ConfigurationError(
+            f"model {model!r}: the JSON files in {folder} are not those of a model"
+            f" ({type(error).__name__}: {error}): get them again"
+        ) from error
+
+
+class _Module(NamedTuple):
+    """A part of a sentence-transformers model, in the order in which they work."""
+
+    kind: str
+    folder: Path
+
+
+def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
+    listed = _json(folder / "modules.json") or [{"type": f"{_OURS}Transformer", "path": ""}]
+    modules = [
+        _Module(_kind(str(module["type"]), trusted=trusted), folder / module["path"])
+        for module in listed
+    ]
+    unknown = {module.kind for module in modules[1:]} - _PARTS
+    if not trusted and (unknown or modules[0].kind not in _TRANSFORMERS):
+        kinds = ", ".join(module.kind for module in modules)
+        raise ConfigurationError(
+            f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
+            f" after it {', '.join(sorted(_PARTS))}; to run the model's own code for others, name"
+            " it in EMBEDDING_TRUST_REMOTE_CODE"
+        )
+    return modules
+
+
+def _kind(path: str, *, trusted: bool) -> str:
+    # a class of another package may have any name
+    return path.rpartition(".")[2] if trusted or path.startswith(_OURS) else path
+
+
+def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
+    return [
+        path
+        for kind, folder in modules
+        if kind in _WITH_WEIGHTS
+        for path in weight_files(model, folder, sharded=kind in _TRANSFORMERS)
+    ]
+
+
+def _manner(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
+    """What decides the vectors beside weights: prompts, and how those of tokens become one."""
+    settings = _json(folder / "config_sentence_transformers.json")
+    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
+    default = settings.get("default_prompt_name")
+    pooling = [
+        _modes(_json(part.folder / "config.json")) for part in modules if part.kind == "Pooling"
+    ]
+    lower = _json(modules[0].folder / "sentence_bert_config.json").get("do_lower_case")
+    said = {
+        "prompts": [prompts, default] if prompts else None,
+        "pooling": pooling if pooling not in ([], [["mean"]]) else None,
+        "lower_case": lower or None,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _dimension(model: str, modules: Sequence[_Module]) -> int:
+    for kind, folder in reversed(modules):
+        config = _json(folder / "config.json")
+        if kind == "Dense":
+            return int(config["out_features"])
+        if kind == "Pooling":
+            # the latter is its former name
+            size = config.get("embedding_dimension") or config["word_embedding_dimension"]
+            return int(size) * len(_modes(config))
+        if kind in _TRANSFORMERS:
+            sizes = ["hidden_size", "d_model", "dim", "n_embd"]
+            if "vision_config" in config:
+                # where texts and images meet
+                config = config.get("text_config", {}) | config
+                sizes.insert(0, "projection_dim")
+            for key in sizes:
+                if config.get(key):
+                    return int(config[key])
+    raise ConfigurationError(
+        f"model {model!r}: {modules[0].folder / 'config.json'} does not say its hidden_size"
+    )
+
+
+def _modes(pooling: Mapping[str, Any]) -> list[str]:
+    """How the vectors of tokens become one; those of several modes are put side by side."""
+    modes = pooling.get("pooling_mode", "mean")
+    if not isinstance(modes, str):
+        return sorted(modes)
+    # as the modes were written formerly
+    prefix = "pooling_mode_"
+    former = [
+        key.removeprefix(prefix)
+        for key, on in pooling.items()
+        if key.startswith(prefix) and on is True
+    ]
+    return sorted("mean" if mode == "mean_tokens" else mode for mode in former) or [modes]
+
+
+def _max_tokens(transformer: Path) -> int:
+    """What the model reads of a text, as sentence-transformers decides it."""
+    settings = _json(transformer / "sentence_bert_config.json")
+    if declared := settings.get("max_seq_length"):
+        return int(declared)
+    config = _json(transformer / "config.json")
+    limits = [
+        _json(transformer / "tokenizer_config.json").get("model_max_length"),
+        config.get("max_position_embeddings"),
+        config.get("text_config", {}).get("max_position_embeddings"),
+    ]
+    # a tokenizer without a limit says 10^30, and xlnet -1
+    return min([int(limit) for limit in limits if limit and limit > 0] + [_NO_LIMIT])
+
+
+def _json(path: Path) -> Any:
+    # what is optional in a model's folder is read as empty
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not JSON: {error}") from None
+
+
+_WEIGHTS = "model.safetensors"
+
+
+def weight_files(model: str, folder: Path, *, sharded: bool) -> list[Path]:
+    """The weights in the folder of a part of a model; only those of a transformer may be `sharded`.
+
+    Raises ConfigurationError where they are not there: what loads them would take pickled ones.
+    """
+    index = folder / f"{_WEIGHTS}.index.json"
+    names = {_WEIGHTS}
+    if sharded and not (folder / _WEIGHTS).is_file() and index.is_file():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing or not names:
+        raise ConfigurationError(
+            f"model {model!r} has no safetensors weights in {folder}"
+            f" ({', '.join(missing) or index.name} is missing); others are not loaded, since"
+            " unpickling runs code"
+        )
+    return sorted(folder / name for name in names)
+
+
+def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -> str:
+    """sha256 of the weights; where there are several files, or a `manner` of their use that most
+    models do not have, of the files' sums in order and of that."""
+    sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
+    if manner:
+        sums.append(json.dumps(manner, sort_keys=True))
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+@lru_cache
+def _sha256(path: Path, changed_at: int) -> str:
+    """The sum of a file, remembered between processes: of 90 MB it takes longer than a run in which
+    nothing changed. A file that changes gets another size or time."""
+    remembered = _sums_folder() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    state = f"{path.stat().st_size} {changed_at} "
+    with suppress(OSError, ValueError):
+        known = remembered.read_text()
+        if known.startswith(state):
+            return known.removeprefix(state)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with suppress(OSError):
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(remembered, state + found)
+    return found
+
+
+def _sums_folder() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "embeddings-pipeline" / "weights"

@@ -1,0 +1,1 @@
+"""Models of OpenAI and of endpoints that speak its protocol."""

@@ -1,0 +1,1 @@
+"""The HTTP service of searches, and its page."""

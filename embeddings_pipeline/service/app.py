@@ -1,0 +1,106 @@
+"""The HTTP service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.service import problems, routes
+from embeddings_pipeline.service.auth import Keys
+from embeddings_pipeline.service.middleware import Outermost
+from embeddings_pipeline.service.service import Service
+
+PAGE = Path(__file__).parent / "page"
+# requests at work at once; the others wait
+_THREADS = 32
+
+
+def create_app(pipeline: Pipeline) -> FastAPI:
+    """The service over an pipeline, which stays the caller's to close.
+
+    Raises ConfigurationError where SEARCH_API_KEYS cannot be read.
+    """
+    app = FastAPI(
+        title="embeddings-pipeline",
+        summary="Search the published vectors of dbt models.",
+        description="Errors are problem details (RFC 9457). docs/search-api.md says more.",
+        version="1",
+        lifespan=_lifespan,
+        # their pages load scripts from elsewhere
+        docs_url=None,
+        redoc_url=None,
+        # GET /metrics tells what is to be told; to be asked for more takes each request 0.1 ms
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.service = Service(pipeline)
+    app.state.keys = Keys(pipeline.settings)
+    problems.install(app)
+    for router in (
+        routes.search_router,
+        routes.embed_router,
+        routes.documents_router,
+        routes.state_router,
+        routes.open_router,
+    ):
+        app.include_router(router)
+    # for every path that no route has; a mount would also take their other methods
+    app.router.default = StaticFiles(directory=PAGE, html=True)
+    if pipeline.settings.search_cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=pipeline.settings.search_cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(Outermost)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = _THREADS
+    service: Service = app.state.service
+    warming = Thread(target=service.warm, name="warm")
+    warming.start()
+    try:
+        yield
+    finally:
+        service.stopping.set()
+        warming.join()
+        service.close()
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schemas = app.openapi_schema.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = problems.Problem.model_json_schema()
+        if not app.state.keys:
+            _without_security(app.openapi_schema)
+    return app.openapi_schema
+
+
+def _without_security(document: dict[str, Any]) -> None:
+    """Say that nobody needs a key."""
+    document["components"].pop("securitySchemes", None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.pop("security", None)

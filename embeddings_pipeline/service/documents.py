@@ -1,0 +1,59 @@
+"""Brings rows up to date for who asks over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Event
+from uuid import uuid4
+
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.service.schemas import Document, Documents
+from embeddings_pipeline.store import schema
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.sync.documents import sync_documents
+from embeddings_pipeline.sync.run_options import RunOptions
+
+# a run that holds the same rows takes them, too
+_PATIENCE_SECONDS = 10
+
+
+class DocumentSync:
+    """Syncs chosen rows of entities, one process's share of a run."""
+
+    def __init__(
+        self, pipeline: Pipeline, database: Callable[[], Postgres], stopping: Event
+    ) -> None:
+        self._pipeline = pipeline
+        self._database = database
+        self._stopping = stopping
+
+    def sync(self, name: str, ids: Sequence[str | int]) -> Documents:
+        """Sync these rows. Raises NotFound for an entity that is not there, and as
+        `sync_documents` does."""
+        pipeline = self._pipeline
+        with self._database().connection() as connection:
+            entity = schema.stored_entity(connection, pipeline.schema, name)
+        result = sync_documents(
+            pipeline.staging,
+            pipeline.vectors,
+            pipeline.on(entity),
+            pipeline.encoders,
+            RunOptions(
+                run_id=f"documents-{uuid4()}",
+                ids=[str(row_id) for row_id in ids],
+                max_cost_usd=pipeline.settings.embedding_max_cost_usd,
+                patience=_PATIENCE_SECONDS,
+                stopped=self._stopping.is_set,
+            ),
+        )
+        return Documents(
+            entity=name,
+            documents=[
+                Document(id=outcome.id, status=outcome.status, reason=outcome.reason)
+                for outcome in result.outcomes
+            ],
+            encoded=result.counts.encoded,
+            reused=result.counts.reused,
+            tokens=result.counts.tokens,
+            cost_usd=result.counts.cost_usd,
+        )

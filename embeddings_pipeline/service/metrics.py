@@ -1,0 +1,148 @@
+"""What the service counts, and the state of entities, as Prometheus asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from threading import Lock
+
+import psycopg
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from embeddings_pipeline.encoders.encoder import Kind, Usage
+from embeddings_pipeline.errors import EmbeddingsError
+from embeddings_pipeline.service.schemas import EntityState, Stats
+
+# from a cached query to a scan of millions of vectors
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RESULTS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was encoded since a moment, and what it cost in US dollars."""
+
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of texts that were remembered; None where none was asked for."""
+        texts = self.usage.texts + self.usage.cached
+        return self.usage.cached / texts if texts else None
+
+
+class Metrics:
+    """Counters of one service. Safe between threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._generation = Histogram(
+            "embedding_generation_seconds",
+            "Seconds of a model at work, by call",
+            ["model", "kind"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._hits = self._counter("embedding_cache_hits", "Texts whose vector was remembered")
+        self._misses = self._counter("embedding_cache_misses", "Texts that a model read")
+        self._cost = self._counter("embedding_cost_usd", "US dollars that encoding took")
+        self._search = Histogram(
+            "search_seconds",
+            "Seconds of a search, encoding included",
+            ["entity", "mode"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._results = Histogram(
+            "search_results",
+            "Rows that a search found",
+            ["entity", "mode"],
+            buckets=_RESULTS,
+            registry=self.registry,
+        )
+        self._encoded = Encoded()
+        self._lock = Lock()
+
+    @property
+    def encoded(self) -> Encoded:
+        """What was encoded since the start or the last reset."""
+        return self._encoded
+
+    def reset(self) -> None:
+        """Begin to count what is encoded anew; Prometheus' counters go on."""
+        with self._lock:
+            self._encoded = Encoded()
+
+    def generated(self, model: str, kind: Kind, usage: Usage) -> None:
+        """A model was at work."""
+        self._generation.labels(model, kind).observe(usage.seconds)
+
+    def answered(self, model: str, usage: Usage, cost_usd: float) -> None:
+        """Someone who asked for vectors got them."""
+        self._hits.labels(model).inc(usage.cached)
+        self._misses.labels(model).inc(usage.texts)
+        self._cost.labels(model).inc(cost_usd)
+        with self._lock:
+            so_far = self._encoded
+            self._encoded = replace(
+                so_far, usage=so_far.usage + usage, cost_usd=so_far.cost_usd + cost_usd
+            )
+
+    def searched(self, entity: str, mode: str, seconds: float, results: int) -> None:
+        """A search was answered."""
+        self._search.labels(entity, mode).observe(seconds)
+        self._results.labels(entity, mode).observe(results)
+
+    def _counter(self, name: str, what: str) -> Counter:
+        return Counter(name, what, ["model"], registry=self.registry)
+
+
+_GAUGES: Mapping[str, tuple[str, Callable[[EntityState], float | None]]] = {
+    "entity_rows": ("Rows that have a text", lambda e: e.rows),
+    "entity_coverage_ratio": (
+        "Share of the rows that have all their vectors",
+        lambda e: None if e.coverage is None else e.coverage / 100,
+    ),
+    "entity_data_lag_seconds": ("Age of the oldest pending change", lambda e: e.data_lag_seconds),
+    "entity_pending_chunks": ("Chunks that are pending", lambda e: e.pending),
+    "entity_quarantined_rows": ("Rows that failed", lambda e: e.quarantined),
+    "entity_run_cost_usd": ("US dollars that all runs cost", lambda e: e.cost_usd),
+    "entity_index_recall": (
+        "recall@10 of the index against exact search",
+        lambda e: e.index.recall_at_10,
+    ),
+}
+
+
+class Gauges(Collector):
+    """Reads the state when it is asked; without a database `database_up` is all there is."""
+
+    def __init__(self, stats: Callable[[], Stats]) -> None:
+        self._stats = stats
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing: to know the names, it would be asked before there is a database."""
+        return ()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """A gauge for each figure, with a value for each entity."""
+        try:
+            entities = self._stats().entities
+        except (EmbeddingsError, psycopg.Error):
+            entities = None
+        up = entities is not None
+        yield GaugeMetricFamily("database_up", "Whether the database answers", value=float(up))
+        for name, (what, value_of) in _GAUGES.items():
+            gauge = GaugeMetricFamily(name, what, labels=["entity"])
+            for entity in entities or ():
+                if entity.problem:
+                    continue
+                value = value_of(entity)
+                if value is not None:
+                    gauge.add_metric([entity.entity], value)
+            yield gauge

@@ -1,0 +1,148 @@
+"""What the service says of its entities, remembered for some seconds: it reads whole tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Condition
+
+from cachetools import TTLCache, cached
+from psycopg import Connection
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import Failures, Unavailable
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.service.schemas import (
+    Entities,
+    EntityInfo,
+    EntityState,
+    Facet,
+    FilterColumn,
+    IndexState,
+    Run,
+    Stats,
+)
+from embeddings_pipeline.store import run_ledger, schema
+from embeddings_pipeline.store.connection import Postgres, Row, columns_of
+from embeddings_pipeline.store.retry import is_lost_connection
+from embeddings_pipeline.store.search import filters, published
+from embeddings_pipeline.store.search.published import Published
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import quarantine
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.status import served, status
+
+logger = logging.getLogger(__name__)
+
+# facets change slowly, coverage does not
+_ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
+# values of a filter column that a person can choose among
+_FEW = 20
+_RUNS = 5
+
+
+class State:
+    """Entities and their state. Safe between threads; one of them reads for all."""
+
+    def __init__(self, pipeline: Pipeline, database: Callable[[], Postgres]) -> None:
+        self._pipeline = pipeline
+        self._database = database
+        self.entities = cached(TTLCache(1, _ENTITIES_SECONDS), condition=Condition())(
+            self._entities
+        )
+        self.stats = cached(TTLCache(1, _STATS_SECONDS), condition=Condition())(self._stats)
+        self.live_sets = cached(TTLCache(1, _SETS_SECONDS), condition=Condition())(self._live_sets)
+
+    def _live_sets(self) -> list[VectorSet]:
+        with self._database().connection() as connection:
+            return vector_sets.live_sets(connection, self._pipeline.schema)
+
+    def _entities(self) -> Entities:
+        with self._database().connection() as connection:
+            return Entities(
+                entities=[
+                    info
+                    for name in published.names(connection, self._pipeline.schema)
+                    if (info := self._known(connection, name))
+                ]
+            )
+
+    def _known(self, connection: Connection[Row], name: str) -> EntityInfo | None:
+        """What can be asked of an entity; None, and a word in the log, where nothing can."""
+        failures = Failures()
+        with failures.of(name):
+            return self._info(connection, published.read(connection, self._pipeline.schema, name))
+        _raise_lost(failures)
+        return None
+
+    def _info(self, connection: Connection[Row], shown: Published) -> EntityInfo:
+        entity = shown.on.source.entity
+        fields = shown.filters
+        if self._pipeline.one_database:
+            fields = columns_of(connection, entity.db_schema, entity.table)
+        return EntityInfo(
+            entity=entity.name,
+            model=shown.vector_set.model,
+            metric=shown.vector_set.metric,
+            language=entity.language,
+            images=entity.image is not None,
+            filters=[_filter(connection, shown, *column) for column in shown.filters.items()],
+            fields=fields,
+        )
+
+    def _stats(self) -> Stats:
+        with self._database().connection() as connection:
+            known, failures = schema.stored_entities(connection, self._pipeline.schema)
+        states = {}
+        for name, entity in known.items():
+            with failures.of(name):
+                states[name] = self._state(entity)
+        _raise_lost(failures)
+        for name, problem in failures.told().items():
+            states[name] = EntityState(entity=name, problem=problem)
+        return Stats(entities=[states[name] for name in sorted(states)])
+
+    def _state(self, entity: Entity) -> EntityState:
+        on = schema.as_stored(self._pipeline.schema, entity)
+        now = status(self._database(), self._pipeline.schema, entity)
+        with self._database().connection() as connection:
+            shown = served(vector_sets.vector_sets(connection, on, ("live", "building")))
+            quarantined = quarantine.rows_affected(
+                EntityTables(connection, on), states_of(on, shown)
+            )
+            latest = run_ledger.latest(connection, on, _RUNS)
+            cost = run_ledger.cost(connection, on)
+        runs = [Run.model_validate(run) for run in latest]
+        return EntityState(
+            entity=entity.name,
+            rows=now.rows,
+            chunks=now.chunks,
+            vectors=now.vectors,
+            coverage=now.coverage,
+            pending=now.pending,
+            quarantined=quarantined,
+            data_lag_seconds=now.oldest_pending_seconds or 0,
+            model=now.live_set.model if now.live_set else None,
+            dimension=now.live_set.dimension if now.live_set else None,
+            vector_set=now.live_set.number if now.live_set else None,
+            index=IndexState(type=now.index.type, recall_at_10=now.index.recall_at_10),
+            cost_usd=cost.total_usd,
+            last_run=runs[0] if runs else None,
+            runs=runs,
+        )
+
+
+def _raise_lost(failures: Failures) -> None:
+    """Log what is wrong with entities; raise where it is the database that does not answer."""
+    for name, error in failures.items():
+        if isinstance(error, Unavailable) or is_lost_connection(error):
+            raise error
+        logger.warning("entity %r: %s", name, " ".join(str(error).split()))
+
+
+def _filter(connection: Connection[Row], shown: Published, name: str, kind: str) -> FilterColumn:
+    found = filters.facets(connection, shown, name, _FEW)
+    values = None if found is None else [Facet(value=value, count=n) for value, n in found]
+    return FilterColumn(name=name, type=kind, values=values)

@@ -1,0 +1,253 @@
+"""Connections to Postgres: pooled, in autocommit, with the session settings that we rely on; and
+what the server must have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection, Cursor, sql
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.errors import ConfigurationError, Unavailable
+
+Row = tuple[Any, ...]
+
+
+def only(cursor: Cursor[Row]) -> Row:
+    """The row of a statement that always gives one."""
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("a statement that always gives a row gave none")
+    return row
+
+
+@contextmanager
+def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
+    """A transaction of what can be made again, whose commit does not wait for the disk: a crash of
+    the server may lose the last half second of such transactions, whole ones and the last ones
+    (https://www.postgresql.org/docs/current/wal-async-commit.html)."""
+    with connection.transaction():
+        connection.execute("set local synchronous_commit to off")
+        yield
+
+
+class NoConnection(psycopg.OperationalError):
+    """None was to be had in the time that one waits for it."""
+
+
+# of a server that does not answer; libpq itself would wait for the system, some two minutes
+_CONNECT_SECONDS = 10
+_CONNECTION: dict[str, Any] = {
+    "application_name": "embeddings_pipeline",
+    "client_encoding": "UTF8",
+    "connect_timeout": _CONNECT_SECONDS,
+    # a server that vanished without a word is noticed in a minute rather than in two hours
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+# the text of a value, and with it a row's fingerprint, must not depend on who asks. Set in the
+# session, because PGTZ and PGDATESTYLE outdo what a connection is opened with
+_SETTINGS = """
+    set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC';
+    set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
+    set client_min_messages = 'warning';
+    -- what compares a whole table sorts and hashes it; the server's default of 4 MB goes to disk
+    set work_mem = '64MB'
+"""
+
+
+class Postgres:
+    """A pool over one database. Connections come in autocommit and go back as they came."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_size: int = 8,
+        prepare: Callable[[Connection[Row]], None] | None = None,
+        patience: float = 30,
+        statement_seconds: float | None = None,
+    ) -> None:
+        """With `prepare` each connection is prepared once, and nobody leaves anything in it.
+
+        `patience` is how many seconds one waits for a connection, and `statement_seconds` how
+        many a statement may take.
+        """
+        self.database = database
+        self._prepare = prepare
+        self._statement_seconds = statement_seconds
+        self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
+            database.url,
+            min_size=0,
+            max_size=max_size,
+            timeout=patience,
+            # an attempt pauses longer and longer: who comes later begins a new one instead
+            reconnect_timeout=patience,
+            # `discard all` would take prepared statements away behind psycopg's back
+            kwargs={
+                **_CONNECTION,
+                "autocommit": True,
+                "prepare_threshold": 5 if prepare else None,
+            },
+            configure=self._configure,
+            # a search that meets a lost connection is tried again instead
+            check=None if prepare else ConnectionPool.check_connection,
+            # a session leaves no temporary table, lock or setting to the next
+            reset=None if prepare else self._forget,
+            open=False,
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Row]]:
+        """A connection for a block of work; session-level locks end with the block.
+
+        Raises Unavailable with the reason where not even the first one can be made, NoConnection
+        where one was waited for in vain.
+        """
+        if self._pool.closed and (reason := self._refusal()):
+            raise Unavailable(reason)
+        self._pool.open()
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            raise NoConnection(
+                self._refusal()
+                or f"all {self._pool.max_size} connections to {self.database} are in use"
+            ) from None
+
+    @contextmanager
+    def transaction_in(self, schema: str) -> Iterator[Connection[Row]]:
+        """A transaction in which a table without a schema's name is in this one."""
+        with self.connection() as connection, connection.transaction():
+            path = sql.SQL("set local search_path to {}").format(sql.Identifier(schema))
+            connection.execute(path)
+            yield connection
+
+    def _configure(self, connection: Connection[Row]) -> None:
+        self._begin(connection)
+        if self._prepare:
+            self._prepare(connection)
+
+    def _forget(self, connection: Connection[Row]) -> None:
+        connection.execute("discard all")
+        self._begin(connection)
+
+    def _begin(self, connection: Connection[Row]) -> None:
+        _settle(connection)
+        if self._statement_seconds is not None:
+            connection.execute(
+                "select set_config('statement_timeout', %s, false)",
+                (f"{self._statement_seconds * 1000:.0f}ms",),
+            )
+
+    def _refusal(self) -> str | None:
+        """Why a connection cannot be made, or None. The pool itself tries on and does not say."""
+        try:
+            psycopg.connect(self.database.url, **_CONNECTION).close()
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            return f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
+        return None
+
+    def renew(self) -> None:
+        """Replace the connections that were lost."""
+        self._pool.check()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+
+def _settle(connection: Connection[Row]) -> None:
+    connection.execute(_SETTINGS)
+
+
+def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:
+    """SQL that the project's own yml gives (a `where`, a type's name).
+
+    `escaped` for a statement with parameters, where a percent sign would be a placeholder.
+    """
+    return sql.SQL(fragment.replace("%", "%%") if escaped else fragment)
+
+
+def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
+    """Column -> type of a table or view, in their order; empty where there is no such relation."""
+    rows = connection.execute(
+        """
+        select a.attname, format_type(t.oid, a.atttypmod)
+        from pg_attribute a
+        join pg_class c on c.oid = a.attrelid
+        join pg_namespace n on n.oid = c.relnamespace
+        join pg_type d on d.oid = a.atttypid
+        -- the type below a domain; an enum has no meaning in another database, text has
+        join pg_type t on t.oid = case
+            when d.typtype = 'd' then d.typbasetype
+            when d.typtype = 'e' then 'text'::regtype
+            else d.oid end
+        where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
+        order by a.attnum
+        """,
+        (schema, table),
+    )
+    return dict(rows)
+
+
+MINIMUM_SERVER = 140000
+# the first with hnsw.iterative_scan
+MINIMUM_PGVECTOR = (0, 8)
+
+
+def check_server(connection: Connection[Row], schema: str) -> None:
+    """Make sure of Postgres, pgvector and the schema.
+
+    Raises ConfigurationError that says what to run where one is missing.
+    """
+    version = connection.info.server_version
+    if version < MINIMUM_SERVER:
+        raise ConfigurationError(
+            f"the server of database {connection.info.dbname!r} is Postgres {version // 10000};"
+            f" {MINIMUM_SERVER // 10000} is the oldest that works"
+        )
+    _ensure_extension(connection)
+    _ensure_schema(connection, schema)
+
+
+def _ensure_extension(connection: Connection[Row]) -> None:
+    found = connection.execute(
+        "select extversion from pg_extension where extname = 'vector'"
+    ).fetchone()
+    if found is None:
+        try:
+            connection.execute("create extension vector")
+        except (InsufficientPrivilege, FeatureNotSupported, UndefinedFile) as error:
+            raise ConfigurationError(
+                f"database {connection.info.dbname!r} lacks the extension vector"
+                f" ({error.diag.message_primary}): install pgvector on the server and run"
+                " `create extension vector` as a superuser"
+            ) from None
+    elif tuple(int(part) for part in found[0].split(".")[:2]) < MINIMUM_PGVECTOR:
+        raise ConfigurationError(
+            f"pgvector is {found[0]}; {'.'.join(map(str, MINIMUM_PGVECTOR))} is the oldest that"
+            " works: upgrade it and run `alter extension vector update`"
+        )
+
+
+def _ensure_schema(connection: Connection[Row], schema: str) -> None:
+    # `if not exists` asks for the right to create one even where it exists
+    if connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone():
+        return
+    user, database = connection.info.user, connection.info.dbname
+    try:
+        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    except InsufficientPrivilege:
+        raise ConfigurationError(
+            f"user {user!r} may not create schema {schema!r} in database {database!r}: run"
+            f' `create schema "{schema}" authorization "{user}"` as its owner'
+        ) from None

@@ -1,0 +1,1 @@
+"""The Postgres that this package brings along."""

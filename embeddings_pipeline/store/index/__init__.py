@@ -1,0 +1,1 @@
+"""Vector indexes of a set: building them, and measuring their recall."""

@@ -1,0 +1,68 @@
+"""Indexes on the filter columns of a vector set: with one, few matching rows are found exactly."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+
+# a B-tree refuses values of more than 2,704 bytes, which a text may have; a hash takes any
+_METHODS: dict[str, LiteralString] = {
+    **dict.fromkeys(("text", "character varying", "character"), "hash"),
+    **dict.fromkeys(("boolean", "smallint", "integer", "bigint", "numeric"), "btree"),
+    **dict.fromkeys(("real", "double precision", "uuid", "date"), "btree"),
+    **dict.fromkeys(("timestamp without time zone", "timestamp with time zone"), "btree"),
+}
+
+
+def ensure(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+    """Build those that are missing; a live set is read and written meanwhile."""
+    for column, index, valid in _indexes(connection, on, vector_set):
+        method = _METHODS.get(on.source.filters[column].partition("(")[0])
+        if valid or method is None:
+            continue
+        if valid is not None:
+            # a build that was cut short left it
+            connection.execute(
+                on.fill("drop index concurrently if exists {index}", index=on.table(index))
+            )
+        connection.execute(
+            on.fill(
+                "create index {concurrently} if not exists {index} on {table} using {method}"
+                " ({column})",
+                concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
+                index=Identifier(index),
+                table=on.table(vector_set.table_name),
+                method=sql.SQL(method),
+                column=Identifier(column),
+            )
+        )
+
+
+def _indexes(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet
+) -> list[tuple[str, str, bool | None]]:
+    """Each filter with the name of its index, and whether that is valid; None: it is not there."""
+    # named by the column's number, because a name has at most 63 bytes
+    rows = connection.execute(
+        """
+        select a.attname, name, i.indisvalid
+        from pg_attribute a cross join lateral format('%%s_by_%%s', %(table)s::text, a.attnum) name
+        left join pg_index i
+            on i.indexrelid = to_regclass(format('%%I.%%I', %(schema)s::text, name))
+        where a.attrelid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
+            and a.attname = any(%(filters)s)
+        order by a.attnum
+        """,
+        {
+            "schema": on.schema,
+            "table": vector_set.table_name,
+            "filters": [*on.source.filters],
+        },
+    )
+    return [(column, index, valid) for column, index, valid in rows]

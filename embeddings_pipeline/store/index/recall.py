@@ -1,0 +1,317 @@
+"""recall@10 of a vector index against exact search, and the least effort that reaches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from psycopg import Connection, sql
+from psycopg.sql import Literal
+from psycopg.types.json import Jsonb
+
+from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.store.coverage import SAMPLED
+from embeddings_pipeline.store.index import build
+from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
+from embeddings_pipeline.store.search import filters
+from embeddings_pipeline.store.search.dense import better_compared
+from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+
+# hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
+_EFFORTS: dict[str, Sequence[int | None]] = {
+    "hnsw": (20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000),
+    "ivfflat": (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 1000),
+    "none": (None,),
+}
+# measured again when this share of the rows changed, and anyhow after a day: vacuum, an upgrade
+# or a person may have changed the index
+_MEASURE_AGAIN = 0.1
+_MEASURE_DAILY = timedelta(days=1)
+
+# equal distances order at random: a hit is whatever is as near as the exact tenth
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Level:
+    """Searches with a filter that leaves this share of the rows, on a column or (None) on none.
+
+    `recall_at_10` is the mean over the queries; the milliseconds are the database's own, without
+    planning and the way to it, through the index and exactly.
+    """
+
+    share: float
+    column: str | None
+    queries: int
+    recall_at_10: float
+    p50_ms: float
+    p95_ms: float
+    exact_p50_ms: float
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What was measured with an effort (ef_search, probes): without a filter first."""
+
+    effort: int | None
+    levels: Sequence[Level]
+
+    @property
+    def recall(self) -> float:
+        """recall@10 without a filter."""
+        return self.levels[0].recall_at_10
+
+    @property
+    def worst(self) -> float:
+        """The lowest recall@10 among searches that people can ask for."""
+        return min(level.recall_at_10 for level in self.levels if level.share == 1 or level.column)
+
+
+def is_due(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> bool:
+    """Whether what was measured of a set tells little of it by now, or nothing was measured."""
+    if vector_set.canary is None:
+        return vector_set.index_settings is not None
+    measured_at = datetime.fromisoformat(vector_set.canary["measured_at"])
+    drift = build.drift(connection, on, vector_set, measured_at)
+    changed = drift.share(vector_set.canary["rows"])
+    return changed > _MEASURE_AGAIN or drift.at - measured_at > _MEASURE_DAILY
+
+
+def measure(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> Canary:
+    """Measure the index of a set with stored vectors as queries, and store what it gave.
+
+    The effort is the least whose recall reaches the declared target, with and without filters,
+    or else the greatest.
+    """
+    target = on.source.entity.index.recall
+    kind = (vector_set.index_settings or {"type": "none"})["type"]
+    filters = sampled(connection, on, vector_set)
+    exact = search(connection, on, vector_set, filters, {"enable_indexscan": "off"})
+    for effort in _EFFORTS[kind]:
+        found = exact
+        if effort is not None:
+            found = search(connection, on, vector_set, filters, _through_index(kind, effort))
+        rows = vector_set.index_rows or 0
+        levels = [_level(rows, *of) for of in zip(filters, found, exact, strict=True)]
+        canary = Canary(effort, levels)
+        if canary.worst >= target:
+            break
+    _record(connection, on, vector_set, canary)
+    return canary
+
+
+def _record(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, canary: Canary
+) -> None:
+    connection.execute(
+        on.fill(
+            """
+            update {vector_sets} set recall = %s, ef_search = %s, canary = jsonb_build_object(
+                'measured_at', clock_timestamp(), 'rows', (select count(*) from {vectors}),
+                'levels', %s::jsonb
+            ) where entity = {entity} and number = %s
+            """,
+            vectors=on.table(vector_set.table_name),
+        ),
+        (
+            canary.recall,
+            canary.effort,
+            Jsonb([asdict(level) for level in canary.levels]),
+            vector_set.number,
+        ),
+    )
+
+
+def _through_index(kind: str, effort: int) -> dict[str, str]:
+    # as searches have it: see session.py and dense.py of store/search
+    return {
+        "enable_seqscan": "off",
+        EFFORT_SETTINGS[kind]: str(effort),
+        f"{kind}.iterative_scan": "relaxed_order",
+    }
+
+
+def _level(
+    rows: int, chosen: Sampled, found: Sequence[Searched], exact: Sequence[Searched]
+) -> Level:
+    answers = exact
+    few = better_compared(round(chosen.share * rows), rows, K)
+    if chosen.share == 1 or not few:
+        # as searches do: one that finds too few goes on exactly
+        answers = [
+            near if len(near.distances) == len(far.distances) else far.after(near.milliseconds)
+            for near, far in zip(found, exact, strict=True)
+        ]
+    hits = [
+        (near.distances <= far.distances[-1] + _TIE).mean()
+        for near, far in zip(answers, exact, strict=True)
+        if len(far.distances)
+    ]
+    return Level(
+        share=chosen.share,
+        column=chosen.column,
+        queries=len(exact),
+        recall_at_10=float(np.mean(hits)) if hits else 1.0,
+        **_quantiles(answers),
+        exact_p50_ms=_quantiles(exact)["p50_ms"],
+    )
+
+
+def _quantiles(searched: Sequence[Searched]) -> dict[str, float]:
+    milliseconds = [one.milliseconds for one in searched]
+    p50, p95 = np.quantile(milliseconds or [0.0], (0.5, 0.95))
+    return {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3)}
+
+
+K = 10
+
+# queries for each filter: as many as compute so many distances exactly, about ten seconds' worth
+_LEAST, _MOST, _DISTANCES = 10, 100, 20_000_000
+
+_SIZES: dict[str, sql.Composable] = {
+    "most": sql.Literal(_MOST),
+    "least": sql.Literal(_LEAST),
+    "distances": sql.Literal(_DISTANCES),
+    "k": sql.Literal(K),
+}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The distances of the ten nearest, ascending, or of fewer; and how long the database took,
+    without planning and the way to it."""
+
+    distances: np.ndarray[tuple[int], np.dtype[np.float64]]
+    milliseconds: float
+
+    def after(self, milliseconds: float) -> Searched:
+        """The same after another search that took so long."""
+        return Searched(self.distances, self.milliseconds + milliseconds)
+
+
+def search(
+    connection: Connection[Row],
+    on: Statements,
+    vector_set: VectorSet,
+    filters: Sequence[Sampled],
+    planner: dict[str, str],
+) -> list[list[Searched]]:
+    """For each filter, what is nearest to each of a fixed sample of the stored vectors."""
+    with connection.transaction():
+        connection.execute(
+            "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) s (name,"
+            " value)",
+            (list(planner), list(planner.values())),
+        )
+        return [_searched(connection, on, vector_set, chosen) for chosen in filters]
+
+
+def _searched(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet, chosen: Sampled
+) -> list[Searched]:
+    rows = connection.execute(
+        on.fill(
+            """
+            with queries as materialized (
+                select embedding from (
+                    {sampled} limit (
+                        select least({most}, greatest({least}, {distances} / (count(*) + 1)))
+                        from {vectors}
+                    )
+                ) as t join {vectors} v using ({id}, chunk)
+                -- the same order with any plan
+                order by v.text_hash, {id}, chunk
+            )
+            select array(
+                select distance from (
+                    select v.embedding {operator} q.embedding as distance from {vectors} v
+                    where {where} order by v.embedding {operator} q.embedding limit {k}
+                ) as near order by distance
+            ), extract(epoch from clock_timestamp() - began) * 1000
+            from (select embedding, clock_timestamp() as began from queries offset 0) as q
+            """,
+            sampled=on.fill(SAMPLED),
+            vectors=on.table(vector_set.table_name),
+            operator=sql.SQL(OPERATORS[vector_set.metric]),
+            where=chosen.condition,
+            **_SIZES,
+        ),
+        chosen.values,
+    ).fetchall()
+    return [Searched(np.array(near, dtype=np.float64), float(ms)) for near, ms in rows]
+
+
+SHARES = (1.0, 0.1, 0.01)
+# a value stands for a share if its own is within a factor of three
+_NEAR = math.log(3)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A condition on a table `v` that leaves about this share of the rows, and its parameters.
+    `column` is the filter column that it is on; None for one that nobody can ask for."""
+
+    share: float
+    column: str | None
+    condition: sql.Composable
+    values: Mapping[str, Any]
+
+
+def sampled(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Sampled]:
+    """One for each of SHARES; the first leaves every row.
+
+    Where a filter column has a value that is about as frequent, it is that: what people search
+    with, by the index that the column has, and as like the vectors as its values are. Elsewhere
+    it is a hash of the id, of which no index knows: the hardest for the scan of a vector index.
+    """
+    frequencies = _frequencies(connection, on, vector_set)
+    return [
+        Sampled(1.0, None, sql.SQL("true"), {}),
+        *(_nearest(on, share, frequencies) or _by_hash(on, share) for share in SHARES[1:]),
+    ]
+
+
+@dataclass(frozen=True)
+class _Value:
+    column: str
+    kind: str
+    value: str
+    share: float
+
+
+def _frequencies(
+    connection: Connection[Row], on: Statements, vector_set: VectorSet
+) -> list[_Value]:
+    """Frequent values of the filter columns, from the statistics that the planner has."""
+    types = columns_of(connection, on.schema, vector_set.table_name)
+    rows = connection.execute(
+        "select attname, value, share from pg_stats cross join lateral"
+        " unnest(most_common_vals::text::text[], most_common_freqs) as common (value, share)"
+        " where schemaname = %s and tablename = %s and attname = any(%s)",
+        (on.schema, vector_set.table_name, list(on.source.entity.filters)),
+    )
+    return [_Value(column, types[column], value, share) for column, value, share in rows]
+
+
+def _nearest(on: Statements, share: float, values: list[_Value]) -> Sampled | None:
+    def distance(value: _Value) -> float:
+        return abs(math.log(value.share / share))
+
+    best = min(values, key=distance, default=None)
+    if best is None or distance(best) > _NEAR:
+        return None
+    wanted = {best.column: best.value}
+    condition = filters.clause(filters.forms(wanted), {best.column: best.kind})
+    return Sampled(best.share, best.column, condition, filters.values(wanted))
+
+
+def _by_hash(on: Statements, share: float) -> Sampled:
+    clause = on.fill(
+        "mod(hashtext(v.{id}::text), {buckets}) = 0", buckets=Literal(round(1 / share))
+    )
+    return Sampled(share, None, clause, {})

@@ -1,0 +1,256 @@
+"""The run ledger: what each run of an entity did, in one row that its steps add to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+from psycopg.sql import Identifier
+from psycopg.types.json import Jsonb
+
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import Statements
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step did: rows for read, deleted and quarantined, chunks for the rest.
+
+    `encoded` counts the entries that were written to the embedding cache, `reused` the chunks that
+    were projected less those. `seconds` are all of its time, `encode_seconds` those of a loaded
+    model at work; `saved_usd` is what reuse spared.
+    """
+
+    read: int = 0
+    pending: int = 0
+    encoded: int = 0
+    reused: int = 0
+    deleted: int = 0
+    quarantined: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+    def __add__(self, other: Counts) -> Counts:
+        mine, others = asdict(self), asdict(other)
+        return Counts(**{name: mine[name] + others[name] for name in mine})
+
+
+Stage = Literal["texts", "encode", "index"]
+Kind = Literal["run", "documents"]
+
+
+def record(
+    connection: Connection[Row],
+    on: Statements,
+    run_id: str,
+    stage: Stage,
+    counts: Counts,
+    *,
+    keys: Sequence[str] = (),
+    model: str | None = None,
+    device: str | None = None,
+    kind: Kind = "run",
+) -> None:
+    """Add a stage's counts to the ledger row of its run."""
+    columns = [field.name for field in fields(Counts)]
+    connection.execute(
+        on.fill(
+            """
+            insert into {run_ledger} as l
+                (entity, run_id, kind, partition_keys, model, device, stages, {columns},
+                finished_at, started_at)
+            values ({entity}, %s, %s, %s, %s, %s, jsonb_build_object({stage}, %s::float8),
+                {values}, clock_timestamp(), clock_timestamp() - make_interval(secs => %s))
+            on conflict (entity, run_id) do update set
+                partition_keys = array(
+                    select unnest(l.partition_keys) union select unnest(excluded.partition_keys)
+                    order by 1
+                ),
+                model = coalesce(excluded.model, l.model),
+                device = coalesce(excluded.device, l.device),
+                stages = l.stages || jsonb_build_object({stage},
+                    coalesce((l.stages->>{stage})::float8, 0)
+                        + (excluded.stages->>{stage})::float8),
+                finished_at = excluded.finished_at,
+                {sums}
+            """,
+            stage=sql.Literal(stage),
+            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
+            values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
+            sums=sql.SQL(", ").join(
+                sql.SQL("{c} = l.{c} + excluded.{c}").format(c=Identifier(c)) for c in columns
+            ),
+        ),
+        (
+            *(run_id, kind, list(keys), model, device, counts.seconds),
+            *(*_numbers(counts), counts.seconds),
+        ),
+    )
+
+
+def record_plan(
+    connection: Connection[Row], on: Statements, run_id: str, plan: dict[str, Any]
+) -> None:
+    """Add what a run is about to do to one set; the plans of a run's sets stand in a list."""
+    connection.execute(
+        on.fill(
+            """
+            insert into {run_ledger} as l (entity, run_id, kind, plan)
+            values ({entity}, %s, 'run', jsonb_build_array(%s::jsonb))
+            on conflict (entity, run_id) do update set
+                plan = coalesce(l.plan, '[]'::jsonb) || excluded.plan
+            """
+        ),
+        (run_id, Jsonb(plan)),
+    )
+
+
+def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, Any] | None:
+    """The counts of a run, by name; None where the ledger has no such run."""
+    columns = [field.name for field in fields(Counts)]
+    row = connection.execute(
+        on.fill(
+            "select {columns} from {run_ledger} where entity = {entity} and run_id = %s",
+            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
+        ),
+        (run_id,),
+    ).fetchone()
+    return None if row is None else dict(zip(columns, row, strict=True))
+
+
+def latest(connection: Connection[Row], on: Statements, count: int) -> list[dict[str, Any]]:
+    """The latest runs of an entity, newest first, as columns by name."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            on.fill(
+                "select * from {run_ledger} where entity = {entity}"
+                " order by started_at desc limit {count}",
+                count=sql.Literal(count),
+            )
+        ).fetchall()
+
+
+def throughput(connection: Connection[Row], on: Statements, model: str) -> float | None:
+    """Tokens a second of the last runs with this model on the device used last; None before."""
+    row = connection.execute(
+        on.fill(
+            """
+            with runs as (
+                select device, tokens, encode_seconds, finished_at from {run_ledger}
+                where model = %s and encoded > 0 and encode_seconds > 0
+                order by finished_at desc limit 20
+            )
+            select sum(tokens) / sum(encode_seconds) from runs
+            where device = (select device from runs order by finished_at desc limit 1)
+            """
+        ),
+        (model,),
+    ).fetchone()
+    return float(row[0]) if row and row[0] else None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds that earlier runs took: for a pass that finds nothing, and for each row of the table
+    in it; for each row that is rendered; before a model's first vector and after its last; for each
+    chunk that is projected, and for each row of an index that is built."""
+
+    scan: float
+    render: float
+    start: float
+    project: float
+    index: float
+
+    def of(
+        self, *, rows: int, rendered: int, projected: int, indexed: int, encode_seconds: float
+    ) -> float:
+        """The seconds of a run over so many rows; `indexed` sets are built."""
+        start = self.start if encode_seconds else 0.0
+        return (
+            self.scan * rows
+            + self.render * rendered
+            + start
+            + encode_seconds
+            + self.project * projected
+            + self.index * rows * indexed
+        )
+
+
+def rates(connection: Connection[Row], on: Statements) -> Rates | None:
+    """What the entity's last runs took, or those of others where it never ran; None before any."""
+    rows = connection.execute(
+        on.fill(
+            """
+            select l.entity = {entity} as own, read, encoded, encoded + reused,
+                encode_seconds, coalesce((stages->>'texts')::float8, 0),
+                coalesce((stages->>'encode')::float8, 0), coalesce((stages->>'index')::float8, 0),
+                greatest(e.documents, 1)
+            from {run_ledger} l join {entities} e using (entity)
+            where kind = 'run' and stages ? 'texts' and e.documents is not null
+            order by own desc, started_at desc limit 20
+            """
+        )
+    ).fetchall()
+    own = [row[1:] for row in rows if row[0]] or [row[1:] for row in rows]
+    if not own:
+        return None
+    scan = min(texts / documents for *_, texts, _, _, documents in own)
+    rendered = sum(read for read, *_ in own)
+    beyond = sum(max(0.0, texts - scan * docs) for *_, texts, _, _, docs in own)
+    encoding = [max(0.0, wall - model) for _, n, _, model, _, wall, _, _ in own if n]
+    start = min(encoding, default=0.0)
+    projected = sum(chunks for _, n, chunks, *_ in own if n)
+    builds = [seconds / docs for *_, seconds, docs in own if seconds]
+    return Rates(
+        scan=scan,
+        render=beyond / rendered if rendered else 0.0,
+        start=start,
+        project=(sum(encoding) - start * len(encoding)) / projected if projected else 0.0,
+        index=max(builds, default=0.0),
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """US dollars: of the last run, of all runs, and what reuse and cache saved in them."""
+
+    last_run_usd: float = 0.0
+    total_usd: float = 0.0
+    saved_usd: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.last_run_usd + other.last_run_usd,
+            self.total_usd + other.total_usd,
+            self.saved_usd + other.saved_usd,
+        )
+
+
+def cost(connection: Connection[Row], on: Statements) -> Cost:
+    """What the runs of an entity cost."""
+    return Cost(
+        *on.one(
+            connection,
+            """
+            select
+                coalesce((
+                    array_agg(cost_usd order by started_at desc) filter (where kind = 'run')
+                )[1], 0)::float,
+                coalesce(sum(cost_usd), 0)::float,
+                coalesce(sum(saved_usd), 0)::float
+            from {run_ledger}
+            where entity = {entity}
+            """,
+        )
+    )
+
+
+def _numbers(counts: Counts) -> list[float]:
+    return list(asdict(counts).values())

@@ -1,0 +1,1 @@
+"""The SQL of searches: dense, lexical, hybrid, and what may be searched."""

@@ -1,0 +1,166 @@
+"""One statement for a whole search: what each way finds, the best chunk of each row, fused.
+Beside it, what a search may need: a stored vector, more columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.model import Vector
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.store.search.published import Published, version
+
+# Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), weighted as
+# `benchmarks.quality --tune` finds best on the train split of SciFact, within 0.001: constants
+# below 5 do not gain more, and trust the first place almost alone
+RANK_CONSTANT = 5
+WEIGHTS = {"dense": 0.45, "text": 0.55}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row that was found; `fields` are its filter columns as JSON has them."""
+
+    id: str
+    chunk: int
+    score: float
+    text: str
+    fields: Mapping[str, Any]
+
+
+def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
+    """Rows of (version, chunks that each way found, and the five of `Found`), the best first.
+
+    `ways` give (id, chunk, score) of chunks. Where nothing is found, the last five are null.
+    """
+    on = published.on
+    return on.fill(
+        """
+        with {ways}, best as ({best})
+        select {version}, {seen}, h.* from (select) as one left join (
+            select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields
+            from (select * from best order by score desc, {id} limit {rows}) as b
+            join {vectors} v using ({id}, chunk)
+        ) as h on true order by h.score desc, h.id
+        """,
+        ways=sql.SQL(", ").join(
+            sql.SQL("{} as materialized ({})").format(Identifier(name), way)
+            for name, way in ways.items()
+        ),
+        best=_fused(published) if len(ways) > 1 else _best_chunks(published, *ways),
+        version=version(on.schema, on.source.entity.name),
+        seen=sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(
+                sql.SQL("(select count(*) from {})").format(Identifier(name)) for name in ways
+            )
+        ),
+        fields=fields(published),
+        vectors=on.table(published.vector_set.table_name),
+        rows=Literal(rows),
+    )
+
+
+def nearest(published: Published, near: sql.Composable) -> sql.Composed:
+    """The same rows as `statement` has, where each row has one chunk and one way finds it: `near`
+    gives (id, chunk, score) and what is `whole`, so that no row is looked up again."""
+    on = published.on
+    return on.fill(
+        """
+        select {version}, array[count(h.{id}) over ()], h.{id}::text, h.chunk, h.score, h.text,
+            h.fields
+        from (select) as one left join ({near}) as h on true order by h.score desc, 3
+        """,
+        version=version(on.schema, on.source.entity.name),
+        near=near,
+    )
+
+
+def whole(published: Published) -> sql.Composable:
+    """The text and the fields of a row `v`, for the select list of `nearest`."""
+    return sql.SQL(", v.text, {} as fields").format(fields(published))
+
+
+def _best_chunks(published: Published, way: str) -> sql.Composable:
+    return published.on.fill(
+        "select distinct on ({id}) {id}, chunk, score from {way} order by {id}, score desc, chunk",
+        way=Identifier(way),
+    )
+
+
+def _fused(published: Published) -> sql.Composable:
+    return published.on.fill(
+        """
+        select {id}, (array_agg(chunk order by way))[1] as chunk,
+            sum(weight / ({constant} + rank))::float8 as score
+        from ({ranked}) as ranked group by {id}
+        """,
+        constant=Literal(RANK_CONSTANT),
+        ranked=sql.SQL(" union all ").join(
+            published.on.fill(
+                "select {id}, chunk, {way} as way, {weight} as weight,"
+                " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
+                way=Literal(way),
+                weight=Literal(weight),
+                best=_best_chunks(published, way),
+            )
+            for way, weight in WEIGHTS.items()
+        ),
+    )
+
+
+def fields(published: Published) -> sql.Composable:
+    """The filter columns of a row `v` as one JSON object."""
+    if not published.filters:
+        return sql.SQL("'{}'::jsonb")
+    columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
+    # a column may be called f, too
+    return sql.SQL("(select to_jsonb(f.*) from (select {}) as f)").format(columns)
+
+
+def vector_of(connection: Connection[Row], published: Published, row_id: str) -> Vector | None:
+    """The published vector of a row, the mean of its chunks' vectors; None where it has none."""
+    (mean,) = published.on.one(
+        connection,
+        "select avg(embedding::vector) from {vectors} where {id} = {row_id}::{id_type}",
+        vectors=published.on.table(published.vector_set.table_name),
+        row_id=sql.Literal(row_id),
+    )
+    return None if mean is None else np.asarray(mean.to_numpy(), dtype=np.float32)
+
+
+def with_columns(
+    connection: Connection[Row],
+    published: Published,
+    columns: Sequence[str],
+    found: Sequence[Found],
+) -> list[Found]:
+    """The rows with these columns of the staging model among their fields, as JSON has them.
+
+    A row that is gone from there has nulls. Raises ConfigurationError for a column that is not
+    in the model.
+    """
+    entity = published.on.source.entity
+    present = columns_of(connection, entity.db_schema, entity.table)
+    for column in columns:
+        if column not in present:
+            raise ConfigurationError(
+                f"column {column!r} is not in {entity.table} (columns: {', '.join(present)})"
+            )
+    rows = connection.execute(
+        published.on.fill(
+            "select s.{id}::text, (select to_jsonb(f.*) from (select {columns}) as f)"
+            " from {staging} as s where s.{id} = any(%s::{id_type}[])",
+            columns=sql.SQL(", ").join(Identifier("s", column) for column in columns),
+            staging=Identifier(entity.db_schema, entity.table),
+        ),
+        ([row.id for row in found],),
+    )
+    more: dict[str, dict[str, Any]] = dict(rows.fetchall())
+    nothing = dict.fromkeys(columns)
+    return [replace(row, fields={**row.fields, **more.get(row.id, nothing)}) for row in found]

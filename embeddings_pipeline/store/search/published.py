@@ -1,0 +1,107 @@
+"""What search needs to know of an entity: read from what is stored, without a dbt project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.fields import Source
+from embeddings_pipeline.errors import NotFound, RunNeeded
+from embeddings_pipeline.store import schema as store_schema
+from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """An entity and its live set at one moment; another `version` means that one of them moved.
+
+    `documents` and `average_tokens` are those of its texts when their lexemes were counted.
+    """
+
+    on: Statements
+    vector_set: VectorSet
+    version: str
+    documents: int | None
+    average_tokens: float
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filter columns and their types."""
+        return dict(self.on.source.filters)
+
+
+def names(connection: Connection[Row], schema: str) -> list[str]:
+    """The entities that have something published."""
+    rows = connection.execute(
+        sql.SQL("select entity from {} where state = 'live' order by 1").format(
+            Identifier(schema, "vector_sets")
+        )
+    )
+    return [name for (name,) in rows]
+
+
+def version(schema: str, entity: str) -> sql.Composable:
+    """An expression: the version of what is published now; null where nothing is."""
+    return sql.SQL(
+        # the transactions that last wrote the two rows
+        "(select e.xmin || '/' || s.xmin from {entities} e join {sets} s using (entity)"
+        " where entity = {entity} and state = 'live')"
+    ).format(
+        entities=Identifier(schema, "entities"),
+        sets=Identifier(schema, "vector_sets"),
+        entity=Literal(entity),
+    )
+
+
+def read(connection: Connection[Row], schema: str, entity: str) -> Published:
+    """What is published of an entity. Raises NotFound that names the choices, RunNeeded where
+    nothing is published yet."""
+    with connection.transaction():
+        # one moment for all of it
+        connection.execute("set transaction isolation level repeatable read, read only")
+        row = connection.execute(
+            sql.SQL(
+                "select {version}, definition::text, id_type, documents, average_tokens"
+                " from {entities} where entity = {entity}"
+            ).format(
+                version=version(schema, entity),
+                entities=Identifier(schema, "entities"),
+                # no parameter, beside which a % in the name would be a placeholder
+                entity=Literal(entity),
+            )
+        ).fetchone()
+        if row is None or row[0] is None:
+            choices = ", ".join(names(connection, schema)) or "none yet: run `embeddings-pipeline`"
+            if row is None:
+                raise NotFound(f"there is no entity {entity!r} (published: {choices})")
+            raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
+        current, definition, id_type, documents, average_tokens = row
+        declared = store_schema.read_definition(entity, definition)
+        on = Statements(schema, Source(declared, {}, id_type, (), {}))
+        (live,) = vector_sets.vector_sets(connection, on, ("live",))
+        columns = columns_of(connection, schema, live.table_name)
+    filters = {name: columns[name] for name in declared.filters if name in columns}
+    return Published(
+        Statements(schema, Source(declared, {}, id_type, (), filters)),
+        live,
+        current,
+        documents,
+        average_tokens or 1.0,
+    )
+
+
+def coverage(connection: Connection[Row], schema: str, entity: str) -> tuple[float, float]:
+    """The percentage of an entity's rows that have vectors, and the seconds for which the oldest
+    change has waited for one (0 where none waits)."""
+    row = connection.execute(
+        sql.SQL(
+            "select coverage_percent, coalesce(oldest_pending_seconds, 0) from {} where entity = %s"
+        ).format(Identifier(schema, "entity_coverage")),
+        (entity,),
+    ).fetchone()
+    return (float(row[0]), float(row[1])) if row else (100.0, 0.0)

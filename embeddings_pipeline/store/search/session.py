@@ -1,0 +1,32 @@
+"""Connections for searches: what is set in one stays, so that a search is one round trip."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from pgvector.psycopg import register_vector
+from psycopg import Connection
+
+from embeddings_pipeline.store.connection import Row
+
+# a scan that finds too few rows that match goes on; its order is put right afterwards
+_SETTINGS = """
+    set hnsw.iterative_scan = relaxed_order; set ivfflat.iterative_scan = relaxed_order
+"""
+_present: WeakKeyDictionary[Connection[Row], dict[str, str]] = WeakKeyDictionary()
+
+
+def prepare(connection: Connection[Row]) -> None:
+    """Make a new connection ready for searches."""
+    register_vector(connection)
+    connection.execute(_SETTINGS)
+    _present[connection] = {}
+
+
+def use(connection: Connection[Row], settings: dict[str, str]) -> None:
+    """Set these in the session, where they are not so already."""
+    present = _present[connection]
+    for name, value in settings.items():
+        if present.get(name) != value:
+            connection.execute("select set_config(%s, %s, false)", (name, value))
+            present[name] = value

@@ -1,0 +1,1 @@
+"""What is read of staging tables, and which of their rows changed."""

@@ -1,0 +1,99 @@
+"""What is read of a staging model, as SQL: its eligible rows, their fingerprints and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.fields import BYTES, Source
+from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.rendering import MAX_IMAGE_BYTES
+from embeddings_pipeline.store.connection import trusted
+from embeddings_pipeline.store.texts.partition_keys import hash_key
+
+
+def relation(source: Source) -> sql.Composable:
+    """The staging model itself."""
+    return Identifier(source.entity.db_schema, source.entity.table)
+
+
+def eligible(
+    source: Source, keys: Sequence[str] | None = None, *, escaped: bool = True
+) -> sql.Composable:
+    """Which rows may be embedded, of these partitions or of all; `escaped` for a statement that has
+    parameters."""
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    if keys is not None:
+        conditions.append(
+            sql.SQL("{} = any({}::text[])").format(partition_key(source), sql.Literal(list(keys)))
+        )
+    if source.entity.deleted:
+        conditions.append(sql.SQL("{} is not true").format(Identifier(source.entity.deleted)))
+    conditions.append(where(source.entity, escaped=escaped))
+    return sql.SQL(" and ").join(conditions)
+
+
+def where(entity: Entity, *, escaped: bool = True) -> sql.Composable:
+    """The condition that an entity declares; true where it declares none."""
+    # a statement without parameters has no placeholders to escape
+    return sql.SQL("({})").format(trusted(entity.where or "true", escaped=escaped))
+
+
+def changed_at(column: str) -> sql.Composable:
+    """When a row changed, as text; null for a time without end, which says nothing of when."""
+    return sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
+        t=Identifier(column)
+    )
+
+
+def fingerprint(source: Source) -> sql.Composable:
+    """A 64-bit hash of the row's used columns, its id and the definition.
+
+    The record's own output function quotes its fields, so that no two rows print alike. The hash
+    is the one by which Postgres partitions tables, and thus the same in later versions; another
+    one would make a pass look at every row again, and encode none.
+    """
+    entity = source.entity
+    used = [entity.id, *source.text_columns, *source.filters]
+    if isinstance(entity.partitions, DayPartitions):
+        used.append(entity.partitions.column)
+    return sql.SQL('hashtextextended(row({}, {})::text collate "C", 0)').format(
+        sql.SQL(", ").join(Identifier(column) for column in dict.fromkeys(used)),
+        sql.Literal(source.definition_hash),
+    )
+
+
+def partition_key(source: Source) -> sql.Composable:
+    """The partition of a row; of a day in the future, one that no run is for."""
+    partitions = source.entity.partitions
+    if isinstance(partitions, DayPartitions):
+        return sql.SQL("greatest({}, {}::date)::text").format(
+            day(partitions, source), sql.Literal(partitions.start.isoformat())
+        )
+    return hash_key(partitions, Identifier(source.entity.id))
+
+
+def day(partitions: DayPartitions, source: Source) -> sql.Composable:
+    """The day in UTC that a row is partitioned by."""
+    column = Identifier(partitions.column)
+    if source.columns[partitions.column] == "timestamp with time zone":
+        return sql.SQL("({} at time zone 'UTC')::date").format(column)
+    return sql.SQL("{}::date").format(column)
+
+
+def as_text(source: Source, column: str) -> sql.Composable:
+    """A value as a person would write it: yes or no, a list with commas, else as printed; the
+    bytes of an image as base64, of one that is too large as many as show that."""
+    name, kind = Identifier(column), source.columns[column]
+    if column == source.entity.image and kind == BYTES:
+        return sql.SQL(
+            "translate(encode(substring({} from 1 for {}), 'base64'), chr(10), '')"
+        ).format(name, sql.Literal(MAX_IMAGE_BYTES + 1))
+    if kind == "boolean":
+        return sql.SQL("case {} when true then 'yes' when false then 'no' end").format(name)
+    if kind.endswith("[]"):
+        return sql.SQL("array_to_string({}, ', ')").format(name)
+    return sql.SQL("{}::text").format(name)

@@ -1,0 +1,143 @@
+"""What full-text search needs of an entity: the lexemes of each text, and how frequent they are.
+
+Texts are the same for every model, and so are their lexemes: a column of `<entity>_texts` that
+Postgres derives from the text itself, which therefore is never behind it and goes with it.
+"""
+
+from __future__ import annotations
+
+from psycopg import Connection, sql
+from psycopg.sql import Identifier, Literal
+
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import Statements
+
+# characters of a text that can be found: the lexemes of one text may take 1 MiB
+_READ = 100_000
+
+# a text that says a lexeme so many times has it with this number behind it, too (`pump 3`), which
+# no language makes of a word, so that the index finds the texts that say it often. A lexeme said
+# twice is left out: then a text of few, long ones could take more than it may
+OFTEN = (3, 4, 6, 8)
+
+# lexemes of fewer texts than these are counted when they are asked for. What few rows say is not
+# kept apart from them, and is gone with them
+FREQUENT = 100
+
+# counts are renewed when this share of the texts is new, changed or gone
+_COUNT_AGAIN = 0.1
+
+
+def create_function(connection: Connection[Row], schema: str) -> None:
+    """Create `with_often` where it is missing: a tsvector and what it has of `OFTEN`."""
+    name = sql.SQL("{}(tsvector)").format(Identifier(schema, "with_often"))
+    (known,) = connection.execute(
+        "select to_regprocedure(%s)", (name.as_string(connection),)
+    ).fetchone() or (None,)
+    if known is None:
+        connection.execute(
+            sql.SQL(
+                """
+                create function {name} returns tsvector language plpgsql
+                immutable strict parallel safe as $body$ begin
+                    -- most texts say nothing often: three positions have two commas between them
+                    if $1::text not like '%,%,%' then return $1; end if;
+                    return $1 || coalesce((
+                        select array_to_tsvector(array_agg(lexeme || ' ' || times))
+                        from unnest($1) cross join unnest({often}) as times
+                        where cardinality(positions) >= times
+                    ), ''::tsvector);
+                end $body$
+                """
+            ).format(name=name, often=Literal([*OFTEN]))
+        )
+
+
+def tsvector(entity: Entity, text: sql.Composable) -> sql.Composable:
+    """The tsvector of a text of the entity, or of a query for one."""
+    # Postgres would take `<script` for a tag, and with it all words up to its end
+    return sql.SQL("to_tsvector({}::regconfig, translate({}, '<>', '  '))").format(
+        Literal(f"pg_catalog.{entity.language}"), text
+    )
+
+
+def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
+    """Create the column and the table of frequencies; again where the language changed."""
+    table = f"{entity.name}_texts"
+    names = {
+        "table": Identifier(schema, table),
+        "frequencies": Identifier(schema, f"{entity.name}_lexemes"),
+        "entities": Identifier(schema, "entities"),
+        "entity": Literal(entity.name),
+        "lexemes": sql.SQL("{}({})").format(
+            Identifier(schema, "with_often"),
+            tsvector(entity, sql.SQL("left(text, {})").format(Literal(_READ))),
+        ),
+    }
+    if _language(connection, schema, table) == entity.language:
+        return
+    for statement in (
+        "alter table {table} drop column if exists lexemes",
+        "alter table {table} add column lexemes tsvector generated always as ({lexemes}) stored",
+        "create table if not exists {frequencies}"
+        " (lexeme text primary key, documents bigint not null)",
+        "update {entities} set counted_at = null where entity = {entity}",
+    ):
+        connection.execute(sql.SQL(statement).format(**names))
+
+
+def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
+    """Count lexemes and lengths where enough texts changed since; returns whether it was done."""
+    documents, average, due = on.one(
+        connection,
+        """
+        select t.documents, t.average_tokens, e.counted_at is null
+            or t.fresh + abs(t.documents - e.documents) > {share} * t.documents
+        from {entities} e cross join lateral (
+            select count(*) as documents, coalesce(avg(tokens), 1)::float8 as average_tokens,
+                count(*) filter (where serialised_at > e.counted_at) as fresh
+            from {texts} where text_hash is not null
+        ) t
+        where e.entity = {entity}
+        """,
+        share=Literal(_COUNT_AGAIN),
+    )
+    if not due:
+        return False
+    with connection.transaction():
+        # first, so that two at once take turns
+        connection.execute(
+            on.fill(
+                "update {entities} set documents = %s, average_tokens = %s, counted_at = now()"
+                " where entity = {entity}"
+            ),
+            (documents, average),
+        )
+        connection.execute(on.fill("delete from {lexemes}"))
+        connection.execute(
+            on.fill(
+                "insert into {lexemes} select word, ndoc from ts_stat({every})"
+                " where ndoc >= {few} and position(' ' in word) = 0",
+                every=Literal(on.fill("select lexemes from {texts}").as_string(connection)),
+                few=Literal(FREQUENT),
+            )
+        )
+    return True
+
+
+def _language(connection: Connection[Row], schema: str, table: str) -> str | None:
+    """The language of the column as it is; None where there is none, or one as of old."""
+    row = connection.execute(
+        """
+        select substring(
+            pg_get_expr(d.adbin, d.adrelid)
+            from 'with_often\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig, translate'
+        )
+        from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+        where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+            and a.attname = 'lexemes'
+        """,
+        (schema, table),
+    ).fetchone()
+    return row[0] if row else None

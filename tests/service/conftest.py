@@ -1,0 +1,38 @@
+"""A client of the service over a published entity, and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.support.browser import chromium
+from tests.support.browser import opened as opened_page
+from tests.support.serving import served
+from tests.support.world import World
+
+
+@pytest.fixture
+def client(shop: World) -> Iterator[httpx.Client]:
+    """A client of the service, which has no keys."""
+    with served(shop.database, shop.encoder) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a module, since it takes seconds to start; and not for longer, since an
+    event loop runs in this thread as long as it is there."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, client: httpx.Client) -> Iterator[Page]:
+    """The page of the shop; its console must stay silent."""
+    with opened_page(browser, str(client.base_url)) as (page, complaints):
+        page.goto("/")
+        yield page
+        assert complaints == []

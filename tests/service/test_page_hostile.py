@@ -1,0 +1,80 @@
+"""Nothing that a row or a query holds becomes a part of the page, or runs in it."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import needs_chromium, opened, search, texts
+from tests.support.serving import served
+from tests.support.world import World
+
+pytestmark = needs_chromium
+
+# as its own words say, it runs where markup of a row becomes markup of the page
+HOSTILE = '<img src=x onerror="document.title=\'ran\'"><script>document.title="ran"</script>'
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def test_markup_in_rows_is_text(
+    browser: Browser, world: World, request: pytest.FixtureRequest
+) -> None:
+    naughty = (request.path.parent.parent / "data" / "blns.txt").read_text().splitlines()
+    strings = [line for line in naughty if line and not line.startswith("#") and "<" in line]
+    world.table("id text, name text, category text")
+    world.insert(
+        *((f"{number} {text}", f"thing {text}", "x") for number, text in enumerate(strings)),
+        (HOSTILE, f"thing {HOSTILE}", HOSTILE),
+    )
+    world.run(world.declare(template="{name}", filters=["category"]))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?count=50&q=thing")
+        assert len(texts(page)) == 50
+        page.get_by_role("checkbox", name="onerror").check()
+        expect(page.locator("#results li")).to_have_count(1)
+        assert texts(page) == [f"thing {HOSTILE}"]
+        page.get_by_role("button", name="More like this").click()
+        expect(page.locator("#like strong")).to_have_text(HOSTILE)
+        assert page.locator("#search img, #search script").count() == 0
+        assert page.title() != "ran"
+        assert complaints == []
+
+
+def test_any_query_is_answered(page: Page) -> None:
+    for query in (HOSTILE, "\\", "%00", "'; drop table x; --", "א\u202e", "😀" * 90):
+        search(page, query)
+        texts(page)
+        expect(page.get_by_label("Search for")).to_have_value(query)
+        assert page.title() == f"{query} · Search"
+
+
+def test_images_are_shown_where_the_text_is_one(browser: Browser, world: World) -> None:
+    world.table("id bigint, uri text")
+    world.insert((1, PIXEL), (2, "javascript:document.title='ran'"), (3, "data:text/html,x"))
+    world.run(world.declare(template="{uri}"))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?q=data&mode=dense")
+        image = page.get_by_role("img", name="Image of 1")
+        expect(image).to_have_attribute("src", PIXEL)
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
+        assert len(texts(page)) == 2
+        page.get_by_role("button", name="More like this: 1").click()
+        expect(page.locator("#like p")).to_have_text("More like 1")
+        assert complaints == []
+
+
+def test_nothing_runs_but_the_pages_own_files(client: httpx.Client) -> None:
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "style=" not in client.get("/").text

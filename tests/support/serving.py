@@ -1,0 +1,52 @@
+"""The real service on a free port of this machine, for tests that ask it over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.service.app import create_app
+from embeddings_pipeline.settings import Settings
+from tests.support.waiting import until
+from tests.support.words import WORDS, WordsEncoder
+
+
+@contextmanager
+def served(
+    database: Database, encoder: Encoder | None = None, **settings: Any
+) -> Iterator[httpx.Client]:
+    """A client of a service over this database, with a model that knows nothing but words, unless
+    the settings name another and no encoder is given beside it."""
+    pipeline = Pipeline(
+        Settings(
+            _env_file=None,
+            staging_db_url=database.url,
+            pgvector_url=database.url,
+            **{"embedding_model": WORDS.model, **settings},
+        )
+    )
+    if encoder or "embedding_model" not in settings:
+        pipeline.encoders.add(encoder or WordsEncoder())
+    config = uvicorn.Config(
+        create_app(pipeline), port=0, log_config=None, timeout_graceful_shutdown=10
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        pipeline.close()

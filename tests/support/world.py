@@ -1,0 +1,177 @@
+"""A staging table, an entity over it and the steps of a run, for tests of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from psycopg import sql
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.fields import bind
+from embeddings_pipeline.entities.manifest import entity_of
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
+from embeddings_pipeline.sync.index import sync_index
+from embeddings_pipeline.sync.plan import Plan, plans
+from embeddings_pipeline.sync.publish import PublishResult, publish
+from embeddings_pipeline.sync.retention import retain
+from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.texts import TextsResult, sync_texts
+from tests.support.words import WordsEncoder
+
+SCHEMA = "analytics_features"
+
+
+class World:
+    """One entity over `staging.stg_item`. A fresh `declare` is an edit of the model's yml."""
+
+    def __init__(self, database: Database, *, fresh: bool = True) -> None:
+        self.database = database
+        self.postgres = Postgres(database)
+        self.keep = True
+        self.encoder = WordsEncoder()
+        self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
+        self.use(self.encoder)
+        if fresh:
+            self.sql("create schema staging")
+        with self.postgres.connection() as connection:
+            create_control_tables(connection, SCHEMA)
+
+    def use(self, encoder: WordsEncoder) -> None:
+        """From now on the model of the entity is this one."""
+        self.encoder = encoder
+        self.encoders.add(encoder)
+
+    def table(self, columns: str, name: str = "stg_item") -> None:
+        self.sql(f"create table staging.{name} ({columns})")
+
+    def insert(self, *rows: Sequence[Any], name: str = "stg_item") -> None:
+        with self.postgres.connection() as connection, connection.cursor() as cursor:
+            marks = ", ".join(["%s"] * len(rows[0]))
+            cursor.executemany(f"insert into staging.{name} values ({marks})", rows)
+
+    def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.postgres.connection() as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def declare(self, name: str = "item", **keys: Any) -> Entity:
+        node = {"name": f"stg_{name}", "schema": "staging"}
+        return entity_of(node, {"id": "id", "entity": name, **keys})
+
+    def on(self, entity: Entity) -> Statements:
+        with self.postgres.connection() as connection:
+            columns = reader.staging_columns(connection, entity.db_schema, entity.table)
+        return Statements(SCHEMA, bind(entity, columns))
+
+    def tables(self, connection: Any, entity: Entity) -> EntityTables:
+        return EntityTables(connection, self.on(entity))
+
+    def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
+        return sync_texts(
+            *(self.postgres, self.postgres, self.on(entity), self.encoders),
+            RunOptions(run_id=run_id or str(uuid4()), **options),
+            keep=self.keep,
+        )
+
+    def vectors(self, entity: Entity, run_id: str = "", **options: Any) -> EncodeResult:
+        return encode_entity(
+            *(self.postgres, self.on(entity), self.encoders),
+            RunOptions(run_id=run_id or str(uuid4()), **options),
+            keep=self.keep,
+        )
+
+    def retain(self, entity: Entity, *, grace: int = 0) -> None:
+        """What ends a run: caches forget what has been of no use for so many seconds."""
+        settings = self.settings.model_copy(update={"embedding_cache_grace": grace})
+        retain(self.postgres, self.on(entity), self.encoders, settings)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(_env_file=None, embedding_cache_keep=self.keep, embedding_cache_grace=0)
+
+    def plan(self, entity: Entity, **options: Any) -> Plan:
+        (planned,) = self.plans(entity, **options)
+        return planned
+
+    def plans(self, *entities: Entity, **options: Any) -> list[Plan]:
+        """The plans of runs of these, one after the other."""
+        asked = RunOptions(run_id="", **options)
+        planned, failures = plans(
+            *(self.postgres, self.postgres, entities, self.on, self.encoders, asked),
+            keep=self.keep,
+        )
+        for error in failures.values():
+            raise error
+        return planned
+
+    def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
+        sync_index(self.postgres, self.on(entity))
+        return publish(self.postgres, self.on(entity), explicit=explicit)
+
+    def run(self, entity: Entity, **options: Any) -> dict[str, Any]:
+        """A whole run; returns the counts of its ledger row."""
+        run_id = str(uuid4())
+        self.texts(entity, run_id, **options)
+        self.vectors(entity, run_id)
+        published = self.publish(entity)
+        self.retain(entity)
+        assert not published.reasons, published.summary
+        with self.postgres.connection() as connection:
+            counts = run_ledger.read(connection, self.on(entity), run_id)
+        assert counts is not None
+        return counts
+
+    def sets(self, entity: Entity) -> list[VectorSet]:
+        with self.postgres.connection() as connection:
+            return vector_sets.vector_sets(connection, self.on(entity))
+
+    def view(self, name: str = "item") -> dict[tuple[str, int], str]:
+        """(id, chunk) -> text of the published view."""
+        rows = self.sql(f"select id::text, chunk, text from {SCHEMA}.{name}_embeddings")
+        assert len({row[:2] for row in rows}) == len(rows)
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    def stored(self, name: str = "item") -> dict[str, list[tuple[Any, ...]]]:
+        """All that a run leaves, apart from times and runs: to compare two ways to one end."""
+        view = sql.SQL(
+            "select id::text, chunk, text, text_hash, embedding::text from {} order by 1, 2"
+        ).format(sql.Identifier(SCHEMA, f"{name}_embeddings"))
+        texts = sql.SQL(
+            "select id::text, chunk, partition_key, text, text_hash from {} order by 1, 2"
+        ).format(sql.Identifier(SCHEMA, f"{name}_texts"))
+        with self.postgres.connection() as connection:
+            return {
+                "view": connection.execute(view).fetchall(),
+                "texts": connection.execute(texts).fetchall(),
+            }
+
+    def assert_vectors_are_of_their_texts(self, name: str = "item") -> None:
+        """Each published vector is what the encoder makes of the text beside it."""
+        for row_id, text, vector in self.sql(
+            f"select id, text, embedding::text from {SCHEMA}.{name}_embeddings"
+        ):
+            wanted = self.encoder.encode_query([text]).vectors[0]
+            found = [float(x) for x in vector.strip("[]").split(",")]
+            assert abs(wanted - found).max() < 1e-5, (row_id, text)
+
+
+@contextmanager
+def world_in(database: Database, *, fresh: bool = True) -> Iterator[World]:
+    world = World(database, fresh=fresh)
+    try:
+        yield world
+    finally:
+        world.postgres.close()
