@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Protocol, Self
 
 from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
 
+from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound
-from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.find import MovedError, Wanted, find, near_enough
 from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.query_vectors import Encode, encode_one
@@ -25,6 +25,7 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import hybrid, session
@@ -38,6 +39,23 @@ _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 _RERANKED = 50
 
 
+class SearchContext(Protocol):
+    """What a searcher needs: settings, models, and the database of the vectors. A `Pipeline` has
+    them."""
+
+    settings: Settings
+    encoders: Encoders
+
+    @property
+    def vectors(self) -> Postgres: ...
+
+    @property
+    def schema(self) -> str: ...
+
+    @property
+    def one_database(self) -> bool: ...
+
+
 class Searcher:
     """Searches entities; several threads may use one. Close it, or use it in a `with`.
 
@@ -45,20 +63,20 @@ class Searcher:
     """
 
     def __init__(
-        self, pipeline: Pipeline, encode: Encode | None = None, *, connections: int = 8
+        self, context: SearchContext, encode: Encode | None = None, *, connections: int = 8
     ) -> None:
-        self._pipeline = pipeline
-        self._encode = encode or encode_one(pipeline.encoders)
+        self._context = context
+        self._encode = encode or encode_one(context.encoders)
         self._database = Postgres(
-            pipeline.vectors.database,
+            context.vectors.database,
             max_size=connections,
             prepare=session.prepare,
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
-        self._rerankers = Rerankers(pipeline.settings)
-        self._live = LiveSets(self._database, pipeline.schema)
-        self._freshness = Freshness(self._database, pipeline.schema)
+        self._rerankers = Rerankers(context.settings)
+        self._live = LiveSets(self._database, context.schema)
+        self._freshness = Freshness(self._database, context.schema)
 
     def search(self, request: SearchRequest) -> Answer:
         """The rows that answer the query best.
@@ -121,7 +139,7 @@ class Searcher:
         published, found = self._live.find(request.entity, wanted)
         if request.mode == "dense":
             metric = published.vector_set.metric
-            found = near_enough(request, self._pipeline.settings, metric, found)
+            found = near_enough(request, self._context.settings, metric, found)
         if request.rerank:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
@@ -138,7 +156,7 @@ class Searcher:
     def _nearest(self, request: AnyRequest, wanted: Callable[[Published], Wanted]) -> Answer:
         published, found = self._live.find(request.entity, wanted)
         metric = published.vector_set.metric
-        near = near_enough(request, self._pipeline.settings, metric, found)
+        near = near_enough(request, self._context.settings, metric, found)
         return self._answer(request, "dense", published, near)
 
     def _steadily(self, work: Callable[[], Answer]) -> Answer:
@@ -179,7 +197,7 @@ class Searcher:
     ) -> Sequence[Found]:
         if not columns:
             return found
-        if not self._pipeline.one_database:
+        if not self._context.one_database:
             raise ConfigurationError(
                 "columns of the staging model can be asked for only where it is in the database"
                 " of the vectors"
@@ -193,7 +211,7 @@ class Searcher:
         return [replace(row, score=score) for score, row in best]
 
     def _rows(self, request: AnyRequest) -> int:
-        return request.top_k or self._pipeline.settings.embedding_similarity_top_k
+        return request.top_k or self._context.settings.embedding_similarity_top_k
 
 
 # what is published may move while it is searched, but not again and again
