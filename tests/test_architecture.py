@@ -1,0 +1,148 @@
+"""What docs/architecture.md says of the code: the files on the path of a row, and who imports
+whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import embeddings_pipeline
+from tests.support.world import World
+
+PACKAGE = Path(embeddings_pipeline.__file__).parent
+DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
+# the rooms that a row passes; what lies outside of them is for all rooms
+PATH_ROOMS = ("sync/", "store/staging/", "store/texts/", "store/vectors/")
+# the layers, the highest first; a module imports from its own layer and those below
+LAYERS = (
+    ("cli/", "definitions.py"),
+    ("assets/", "resources/", "service/"),
+    ("pipeline.py",),
+    ("sync/", "search/"),
+    ("encoders/", "store/"),
+    ("entities/",),
+    ("settings.py", "errors.py", "database.py", "files.py"),
+)
+
+
+def stages() -> list[str]:
+    """The files in the table of stages."""
+    rows = re.findall(r"^\| [^|`]+ \| `([\w/]+\.py)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    return [str(row) for row in rows]
+
+
+def test_each_stage_of_a_row_is_one_file_that_exists() -> None:
+    assert 10 <= len(stages()) <= 15
+    assert [file for file in stages() if not (PACKAGE / file).is_file()] == []
+
+
+@contextmanager
+def executed() -> Iterator[set[str]]:
+    """The files of the package whose functions are called in the block, in any thread."""
+    found: set[str] = set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(str(PACKAGE)):
+            found.add(str(Path(file).relative_to(PACKAGE)))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+def test_a_row_passes_the_stages_and_what_the_document_names_beside_them(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(20)])
+    item = world.declare(template="{name}")
+    with executed() as files:
+        world.run(item)
+    on_the_path = {file for file in files if file.startswith(PATH_ROOMS)}
+    named = {*stages(), *re.findall(r"`([\w/]+\.py)`", DOCUMENT.read_text())}
+    assert on_the_path <= named
+    # a stage that the row no longer passes
+    assert {file for file in stages() if file.startswith(PATH_ROOMS)} <= files
+
+
+def layer(module: str) -> int | None:
+    """The layer of a file; None for the package itself."""
+    for number, parts in enumerate(LAYERS):
+        if module.startswith(parts):
+            return number
+    return None
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The files of the package that a file imports when it is run, wherever in it."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node in typing_only or node.level:
+            continue
+        if node.module and node.module.split(".")[0] == "embeddings_pipeline":
+            path = "/".join(node.module.split(".")[1:])
+            for name in node.names:
+                inner = f"{path}/{name.name}.py".lstrip("/")
+                yield inner if (PACKAGE / inner).is_file() else f"{path}.py"
+
+
+FILES = sorted(
+    str(file.relative_to(PACKAGE))
+    for file in PACKAGE.rglob("*.py")
+    if file.relative_to(PACKAGE) != Path("__init__.py")
+)
+
+
+def test_no_import_runs_upward() -> None:
+    upward = [
+        f"{file} -> {imported}"
+        for file in FILES
+        for imported in imports(PACKAGE / file)
+        if (mine := layer(file)) is not None
+        and (theirs := layer(imported)) is not None
+        and theirs < mine
+        # the pipeline offers searches, and loads them when they are asked for
+        and (file, imported.split("/")[0]) != ("pipeline.py", "search")
+    ]
+    assert upward == []
+
+
+def test_the_store_imports_no_encoder() -> None:
+    assert [
+        f"{file} -> {imported}"
+        for file in FILES
+        if file.startswith("store/")
+        for imported in imports(PACKAGE / file)
+        if imported.startswith("encoders/")
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("library", "places"),
+    [
+        ("dagster", ("assets/", "resources/", "definitions.py", "cli/")),
+        ("dbt", ("resources/",)),
+    ],
+)
+def test_a_framework_is_imported_in_its_places_alone(library: str, places: tuple[str, ...]) -> None:
+    pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
+    found = [file for file in FILES if pattern.search((PACKAGE / file).read_text())]
+    assert [file for file in found if not file.startswith(places)] == []
