@@ -33,7 +33,7 @@ from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.staging.reader import source_of
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -209,7 +209,7 @@ class Pipeline:
                 entities.append(self.entity(name))
         return entities, failures
 
-    def on(self, entity: Entity | str) -> Statements:
+    def names_of(self, entity: Entity | str) -> TableNames:
         """The entity checked against its staging model.
 
         Raises ConfigurationError that names the model, the key of the declaration, its value and
@@ -219,7 +219,7 @@ class Pipeline:
             entity = self.entity(entity)
         with self.staging.connection() as connection:
             try:
-                return Statements(self.schema, source_of(connection, entity))
+                return TableNames(self.schema, source_of(connection, entity))
             except ConfigurationError as error:
                 raise ConfigurationError(f"{self._place_of(entity)}{error}") from error
 
@@ -249,7 +249,12 @@ class Pipeline:
             allow_deletes=allow_deletes,
         )
         planned, failed = plans(
-            *(self.staging, self.vectors, chosen, self.on, self.encoders, options),
+            self.staging,
+            self.vectors,
+            chosen,
+            self.names_of,
+            self.encoders,
+            options,
             keep=self.settings.embedding_cache_keep,
         )
         failures.update(failed)
@@ -347,8 +352,8 @@ class Pipeline:
         `max_delete_share` of the rows would go, Interrupted when stopped.
         """
         keep = self.settings.embedding_cache_keep
-        on = self.on(entity)
-        return sync_texts(self.staging, self.vectors, on, self.encoders, options, keep=keep)
+        names = self.names_of(entity)
+        return sync_texts(self.staging, self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_vectors(self, entity: Entity, options: RunOptions) -> EncodeResult:
         """Encode and project what the vector sets of an entity lack.
@@ -357,7 +362,7 @@ class Pipeline:
         be had.
         """
         keep = self.settings.embedding_cache_keep
-        return encode_entity(self.vectors, self.on(entity), self.encoders, options, keep=keep)
+        return encode_entity(self.vectors, self.names_of(entity), self.encoders, options, keep=keep)
 
     def sync_index(
         self,
@@ -370,7 +375,7 @@ class Pipeline:
         """Build the vector index of each set of an entity where that is due, or with `rebuild`
         anyway, and measure its recall."""
         return sync_index(
-            self.vectors, self.on(entity), run_id=run_id, rebuild=rebuild, report=report
+            self.vectors, self.names_of(entity), run_id=run_id, rebuild=rebuild, report=report
         )
 
     def publish(self, entity: Entity | str, *, explicit: bool = False) -> PublishResult:
@@ -379,18 +384,18 @@ class Pipeline:
 
         `explicit` publishes also an entity whose `publish` is manual, or that was rolled back.
         """
-        on = self.on(entity)
-        result = publish.publish(self.vectors, on, explicit=explicit)
-        retain(self.vectors, on, self.encoders, self.settings)
+        names = self.names_of(entity)
+        result = publish.publish(self.vectors, names, explicit=explicit)
+        retain(self.vectors, names, self.encoders, self.settings)
         return result
 
     def check(self, entity: Entity | str) -> dict[str, CheckResult]:
         """The checks of an entity that has texts, by name."""
-        return check(self.vectors, self.on(entity))
+        return check(self.vectors, self.names_of(entity))
 
     def coverage(self, entity: Entity) -> list[PartitionCoverage]:
         """How much of each partition of an entity has vectors, in the set that is searched."""
-        return status.coverage(self.vectors, self.on(entity))
+        return status.coverage(self.vectors, self.names_of(entity))
 
     def counts_of(self, entity: Entity, run_id: str) -> dict[str, Any]:
         """What a run put into the ledger for an entity; nothing of one that did not get so far."""
@@ -419,8 +424,8 @@ class Pipeline:
                     now = self.status_of(entity)
                 declared = self.entity(name)
                 if unreadable is None:
-                    self.on(declared)
-            found.append(replace(now, problem=failures.told().get(name)))
+                    self.names_of(declared)
+            found.append(replace(now, problem=failures.messages().get(name)))
         remarks = []
         if unreadable:
             remarks.append(

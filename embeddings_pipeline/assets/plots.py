@@ -11,6 +11,7 @@ import numpy as np
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.store import coverage
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
 _VECTORS = 1_000
@@ -27,12 +28,12 @@ def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) ->
     """
     if not (counts["encoded"] or counts["reused"]) or entity.where is not None:
         return {}
-    on = pipeline.on(entity)
-    with pipeline.vectors.connection() as connection:
-        (newest, *_) = reversed(vector_sets.vector_sets(connection, on, ("live", "building")))
-        vectors, labels = coverage.sample_vectors(connection, on, newest, _VECTORS)
-        texts = coverage.sample_texts(connection, on, _TEXTS)
-    title = next(iter(on.source.filters), "")
+    names = pipeline.names_of(entity)
+    with open_tables(pipeline.vectors, names) as tables:
+        (newest, *_) = reversed(vector_sets.vector_sets(tables, ("live", "building")))
+        vectors, labels = coverage.sample_vectors(tables, newest, _VECTORS)
+        texts = coverage.sample_texts(tables, _TEXTS)
+    title = next(iter(names.source.filters), "")
     lines = [f"- `{row_id}` {text[:_SHOWN_CHARACTERS]}" for row_id, text in texts]
     shown = {"texts": dg.MetadataValue.md("\n".join(lines))}
     if len(vectors) > 2:

@@ -21,12 +21,12 @@ def erase(
     lift: Annotated[bool, typer.Option(help="Let the next run take these ids again.")] = False,
 ) -> None:
     """Remove every trace of these rows at once, and skip them until lifted."""
-    with session_on(entity) as (pipeline, on):
+    with session_on(entity) as (pipeline, names):
         if lift:
-            count = erasure.lift(pipeline.vectors, on, ids)
+            count = erasure.lift(pipeline.vectors, names, ids)
             typer.echo(f"{count} of {len(ids)} ids were erased; the next run takes them again")
         else:
-            erased = erasure.erase(pipeline.vectors, on, ids, pipeline.encoders.cache.evict)
+            erased = erasure.erase(pipeline.vectors, names, ids, pipeline.encoders.cache.evict)
             typer.echo(f"{len(ids)} ids erased; {erased.rows} of them had texts or vectors")
             if erased.left_in_cache:
                 say(
@@ -37,8 +37,8 @@ def erase(
 
 def retry(entity: EntityName) -> None:
     """Let the next run try again what is in quarantine."""
-    with session_on(entity) as (pipeline, on):
-        count = erasure.retry(pipeline.vectors, on)
+    with session_on(entity) as (pipeline, names):
+        count = erasure.retry(pipeline.vectors, names)
     typer.echo(f"{count} entries will be tried again by the next run")
 
 
@@ -54,8 +54,8 @@ def adopt(
     if not name:
         raise ConfigurationError(f"--table {table!r} is not SCHEMA.TABLE")
     foreign = Foreign(schema if dot else "public", name, id_column, text, embedding)
-    with session_on(entity) as (pipeline, on):
-        adopted = adopt_table(pipeline.vectors, on, pipeline.encoders, foreign, str(uuid4()))
+    with session_on(entity) as (pipeline, names):
+        adopted = adopt_table(pipeline.vectors, names, pipeline.encoders, foreign, str(uuid4()))
     typer.echo(
         f"{adopted.fitted:,} of {adopted.rows:,} rows fitted and were taken over; the rest have"
         " another text now, no row, a vector already, or one that the model cannot have made"

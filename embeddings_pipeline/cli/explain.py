@@ -22,8 +22,10 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say what is stored of a row, where it comes from, and what the next run does with it."""
-    with session_on(entity) as (pipeline, on):
-        explained = explain_row(pipeline.staging, pipeline.vectors, on, pipeline.encoders, row_id)
+    with session_on(entity) as (pipeline, names):
+        explained = explain_row(
+            pipeline.staging, pipeline.vectors, names, pipeline.encoders, row_id
+        )
     if as_json:
         print_json(explained)
     else:

@@ -23,8 +23,8 @@ def index(
         results: list[IndexResult] = []
         for entity in chosen:
             with failures.of(entity.name):
-                on = pipeline.on(entity)
-                results += sync_index(pipeline.vectors, on, rebuild=rebuild, report=report)
+                names = pipeline.names_of(entity)
+                results += sync_index(pipeline.vectors, names, rebuild=rebuild, report=report)
     for result in results:
         if result.action == "waiting":
             failures.setdefault(

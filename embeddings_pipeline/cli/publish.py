@@ -28,8 +28,8 @@ def publish(
         return
     if queries or qrels or as_json:
         raise ConfigurationError("--queries, --qrels and --json go with --compare")
-    with session_on(entity) as (pipeline, on):
-        result = sync.publish(pipeline.vectors, on, explicit=True)
+    with session_on(entity) as (pipeline, names):
+        result = sync.publish(pipeline.vectors, names, explicit=True)
     typer.echo(result.summary)
     if result.reasons:
         raise EmbeddingsError(f"{entity}: not published")
@@ -37,8 +37,8 @@ def publish(
 
 def rollback(entity: EntityName) -> None:
     """Flip back to the set that was live before; nothing flips until the next `publish`."""
-    with session_on(entity) as (pipeline, on):
-        result, behind = sync.rollback(pipeline.vectors, on)
+    with session_on(entity) as (pipeline, names):
+        result, behind = sync.rollback(pipeline.vectors, names)
     typer.echo(result.summary)
     if behind:
         typer.echo(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")
@@ -52,8 +52,8 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
         from embeddings_pipeline.sync.qrels import read_qrels
 
         judgements = read_qrels(queries, qrels)
-    with session_on(entity) as (pipeline, on):
-        result = compare_sets(pipeline.vectors, on, pipeline.encoders, judgements)
+    with session_on(entity) as (pipeline, names):
+        result = compare_sets(pipeline.vectors, names, pipeline.encoders, judgements)
     if as_json:
         print_json(result)
     else:

@@ -12,7 +12,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames
 
 
 def require_entities(pipeline: Pipeline, names: Sequence[str], everything: bool) -> None:
@@ -43,7 +43,7 @@ def session(settings: Settings | None = None) -> Iterator[Pipeline]:
 
 
 @contextmanager
-def session_on(entity: str) -> Iterator[tuple[Pipeline, Statements]]:
+def session_on(entity: str) -> Iterator[tuple[Pipeline, TableNames]]:
     """The same with one entity, checked against its staging model."""
     with session() as pipeline:
-        yield pipeline, pipeline.on(pipeline.entity(entity))
+        yield pipeline, pipeline.names_of(pipeline.entity(entity))

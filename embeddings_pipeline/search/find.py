@@ -96,10 +96,10 @@ def _search(connection: Connection[Row], published: Published, wanted: Wanted) -
 
 
 def _first_shape(
-    published: Published, wanted: Wanted, words: Words | None, passing: int | None
-) -> Shape:
-    several = _SEVERAL if published.on.source.entity.chunk else 1
-    dense = wanted.vector is not None
+    published: Published, query: RowQuery, words: Words | None, passing: int | None
+) -> StatementShape:
+    several = _CHUNKS_PER_ROW if published.names.source.entity.chunk else 1
+    dense = query.vector is not None
     total = published.vector_set.index_rows or 0
     few = passing is not None and dense_search.better_compared(passing, total, wanted.rows)
     return Shape(
@@ -117,9 +117,9 @@ def _passing(connection: Connection[Row], published: Published, wanted: Wanted) 
     """How many chunks pass the filters, by the planner's estimate; None without filters."""
     if not wanted.filters:
         return None
-    table = published.on.table(published.vector_set.table_name)
-    where = filters.clause(filters.forms(wanted.filters), published.filters)
-    return filters.estimate(connection, table, where, wanted.filters)
+    table = published.names.table(published.vector_set.table_name)
+    where = filters.clause(filters.forms(query.filters), published.filters)
+    return filters.estimate(connection, table, where, query.filters)
 
 
 def _settings(published: Published, shape: Shape) -> dict[str, str]:
@@ -179,7 +179,7 @@ class Shape:
 def search_statement(published: Published, shape: Shape) -> bytes:
     """A whole search: its rows are those of `hybrid.statement`."""
     where = _where(published, shape)
-    if shape.words is None and published.on.source.entity.chunk is None:
+    if shape.words is None and published.names.source.entity.chunk is None:
         more = hybrid.whole(published)
         near = dense_search.near(published, where, shape.chunks, exact=shape.exact, more=more)
         return hybrid.nearest(published, near).as_bytes()
@@ -200,8 +200,8 @@ def look_statement(published: Published, shape: Shape) -> bytes:
 
 def _where(published: Published, shape: Shape) -> sql.Composable:
     where = filters.clause(shape.filters, published.filters)
-    if shape.without:
-        where = published.on.fill("{all} and v.{id} <> %(without)s::{id_type}", all=where)
+    if shape.exclude:
+        where = published.names.fill("{all} and v.{id} <> %(exclude)s::{id_type}", all=where)
     return where
 
 

@@ -90,8 +90,8 @@ class Searcher:
         """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
         the row has no published vector."""
 
-        def wanted(published: Published) -> Wanted:
-            (row_id,) = published.on.source.canonical_ids([request.id])
+        def query_for(published: Published) -> RowQuery:
+            (row_id,) = published.names.source.canonical_ids([request.id])
             with self._database.connection() as connection:
                 vector = hybrid.vector_of(connection, published, row_id)
             if vector is None:

@@ -36,7 +36,7 @@ class DocumentSync:
         result = sync_documents(
             pipeline.staging,
             pipeline.vectors,
-            pipeline.on(entity),
+            pipeline.names_of(entity),
             pipeline.encoders,
             RunOptions(
                 run_id=f"documents-{uuid4()}",

@@ -27,7 +27,7 @@ from embeddings_pipeline.store.connection import Postgres, Row, columns_of
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import filters, published
 from embeddings_pipeline.store.search.published import Published
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.pending import states_of
@@ -78,7 +78,7 @@ class State:
         return None
 
     def _info(self, connection: Connection[Row], shown: Published) -> EntityInfo:
-        entity = shown.on.source.entity
+        entity = shown.names.source.entity
         fields = shown.filters
         if self._pipeline.one_database:
             fields = columns_of(connection, entity.db_schema, entity.table)
@@ -107,13 +107,11 @@ class State:
     def _state(self, entity: Entity) -> EntityState:
         on = schema.as_stored(self._pipeline.schema, entity)
         now = status(self._database(), self._pipeline.schema, entity)
-        with self._database().connection() as connection:
-            shown = served(vector_sets.vector_sets(connection, on, ("live", "building")))
-            quarantined = quarantine.rows_affected(
-                EntityTables(connection, on), states_of(on, shown)
-            )
-            latest = run_ledger.latest(connection, on, _RUNS)
-            cost = run_ledger.cost(connection, on)
+        with open_tables(self._database(), names) as tables:
+            shown = served(vector_sets.vector_sets(tables, ("live", "building")))
+            quarantined = quarantine.rows_affected(tables, states_of(names, shown))
+            latest = run_ledger.latest(tables, _RUNS)
+            cost = run_ledger.cost(tables)
         runs = [Run.model_validate(run) for run in latest]
         return EntityState(
             entity=entity.name,

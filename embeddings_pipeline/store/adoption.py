@@ -11,7 +11,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.cache import next_version
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -31,7 +31,7 @@ class Foreign:
 
     @property
     def names(self) -> dict[str, sql.Composable]:
-        """For `Statements.fill`."""
+        """For `EntityTables.fill`."""
         return {
             "foreign": Identifier(self.schema, self.table),
             "foreign_id": Identifier("f", self.id),
@@ -60,23 +60,20 @@ def dimensions(connection: Connection[Row], foreign: Foreign) -> list[int]:
 
 
 def sample(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     foreign: Foreign,
     vector_set: VectorSet,
     size: int,
 ) -> list[tuple[str, np.ndarray[Any, np.dtype[np.float32]]]]:
     """(text, vector) of a few rows that fit."""
-    register_vector(connection)
-    rows = connection.execute(
-        on.fill(
-            "select t.text, {foreign_embedding}::vector from {foreign} f join {texts} t"
-            " on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}"
-            " where t.text_hash is not null and t.part_hashes is null and {usable} limit {size}",
-            usable=_usable(foreign, vector_set),
-            size=sql.Literal(size),
-            **foreign.names,
-        )
+    register_vector(tables.connection)
+    rows = tables.execute(
+        "select t.text, {foreign_embedding}::vector from {foreign} f join {texts} t"
+        " on t.{id}::text = {foreign_id}::text and t.text = {foreign_text}"
+        " where t.text_hash is not null and t.part_hashes is null and {usable} limit {size}",
+        usable=_usable(foreign, vector_set),
+        size=sql.Literal(size),
+        **foreign.names,
     )
     return [(text, vector.to_numpy()) for text, vector in rows]
 

@@ -7,41 +7,37 @@ from typing import LiteralString
 
 from pgvector import Vector as PgVector
 from pgvector.psycopg import register_vector
-from psycopg import Connection, sql
+from psycopg import sql
 
 from embeddings_pipeline.entities.model import Vector
-from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.index.build import OPERATORS
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def shared_sample(
-    connection: Connection[Row], on: Statements, a: VectorSet, b: VectorSet, size: int
+    tables: EntityTables, a: VectorSet, b: VectorSet, size: int
 ) -> list[tuple[str, int]]:
     """(id, chunk) of some chunks that have a vector of the same text in both sets."""
-    rows = connection.execute(
-        on.fill(
-            "select a.{id}::text, a.chunk from {a} a join {b} b"
-            " on b.{id} = a.{id} and b.chunk = a.chunk and b.text_hash = a.text_hash"
-            " order by a.text_hash limit {size}",
-            a=on.table(a.table_name),
-            b=on.table(b.table_name),
-            size=sql.Literal(size),
-        )
+    rows = tables.execute(
+        "select a.{id}::text, a.chunk from {a} a join {b} b"
+        " on b.{id} = a.{id} and b.chunk = a.chunk and b.text_hash = a.text_hash"
+        " order by a.text_hash limit {size}",
+        a=tables.table(a.table_name),
+        b=tables.table(b.table_name),
+        size=sql.Literal(size),
     )
     return [(row_id, chunk) for row_id, chunk in rows]
 
 
 def neighbours(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     of: Sequence[tuple[str, int]],
     k: int,
 ) -> list[set[tuple[str, int]]]:
     """The k chunks nearest to each of these, exactly, without the chunk itself."""
-    query = on.fill(
+    query = tables.fill(
         """
         select v.{id}::text, v.chunk from {vectors} v
         where (v.{id}, v.chunk) <> (%(id)s::{id_type}, %(chunk)s)
@@ -49,36 +45,32 @@ def neighbours(
             select embedding from {vectors} where {id} = %(id)s::{id_type} and chunk = %(chunk)s
         ) limit {k}
         """,
-        vectors=on.table(vector_set.table_name),
+        vectors=tables.table(vector_set.table_name),
         operator=_operator(vector_set),
         k=sql.Literal(k),
     )
-    with connection.transaction():
-        connection.execute("set local enable_indexscan = off")
+    with tables.connection.transaction():
+        tables.connection.execute("set local enable_indexscan = off")
         return [
-            {(r[0], r[1]) for r in connection.execute(query, {"id": row_id, "chunk": chunk})}
+            {(r[0], r[1]) for r in tables.connection.execute(query, {"id": row_id, "chunk": chunk})}
             for row_id, chunk in of
         ]
 
 
-def nearest_rows(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, query: Vector, k: int
-) -> list[str]:
+def nearest_rows(tables: EntityTables, vector_set: VectorSet, query: Vector, k: int) -> list[str]:
     """Ids of the k rows nearest to a vector, exactly, nearest first; a row counts by its best
     chunk."""
-    register_vector(connection)
-    with connection.transaction():
-        connection.execute("set local enable_indexscan = off")
-        rows = connection.execute(
-            on.fill(
-                "select {id}::text from {vectors} group by {id}"
-                " order by min(embedding {operator} %s::{storage}), {id} limit {k}",
-                vectors=on.table(vector_set.table_name),
-                operator=_operator(vector_set),
-                storage=sql.SQL(vector_set.storage),
-                k=sql.Literal(k),
-            ),
+    register_vector(tables.connection)
+    with tables.connection.transaction():
+        tables.connection.execute("set local enable_indexscan = off")
+        rows = tables.execute(
+            "select {id}::text from {vectors} group by {id}"
+            " order by min(embedding {operator} %s::{storage}), {id} limit {k}",
             (PgVector(query),),
+            vectors=tables.table(vector_set.table_name),
+            operator=_operator(vector_set),
+            storage=sql.SQL(vector_set.storage),
+            k=sql.Literal(k),
         ).fetchall()
     return [row_id for (row_id,) in rows]
 

@@ -13,7 +13,7 @@ from psycopg import Connection, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -82,28 +82,24 @@ def coverage(tables: EntityTables, vector_set: VectorSet | None) -> list[Partiti
         ) as by_row
         group by partition_key order by partition_key
         """,
-        states=states_of(tables.on, vector_set),
+        states=states_of(tables.names, vector_set),
     )
     return [PartitionCoverage(*row) for row in rows]
 
 
-def orphans(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+def orphans(tables: EntityTables, vector_set: VectorSet) -> int:
     """Vectors whose row or chunk is no more."""
-    (count,) = on.one(
-        connection,
+    (count,) = tables.one(
         "select count(*) from {vectors} v where not exists (select from {texts} t"
         " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
-        vectors=on.table(vector_set.table_name),
+        vectors=tables.table(vector_set.table_name),
     )
     return int(count)
 
 
-def shown_and_lost(
-    connection: Connection[Row], on: Statements, live: VectorSet, other: VectorSet
-) -> tuple[int, int]:
+def shown_and_lost(tables: EntityTables, live: VectorSet, other: VectorSet) -> tuple[int, int]:
     """How many rows have a vector in the live set, and how many of these have none in the other."""
-    shown, lost = on.one(
-        connection,
+    shown, lost = tables.one(
         """
         select count(*), count(*) filter (where not kept)
         from (
@@ -112,32 +108,30 @@ def shown_and_lost(
             group by {id}
         ) as by_row
         """,
-        live=on.table(live.table_name),
-        other=on.table(other.table_name),
+        live=tables.table(live.table_name),
+        other=tables.table(other.table_name),
     )
     return shown, lost
 
 
-def odd_norms(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
+def odd_norms(tables: EntityTables, vector_set: VectorSet) -> int:
     """Vectors, of a sample of 10,000, whose length is not 1 within 1 %."""
-    (count,) = on.one(
-        connection,
+    (count,) = tables.one(
         "select count(*) from ({sampled} limit {sample}) as t join {vectors} using ({id}, chunk)"
         " where abs(vector_norm(embedding::vector) - 1) > {tolerance}",
-        sampled=on.fill(SAMPLED),
-        vectors=on.table(vector_set.table_name),
+        sampled=tables.fill(SAMPLED),
+        vectors=tables.table(vector_set.table_name),
         sample=sql.Literal(_NORM_SAMPLE),
         tolerance=sql.Literal(_NORM_TOLERANCE),
     )
     return int(count)
 
 
-def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) -> TextCounts:
+def text_counts(tables: EntityTables, max_tokens: int) -> TextCounts:
     """Rows without text, rows that failed to render, and chunks past `max_tokens`, a weighted
     one where a part of it is: each is read by itself."""
     return TextCounts(
-        *on.one(
-            connection,
+        *tables.one(
             """
             select
                 count(*) filter (where t.text_hash is null and q.id is null),
@@ -154,35 +148,31 @@ def text_counts(connection: Connection[Row], on: Statements, max_tokens: int) ->
     )
 
 
-def sample_texts(connection: Connection[Row], on: Statements, size: int) -> list[tuple[str, str]]:
+def sample_texts(tables: EntityTables, size: int) -> list[tuple[str, str]]:
     """(id, text) of a few rows, the same ones each time."""
-    rows = connection.execute(
-        on.fill(
-            "select {id}::text, text from {texts} where text_hash is not null"
-            " order by text_hash limit {size}",
-            size=sql.Literal(size),
-        )
+    rows = tables.execute(
+        "select {id}::text, text from {texts} where text_hash is not null"
+        " order by text_hash limit {size}",
+        size=sql.Literal(size),
     )
     return [(row_id, text) for row_id, text in rows]
 
 
 def sample_vectors(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, size: int
+    tables: EntityTables, vector_set: VectorSet, size: int
 ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Sequence[str]]:
     """Vectors, shape (rows, dimension), with the value of the first filter of each, as text."""
-    register_vector(connection)
-    first = next(iter(on.source.filters), None)
-    rows = connection.execute(
-        on.fill(
-            "select v.embedding::vector, {label} from ({sampled} limit {size}) as t"
-            " join {vectors} v using ({id}, chunk)",
-            sampled=on.fill(SAMPLED),
-            label=sql.SQL("coalesce(v.{}::text, '')").format(Identifier(first))
-            if first
-            else sql.SQL("''"),
-            vectors=on.table(vector_set.table_name),
-            size=sql.Literal(size),
-        )
+    register_vector(tables.connection)
+    first = next(iter(tables.source.filters), None)
+    rows = tables.execute(
+        "select v.embedding::vector, {label} from ({sampled} limit {size}) as t"
+        " join {vectors} v using ({id}, chunk)",
+        sampled=tables.fill(SAMPLED),
+        label=sql.SQL("coalesce(v.{}::text, '')").format(Identifier(first))
+        if first
+        else sql.SQL("''"),
+        vectors=tables.table(vector_set.table_name),
+        size=sql.Literal(size),
     ).fetchall()
     if not rows:
         return np.empty((0, vector_set.dimension), dtype=np.float32), []

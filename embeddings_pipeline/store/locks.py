@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.errors import Busy
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 
 # asked again and again: a statement that waits holds a snapshot, and that holds back vacuum and
 # `create index concurrently`, perhaps of the very run that is waited for
@@ -19,21 +19,19 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def entity(
-    connection: Connection[Row], on: Statements, patience: float = math.inf
-) -> Iterator[None]:
+def entity(tables: EntityTables, patience: float = math.inf) -> Iterator[None]:
     """Hold the entity for texts, publish or erase; waits for whoever has it.
 
     Raises Busy where that takes longer than `patience` seconds.
     """
-    with _held(connection, f"{on.schema}/{on.source.entity.name}", patience):
+    with _held(tables.connection, f"{tables.schema}/{tables.entity}", patience):
         yield
 
 
 @contextmanager
-def index(connection: Connection[Row], on: Statements, table: str) -> Iterator[None]:
+def index(tables: EntityTables, table: str) -> Iterator[None]:
     """Hold the index of a vector set; waits for whoever builds it."""
-    with _held(connection, f"{on.schema}/{table}/index"):
+    with _held(tables.connection, f"{tables.schema}/{table}/index"):
         yield
 
 

@@ -18,7 +18,7 @@ from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import coverage, schema, views
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, only
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors import sets as vector_sets
@@ -142,7 +142,7 @@ def migrate(connection: Connection[Row], name: str) -> None:
         _execute(connection, name, statement)
     for entity, _, _ in entities:
         tables = EntityTables(connection, _as_stored(connection, name, entity))
-        for vector_set in vector_sets.vector_sets(connection, tables.on):
+        for vector_set in vector_sets.vector_sets(tables):
             vector_sets.create_states_view(tables, vector_set)
         text_tables.create_text_indexes(connection, name, tables.source.entity)
         views.replace_published(connection, name, entity, again=True)
@@ -171,8 +171,11 @@ def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[
                     done = int(row[0])
                     if keep:
                         cache.seed(
-                            *(connection, name, stored, "text_hash between %s::uuid and %s::uuid"),
-                            _window(done),
+                            connection,
+                            name,
+                            stored,
+                            chosen="text_hash between %s::uuid and %s::uuid",
+                            values=_window(done),
                         )
                     connection.execute(
                         sql.SQL("update {} set seeded = %s where number = %s").format(
@@ -199,8 +202,8 @@ def _entities(connection: Connection[Row], name: str) -> list[tuple[str, str, li
     ).fetchall()
 
 
-def _as_stored(connection: Connection[Row], name: str, entity: str) -> Statements:
-    """Statements on what is stored of an entity, whose definition an earlier version wrote."""
+def _as_stored(connection: Connection[Row], name: str, entity: str) -> TableNames:
+    """The names of the tables of an entity whose definition an earlier version wrote."""
     stored = connection.execute(
         sql.SQL("select definition::text, id_type from {} where entity = %s").format(
             Identifier(name, "entities")
@@ -208,7 +211,7 @@ def _as_stored(connection: Connection[Row], name: str, entity: str) -> Statement
         (entity,),
     )
     definition, id_type = only(stored)
-    return Statements(name, Source(Entity.model_validate_json(definition), {}, id_type, (), {}))
+    return TableNames(name, Source(Entity.model_validate_json(definition), {}, id_type, (), {}))
 
 
 def _stub(connection: Connection[Row], name: str, view: str) -> None:

@@ -11,7 +11,7 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.partitions import HashPartitions
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.partition_keys import hash_key
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vectors import identities
@@ -23,7 +23,7 @@ def without_texts(tables: EntityTables) -> bool:
     """Give an entity that was never run an empty `texts` for this session; whether it was so."""
     (known,) = tables.one(
         "select to_regclass({name}) is not null",
-        name=Literal(tables.on.names["texts"].as_string(tables.connection)),
+        name=Literal(tables.names.identifiers["texts"].as_string(tables.connection)),
     )
     if known:
         return False
@@ -32,7 +32,7 @@ def without_texts(tables: EntityTables) -> bool:
         " fingerprint bigint, text_hash uuid, tokens int, part_hashes uuid[], part_tokens int[],"
         " source_changed_at timestamptz, serialised_at timestamptz)"
     )
-    tables.on.names["texts"] = Identifier("pg_temp", "no_texts")
+    tables.names.identifiers["texts"] = Identifier("pg_temp", "no_texts")
     return True
 
 
@@ -57,7 +57,9 @@ def add(tables: EntityTables, texts: Sequence[Text]) -> None:
         for text in texts:
             copy.write_row(
                 (
-                    *(text.id, text.chunk, text.partition_key),
+                    text.id,
+                    text.chunk,
+                    text.partition_key,
                     text.text_hash.hex() if text.text_hash else None,
                     text.tokens,
                     [part.hex() for part in text.part_hashes] if text.part_hashes else None,
@@ -66,9 +68,9 @@ def add(tables: EntityTables, texts: Sequence[Text]) -> None:
             )
 
 
-def texts(on: Statements) -> sql.Composable:
+def texts(names: TableNames) -> sql.Composable:
     """A query that stands in for `texts` after the next pass."""
-    return on.fill(
+    return names.fill(
         """
         (
             select t.{id}, t.chunk, {key} as partition_key, t.text_hash, t.tokens, t.part_hashes,
@@ -82,7 +84,7 @@ def texts(on: Statements) -> sql.Composable:
             from rendered
         )
         """,
-        key=_key(on),
+        key=_key(names),
     )
 
 
@@ -197,7 +199,7 @@ class PlannedCaches:
         tables.execute(
             "create temporary table selected as {to_encode}",
             to_encode=to_encode(
-                tables.on, states, sql.SQL("{} ").format(self.of(tables, identity)), scope, limit
+                tables.names, states, sql.SQL("{} ").format(self.of(tables, identity)), scope, limit
             ),
         )
         tables.execute("analyze selected")
@@ -225,9 +227,10 @@ class SetWork:
 def work(
     tables: EntityTables,
     state: sql.Composable,
-    place: int,
     cache: sql.Composable,
     scope: Scope,
+    *,
+    place: int,
     max_tokens: int,
 ) -> SetWork:
     """Sum it up, from `selected` and the planned cache. `place` is that of the set in a run."""
@@ -258,7 +261,7 @@ def work(
                     where not exists (select from changed_rows c where c.id = w.{id}))
             """,
             state=state,
-            scope=scope.condition(tables.on),
+            scope=scope.condition(tables.names),
             usable=sql.SQL(usable).format(cache=sql.SQL("{} ").format(cache)),
             place=Literal(place),
             max_tokens=Literal(max_tokens),
@@ -291,9 +294,9 @@ def _planned(number: int) -> Identifier:
     return Identifier("pg_temp", f"planned_cache_{number}")
 
 
-def _key(on: Statements) -> sql.Composable:
+def _key(names: TableNames) -> sql.Composable:
     """The partition of a stored text `t`, by the scheme that the next pass gives it."""
-    partitions = on.source.entity.partitions
+    partitions = names.source.entity.partitions
     if isinstance(partitions, HashPartitions):
-        return hash_key(partitions, Identifier("t", on.source.entity.id))
+        return hash_key(partitions, Identifier("t", names.source.entity.id))
     return sql.SQL("t.partition_key")

@@ -77,7 +77,7 @@ def states(
     rows = tables.execute(
         "select s.chunk, s.missing, s.outdated, s.quarantined, s.pending, s.floor"
         " from ({states}) as s",
-        states=chunk_states(tables.on, vector_set, texts=texts),
+        states=chunk_states(tables.names, vector_set, texts=texts),
     )
     return {chunk: ChunkState(*state) for chunk, *state in rows}
 

@@ -51,6 +51,6 @@ def quarantined(tables: EntityTables, live: VectorSet | None, ids: Sequence[str]
         where s.quarantined and s.missing and s.{id} = any(%(ids)s::{id_type}[]) group by 1
         """,
         {"identity": live.identity_number, "ids": list(ids)},
-        states=states_of(tables.on, live),
+        states=states_of(tables.names, live),
     ).fetchall()
     return failed | dict(of_texts)

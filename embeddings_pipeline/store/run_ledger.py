@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 from psycopg.types.json import Jsonb
 
-from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ Kind = Literal["run", "documents"]
 
 
 def record(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     run_id: str,
     stage: Stage,
     counts: Counts,
@@ -60,9 +58,8 @@ def record(
 ) -> None:
     """Add a stage's counts to the ledger row of its run."""
     columns = [field.name for field in fields(Counts)]
-    connection.execute(
-        on.fill(
-            """
+    tables.execute(
+        """
             insert into {run_ledger} as l
                 (entity, run_id, kind, partition_keys, model, device, stages, {columns},
                 finished_at, started_at)
@@ -81,55 +78,54 @@ def record(
                 finished_at = excluded.finished_at,
                 {sums}
             """,
-            stage=sql.Literal(stage),
-            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
-            values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
-            sums=sql.SQL(", ").join(
-                sql.SQL("{c} = l.{c} + excluded.{c}").format(c=Identifier(c)) for c in columns
-            ),
-        ),
         (
-            *(run_id, kind, list(keys), model, device, counts.seconds),
-            *(*_numbers(counts), counts.seconds),
+            run_id,
+            kind,
+            list(keys),
+            model,
+            device,
+            counts.seconds,
+            *_numbers(counts),
+            counts.seconds,
+        ),
+        stage=sql.Literal(stage),
+        columns=sql.SQL(", ").join(Identifier(c) for c in columns),
+        values=sql.SQL(", ").join(sql.Placeholder() for _ in columns),
+        sums=sql.SQL(", ").join(
+            sql.SQL("{c} = l.{c} + excluded.{c}").format(c=Identifier(c)) for c in columns
         ),
     )
 
 
-def record_plan(
-    connection: Connection[Row], on: Statements, run_id: str, plan: dict[str, Any]
-) -> None:
+def record_plan(tables: EntityTables, run_id: str, plan: dict[str, Any]) -> None:
     """Add what a run is about to do to one set; the plans of a run's sets stand in a list."""
-    connection.execute(
-        on.fill(
-            """
+    tables.execute(
+        """
             insert into {run_ledger} as l (entity, run_id, kind, plan)
             values ({entity}, %s, 'run', jsonb_build_array(%s::jsonb))
             on conflict (entity, run_id) do update set
                 plan = coalesce(l.plan, '[]'::jsonb) || excluded.plan
-            """
-        ),
+            """,
         (run_id, Jsonb(plan)),
     )
 
 
-def read(connection: Connection[Row], on: Statements, run_id: str) -> dict[str, Any] | None:
+def read(tables: EntityTables, run_id: str) -> dict[str, Any] | None:
     """The counts of a run, by name; None where the ledger has no such run."""
     columns = [field.name for field in fields(Counts)]
-    row = connection.execute(
-        on.fill(
-            "select {columns} from {run_ledger} where entity = {entity} and run_id = %s",
-            columns=sql.SQL(", ").join(Identifier(c) for c in columns),
-        ),
+    row = tables.execute(
+        "select {columns} from {run_ledger} where entity = {entity} and run_id = %s",
         (run_id,),
+        columns=sql.SQL(", ").join(Identifier(c) for c in columns),
     ).fetchone()
     return None if row is None else dict(zip(columns, row, strict=True))
 
 
-def latest(connection: Connection[Row], on: Statements, count: int) -> list[dict[str, Any]]:
+def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
     """The latest runs of an entity, newest first, as columns by name."""
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with tables.connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
-            on.fill(
+            tables.fill(
                 "select * from {run_ledger} where entity = {entity}"
                 " order by started_at desc limit {count}",
                 count=sql.Literal(count),
@@ -137,11 +133,10 @@ def latest(connection: Connection[Row], on: Statements, count: int) -> list[dict
         ).fetchall()
 
 
-def throughput(connection: Connection[Row], on: Statements, model: str) -> float | None:
+def throughput(tables: EntityTables, model: str) -> float | None:
     """Tokens a second of the last runs with this model on the device used last; None before."""
-    row = connection.execute(
-        on.fill(
-            """
+    row = tables.execute(
+        """
             with runs as (
                 select device, tokens, encode_seconds, finished_at from {run_ledger}
                 where model = %s and encoded > 0 and encode_seconds > 0
@@ -149,8 +144,7 @@ def throughput(connection: Connection[Row], on: Statements, model: str) -> float
             )
             select sum(tokens) / sum(encode_seconds) from runs
             where device = (select device from runs order by finished_at desc limit 1)
-            """
-        ),
+            """,
         (model,),
     ).fetchone()
     return float(row[0]) if row and row[0] else None
@@ -183,11 +177,9 @@ class Rates:
         )
 
 
-def rates(connection: Connection[Row], on: Statements) -> Rates | None:
+def rates(tables: EntityTables) -> Rates | None:
     """What the entity's last runs took, or those of others where it never ran; None before any."""
-    rows = connection.execute(
-        on.fill(
-            """
+    rows = tables.execute("""
             select l.entity = {entity} as own, read, encoded, encoded + reused,
                 encode_seconds, coalesce((stages->>'texts')::float8, 0),
                 coalesce((stages->>'encode')::float8, 0), coalesce((stages->>'index')::float8, 0),
@@ -195,9 +187,7 @@ def rates(connection: Connection[Row], on: Statements) -> Rates | None:
             from {run_ledger} l join {entities} e using (entity)
             where kind = 'run' and stages ? 'texts' and e.documents is not null
             order by own desc, started_at desc limit 20
-            """
-        )
-    ).fetchall()
+            """).fetchall()
     own = [row[1:] for row in rows if row[0]] or [row[1:] for row in rows]
     if not own:
         return None
@@ -233,11 +223,10 @@ class Cost:
         )
 
 
-def cost(connection: Connection[Row], on: Statements) -> Cost:
+def cost(tables: EntityTables) -> Cost:
     """What the runs of an entity cost."""
     return Cost(
-        *on.one(
-            connection,
+        *tables.one(
             """
             select
                 coalesce((

@@ -14,7 +14,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ConfigurationError, Failures, NotFound, RunNeeded
 from embeddings_pipeline.store.connection import Row, check_server, columns_of
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.store.texts import lexemes
 
 # of these tables and of those of each entity; `migrations` brings older ones up to it
@@ -285,6 +285,6 @@ def _stored(connection: Connection[Row], schema: str) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-def as_stored(schema: str, entity: Entity) -> Statements:
-    """Statements that read only what is stored: these need no more of a source than its names."""
-    return Statements(schema, Source(entity, {}, "text", (), {}))
+def as_stored(schema: str, entity: Entity) -> TableNames:
+    """The names of an entity's tables, for statements that do not read the staging model."""
+    return TableNames(schema, Source(entity, {}, "text", (), {}))

@@ -1,25 +1,26 @@
-"""The tables of one entity: statements with their names filled in, and these over one
-connection."""
+"""The tables of one entity: their names, and statements that run on them over one connection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 from psycopg import Connection, Cursor, sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.fields import Source
-from embeddings_pipeline.store.connection import Row, only, trusted
+from embeddings_pipeline.store.connection import Postgres, Row, only, trusted
 
 
-class Statements:
-    """Fills `{texts}`, `{id}`, `{quarantine}` … into SQL for one entity."""
+class TableNames:
+    """The names of one entity's tables, filled into statements as `{texts}`, `{id}`,
+    `{quarantine}` …"""
 
     def __init__(self, schema: str, source: Source) -> None:
         self.schema = schema
         self.source = source
-        self.names: dict[str, sql.Composable] = {
+        self.identifiers: dict[str, sql.Composable] = {
             "texts": Identifier(schema, f"{source.entity.name}_texts"),
             "lexemes": Identifier(schema, f"{source.entity.name}_lexemes"),
             "id": Identifier(source.entity.id),
@@ -35,17 +36,8 @@ class Statements:
         }
 
     def fill(self, query: LiteralString, **names: sql.Composable) -> sql.Composed:
-        """The query with the entity's names, and these, in their places."""
-        return sql.SQL(query).format(**self.names, **names)
-
-    def one(
-        self, connection: Connection[Row], query: LiteralString, **names: sql.Composable
-    ) -> Row:
-        """The only row of a query that always gives one."""
-        row = connection.execute(self.fill(query, **names)).fetchone()
-        if row is None:
-            raise LookupError(f"no row for {self.source.entity.name!r}: {query}")
-        return row
+        """The query with the entity's names and the given ones filled in."""
+        return sql.SQL(query).format(**self.identifiers, **names)
 
     def table(self, name: str) -> Identifier:
         """A table of our schema."""
@@ -56,12 +48,12 @@ Values = Sequence[Any] | Mapping[str, Any] | None
 
 
 class EntityTables:
-    """Runs statements on the tables of one entity: `{texts}`, `{id}`, `{quarantine}` … are filled
-    in, and so are the names that a call gives."""
+    """Runs statements on the tables of one entity over one connection. Each statement is filled
+    with the entity's names and with the names that the call gives."""
 
-    def __init__(self, connection: Connection[Row], on: Statements) -> None:
+    def __init__(self, connection: Connection[Row], names: TableNames) -> None:
         self.connection = connection
-        self.on = on
+        self.names = names
 
     @property
     def entity(self) -> str:
@@ -71,27 +63,34 @@ class EntityTables:
     @property
     def source(self) -> Source:
         """The entity, checked against its staging model."""
-        return self.on.source
+        return self.names.source
 
     @property
     def schema(self) -> str:
         """The schema that holds the tables."""
-        return self.on.schema
+        return self.names.schema
 
     def table(self, name: str) -> Identifier:
         """A table of the schema."""
-        return self.on.table(name)
+        return self.names.table(name)
 
     def fill(self, query: LiteralString, **names: sql.Composable) -> sql.Composed:
-        """The query with the entity's names, and these, in their places."""
-        return self.on.fill(query, **names)
+        """The query with the entity's names and the given ones filled in."""
+        return self.names.fill(query, **names)
 
     def execute(
         self, query: LiteralString, values: Values = None, /, **names: sql.Composable
     ) -> Cursor[Row]:
         """Run a statement."""
-        return self.connection.execute(self.on.fill(query, **names), values)
+        return self.connection.execute(self.names.fill(query, **names), values)
 
     def one(self, query: LiteralString, values: Values = None, /, **names: sql.Composable) -> Row:
         """The only row of a query that always gives one."""
         return only(self.execute(query, values, **names))
+
+
+@contextmanager
+def open_tables(database: Postgres, names: TableNames) -> Iterator[EntityTables]:
+    """The tables of an entity, over a connection that lasts as long as the block."""
+    with database.connection() as connection:
+        yield EntityTables(connection, names)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from psycopg import Connection
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded
 from embeddings_pipeline.store import adoption, locks
 from embeddings_pipeline.store.adoption import Foreign
-from embeddings_pipeline.store.connection import Postgres, Row, columns_of
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.connection import Postgres, columns_of
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
@@ -32,7 +31,7 @@ class Adopted:
 
 
 def adopt(
-    database: Postgres, on: Statements, encoders: Encoders, foreign: Foreign, run_id: str
+    database: Postgres, names: TableNames, encoders: Encoders, foreign: Foreign, run_id: str
 ) -> Adopted:
     """Fill the embedding cache from a table of the same database, by id and equal text; the next
     run projects what it has.
@@ -41,31 +40,30 @@ def adopt(
     texts yet, ConfigurationError for a table or column that is not there, another dimension, or
     vectors of another model.
     """
-    encoder = encoders.of(on.source.entity)
-    with database.connection() as connection:
-        columns = columns_of(connection, foreign.schema, foreign.table)
+    encoder = encoders.for_entity(names.source.entity)
+    with open_tables(database, names) as tables:
+        columns = columns_of(tables.connection, foreign.schema, foreign.table)
         for column in (foreign.id, foreign.text, foreign.embedding):
             if column not in columns:
                 raise ConfigurationError(
                     f"table {foreign.schema}.{foreign.table} has no column {column!r} (columns:"
                     f" {', '.join(columns) or 'none, there is no such table'})"
                 )
-        _refuse_without_texts(connection, on)
+        _refuse_without_texts(tables)
         _refuse_other_dimensions(
-            adoption.dimensions(connection, foreign), encoder.identity.dimension
+            adoption.dimensions(tables.connection, foreign), encoder.identity.dimension
         )
-        tables = EntityTables(connection, on)
         vector_set = vector_sets.ensure_set(tables, encoder.identity)
-        for text, vector in adoption.sample(connection, on, foreign, vector_set, _PROOF):
-            _prove(vector, encoder.encode_documents([text]).whole().vectors[0], text)
-        with locks.entity(connection, on):
+        for text, vector in adoption.sample(tables, foreign, vector_set, _PROOF):
+            _prove(vector, encoder.encode_documents([text]).raise_if_stopped().vectors[0], text)
+        with locks.entity(tables):
             fitted = adoption.copy(tables, foreign, vector_set, run_id)
-        return Adopted(adoption.count(connection, foreign), fitted)
+        return Adopted(adoption.count(tables.connection, foreign), fitted)
 
 
-def _refuse_without_texts(connection: Connection[Row], on: Statements) -> None:
-    name = on.source.entity.name
-    if not text_tables.exist(connection, on.schema, name):
+def _refuse_without_texts(tables: EntityTables) -> None:
+    name = tables.entity
+    if not text_tables.exist(tables.connection, tables.schema, name):
         raise RunNeeded(
             f"entity {name!r} has no texts yet, by which vectors are taken over: run its asset"
             f" {name}/texts, or `embeddings-pipeline run {name}`, first"

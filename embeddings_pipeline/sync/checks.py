@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
-from psycopg import Connection
-
 from embeddings_pipeline.entities.entity import Freshness
 from embeddings_pipeline.store import coverage as stored_coverage
 from embeddings_pipeline.store import locks
-from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.index import recall as stored
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
@@ -37,18 +35,18 @@ QUESTIONS = {
 }
 
 
-def check(database: Postgres, on: Statements) -> dict[str, CheckResult]:
+def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
     """Every verdict on an entity, by the name of its question; for one that has texts."""
-    entity = on.source.entity
-    with database.connection() as connection:
-        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        shown = measured(connection, on, served(sets))
-        covered = stored_coverage.coverage(EntityTables(connection, on), shown)
+    entity = names.source.entity
+    with open_tables(database, names) as tables:
+        sets = vector_sets.vector_sets(tables, ("live", "building"))
+        shown = measured(tables, served(sets))
+        covered = stored_coverage.coverage(tables, shown)
         reads = shown.max_tokens if shown else None
-        counts = stored_coverage.text_counts(connection, on, reads or 1 << 30)
-        strays = {s.number: stored_coverage.orphans(connection, on, s) for s in sets}
-        odd = {s.number: stored_coverage.odd_norms(connection, on, s) for s in sets if s.normalized}
-        traces = erasures.traces(EntityTables(connection, on))
+        counts = stored_coverage.text_counts(tables, reads or 1 << 30)
+        strays = {s.number: stored_coverage.orphans(tables, s) for s in sets}
+        odd = {s.number: stored_coverage.odd_norms(tables, s) for s in sets if s.normalized}
+        traces = erasures.traces(tables)
     return {
         "truncated": truncated(counts, reads),
         "without_text": without_text(counts),
@@ -173,15 +171,13 @@ def _without_age(partition: PartitionCoverage) -> dict[str, Any]:
     return shown
 
 
-def measured(
-    connection: Connection[Row], on: Statements, shown: VectorSet | None
-) -> VectorSet | None:
+def measured(tables: EntityTables, shown: VectorSet | None) -> VectorSet | None:
     """The set after its index was measured, where that was due; searches go by what was found."""
-    if shown is None or not stored.is_due(connection, on, shown):
+    if shown is None or not stored.is_due(tables, shown):
         return shown
-    with locks.index(connection, on, shown.table_name):
-        stored.measure(connection, on, shown)
-    return vector_sets.read(connection, on, shown.number)
+    with locks.index(tables, shown.table_name):
+        stored.measure(tables, shown)
+    return vector_sets.read(tables, shown.number)
 
 
 def index_recall(shown: VectorSet | None, target: float) -> CheckResult:

@@ -10,7 +10,7 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import comparison
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall
@@ -42,22 +42,22 @@ class Comparison:
 
 
 def compare(
-    database: Postgres, on: Statements, encoders: Encoders, judgements: Qrels | None = None
+    database: Postgres, names: TableNames, encoders: Encoders, judgements: Qrels | None = None
 ) -> Comparison:
     """Compare the live set with the one that is being built, or else with the last retired.
 
     Raises ConfigurationError where there are no two sets.
     """
-    with database.connection() as connection:
-        live = vector_sets.vector_sets(connection, on, ("live",))
-        others = vector_sets.vector_sets(connection, on, ("retired", "building"))
+    with open_tables(database, names) as tables:
+        live = vector_sets.vector_sets(tables, ("live",))
+        others = vector_sets.vector_sets(tables, ("retired", "building"))
         if not live or not others:
             raise ConfigurationError(
-                f"entity {on.source.entity.name!r} has no two vector sets to compare"
+                f"entity {names.source.entity.name!r} has no two vector sets to compare"
             )
         pair = (live[0], max(others, key=lambda s: (s.state == "building", s.number)))
-        sample = comparison.shared_sample(connection, on, *pair, _SAMPLE)
-        near = [comparison.neighbours(connection, on, s, sample, _K) for s in pair]
+        sample = comparison.shared_sample(tables, *pair, _SAMPLE)
+        near = [comparison.neighbours(tables, s, sample, _K) for s in pair]
         shares = [
             len(a & b) / max(len(a), len(b), 1) for a, b in zip(near[0], near[1], strict=True)
         ]
@@ -66,7 +66,7 @@ def compare(
         other=pair[1].number,
         sample=len(sample),
         overlap_at_10=float(np.mean(shares)) if shares else 0.0,
-        quality=[_quality(database, on, encoders, s, judgements) for s in pair]
+        quality=[_quality(database, names, encoders, s, judgements) for s in pair]
         if judgements
         else [],
     )
@@ -74,17 +74,17 @@ def compare(
 
 def _quality(
     database: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     vector_set: VectorSet,
     judgements: Qrels,
 ) -> Quality:
-    encoder = encoders.identical(vector_set.identity)
+    encoder = encoders.for_identity(vector_set.identity)
     gains, recalls = [], []
     vectors = encoder.encode_query([*judgements.queries.values()]).vectors
     for query, vector in zip(judgements.queries, vectors, strict=True):
-        with database.connection() as connection:
-            ranked = comparison.nearest_rows(connection, on, vector_set, vector, 100)
+        with open_tables(database, names) as tables:
+            ranked = comparison.nearest_rows(tables, vector_set, vector, 100)
         gains.append(ndcg(ranked, judgements.relevant[query], 10))
         recalls.append(recall(ranked, judgements.relevant[query], 100))
     return Quality(

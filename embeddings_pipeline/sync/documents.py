@@ -13,7 +13,7 @@ from embeddings_pipeline.store import locks, row_status
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures, partition_keys
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.sync.encode import encode_entity
@@ -44,7 +44,7 @@ class DocumentsResult:
 def sync_documents(
     staged: Postgres,
     vectors: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
 ) -> DocumentsResult:
@@ -54,14 +54,14 @@ def sync_documents(
     where one is at work for longer than `options.patience`, Unavailable where the live set's
     model is not to be had, and as `encode_entity` does.
     """
-    known, refused = _canonical(on, options.ids or ())
-    refused |= _erased(vectors, on, [*known.values()])
+    known, refused = _canonical(names, options.ids or ())
+    refused |= _erased(vectors, names, [*known.values()])
     wanted = [row_id for row_id in dict.fromkeys(known.values()) if row_id not in refused]
-    found = _texts(staged, vectors, on, encoders, options, wanted)
-    refused |= _missing(staged, on, [row_id for row_id in wanted if row_id not in found])
+    found = _texts(staged, vectors, names, encoders, options, wanted)
+    refused |= _missing(staged, names, [row_id for row_id in wanted if row_id not in found])
     chosen = [row_id for row_id in wanted if row_id in found]
-    counts = _vectors(vectors, on, encoders, options, chosen)
-    said = _outcomes(vectors, on, chosen)
+    counts = _vectors(vectors, names, encoders, options, chosen)
+    said = _outcomes(vectors, names, chosen)
     outcomes = []
     for asked in options.ids or ():
         row_id = known.get(asked, asked)
@@ -71,29 +71,29 @@ def sync_documents(
     return DocumentsResult(outcomes, counts)
 
 
-def _canonical(on: Statements, ids: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _canonical(names: TableNames, ids: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Each id as the database prints it, and of the others why they cannot be one."""
     known, refused = {}, {}
     for asked in ids:
         try:
-            (known[asked],) = on.source.canonical_ids([asked])
+            (known[asked],) = names.source.canonical_ids([asked])
         except ConfigurationError as error:
             refused[asked] = str(error)
     return known, refused
 
 
-def _erased(vectors: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, str]:
-    with vectors.connection() as connection:
-        erased = erasures.of_ids(EntityTables(connection, on), ids)
+def _erased(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> dict[str, str]:
+    with open_tables(vectors, names) as tables:
+        erased = erasures.of_ids(tables, ids)
     return {row_id: f"it was erased on {when:%Y-%m-%d}" for row_id, when in erased.items()}
 
 
-def _missing(staged: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, str]:
+def _missing(staged: Postgres, names: TableNames, ids: Sequence[str]) -> dict[str, str]:
     if not ids:
         return {}
-    entity = on.source.entity
-    with staged.connection() as connection:
-        present = row_status.present(EntityTables(connection, on), ids)
+    entity = names.source.entity
+    with open_tables(staged, names) as tables:
+        present = row_status.present(tables, ids)
     return {
         row_id: f"its row may not be embedded, as {entity.table} and the declaration say"
         if row_id in present
@@ -105,7 +105,7 @@ def _missing(staged: Postgres, on: Statements, ids: Sequence[str]) -> dict[str, 
 def _texts(
     staged: Postgres,
     vectors: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
     ids: Sequence[str],
@@ -118,18 +118,17 @@ def _texts(
     def write() -> None:
         with (
             staged.connection() as source,
-            vectors.connection() as target,
-            locks.entity(target, on, options.patience),
+            open_tables(vectors, names) as tables,
+            locks.entity(tables, options.patience),
         ):
-            tables = EntityTables(target, on)
             _refuse_without_run(tables)
             found.update(write_rows(source, tables, encoders.images, ids, done))
 
     write()
-    collect_erased(vectors, on, encoders.cache.evict)
+    collect_erased(vectors, names, encoders.cache.evict)
     seconds = time.monotonic() - started
     counts = Counts(read=done.read, quarantined=done.quarantined, seconds=seconds)
-    record(vectors, on, options, counts)
+    record(vectors, names, options, counts)
     return found
 
 
@@ -138,7 +137,7 @@ def _refuse_without_run(tables: EntityTables) -> None:
     why = None
     if not partition_keys.follow_definition(tables):
         why = "its declaration or its staging model is another than in the last run"
-    elif not vector_sets.vector_sets(tables.connection, tables.on, ("live",)):
+    elif not vector_sets.vector_sets(tables, ("live",)):
         why = "nothing is published yet"
     if why:
         raise RunNeeded(f"entity {name!r}: {why}: run `embeddings-pipeline run {name}` first")
@@ -146,24 +145,23 @@ def _refuse_without_run(tables: EntityTables) -> None:
 
 def _vectors(
     vectors: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
     ids: Sequence[str],
 ) -> Counts:
     if not ids:
         return Counts()
-    result = encode_entity(vectors, on, encoders, replace(options, ids=ids))
+    result = encode_entity(vectors, names, encoders, replace(options, ids=ids))
     if result.frozen:
         raise Unavailable(result.frozen)
     return result.counts
 
 
-def _outcomes(vectors: Postgres, on: Statements, ids: Sequence[str]) -> Mapping[str, Outcome]:
-    with vectors.connection() as connection:
-        tables = EntityTables(connection, on)
+def _outcomes(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> Mapping[str, Outcome]:
+    with open_tables(vectors, names) as tables:
         empty = row_status.without_text(tables, ids)
-        live = next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
+        live = next(iter(vector_sets.vector_sets(tables, ("live",))), None)
         failed = row_status.quarantined(tables, live, ids)
     said = {}
     for row_id in ids:

@@ -40,7 +40,7 @@ from embeddings_pipeline.store import run_ledger
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.texts import quarantine, texts
 from embeddings_pipeline.store.vectors import pending, projection, renewals
 from embeddings_pipeline.store.vectors import sets as vector_sets
@@ -80,7 +80,7 @@ class EncodeResult:
 
 def encode_entity(
     database: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
     *,
@@ -96,9 +96,9 @@ def encode_entity(
     nothing. A live set of another model that cannot be loaded any longer is only projected.
     `keep` is False where the caches are emptied after the run.
     """
-    name = on.source.entity.name
+    name = names.source.entity.name
     try:
-        return _encode_entity(database, on, encoders, options, keep=keep)
+        return _encode_entity(database, names, encoders, options, keep=keep)
     except EmbeddingsError as error:
         if isinstance(error, Interrupted) or not options.stopped():
             raise
@@ -107,19 +107,20 @@ def encode_entity(
 
 
 def prepare_sets(
-    database: Postgres, on: Statements, encoders: Encoders, options: RunOptions
+    database: Postgres, names: TableNames, encoders: Encoders, options: RunOptions
 ) -> list[VectorSet]:
     """The sets that the run maintains, one of them with the entity's own model, and with the floors
     of a forced run recorded. Rows that are chosen by ids go into the sets that there are."""
-    identity = None if options.ids is not None else encoders.of(on.source.entity).identity
+    identity = (
+        None if options.ids is not None else encoders.for_entity(names.source.entity).identity
+    )
 
     @resumed
     def prepare() -> list[VectorSet]:
-        with database.connection() as connection:
-            tables = EntityTables(connection, on)
+        with open_tables(database, names) as tables:
             if identity is not None:
                 vector_sets.ensure_set(tables, identity)
-            sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
+            sets = vector_sets.maintained(vector_sets.vector_sets(tables))
             if options.force:
                 renewals.begin(tables, sets, options.partition_keys)
             return sets
@@ -128,16 +129,16 @@ def prepare_sets(
 
 
 def _encode_entity(
-    database: Postgres, on: Statements, encoders: Encoders, options: RunOptions, *, keep: bool
+    database: Postgres, names: TableNames, encoders: Encoders, options: RunOptions, *, keep: bool
 ) -> EncodeResult:
     started = time.monotonic()
-    finish_migration(database, on, options, keep=keep)
-    sets = prepare_sets(database, on, encoders, options)
-    backlogs = [_backlog(database, on, s, options) for s in sets]
+    finish_migration(database, names, options, keep=keep)
+    sets = prepare_sets(database, names, encoders, options)
+    backlogs = [_backlog(database, names, s, options) for s in sets]
     if sets and options.is_unrestricted and not options.force:
-        replacement = _replacement(database, on, sets[0], backlogs[0])
+        replacement = _replacement(database, names, sets[0], backlogs[0])
         if replacement:
-            sets[0], backlogs[0] = replacement, _backlog(database, on, replacement, options)
+            sets[0], backlogs[0] = replacement, _backlog(database, names, replacement, options)
     done: list[Encoding] = []
     frozen = None
     try:
@@ -148,7 +149,7 @@ def _encode_entity(
                 if s.identity_number == identity_number
             ]
             try:
-                encoder: StreamingEncoder | None = encoders.identical(chosen[0][0].identity)
+                encoder: StreamingEncoder | None = encoders.for_identity(chosen[0][0].identity)
             except ConfigurationError as error:
                 encoder = None
                 frozen = f"set {chosen[0][0].number} is frozen: {error}"
@@ -156,7 +157,11 @@ def _encode_entity(
             if options.max_cost_usd is not None and encoder:
                 encoders.require_price(model)
             encoding = Encoding(
-                *(database, on, chosen, encoder, options),
+                database,
+                names,
+                chosen,
+                encoder,
+                options,
                 usd_per_token=encoders.usd_per_token(model),
                 keep=keep,
             )
@@ -181,29 +186,25 @@ def _encode_entity(
 
 @resumed
 def _backlog(
-    database: Postgres, on: Statements, vector_set: VectorSet, options: RunOptions
+    database: Postgres, names: TableNames, vector_set: VectorSet, options: RunOptions
 ) -> Backlog:
-    with database.connection() as connection:
-        return pending.backlog(
-            EntityTables(connection, on), vector_set, options.scope(on.source.entity)
-        )
+    with open_tables(database, names) as tables:
+        return pending.backlog(tables, vector_set, options.scope(names.source.entity))
 
 
 @resumed
 def _replacement(
-    database: Postgres, on: Statements, live: VectorSet, backlog: Backlog
+    database: Postgres, names: TableNames, live: VectorSet, backlog: Backlog
 ) -> VectorSet | None:
-    with database.connection() as connection:
-        tables = EntityTables(connection, on)
+    with open_tables(database, names) as tables:
         return vector_sets.replace_where_much_is_missing(tables, live, backlog.missing)
 
 
 @resumed
 def _record(database: Postgres, encoding: Encoding, seconds: Counts) -> None:
-    with database.connection() as connection:
+    with open_tables(database, encoding.names) as tables:
         run_ledger.record(
-            connection,
-            encoding.on,
+            tables,
             encoding.options.run_id,
             "encode",
             encoding.counts + seconds,
@@ -221,7 +222,7 @@ class Encoding:
     def __init__(
         self,
         database: Postgres,
-        on: Statements,
+        names: TableNames,
         sets: Sequence[tuple[VectorSet, Backlog]],
         encoder: StreamingEncoder | None,
         options: RunOptions,
@@ -229,7 +230,7 @@ class Encoding:
         usd_per_token: float,
         keep: bool,
     ) -> None:
-        self.on = on
+        self.names = names
         self.options = options
         self.encoder = encoder
         self.usd_per_token = usd_per_token
@@ -242,7 +243,7 @@ class Encoding:
         self._stored = self._sets[0].stored_identity
         self._to_project = sum(backlog.to_project for _, backlog in sets)
         self._keep = keep
-        self._scope = options.scope(on.source.entity)
+        self._scope = options.scope(names.source.entity)
         self._counts = Counts(pending=sum(backlog.chunks for _, backlog in sets))
         self._projected = Projected()
         self._analyzed = 0
@@ -319,9 +320,9 @@ class Encoding:
 
         @resumed
         def select() -> Selected:
-            with self._database.connection() as connection:
+            with open_tables(self._database, self.names) as tables:
                 return pending.select_to_encode(
-                    EntityTables(connection, self.on),
+                    tables,
                     self._sets,
                     self._scope,
                     limit + len(self._failed) if limit else 0,
@@ -338,8 +339,8 @@ class Encoding:
 
         @resumed
         def seed(hashes: Sequence[bytes]) -> int:
-            with self._database.connection() as connection:
-                return EmbeddingCache(EntityTables(connection, self.on), self._stored).seed(hashes)
+            with open_tables(self._database, self.names) as tables:
+                return EmbeddingCache(tables, self._stored).seed(hashes)
 
         return seed([bytes(text_hash) for text_hash in selected.hashes]) if len(selected) else 0
 
@@ -356,7 +357,7 @@ class Encoding:
                     self._report()
         except Interrupted:
             raise Interrupted(
-                f"{self.on.source.entity.name}: stopped after {self._projected.chunks:,} of"
+                f"{self.names.source.entity.name}: stopped after {self._projected.chunks:,} of"
                 f" {self._counts.pending:,} chunks; run again to go on"
             ) from None
         finally:
@@ -369,7 +370,7 @@ class Encoding:
     ) -> None:
         """Hand what became of a batch to the writer."""
         places = [feed.places.pop(place) for place in batch.places]
-        probe = [sources.PROBE if self.on.source.entity.image else PROBE_TEXT]
+        probe = [sources.PROBE if self.names.source.entity.image else PROBE_TEXT]
         self._use(batch.encodings.usage, sum(place.dollars for place in places))
         if batch.error:
             outcomes, usage = isolated(
@@ -414,14 +415,14 @@ class Encoding:
     def _refuse_cost(self, dollars: float) -> None:
         left = max(0.0, (self.options.max_cost_usd or 0.0) - self._counts.cost_usd)
         raise CostLimitReached(
-            f"{self.on.source.entity.name}: the next text would cost ${dollars:.6f}, and"
+            f"{self.names.source.entity.name}: the next text would cost ${dollars:.6f}, and"
             f" ${left:.6f} of the run's limit is left; what was encoded before is kept."
             " Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
         )
 
     def _wait_for_others(self, since: float) -> None:
         if self.options.stopped():
-            raise Interrupted(f"{self.on.source.entity.name}: stopped while it waited for a run")
+            raise Interrupted(f"{self.names.source.entity.name}: stopped while it waited for a run")
         if time.monotonic() - since > self.options.patience:
             raise Busy("another run is at work on the same rows: try again later")
         time.sleep(_POLL_SECONDS)
@@ -433,8 +434,7 @@ class Encoding:
 
         @resumed
         def claim() -> tuple[Claim, dict[bytes, str]]:
-            with self._database.connection() as connection:
-                tables = EntityTables(connection, self.on)
+            with open_tables(self._database, self.names) as tables:
                 claimed = Claims(tables, self._stored, self.options.run_id).take(hashes, floors)
                 return claimed, dict(texts.read(tables, claimed.hashes))
 
@@ -445,14 +445,14 @@ class Encoding:
 
     def renew_claims(self) -> None:
         """Extend the leases of the run."""
-        with self._database.connection() as connection:
-            Claims(EntityTables(connection, self.on), self._stored, self.options.run_id).renew()
+        with open_tables(self._database, self.names) as tables:
+            Claims(tables, self._stored, self.options.run_id).renew()
 
     @resumed
     def release_claims(self) -> None:
         """Give up what the run has claimed."""
-        with self._database.connection() as connection:
-            Claims(EntityTables(connection, self.on), self._stored, self.options.run_id).release()
+        with open_tables(self._database, self.names) as tables:
+            Claims(tables, self._stored, self.options.run_id).release()
 
     def write(
         self,
@@ -470,8 +470,7 @@ class Encoding:
 
         @resumed
         def write() -> list[bytes]:
-            with self._database.connection() as connection, connection.transaction():
-                tables = EntityTables(connection, self.on)
+            with open_tables(self._database, self.names) as tables, tables.connection.transaction():
                 stored: list[bytes] = []
                 if vectors:
                     stored = EmbeddingCache(tables, self._stored).write(
@@ -496,7 +495,10 @@ class Encoding:
         """Project what waits for these hashes, or all that is pending, into each set."""
         for vector_set in self._sets:
             project_pending(
-                *(self._database, self.on, vector_set, self._scope),
+                self._database,
+                self.names,
+                vector_set,
+                self._scope,
                 hashes=hashes,
                 written=self._note_projected,
             )
@@ -511,7 +513,7 @@ class Encoding:
             self._reported = now
             self.options.report(
                 Progress(
-                    self.on.source.entity.name,
+                    self.names.source.entity.name,
                     min(self._projected.chunks, self._counts.pending),
                     self._counts.pending,
                     now - self._started,
@@ -521,9 +523,9 @@ class Encoding:
 
     @resumed
     def _record_plan(self, encoder: StreamingEncoder, selected: Selected) -> None:
-        with self._database.connection() as connection:
+        with open_tables(self._database, self.names) as tables:
             record_plan(
-                EntityTables(connection, self.on),
+                tables,
                 self.model,
                 encoder,
                 selected,
@@ -533,8 +535,7 @@ class Encoding:
 
     @resumed
     def _finish(self) -> None:
-        with self._database.connection() as connection:
-            tables = EntityTables(connection, self.on)
+        with open_tables(self._database, self.names) as tables:
             for vector_set in self._sets:
                 renewals.end_finished(tables, vector_set)
                 if self.options.ids is not None:
@@ -551,8 +552,7 @@ class Encoding:
         written = self._projected.chunks - self._analyzed
         if written < _FEW:
             return
-        with self._database.connection() as connection:
-            tables = EntityTables(connection, self.on)
+        with open_tables(self._database, self.names) as tables:
             for vector_set in self._sets:
                 projection.analyze(tables, vector_set, written)
         self._analyzed += written
@@ -601,7 +601,7 @@ class Feed:
             self._windows.close()
 
     def __iter__(self) -> Iterator[str]:
-        images = self._encoding.on.source.entity.image is not None
+        images = self._encoding.names.source.entity.image is not None
         number = 0
         for claim, read in self._windows:
             texts = [pinned(text, text_hash) if images else text for text_hash, text in read]
@@ -778,7 +778,7 @@ def _encoded(
     encode: Encode, texts: Sequence[str], probe: Sequence[str]
 ) -> tuple[list[Outcome], Usage]:
     try:
-        done = encode(texts).whole()
+        done = encode(texts).raise_if_stopped()
         if len(done.vectors) != len(texts):
             raise RowError(f"the encoder gave {len(done.vectors)} vectors for {len(texts)} texts")
     except EmbeddingsError as error:
@@ -798,7 +798,7 @@ def refuse_broken_model(encode: Encode, probe: Sequence[str], error: Exception) 
     """Raise the error where the model has no usable vector of the probe, either: then it is not
     of the texts."""
     try:
-        (outcome,) = checked(encode(probe).whole())
+        (outcome,) = checked(encode(probe).raise_if_stopped())
     except Exception:
         raise error from None
     if isinstance(outcome, RowError):

@@ -16,7 +16,7 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.row_history import StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.staging.reader import StagedRow
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import erasures, quarantine
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
@@ -79,27 +79,27 @@ class _KnownSet:
 
 
 def explain(
-    staged: Postgres, database: Postgres, on: Statements, encoders: Encoders, row_id: str
+    staged: Postgres, database: Postgres, names: TableNames, encoders: Encoders, row_id: str
 ) -> Explanation:
     """Explain a row of staging or of the stored texts.
 
     Raises ConfigurationError where neither has the id.
     """
-    (row_id,) = on.source.canonical_ids([row_id])
+    (row_id,) = names.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
-        tables = EntityTables(target, Statements(on.schema, on.source))
-        text_tables.refuse_other_id(target, on.schema, on.source)
+        tables = EntityTables(target, TableNames(names.schema, names.source))
+        text_tables.refuse_other_id(target, names.schema, names.source)
         is_new = planning.without_texts(tables)
-        row = next(reader.read_rows(source, on.source, [row_id]), None)
+        row = next(reader.read_rows(source, names.source, [row_id]), None)
         stored = [] if is_new else row_history.texts(tables, row_id)
         failures = [] if is_new else quarantine.of_row(tables, row_id)
         erased = erasures.of_ids(tables, [row_id]).get(row_id)
         if row is None and not stored and erased is None:
             raise ConfigurationError(
-                f"entity {on.source.entity.name!r} has no row with {on.source.entity.id}"
-                f" {row_id!r}: it is not in {on.source.entity.table}, or not eligible"
+                f"entity {names.source.entity.name!r} has no row with {names.source.entity.id}"
+                f" {row_id!r}: it is not in {names.source.entity.table}, or not eligible"
             )
-        window = text_pass.rendered([row], tables.on, encoders.images) if row else None
+        window = text_pass.rendered([row], tables.names, encoders.images) if row else None
         texts = [text for text in (window.texts if window else []) if text.text is not None]
         chunks = [] if erased else _chunks(tables, encoders, row_id, texts)
         reason = (
@@ -108,7 +108,7 @@ def explain(
             else _next_for_row(row, stored, chunks, window.failures if window else [])
         )
         return Explanation(
-            entity=on.source.entity.name,
+            entity=names.source.entity.name,
             id=row_id,
             partition=window.texts[0].partition_key if window else None,
             next=reason,
@@ -149,7 +149,7 @@ def _chunks(
     """The chunks of a row as they are rendered now, in each set."""
     planning.create(tables)
     planning.add(tables, texts)
-    encoder = encoders.of(tables.source.entity)
+    encoder = encoders.for_entity(tables.source.entity)
     known = _known_sets(tables, encoders)
     fates = [_in_set(tables, row_id, texts, one) for one in known]
     return [
@@ -179,7 +179,7 @@ def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
     maintained = sets_of_run(tables, encoders)
     numbers = {found.number for found, _ in maintained if found}
     known = []
-    sets = vector_sets.vector_sets(tables.connection, tables.on)
+    sets = vector_sets.vector_sets(tables)
     for stored in sets:
         left = None
         if stored.number not in numbers:
@@ -193,7 +193,7 @@ def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
             )
         else:
             try:
-                encoders.identical(stored.identity)
+                encoders.for_identity(stored.identity)
             except ConfigurationError as error:
                 left = f"the set is frozen: {error}"
         known.append(_KnownSet(stored, stored.identity, left))

@@ -8,17 +8,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import Connection
-
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import coverage, locks, run_ledger
-from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index import build, filter_indexes, progress, recall
 from embeddings_pipeline.store.index.build import IndexDrift
 from embeddings_pipeline.store.index.progress import Phase
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.vectors import projection
 from embeddings_pipeline.store.vectors import sets as vector_sets
@@ -48,7 +46,7 @@ class _Due:
 @resumed
 def sync_index(
     database: Postgres,
-    on: Statements,
+    names: TableNames,
     *,
     run_id: str | None = None,
     rebuild: bool = False,
@@ -57,77 +55,75 @@ def sync_index(
     """Build the index of each set that runs maintain where that is due, or with `rebuild` anyway,
     and count the words of the texts, by which full-text search ranks. The ledger has how long that
     took as a part of the run `run_id`."""
-    with database.connection() as connection:
-        lexemes.refresh_counts(connection, on)
-        sets = vector_sets.maintained(vector_sets.vector_sets(connection, on))
-    results = [_sync_one(database, on, s, rebuild=rebuild, report=report) for s in sets]
+    with open_tables(database, names) as tables:
+        lexemes.refresh_counts(tables)
+        sets = vector_sets.maintained(vector_sets.vector_sets(tables))
+    results = [_sync_one(database, names, s, rebuild=rebuild, report=report) for s in sets]
     built = sum(result.seconds for result in results if result.action == "built")
     if run_id is not None and built:
-        with database.connection() as connection:
-            run_ledger.record(connection, on, run_id, "index", Counts(seconds=built))
+        with open_tables(database, names) as tables:
+            run_ledger.record(tables, run_id, "index", Counts(seconds=built))
     return results
 
 
 def _sync_one(
-    database: Postgres, on: Statements, vector_set: VectorSet, *, rebuild: bool, report: Report
+    database: Postgres, names: TableNames, vector_set: VectorSet, *, rebuild: bool, report: Report
 ) -> IndexResult:
     started = time.monotonic()
     with (
-        database.connection() as connection,
-        locks.index(connection, on, vector_set.table_name),
+        open_tables(database, names) as tables,
+        locks.index(tables, vector_set.table_name),
     ):
-        projection.vacuum(EntityTables(connection, on), vector_set)
-        vector_set = vector_sets.read(connection, on, vector_set.number)
-        drift = build.drift(connection, on, vector_set, vector_set.indexed_at)
+        projection.vacuum(tables, vector_set)
+        vector_set = vector_sets.read(tables, vector_set.number)
+        drift = build.drift(tables, vector_set, vector_set.indexed_at)
         watch = progress.watched(
-            database, connection.info.backend_pid, _teller(on, vector_set, report)
+            database, tables.connection.info.backend_pid, _teller(names, vector_set, report)
         )
-        due = _due(connection, on, vector_set, drift, rebuild=rebuild)
-        action = _bring_up_to_date(connection, on, vector_set, due, drift, watch)
+        due = _due(tables, vector_set, drift, rebuild=rebuild)
+        action = _bring_up_to_date(tables, vector_set, due, drift, watch)
         return IndexResult(
-            vector_sets.read(connection, on, vector_set.number),
+            vector_sets.read(tables, vector_set.number),
             action,
             due.why if due else "",
             drift.rows,
-            build.size(connection, on, vector_set),
+            build.size(tables, vector_set),
             time.monotonic() - started,
         )
 
 
 def _bring_up_to_date(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     due: _Due | None,
     drift: IndexDrift,
     watch: AbstractContextManager[None],
 ) -> str:
     """Do what is due; returns the action."""
-    if due and any(p.missing for p in coverage.coverage(EntityTables(connection, on), vector_set)):
+    if due and any(p.missing for p in coverage.coverage(tables, vector_set)):
         return "waiting"
-    filter_indexes.ensure(connection, on, vector_set)
+    filter_indexes.ensure(tables, vector_set)
     if due:
         with watch:
-            _build(connection, on, vector_set, due.settings, drift)
+            _build(tables, vector_set, due.settings, drift)
         return "built"
-    build.remove_leftovers(connection, on, vector_set)
+    build.remove_leftovers(tables, vector_set)
     if vector_set.recall is None:
         # who built it was stopped before it was measured
-        recall.measure(connection, on, vector_set)
+        recall.measure(tables, vector_set)
     return "kept"
 
 
 def _due(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     drift: IndexDrift,
     *,
     rebuild: bool,
 ) -> _Due | None:
     """What is to be built, and why; None where the index is as good as a new one."""
-    index = on.source.entity.index
-    declared = _declared(on, vector_set, drift)
+    index = tables.source.entity.index
+    declared = _declared(tables.names, vector_set, drift)
     present = vector_set.index_settings
     share = drift.share(vector_set.index_rows or 0)
     if rebuild:
@@ -136,16 +132,16 @@ def _due(
         return _Due(declared, "there was none")
     if not _same(present["declared"], declared, index):
         return _Due(declared, "another one is declared")
-    if index.type != "none" and build.size(connection, on, vector_set) is None:
+    if index.type != "none" and build.size(tables, vector_set) is None:
         return _Due(declared, "it is gone")
     if share > index.rebuild:
         return _Due(declared, f"{share:.0%} of the rows changed")
-    stronger = _stronger(on, vector_set)
+    stronger = _stronger(tables.names, vector_set)
     return _Due(stronger, f"recall@10 is {vector_set.recall:.3f}") if stronger else None
 
 
-def _declared(on: Statements, vector_set: VectorSet, drift: IndexDrift) -> dict[str, Any]:
-    settings = build.settings_of(on.source.entity.index, vector_set.metric, drift.rows)
+def _declared(names: TableNames, vector_set: VectorSet, drift: IndexDrift) -> dict[str, Any]:
+    settings = build.settings_of(names.source.entity.index, vector_set.metric, drift.rows)
     return {**settings, "declared": settings}
 
 
@@ -157,32 +153,31 @@ def _same(former: dict[str, Any], declared: dict[str, Any], index: Index) -> boo
     return bool(former == wanted)
 
 
-def _stronger(on: Statements, vector_set: VectorSet) -> dict[str, Any] | None:
+def _stronger(names: TableNames, vector_set: VectorSet) -> dict[str, Any] | None:
     """What to build where the index was measured and finds too little."""
-    if vector_set.recall is None or vector_set.recall >= on.source.entity.index.recall:
+    if vector_set.recall is None or vector_set.recall >= names.source.entity.index.recall:
         return None
     return build.stronger(vector_set.index_settings or {})
 
 
 def _build(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     settings: dict[str, Any] | None,
     drift: IndexDrift,
 ) -> None:
     """Build and measure, then with more links as long as the recall is below its target."""
     while settings is not None:
-        build.build(connection, on, vector_set, settings, drift)
-        vector_set = vector_sets.read(connection, on, vector_set.number)
-        recall.measure(connection, on, vector_set)
-        vector_set = vector_sets.read(connection, on, vector_set.number)
-        settings = _stronger(on, vector_set)
+        build.build(tables, vector_set, settings, drift)
+        vector_set = vector_sets.read(tables, vector_set.number)
+        recall.measure(tables, vector_set)
+        vector_set = vector_sets.read(tables, vector_set.number)
+        settings = _stronger(tables.names, vector_set)
 
 
-def _teller(on: Statements, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
+def _teller(names: TableNames, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
     started = time.monotonic()
-    what = f"{on.source.entity.name}, index of set {vector_set.number}"
+    what = f"{names.source.entity.name}, index of set {vector_set.number}"
 
     def tell(phase: Phase) -> None:
         seconds = time.monotonic() - started

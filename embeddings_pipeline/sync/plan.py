@@ -35,7 +35,7 @@ from embeddings_pipeline.store.planning import PlannedCaches, SetWork
 from embeddings_pipeline.store.run_ledger import Rates
 from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.diff import Moved
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import partition_keys
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts import texts as stored_texts
@@ -153,10 +153,10 @@ class Planner:
         # a limit is one of all entities together
         self._left = options.limit
 
-    def plan(self, on: Statements) -> Plan:
+    def plan(self, names: TableNames) -> Plan:
         """The plan of an entity. Raises ConfigurationError where a run would."""
         # its own, whose `texts` may stand for an empty table
-        tables = EntityTables(self._target, Statements(on.schema, on.source))
+        tables = EntityTables(self._target, TableNames(names.schema, names.source))
         self._caches.version += 1
         try:
             return self._plan(tables)
@@ -164,10 +164,10 @@ class Planner:
             planning.forget(tables)
 
     def _plan(self, tables: EntityTables) -> Plan:
-        on, options = tables.on, self._options
-        text_tables.refuse_other_id(self._target, on.schema, on.source)
+        names, options = tables.names, self._options
+        text_tables.refuse_other_id(self._target, names.schema, names.source)
         is_new = planning.without_texts(tables)
-        former = None if is_new else _former(self._target, self._source, on)
+        former = None if is_new else _former(self._target, self._source, names)
         if former:
             texts.find_moved(
                 self._source, EntityTables(self._target, former), options.partition_keys
@@ -186,10 +186,10 @@ class Planner:
             deleted=moved.gone,
             moved_partition=planning.moved_partitions(tables, rekeyed=rekeyed),
             unchanged=moved.stored - changed - moved.gone,
-            deletes_refused=not options.allow_deletes and texts.too_many_deletes(on, moved),
-            why=_why(reasons, former, on, sets, force=options.force),
+            deletes_refused=not options.allow_deletes and texts.too_many_deletes(names, moved),
+            why=_why(reasons, former, names, sets, force=options.force),
             sets=sets,
-            seconds=_seconds(run_ledger.rates(self._target, on), moved, sets),
+            seconds=_seconds(run_ledger.rates(tables), moved, sets),
         )
 
     def _render_changed(self, tables: EntityTables) -> bool:
@@ -199,9 +199,9 @@ class Planner:
         planning.create(tables)
         for ids, _ in diff.changed_slices(tables, texts.SLICE):
             with closing(reader.read_rows(self._source, tables.source, ids)) as rows:
-                for batch in texts.batches(rows, tables.on):
+                for batch in texts.batches(rows, tables.names):
                     count = estimate_tokens if rendered >= _COUNT_ALL else measure_tokens
-                    window = texts.rendered(batch, tables.on, images=None, count=count)
+                    window = texts.rendered(batch, tables.names, images=None, count=count)
                     planning.add(tables, window.texts)
                     rendered += len(batch)
         return rendered > _COUNT_ALL
@@ -217,18 +217,30 @@ class Planner:
             limit = self._left if encoder else 0
             states = [self._states(tables, vector_set, identity) for vector_set in sets]
             if not self._keep:
-                known = vector_sets.vector_sets(self._target, tables.on)
+                known = vector_sets.vector_sets(tables)
                 self._caches.seed(tables, identity, [s for s in known if s.identity == identity])
             self._caches.encode(tables, identity, states, scope, limit)
             cache = self._caches.of(tables, identity)
             for place, (vector_set, state) in enumerate(zip(sets, states, strict=True)):
-                done = planning.work(*(tables, state, place, cache, scope, identity.max_tokens))
+                done = planning.work(
+                    tables,
+                    state,
+                    cache,
+                    scope,
+                    place=place,
+                    max_tokens=identity.max_tokens,
+                )
                 costs = self._costs(tables, encoder, place, done)
                 if self._left is not None:
                     self._left -= done.encode
                 plans.append(
                     self._set_plan(
-                        *(tables.on, vector_set, identity, done, costs, frozen),
+                        tables,
+                        vector_set,
+                        identity,
+                        done,
+                        costs,
+                        frozen=frozen,
                         estimated=estimated,
                     )
                 )
@@ -236,16 +248,16 @@ class Planner:
 
     def _set_plan(
         self,
-        on: Statements,
+        tables: EntityTables,
         vector_set: VectorSet | None,
         identity: ModelIdentity,
         done: SetWork,
         costs: TokenCosts,
-        frozen: str | None,
         *,
+        frozen: str | None,
         estimated: bool,
     ) -> SetPlan:
-        rate = run_ledger.throughput(self._target, on, identity.model)
+        rate = run_ledger.throughput(tables, identity.model)
         return SetPlan(
             number=vector_set.number if vector_set else None,
             live=vector_set is not None and vector_set.state == "live",
@@ -271,8 +283,12 @@ class Planner:
             return chosen
         self._caches.encode(tables, identity, [self._states(tables, live, identity)], scope, 0)
         missing = planning.work(
-            *(tables, self._states(tables, live, identity), 0),
-            *(self._caches.of(tables, identity), scope, identity.max_tokens),
+            tables,
+            self._states(tables, live, identity),
+            self._caches.of(tables, identity),
+            scope,
+            place=0,
+            max_tokens=identity.max_tokens,
         ).missing
         if vector_sets.is_faster_replaced(tables, live, missing):
             return [(None, identity), *chosen[1:]]
@@ -285,16 +301,16 @@ class Planner:
         renewal = None
         if self._options.force:
             keys = self._options.partition_keys
-            sets = vector_sets.maintained(vector_sets.vector_sets(self._target, tables.on))
+            sets = vector_sets.maintained(vector_sets.vector_sets(tables))
             if not any(renewals.is_unfinished(tables, s, keys) for s in sets):
                 renewal = renewals.as_planned(keys, self._caches.version)
         stored = identities.find(self._target, tables.schema, identity)
         return sql.SQL("({})").format(
             chunk_states(
-                tables.on,
+                tables.names,
                 vector_set,
                 identity=stored.number if stored else None,
-                texts=planning.texts(tables.on),
+                texts=planning.texts(tables.names),
                 renewal=renewal,
             )
         )
@@ -314,21 +330,21 @@ class Planner:
         with closing(
             reader.read_rows(self._source, tables.source, sorted(set(rows.values())))
         ) as read:
-            for batch in texts.batches(read, tables.on):
-                for text in texts.rendered(batch, tables.on, images=None).texts:
+            for batch in texts.batches(read, tables.names):
+                for text in texts.rendered(batch, tables.names, images=None).texts:
                     if text.part_hashes and text.parts:
                         found |= dict(zip(text.part_hashes, text.parts, strict=True))
                     elif text.text_hash and text.text:
                         found[text.text_hash] = text.text
         left = [text_hash for text_hash in tokens if text_hash not in found]
-        if left and tables.on.names["texts"] == tables.table(f"{tables.entity}_texts"):
+        if left and tables.names.identifiers["texts"] == tables.table(f"{tables.entity}_texts"):
             found |= dict(stored_texts.read(tables, left))
         return [Sampled(found[h], count) for h, count in tokens.items() if h in found]
 
     def _encoder(self, identity: ModelIdentity) -> tuple[Encoder | None, str | None]:
         """The encoder of an identity, or why there is none any longer."""
         try:
-            return self._encoders.identical(identity), None
+            return self._encoders.for_identity(identity), None
         except ConfigurationError as error:
             return None, str(error)
 
@@ -337,7 +353,7 @@ def plans(
     staged: Postgres,
     vectors: Postgres,
     entities: Iterable[Entity],
-    checked: Callable[[Entity], Statements],
+    checked: Callable[[Entity], TableNames],
     encoders: Encoders,
     options: RunOptions = _ALL,
     *,
@@ -361,9 +377,9 @@ def sets_of_run(
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
     """The sets that a run maintains, in its order, with their identities; None is one that it has
     to create."""
-    wanted = encoders.of(tables.source.entity).identity
+    wanted = encoders.for_entity(tables.source.entity).identity
     storage = vector_sets.storage_of(tables.source.entity, wanted.dimension)
-    known = vector_sets.vector_sets(tables.connection, tables.on)
+    known = vector_sets.vector_sets(tables)
     of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
     chosen = max(of_wanted, key=lambda s: (s.state != "retired", s.number), default=None)
     others = [s for s in known if s.state == "live" and s != chosen]
@@ -383,14 +399,16 @@ def sets_of_run(
     return found if chosen else [*found, (None, wanted)]
 
 
-def _former(target: Connection[Row], source: Connection[Row], on: Statements) -> Statements | None:
+def _former(
+    target: Connection[Row], source: Connection[Row], names: TableNames
+) -> TableNames | None:
     """The entity as it was declared at its last pass, where that was otherwise and still fits."""
-    definition, definition_hash = text_tables.followed(EntityTables(target, on))
-    if definition_hash in ("", on.source.definition_hash):
+    definition, definition_hash = text_tables.followed(EntityTables(target, names))
+    if definition_hash in ("", names.source.definition_hash):
         return None
     try:
         entity = Entity.model_validate(definition)
-        former = Statements(on.schema, reader.source_of(source, entity))
+        former = TableNames(names.schema, reader.source_of(source, entity))
     except (ConfigurationError, ValidationError):
         # it no longer fits the staging model, or an earlier version wrote it: all counts as content
         return None
@@ -399,8 +417,8 @@ def _former(target: Connection[Row], source: Connection[Row], on: Statements) ->
 
 def _why(
     changed: planning.Changes,
-    former: Statements | None,
-    on: Statements,
+    former: TableNames | None,
+    names: TableNames,
     sets: Sequence[SetPlan],
     *,
     force: bool,
@@ -413,7 +431,7 @@ def _why(
     counts = {
         "content": changed.content,
         "columns": changed.columns,
-        _changed_keys(former, on): changed.declaration,
+        _changed_keys(former, names): changed.declaration,
         "model": 0 if force else max(model - waiting, 0),
         "unfinished": 0 if force else waiting,
         "forced": max(model, waiting) if force else 0,
@@ -422,11 +440,11 @@ def _why(
     return {reason: rows / total for reason, rows in counts.items() if rows}
 
 
-def _changed_keys(former: Statements | None, on: Statements) -> str:
+def _changed_keys(former: TableNames | None, names: TableNames) -> str:
     """The keys of the declaration that changed since the last pass, like `chunk, filters`."""
     if former is None:
         return "declaration"
-    before, now = former.source.entity, on.source.entity
+    before, now = former.source.entity, names.source.entity
     keys = [key for key in _KEYS_OF_TEXTS if getattr(before, key) != getattr(now, key)]
     return ", ".join(keys) or "types of columns"
 
@@ -467,10 +485,9 @@ def record_plan(
     longest = encoder.identity.max_tokens
     read = int(np.minimum(selected.tokens, longest).sum()) if len(selected) else 0
     costs = token_costs(encoder, len(selected), read, sample)
-    rate = run_ledger.throughput(tables.connection, tables.on, model)
+    rate = run_ledger.throughput(tables, model)
     run_ledger.record_plan(
-        tables.connection,
-        tables.on,
+        tables,
         options.run_id,
         {
             "encode": len(selected),

@@ -8,7 +8,7 @@ from contextlib import closing
 from embeddings_pipeline.encoders.prefetch import prefetch
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vectors import pending, projection
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
@@ -22,7 +22,7 @@ _SESSIONS = 2
 
 def project_pending(
     database: Postgres,
-    on: Statements,
+    names: TableNames,
     vector_set: VectorSet,
     scope: Scope,
     *,
@@ -43,13 +43,13 @@ def project_pending(
     def some_ids(after: str | None) -> list[str]:
         if session:
             return ids_of(session, after)
-        with database.connection() as connection:
-            return ids_of(EntityTables(connection, on), after)
+        with open_tables(database, names) as tables:
+            return ids_of(tables, after)
 
     @resumed
     def project(ids: Sequence[str]) -> Projected:
-        with database.connection() as connection:
-            return projection.project(EntityTables(connection, on), vector_set, ids)
+        with open_tables(database, names) as tables:
+            return projection.project(tables, vector_set, ids)
 
     done = Projected()
     after: str | None = None

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import coverage, locks, views
-from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import resumed
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -38,141 +37,132 @@ class PublishResult:
 
 
 @resumed
-def publish(database: Postgres, on: Statements, *, explicit: bool = False) -> PublishResult:
+def publish(database: Postgres, names: TableNames, *, explicit: bool = False) -> PublishResult:
     """Flip to the set that is being built where it is publishable; else say why not.
 
     `explicit` is a person's word: it flips an entity whose `publish` is manual, or one that was
     rolled back. Searches and marts see the old set until the one transaction that flips.
     """
-    with database.connection() as connection, locks.entity(connection, on):
-        live, building = _live(connection, on), _building(connection, on)
+    with open_tables(database, names) as tables, locks.entity(tables):
+        live, building = _live(tables), _building(tables)
         if building is None:
-            with connection.transaction():
-                views.replace_published(connection, on.schema, on.source.entity.name)
+            with tables.connection.transaction():
+                views.replace_published(tables.connection, names.schema, names.source.entity.name)
             # a run that ended right after its flip left them
-            _drop_beyond(connection, on)
+            _drop_beyond(tables)
             return PublishResult(live, False, [])
-        reasons = readiness_problems(connection, on, building, live)
+        reasons = readiness_problems(tables, building, live)
         if not explicit:
-            reasons += _waits_for_a_person(connection, on)
+            reasons += _waits_for_a_person(tables)
         if reasons:
             return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
-        with connection.transaction():
-            _flip(connection, on, live, building)
-            vector_sets.hold_publishing(connection, on, held=False)
-        _drop_beyond(connection, on)
-        return PublishResult(_live(connection, on), True, [])
+        with tables.connection.transaction():
+            _flip(tables, live, building)
+            vector_sets.hold_publishing(tables, held=False)
+        _drop_beyond(tables)
+        return PublishResult(_live(tables), True, [])
 
 
-def rollback(database: Postgres, on: Statements) -> tuple[PublishResult, int]:
+def rollback(database: Postgres, names: TableNames) -> tuple[PublishResult, int]:
     """Flip back to the set that was live before; returns how many chunks it is behind, too.
 
     Nothing flips by itself afterwards, until an explicit publish. Raises ConfigurationError
     where no set is kept.
     """
     # a second try whose first one was done, but not answered, must not flip forth again
-    return _roll_back_from(database, on, _live_number(database, on))
+    return _roll_back_from(database, names, _live_number(database, names))
 
 
 @resumed
-def _live_number(database: Postgres, on: Statements) -> int | None:
-    with database.connection() as connection:
-        live = _live(connection, on)
+def _live_number(database: Postgres, names: TableNames) -> int | None:
+    with open_tables(database, names) as tables:
+        live = _live(tables)
         return live.number if live else None
 
 
 @resumed
 def _roll_back_from(
-    database: Postgres, on: Statements, number: int | None
+    database: Postgres, names: TableNames, number: int | None
 ) -> tuple[PublishResult, int]:
-    with database.connection() as connection, locks.entity(connection, on):
-        live = _live(connection, on)
+    with open_tables(database, names) as tables, locks.entity(tables):
+        live = _live(tables)
         if live and live.number != number:
-            return PublishResult(live, True, []), _pending(connection, on, live)
+            return PublishResult(live, True, []), _pending(tables, live)
         former = max(
-            (
-                s
-                for s in vector_sets.vector_sets(connection, on, ("retired", "building"))
-                if s.published_at
-            ),
+            (s for s in vector_sets.vector_sets(tables, ("retired", "building")) if s.published_at),
             key=lambda s: (s.published_at, s.number),
             default=None,
         )
         if former is None:
             raise ConfigurationError(
-                f"entity {on.source.entity.name!r} has no earlier set to go back to (keep_sets is"
-                f" {on.source.entity.keep_sets})"
+                f"entity {tables.entity!r} has no earlier set to go back to (keep_sets is"
+                f" {tables.source.entity.keep_sets})"
             )
-        behind = _pending(connection, on, former)
-        with connection.transaction():
-            _flip(connection, on, live, former)
-            vector_sets.hold_publishing(connection, on, held=True)
-        return PublishResult(_live(connection, on), True, []), behind
+        behind = _pending(tables, former)
+        with tables.connection.transaction():
+            _flip(tables, live, former)
+            vector_sets.hold_publishing(tables, held=True)
+        return PublishResult(_live(tables), True, []), behind
 
 
-def _pending(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int:
-    return sum(
-        partition.pending
-        for partition in coverage.coverage(EntityTables(connection, on), vector_set)
-    )
+def _pending(tables: EntityTables, vector_set: VectorSet) -> int:
+    return sum(partition.pending for partition in coverage.coverage(tables, vector_set))
 
 
-def _live(connection: Connection[Row], on: Statements) -> VectorSet | None:
-    return next(iter(vector_sets.vector_sets(connection, on, ("live",))), None)
+def _live(tables: EntityTables) -> VectorSet | None:
+    return next(iter(vector_sets.vector_sets(tables, ("live",))), None)
 
 
-def _building(connection: Connection[Row], on: Statements) -> VectorSet | None:
-    return next(iter(vector_sets.vector_sets(connection, on, ("building",))), None)
+def _building(tables: EntityTables) -> VectorSet | None:
+    return next(iter(vector_sets.vector_sets(tables, ("building",))), None)
 
 
-def _waits_for_a_person(connection: Connection[Row], on: Statements) -> list[str]:
-    name = on.source.entity.name
-    if vector_sets.publishing_held(connection, on):
+def _waits_for_a_person(tables: EntityTables) -> list[str]:
+    name = tables.entity
+    if vector_sets.publishing_held(tables):
         return [f"held since a rollback: run `embeddings-pipeline publish {name}`"]
-    if on.source.entity.publish == "manual":
+    if tables.source.entity.publish == "manual":
         return [f"publish is manual: run `embeddings-pipeline publish {name}`"]
     return []
 
 
-def _flip(
-    connection: Connection[Row], on: Statements, live: VectorSet | None, to: VectorSet
-) -> None:
+def _flip(tables: EntityTables, live: VectorSet | None, to: VectorSet) -> None:
     if live is not None:
-        vector_sets.retire(connection, on, live, superseded=to.replaces(live))
-    vector_sets.set_state(connection, on, to.number, "live")
-    views.replace_published(connection, on.schema, on.source.entity.name)
-    coverage.replace_coverage(connection, on.schema)
+        vector_sets.retire(tables, live, superseded=to.replaces(live))
+    vector_sets.set_state(tables, to.number, "live")
+    views.replace_published(tables.connection, tables.schema, tables.entity)
+    coverage.replace_coverage(tables.connection, tables.schema)
 
 
-def _drop_beyond(connection: Connection[Row], on: Statements) -> None:
+def _drop_beyond(tables: EntityTables) -> None:
     """Drop the retired sets past `keep_sets`, those never published first, then the oldest; and
     those whose place another of their kind has taken, to which nobody would go back."""
-    live = _live(connection, on)
-    retired = vector_sets.vector_sets(connection, on, ("retired",))
+    live = _live(tables)
+    retired = vector_sets.vector_sets(tables, ("retired",))
     superseded = [s for s in retired if live and s.is_like(live)]
     retired = [s for s in retired if s not in superseded]
     newest_first = sorted(
         retired, key=lambda s: (s.published_at is not None, s.published_at, s.number), reverse=True
     )
-    for vector_set in [*superseded, *newest_first[on.source.entity.keep_sets :]]:
+    for vector_set in [*superseded, *newest_first[tables.source.entity.keep_sets :]]:
         # a set that someone reads is dropped by a later publish
         with suppress(LockNotAvailable):
-            vector_sets.drop_set(connection, on, vector_set)
+            vector_sets.drop_set(tables, vector_set)
 
 
 def readiness_problems(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, live: VectorSet | None
+    tables: EntityTables, vector_set: VectorSet, live: VectorSet | None
 ) -> list[str]:
     """Why a set may not take the place of the live one; empty where it may."""
-    covered = coverage.coverage(EntityTables(connection, on), vector_set)
+    covered = coverage.coverage(tables, vector_set)
     missing = sum(partition.missing for partition in covered)
-    orphans = coverage.orphans(connection, on, vector_set)
-    target = on.source.entity.index.recall
+    orphans = coverage.orphans(tables, vector_set)
+    target = tables.source.entity.index.recall
     reasons = []
     if missing:
         reasons.append(f"{missing:,} chunks are pending")
     else:
-        reasons += _failed_on(connection, on, vector_set, live, covered)
+        reasons += _failed_on(tables, vector_set, live, covered)
     if orphans:
         reasons.append(f"{orphans:,} vectors have no row")
     if vector_set.recall is None:
@@ -183,8 +173,7 @@ def readiness_problems(
 
 
 def _failed_on(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     live: VectorSet | None,
     covered: Sequence[PartitionCoverage],
@@ -192,7 +181,7 @@ def _failed_on(
     """Why a set in which nothing is pending would show too little: its model failed on the rest."""
     if not any(partition.quarantined for partition in covered):
         return []
-    entity = on.source.entity
+    entity = tables.source.entity
     if not any(partition.vectors for partition in covered):
         rows = sum(partition.rows for partition in covered)
         return [
@@ -201,7 +190,7 @@ def _failed_on(
         ]
     if live is None:
         return []
-    shown, lost = coverage.shown_and_lost(connection, on, live, vector_set)
+    shown, lost = coverage.shown_and_lost(tables, live, vector_set)
     if lost <= entity.max_delete_share * shown:
         return []
     return [

@@ -11,7 +11,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import migrations
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors.cache import EmbeddingCache
 from embeddings_pipeline.sync.progress import Progress
@@ -19,7 +19,7 @@ from embeddings_pipeline.sync.run_options import RunOptions
 
 
 @resumed
-def retain(database: Postgres, on: Statements, encoders: Encoders, settings: Settings) -> None:
+def retain(database: Postgres, names: TableNames, encoders: Encoders, settings: Settings) -> None:
     """Delete the cache entries that the entity needs no longer.
 
     That is EMBEDDING_CACHE_GRACE after the last text that needed them: where partitions run apart,
@@ -29,12 +29,11 @@ def retain(database: Postgres, on: Statements, encoders: Encoders, settings: Set
     """
     ttl = timedelta(seconds=settings.embedding_cache_ttl)
     grace = timedelta(seconds=settings.embedding_cache_grace)
-    with database.connection() as connection:
-        tables = EntityTables(connection, on)
-        stored = identities.all_of(connection, on.schema)
+    with open_tables(database, names) as tables:
+        stored = identities.all_of(tables.connection, names.schema)
         priced = {i.number: ttl for i in stored if encoders.usd_per_token(i.identity.model) > 0}
         cache.collect(tables, encoders.cache.evict, grace=grace, keep=priced)
-        identities.clear_unused(connection, on.schema, priced)
+        identities.clear_unused(tables.connection, names.schema, priced)
         if not settings.embedding_cache_keep:
             for identity in stored:
                 EmbeddingCache(tables, identity).clear_idle()
@@ -42,12 +41,12 @@ def retain(database: Postgres, on: Statements, encoders: Encoders, settings: Set
 
 @resumed
 def finish_migration(
-    database: Postgres, on: Statements, options: RunOptions, *, keep: bool
+    database: Postgres, names: TableNames, options: RunOptions, *, keep: bool
 ) -> None:
     """Copy into the caches what vector sets had before there were caches; nothing where that is
     done."""
     started = time.monotonic()
-    name = f"{on.source.entity.name}: cache of"
-    for model, done in migrations.seed_caches(database, on.schema, keep=keep):
+    name = f"{names.source.entity.name}: cache of"
+    for model, done in migrations.seed_caches(database, names.schema, keep=keep):
         seconds = time.monotonic() - started
         options.report(Progress(f"{name} {model}", done, migrations.WINDOWS, seconds, unit="parts"))

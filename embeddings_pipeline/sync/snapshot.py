@@ -87,7 +87,7 @@ class _Export:
 
     def write(self) -> Manifest:
         """Write the two files; returns the manifest that names them."""
-        entity, vector_set = self.published.on.source.entity, self.published.vector_set
+        entity, vector_set = self.published.names.source.entity, self.published.vector_set
         count = store.count(self.connection, self.published)
         if not count:
             raise EmbeddingsError(f"entity {entity.name!r} has no vectors to export")
@@ -104,12 +104,12 @@ class _Export:
         store.write(paths["rows"], self.published.filters, batches)
         write_index(index, paths["index"])
         coverage, _ = published_sets.coverage(
-            self.connection, self.published.on.schema, entity.name
+            self.connection, self.published.names.schema, entity.name
         )
         return Manifest(
             entity=entity.name,
             id=entity.id,
-            id_type=self.published.on.source.id_type,
+            id_type=self.published.names.source.id_type,
             chunked=entity.chunk is not None,
             provider=vector_set.provider,
             model=vector_set.model,
@@ -149,7 +149,7 @@ class _Export:
                 SnapshotRow(first + n, *row, norm=float(norms[n]))
                 for n, row in enumerate(batch.rows)
             ]
-            name, seconds = self.published.on.source.entity.name, time.monotonic() - started
+            name, seconds = self.published.names.source.entity.name, time.monotonic() - started
             self.report(Progress(name, index.ntotal, count, seconds, unit="vectors"))
 
     def _comparable(

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import Connection
-
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.store import coverage as stored_coverage
 from embeddings_pipeline.store import run_ledger
-from embeddings_pipeline.store.connection import Postgres, Row, columns_of
+from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.run_ledger import Cost
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -83,7 +81,7 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
             return nothing_of(entity.name)
-        return _read(connection, _as_stored(schema, entity, columns))
+        return _read(EntityTables(connection, _as_stored(schema, entity, columns)))
 
 
 def nothing_of(entity: str) -> EntityStatus:
@@ -96,14 +94,15 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
     with database.connection() as connection:
         if not columns_of(connection, schema, "run_ledger"):
             return {}
-        return run_ledger.read(connection, _as_stored(schema, entity, {}), run_id) or {}
+        tables = EntityTables(connection, _as_stored(schema, entity, {}))
+        return run_ledger.read(tables, run_id) or {}
 
 
-def coverage(database: Postgres, on: Statements) -> list[PartitionCoverage]:
+def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
     """Coverage of the set that is served, by partition."""
-    with database.connection() as connection:
-        sets = vector_sets.vector_sets(connection, on, ("live", "building"))
-        return stored_coverage.coverage(EntityTables(connection, on), served(sets))
+    with open_tables(database, names) as tables:
+        sets = vector_sets.vector_sets(tables, ("live", "building"))
+        return stored_coverage.coverage(tables, served(sets))
 
 
 def served(sets: Sequence[VectorSet]) -> VectorSet | None:
@@ -111,19 +110,19 @@ def served(sets: Sequence[VectorSet]) -> VectorSet | None:
     return min(sets, key=lambda s: s.state != "live", default=None)
 
 
-def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> Statements:
-    """Statements that read only what is stored: these need no more of a source than its names."""
-    return Statements(schema, Source(entity, columns, "text", (), {}))
+def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> TableNames:
+    """The names of an entity's tables, for statements that do not read the staging model."""
+    return TableNames(schema, Source(entity, columns, "text", (), {}))
 
 
-def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
-    sets = vector_sets.vector_sets(connection, on, ("live", "building"))
+def _read(tables: EntityTables) -> EntityStatus:
+    sets = vector_sets.vector_sets(tables, ("live", "building"))
     shown = served(sets)
-    partitions = stored_coverage.coverage(EntityTables(connection, on), shown)
+    partitions = stored_coverage.coverage(tables, shown)
     rows = sum(p.rows for p in partitions)
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     return EntityStatus(
-        entity=on.source.entity.name,
+        entity=tables.entity,
         rows=rows,
         chunks=sum(p.chunks for p in partitions),
         vectors=sum(p.vectors for p in partitions),
@@ -132,7 +131,7 @@ def _read(connection: Connection[Row], on: Statements) -> EntityStatus:
         oldest_pending_seconds=max(ages, default=None),
         live_set=_live(shown),
         index=_index(shown),
-        cost=run_ledger.cost(connection, on),
+        cost=run_ledger.cost(tables),
     )
 
 

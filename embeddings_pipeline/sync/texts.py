@@ -20,7 +20,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.encoders.images.decoding import mime_type
 from embeddings_pipeline.encoders.images.sources import ImageFiles
-from embeddings_pipeline.encoders.prefetch import attempted, prefetch, prefetched
+from embeddings_pipeline.encoders.prefetch import capture_row_error, prefetch, prefetch_iterator
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.fields import BYTES, Source
@@ -39,7 +39,7 @@ from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.reader import StagedRow
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures, partition_keys, quarantine, texts
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import UNSETTLED, Failure
@@ -105,7 +105,7 @@ class PassCounts:
 def sync_texts(
     staged: Postgres,
     vectors: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
     *,
@@ -120,35 +120,35 @@ def sync_texts(
     nothing but what was erased) where more than `max_delete_share` of the rows would go.
     """
     started = time.monotonic()
-    finish_migration(vectors, on, options, keep=keep)
+    finish_migration(vectors, names, options, keep=keep)
     done = PassCounts()
-    if options.force and on.source.entity.image:
-        _unsettle(vectors, on)
+    if options.force and names.source.entity.image:
+        _unsettle(vectors, names)
     finished = False
     try:
-        _pass_over(staged, vectors, on, encoders, options, done, keep=keep)
+        _pass_over(staged, vectors, names, encoders, options, done, keep=keep)
         finished = True
     finally:
         result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
         # what a pass did before it failed is stored
         if finished or any(asdict(done).values()):
-            record(vectors, on, options, result.counts)
-    collect_erased(vectors, on, encoders.cache.evict)
+            record(vectors, names, options, result.counts)
+    collect_erased(vectors, names, encoders.cache.evict)
     return result
 
 
 @resumed
-def _unsettle(vectors: Postgres, on: Statements) -> None:
-    with vectors.connection() as target, locks.entity(target, on):
-        text_tables.ensure_entity(target, on.schema, on.source)
-        quarantine.unsettle(EntityTables(target, on))
+def _unsettle(vectors: Postgres, names: TableNames) -> None:
+    with open_tables(vectors, names) as tables, locks.entity(tables):
+        text_tables.ensure_entity(tables.connection, names.schema, names.source)
+        quarantine.unsettle(tables)
 
 
 @resumed
 def _pass_over(
     staged: Postgres,
     vectors: Postgres,
-    on: Statements,
+    names: TableNames,
     encoders: Encoders,
     options: RunOptions,
     done: PassCounts,
@@ -158,11 +158,10 @@ def _pass_over(
     keys = options.partition_keys
     with (
         staged.connection() as source,
-        vectors.connection() as target,
-        locks.entity(target, on, options.patience),
+        open_tables(vectors, names) as tables,
+        locks.entity(tables, options.patience),
     ):
-        tables = EntityTables(target, on)
-        text_tables.ensure_entity(target, on.schema, on.source)
+        text_tables.ensure_entity(tables.connection, names.schema, names.source)
         if erased := erasures.stored(tables):
             done.deleted += texts.delete(tables, erased, erased=True)
         done.rekeyed += partition_keys.rekey(tables)
@@ -170,15 +169,15 @@ def _pass_over(
         done.new = max(done.new, moved.new)
         unfinished = partition_keys.begin_pass(tables, writes=bool(moved.changed or moved.gone))
         if moved.stored or keys is not None:
-            text_tables.create_text_indexes(target, on.schema, on.source.entity)
-        tell = _teller(options, on, done, done.read + moved.changed)
+            text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
+        tell = _teller(options, names, done, done.read + moved.changed)
         for ids, new in diff.changed_slices(tables, SLICE):
             write_rows(source, tables, encoders.images, ids, done, tell, new=new)
-        text_tables.create_text_indexes(target, on.schema, on.source.entity)
+        text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
         if unfinished or moved.changed or moved.gone:
             _project(vectors, tables, encoders, options, moved, done, keep=keep)
         if not options.allow_deletes:
-            _refuse_mass_deletes(on, moved)
+            _refuse_mass_deletes(names, moved)
         for ids in diff.gone_slices(tables, _WINDOW_ROWS):
             done.deleted += texts.delete(tables, ids)
         written = done.read + done.deleted + done.rekeyed
@@ -196,7 +195,7 @@ def find_moved(
     # a stream is closed before its connection goes back, whatever ends it
     with closing(reader.moved_rows(source, tables.source, buckets, stored, keys)) as rows:
         moved = diff.compare(tables, buckets, stored, rows, keys)
-    refuse_bad_ids(tables.on, *diff.bad_ids(tables))
+    refuse_bad_ids(tables.names, *diff.bad_ids(tables))
     if keys is None:
         return moved
     elsewhere = [
@@ -229,9 +228,9 @@ def write_rows(
     with closing(reader.read_rows(source, tables.source, ids)) as rows:
         # no read of staging is held open while images are fetched for an hour
         held = iter([*rows]) if tables.source.has_uris else rows
-        render = partial(rendered, on=tables.on, images=images)
-        windows = map(render, batches(held, tables.on))
-        with closing(prefetched(windows, depth=2)) as ready:
+        render = partial(rendered, names=tables.names, images=images)
+        windows = map(render, batches(held, tables.names))
+        with closing(prefetch_iterator(windows, depth=2)) as ready:
             for window in ready:
                 texts.write(tables, window.texts, window.failures, new=new)
                 done.read += window.rows
@@ -253,7 +252,7 @@ def _project(
 ) -> None:
     """Give rows whose text came from another row, or was there before, its vector: their own rows
     are about to be deleted."""
-    sets = vector_sets.maintained(vector_sets.vector_sets(tables.connection, tables.on))
+    sets = vector_sets.maintained(vector_sets.vector_sets(tables))
     if options.force or not (moved.stored and sets):
         return
     everything = Scope(options.partition_keys)
@@ -272,30 +271,35 @@ def _project(
             # the run of the vectors projects it, as a whole
             continue
         projected = project_pending(
-            *(vectors, tables.on, vector_set, replace(everything, without_gone=True)),
+            vectors,
+            tables.names,
+            vector_set,
+            replace(everything, without_gone=True),
             session=tables,
         )
         done.reused += projected.chunks
         done.saved_usd += projected.tokens * encoders.usd_per_token(vector_set.model)
 
 
-def too_many_deletes(on: Statements, moved: diff.Moved) -> bool:
+def too_many_deletes(names: TableNames, moved: diff.Moved) -> bool:
     """Whether more rows are gone than `max_delete_share` lets go without a word."""
-    return moved.gone > on.source.entity.max_delete_share * moved.stored
+    return moved.gone > names.source.entity.max_delete_share * moved.stored
 
 
-def _refuse_mass_deletes(on: Statements, moved: diff.Moved) -> None:
-    if too_many_deletes(on, moved):
+def _refuse_mass_deletes(names: TableNames, moved: diff.Moved) -> None:
+    if too_many_deletes(names, moved):
         raise DeletesRefused(
-            f"entity {on.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
-            f" from staging, and max_delete_share is {on.source.entity.max_delete_share:.0%};"
+            f"entity {names.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
+            f" from staging, and max_delete_share is {names.source.entity.max_delete_share:.0%};"
             " nothing was deleted. If it is meant, run with --allow-deletes"
         )
 
 
-def _teller(options: RunOptions, on: Statements, done: PassCounts, due: int) -> Callable[[], None]:
+def _teller(
+    options: RunOptions, names: TableNames, done: PassCounts, due: int
+) -> Callable[[], None]:
     """Reports how many of the rows that are due are `done`, at the rate since now."""
-    name, started = f"{on.source.entity.name} texts", time.monotonic()
+    name, started = f"{names.source.entity.name} texts", time.monotonic()
 
     def tell() -> None:
         options.report(Progress(name, done.read, due, time.monotonic() - started, unit="rows"))
@@ -304,10 +308,10 @@ def _teller(options: RunOptions, on: Statements, done: PassCounts, due: int) -> 
 
 
 @resumed
-def record(database: Postgres, on: Statements, options: RunOptions, counts: Counts) -> None:
+def record(database: Postgres, names: TableNames, options: RunOptions, counts: Counts) -> None:
     """Add the counts to the ledger row of a run."""
-    with database.connection() as connection:
-        run_ledger.record(connection, on, options.run_id, "texts", counts, kind=options.kind)
+    with open_tables(database, names) as tables:
+        run_ledger.record(tables, options.run_id, "texts", counts, kind=options.kind)
 
 
 _WINDOW_BYTES = 8 << 20
@@ -326,7 +330,7 @@ class Window:
     failures: list[Failure]
 
 
-def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRow]]:
+def batches(rows: Iterable[StagedRow], names: TableNames) -> Iterator[list[StagedRow]]:
     """Cut a stream of rows into windows, bounded in rows and bytes.
 
     Raises ConfigurationError for an id that comes twice.
@@ -336,7 +340,7 @@ def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRo
     size = 0
     for row in rows:
         if row.id in seen:
-            refuse_bad_ids(on, 0, [row.id])
+            refuse_bad_ids(names, 0, [row.id])
         seen.add(row.id)
         batch.append(row)
         size += sum(map(len, filter(None, row.values.values())))
@@ -349,7 +353,7 @@ def batches(rows: Iterable[StagedRow], on: Statements) -> Iterator[list[StagedRo
 
 def rendered(
     rows: Sequence[StagedRow],
-    on: Statements,
+    names: TableNames,
     images: ImageFiles | None,
     *,
     count: Callable[[Sequence[str]], list[int]] = chunking.measure_tokens,
@@ -360,9 +364,9 @@ def rendered(
     """
     done: list[tuple[StagedRow, str, int, Pieces]] = []
     failures: list[Failure] = []
-    for row, pieces in zip(rows, _pieces_of(rows, on, images), strict=True):
+    for row, pieces in zip(rows, _pieces_of(rows, names, images), strict=True):
         try:
-            key = _partition_key(row, on)
+            key = _partition_key(row, names)
         except RowError as error:
             failures.append(Failure(row.id, "partition", str(error)))
             # looked at again by each pass, until its day has come
@@ -370,17 +374,17 @@ def rendered(
             continue
         if isinstance(pieces, RowError):
             failures.append(
-                Failure(row.id, "render", str(pieces), image_uri(on.source, row.values))
+                Failure(row.id, "render", str(pieces), image_uri(names.source, row.values))
             )
             # a host that was down, or a file that came late, shows in no fingerprint
-            settled = UNSETTLED if on.source.has_uris else row.fingerprint
+            settled = UNSETTLED if names.source.has_uris else row.fingerprint
             done.append((row, key, settled, [None]))
         else:
             done.append((row, key, row.fingerprint, pieces))
     pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
     parts = [piece.parts or (piece.text,) for piece in pieces_with_text]
     each = chain.from_iterable(parts)
-    counts = repeat(0) if on.source.entity.image else iter(count([*each]))
+    counts = repeat(0) if names.source.entity.image else iter(count([*each]))
     tokens = iter([[next(counts) for _ in group] for group in parts])
     written = [
         _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else [])
@@ -391,29 +395,29 @@ def rendered(
 
 
 def _pieces_of(
-    rows: Sequence[StagedRow], on: Statements, images: ImageFiles | None
+    rows: Sequence[StagedRow], names: TableNames, images: ImageFiles | None
 ) -> Iterator[Pieces | RowError]:
     """The chunks of each row, at least one, or why it has none."""
-    if column := on.source.entity.image:
+    if column := names.source.entity.image:
 
         def image_of(row: StagedRow) -> Pieces:
             _refuse_unreadable(row)
-            return [render_image(on.source, row.values[column], images)]
+            return [render_image(names.source, row.values[column], images)]
 
-        yield from prefetch(attempted(image_of), rows, threads=_READERS, depth=2 * _READERS)
+        yield from prefetch(capture_row_error(image_of), rows, threads=_READERS, depth=2 * _READERS)
         return
     for row in rows:
         try:
-            yield _pieces(row, on)
+            yield _pieces(row, names)
         except RowError as error:
             yield error
 
 
-def _pieces(row: StagedRow, on: Statements) -> Pieces:
+def _pieces(row: StagedRow, names: TableNames) -> Pieces:
     """A row without text has one chunk that is None."""
     _refuse_unreadable(row)
-    entity = on.source.entity
-    rendered = render(entity, on.source.text_columns, row.values)
+    entity = names.source.entity
+    rendered = render(entity, names.source.text_columns, row.values)
     if rendered is None or entity.chunk is None:
         return [rendered]
     return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
@@ -424,8 +428,8 @@ def _refuse_unreadable(row: StagedRow) -> None:
         raise RowError(f"staging has a value that cannot be read: {row.error}")
 
 
-def _partition_key(row: StagedRow, on: Statements) -> str:
-    partitions = on.source.entity.partitions
+def _partition_key(row: StagedRow, names: TableNames) -> str:
+    partitions = names.source.entity.partitions
     if isinstance(partitions, DayPartitions):
         return partitions.key_of(row.day)
     return partitions.key_of(row.id)
@@ -457,9 +461,9 @@ def _text(
     )
 
 
-def refuse_bad_ids(on: Statements, nulls: int, repeated: list[str]) -> None:
+def refuse_bad_ids(names: TableNames, nulls: int, repeated: list[str]) -> None:
     """Raise ConfigurationError where a row has no id or ids repeat."""
-    entity = on.source.entity
+    entity = names.source.entity
     where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
     if nulls:
         raise ConfigurationError(

@@ -195,7 +195,7 @@ def fill(world: World) -> None:
     world.texts(item)
     world.vectors(item, limit=7)
     # a cache that is down: what it is to forget stays noted
-    erase(world.postgres, world.on(item), [ERASED], lambda hashes: False)
+    erase(world.postgres, world.names_of(item), [ERASED], lambda hashes: False)
 
     world.sql(
         "create view staging.mart as"

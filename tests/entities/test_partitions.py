@@ -18,7 +18,7 @@ from embeddings_pipeline.entities import partitions
 from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions, select_keys
 from embeddings_pipeline.errors import ConfigurationError, RowError
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.store.texts.partition_keys import hash_key
 from tests.support.declared import declared
 
@@ -37,10 +37,10 @@ def tenth_of_march(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keys_in_sql(database: Database, kind: str, ids: list[str], count: int) -> list[str]:
     scheme = HashPartitions(count=count)
-    on = Statements("s", bind(declared(), {"product_id": kind, "name": "text"}))
-    query = on.fill(
+    names = TableNames("s", bind(declared(), {"product_id": kind, "name": "text"}))
+    query = names.fill(
         "select {key} from unnest(%s::{id_type}[]) with ordinality as u ({id}, n) order by n",
-        key=hash_key(scheme, on.names["id"]),
+        key=hash_key(scheme, names.identifiers["id"]),
     )
     with closing(psycopg.connect(database.url)) as connection:
         return [key for (key,) in connection.execute(query, (ids,))]

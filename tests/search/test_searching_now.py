@@ -37,7 +37,7 @@ def test_a_query_is_encoded_by_the_model_of_the_set_that_is_searched(
     assert after.results[0].score == pytest.approx(1, abs=1e-3)
 
     shop.encoders.add(first)
-    rollback(shop.postgres, shop.on(declared(shop)))
+    rollback(shop.postgres, shop.names_of(declared(shop)))
 
     back = search.answer("blue lamp")
     assert (back.vector_set, back.results[0].id) == (1, "3")
@@ -67,7 +67,7 @@ def test_an_erased_row_is_not_found_and_leaves_no_word(
     shop: World, search: Search, mode: Mode
 ) -> None:
     assert "5" in search.ids("water pump", mode=mode)
-    erase(shop.postgres, shop.on(declared(shop)), ["5"], shop.encoders.cache.evict)
+    erase(shop.postgres, shop.names_of(declared(shop)), ["5"], shop.encoders.cache.evict)
     assert "5" not in search.ids("water pump", mode=mode)
     for table in ("item_texts", "item_lexemes"):
         assert shop.sql(f"select from {SCHEMA}.{table} t where t::text like '%%pump%%'") == []

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.sync.index import sync_index
 from tests.search.conftest import Search
@@ -110,7 +111,7 @@ def test_an_entity_without_counts_says_what_to_do(world: World, search: Search) 
     world.sql(f"update {SCHEMA}.entities set documents = null, counted_at = null")
     with pytest.raises(ConfigurationError, match="run `embeddings-pipeline run item`"):
         search.ids("pump", mode="text")
-    sync_index(world.postgres, world.on(world.declare(template="{name}")))
+    sync_index(world.postgres, world.names_of(world.declare(template="{name}")))
     assert search.ids("pump", mode="text") == ["1"]
 
 
@@ -127,10 +128,10 @@ def test_a_text_of_more_than_a_row_can_index_is_found_by_its_beginning(
 
 def test_counts_do_not_move_for_a_row_in_a_hundred(world: World) -> None:
     load(world, *[f"pump {n}" for n in range(100)])
-    on = world.on(world.declare(template="{name}"))
-    with world.postgres.connection() as connection:
-        assert not lexemes.refresh_counts(connection, on)
+    names = world.names_of(world.declare(template="{name}"))
+    with open_tables(world.postgres, names) as tables:
+        assert not lexemes.refresh_counts(tables)
     world.insert((101, "hose"))
     world.texts(world.declare(template="{name}"))
-    with world.postgres.connection() as connection:
-        assert not lexemes.refresh_counts(connection, on)
+    with open_tables(world.postgres, names) as tables:
+        assert not lexemes.refresh_counts(tables)

@@ -12,6 +12,7 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.service import documents as asked
 from embeddings_pipeline.store import locks
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync.erase import erase
 from tests.service.test_problems import assert_problem
 from tests.support.serving import served
@@ -70,7 +71,7 @@ def test_a_row_that_did_not_change_is_not_encoded_again(client: httpx.Client) ->
 
 def test_each_refused_id_comes_with_its_reason(client: httpx.Client, shop: World) -> None:
     shop.insert((6, "gone thing", "x", 1.0, True), (7, "erased thing", "x", 1.0, False))
-    erase(shop.postgres, shop.on(item(shop)), ["7"], shop.encoders.cache.evict)
+    erase(shop.postgres, shop.names_of(item(shop)), ["7"], shop.encoders.cache.evict)
     answer = sync(client, "99", "6", "7", "abc", "1")
     reasons = {document["id"]: document["reason"] for document in answer["documents"]}
     assert statuses(answer) == ["refused"] * 4 + ["searchable"]
@@ -124,8 +125,8 @@ def test_a_run_at_work_is_waited_for_a_little_only(
     client: httpx.Client, shop: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asked, "_PATIENCE_SECONDS", 0)
-    on = shop.on(item(shop))
-    with shop.postgres.connection() as connection, locks.entity(connection, on):
+    names = shop.names_of(item(shop))
+    with open_tables(shop.postgres, names) as tables, locks.entity(tables):
         answer = client.post("/entities/item/documents", json={"ids": ["1"]})
         assert "another run is at work" in assert_problem(answer, 503)
         assert answer.headers["retry-after"]

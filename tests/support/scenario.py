@@ -53,47 +53,47 @@ class Step:
 
 
 def pass_over(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
+    names = world.names_of(entity)
     databases = (world.postgres, world.postgres)
-    return lambda: sync_texts(*databases, on, world.encoders, RunOptions("run"))
+    return lambda: sync_texts(*databases, names, world.encoders, RunOptions("run"))
 
 
 def encode(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: encode_entity(world.postgres, on, world.encoders, RunOptions("run"))
+    names = world.names_of(entity)
+    return lambda: encode_entity(world.postgres, names, world.encoders, RunOptions("run"))
 
 
 def clear(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: retain(world.postgres, on, world.encoders, world.settings)
+    names = world.names_of(entity)
+    return lambda: retain(world.postgres, names, world.encoders, world.settings)
 
 
 def index(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: sync_index(world.postgres, on)
+    names = world.names_of(entity)
+    return lambda: sync_index(world.postgres, names)
 
 
 def flip(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: publish(world.postgres, on)
+    names = world.names_of(entity)
+    return lambda: publish(world.postgres, names)
 
 
 def flip_by_hand(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: publish(world.postgres, on, explicit=True)
+    names = world.names_of(entity)
+    return lambda: publish(world.postgres, names, explicit=True)
 
 
 def go_back(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
+    names = world.names_of(entity)
 
     # a person looks at what is live before asking for it, above all a second time
     ((live,),) = world.sql(f"select number from {SCHEMA}.vector_sets where state = 'live'")
-    return lambda: live == 2 and rollback(world.postgres, on)
+    return lambda: live == 2 and rollback(world.postgres, names)
 
 
 def erase_two(world: World, entity: Entity) -> Act:
-    on = world.on(entity)
-    return lambda: erase(world.postgres, on, ["2", "6"], world.encoders.cache.evict)
+    names = world.names_of(entity)
+    return lambda: erase(world.postgres, names, ["2", "6"], world.encoders.cache.evict)
 
 
 FIRST = {

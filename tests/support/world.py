@@ -19,7 +19,7 @@ from embeddings_pipeline.store import run_ledger
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.schema import create_control_tables
 from embeddings_pipeline.store.staging import reader
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -71,24 +71,29 @@ class World:
         node = {"name": f"stg_{name}", "schema": "staging"}
         return entity_of(node, {"id": "id", "entity": name, **keys})
 
-    def on(self, entity: Entity) -> Statements:
+    def names_of(self, entity: Entity) -> TableNames:
         with self.postgres.connection() as connection:
             columns = reader.staging_columns(connection, entity.db_schema, entity.table)
-        return Statements(SCHEMA, bind(entity, columns))
+        return TableNames(SCHEMA, bind(entity, columns))
 
     def tables(self, connection: Any, entity: Entity) -> EntityTables:
-        return EntityTables(connection, self.on(entity))
+        return EntityTables(connection, self.names_of(entity))
 
     def texts(self, entity: Entity, run_id: str = "", **options: Any) -> TextsResult:
         return sync_texts(
-            *(self.postgres, self.postgres, self.on(entity), self.encoders),
+            self.postgres,
+            self.postgres,
+            self.names_of(entity),
+            self.encoders,
             RunOptions(run_id=run_id or str(uuid4()), **options),
             keep=self.keep,
         )
 
     def vectors(self, entity: Entity, run_id: str = "", **options: Any) -> EncodeResult:
         return encode_entity(
-            *(self.postgres, self.on(entity), self.encoders),
+            self.postgres,
+            self.names_of(entity),
+            self.encoders,
             RunOptions(run_id=run_id or str(uuid4()), **options),
             keep=self.keep,
         )
@@ -96,7 +101,7 @@ class World:
     def retain(self, entity: Entity, *, grace: int = 0) -> None:
         """What ends a run: caches forget what has been of no use for so many seconds."""
         settings = self.settings.model_copy(update={"embedding_cache_grace": grace})
-        retain(self.postgres, self.on(entity), self.encoders, settings)
+        retain(self.postgres, self.names_of(entity), self.encoders, settings)
 
     @property
     def settings(self) -> Settings:
@@ -110,7 +115,12 @@ class World:
         """The plans of runs of these, one after the other."""
         asked = RunOptions(run_id="", **options)
         planned, failures = plans(
-            *(self.postgres, self.postgres, entities, self.on, self.encoders, asked),
+            self.postgres,
+            self.postgres,
+            entities,
+            self.names_of,
+            self.encoders,
+            asked,
             keep=self.keep,
         )
         for error in failures.values():
@@ -118,8 +128,8 @@ class World:
         return planned
 
     def publish(self, entity: Entity, *, explicit: bool = False) -> PublishResult:
-        sync_index(self.postgres, self.on(entity))
-        return publish(self.postgres, self.on(entity), explicit=explicit)
+        sync_index(self.postgres, self.names_of(entity))
+        return publish(self.postgres, self.names_of(entity), explicit=explicit)
 
     def run(self, entity: Entity, **options: Any) -> dict[str, Any]:
         """A whole run; returns the counts of its ledger row."""
@@ -129,14 +139,14 @@ class World:
         published = self.publish(entity)
         self.retain(entity)
         assert not published.reasons, published.summary
-        with self.postgres.connection() as connection:
-            counts = run_ledger.read(connection, self.on(entity), run_id)
+        with open_tables(self.postgres, self.names_of(entity)) as tables:
+            counts = run_ledger.read(tables, run_id)
         assert counts is not None
         return counts
 
     def sets(self, entity: Entity) -> list[VectorSet]:
-        with self.postgres.connection() as connection:
-            return vector_sets.vector_sets(connection, self.on(entity))
+        with open_tables(self.postgres, self.names_of(entity)) as tables:
+            return vector_sets.vector_sets(tables)
 
     def view(self, name: str = "item") -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of the published view."""

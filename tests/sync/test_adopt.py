@@ -35,7 +35,7 @@ def test_vectors_of_the_same_text_and_model_are_adopted(things: World) -> None:
     things.texts(item)
     old_vectors(things)
 
-    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+    adopted = adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
 
     assert (adopted.rows, adopted.fitted) == (3, 1)
     things.encoder.encoded.clear()
@@ -51,7 +51,7 @@ def test_vectors_of_another_model_are_not_adopted(things: World) -> None:
     things.texts(item)
     old_vectors(things, wrong=True)
     with pytest.raises(ConfigurationError, match="is not this model's"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+        adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
     assert things.sql(f"select * from {SCHEMA}.embedding_cache_1") == []
 
 
@@ -59,7 +59,7 @@ def test_a_table_without_the_named_column_is_refused(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)
     with pytest.raises(ConfigurationError, match="there is no such table"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+        adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
 
 
 def test_vectors_that_the_model_cannot_have_made_are_left(things: World) -> None:
@@ -73,7 +73,7 @@ def test_vectors_that_the_model_cannot_have_made_are_left(things: World) -> None
         " ('2', 'name: Hose', null)"
     )
 
-    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+    adopted = adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
 
     assert (adopted.rows, adopted.fitted) == (7, 1)
     assert things.sql(f"select count(*) from {SCHEMA}.embedding_cache_1") == [(1,)]
@@ -85,7 +85,7 @@ def test_vectors_of_another_dimension_are_refused(things: World) -> None:
     things.sql("create table old_vectors (item_id text, content text, emb vector(2))")
     things.sql("insert into old_vectors values ('1', 'name: Pump', '[1, 0]')")
     with pytest.raises(ConfigurationError, match="have 2 dimensions, the model's 64"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+        adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
 
 
 def test_a_row_that_the_table_has_twice_is_taken_once(things: World) -> None:
@@ -93,7 +93,7 @@ def test_a_row_that_the_table_has_twice_is_taken_once(things: World) -> None:
     things.texts(item)
     old_vectors(things)
     things.sql("insert into old_vectors select * from old_vectors")
-    adopted = adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+    adopted = adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")
     assert (adopted.rows, adopted.fitted) == (6, 1)
 
 
@@ -103,4 +103,4 @@ def test_an_entity_that_was_never_run_takes_nothing_over_and_says_what_to_do(
     old_vectors(things)
     item = things.declare(include=["name"])
     with pytest.raises(RunNeeded, match=r"'item' has no texts yet.*`embeddings-pipeline run item`"):
-        adopt(things.postgres, things.on(item), things.encoders, FOREIGN, "adopted")
+        adopt(things.postgres, things.names_of(item), things.encoders, FOREIGN, "adopted")

@@ -18,7 +18,7 @@ from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.entities.rendering import render
 from embeddings_pipeline.store import coverage
 from embeddings_pipeline.store.schema import create_control_tables
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.cache import Evict
@@ -137,30 +137,30 @@ class History:
         for change in day.changes:
             self.world.sql(change)
         self.keys |= day.edits
-        on = self.world.on(self.item)
+        names = self.world.names_of(self.item)
         if day.lifted:
-            lift(self.world.postgres, on, list(map(str, day.lifted)))
+            lift(self.world.postgres, names, list(map(str, day.lifted)))
         if day.accident is None:
-            erase(self.world.postgres, on, list(map(str, day.erased)), self.evict)
+            erase(self.world.postgres, names, list(map(str, day.erased)), self.evict)
             self.run()
         else:
-            self.run_with_accident(on, day, *day.accident)
+            self.run_with_accident(names, day, *day.accident)
 
     def run(self) -> None:
         self.world.run(self.item, allow_deletes=True)
         self.assert_what_staging_says()
 
-    def run_with_accident(self, on: Statements, day: Day, accident: str, at: int) -> None:
+    def run_with_accident(self, names: TableNames, day: Day, accident: str, at: int) -> None:
         database = self.world.postgres
         with suppress(Died), self.exchanges.armed(ACCIDENTS[accident], at):
-            erase(database, on, list(map(str, day.erased)), self.evict)
+            erase(database, names, list(map(str, day.erased)), self.evict)
             encoders = self.world.encoders
             options = RunOptions("run", allow_deletes=True)
-            sync_texts(database, database, on, encoders, options)
-            encode_entity(database, on, encoders, options)
-            retain(database, on, encoders, self.world.settings)
-            sync_index(database, on)
-            publish(database, on)
+            sync_texts(database, database, names, encoders, options)
+            encode_entity(database, names, encoders, options)
+            retain(database, names, encoders, self.world.settings)
+            sync_index(database, names)
+            publish(database, names)
         if accident == "answer lost":
             self.assert_what_staging_says()
 
@@ -174,15 +174,15 @@ class History:
         assert self.world.view() == self.rendered(item)
         self.assert_columns_beside_the_vectors(item)
         self.assert_vectors_are_of_their_texts(item)
-        with self.world.postgres.connection() as connection:
-            assert erasures.traces(self.world.tables(connection, item)) == 0
+        with open_tables(self.world.postgres, self.world.names_of(item)) as tables:
+            assert erasures.traces(self.world.tables(tables.connection, item)) == 0
             # a retired set keeps a row as a whole as it was
             for vector_set in vector_sets.maintained(self.world.sets(item)):
                 assert coverage.orphans(connection, self.world.on(item), vector_set) == 0
 
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of each row of staging."""
-        columns = self.world.on(item).source.text_columns
+        columns = self.world.names_of(item).source.text_columns
         expected = {}
         for row_id, name, body in self.world.sql(
             f"select id::text, name, body from staging.stg_item where {item.where or 'true'}"

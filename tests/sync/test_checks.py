@@ -24,11 +24,11 @@ def item(world: World) -> Entity:
 
 
 def verdict(world: World, item: Entity, name: str) -> CheckResult:
-    return check(world.postgres, world.on(item))[name]
+    return check(world.postgres, world.names_of(item))[name]
 
 
 def test_a_whole_entity_passes_every_check(world: World, item: Entity) -> None:
-    verdicts = check(world.postgres, world.on(item))
+    verdicts = check(world.postgres, world.names_of(item))
     assert verdicts.keys() == QUESTIONS.keys()
     assert {name for name, verdict in verdicts.items() if not verdict.passed} == set()
 

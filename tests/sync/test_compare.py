@@ -32,7 +32,7 @@ def two_sets(world: World) -> World:
 def test_a_set_agrees_with_one_of_the_same_vectors_and_less_with_another(two_sets: World) -> None:
     same = two_sets.declare(publish="manual", storage="halfvec")
     two_sets.vectors(same)
-    result = compare(two_sets.postgres, two_sets.on(same), two_sets.encoders)
+    result = compare(two_sets.postgres, two_sets.names_of(same), two_sets.encoders)
     assert (result.live, result.other, result.sample) == (1, 2, 60)
     assert result.overlap_at_10 > 0.95
 
@@ -40,7 +40,8 @@ def test_a_set_agrees_with_one_of_the_same_vectors_and_less_with_another(two_set
     two_sets.encoders.add(other)
     item = two_sets.declare(publish="manual", model="fake/other")
     two_sets.vectors(item)
-    assert compare(two_sets.postgres, two_sets.on(item), two_sets.encoders).overlap_at_10 < 0.95
+    names = two_sets.names_of(item)
+    assert compare(two_sets.postgres, names, two_sets.encoders).overlap_at_10 < 0.95
 
 
 def test_judgements_give_each_set_its_quality(two_sets: World, tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_judgements_give_each_set_its_quality(two_sets: World, tmp_path: Path) -
     item = two_sets.declare(publish="manual", storage="halfvec")
     two_sets.vectors(item)
     judgements = read_qrels(queries, qrels)
-    result = compare(two_sets.postgres, two_sets.on(item), two_sets.encoders, judgements)
+    result = compare(two_sets.postgres, two_sets.names_of(item), two_sets.encoders, judgements)
     assert [(q.ndcg_at_10, q.recall_at_100) for q in result.quality] == [(1.0, 1.0)] * 2
 
 
@@ -61,7 +62,7 @@ def test_one_set_cannot_be_compared(world: World) -> None:
     item = world.declare()
     world.run(item)
     with pytest.raises(ConfigurationError, match="no two vector sets"):
-        compare(world.postgres, world.on(item), world.encoders)
+        compare(world.postgres, world.names_of(item), world.encoders)
 
 
 def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:

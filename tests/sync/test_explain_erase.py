@@ -6,7 +6,7 @@ import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.sync.erase import erase, lift, retry
 from embeddings_pipeline.sync.explain import Explanation, explain
@@ -21,7 +21,7 @@ def things(world: World) -> World:
 
 
 def explained(world: World, item: Entity, row_id: str) -> Explanation:
-    return explain(world.postgres, world.postgres, world.on(item), world.encoders, row_id)
+    return explain(world.postgres, world.postgres, world.names_of(item), world.encoders, row_id)
 
 
 def test_a_row_is_explained_before_and_after_its_first_run(things: World) -> None:
@@ -86,18 +86,18 @@ def test_each_set_is_told_what_becomes_of_it_under_another_model(things: World) 
 def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World) -> None:
     item = things.declare(include=["name"])
     things.run(item)
-    on = things.on(item)
+    names = things.names_of(item)
 
-    assert erase(things.postgres, on, ["1", "77"], things.encoders.cache.evict) == (1, 0)
+    assert erase(things.postgres, names, ["1", "77"], things.encoders.cache.evict) == (1, 0)
 
-    with things.postgres.connection() as connection:
-        assert erasures.traces(EntityTables(connection, on)) == 0
+    with open_tables(things.postgres, names) as tables:
+        assert erasures.traces(tables) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1 order by 1") == [(2,), (3,)]
     assert explained(things, item, "1").next.startswith("skip it: erased")
     assert things.run(item)["read"] == 0
     assert ("1", 0) not in things.view()
 
-    assert lift(things.postgres, on, ["1"]) == 1
+    assert lift(things.postgres, names, ["1"]) == 1
     things.run(item)
     assert things.view()[("1", 0)] == "name: Pump"
 
@@ -120,16 +120,17 @@ def test_an_id_in_another_spelling_is_erased_as_well(
     item = world.declare()
     world.run(item)
 
-    erased = erase(world.postgres, world.on(item), [said], world.encoders.cache.evict)
+    erased = erase(world.postgres, world.names_of(item), [said], world.encoders.cache.evict)
     assert erased.rows == 1
     world.run(item)
     assert world.view() == {}
-    assert lift(world.postgres, world.on(item), [said]) == 1
+    assert lift(world.postgres, world.names_of(item), [said]) == 1
 
 
 def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
     item = things.declare(include=["name"])
-    assert erase(things.postgres, things.on(item), ["1"], things.encoders.cache.evict) == (0, 0)
+    names = things.names_of(item)
+    assert erase(things.postgres, names, ["1"], things.encoders.cache.evict) == (0, 0)
     things.run(item)
     assert sorted(row_id for row_id, _ in things.view()) == ["2", "3"]
 
@@ -137,13 +138,13 @@ def test_a_row_may_be_erased_before_the_first_run(things: World) -> None:
 def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     item = things.declare(include=["name"])
     things.texts(item)
-    on = things.on(item)
+    names = things.names_of(item)
     things.encoder.before = lambda texts: void(
-        erase(things.postgres, on, ["1", "3"], things.encoders.cache.evict)
+        erase(things.postgres, names, ["1", "3"], things.encoders.cache.evict)
     )
     things.vectors(item)
-    with things.postgres.connection() as connection:
-        assert erasures.traces(EntityTables(connection, on)) == 0
+    with open_tables(things.postgres, names) as tables:
+        assert erasures.traces(tables) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1") == [(2,)]
 
 
@@ -158,7 +159,7 @@ def test_retry_takes_rows_out_of_quarantine(things: World) -> None:
     assert explained(things, item, "9").quarantine[0].stage == "render"
     assert things.run(item)["read"] == 0
 
-    assert retry(things.postgres, things.on(item)) == 1
+    assert retry(things.postgres, things.names_of(item)) == 1
     assert things.run(item)["read"] == 1
     assert things.sql(f"select attempts from {SCHEMA}.quarantine") == [(1,)]
 

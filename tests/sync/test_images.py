@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_in_quarantine_and_read_when_it_comes(
     assert failed["2"] == ("render", "image 'late.png': No such file or directory")
     assert failed["3"][1].startswith("image '/etc/passwd': it is not below EMBEDDING_IMAGE_ROOT")
     assert failed["4"][0] == "encode"
-    verdicts = check(seeing.postgres, seeing.on(item))
+    verdicts = check(seeing.postgres, seeing.names_of(item))
     assert not verdicts["without_text"].passed
     assert verdicts["truncated"].passed
     (root / "late.png").write_bytes(BLUE)
@@ -197,12 +197,12 @@ def test_an_image_is_explained(seeing: World) -> None:
     item = declared(seeing)
     seeing.insert((1, "red.png"), (2, "missing.png"))
     seeing.run(item)
-    on = seeing.on(item)
-    red = explain(seeing.postgres, seeing.postgres, on, seeing.encoders, "1")
+    names = seeing.names_of(item)
+    red = explain(seeing.postgres, seeing.postgres, names, seeing.encoders, "1")
     (chunk,) = red.chunks
     assert (chunk.text, chunk.tokens, chunk.truncated) == ("red.png", 0, False)
     assert chunk.sets[0].next == "keep it: it is up to date"
-    missing = explain(seeing.postgres, seeing.postgres, on, seeing.encoders, "2")
+    missing = explain(seeing.postgres, seeing.postgres, names, seeing.encoders, "2")
     assert missing.next == "fail on it: image 'missing.png': No such file or directory"
 
 

@@ -31,7 +31,7 @@ def item(world: World) -> Entity:
 
 
 def only(world: World, item: Entity, **options: Any) -> IndexResult:
-    (result,) = sync_index(world.postgres, world.on(item), **options)
+    (result,) = sync_index(world.postgres, world.names_of(item), **options)
     return result
 
 
@@ -209,7 +209,7 @@ def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
 
 
 def verdict(world: World, item: Entity) -> CheckResult:
-    return check(world.postgres, world.on(item))["recall"]
+    return check(world.postgres, world.names_of(item))["recall"]
 
 
 def measured_at(world: World) -> str:

@@ -25,11 +25,11 @@ class Refuses:
 
 def told(world: World, item: Entity) -> dict[str, int]:
     """What each of them calls pending; nothing is changed by asking."""
-    on = world.on(item)
+    names = world.names_of(item)
     (coverage,) = world.sql(
         f"select sum(pending)::int from {SCHEMA}.entity_coverage where entity = 'item'"
     )
-    check_of = check(world.postgres, on)["coverage"].metadata["pending"]
+    check_of = check(world.postgres, names)["coverage"].metadata["pending"]
     return {
         "plan": sum(s.pending for s in world.plan(item).sets),
         "check": check_of,

@@ -155,7 +155,7 @@ def test_an_id_of_another_type_is_refused_by_a_plan_and_an_explanation(things: W
     with pytest.raises(ConfigurationError, match=r"its id was id \(bigint\)"):
         things.plan(item)
     with pytest.raises(ConfigurationError, match=r"its id was id \(bigint\)"):
-        explain(things.postgres, things.postgres, things.on(item), things.encoders, "1")
+        explain(things.postgres, things.postgres, things.names_of(item), things.encoders, "1")
 
 
 def test_a_new_partition_scheme_is_counted_as_moves(things: World) -> None:

@@ -11,6 +11,7 @@ from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens,
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store import coverage
 from embeddings_pipeline.store.coverage import TextCounts
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync import plan
 from embeddings_pipeline.sync.explain import explain
 from tests.support.words import WordsEncoder
@@ -124,11 +125,11 @@ def test_a_weighted_row_is_truncated_where_one_of_its_parts_is(sections: World) 
     item = sections.declare(**WEIGHTED)
     # equal texts of ten rows are one
     assert sections.run(item)["truncated"] == 10
-    on = sections.on(item)
-    with sections.postgres.connection() as connection:
-        assert coverage.text_counts(connection, on, 256) == TextCounts(0, 0, 10)
+    names = sections.names_of(item)
+    with open_tables(sections.postgres, names) as tables:
+        assert coverage.text_counts(tables, 256) == TextCounts(0, 0, 10)
     cut = [
-        explain(sections.postgres, sections.postgres, on, sections.encoders, row_id).chunks[0]
+        explain(sections.postgres, sections.postgres, names, sections.encoders, row_id).chunks[0]
         for row_id in ("9", "10")
     ]
     assert [chunk.truncated for chunk in cut] == [True, False]

@@ -86,7 +86,7 @@ def test_a_rollback_flips_back_and_nothing_flips_until_a_person_says_so(publishe
     published.insert((3, "Valve"))
     published.run(item)
 
-    result, behind = rollback(published.postgres, published.on(item))
+    result, behind = rollback(published.postgres, published.names_of(item))
 
     assert (behind, model_of(published), published.view()) == (1, "r1", FIRST)
     assert result.flipped
@@ -102,7 +102,7 @@ def test_after_a_rollback_the_live_model_keeps_its_cache(published: World) -> No
     published.encoders.add(WordsEncoder(replace(WORDS, model="fake/other")))
     other = published.declare(model="fake/other")
     published.run(other)
-    rollback(published.postgres, published.on(other))
+    rollback(published.postgres, published.names_of(other))
     # what is encoded for it from now on stays
     published.insert((3, "Valve"))
     item = published.declare()
@@ -138,7 +138,7 @@ def test_retired_sets_beyond_keep_sets_are_dropped(published: World) -> None:
 
 def test_nothing_to_go_back_to_is_an_error(published: World) -> None:
     with pytest.raises(ConfigurationError, match="no earlier set"):
-        rollback(published.postgres, published.on(published.declare()))
+        rollback(published.postgres, published.names_of(published.declare()))
 
 
 def test_a_change_of_storage_alone_is_filled_without_encoding(published: World) -> None:
@@ -188,7 +188,7 @@ def test_an_index_that_misses_its_recall_is_not_published(world: World) -> None:
     world.vectors(item)
     world.publish(world.declare(publish="manual"))
     world.sql(f"update {SCHEMA}.vector_sets set recall = 0.5 where number = 2")
-    result = publish(world.postgres, world.on(item))
+    result = publish(world.postgres, world.names_of(item))
     assert "recall@10 0.500, below 0.99" in result.summary
 
 

@@ -187,7 +187,7 @@ def test_an_explanation_tells_a_failure_of_this_text_from_one_of_another(world: 
 
     def next_of_vector() -> str:
         databases = (world.postgres, world.postgres)
-        return explain(*databases, world.on(item), world.encoders, "1").chunks[0].sets[0].next
+        return explain(*databases, world.names_of(item), world.encoders, "1").chunks[0].sets[0].next
 
     assert next_of_vector().startswith("do nothing yet: the model failed on it")
     world.sql("update staging.stg_item set name = 'even' where id = 1")
@@ -205,7 +205,7 @@ def test_an_explanation_says_that_a_vector_which_cannot_be_renewed_is_left_alone
     # cut short, so that the renewal goes on
     world.vectors(item, force=True, limit=2)
     databases = (world.postgres, world.postgres)
-    (chunk,) = explain(*databases, world.on(item), world.encoders, "1").chunks
+    (chunk,) = explain(*databases, world.names_of(item), world.encoders, "1").chunks
     assert chunk.sets[0].vector is not None
     assert chunk.sets[0].next.startswith("do nothing yet: the model failed on it")
 
@@ -219,12 +219,12 @@ def test_an_explanation_says_that_a_row_which_failed_to_render_is_left_alone(
 
     def next_of_row() -> str:
         databases = (world.postgres, world.postgres)
-        return explain(*databases, world.on(item), world.encoders, "1").next
+        return explain(*databases, world.names_of(item), world.encoders, "1").next
 
     assert next_of_row().startswith("fail on it: ")
     world.texts(item)
     assert next_of_row().startswith("do nothing: it failed on it (")
-    retry(world.postgres, world.on(item))
+    retry(world.postgres, world.names_of(item))
     assert next_of_row().startswith("fail on it: ")
 
 
@@ -239,7 +239,7 @@ def test_an_explanation_as_json_names_what_it_gives(
     databases = (world.postgres, world.postgres)
 
     for row_id in ("1", "2"):
-        print_json(explain(*databases, world.on(item), world.encoders, row_id))
+        print_json(explain(*databases, world.names_of(item), world.encoders, row_id))
     failed, even = map(json.loads, capsys.readouterr().out.splitlines())
 
     (entry,) = failed["quarantine"]

@@ -58,7 +58,7 @@ def has(world: World, text: str) -> bool:
 
 
 def erased(world: World, entity: Entity, *ids: str) -> Erased:
-    return erase(world.postgres, world.on(entity), ids, world.encoders.cache.evict)
+    return erase(world.postgres, world.names_of(entity), ids, world.encoders.cache.evict)
 
 
 def traces(world: World, entity: Entity) -> int:
@@ -159,12 +159,12 @@ def test_the_last_two_references_dropped_at_one_moment_leave_no_entry(things: Wo
     things.run(other)
     with closing(psycopg.connect(things.database.url)) as first:
         # neither sees that the other drops the text, too
-        one, two = (EntityTables(first, things.on(e)) for e in (item(things), other))
+        one, two = (EntityTables(first, things.names_of(e)) for e in (item(things), other))
         with first.transaction():
             one.execute("delete from {texts} where {id} = 1")
             cache.note(one, _pump(one))
             with things.postgres.connection() as second:
-                there = EntityTables(second, two.on)
+                there = EntityTables(second, two.names)
                 with second.transaction():
                     there.execute("delete from {texts} where {id} = 1")
                     cache.note(there, _pump(there))
@@ -374,8 +374,8 @@ class TestRedis:
         assert erased(remembering, item(remembering), "1") == (1, 1)
         redis.start()
         assert traces(remembering, item(remembering)) == 1
-        on = remembering.on(item(remembering))
-        assert not check(remembering.postgres, on)["erased"].passed
+        names = remembering.names_of(item(remembering))
+        assert not check(remembering.postgres, names)["erased"].passed
 
         remembering.run(item(remembering))
         assert f"ep:document:{text_hash('name: Pump').hex()}" not in set(redis.keys())

@@ -14,7 +14,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.staging import reader
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
 from tests.support.world import SCHEMA, World
@@ -49,8 +49,8 @@ def pass_over(world: World, staged: Postgres) -> TextsResult:
     item = world.declare(include=["name"], filters=["kind"])
     with staged.connection() as connection:
         columns = reader.staging_columns(connection, item.db_schema, item.table)
-    on = Statements(SCHEMA, bind(item, columns))
-    return sync_texts(staged, world.postgres, on, world.encoders, RunOptions("run"))
+    names = TableNames(SCHEMA, bind(item, columns))
+    return sync_texts(staged, world.postgres, names, world.encoders, RunOptions("run"))
 
 
 def test_a_row_that_cannot_be_read_is_put_aside_and_the_others_are_stored(

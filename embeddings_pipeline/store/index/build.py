@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 _LOCK_TIMEOUT = "5s"
@@ -27,8 +27,7 @@ _NODE, _LINK = 256, 40
 
 
 def build(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     settings: dict[str, Any],
     drift: IndexDrift,
@@ -39,39 +38,35 @@ def build(
     """
     name, fresh, old = _names(vector_set)
     # their names are needed; to wait for who uses them is no longer than the build will wait itself
-    remove_leftovers(connection, on, vector_set, patience="0")
+    remove_leftovers(tables, vector_set, patience="0")
     if settings["type"] != "none":
-        _use_memory(connection, _graph_bytes(vector_set, settings, drift.rows))
-        _use_workers(connection, vector_set)
-        connection.execute(
-            on.fill(
-                "create index {concurrently} {fresh} on {table} using {method}"
-                " (embedding {opclass}) {options}",
-                # readers and writers of a live set go on while it is built
-                concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
-                fresh=Identifier(fresh),
-                table=on.table(vector_set.table_name),
-                method=sql.SQL(settings["type"]),
-                opclass=sql.SQL(f"{vector_set.storage}_{settings['metric']}_ops"),
-                options=_options(settings),
-            )
+        _use_memory(tables.connection, _graph_bytes(vector_set, settings, drift.rows))
+        _use_workers(tables.connection, vector_set)
+        tables.execute(
+            "create index {concurrently} {fresh} on {table} using {method}"
+            " (embedding {opclass}) {options}",
+            # readers and writers of a live set go on while it is built
+            concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
+            fresh=Identifier(fresh),
+            table=tables.table(vector_set.table_name),
+            method=sql.SQL(settings["type"]),
+            opclass=sql.SQL(f"{vector_set.storage}_{settings['metric']}_ops"),
+            options=_options(settings),
         )
-    with connection.transaction():
+    with tables.connection.transaction():
         # what is stored of an index always describes the one with its name
-        connection.execute(
-            on.fill(
-                "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
-                " recall = null, canary = null where entity = {entity} and number = %s"
-            ),
+        tables.execute(
+            "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
+            " recall = null, canary = null where entity = {entity} and number = %s",
             (Jsonb(settings), drift.rows, drift.at, vector_set.number),
         )
-        _rename(connection, on, name, old)
-        _rename(connection, on, fresh, name)
-    remove_leftovers(connection, on, vector_set)
+        _rename(tables, name, old)
+        _rename(tables, fresh, name)
+    remove_leftovers(tables, vector_set)
 
 
 def remove_leftovers(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, patience: str | None = None
+    tables: EntityTables, vector_set: VectorSet, patience: str | None = None
 ) -> None:
     """Drop indexes that a build left: one that it did not finish, one that was being replaced.
 
@@ -81,13 +76,14 @@ def remove_leftovers(
     _, *leftovers = _names(vector_set)
     timeout = sql.Literal(patience or _LOCK_TIMEOUT)
     for index in leftovers:
-        connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
+        tables.connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
         with suppress(LockNotAvailable):
             # a plain drop would wait for readers, and new ones for it
-            connection.execute(
-                on.fill("drop index concurrently if exists {index}", index=on.table(index))
+            tables.execute(
+                "drop index concurrently if exists {index}",
+                index=tables.table(index),
             )
-        connection.execute("reset lock_timeout")
+        tables.connection.execute("reset lock_timeout")
 
 
 def _names(vector_set: VectorSet) -> tuple[str, str, str]:
@@ -96,11 +92,11 @@ def _names(vector_set: VectorSet) -> tuple[str, str, str]:
     return name, f"{name}_new", f"{name}_old"
 
 
-def _rename(connection: Connection[Row], on: Statements, name: str, to: str) -> None:
-    connection.execute(
-        on.fill(
-            "alter index if exists {name} rename to {to}", name=on.table(name), to=Identifier(to)
-        )
+def _rename(tables: EntityTables, name: str, to: str) -> None:
+    tables.execute(
+        "alter index if exists {name} rename to {to}",
+        name=tables.table(name),
+        to=Identifier(to),
     )
 
 
@@ -214,17 +210,14 @@ class IndexDrift:
         return max(self.fresh, gone) / max(self.rows, former, 1)
 
 
-def drift(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, since: datetime | None
-) -> IndexDrift:
+def drift(tables: EntityTables, vector_set: VectorSet, since: datetime | None) -> IndexDrift:
     """What was written to a set since a time, or ever."""
     return IndexDrift(
-        *on.one(
-            connection,
+        *tables.one(
             "select count(*), count(*) filter (where updated_at > {since}), clock_timestamp()"
             " from {vectors}",
             since=sql.SQL("coalesce({}::timestamptz, '-infinity')").format(sql.Literal(since)),
-            vectors=on.table(vector_set.table_name),
+            vectors=tables.table(vector_set.table_name),
         )
     )
 
@@ -234,13 +227,11 @@ def index_name(vector_set: VectorSet) -> str:
     return f"{vector_set.table_name}_index"
 
 
-def size(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> int | None:
+def size(tables: EntityTables, vector_set: VectorSet) -> int | None:
     """The bytes of a set's index; None where there is none that searches can use."""
-    row = connection.execute(
-        on.fill(
-            "select pg_relation_size(indexrelid) from pg_index"
-            " where indexrelid = to_regclass({index}) and indisvalid",
-            index=sql.Literal(on.table(index_name(vector_set)).as_string(connection)),
-        )
+    row = tables.execute(
+        "select pg_relation_size(indexrelid) from pg_index"
+        " where indexrelid = to_regclass({index}) and indisvalid",
+        index=sql.Literal(tables.table(index_name(vector_set)).as_string(tables.connection)),
     ).fetchone()
     return row[0] if row else None

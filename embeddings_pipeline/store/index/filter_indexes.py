@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # a B-tree refuses values of more than 2,704 bytes, which a text may have; a hash takes any
@@ -20,36 +19,33 @@ _METHODS: dict[str, LiteralString] = {
 }
 
 
-def ensure(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+def ensure(tables: EntityTables, vector_set: VectorSet) -> None:
     """Build those that are missing; a live set is read and written meanwhile."""
-    for column, index, valid in _indexes(connection, on, vector_set):
-        method = _METHODS.get(on.source.filters[column].partition("(")[0])
+    for column, index, valid in _indexes(tables, vector_set):
+        method = _METHODS.get(tables.source.filters[column].partition("(")[0])
         if valid or method is None:
             continue
         if valid is not None:
             # a build that was cut short left it
-            connection.execute(
-                on.fill("drop index concurrently if exists {index}", index=on.table(index))
+            tables.execute(
+                "drop index concurrently if exists {index}",
+                index=tables.table(index),
             )
-        connection.execute(
-            on.fill(
-                "create index {concurrently} if not exists {index} on {table} using {method}"
-                " ({column})",
-                concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
-                index=Identifier(index),
-                table=on.table(vector_set.table_name),
-                method=sql.SQL(method),
-                column=Identifier(column),
-            )
+        tables.execute(
+            "create index {concurrently} if not exists {index} on {table} using {method}"
+            " ({column})",
+            concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
+            index=Identifier(index),
+            table=tables.table(vector_set.table_name),
+            method=sql.SQL(method),
+            column=Identifier(column),
         )
 
 
-def _indexes(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet
-) -> list[tuple[str, str, bool | None]]:
+def _indexes(tables: EntityTables, vector_set: VectorSet) -> list[tuple[str, str, bool | None]]:
     """Each filter with the name of its index, and whether that is valid; None: it is not there."""
     # named by the column's number, because a name has at most 63 bytes
-    rows = connection.execute(
+    rows = tables.connection.execute(
         """
         select a.attname, name, i.indisvalid
         from pg_attribute a cross join lateral format('%%s_by_%%s', %(table)s::text, a.attnum) name
@@ -60,9 +56,9 @@ def _indexes(
         order by a.attnum
         """,
         {
-            "schema": on.schema,
+            "schema": tables.schema,
             "table": vector_set.table_name,
-            "filters": [*on.source.filters],
+            "filters": [*tables.source.filters],
         },
     )
     return [(column, index, valid) for column, index, valid in rows]

@@ -9,17 +9,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.sql import Literal
 from psycopg.types.json import Jsonb
 
-from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.store.connection import columns_of
 from embeddings_pipeline.store.coverage import SAMPLED
 from embeddings_pipeline.store.index import build
 from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search import filters
 from embeddings_pipeline.store.search.dense import better_compared
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
@@ -72,58 +72,54 @@ class Canary:
         return min(level.recall_at_10 for level in self.levels if level.share == 1 or level.column)
 
 
-def is_due(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> bool:
+def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
     """Whether what was measured of a set tells little of it by now, or nothing was measured."""
     if vector_set.canary is None:
         return vector_set.index_settings is not None
     measured_at = datetime.fromisoformat(vector_set.canary["measured_at"])
-    drift = build.drift(connection, on, vector_set, measured_at)
+    drift = build.drift(tables, vector_set, measured_at)
     changed = drift.share(vector_set.canary["rows"])
     return changed > _MEASURE_AGAIN or drift.at - measured_at > _MEASURE_DAILY
 
 
-def measure(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> Canary:
+def measure(tables: EntityTables, vector_set: VectorSet) -> Canary:
     """Measure the index of a set with stored vectors as queries, and store what it gave.
 
     The effort is the least whose recall reaches the declared target, with and without filters,
     or else the greatest.
     """
-    target = on.source.entity.index.recall
+    target = tables.source.entity.index.recall
     kind = (vector_set.index_settings or {"type": "none"})["type"]
-    filters = sampled(connection, on, vector_set)
-    exact = search(connection, on, vector_set, filters, {"enable_indexscan": "off"})
+    filters = sampled(tables, vector_set)
+    exact = search(tables, vector_set, filters, {"enable_indexscan": "off"})
     for effort in _EFFORTS[kind]:
         found = exact
         if effort is not None:
-            found = search(connection, on, vector_set, filters, _through_index(kind, effort))
+            found = search(tables, vector_set, filters, _through_index(kind, effort))
         rows = vector_set.index_rows or 0
         levels = [_level(rows, *of) for of in zip(filters, found, exact, strict=True)]
         canary = Canary(effort, levels)
         if canary.worst >= target:
             break
-    _record(connection, on, vector_set, canary)
+    _record(tables, vector_set, canary)
     return canary
 
 
-def _record(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, canary: Canary
-) -> None:
-    connection.execute(
-        on.fill(
-            """
+def _record(tables: EntityTables, vector_set: VectorSet, canary: Canary) -> None:
+    tables.execute(
+        """
             update {vector_sets} set recall = %s, ef_search = %s, canary = jsonb_build_object(
                 'measured_at', clock_timestamp(), 'rows', (select count(*) from {vectors}),
                 'levels', %s::jsonb
             ) where entity = {entity} and number = %s
             """,
-            vectors=on.table(vector_set.table_name),
-        ),
         (
             canary.recall,
             canary.effort,
             Jsonb([asdict(level) for level in canary.levels]),
             vector_set.number,
         ),
+        vectors=tables.table(vector_set.table_name),
     )
 
 
@@ -195,28 +191,24 @@ class Searched:
 
 
 def search(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     vector_set: VectorSet,
     filters: Sequence[Sampled],
     planner: dict[str, str],
 ) -> list[list[Searched]]:
     """For each filter, what is nearest to each of a fixed sample of the stored vectors."""
-    with connection.transaction():
-        connection.execute(
+    with tables.connection.transaction():
+        tables.connection.execute(
             "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) s (name,"
             " value)",
             (list(planner), list(planner.values())),
         )
-        return [_searched(connection, on, vector_set, chosen) for chosen in filters]
+        return [_searched(tables, vector_set, chosen) for chosen in filters]
 
 
-def _searched(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, chosen: Sampled
-) -> list[Searched]:
-    rows = connection.execute(
-        on.fill(
-            """
+def _searched(tables: EntityTables, vector_set: VectorSet, chosen: Sampled) -> list[Searched]:
+    rows = tables.execute(
+        """
             with queries as materialized (
                 select embedding from (
                     {sampled} limit (
@@ -235,13 +227,12 @@ def _searched(
             ), extract(epoch from clock_timestamp() - began) * 1000
             from (select embedding, clock_timestamp() as began from queries offset 0) as q
             """,
-            sampled=on.fill(SAMPLED),
-            vectors=on.table(vector_set.table_name),
-            operator=sql.SQL(OPERATORS[vector_set.metric]),
-            where=chosen.condition,
-            **_SIZES,
-        ),
         chosen.values,
+        sampled=tables.fill(SAMPLED),
+        vectors=tables.table(vector_set.table_name),
+        operator=sql.SQL(OPERATORS[vector_set.metric]),
+        where=chosen.condition,
+        **_SIZES,
     ).fetchall()
     return [Searched(np.array(near, dtype=np.float64), float(ms)) for near, ms in rows]
 
@@ -262,17 +253,20 @@ class Sampled:
     values: Mapping[str, Any]
 
 
-def sampled(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> list[Sampled]:
+def sampled(tables: EntityTables, vector_set: VectorSet) -> list[Sampled]:
     """One for each of SHARES; the first leaves every row.
 
     Where a filter column has a value that is about as frequent, it is that: what people search
     with, by the index that the column has, and as like the vectors as its values are. Elsewhere
     it is a hash of the id, of which no index knows: the hardest for the scan of a vector index.
     """
-    frequencies = _frequencies(connection, on, vector_set)
+    frequencies = _frequencies(tables, vector_set)
     return [
         Sampled(1.0, None, sql.SQL("true"), {}),
-        *(_nearest(on, share, frequencies) or _by_hash(on, share) for share in SHARES[1:]),
+        *(
+            _nearest(tables.names, share, frequencies) or _by_hash(tables.names, share)
+            for share in SHARES[1:]
+        ),
     ]
 
 
@@ -284,21 +278,19 @@ class _Value:
     share: float
 
 
-def _frequencies(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet
-) -> list[_Value]:
+def _frequencies(tables: EntityTables, vector_set: VectorSet) -> list[_Value]:
     """Frequent values of the filter columns, from the statistics that the planner has."""
-    types = columns_of(connection, on.schema, vector_set.table_name)
-    rows = connection.execute(
+    types = columns_of(tables.connection, tables.schema, vector_set.table_name)
+    rows = tables.connection.execute(
         "select attname, value, share from pg_stats cross join lateral"
         " unnest(most_common_vals::text::text[], most_common_freqs) as common (value, share)"
         " where schemaname = %s and tablename = %s and attname = any(%s)",
-        (on.schema, vector_set.table_name, list(on.source.entity.filters)),
+        (tables.schema, vector_set.table_name, list(tables.source.entity.filters)),
     )
     return [_Value(column, types[column], value, share) for column, value, share in rows]
 
 
-def _nearest(on: Statements, share: float, values: list[_Value]) -> Sampled | None:
+def _nearest(names: TableNames, share: float, values: list[_Value]) -> Sampled | None:
     def distance(value: _Value) -> float:
         return abs(math.log(value.share / share))
 
@@ -310,8 +302,8 @@ def _nearest(on: Statements, share: float, values: list[_Value]) -> Sampled | No
     return Sampled(best.share, best.column, condition, filters.values(wanted))
 
 
-def _by_hash(on: Statements, share: float) -> Sampled:
-    clause = on.fill(
+def _by_hash(names: TableNames, share: float) -> Sampled:
+    clause = names.fill(
         "mod(hashtext(v.{id}::text), {buckets}) = 0", buckets=Literal(round(1 / share))
     )
     return Sampled(share, None, clause, {})

@@ -59,7 +59,7 @@ def near(
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
         sql.SQL(OPERATORS[vector_set.metric]), sql.SQL(vector_set.storage)
     )
-    return published.on.fill(
+    return published.names.fill(
         """
         select n.*, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance {more} from {vectors} v where {where}
@@ -70,7 +70,7 @@ def near(
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
         more=more,
-        vectors=published.on.table(vector_set.table_name),
+        vectors=published.names.table(vector_set.table_name),
         where=where,
         # no index is on the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,

@@ -153,11 +153,11 @@ def facets(
     """
     try:
         rows = connection.execute(
-            published.on.fill(
+            published.names.fill(
                 "select to_jsonb({column}), count(*) from {vectors} where chunk = 0"
                 " group by {column} order by 2 desc, {column} limit {limit}",
                 column=Identifier(column),
-                vectors=published.on.table(published.vector_set.table_name),
+                vectors=published.names.table(published.vector_set.table_name),
                 limit=sql.Literal(most + 1),
             )
         ).fetchall()

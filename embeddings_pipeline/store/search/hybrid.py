@@ -15,6 +15,7 @@ from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.connection import Row, columns_of
 from embeddings_pipeline.store.search.published import Published, version
+from embeddings_pipeline.store.tables import EntityTables
 
 # Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), weighted as
 # `benchmarks.quality --tune` finds best on the train split of SciFact, within 0.001: constants
@@ -39,8 +40,8 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
 
     `ways` give (id, chunk, score) of chunks. Where nothing is found, the last five are null.
     """
-    on = published.on
-    return on.fill(
+    names = published.names
+    return names.fill(
         """
         with {ways}, best as ({best})
         select {version}, {seen}, h.* from (select) as one left join (
@@ -54,14 +55,14 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
             for name, way in ways.items()
         ),
         best=_fused(published) if len(ways) > 1 else _best_chunks(published, *ways),
-        version=version(on.schema, on.source.entity.name),
+        version=version(names.schema, names.source.entity.name),
         seen=sql.SQL("array[{}]").format(
             sql.SQL(", ").join(
                 sql.SQL("(select count(*) from {})").format(Identifier(name)) for name in ways
             )
         ),
         fields=fields(published),
-        vectors=on.table(published.vector_set.table_name),
+        vectors=names.table(published.vector_set.table_name),
         rows=Literal(rows),
     )
 
@@ -69,14 +70,14 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
 def nearest(published: Published, near: sql.Composable) -> sql.Composed:
     """The same rows as `statement` has, where each row has one chunk and one way finds it: `near`
     gives (id, chunk, score) and what is `whole`, so that no row is looked up again."""
-    on = published.on
-    return on.fill(
+    names = published.names
+    return names.fill(
         """
         select {version}, array[count(h.{id}) over ()], h.{id}::text, h.chunk, h.score, h.text,
             h.fields
         from (select) as one left join ({near}) as h on true order by h.score desc, 3
         """,
-        version=version(on.schema, on.source.entity.name),
+        version=version(names.schema, names.source.entity.name),
         near=near,
     )
 
@@ -87,14 +88,14 @@ def whole(published: Published) -> sql.Composable:
 
 
 def _best_chunks(published: Published, way: str) -> sql.Composable:
-    return published.on.fill(
+    return published.names.fill(
         "select distinct on ({id}) {id}, chunk, score from {way} order by {id}, score desc, chunk",
         way=Identifier(way),
     )
 
 
 def _fused(published: Published) -> sql.Composable:
-    return published.on.fill(
+    return published.names.fill(
         """
         select {id}, (array_agg(chunk order by way))[1] as chunk,
             sum(weight / ({constant} + rank))::float8 as score
@@ -102,7 +103,7 @@ def _fused(published: Published) -> sql.Composable:
         """,
         constant=Literal(RANK_CONSTANT),
         ranked=sql.SQL(" union all ").join(
-            published.on.fill(
+            published.names.fill(
                 "select {id}, chunk, {way} as way, {weight} as weight,"
                 " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
                 way=Literal(way),
@@ -125,10 +126,10 @@ def fields(published: Published) -> sql.Composable:
 
 def vector_of(connection: Connection[Row], published: Published, row_id: str) -> Vector | None:
     """The published vector of a row, the mean of its chunks' vectors; None where it has none."""
-    (mean,) = published.on.one(
-        connection,
+    tables = EntityTables(connection, published.names)
+    (mean,) = tables.one(
         "select avg(embedding::vector) from {vectors} where {id} = {row_id}::{id_type}",
-        vectors=published.on.table(published.vector_set.table_name),
+        vectors=tables.table(published.vector_set.table_name),
         row_id=sql.Literal(row_id),
     )
     return None if mean is None else np.asarray(mean.to_numpy(), dtype=np.float32)
@@ -145,7 +146,7 @@ def with_columns(
     A row that is gone from there has nulls. Raises ConfigurationError for a column that is not
     in the model.
     """
-    entity = published.on.source.entity
+    entity = published.names.source.entity
     present = columns_of(connection, entity.db_schema, entity.table)
     for column in columns:
         if column not in present:
@@ -153,7 +154,7 @@ def with_columns(
                 f"column {column!r} is not in {entity.table} (columns: {', '.join(present)})"
             )
     rows = connection.execute(
-        published.on.fill(
+        published.names.fill(
             "select s.{id}::text, (select to_jsonb(f.*) from (select {columns}) as f)"
             " from {staging} as s where s.{id} = any(%s::{id_type}[])",
             columns=sql.SQL(", ").join(Identifier("s", column) for column in columns),

@@ -46,14 +46,14 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
 
     Raises ConfigurationError where the texts were not counted yet.
     """
-    entity = published.on.source.entity
+    entity = published.names.source.entity
     if published.documents is None:
         raise ConfigurationError(
             f"entity {entity.name!r} has no index of its texts yet: run `embeddings-pipeline run"
             f" {entity.name}`"
         )
     found = connection.execute(
-        published.on.fill(
+        published.names.fill(
             """
             select word, coalesce(l.documents, (
                 select count(*) from (
@@ -92,7 +92,7 @@ def matching(
 ) -> sql.Composable:
     """(id, chunk, score) of the best chunks for the parameters of so many `Words`; with `of`, the
     best of so many that match, whichever come first."""
-    return published.on.fill(
+    return published.names.fill(
         """
         select {id}, chunk, {score} as score from (
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
@@ -107,7 +107,7 @@ def matching(
         k1=Literal(K1),
         b=Literal(B),
         average=Literal(published.average_tokens),
-        vectors=published.on.table(published.vector_set.table_name),
+        vectors=published.names.table(published.vector_set.table_name),
         where=where,
         of=Literal(of),
         chunks=Literal(chunks),

@@ -11,7 +11,7 @@ from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
 from embeddings_pipeline.store import schema as store_schema
 from embeddings_pipeline.store.connection import Row, columns_of
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
@@ -23,7 +23,7 @@ class Published:
     `documents` and `average_tokens` are those of its texts when their lexemes were counted.
     """
 
-    on: Statements
+    names: TableNames
     vector_set: VectorSet
     version: str
     documents: int | None
@@ -32,7 +32,7 @@ class Published:
     @property
     def filters(self) -> dict[str, str]:
         """The filter columns and their types."""
-        return dict(self.on.source.filters)
+        return dict(self.names.source.filters)
 
 
 def names(connection: Connection[Row], schema: str) -> list[str]:
@@ -82,12 +82,13 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
             raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
         current, definition, id_type, documents, average_tokens = row
         declared = store_schema.read_definition(entity, definition)
-        on = Statements(schema, Source(declared, {}, id_type, (), {}))
-        (live,) = vector_sets.vector_sets(connection, on, ("live",))
+        source = Source(declared, {}, id_type, (), {})
+        tables = EntityTables(connection, TableNames(schema, source))
+        (live,) = vector_sets.vector_sets(tables, ("live",))
         columns = columns_of(connection, schema, live.table_name)
     filters = {name: columns[name] for name in declared.filters if name in columns}
     return Published(
-        Statements(schema, Source(declared, {}, id_type, (), filters)),
+        TableNames(schema, Source(declared, {}, id_type, (), filters)),
         live,
         current,
         documents,

@@ -24,6 +24,7 @@ from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.coverage import SAMPLED
 from embeddings_pipeline.store.search.hybrid import fields
 from embeddings_pipeline.store.search.published import Published, read, version
+from embeddings_pipeline.store.tables import EntityTables
 
 _BATCH = 2_000
 
@@ -54,12 +55,11 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
 
 def count(connection: Connection[Row], published: Published) -> int:
     """How many vectors the set has."""
-    found = published.on.one(
-        connection,
-        "select count(*) from {vectors}",
-        vectors=published.on.table(published.vector_set.table_name),
+    tables = EntityTables(connection, published.names)
+    (vectors,) = tables.one(
+        "select count(*) from {vectors}", vectors=tables.table(published.vector_set.table_name)
     )
-    return int(found[0])
+    return int(vectors)
 
 
 def sample(
@@ -67,11 +67,11 @@ def sample(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Some of the vectors, of shape (at most size, dimension): any, but the same each time."""
     rows = connection.execute(
-        published.on.fill(
+        published.names.fill(
             "select v.embedding::vector from ({sampled} limit {size}) as t"
             " join {vectors} v using ({id}, chunk)",
-            sampled=published.on.fill(SAMPLED),
-            vectors=published.on.table(published.vector_set.table_name),
+            sampled=published.names.fill(SAMPLED),
+            vectors=published.names.table(published.vector_set.table_name),
             size=Literal(size),
         ),
         binary=True,
@@ -83,11 +83,11 @@ def batches(connection: Connection[Row], published: Published) -> Iterator[Batch
     """All chunks of the set; a few thousand are in memory at a time."""
     with connection.cursor(name="export", binary=True) as cursor:
         cursor.execute(
-            published.on.fill(
+            published.names.fill(
                 "select v.{id}::text, v.chunk, v.text, {fields}, v.embedding::vector"
                 " from {vectors} v",
                 fields=fields(published),
-                vectors=published.on.table(published.vector_set.table_name),
+                vectors=published.names.table(published.vector_set.table_name),
             )
         )
         while rows := cursor.fetchmany(_BATCH):

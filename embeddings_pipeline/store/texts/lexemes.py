@@ -11,7 +11,7 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import Statements
+from embeddings_pipeline.store.tables import EntityTables
 
 # characters of a text that can be found: the lexemes of one text may take 1 MiB
 _READ = 100_000
@@ -87,10 +87,9 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
         connection.execute(sql.SQL(statement).format(**names))
 
 
-def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
+def refresh_counts(tables: EntityTables) -> bool:
     """Count lexemes and lengths where enough texts changed since; returns whether it was done."""
-    documents, average, due = on.one(
-        connection,
+    documents, average, due = tables.one(
         """
         select t.documents, t.average_tokens, e.counted_at is null
             or t.fresh + abs(t.documents - e.documents) > {share} * t.documents
@@ -105,23 +104,19 @@ def refresh_counts(connection: Connection[Row], on: Statements) -> bool:
     )
     if not due:
         return False
-    with connection.transaction():
+    with tables.connection.transaction():
         # first, so that two at once take turns
-        connection.execute(
-            on.fill(
-                "update {entities} set documents = %s, average_tokens = %s, counted_at = now()"
-                " where entity = {entity}"
-            ),
+        tables.execute(
+            "update {entities} set documents = %s, average_tokens = %s, counted_at = now()"
+            " where entity = {entity}",
             (documents, average),
         )
-        connection.execute(on.fill("delete from {lexemes}"))
-        connection.execute(
-            on.fill(
-                "insert into {lexemes} select word, ndoc from ts_stat({every})"
-                " where ndoc >= {few} and position(' ' in word) = 0",
-                every=Literal(on.fill("select lexemes from {texts}").as_string(connection)),
-                few=Literal(FREQUENT),
-            )
+        tables.execute("delete from {lexemes}")
+        tables.execute(
+            "insert into {lexemes} select word, ndoc from ts_stat({every})"
+            " where ndoc >= {few} and position(' ' in word) = 0",
+            every=Literal(tables.fill("select lexemes from {texts}").as_string(tables.connection)),
+            few=Literal(FREQUENT),
         )
     return True
 

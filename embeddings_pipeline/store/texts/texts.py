@@ -62,7 +62,7 @@ def write(
     if new and not failures:
         try:
             with asynchronous_commit(tables.connection):
-                _copy(tables, tables.on.names["texts"], texts)
+                _copy(tables, tables.names.identifiers["texts"], texts)
             return
         except UniqueViolation:
             # another run has written some of them since the pass began
@@ -114,7 +114,7 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
             " select count(*) filter (where chunk = 0) from deleted",
             **names,
         )
-        sets = vector_sets(tables.connection, tables.on)
+        sets = vector_sets(tables)
         for vector_set in sets:
             rests = not erased and any(other.replaces(vector_set) for other in sets)
             tables.execute(
@@ -171,12 +171,19 @@ def _copy(tables: EntityTables, table: sql.Composable, texts: Sequence[Text]) ->
         for text in texts:
             copy.write_row(
                 (
-                    *(text.id, text.chunk, text.partition_key, text.fingerprint, text.text),
+                    text.id,
+                    text.chunk,
+                    text.partition_key,
+                    text.fingerprint,
+                    text.text,
                     text.text_hash.hex() if text.text_hash else None,
                     text.tokens,
                     text.parts,
                     [part.hex() for part in text.part_hashes] if text.part_hashes else None,
-                    *(text.part_tokens, text.weights, text.source_changed_at, *text.filters),
+                    text.part_tokens,
+                    text.weights,
+                    text.source_changed_at,
+                    *text.filters,
                 )
             )
 

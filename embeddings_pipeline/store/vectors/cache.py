@@ -198,7 +198,7 @@ def note(tables: EntityTables, dropped: sql.Composable, *, erased: bool = False)
         on conflict (entity, text_hash) do update set since = excluded.since,
             erased = k.erased or excluded.erased
         """,
-        candidates=tables.on.names["cache_candidates"],
+        candidates=tables.names.identifiers["cache_candidates"],
         erased=Literal(erased),
         dropped=dropped,
     )
@@ -232,7 +232,7 @@ def collect(
             order by text_hash limit {most}
             """,
             (after.hex(), grace),
-            candidates=tables.on.names["cache_candidates"],
+            candidates=tables.names.identifiers["cache_candidates"],
             erased_only=Literal(erased_only),
             most=Literal(_AT_ONCE),
         ).fetchall()
@@ -270,7 +270,7 @@ def _settle(tables: EntityTables, settled: Mapping[bytes, datetime]) -> None:
         "delete from {candidates} k using unnest(%s::uuid[], %s::timestamptz[]) as s (h, since)"
         " where k.entity = {entity} and k.text_hash = s.h and k.since = s.since",
         (hash_array([*settled]), [*settled.values()]),
-        candidates=tables.on.names["cache_candidates"],
+        candidates=tables.names.identifiers["cache_candidates"],
     )
 
 
@@ -278,7 +278,7 @@ def erased_left(tables: EntityTables) -> int:
     """How many hashes of erased texts caches have yet to forget."""
     (count,) = tables.one(
         "select count(*) from {candidates} where entity = {entity} and erased",
-        candidates=tables.on.names["cache_candidates"],
+        candidates=tables.names.identifiers["cache_candidates"],
     )
     return int(count)
 

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.entities.rendering import HASH_BYTES
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.quarantine import NOT_TO_BE_TRIED
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array
@@ -35,7 +35,7 @@ class Scope:
     first: Sequence[str] = ()
     without_gone: bool = False
 
-    def condition(self, on: Statements) -> sql.Composable:
+    def condition(self, names: TableNames) -> sql.Composable:
         """In SQL, of the chunks `s`."""
         conditions: list[sql.Composable] = [sql.SQL("true")]
         if self.keys is not None:
@@ -44,14 +44,14 @@ class Scope:
             )
         if self.ids is not None:
             ids = Literal(list(self.ids))
-            conditions.append(on.fill("s.{id} = any({ids}::{id_type}[])", ids=ids))
+            conditions.append(names.fill("s.{id} = any({ids}::{id_type}[])", ids=ids))
         if self.without_gone:
-            conditions.append(on.fill("s.{id} not in (select id from gone_rows)"))
+            conditions.append(names.fill("s.{id} not in (select id from gone_rows)"))
         return sql.SQL(" and ").join(conditions)
 
 
 def chunk_states(
-    on: Statements,
+    names: TableNames,
     vector_set: VectorSet | None,
     *,
     identity: int | None = None,
@@ -67,14 +67,14 @@ def chunk_states(
     `renewal` that a forced run would begin.
     """
     number = Literal(vector_set.number if vector_set else None)
-    floors = on.fill(
+    floors = names.fill(
         "select floor, partition_keys from {renewals}"
         " where entity = {entity} and vector_set = {number}",
         number=number,
     )
     if renewal is not None:
         floors = sql.SQL("{} union all {}").format(floors, renewal)
-    failed = on.fill(
+    failed = names.fill(
         "select q.text_hash from {quarantine} q"
         " where q.identity = {identity} and {not_to_be_tried}",
         identity=Literal(vector_set.identity_number if vector_set else identity),
@@ -91,7 +91,7 @@ def chunk_states(
             "(t.text_hash in ({failed}) or coalesce(t.part_hashes && array({failed}), false))"
         ).format(failed=failed),
     }
-    return on.fill(
+    return names.fill(
         """
         select t.{id}, t.chunk, t.partition_key, t.text_hash, t.tokens, t.part_hashes,
             t.part_tokens, coalesce(t.source_changed_at, t.serialised_at) as changed_at,
@@ -106,10 +106,10 @@ def chunk_states(
         ) as p on p.key = t.partition_key
         where t.text_hash is not null
         """,
-        texts_now=texts or on.names["texts"],
-        vectors=on.table(vector_set.table_name)
+        texts_now=texts or names.identifiers["texts"],
+        vectors=names.table(vector_set.table_name)
         if vector_set
-        else on.fill(
+        else names.fill(
             "(select {id}, chunk, text_hash, 0::bigint as version from {texts} where false)"
         ),
         floors=floors,
@@ -118,11 +118,11 @@ def chunk_states(
     )
 
 
-def states_of(on: Statements, vector_set: VectorSet | None) -> sql.Composable:
+def states_of(names: TableNames, vector_set: VectorSet | None) -> sql.Composable:
     """The chunks of an entity in a set: the view that `chunk_states` defines."""
     if vector_set is None:
-        return sql.SQL("({})").format(chunk_states(on, None))
-    return on.table(vector_set.states_view)
+        return sql.SQL("({})").format(chunk_states(names, None))
+    return names.table(vector_set.states_view)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Selected:
 
 
 def to_encode(
-    on: Statements,
+    names: TableNames,
     states: Sequence[sql.Composable],
     cache: sql.Composable,
     scope: Scope,
@@ -155,7 +155,7 @@ def to_encode(
     """
     chunks = [
         sql.SQL("select *, {} as place from {} as s where s.pending and {}").format(
-            Literal(place), state, scope.condition(on)
+            Literal(place), state, scope.condition(names)
         )
         for place, state in enumerate(states)
     ]
@@ -165,10 +165,10 @@ def to_encode(
         " cross join unnest(s.part_hashes, s.part_tokens)"
         " with ordinality as h (text_hash, tokens, part)"
     )
-    texts = (parts if on.source.entity.weights else whole).format(
+    texts = (parts if names.source.entity.weights else whole).format(
         sql.SQL(" union all ").join(chunks)
     )
-    return on.fill(
+    return names.fill(
         """
         select min(n) as n, text_hash, max(tokens) as tokens, max(floor) as floor,
             min(place) as place
@@ -201,8 +201,8 @@ def select_to_encode(
         "copy (select text_hash, tokens, floor from ({to_encode}) as e order by n)"
         " to stdout (format binary)",
         to_encode=to_encode(
-            tables.on,
-            [states_of(tables.on, vector_set) for vector_set in sets],
+            tables.names,
+            [states_of(tables.names, vector_set) for vector_set in sets],
             tables.table(sets[0].cache_table),
             scope,
             limit,
@@ -247,8 +247,8 @@ def backlog(tables: EntityTables, vector_set: VectorSet, scope: Scope) -> Backlo
         from {states} s where s.pending and {scope} group by 1 order by 1
         """,
         cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table)),
-        states=states_of(tables.on, vector_set),
-        scope=scope.condition(tables.on),
+        states=states_of(tables.names, vector_set),
+        scope=scope.condition(tables.names),
     ).fetchall()
     return Backlog(
         {key: count for key, count, *_ in rows},
@@ -271,7 +271,7 @@ def ids_waiting_for(tables: EntityTables, scope: Scope, hashes: Sequence[bytes])
             has_hash=sql.SQL("s.part_hashes && %s::uuid[]")
             if tables.source.entity.weights
             else sql.SQL("s.text_hash = any(%s::uuid[])"),
-            scope=scope.condition(tables.on),
+            scope=scope.condition(tables.names),
         )
     ]
 
@@ -295,8 +295,8 @@ def ids_to_project(
                 order by 1 limit {limit}
             ) as i order by i.{id}
             """,
-            states=states_of(tables.on, vector_set),
-            scope=scope.condition(tables.on),
+            states=states_of(tables.names, vector_set),
+            scope=scope.condition(tables.names),
             cached=tables.fill(_CACHED, cache=tables.table(vector_set.cache_table)),
             beyond=sql.SQL("true")
             if after is None

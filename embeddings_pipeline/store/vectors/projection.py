@@ -57,7 +57,7 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     names: dict[str, sql.Composable] = {
         "cache": tables.table(vector_set.cache_table),
         "vectors": tables.table(vector_set.table_name),
-        "states": states_of(tables.on, vector_set),
+        "states": states_of(tables.names, vector_set),
         "storage": sql.SQL(vector_set.storage),
         "dimension": Literal(vector_set.dimension),
         "chosen": tables.fill("any(%(ids)s::{id_type}[])"),

@@ -55,7 +55,7 @@ def end_finished(tables: EntityTables, vector_set: VectorSet) -> None:
             )
         """,
         number=Literal(vector_set.number),
-        states=chunk_states(tables.on, vector_set),
+        states=chunk_states(tables.names, vector_set),
     )
 
 

@@ -14,7 +14,7 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import coverage
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import EntityTables, Statements
+from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.tables import filter_columns
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
@@ -47,25 +47,24 @@ def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
 
 
 def vector_sets(
-    connection: Connection[Row],
-    on: Statements,
+    tables: EntityTables,
     states: Sequence[State] = ("building", "live", "retired"),
 ) -> list[VectorSet]:
     """The entity's sets in these states, oldest first."""
-    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+    with tables.connection.cursor(row_factory=class_row(VectorSet)) as cursor:
         return cursor.execute(
-            on.fill(
+            tables.fill(
                 _QUERY + " where s.entity = {entity} and s.state = any(%s) order by s.number",
-                sets=on.names["vector_sets"],
-                identities=on.names["model_identities"],
+                sets=tables.names.identifiers["vector_sets"],
+                identities=tables.names.identifiers["model_identities"],
             ),
             (list(states),),
         ).fetchall()
 
 
-def read(connection: Connection[Row], on: Statements, number: int) -> VectorSet:
+def read(tables: EntityTables, number: int) -> VectorSet:
     """One set as it is stored now."""
-    return next(s for s in vector_sets(connection, on) if s.number == number)
+    return next(s for s in vector_sets(tables) if s.number == number)
 
 
 def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
@@ -84,25 +83,24 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     A retired set of the same model comes back as `building`; other building sets are abandoned and
     retired. Raises ConfigurationError where the dimension cannot be stored or indexed.
     """
-    connection, on = tables.connection, tables.on
     entity = tables.source.entity
     storage = storage_of(entity, identity.dimension)
-    with connection.transaction():
+    with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
-        known = vector_sets(connection, on)
+        known = vector_sets(tables)
         found = [s for s in known if (s.identity, s.storage) == (identity, storage)]
         if found:
             # a building set beside a live one of its own is to replace that
             chosen = max(found, key=lambda s: (s.state != "retired", s.number))
             if chosen.state == "retired":
-                identities.ensure(connection, tables.schema, identity)
+                identities.ensure(tables.connection, tables.schema, identity)
         else:
             chosen = _create(tables, identity, storage)
         for other in known:
             if other.state == "building" and other.number != chosen.number:
-                set_state(connection, on, other.number, "retired")
+                set_state(tables, other.number, "retired")
         if chosen.state == "retired":
-            set_state(connection, on, chosen.number, "building")
+            set_state(tables, chosen.number, "building")
         if chosen.metric != entity.metric:
             # another operator class, the same vectors: the index is built again
             tables.execute(
@@ -110,7 +108,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
                 " where entity = {entity} and number = %s",
                 (entity.metric, chosen.number),
             )
-    return read(connection, on, chosen.number)
+    return read(tables, chosen.number)
 
 
 def replace_where_much_is_missing(
@@ -122,7 +120,7 @@ def replace_where_much_is_missing(
         return None
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
-        known = vector_sets(tables.connection, tables.on, ("building",))
+        known = vector_sets(tables, ("building",))
         if known:
             return known[0] if known[0].replaces(live) else None
         return _create(tables, live.identity, live.storage)
@@ -138,7 +136,7 @@ def is_faster_replaced(tables: EntityTables, live: VectorSet, missing: int) -> b
         and missing > REPLACE_SHARE * max(live.index_rows or 0, 1)
         and missing >= _WORTH_A_SET
         and tables.source.entity.publish == "auto"
-        and not publishing_held(tables.connection, tables.on)
+        and not publishing_held(tables)
     )
 
 
@@ -162,7 +160,7 @@ def storage_of(entity: Entity, dimension: int) -> Storage:
 
 def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> VectorSet:
     stored = identities.ensure(tables.connection, tables.schema, identity)
-    number = max((s.number for s in vector_sets(tables.connection, tables.on)), default=0) + 1
+    number = max((s.number for s in vector_sets(tables)), default=0) + 1
     table = f"{tables.entity}_vectors_{number}"
     try:
         tables.execute(
@@ -198,7 +196,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
         " values ({entity}, %s, %s, %s, %s, %s, 'building')",
         (number, stored.number, storage, tables.source.entity.metric, table),
     )
-    created = read(tables.connection, tables.on, number)
+    created = read(tables, number)
     create_states_view(tables, created)
     coverage.replace_coverage(tables.connection, tables.schema)
     return created
@@ -209,66 +207,56 @@ def create_states_view(tables: EntityTables, vector_set: VectorSet) -> None:
     tables.execute(
         "create view {view} as {states}",
         view=tables.table(vector_set.states_view),
-        states=chunk_states(tables.on, vector_set),
+        states=chunk_states(tables.names, vector_set),
     )
 
 
-def set_state(connection: Connection[Row], on: Statements, number: int, state: State) -> None:
+def set_state(tables: EntityTables, number: int, state: State) -> None:
     """Move a set to a state; a set that goes live is stamped."""
-    connection.execute(
-        on.fill(
-            "update {vector_sets} set state = %s,"
-            " published_at = case when %s = 'live' then clock_timestamp() else published_at end"
-            " where entity = {entity} and number = %s"
-        ),
+    tables.execute(
+        "update {vector_sets} set state = %s,"
+        " published_at = case when %s = 'live' then clock_timestamp() else published_at end"
+        " where entity = {entity} and number = %s",
         (state, state, number),
     )
 
 
-def retire(
-    connection: Connection[Row], on: Statements, vector_set: VectorSet, *, superseded: bool
-) -> None:
+def retire(tables: EntityTables, vector_set: VectorSet, *, superseded: bool) -> None:
     """Move a live set to the retired ones; `superseded`, nobody goes back to it."""
-    set_state(connection, on, vector_set.number, "retired")
+    set_state(tables, vector_set.number, "retired")
     if superseded:
-        connection.execute(
-            on.fill(
-                "update {vector_sets} set published_at = null"
-                " where entity = {entity} and number = %s"
-            ),
+        tables.execute(
+            "update {vector_sets} set published_at = null where entity = {entity} and number = %s",
             (vector_set.number,),
         )
 
 
-def hold_publishing(connection: Connection[Row], on: Statements, *, held: bool) -> None:
+def hold_publishing(tables: EntityTables, *, held: bool) -> None:
     """While held, no set flips by itself."""
-    connection.execute(
-        on.fill("update {entities} set publish_held = %s where entity = {entity}"), (held,)
+    tables.execute(
+        "update {entities} set publish_held = %s where entity = {entity}",
+        (held,),
     )
 
 
-def publishing_held(connection: Connection[Row], on: Statements) -> bool:
+def publishing_held(tables: EntityTables) -> bool:
     """Whether a rollback holds back flips."""
-    return bool(
-        on.one(connection, "select publish_held from {entities} where entity = {entity}")[0]
-    )
+    return bool(tables.one("select publish_held from {entities} where entity = {entity}")[0])
 
 
-def drop_set(connection: Connection[Row], on: Statements, vector_set: VectorSet) -> None:
+def drop_set(tables: EntityTables, vector_set: VectorSet) -> None:
     """Drop a set with its vectors. Raises LockNotAvailable where someone reads it for long."""
-    with connection.transaction():
-        wait_little(connection)
+    with tables.connection.transaction():
+        wait_little(tables.connection)
         for statement in (
             "drop view if exists {view}",
             "drop table if exists {table}",
             "delete from {renewals} where entity = {entity} and vector_set = {number}",
             "delete from {vector_sets} where entity = {entity} and number = {number}",
         ):
-            connection.execute(
-                on.fill(
-                    statement,
-                    view=on.table(vector_set.states_view),
-                    table=on.table(vector_set.table_name),
-                    number=Literal(vector_set.number),
-                )
+            tables.execute(
+                statement,
+                view=tables.table(vector_set.states_view),
+                table=tables.table(vector_set.table_name),
+                number=Literal(vector_set.number),
             )
