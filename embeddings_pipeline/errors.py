@@ -1,4 +1,4 @@
-"""The exceptions that callers tell apart, and those of several entities kept apart."""
+"""The exceptions that callers distinguish, and a collection of the errors of several entities."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddingsError(Exception):
-    """The work failed: exit code 1. Any other subclass says more precisely why."""
+    """The work failed (exit code 1). Subclasses give the reason."""
 
 
 class ConfigurationError(EmbeddingsError):
-    """The call, the settings, the declaration or the environment is wrong: exit code 2."""
+    """The call, the settings, the declaration or the environment is wrong (exit code 2)."""
 
 
 class RowError(EmbeddingsError):
-    """One row or text cannot be rendered or encoded; it goes to quarantine, the run goes on."""
+    """A row or text cannot be rendered or encoded. The row is quarantined; the run continues."""
 
 
 class Interrupted(EmbeddingsError):
-    """The run was asked to stop and did so; started again, it goes on."""
+    """The run was asked to stop and has stopped. The next run continues."""
 
 
 class CostLimitReached(EmbeddingsError):
-    """The next text would cost more than the run may spend; what was done is kept."""
+    """The next text would exceed the cost limit of the run. Finished work is kept."""
 
 
 class DeletesRefused(EmbeddingsError):
-    """A pass would delete more than the entity's max_delete_share and deleted nothing."""
+    """A pass would delete more than the entity's max_delete_share. Nothing was deleted."""
 
 
 class NotFound(ConfigurationError):
-    """There is no such entity, row or model."""
+    """The entity, row or model does not exist."""
 
 
 class RunNeeded(ConfigurationError):
-    """What is stored of an entity has to be brought up to date by a run first."""
+    """A run must first bring the stored data of the entity up to date."""
 
 
 class Unavailable(ConfigurationError):
-    """A database or a model cannot be used now, and perhaps can be later."""
+    """A database or a model cannot be used now, but may be usable later."""
 
 
 class Busy(EmbeddingsError):
-    """Another run is at work on the same rows."""
+    """Another run works on the same rows."""
 
 
 class Failures(dict[str, Exception]):
-    """Why the work on some entities failed, by their names, while it went on with the others."""
+    """The errors of entities by name, collected while the work on other entities continued."""
 
     @contextmanager
     def of(self, entity: str) -> Iterator[None]:
-        """Keep what a block of work on one entity raises. Interrupted ends the whole work."""
+        """Collect the error of a block of work on one entity. Interrupted is raised, not kept."""
         try:
             yield
         except Interrupted:
@@ -66,20 +66,20 @@ class Failures(dict[str, Exception]):
                 logger.exception("entity %r", entity)
             self[entity] = error
 
-    def told(self) -> dict[str, str]:
-        """What went wrong, by the entity's name."""
+    def messages(self) -> dict[str, str]:
+        """Return the message of each error by the entity's name."""
         return {name: _message(error) for name, error in self.items()}
 
     def raise_any(self) -> None:
-        """Raise all of them as one error, if there are any, each with its entity's name.
+        """Raise all errors as one, each message with its entity's name. Does nothing without any.
 
-        It is a ConfigurationError where all of them are.
+        The error is a ConfigurationError where all errors are.
         """
         if not self:
             return
-        # a database that is gone says the same of each
+        # entities with the same message, as for a lost database, share a line
         entities: dict[str, list[str]] = {}
-        for name, message in self.told().items():
+        for name, message in self.messages().items():
             entities.setdefault(message, []).append(name)
         lines = [_with_names(names, message) for message, names in entities.items()]
         wrong = all(isinstance(error, ConfigurationError) for error in self.values())
@@ -87,14 +87,14 @@ class Failures(dict[str, Exception]):
 
 
 def _message(error: Exception) -> str:
-    said = str(error).strip()
+    message = str(error).strip()
     if isinstance(error, EmbeddingsError | psycopg.Error):
-        return said or type(error).__name__
-    return f"{type(error).__name__}: {said}"
+        return message or type(error).__name__
+    return f"{type(error).__name__}: {message}"
 
 
 def _with_names(names: list[str], message: str) -> str:
-    """The message after the names, unless the one name stands in it."""
+    """Put the names before the message, unless the message already has the only name."""
     named = (f"{names[0]}: ", f"entity {names[0]!r}")
     if len(names) == 1 and (message.startswith(named[0]) or named[1] in message):
         return message

@@ -1,6 +1,8 @@
-"""Puts texts in batches, and runs the threads of an encoder's stream: one reads texts, others
-tokenise or decode them, others give batches to the model. Each waits while the next one is
-behind."""
+"""Groups texts into batches, and runs the threads of an encoder's stream.
+
+One thread reads texts, others tokenise or decode them, others pass batches to the model. Each
+waits while the next stage is behind.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,17 @@ import psycopg
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
 from embeddings_pipeline.errors import EmbeddingsError, RowError
 
+# pieces into which `taper_batches` cuts a batch
 _PIECES = 4
 
 
-def by_tokens(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
-    """The indexes of texts in batches, longest first.
+def batches_by_length(
+    lengths: Sequence[int], *, max_tokens: int, max_texts: int
+) -> list[list[int]]:
+    """Group the indexes of texts into batches, longest texts first.
 
-    A batch, padded to its longest text, has at most `max_tokens` tokens and `max_texts` texts;
-    a text that is longer alone is a batch of its own.
+    A batch padded to its longest text has at most `max_tokens` tokens and `max_texts` texts. A
+    text longer than `max_tokens` is a batch by itself.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -39,11 +44,11 @@ def by_tokens(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> lis
     return batches
 
 
-def in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
-    """The indexes of texts in batches, in their order, for a reader that pads nothing.
+def batches_in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
+    """Group the indexes of texts into batches in their order, for a model that pads nothing.
 
-    A batch has at most `max_tokens` tokens and `max_texts` texts; a text that is longer alone is
-    a batch of its own.
+    A batch has at most `max_tokens` tokens and `max_texts` texts. A text longer than `max_tokens`
+    is a batch by itself.
     """
     batches: list[list[int]] = []
     tokens = 0
@@ -57,52 +62,56 @@ def in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list
     return batches
 
 
-def tapered(batches: Sequence[list[int]], *, lanes: int) -> list[list[int]]:
-    """The batches with the last one of each lane cut in pieces: lanes that end with small ones
-    wait less for one another."""
-    if len(batches) <= lanes:
+def taper_batches(batches: Sequence[list[int]], *, workers: int) -> list[list[int]]:
+    """Cut the last batch of each worker into pieces, so that workers finish at nearly one time."""
+    if len(batches) <= workers:
         return list(batches)
     cut = [
         batch[start : start + size]
-        for batch in batches[-lanes:]
+        for batch in batches[-workers:]
         for size in [-(-len(batch) // _PIECES)]
         for start in range(0, len(batch), size)
     ]
-    return [*batches[:-lanes], *cut]
+    return [*batches[:-workers], *cut]
 
 
-def encoded(places: Sequence[int], encode: Callable[[], Encodings]) -> EncodedBatch:
-    """The batch of the texts at these places. What `encode` raises is the batch's error where the
-    texts may be at fault; what ends a run is raised."""
+def encode_batch(places: Sequence[int], encode: Callable[[], Encodings]) -> EncodedBatch:
+    """Encode the texts at these positions.
+
+    An error of `encode` becomes the batch's error where the texts may cause it. An error that ends
+    the run is raised.
+    """
     try:
         made = encode()
         if len(made.vectors) != len(places):
             raise RowError(f"the encoder gave {len(made.vectors)} vectors for {len(places)} texts")
         return EncodedBatch(places, made)
-    # an encoder may raise anything for a text that it cannot take
+    # an encoder may raise any exception for a text that it rejects
     except Exception as error:
-        # the database is that which keeps the limits of requests
+        # the database error comes from the shared rate limits
         ends = isinstance(error, EmbeddingsError | psycopg.OperationalError)
         if ends and not isinstance(error, RowError):
             raise
         return EncodedBatch(places, Encodings(np.empty((0, 0), np.float32), Usage()), error)
 
 
-def in_batches(
+def stream_in_batches(
     encode: Callable[[Sequence[str]], Encodings], texts: Iterable[str], size: int
 ) -> Generator[EncodedBatch, None, None]:
-    """The stream of an encoder that has none of its own: so many texts at a time, in order, in the
-    thread of the consumer."""
+    """Stream texts through `encode`, `size` texts at a time, in order, in the consumer's thread.
+
+    For an encoder without a stream of its own.
+    """
     left = iter(texts)
     for start in count(0, size):
         some = [*islice(left, size)]
         if not some:
             return
         places = range(start, start + len(some))
-        batch = encoded(places, lambda some=some: encode(some))  # type: ignore[misc]
+        batch = encode_batch(places, lambda some=some: encode(some))  # type: ignore[misc]
         stopped = batch.encodings.stopped
         if stopped:
-            # the texts that it left are among the failures
+            # texts that were not encoded are in the failures
             good = [i for i in range(len(some)) if i not in batch.encodings.failures]
             made = Encodings(batch.encodings.vectors[good], batch.encodings.usage)
             batch = EncodedBatch([places[i] for i in good], made)
@@ -111,9 +120,9 @@ def in_batches(
             raise stopped
 
 
-# how long a batch that is not full waits for another text
-PATIENCE_SECONDS = 0.5
-# how long closing waits for a thread that is blocked in the source of the texts
+# time that an incomplete batch waits for another text
+BATCH_WAIT_SECONDS = 0.5
+# time that closing waits for a thread that is blocked in the source of the texts
 _JOIN_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -122,7 +131,7 @@ Batch = TypeVar("Batch")
 
 
 class Item(NamedTuple, Generic[T]):
-    """What has become of the text at a place of the stream; `tokens` where they are counted."""
+    """The text at a position of the stream, in its current form; `tokens` is 0 until counted."""
 
     place: int
     content: T
@@ -130,15 +139,16 @@ class Item(NamedTuple, Generic[T]):
 
 
 class Channel(Generic[T]):
-    """Items on their way from some threads to others.
+    """A bounded queue between threads.
 
-    It takes one more item as long as those in it weigh less than `room`. An item weighs its tokens,
-    and `least` where it has fewer. It ends when each of its `writers` has ended it.
+    The queue accepts another item while the weight of its items is below `capacity`. The weight of
+    an item is its tokens, at least `min_weight`. The queue ends when each of its `writers` has
+    called `end`.
     """
 
-    def __init__(self, room: int, *, least: int = 1, writers: int = 1) -> None:
-        self._room = room
-        self._least = least
+    def __init__(self, capacity: int, *, min_weight: int = 1, writers: int = 1) -> None:
+        self._capacity = capacity
+        self._min_weight = min_weight
         self._writers = writers
         self._items: deque[Item[T]] = deque()
         self._weight = 0
@@ -147,63 +157,65 @@ class Channel(Generic[T]):
 
     @property
     def over(self) -> bool:
-        """Whether no item is left and none will come."""
+        """Whether the queue is empty and no more items will come."""
         with self._changed:
             return self._closed or not (self._items or self._writers)
 
     def put(self, item: Item[T]) -> bool:
-        """Add an item once there is room. False where the channel is closed."""
+        """Add an item, after waiting for capacity. Returns false where the channel is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._weight < self._room)
+            self._changed.wait_for(lambda: self._closed or self._weight < self._capacity)
             if not self._closed:
                 self._items.append(item)
                 self._weight += self._weight_of(item)
                 self._changed.notify_all()
             return not self._closed
 
-    def take(self, most: int | None = None, seconds: float | None = None) -> list[Item[T]]:
-        """What is there, at most so many items, waiting for the first. Nothing where the channel
-        is over, or where no item came in so many seconds."""
+    def take(self, max_items: int | None = None, seconds: float | None = None) -> list[Item[T]]:
+        """Wait for an item and take up to `max_items` items.
+
+        Returns an empty list where the channel is over, or no item came within `seconds`.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._items or not self._writers, timeout=seconds
             )
-            count = len(self._items) if most is None else min(most, len(self._items))
+            count = len(self._items) if max_items is None else min(max_items, len(self._items))
             taken = [self._items.popleft() for _ in range(count)]
             self._weight -= sum(map(self._weight_of, taken))
             self._changed.notify_all()
             return taken
 
     def end(self) -> None:
-        """Called by each writer that puts no more."""
+        """Say that one writer adds no more items. Each writer calls this once."""
         with self._changed:
             self._writers -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Drop what is there and wake whoever waits."""
+        """Drop the items and wake all waiting threads."""
         with self._changed:
             self._closed = True
             self._items.clear()
             self._changed.notify_all()
 
     def _weight_of(self, item: Item[T]) -> int:
-        return max(item.tokens, self._least)
+        return max(item.tokens, self._min_weight)
 
 
 class Stream:
-    """The threads of one stream. Close it in any case.
+    """The threads of one stream. The owner must close it.
 
-    At most `running` batches are with the model at a time; with those that are done but not given
-    out they are at most `held`.
+    At most `max_running` batches are with the model at a time. Together with the finished batches
+    that the consumer has not taken they are at most `max_held`.
     """
 
-    def __init__(self, *, running: int, held: int) -> None:
-        self._most_running = running
-        self._most_held = held
+    def __init__(self, *, max_running: int, max_held: int) -> None:
+        self._max_running = max_running
+        self._max_held = max_held
         self._running = 0
         self._done: deque[EncodedBatch] = deque()
-        # nothing more is begun
+        # no further batch begins
         self._ended = False
         self._closed = False
         self._error: BaseException | None = None
@@ -212,9 +224,9 @@ class Stream:
         self._channels: list[Channel[Any]] = []
         self._threads: list[Thread] = []
 
-    def read(self, texts: Iterable[str], *, room: int) -> Channel[str]:
-        """Read the texts in a thread, so many ahead."""
-        channel: Channel[str] = self._channel(room)
+    def read(self, texts: Iterable[str], *, capacity: int) -> Channel[str]:
+        """Read the texts in a thread, at most `capacity` texts ahead."""
+        channel: Channel[str] = self._channel(capacity)
 
         def read() -> None:
             for place, text in enumerate(texts):
@@ -229,16 +241,19 @@ class Stream:
         work: Callable[[list[Item[S]]], Iterable[Item[T]]],
         source: Channel[S],
         *,
-        most: int,
-        room: int,
-        least: int = 1,
+        max_items: int,
+        capacity: int,
+        min_weight: int = 1,
         threads: int = 1,
     ) -> Channel[T]:
-        """Do some work on at most so many items at once, in threads, ahead of who takes them."""
-        channel: Channel[T] = self._channel(room, least=least, writers=threads)
+        """Process items of a channel in threads, up to `max_items` at once.
+
+        Returns the channel of the results.
+        """
+        channel: Channel[T] = self._channel(capacity, min_weight=min_weight, writers=threads)
 
         def run() -> None:
-            while items := source.take(most):
+            while items := source.take(max_items):
                 for item in work(items):
                     if not channel.put(item):
                         return
@@ -253,18 +268,18 @@ class Stream:
         encode: Callable[[Batch], Iterable[EncodedBatch]],
         pool: Executor,
     ) -> Generator[EncodedBatch, None, None]:
-        """What `encode` makes of the pending batches, as soon as it is made.
+        """Yield the encoded batches as soon as they are finished.
 
-        `pool` has the threads of the model. What anything of the stream raises ends it: it is
-        raised here once the batches that were submitted are done and given out.
+        `pool` holds the model's threads. An error in any thread of the stream ends the stream, and
+        is raised here after the submitted batches were finished and yielded.
         """
 
         def run(batch: Batch) -> None:
             try:
-                # whoever closed the stream waits for this one
+                # `close` waits for this batch
                 for done in [] if self._closed else encode(batch):
                     self._give(done)
-            # whatever it is, it is for the consumer
+            # the consumer's thread raises the error
             except BaseException as error:
                 self._fail(error)
             with self._changed:
@@ -289,7 +304,7 @@ class Stream:
             raise self._error
 
     def close(self) -> None:
-        """Leave out what was not begun, wait for the batches that were, and end the threads."""
+        """Drop batches that were not begun, wait for those that were, and end the threads."""
         with self._changed:
             self._closed = self._ended = True
             self._changed.notify_all()
@@ -301,8 +316,8 @@ class Stream:
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
 
-    def _channel(self, room: int, *, least: int = 1, writers: int = 1) -> Channel[Any]:
-        channel: Channel[Any] = Channel(room, least=least, writers=writers)
+    def _channel(self, capacity: int, *, min_weight: int = 1, writers: int = 1) -> Channel[Any]:
+        channel: Channel[Any] = Channel(capacity, min_weight=min_weight, writers=writers)
         self._channels.append(channel)
         return channel
 
@@ -315,20 +330,20 @@ class Stream:
             finally:
                 end()
 
-        # a consumer that forgets the stream does not keep the process from ending
+        # a daemon: a stream that nobody closed must not keep the process alive
         thread = Thread(target=run, name="stream", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _has_room(self) -> bool:
-        """Wait for room for one more batch. False where none is to begin any more."""
+        """Wait until another batch may begin. Returns false where the stream has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._ended
                     or (
-                        self._running < self._most_running
-                        and self._running + len(self._done) < self._most_held
+                        self._running < self._max_running
+                        and self._running + len(self._done) < self._max_held
                     )
                 )
             )
@@ -337,7 +352,7 @@ class Stream:
     def _give(self, done: EncodedBatch) -> None:
         with self._changed:
             now = time.monotonic()
-            # several batches run at once: each has the time since the one before was done
+            # batches overlap: each counts the time since the previous batch finished
             usage = replace(done.encodings.usage, seconds=now - self._since)
             self._since = now
             self._done.append(done._replace(encodings=replace(done.encodings, usage=usage)))
@@ -351,7 +366,7 @@ class Stream:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            # what others raise after it is that they were stopped
+            # later errors are consequences of the first
             self._error = self._error or error
         self._end()
 
@@ -361,24 +376,25 @@ class Stream:
             self._changed.notify_all()
 
 
-def as_filled(
+def fill_batches(
     items: Channel[T],
     *,
     max_texts: int,
     max_tokens: int | None = None,
-    patience: float | None = PATIENCE_SECONDS,
+    max_wait: float | None = BATCH_WAIT_SECONDS,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Sequence[Item[T]]]:
-    """Batches in the order of the items, each as large as it may be.
+    """Group items into batches in their order, each as large as the limits allow.
 
-    One that is not full goes, too, when no item has come for so many seconds: the source may be
-    waiting for what it gave. `check` is called between waits, and may raise.
+    An incomplete batch is yielded when no item comes for `max_wait` seconds, since the source may
+    be waiting for the results of its items. None waits without limit. `check` is called between
+    waits and may raise.
     """
     batch: list[Item[T]] = []
     tokens = 0
     while not items.over:
         check()
-        some = items.take(seconds=patience)
+        some = items.take(seconds=max_wait)
         if batch and not some:
             yield batch
             batch, tokens = [], 0

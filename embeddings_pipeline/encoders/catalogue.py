@@ -1,4 +1,4 @@
-"""Lists the models that are known here, without loading any."""
+"""Lists the known models without loading any."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that an entity may name; None is what cannot be told without asking for it.
+    """A model that an entity may declare. None marks a value that only the model itself can tell.
 
-    `at_hand` says that it can be used as things are, without a download; `where` says where it is,
-    or what is missing.
+    `at_hand` says whether the model can be used without a download. `where` is its folder or host,
+    or the reason why it cannot be used.
     """
 
     model: str
@@ -32,7 +32,7 @@ class KnownModel:
 
 
 def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel]:
-    """The default model, those that entities declare, and those that the docs name."""
+    """Return the default model, the models that entities declare, and the documented models."""
     named = [DEFAULT_MODEL, *download.IMAGE_MODELS, *KNOWN]
     names = dict.fromkeys([settings.embedding_model, *declared, *named])
     return [_known(name, settings) for name in names]
@@ -56,7 +56,7 @@ def _remote(name: str, remote: RemoteModel, settings: Settings, price: float | N
 def _local(name: str, settings: Settings, price: float | None) -> KnownModel:
     provider = "sentence-transformers"
     try:
-        folder = download.at_hand(name, settings)
+        folder = download.find_local(name, settings)
         if folder is None:
             return KnownModel(name, provider, None, None, price, False, "only on the hub")
         found = describe(name, folder, None, trusted=settings.trusts(name))

@@ -1,5 +1,4 @@
-"""What every encoder is: a model with an identity, that turns texts into vectors, counts their
-tokens and can be stopped."""
+"""The interface of every encoder, and the vectors and usage that one returns."""
 
 from __future__ import annotations
 
@@ -21,11 +20,12 @@ Kind: TypeAlias = Literal["document", "query"]
 
 @dataclass(frozen=True)
 class Usage:
-    """What some texts took, in the same terms from every encoder; it adds up.
+    """The work that some texts took. Usages can be added.
 
-    `texts` went through the model, which read so many `tokens`, as it or its provider counts
-    them; of these texts `truncated` had more than it reads. `cached` texts were spared the model,
-    and with them `saved_tokens`. `seconds` are those of the loaded model at work.
+    `texts` went through the model, which read `tokens` of them, as the model or its provider
+    counts tokens. `truncated` of these texts had more tokens than the model reads. `cached` texts
+    came from the cache, which saved `saved_tokens`. `seconds` is the time that the loaded model
+    worked.
     """
 
     texts: int = 0
@@ -36,17 +36,17 @@ class Usage:
     seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        # not by `asdict`: its deep copies take longer than a cached query otherwise does
+        # not `asdict`: its deep copies take longer than the rest of a cached query
         return Usage(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """Vectors in the order of their texts, shape (texts, dimension), and what they took.
+    """Vectors in the order of their texts, float32, shape (texts, dimension), and their usage.
 
-    `failures` says of the texts at these indexes why they have none; their vectors mean nothing.
-    `stopped` is what ended the call before all texts were read, where some were: what was made of
-    them is kept, and the others are among the failures.
+    `failures` maps the index of a text to the reason why it has no vector; its row in `vectors`
+    has no meaning. `stopped` is the error that ended a call after some texts were encoded: their
+    vectors are kept, and the remaining texts are in `failures`.
     """
 
     vectors: Vectors
@@ -54,8 +54,8 @@ class Encodings:
     failures: Mapping[int, str] = field(default_factory=dict)
     stopped: Exception | None = None
 
-    def whole(self) -> Encodings:
-        """Itself. Raises what ended the call before all texts were read, if something did."""
+    def raise_if_stopped(self) -> Encodings:
+        """Return these encodings. Raises `stopped` where an error ended the call early."""
         if self.stopped:
             raise self.stopped
         return self
@@ -64,10 +64,10 @@ class Encodings:
 class EncodedBatch(NamedTuple):
     """Some texts of a stream, with their vectors.
 
-    `places` are positions in the stream, each given out once in some batch. `encodings` has the
-    vectors in the order of `places`; its `failures` are by index into `places`, and its `usage` is
-    of this batch. With an `error` the model failed on the batch as a whole: `encodings` is empty,
-    and none of the texts has a vector.
+    `places` are positions in the stream; each position is in exactly one batch. `encodings` has
+    the vectors in the order of `places`. Its `failures` are keyed by the index into `places`, and
+    its `usage` covers this batch. With an `error` the model failed on the whole batch:
+    `encodings` is empty, and no text of the batch has a vector.
     """
 
     places: Sequence[int]
@@ -76,90 +76,97 @@ class EncodedBatch(NamedTuple):
 
 
 class Encoder(Protocol):
-    """Documents and queries are encoded apart: some models prefix them differently."""
+    """A model that turns texts into vectors.
+
+    Documents and queries have methods of their own, since some models prefix them differently.
+    """
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model; known without loading it."""
+        """The identity of the model. Does not load the model."""
 
     @property
     def device(self) -> str:
-        """Where it computes, like cpu or cuda:0."""
+        """The device that computes, like `cpu` or `cuda:0`, or the provider's host."""
 
     @property
     def token_count(self) -> TokenCount:
-        """How many tokens it reads of a text; known without loading it."""
+        """The token counter of the model. Does not load the model."""
 
     def check(self) -> None:
-        """Load the model. Raises ConfigurationError where it or its device is not there."""
+        """Load the model. Raises ConfigurationError where the model or its device is missing."""
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts that are to be found."""
+        """Return the vectors of texts that a search can find."""
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts to find others by."""
+        """Return the vectors of texts that a search looks for."""
 
 
 class StreamingEncoder(Encoder, Protocol):
-    """An encoder that a run can feed."""
+    """An encoder that reads a stream of texts, as a run does."""
 
     def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
-        """Vectors of documents, batch by batch, in any order; each place is given out once.
+        """Yield the vectors of documents batch by batch, in any order.
 
-        One thread iterates `texts`, which may block; batches that are done come out meanwhile.
-        A bounded number of texts is read ahead and a bounded number of batches is held, so that
-        nothing goes on while nobody asks for the next batch. The seconds of all batches add up to
-        the wall time in which the model was at work.
+        One thread iterates `texts`, which may block; finished batches are yielded meanwhile. The
+        number of texts read ahead and the number of finished batches are bounded, so the work
+        pauses while the consumer takes no batch. The seconds of all batches add up to the wall
+        time in which the model worked.
 
-        Raises what ends the run (a key that is refused, a model that cannot be loaded) and what
-        `texts` raises, once the batches that the model had begun were given out. Texts that were
-        read ahead but not begun have no batch then.
+        Raises an error that ends the run (a rejected key, a model that cannot be loaded) and any
+        error of `texts`, after the batches that the model had begun were yielded. Texts that were
+        read ahead and not begun then have no batch.
 
-        Close it to end early: batches that were not begun are left out, those that were begun are
-        waited for, but not given out. A thread that is blocked in `texts` for longer than a second
-        is left behind, and reads no further text.
+        Close the generator to end early. Batches that were not begun are dropped; batches that
+        were begun are waited for and dropped. A thread that stays blocked in `texts` for more than
+        a second is abandoned and reads no further text.
         """
 
 
 @runtime_checkable
-class Seeing(Protocol):
-    """What an encoder is, too, where documents can be found by an image."""
+class ImageQueryEncoder(Protocol):
+    """An encoder that also takes an image as a query."""
 
     def encode_image(self, data: bytes) -> Encodings:
-        """The vector of one image, given by its bytes; `failures` says why it has none."""
+        """Return the vector of one encoded image file, shape (1, dimension), or its failure."""
 
 
 @dataclass(frozen=True)
 class TokenCount:
-    """`of` gives the tokens of each text, special ones included, nothing truncated.
+    """Counts the tokens of texts.
 
-    Where it is not `exact`, the model or its provider may count a little more or less.
+    `of` returns the number of tokens of each text, special tokens included, without truncation.
+    Where `exact` is false, the model or its provider may count a little more or less.
     """
 
     of: Callable[[Sequence[str]], list[int]]
     exact: bool = True
 
 
-# as texts are measured wherever no model has a say
-FIXED = TokenCount(chunking.count_tokens)
+# the pipeline's own tokenizer, which measures texts independently of the model
+DEFAULT_TOKEN_COUNT = TokenCount(chunking.count_tokens)
 
 
 @lru_cache
 def token_count(folder: Path) -> TokenCount:
-    """That of the sentence-transformers model in a folder, by its tokenizer.json; without one,
-    texts are measured as for all."""
+    """Return the token counter of the sentence-transformers model in a folder.
+
+    The counter uses the model's tokenizer.json. Without a readable one, the counter uses the
+    pipeline's own tokenizer and is not exact.
+    """
     modules = folder / "modules.json"
     parts = json.loads(modules.read_text()) if modules.is_file() else [{"path": ""}]
     tokenizer = folder / str(parts[0]["path"]) / "tokenizer.json"
     if not tokenizer.is_file():
         return TokenCount(chunking.count_tokens, exact=False)
     if tokenizer.read_bytes() == chunking.TOKENIZER.read_bytes():
-        return FIXED
+        return DEFAULT_TOKEN_COUNT
     from tokenizers import Tokenizer
 
     try:
         own: Tokenizer = Tokenizer.from_file(str(tokenizer))
-    # the library raises no kind of its own; whoever loads the model says what is wrong, if it is
+    # tokenizers raises plain Exception; a broken file is reported when the model is loaded
     except Exception:
         return TokenCount(chunking.count_tokens, exact=False)
     own.no_truncation()
@@ -167,24 +174,27 @@ def token_count(folder: Path) -> TokenCount:
     return TokenCount(lambda texts: [len(e.ids) for e in own.encode_batch_fast(list(texts))])
 
 
-# how often whoever waits looks whether it should stop
+# interval at which a waiting thread checks whether it should stop
 _STEP_SECONDS = 0.5
 
 
 class Stop(Event):
-    """Set once it is set, or once `asked` says so. A handler of signals may set no event itself:
-    the thread that it interrupts may hold the event's lock."""
+    """An event that is also set once `requested` returns true.
 
-    def __init__(self, asked: Callable[[], bool]) -> None:
+    A signal handler must not set an Event: the thread that it interrupts may hold the event's
+    lock.
+    """
+
+    def __init__(self, requested: Callable[[], bool]) -> None:
         super().__init__()
-        self._asked = asked
+        self._requested = requested
 
     def is_set(self) -> bool:
-        """Whether to stop."""
-        return super().is_set() or self._asked()
+        """Whether the work should stop."""
+        return super().is_set() or self._requested()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait so many seconds, or until it is set; whether it is."""
+        """Wait at most `timeout` seconds for the event. Returns whether the event is set."""
         until = float("inf") if timeout is None else time.monotonic() + timeout
         while not self.is_set() and (left := until - time.monotonic()) > 0:
             super().wait(min(left, _STEP_SECONDS))

@@ -1,4 +1,4 @@
-"""Does in threads, ahead of who takes the results, what waits for disks and networks."""
+"""Runs work that waits for disks and networks in threads, ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ Result = TypeVar("Result")
 def prefetch(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, depth: int
 ) -> Generator[Result, None, None]:
-    """The results in order; what `work` raises is raised in its turn.
+    """Yield the result of `work` for each item, in order. Raises an error of `work` in its turn.
 
-    While one is taken, at most `depth` more are begun or done. Close it to end early.
+    While one result is taken, at most `depth` more are running or finished. Close the generator to
+    end early.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     try:
         left = iter(items)
         running: deque[Future[Result]] = deque(
@@ -36,9 +37,11 @@ def prefetch(
         pool.shutdown(cancel_futures=True)
 
 
-def prefetched(items: Iterator[Result], *, depth: int) -> Generator[Result, None, None]:
-    """The same items, each made in one thread while those before it are taken; `depth` at most are
-    made in advance. Close it before what the items come from."""
+def prefetch_iterator(items: Iterator[Result], *, depth: int) -> Generator[Result, None, None]:
+    """Yield the items of an iterator, which one thread advances at most `depth` items ahead.
+
+    Close this generator before the source of the items.
+    """
     end = object()
     made: Generator[Any, None, None] = prefetch(
         lambda _: next(items, end), repeat(None), threads=1, depth=depth
@@ -50,8 +53,8 @@ def prefetched(items: Iterator[Result], *, depth: int) -> Generator[Result, None
             yield item
 
 
-def attempted(work: Callable[[Item], Result]) -> Callable[[Item], Result | RowError]:
-    """The same work, with a RowError given back rather than raised."""
+def capture_row_error(work: Callable[[Item], Result]) -> Callable[[Item], Result | RowError]:
+    """Return a function like `work` that returns a RowError instead of raising it."""
 
     def attempt(item: Item) -> Result | RowError:
         try:

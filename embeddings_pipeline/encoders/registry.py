@@ -1,5 +1,5 @@
-"""One encoder for each model and dimension that are asked for. It is made here; its model is
-loaded once, when it is used."""
+"""Creates and keeps one encoder for each model and dimension. The model itself is loaded on first
+use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from embeddings_pipeline.encoders.cache.encoder import Cache
-from embeddings_pipeline.encoders.encoder import Seeing, StreamingEncoder
+from embeddings_pipeline.encoders.encoder import ImageQueryEncoder, StreamingEncoder
 from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.encoders.images.sources import ImageFiles
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.local.model_files import describe, vision
-from embeddings_pipeline.encoders.local.shared_model import Options, SharedModel
+from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.openai.rate_limits import (
     NoLimits,
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 
 class Encoders:
-    """The encoders of a process, by model and dimension. Safe between threads.
+    """The encoders of a process, by model and dimension. Thread-safe.
 
-    `transaction` opens one in the database by which processes share their rate limits.
+    `transaction` opens a transaction in the database through which processes share rate limits.
     """
 
     def __init__(self, settings: Settings, transaction: Transaction | None = None) -> None:
@@ -46,99 +46,100 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._stopping: Callable[[], bool] = lambda: False
-        self._made: dict[tuple[str, int | None], StreamingEncoder] = {}
-        self._local: dict[str, SharedModel] = {}
+        self._encoders: dict[tuple[str, int | None], StreamingEncoder] = {}
+        self._local_models: dict[str, SharedModel] = {}
         self._lock = Lock()
 
     @cached_property
     def cache(self) -> Cache:
-        """What queries, and documents that are asked for one by one, are remembered in."""
+        """The cache of the vectors of queries and of documents encoded over HTTP."""
         cache = Cache(self._settings)
         self._closing.callback(cache.close)
         return cache
 
     @cached_property
     def images(self) -> ImageFiles:
-        """What reads the images that entities and queries name."""
+        """The reader of images that entities refer to by URI."""
         from embeddings_pipeline.encoders.images.sources import ImageFiles
 
         images = ImageFiles(self._settings)
         self._closing.callback(images.close)
         return images
 
-    def of(self, entity: Entity) -> StreamingEncoder:
-        """The encoder that an entity declares, or the default.
+    def for_entity(self, entity: Entity) -> StreamingEncoder:
+        """Return the encoder of an entity's model, or of EMBEDDING_MODEL.
 
-        Raises ConfigurationError for images without a model that sees them, or such a model
-        without images.
+        Raises ConfigurationError where the entity declares `image` and the model reads only text,
+        or the reverse.
         """
         model = entity.model or self._settings.embedding_model
         encoder = self.get(model, entity.dimension)
-        sees = isinstance(encoder, Seeing)
-        if entity.image and not sees:
+        reads_images = isinstance(encoder, ImageQueryEncoder)
+        if entity.image and not reads_images:
             raise ConfigurationError(
-                f"entity {entity.name!r}: model {model!r} reads text alone; `image` needs one that"
-                f" sees images, like {' or '.join(IMAGE_MODELS)}: declare it as `model`"
+                f"entity {entity.name!r}: model {model!r} reads only text; `image` needs a model"
+                f" that reads images: declare `model`, for example {' or '.join(IMAGE_MODELS)}"
             )
-        if sees and not entity.image:
+        if reads_images and not entity.image:
             raise ConfigurationError(
                 f"entity {entity.name!r}: the documents of model {model!r} are images: declare"
-                " `image`, or a model of text"
+                " `image`, or a text model as `model`"
             )
         return encoder
 
     def get(self, model: str, dimension: int | None = None) -> StreamingEncoder:
-        """The encoder of a model, its own dimension unless another is asked for.
+        """Return the encoder of a model. `dimension` shortens the vectors; None keeps the model's.
 
-        Raises ConfigurationError where it cannot be found, or where encoding is switched off.
+        Raises ConfigurationError where the model is not found, or EMBEDDING_ENABLED is false.
         """
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
         key = (model, dimension)
         with self._lock:
-            if key not in self._made:
-                self._made[key] = self._make(model, dimension)
-            return self._made[key]
+            if key not in self._encoders:
+                self._encoders[key] = self._make(model, dimension)
+            return self._encoders[key]
 
-    def identical(self, identity: ModelIdentity) -> StreamingEncoder:
-        """The encoder that makes vectors comparable with those of this identity.
+    def for_identity(self, identity: ModelIdentity) -> StreamingEncoder:
+        """Return the encoder whose vectors are comparable with vectors of this identity.
 
-        Raises ConfigurationError where the model cannot be found, or has other weights or reads
-        texts of another length by now.
+        Raises ConfigurationError where the model is not found, or its weights, dimension or
+        maximum length differ from the identity.
         """
-        for (model, _), encoder in list(self._made.items()):
+        for (model, _), encoder in list(self._encoders.items()):
             if model == identity.model and encoder.identity == identity:
                 return encoder
         encoder = self.get(identity.model, identity.dimension)
         if encoder.identity != identity:
             raise ConfigurationError(
-                f"model {identity.model!r} is another now: {_described(encoder.identity)}, where"
-                f" it was {_described(identity)}"
+                f"model {identity.model!r} has changed: the vectors were made with"
+                f" {_described(identity)}; the current model is {_described(encoder.identity)}"
             )
         return encoder
 
     def usd_per_token(self, model: str) -> float:
-        """What a token costs with this model, by EMBEDDING_PRICES or the price list; nothing where
-        neither has it."""
+        """Return the price of one token in US dollars, from EMBEDDING_PRICES or the price list.
+
+        Returns 0 where neither has a price for the model.
+        """
         return usd_per_token(model, self._settings.embedding_prices) or 0.0
 
     def require_price(self, model: str) -> None:
-        """Raise ConfigurationError where nobody knows what this model costs."""
+        """Raise ConfigurationError for a model without a price."""
         if usd_per_token(model, self._settings.embedding_prices) is None:
             raise ConfigurationError(
-                f"model {model!r} has no price, so that no run can stop before it costs more than"
-                f" it may: set EMBEDDING_PRICES='{{\"{model}\": …}}', in US dollars for a million"
-                " tokens (0 where it costs nothing), or give no --max-cost and no"
-                " EMBEDDING_MAX_COST_USD"
+                f"model {model!r} has no price, so a cost limit cannot be kept: set"
+                f" EMBEDDING_PRICES='{{\"{model}\": …}}', in US dollars per million tokens (0 for a"
+                " free model), or run without --max-cost and EMBEDDING_MAX_COST_USD"
             )
 
     def add(self, encoder: StreamingEncoder, dimension: int | None = None) -> None:
-        """Use this encoder for its model."""
-        self._made[encoder.identity.model, dimension] = encoder
+        """Use this encoder for its model, in place of one created here."""
+        self._encoders[encoder.identity.model, dimension] = encoder
 
     @contextmanager
-    def until(self, stopping: Callable[[], bool]) -> Iterator[None]:
-        """A block of work in which no encoder waits for a provider once it is `stopping`."""
+    def stop_when(self, stopping: Callable[[], bool]) -> Iterator[None]:
+        """Within this block encoders stop waiting for a provider once `stopping` returns true."""
         former, self._stopping = self._stopping, stopping
         try:
             yield
@@ -146,26 +147,24 @@ class Encoders:
             self._stopping = former
 
     def cleanup(self) -> None:
-        """Let go of every model, its memory and its connections, those of the cache too."""
+        """Release every model, the cache, and all connections."""
         self._closing.close()
-        self._made.clear()
-        self._local.clear()
-        # whoever goes on gets others, which are closed by the next cleanup
+        self._encoders.clear()
+        self._local_models.clear()
+        # a caller that goes on gets new ones, which the next cleanup closes
         for name in ("cache", "images"):
             vars(self).pop(name, None)
 
     def _make(self, model: str, dimension: int | None) -> StreamingEncoder:
-        # an unchanged run needs the identity of a model, and nothing that runs one
-
         remote = remote_model(model)
         if remote is None:
-            if model not in self._local:
-                self._local[model] = shared_model(model, self._settings)
-            return local_encoder(self._local[model], dimension, self.images)
+            if model not in self._local_models:
+                self._local_models[model] = shared_model(model, self._settings)
+            return local_encoder(self._local_models[model], dimension, self.images)
         if model == self._settings.embedding_model and self._settings.embedding_model_path:
             raise ConfigurationError(
-                "EMBEDDING_MODEL_PATH is the folder of a local model, and EMBEDDING_MODEL"
-                f" {model!r} is a provider's: unset one of them"
+                "EMBEDDING_MODEL_PATH is the folder of a local model, but EMBEDDING_MODEL"
+                f" {model!r} is a provider's model: unset one of them"
             )
         encoder = remote_encoder(
             *(model, remote, dimension, self._settings, self._limits),
@@ -179,7 +178,7 @@ class Encoders:
 
     @cached_property
     def _limits(self) -> RateLimits:
-        """The same for all models: a provider counts them together."""
+        """The rate limits, shared by all models: a provider counts their requests together."""
         requests = self._settings.embedding_requests_per_minute
         tokens = self._settings.embedding_tokens_per_minute
         if self._transaction is None or not (requests or tokens):
@@ -188,7 +187,7 @@ class Encoders:
 
 
 def _described(identity: ModelIdentity) -> str:
-    """What tells the vectors of a model from others, for a person."""
+    """Describe an identity to a person."""
     weights = identity.revision
     if identity.provider != "openai":
         weights = f"sha256 {weights[:12]}"
@@ -197,16 +196,16 @@ def _described(identity: ModelIdentity) -> str:
 
 
 def shared_model(model: str, settings: Settings) -> SharedModel:
-    """A model of this machine, not loaded yet.
+    """Return a model of this machine, not loaded yet.
 
-    Raises ConfigurationError where it is not at hand, or not made of parts that can be run.
+    Raises ConfigurationError where the model is not found, or has parts that are not supported.
     """
-    folder = download.find(model, settings)
+    folder = download.find_or_download(model, settings)
     trusted = settings.trusts(model)
     return SharedModel(
         describe(model, folder, None, trusted=trusted),
         folder,
-        Options(
+        LocalOptions(
             device=settings.embedding_device,
             precision=settings.embedding_precision,
             batch_texts=settings.embedding_batch_size,
@@ -219,9 +218,9 @@ def shared_model(model: str, settings: Settings) -> SharedModel:
 def local_encoder(
     model: SharedModel, dimension: int | None, images: ImageFiles
 ) -> SentenceTransformersEncoder | ImageEncoder:
-    """An encoder by a model of this machine; one that sees has images for documents.
+    """Return an encoder of a model of this machine; for a model of images, an ImageEncoder.
 
-    Raises ConfigurationError for a dimension that it cannot give.
+    Raises ConfigurationError for a dimension larger than the model's.
     """
     name, folder = model.identity.model, model.folder
     identity = describe(name, folder, dimension, trusted=model.options.trusted)
@@ -238,8 +237,11 @@ def remote_encoder(
     limits: RateLimits,
     stopping: Callable[[], bool],
 ) -> OpenAIEncoder:
-    """A model of the provider in OPENAI_BASE_URL. Raises ConfigurationError without its key."""
-    from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, options_of
+    """Return an encoder of a model at OPENAI_BASE_URL.
+
+    Raises ConfigurationError where OpenAI's own endpoint has no key.
+    """
+    from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, request_options
     from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
 
     return OpenAIEncoder(
@@ -248,6 +250,6 @@ def remote_encoder(
         endpoint_of(settings),
         dimension=dimension,
         limits=limits,
-        options=options_of(settings),
+        options=request_options(settings),
         stopping=stopping,
     )

@@ -1,4 +1,4 @@
-"""Scores a query beside each text with a cross-encoder, which reads the two together."""
+"""Re-ranks texts with a cross-encoder, a model that reads a query and a text together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Rerankers:
-    """The cross-encoders of a process, each loaded when it is first used."""
+    """The cross-encoders of a process, each loaded on first use. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -25,9 +25,9 @@ class Rerankers:
         self._lock = Lock()
 
     def scores(self, model: str, query: str, texts: Sequence[str]) -> list[float]:
-        """How well each text answers the query; the greater, the better.
+        """Return a score for each text: the greater, the better the text answers the query.
 
-        Raises ConfigurationError where the model is not at hand: nothing is downloaded.
+        Raises ConfigurationError where the model is not on this machine: nothing is downloaded.
         """
         if not texts:
             return []
@@ -50,17 +50,17 @@ class Rerankers:
                 num_labels=1,
                 cache_folder=_folder(self._settings.embedding_model_cache_dir),
                 local_files_only=True,
-                # never pickled weights, never code
+                # pickled weights and a model's own code could run anything
                 model_kwargs={"use_safetensors": True},
                 trust_remote_code=False,
             )
             return loaded
-        # a missing model, corrupt weights and unknown parts each raise a kind of their own
+        # a missing model, corrupt weights and unknown parts raise different classes
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigurationError(
-                f"re-ranker {model!r} cannot be loaded ({reason}): put it into the hub's cache on"
-                " this machine, or give the folder that has it"
+                f"re-ranker {model!r} cannot be loaded ({reason}): download it into the hub's cache"
+                " on this machine, or name the folder that holds it"
             ) from None
 
 

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.encoders.batching import by_tokens, in_batches, tapered
+from embeddings_pipeline.encoders.batching import (
+    batches_by_length,
+    stream_in_batches,
+    taper_batches,
+)
 from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, RowError
 from tests.support.streaming import Source, lengths_of, streamed
@@ -21,7 +25,7 @@ from tests.support.words import WordsEncoder
 def test_every_text_is_in_one_batch_that_is_no_larger_than_it_may_be(
     lengths: list[int], max_tokens: int, max_texts: int
 ) -> None:
-    batches = by_tokens(lengths, max_tokens=max_tokens, max_texts=max_texts)
+    batches = batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         padded = len(batch) * max(lengths[index] for index in batch)
@@ -30,28 +34,28 @@ def test_every_text_is_in_one_batch_that_is_no_larger_than_it_may_be(
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=60))
 def test_no_text_is_shorter_than_one_of_a_later_batch(lengths: list[int]) -> None:
-    batches = by_tokens(lengths, max_tokens=1024, max_texts=8)
+    batches = batches_by_length(lengths, max_tokens=1024, max_texts=8)
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(lengths, reverse=True)
 
 
 def test_batches_are_filled() -> None:
-    assert by_tokens([10] * 7, max_tokens=30, max_texts=9) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert by_tokens([10] * 7, max_tokens=99, max_texts=4) == [[0, 1, 2, 3], [4, 5, 6]]
-    assert by_tokens([5, 500, 5], max_tokens=100, max_texts=9) == [[1], [0, 2]]
-    assert by_tokens([], max_tokens=100, max_texts=9) == []
+    assert batches_by_length([10] * 7, max_tokens=30, max_texts=9) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches_by_length([10] * 7, max_tokens=99, max_texts=4) == [[0, 1, 2, 3], [4, 5, 6]]
+    assert batches_by_length([5, 500, 5], max_tokens=100, max_texts=9) == [[1], [0, 2]]
+    assert batches_by_length([], max_tokens=100, max_texts=9) == []
 
 
-def test_the_last_batch_of_each_lane_is_cut_in_four() -> None:
+def test_the_last_batch_of_each_worker_is_cut_in_four() -> None:
     batches = [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9]]
-    assert tapered(batches, lanes=2) == [[0, 1, 2, 3], [4, 5], [6, 7], [8], [9]]
-    assert tapered(batches, lanes=3) == batches
-    assert tapered([], lanes=2) == []
+    assert taper_batches(batches, workers=2) == [[0, 1, 2, 3], [4, 5], [6, 7], [8], [9]]
+    assert taper_batches(batches, workers=3) == batches
+    assert taper_batches([], workers=2) == []
 
 
 def test_an_encoder_without_a_stream_gives_batches_in_order() -> None:
     source = Source(["a", "bb", "ccc", "dddd", "eeeee"])
-    batches = in_batches(lengths_of, source, 2)
+    batches = stream_in_batches(lengths_of, source, 2)
     assert source.read == 0
     first = next(batches)
     assert ([*first.places], first.encodings.vectors.tolist()) == ([0, 1], [[1], [2]])
@@ -69,7 +73,7 @@ def test_a_batch_that_fails_has_the_error_and_the_stream_goes_on(error: Exceptio
             raise error
         return lengths_of(texts)
 
-    done = streamed(in_batches(encode, ["a", "b", "bad", "d", "e"], 2))
+    done = streamed(stream_in_batches(encode, ["a", "b", "bad", "d", "e"], 2))
     assert [batch.error for batch in done.batches] == [None, error, None]
     assert len(done.batches[1].encodings.vectors) == 0
     assert (done.places, done.raised) == ([*range(5)], None)
@@ -85,7 +89,7 @@ def test_what_ends_a_run_ends_the_stream(error: Exception) -> None:
             raise error
         return lengths_of(texts)
 
-    done = streamed(in_batches(encode, ["a", "b", "bad", "d", "e"], 2))
+    done = streamed(stream_in_batches(encode, ["a", "b", "bad", "d", "e"], 2))
     assert (done.places, done.raised) == ([0, 1], error)
 
 
@@ -95,13 +99,13 @@ def test_what_an_encoder_made_before_it_stopped_is_given_out() -> None:
     def encode(texts: Sequence[str]) -> Encodings:
         return replace(lengths_of(texts), failures={1: "not read"}, stopped=error)
 
-    done = streamed(in_batches(encode, ["a", "bb", "ccc"], 3))
+    done = streamed(stream_in_batches(encode, ["a", "bb", "ccc"], 3))
     assert (done.places, done.raised) == ([0, 2], error)
     assert done.vectors(1)[[0, 2], 0].tolist() == [1, 3]
 
 
 def test_too_few_vectors_are_an_error_of_the_batch() -> None:
-    done = streamed(in_batches(lambda texts: lengths_of(texts[1:]), ["a", "b"], 2))
+    done = streamed(stream_in_batches(lambda texts: lengths_of(texts[1:]), ["a", "b"], 2))
     assert str(done.batches[0].error) == "the encoder gave 1 vectors for 2 texts"
 
 

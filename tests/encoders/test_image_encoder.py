@@ -16,7 +16,7 @@ from PIL import Image
 
 from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.encoders.images.sources import PROBE, ImageFiles, pinned
-from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
+from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError
@@ -110,9 +110,9 @@ def test_what_cannot_be_decoded_or_read_fails_alone(clip: Path) -> None:
     uris = [data_uri(b"junk"), good, "missing.png", good, pinned(good, bytes(16))]
     done = encoder(clip / "plain").encode_documents(uris)
     assert sorted(done.failures) == [0, 2, 4]
-    assert "none of JPEG" in done.failures[0]
+    assert "another format than JPEG" in done.failures[0]
     assert "EMBEDDING_IMAGE_ROOT" in done.failures[2]
-    assert "is another than" in done.failures[4]
+    assert "has changed since" in done.failures[4]
     assert done.usage.texts == 2
     np.testing.assert_array_equal(done.vectors[1], done.vectors[3])
     assert done.vectors[1].any()
@@ -168,16 +168,16 @@ def test_images_are_read_by_four_threads_at_once(
 def test_a_batch_of_images_that_fails_has_the_error_and_the_others_come_out(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = GeneralModel.encode
+    whole = SentenceTransformersModel.encode
     begun: list[int] = []
 
-    def fail(self: GeneralModel, batch: Sequence[Any], *, query: bool) -> Vectors:
+    def fail(self: SentenceTransformersModel, batch: Sequence[Any], *, query: bool) -> Vectors:
         begun.append(len(batch))
         if len(begun) == 2:
             raise RuntimeError("the model stumbles")
         return whole(self, batch, query=query)
 
-    monkeypatch.setattr(GeneralModel, "encode", fail)
+    monkeypatch.setattr(SentenceTransformersModel, "encode", fail)
     uris = [data_uri(file_of(picture("red", (n + 1, 20)))) for n in range(12)]
     found = encoder(clip / "plain", embedding_batch_size=4)
     done = streamed(found.encode_stream(uris))
@@ -199,7 +199,11 @@ def test_an_image_as_a_query_has_the_vector_that_it_has_as_a_document(clip: Path
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"junk", "none of JPEG"), (file_of(picture())[:60], "decoded"), (bytes(2000), "1,000 bytes")],
+    [
+        (b"junk", "another format than JPEG"),
+        (file_of(picture())[:60], "decoded"),
+        (bytes(2000), "1,000 bytes"),
+    ],
 )
 def test_of_a_query_that_is_no_image_it_is_said_why(clip: Path, data: bytes, said: str) -> None:
     done = encoder(clip / "plain", embedding_image_max_bytes=1000).encode_image(data)
@@ -209,10 +213,10 @@ def test_of_a_query_that_is_no_image_it_is_said_why(clip: Path, data: bytes, sai
 
 def test_only_a_model_that_sees_takes_an_image_as_a_query(clip: Path) -> None:
     made = encoders(clip / "plain")
-    seeing = remembering(made, MODEL).seeing
+    seeing = remembering(made, MODEL).image_encoder
     assert seeing.encode_image(file_of(picture())).usage.texts == 1
-    with pytest.raises(ConfigurationError, match=f"model '{DEFAULT_MODEL}' reads text alone"):
-        _ = remembering(made, DEFAULT_MODEL).seeing
+    with pytest.raises(ConfigurationError, match=f"model '{DEFAULT_MODEL}' reads only text"):
+        _ = remembering(made, DEFAULT_MODEL).image_encoder
 
 
 def test_nothing_but_failures_needs_no_model_at_work(clip: Path) -> None:
@@ -230,9 +234,9 @@ def test_out_of_memory_halves_the_batches_of_images(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    whole = GeneralModel.encode
+    whole = SentenceTransformersModel.encode
 
-    def greedy(self: GeneralModel, batch: Sequence[Any], *, query: bool) -> Vectors:
+    def greedy(self: SentenceTransformersModel, batch: Sequence[Any], *, query: bool) -> Vectors:
         sizes.append(len(batch))
         if len(batch) > 16:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
@@ -240,7 +244,7 @@ def test_out_of_memory_halves_the_batches_of_images(
 
     uris = [data_uri(file_of(picture("red", (n + 1, 20)))) for n in range(40)]
     expected = encoder(clip / "plain").encode_documents(uris).vectors
-    monkeypatch.setattr(GeneralModel, "encode", greedy)
+    monkeypatch.setattr(SentenceTransformersModel, "encode", greedy)
     # 17 tokens an image: room for 32 of them
     short = encoder(clip / "plain", embedding_batch_tokens=32 * 17)
     np.testing.assert_allclose(short.encode_documents(uris).vectors, expected, atol=1e-5)
@@ -260,13 +264,13 @@ def test_a_lower_precision_gives_nearly_the_same_vectors(clip: Path, precision: 
 
 def test_an_entity_of_images_needs_a_model_that_sees(clip: Path) -> None:
     made = encoders(clip / "plain")
-    assert isinstance(made.of(declared(image="photo")), ImageEncoder)
+    assert isinstance(made.for_entity(declared(image="photo")), ImageEncoder)
     with pytest.raises(
-        ConfigurationError, match=r"'product': model .* reads text alone; .*clip-ViT"
+        ConfigurationError, match=r"'product': model .* reads only text; .*clip-ViT"
     ):
-        made.of(declared(image="photo", model=DEFAULT_MODEL))
+        made.for_entity(declared(image="photo", model=DEFAULT_MODEL))
     with pytest.raises(ConfigurationError, match="documents of model 'some/clip' are images"):
-        made.of(declared())
+        made.for_entity(declared())
 
 
 def test_pickled_weights_are_refused(clip: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from embeddings_pipeline.encoders.local import download
-from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find
+from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find_or_download
 from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -46,12 +46,12 @@ def files_in(folder: Path) -> list[str]:
 
 def refusal(model: str, of: Settings) -> str:
     with pytest.raises(ConfigurationError) as error:
-        find(model, of)
+        find_or_download(model, of)
     return str(error.value)
 
 
 def test_the_default_model_is_packaged(tmp_path: Path) -> None:
-    assert find(DEFAULT_MODEL, settings(tmp_path)) == PACKAGED
+    assert find_or_download(DEFAULT_MODEL, settings(tmp_path)) == PACKAGED
     assert revision([PACKAGED / "model.safetensors"]) == PACKAGED_SHA256
 
 
@@ -77,8 +77,8 @@ def test_without_the_package_the_default_model_comes_from_the_hub(
 def test_a_folder_is_used_for_the_default_model_and_for_no_other(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     of = settings(tmp_path, embedding_model="my/model", embedding_model_path=tmp_path)
-    assert find("my/model", of) == tmp_path
-    assert find(DEFAULT_MODEL, of) == PACKAGED
+    assert find_or_download("my/model", of) == tmp_path
+    assert find_or_download(DEFAULT_MODEL, of) == PACKAGED
     assert "'other/model'" in refusal("other/model", of)
 
 
@@ -89,7 +89,7 @@ def test_a_folder_may_be_in_the_home_folder(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "modules.json").write_text("[]")
     of = settings(tmp_path, embedding_model_path=Path("~/model"))
-    assert find(DEFAULT_MODEL, of) == tmp_path / "model"
+    assert find_or_download(DEFAULT_MODEL, of) == tmp_path / "model"
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -105,7 +105,7 @@ def test_a_model_of_the_hub_comes_without_pickles_and_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(FILES, monkeypatch):
-        folder = find("some/model", settings(tmp_path))
+        folder = find_or_download("some/model", settings(tmp_path))
     assert files_in(folder) == WANTED
     assert all((folder / path).read_bytes() == FILES[path] for path in WANTED)
 
@@ -114,13 +114,13 @@ def test_a_model_that_is_here_is_used_without_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(FILES, monkeypatch) as hub:
-        folder = find("some/model", settings(tmp_path))
+        folder = find_or_download("some/model", settings(tmp_path))
         hub.asked.clear()
         hub.files["model.safetensors"] = b"newer"
-        assert find("some/model", settings(tmp_path)) == folder
+        assert find_or_download("some/model", settings(tmp_path)) == folder
         assert hub.asked == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert find("some/model", settings(tmp_path)) == folder
+    assert find_or_download("some/model", settings(tmp_path)) == folder
 
 
 def test_half_a_download_is_never_taken_for_a_model(
@@ -133,7 +133,7 @@ def test_half_a_download_is_never_taken_for_a_model(
         refusal("some/model", settings(tmp_path))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         hub.broken.clear()
-        assert files_in(find("some/model", settings(tmp_path))) == WANTED
+        assert files_in(find_or_download("some/model", settings(tmp_path))) == WANTED
 
 
 def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(
@@ -141,9 +141,10 @@ def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(
 ) -> None:
     of = settings(tmp_path)
     fetch = (
-        "import sys; from embeddings_pipeline.encoders.local.download import find;"
+        "import sys; from embeddings_pipeline.encoders.local.download import find_or_download;"
         "from embeddings_pipeline.settings import Settings;"
-        "find('some/model', Settings(_env_file=None, embedding_model_cache_dir=sys.argv[1]))"
+        "settings = Settings(_env_file=None, embedding_model_cache_dir=sys.argv[1]);"
+        "find_or_download('some/model', settings)"
     )
     with serving(FILES, monkeypatch) as hub:
         hub.held.add("1_Pooling/config.json")
@@ -157,9 +158,9 @@ def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         hub.ending.set()
         hub.held.clear()
-        assert files_in(find("some/model", of)) == WANTED
+        assert files_in(find_or_download("some/model", of)) == WANTED
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert files_in(find("some/model", of)) == WANTED
+    assert files_in(find_or_download("some/model", of)) == WANTED
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(
@@ -168,10 +169,12 @@ def test_a_model_that_the_hub_does_not_have_is_named(
     with serving(FILES, monkeypatch):
         message = refusal("no/such-model", settings(tmp_path))
     assert message.startswith(
-        "model 'no/such-model' is neither at hand nor to be had from the hub (401 Client Error."
+        "model 'no/such-model' is not on this machine and cannot be downloaded (401 Client Error."
         " Repository Not Found"
     )
-    assert message.endswith("check its name, or set EMBEDDING_MODEL_PATH to a folder that has it")
+    assert message.endswith(
+        "check the name, or set EMBEDDING_MODEL_PATH to the folder of the model"
+    )
 
 
 @pytest.mark.parametrize("model", ["a/b/c", "what a name", "..", "/tmp/model", ""])

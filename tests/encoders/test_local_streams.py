@@ -1,4 +1,4 @@
-"""A stream of texts through a model of this machine: in lanes, or by one thread."""
+"""A stream of texts through a model of this machine: in workers, or by one thread."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 from embeddings_pipeline.encoders.encoder import StreamingEncoder
 from embeddings_pipeline.encoders.local import shared_model
 from embeddings_pipeline.encoders.local.bert import PlainBert
-from embeddings_pipeline.encoders.local.loaded_model import Prepared
-from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
+from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
+from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError, RowError
@@ -30,14 +30,14 @@ WORDS = ["red", "shoe", "blue", "lamp", "garden", "hose", "pump", "valve"]
 # of one to forty words, in no order of length
 TEXTS = [" ".join(WORDS[(n + k) % 8] for k in range(1 + n * 7 % 40)) + f" {n}" for n in range(300)]
 
-Encode = Callable[[Any, Sequence[Prepared]], Vectors]
+Encode = Callable[[Any, Sequence[PreparedInput]], Vectors]
 
 
 class Model(NamedTuple):
     """An encoder, and the class that its model is of."""
 
     encoder: StreamingEncoder
-    kind: type[PlainBert] | type[GeneralModel]
+    kind: type[PlainBert] | type[SentenceTransformersModel]
 
 
 def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
@@ -47,16 +47,16 @@ def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
 
 
 @pytest.fixture(scope="module")
-def lanes() -> Model:
+def workers() -> Model:
     return Model(model_of(), PlainBert)
 
 
 @pytest.fixture(scope="module")
 def alone(tiny: Path) -> Model:
-    return Model(model_of(tiny / "model"), GeneralModel)
+    return Model(model_of(tiny / "model"), SentenceTransformersModel)
 
 
-@pytest.fixture(params=["lanes", "alone"])
+@pytest.fixture(params=["workers", "alone"])
 def model(request: pytest.FixtureRequest) -> Model:
     found: Model = request.getfixturevalue(request.param)
     return found
@@ -65,12 +65,12 @@ def model(request: pytest.FixtureRequest) -> Model:
 def around(
     model: Model,
     monkeypatch: pytest.MonkeyPatch,
-    before: Callable[[Sequence[Prepared]], object],
+    before: Callable[[Sequence[PreparedInput]], object],
 ) -> None:
     """Call `before` with each batch that the model is given."""
     whole = model.kind.encode
 
-    def encode(self: Any, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+    def encode(self: Any, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         before(batch)
         return whole(self, batch, query=query)
 
@@ -94,7 +94,7 @@ def test_vectors_and_usage_are_those_of_one_call(
     assert usage.truncated == wanted.usage.truncated > 0
 
 
-def test_a_shortened_vector_is_the_beginning_at_unit_length(lanes: Model) -> None:
+def test_a_shortened_vector_is_the_beginning_at_unit_length(workers: Model) -> None:
     short = Encoders(Settings(_env_file=None, embedding_device="cpu")).get(DEFAULT_MODEL, 64)
     done = streamed(short.encode_stream(TEXTS[:9]))
     np.testing.assert_allclose(
@@ -102,17 +102,19 @@ def test_a_shortened_vector_is_the_beginning_at_unit_length(lanes: Model) -> Non
     )
 
 
-def test_texts_of_like_length_share_a_batch(lanes: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_like_length_share_a_batch(
+    workers: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = Event()
 
-    def wait(batch: Sequence[Prepared]) -> None:
+    def wait(batch: Sequence[PreparedInput]) -> None:
         # until all texts were read and tokenised, and only the thread that gives them out is left
         until(lambda: prepared.is_set() or len(threads_of_streams()) == 1)
         prepared.set()
 
-    around(lanes, monkeypatch, wait)
-    batches = streamed(lanes.encoder.encode_stream(TEXTS)).batches
-    lengths = lanes.encoder.token_count.of(TEXTS)
+    around(workers, monkeypatch, wait)
+    batches = streamed(workers.encoder.encode_stream(TEXTS)).batches
+    lengths = workers.encoder.token_count.of(TEXTS)
     spreads = [
         max(found) - min(found) for b in batches for found in [[lengths[p] for p in b.places]]
     ]
@@ -159,7 +161,7 @@ def test_a_batch_that_fails_has_the_error_and_the_others_come_out(
     failing: list[int] = []
     lock = Lock()
 
-    def fail(batch: Sequence[Prepared]) -> None:
+    def fail(batch: Sequence[PreparedInput]) -> None:
         with lock:
             failing.append(len(batch))
             if len(failing) == 3:
@@ -183,7 +185,7 @@ def test_what_is_no_fault_of_texts_ends_the_stream(
 ) -> None:
     begun: list[int] = []
 
-    def fail(batch: Sequence[Prepared]) -> None:
+    def fail(batch: Sequence[PreparedInput]) -> None:
         begun.append(len(batch))
         raise error
 
@@ -195,11 +197,11 @@ def test_what_is_no_fault_of_texts_ends_the_stream(
 
 def test_out_of_memory_halves_a_batch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # a model of its own, since its batches stay small
-    alone = Model(model_of(tiny / "model"), GeneralModel)
+    alone = Model(model_of(tiny / "model"), SentenceTransformersModel)
     wanted = alone.encoder.encode_documents(TEXTS).vectors
     sizes: list[int] = []
 
-    def greedy(batch: Sequence[Prepared]) -> None:
+    def greedy(batch: Sequence[PreparedInput]) -> None:
         if len(batch) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         sizes.append(len(batch))
@@ -227,14 +229,16 @@ def test_a_query_does_not_wait_for_a_stream(model: Model) -> None:
         np.testing.assert_allclose(query.result().vectors, wanted, atol=1e-5)
 
 
-def test_a_model_without_lanes_is_entered_by_one_thread_at_a_time(
+def test_a_model_without_workers_is_entered_by_one_thread_at_a_time(
     alone: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside: list[int] = []
     most: list[int] = []
-    whole = GeneralModel.encode
+    whole = SentenceTransformersModel.encode
 
-    def encode(self: GeneralModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
+    def encode(
+        self: SentenceTransformersModel, batch: Sequence[PreparedInput], *, query: bool
+    ) -> Vectors:
         inside.append(1)
         most.append(len(inside))
         try:
@@ -242,7 +246,7 @@ def test_a_model_without_lanes_is_entered_by_one_thread_at_a_time(
         finally:
             inside.pop()
 
-    monkeypatch.setattr(GeneralModel, "encode", encode)
+    monkeypatch.setattr(SentenceTransformersModel, "encode", encode)
     with ThreadPoolExecutor(2) as others:
         streams = [
             others.submit(lambda: streamed(alone.encoder.encode_stream(TEXTS))) for _ in range(2)
@@ -265,7 +269,7 @@ def test_what_the_source_raises_comes_after_what_the_model_has_begun(
         raised.set()
         raise ValueError("the source is broken")
 
-    def slow(batch: Sequence[Prepared]) -> None:
+    def slow(batch: Sequence[PreparedInput]) -> None:
         texts.append(len(batch))
         begun.set()
         assert raised.wait(SECONDS)

@@ -60,7 +60,7 @@ def test_each_family_has_its_own_word_for_the_dimension(folder: Folder, key: str
 
 def test_a_config_without_a_dimension_is_named(folder: Folder) -> None:
     message = folder.has("config.json", {}).refusal()
-    assert message == f"model 'some/model': {folder.path}/config.json does not say its hidden_size"
+    assert message == f"model 'some/model': {folder.path}/config.json has no hidden_size"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_dimension_shortens_the_vectors(folder: Folder) -> None:
     assert folder.describe(dimension=3).dimension == 3
     assert folder.describe(dimension=8).dimension == 8
     assert folder.refusal(dimension=9) == (
-        "model 'some/model' gives 8 dimensions; `dimension: 9` is more"
+        "model 'some/model' has 8 dimensions: `dimension: 9` is too large"
     )
 
 
@@ -208,24 +208,24 @@ def test_pickled_weights_of_one_part_are_refused(folder: Folder) -> None:
 def test_a_shard_that_is_missing_is_named(folder: Folder) -> None:
     (folder.path / "model.safetensors").unlink()
     folder.has("model.safetensors.index.json", {"weight_map": {"a": "one.safetensors"}})
-    assert f"in {folder.path} (one.safetensors is missing); " in folder.refusal()
+    assert f"in {folder.path} (one.safetensors is missing): " in folder.refusal()
 
 
 @pytest.mark.parametrize("kind", ["StaticEmbedding", "CLIPModel", "own_code.Own"])
 def test_parts_that_are_not_known_are_named(folder: Folder, kind: str) -> None:
     message = folder.part("Transformer", hidden_size=8).part(kind, "1_Own").refusal()
-    assert f"is made of Transformer, {kind.rpartition('.')[2]}; what can be used is" in message
+    assert f"has the parts Transformer, {kind.rpartition('.')[2]}; supported is" in message
 
 
 def test_a_part_of_another_package_is_not_ours_by_its_name(folder: Folder) -> None:
     folder.part("Transformer", hidden_size=8)
     folder.modules.append({"type": "evil.Pooling", "path": "1_P"})
     folder.has("modules.json", json.dumps(folder.modules).encode())
-    assert "is made of Transformer, evil.Pooling; what can be used is" in folder.refusal()
+    assert "has the parts Transformer, evil.Pooling; supported is" in folder.refusal()
 
 
 def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> None:
-    assert "is made of Pooling; " in folder.part("Pooling", embedding_dimension=8).refusal()
+    assert "has the parts Pooling; " in folder.part("Pooling", embedding_dimension=8).refusal()
 
 
 @pytest.mark.parametrize("name", ["config.json", "modules.json"])
@@ -245,4 +245,4 @@ def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
 def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) -> None:
     folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
     message = folder.has(name, content).refusal()
-    assert f"the JSON files in {folder.path} are not those of a model" in message
+    assert f"the JSON files in {folder.path} do not describe a model" in message

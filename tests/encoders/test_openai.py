@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from embeddings_pipeline.encoders.openai.client import Patience
+from embeddings_pipeline.encoders.openai.client import RetryTimes
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import SMALL, TEXTS, assert_right, encoder
@@ -92,7 +92,7 @@ def test_a_dimension_can_be_shortened(provider: Provider) -> None:
 def test_a_dimension_that_cannot_be_had_is_refused(
     provider: Provider, model: str, dimension: int
 ) -> None:
-    with pytest.raises(ConfigurationError, match=f"`dimension: {dimension}` cannot be had"):
+    with pytest.raises(ConfigurationError, match=f"not `dimension: {dimension}`"):
         encoder(provider, model, dimension=dimension)
 
 
@@ -110,9 +110,9 @@ def test_the_dimension_of_an_unknown_model_is_asked_once() -> None:
 def test_a_provider_that_is_not_there_is_named() -> None:
     with misbehaving.serving() as provider:
         gone = provider
-    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    with pytest.raises(EmbeddingsError, match=r"127\.0\.0\.1:\d+ gave no vectors .*refused"):
-        encoder(gone, patience=patience).encode_documents(["pump"])
+    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match=r"127\.0\.0\.1:\d+ returned no vectors .*refused"):
+        encoder(gone, retry_times=retry_times).encode_documents(["pump"])
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.openai import client
-from embeddings_pipeline.encoders.openai.client import Patience
+from embeddings_pipeline.encoders.openai.client import RetryTimes
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
@@ -30,7 +30,9 @@ def test_a_poisoned_text_fails_alone_and_the_others_are_paid_once(provider: Prov
 
 def test_a_provider_that_refuses_everything_ends_the_run(provider: Provider) -> None:
     provider.always = (400, {"message": "unknown parameter"}, {})
-    with pytest.raises(ConfigurationError, match=r"not even 'probe' .*unknown parameter"):
+    with pytest.raises(
+        ConfigurationError, match=r"rejects even the text 'probe': .*unknown parameter"
+    ):
         encoder(provider, in_flight=1).encode_documents(TEXTS)
     assert len(provider.asked) == 2
 
@@ -76,7 +78,7 @@ def test_what_was_made_before_the_key_was_refused_is_kept(provider: Provider) ->
     assert_right(done, TEXTS)
     assert (done.usage.texts, done.usage.tokens) == (4, provider.tokens)
     with pytest.raises(ConfigurationError, match="revoked"):
-        done.whole()
+        done.raise_if_stopped()
 
 
 def test_a_query_has_all_its_vectors_or_none(provider: Provider) -> None:
@@ -98,25 +100,25 @@ def test_an_answer_is_not_waited_for_long_when_the_run_is_to_stop(
 ) -> None:
     monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
     provider.troubles = ["silent"]
-    patient = Patience(answer=60, total=300)
-    encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))
-    with pytest.raises(EmbeddingsError, match="stopped before it answered"):
+    patient = RetryTimes(answer=60, total=300)
+    encode = encoder(provider, retry_times=patient, stopping=lambda: bool(provider.asked))
+    with pytest.raises(EmbeddingsError, match="stopped before the response came"):
         encode.encode_documents(TEXTS[:1])
 
 
 def test_texts_are_not_sent_where_a_provider_points_to(provider: Provider) -> None:
     with misbehaving.serving() as other:
         provider.troubles = [(307, {}, {"Location": f"{other.url}/embeddings"})]
-        with pytest.raises(ConfigurationError, match=r"sends on to http.*set OPENAI_BASE_URL"):
+        with pytest.raises(ConfigurationError, match=r"redirects to http.*set OPENAI_BASE_URL"):
             encoder(provider).encode_documents(TEXTS[:1])
         assert other.asked == []
 
 
 def test_a_pause_ends_when_the_run_is_to_stop(provider: Provider) -> None:
     provider.always = (429, {}, {"Retry-After": "60"})
-    patient = Patience(answer=60, total=300)
-    encode = encoder(provider, patience=patient, stopping=lambda: bool(provider.asked))
-    with pytest.raises(EmbeddingsError, match=r"gave no vectors of .* in 1 tries"):
+    patient = RetryTimes(answer=60, total=300)
+    encode = encoder(provider, retry_times=patient, stopping=lambda: bool(provider.asked))
+    with pytest.raises(EmbeddingsError, match=r"returned no vectors of .* in 1 tries"):
         encode.encode_documents(TEXTS[:1])
 
 
@@ -129,9 +131,9 @@ def test_the_key_is_in_no_error_and_no_log(
     for trouble in (None, (400, {"message": f"no: {wrong}"}, {}), (500, {"message": wrong}, {})):
         provider.always = trouble
         with pytest.raises(EmbeddingsError) as raised:
-            encoder(provider, key=wrong, patience=Patience(5, 0.001, 0.01, 0.1)).encode_documents(
-                ["pump"]
-            )
+            encoder(
+                provider, key=wrong, retry_times=RetryTimes(5, 0.001, 0.01, 0.1)
+            ).encode_documents(["pump"])
         messages += [str(raised.value), repr(raised.value.__dict__)]
     assert "Incorrect API key provided: Bearer …" in messages[0]
     assert wrong not in " ".join(messages) + caplog.text
@@ -143,8 +145,8 @@ def test_the_key_is_in_no_error_about_an_answer_that_holds_it(
     provider: Provider, echoed: list[str]
 ) -> None:
     provider.chance = lambda texts: lambda answer: answer["data"][0].update(embedding=echoed)
-    with pytest.raises(EmbeddingsError, match="cannot be used: ValueError") as raised:
-        encoder(provider, in_flight=1).encode_documents(["pump"]).whole()
+    with pytest.raises(EmbeddingsError, match="the response is invalid: ValueError") as raised:
+        encoder(provider, in_flight=1).encode_documents(["pump"]).raise_if_stopped()
     assert KEY[:8] not in str(raised.value)
     assert len(str(raised.value)) < 500
 

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from embeddings_pipeline.encoders.openai.client import Patience
+from embeddings_pipeline.encoders.openai.client import RetryTimes
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
@@ -53,9 +53,9 @@ def test_a_provider_that_asks_for_no_pause_gets_growing_ones(
 ) -> None:
     provider.always = (429, {"message": "slow down"}, {"Retry-After": value})
     # pauses of 0.1, 0.2, 0.4 … s: without them it would be asked hundreds of times
-    patience = Patience(answer=5, first=0.1, longest=10, total=1)
+    retry_times = RetryTimes(answer=5, first=0.1, longest=10, total=1)
     with pytest.raises(EmbeddingsError, match="slow down"):
-        encoder(provider, patience=patience).encode_documents(["pump"])
+        encoder(provider, retry_times=retry_times).encode_documents(["pump"])
     assert len(provider.asked) <= 5
 
 
@@ -66,18 +66,18 @@ def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: st
     assert len(provider.asked) == 2
 
 
-def test_patience_ends(provider: Provider) -> None:
+def test_retries_end(provider: Provider) -> None:
     provider.always = BROKEN
-    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.2)
+    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.2)
     with pytest.raises(EmbeddingsError, match="500: internal error"):
-        encoder(provider, patience=patience).encode_documents(TEXTS)
+        encoder(provider, retry_times=retry_times).encode_documents(TEXTS)
     assert len(provider.asked) > 4
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again(provider: Provider) -> None:
     provider.troubles = ["silent"]
-    patience = Patience(answer=0.3, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, patience=patience).encode_documents(["pump"])
+    retry_times = RetryTimes(answer=0.3, first=0.001, longest=0.01, total=20)
+    done = encoder(provider, retry_times=retry_times).encode_documents(["pump"])
     assert_right(done, ["pump"])
     assert len(provider.asked) == 2
 
@@ -89,8 +89,8 @@ def test_a_text_that_the_provider_stumbles_over_fails_alone(
 ) -> None:
     texts = [*others[:7], "stumble", *others[7:]]
     provider.chance = lambda asked: trouble if "stumble" in asked else None
-    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = encoder(provider, in_flight=1, patience=patience).encode_documents(texts)
+    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = encoder(provider, in_flight=1, retry_times=retry_times).encode_documents(texts)
     assert_right(done, texts)
     assert list(done.failures) == [len(others) // 2]
     said = "500: internal error" if trouble is BROKEN else "0 vectors for 1 texts"
@@ -107,7 +107,9 @@ def test_a_provider_that_goes_away_while_a_text_is_looked_for_blames_none(
         return BROKEN if away or "stumble" in texts else None
 
     provider.chance = chance
-    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = encoder(provider, in_flight=1, patience=patience).encode_documents(["pump", "stumble"])
+    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = encoder(provider, in_flight=1, retry_times=retry_times).encode_documents(
+        ["pump", "stumble"]
+    )
     with pytest.raises(EmbeddingsError, match="500: internal error"):
-        done.whole()
+        done.raise_if_stopped()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.openai import client
-from embeddings_pipeline.encoders.openai.client import Patience, Session
+from embeddings_pipeline.encoders.openai.client import RetryTimes, Session
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import SMALL, TEXTS, encoder
@@ -160,7 +160,7 @@ def test_answers_that_cannot_be_used_are_counted_though_they_have_no_texts(
 ) -> None:
     provider.chance = lambda texts: None if "number 5" in texts[0] else change
     done = streamed(encoder(provider, batch_texts=5, in_flight=1).encode_stream(TEXTS[5:20]))
-    assert "cannot be used" in str(done.raised)
+    assert "the response is invalid" in str(done.raised)
     assert [[*batch.places] for batch in done.batches] == [[*range(5)], []]
     assert done.batches[1].encodings.vectors.shape == (0, 1536)
     assert done.usage.tokens == provider.tokens
@@ -180,8 +180,8 @@ def test_the_provider_is_probed_once_for_all_texts_that_it_refuses(provider: Pro
 def test_texts_that_the_provider_stumbles_over_fail_alone(provider: Provider) -> None:
     texts = [*TEXTS[:7], "stumble", *TEXTS[7:]]
     provider.chance = lambda asked: BROKEN if "stumble" in asked else None
-    patience = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = streamed(encoder(provider, patience=patience).encode_stream(texts))
+    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    done = streamed(encoder(provider, retry_times=retry_times).encode_stream(texts))
     assert (done.raised, done.places, [*done.failures]) == (None, [*range(41)], [7])
     assert_right(done, texts)
     assert done.usage.tokens == provider.tokens
@@ -207,7 +207,7 @@ def test_what_the_source_raises_comes_after_what_was_sent(provider: Provider) ->
     assert done.usage.tokens == provider.tokens
 
 
-PATIENT = Patience(answer=60, total=300)
+PATIENT = RetryTimes(answer=60, total=300)
 
 
 def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
@@ -215,7 +215,7 @@ def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
 ) -> None:
     provider.chance = lambda texts: None if TEXTS[0] in texts else (429, {}, {"Retry-After": "60"})
     stopping = Event()
-    stream = encoder(provider, in_flight=2, patience=PATIENT, stopping=stopping.is_set)
+    stream = encoder(provider, in_flight=2, retry_times=PATIENT, stopping=stopping.is_set)
     batches = stream.encode_stream(TEXTS)
     assert [*next(batches).places] == [*range(10)]
     until(lambda: len(provider.asked) == 3)
@@ -232,9 +232,9 @@ def test_an_answer_in_flight_is_not_waited_for_long_when_the_run_is_to_stop(
     assert client._GRACE_SECONDS + client._STEP_SECONDS < 2
     monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
     provider.troubles = ["silent"]
-    stream = encoder(provider, patience=PATIENT, stopping=lambda: bool(provider.asked))
+    stream = encoder(provider, retry_times=PATIENT, stopping=lambda: bool(provider.asked))
     done = streamed(stream.encode_stream(TEXTS[:1]))
-    assert "stopped before it answered" in str(done.raised)
+    assert "stopped before the response came" in str(done.raised)
 
 
 def test_a_stop_is_heard_while_the_source_waits(provider: Provider) -> None:
@@ -263,7 +263,7 @@ def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provi
         return REVOKED
 
     provider.chance = chance
-    done = streamed(encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS))
+    done = streamed(encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS))
     # and what it raises then is not what ended the run
     assert "revoked" in str(done.raised)
     assert (done.batches, len(provider.asked)) == ([], 2)
@@ -291,13 +291,13 @@ def test_the_first_error_is_what_all_requests_raise(
 
     monkeypatch.setattr(Session, "failed", late)
     provider.chance = chance
-    done = streamed(encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS))
+    done = streamed(encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS))
     assert "revoked" in str(done.raised)
 
 
 def test_closing_sends_no_more_and_ends_the_threads(provider: Provider) -> None:
     provider.chance = lambda texts: None if TEXTS[0] in texts else (429, {}, {"Retry-After": "60"})
-    batches = encoder(provider, in_flight=2, patience=PATIENT).encode_stream(TEXTS)
+    batches = encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS)
     next(batches)
     until(lambda: len(provider.asked) == 3)
     batches.close()

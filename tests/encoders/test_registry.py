@@ -13,7 +13,7 @@ import pytest
 
 from embeddings_pipeline.encoders.local import shared_model
 from embeddings_pipeline.encoders.local.bert import PlainBert
-from embeddings_pipeline.encoders.openai.encoder import options_of
+from embeddings_pipeline.encoders.openai.encoder import request_options
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -61,8 +61,10 @@ def test_a_folder_for_the_model_of_a_provider_is_refused(tiny: Path) -> None:
         embedding_model_path=tiny / "model",
         openai_api_key="sk-test",
     )
-    with pytest.raises(ConfigurationError, match="'text-embedding-3-small' is a provider's: unset"):
-        made.of(declared())
+    with pytest.raises(
+        ConfigurationError, match="'text-embedding-3-small' is a provider's model: unset"
+    ):
+        made.for_entity(declared())
     assert made.get(DEFAULT_MODEL).identity.model == DEFAULT_MODEL
 
 
@@ -70,8 +72,8 @@ def test_an_entity_has_its_own_model_or_the_default() -> None:
     made = encoders(embedding_model="fake/words")
     words = WordsEncoder()
     made.add(words)
-    assert made.of(declared()) is words
-    assert made.of(declared(model=DEFAULT_MODEL, dimension=64)).identity.dimension == 64
+    assert made.for_entity(declared()) is words
+    assert made.for_entity(declared(model=DEFAULT_MODEL, dimension=64)).identity.dimension == 64
 
 
 def test_nothing_is_encoded_where_that_is_switched_off() -> None:
@@ -81,17 +83,20 @@ def test_nothing_is_encoded_where_that_is_switched_off() -> None:
 
 def test_a_model_that_reads_longer_texts_is_not_the_identical_one() -> None:
     stored = encoders().get(DEFAULT_MODEL).identity
-    with pytest.raises(ConfigurationError, match=r" 256 tokens, where it was .* 128 tokens"):
-        encoders().identical(replace(stored, max_tokens=128))
+    with pytest.raises(
+        ConfigurationError, match=r" 128 tokens; the current model is .* 256 tokens"
+    ):
+        encoders().for_identity(replace(stored, max_tokens=128))
 
 
 def test_a_model_with_other_weights_is_not_the_identical_one(tiny: Path) -> None:
     stored = encoders().get(DEFAULT_MODEL).identity
-    assert encoders().identical(stored).identity == stored
+    assert encoders().for_identity(stored).identity == stored
     with pytest.raises(
-        ConfigurationError, match=r"is another now: sha256 [0-9a-f]{12}, .* it was sha256"
+        ConfigurationError,
+        match=r"has changed: .* sha256 [0-9a-f]{12}, .*; the current model is sha256",
     ):
-        encoders(embedding_model_path=tiny / "bert").identical(replace(stored, dimension=16))
+        encoders(embedding_model_path=tiny / "bert").for_identity(replace(stored, dimension=16))
 
 
 def test_a_name_decides_who_encodes() -> None:
@@ -110,8 +115,8 @@ def test_the_same_name_at_another_host_is_another_model() -> None:
     model = "text-embedding-3-small"
     stored = encoders(openai_api_key="sk-test").get(model).identity
     elsewhere = encoders(openai_base_url="http://localhost:8000/v1")
-    with pytest.raises(ConfigurationError, match=f"{model}@localhost:8000, .*it was {model}, "):
-        elsewhere.identical(stored)
+    with pytest.raises(ConfigurationError, match=f"made with {model}, .* is {model}@localhost:8000, "):
+        elsewhere.for_identity(stored)
 
 
 def test_a_remote_model_without_a_key_says_what_to_set() -> None:
@@ -123,9 +128,9 @@ def test_requests_are_no_larger_than_the_settings_allow() -> None:
     settings = Settings(
         _env_file=None, embedding_batch_size=100, embedding_tokens_per_minute=40_000
     )
-    options = options_of(settings)
+    options = request_options(settings)
     assert (options.batch_texts, options.batch_tokens) == (100, 40_000)
-    options = options_of(Settings(_env_file=None, embedding_batch_size=4096))
+    options = request_options(Settings(_env_file=None, embedding_batch_size=4096))
     assert (options.batch_texts, options.batch_tokens) == (2_048, 300_000)
 
 
@@ -181,7 +186,7 @@ def test_a_model_s_own_code_runs_only_where_a_setting_names_it(
         "embedding_precision": "float32",
     }
     plain = encoders(**given, embedding_model_path=tiny / "model").get("my/model")
-    with pytest.raises(ConfigurationError, match="name it in EMBEDDING_TRUST_REMOTE_CODE"):
+    with pytest.raises(ConfigurationError, match="name the model in EMBEDDING_TRUST_REMOTE_CODE"):
         encoders(**given, embedding_model_path=folder).get("my/model")
 
     trusted = encoders(

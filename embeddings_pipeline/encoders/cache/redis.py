@@ -1,11 +1,12 @@
-"""Vectors kept in Redis, for all processes.
+"""A cache of vectors in Redis, shared by all processes.
 
-A text has one key for each kind, `ep:document:<hash>` or `ep:query:<hash>`: a Redis hash with a
-field for each model; its value is the vector as little-endian float32 and a short digest, by which
-what something else has written there is not believed. So a text is evicted, whatever
-models have read it, by deleting two keys of known names, without a scan and without an index of
-entries that could be lost. The price is that a key, not a field, has the TTL: it begins anew when
-another model reads the same text.
+A text has one key for each kind, `ep:document:<hash>` or `ep:query:<hash>`. The key holds a Redis
+hash with a field for each model. A field's value is the vector as little-endian float32, followed
+by a short digest that detects values written by other software.
+
+Deleting two keys of known names therefore removes a text for all models, without a scan and
+without an index of entries. The drawback: the TTL belongs to the key, not to the field, and
+restarts when another model encodes the same text.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEYS_IN_A_TRIP = 500
+_KEYS_PER_REQUEST = 500
 
 
 @dataclass(frozen=True)
 class ServerStats:
-    """What Redis says of itself, all of its users together: keys of this database, memory, and
-    keys that were found or not since it started."""
+    """Statistics of the Redis server over all its users: keys of this database, memory, and
+    lookups with and without a result since the server started."""
 
     keys: int
     memory_bytes: int
@@ -47,25 +48,27 @@ class ServerStats:
 
 
 class RedisCache:
-    """Entries are the bytes of vectors, by the hashes of their texts; `seconds` keeps each kind.
+    """Caches the bytes of vectors by text hash; `seconds` is the lifetime of each kind.
 
-    Only `clear` raises: a Redis that is down, slow or full of rubbish is left out. Reading and
-    writing fail apart, since a Redis without memory can still be read.
+    Only `clear` raises: a Redis that is down, slow or damaged is bypassed. Reading and writing have
+    separate circuit breakers, since a Redis that is out of memory can still be read.
     """
 
     def __init__(self, url: SecretStr, seconds: Mapping[Kind, int]) -> None:
         self._client = connect(url)
         self._seconds = seconds
-        self.reading = Breaker("reading from Redis (EMBEDDING_REDIS_URL)")
-        self.writing = Breaker("writing to Redis (EMBEDDING_REDIS_URL)")
-        # a user may be allowed all but these
-        self._asking = Breaker("asking Redis for INFO and DBSIZE (EMBEDDING_REDIS_URL)")
+        self.read_breaker = CircuitBreaker("reading from Redis (EMBEDDING_REDIS_URL)")
+        self.write_breaker = CircuitBreaker("writing to Redis (EMBEDDING_REDIS_URL)")
+        # an ACL may forbid INFO and DBSIZE
+        self._stats_breaker = CircuitBreaker(
+            "asking Redis for INFO and DBSIZE (EMBEDDING_REDIS_URL)"
+        )
 
     def read(self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Those entries of the model that there are and can be its vectors, by hash."""
+        """Return the valid entries of the model that are present, by text hash."""
         found: dict[bytes, bytes] = {}
-        for some in _in_trips(hashes):
-            found |= self.reading.run(partial(self._read, kind, model, some)) or {}
+        for some in _in_batches(hashes):
+            found |= self.read_breaker.run(partial(self._read, kind, model, some)) or {}
         return found
 
     def _read(
@@ -75,42 +78,44 @@ class RedisCache:
             for text_hash in hashes:
                 pipe.hget(key_of(kind, text_hash), field_of(model))
             answers = pipe.execute(raise_on_error=False)
-        found, rubbish = {}, []
+        found, invalid = {}, []
         for text_hash, answer in zip(hashes, answers, strict=True):
-            value = unpacked(answer, kind, text_hash, model) if isinstance(answer, bytes) else None
+            value = (
+                unpack_entry(answer, kind, text_hash, model) if isinstance(answer, bytes) else None
+            )
             if value is not None:
                 found[text_hash] = value
             elif isinstance(answer, Exception) and not _is_wrong_type(answer):
                 raise answer
             elif answer is not None:
-                rubbish.append(key_of(kind, text_hash))
-        if rubbish:
-            # what may only be read has the others all the same
-            self.writing.run(partial(self._unlink, rubbish))
+                invalid.append(key_of(kind, text_hash))
+        if invalid:
+            # with the write breaker: a read-only Redis must not stop the reads
+            self.write_breaker.run(partial(self._unlink, invalid))
         return found
 
     def write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
-        """Keep these, in place of what was there."""
-        if self.reading.is_open:
-            self.writing.bypassed += 1
+        """Store entries, replacing present ones."""
+        if self.read_breaker.is_open:
+            self.write_breaker.bypassed += 1
             return
-        for some in _in_trips([*values]):
+        for some in _in_batches([*values]):
             part = {text_hash: values[text_hash] for text_hash in some}
-            self.writing.run(partial(self._write, kind, model, part))
+            self.write_breaker.run(partial(self._write, kind, model, part))
 
     def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
-        # in one transaction, so that none is left without its TTL
+        # in one transaction, so that no key is left without a TTL
         with self._client.pipeline(transaction=True) as pipe:
             for text_hash, value in values.items():
-                entry = packed(value, kind, text_hash, model)
+                entry = pack_entry(value, kind, text_hash, model)
                 pipe.hset(key_of(kind, text_hash), field_of(model), entry)
                 pipe.expire(key_of(kind, text_hash), self._seconds[kind])
             pipe.execute()
 
     def evict(self, hashes: Collection[bytes]) -> bool:
-        """Forget these texts, whatever the kind and the model; whether that was done."""
+        """Remove texts for all kinds and models. Returns whether Redis removed them."""
         keys = [key_of(kind, text_hash) for text_hash in hashes for kind in get_args(Kind)]
-        done = [self.writing.run(partial(self._unlink, some)) for some in _in_trips(keys)]
+        done = [self.write_breaker.run(partial(self._unlink, some)) for some in _in_batches(keys)]
         return all(done)
 
     def _unlink(self, keys: Sequence[str]) -> bool:
@@ -118,9 +123,9 @@ class RedisCache:
         return True
 
     def clear(self, pattern: str) -> int:
-        """Remove the entries of models whose name matches; returns how many there were.
+        """Remove the entries of models whose name matches. Returns the number of removed entries.
 
-        Raises EmbeddingsError where Redis cannot be asked.
+        Raises EmbeddingsError where Redis does not answer.
         """
         from redis import RedisError
 
@@ -150,13 +155,13 @@ class RedisCache:
         for kind in get_args(Kind):
             cursor, more = 0, True
             while more:
-                cursor, keys = self._client.scan(cursor, f"ep:{kind}:*", _KEYS_IN_A_TRIP)
+                cursor, keys = self._client.scan(cursor, f"ep:{kind}:*", _KEYS_PER_REQUEST)
                 yield keys
                 more = cursor != 0
 
     def server(self) -> ServerStats | None:
-        """How much it holds and how often that was asked for; None where it does not answer."""
-        return None if self.reading.is_open else self._asking.run(self._server)
+        """Return the server's statistics; None where the server does not answer."""
+        return None if self.read_breaker.is_open else self._stats_breaker.run(self._server)
 
     def _server(self) -> ServerStats:
         info = self._client.info()
@@ -168,7 +173,7 @@ class RedisCache:
         )
 
     def close(self) -> None:
-        """Close the connections; they are taken anew when they are needed."""
+        """Close the connections. A later call opens new ones."""
         self._client.close()
 
 
@@ -180,20 +185,20 @@ def _is_wrong_type(error: Exception) -> bool:
     return str(error).startswith("WRONGTYPE")
 
 
-def _in_trips(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _KEYS_IN_A_TRIP):
-        yield items[start : start + _KEYS_IN_A_TRIP]
+def _in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _KEYS_PER_REQUEST):
+        yield items[start : start + _KEYS_PER_REQUEST]
 
 
 _CONNECT_SECONDS = 0.3
-# a search waits for no more than this, once in a while
+# the longest time that a search waits for Redis; the circuit breaker then skips Redis
 _ANSWER_SECONDS = 0.5
 
 
 def connect(url: SecretStr) -> Redis:
-    """A client with pooled connections, made when they are needed.
+    """Return a client whose pooled connections are opened on first use.
 
-    Raises ConfigurationError for what is no URL, and where the package redis is missing.
+    Raises ConfigurationError for an invalid URL, and where the package redis is missing.
     """
     try:
         from redis import Redis
@@ -217,17 +222,17 @@ def connect(url: SecretStr) -> Redis:
 
 
 _DIGEST_BYTES = 8
-# of a vector that a model makes of length 1
+# allowed deviation of a normalized vector's length from 1
 _TOLERANCE = 1e-3
 
 
 def key_of(kind: Kind, text_hash: bytes) -> str:
-    """The key of a text."""
+    """Return the key of a text."""
     return f"ep:{kind}:{text_hash.hex()}"
 
 
 def field_of(model: ModelIdentity) -> str:
-    """All that makes two vectors of one text differ; the model stands before the first space."""
+    """Return the field of a model: all that decides its vectors; the name comes first."""
     return " ".join(
         (
             *(model.model, model.revision, str(model.dimension), str(model.max_tokens)),
@@ -236,13 +241,13 @@ def field_of(model: ModelIdentity) -> str:
     )
 
 
-def packed(value: bytes, kind: Kind, text_hash: bytes, model: ModelIdentity) -> bytes:
-    """The entry for a vector's bytes."""
+def pack_entry(value: bytes, kind: Kind, text_hash: bytes, model: ModelIdentity) -> bytes:
+    """Return the entry that stores a vector's bytes."""
     return value + _digest(value, kind, text_hash, model)
 
 
-def unpacked(entry: bytes, kind: Kind, text_hash: bytes, model: ModelIdentity) -> bytes | None:
-    """The vector's bytes, None where the entry is not one of this text and model."""
+def unpack_entry(entry: bytes, kind: Kind, text_hash: bytes, model: ModelIdentity) -> bytes | None:
+    """Return the vector's bytes; None where the entry is not a valid one of this text and model."""
     value, digest = entry[:-_DIGEST_BYTES], entry[-_DIGEST_BYTES:]
     if digest != _digest(value, kind, text_hash, model) or not _is_vector(value, model):
         return None
@@ -266,36 +271,36 @@ def _is_vector(value: bytes, model: ModelIdentity) -> bool:
 logger = logging.getLogger(__name__)
 
 
-# after a failure, before it is tried again
+# pause after a failure before the next try
 _PAUSE_SECONDS = 5.0
 
 
-class Breaker:
-    """Runs one kind of work on a service that is not needed for the result to be right.
+class CircuitBreaker:
+    """Runs calls to an optional service, and skips them for some seconds after a failure.
 
-    `errors` counts the failures, `bypassed` the calls that were spared one.
+    `errors` counts failures. `bypassed` counts skipped calls.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._failing = False
-        self._closed_at = 0.0
+        self._retry_at = 0.0
         self.errors = 0
         self.bypassed = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether it failed a moment ago."""
-        return time.monotonic() < self._closed_at
+        """Whether calls are skipped now."""
+        return time.monotonic() < self._retry_at
 
     def run(self, work: Callable[[], T]) -> T | None:
-        """What the work returns; None where it fails, or failed a moment ago."""
+        """Return the result of the work; None where it fails or is skipped."""
         if self.is_open:
             self.bypassed += 1
             return None
         try:
             result = work()
-        # a server may answer anything at all, and the client then raises anything
+        # the client may raise any exception for a malformed answer
         except Exception as error:
             self._fail(error)
             return None
@@ -306,7 +311,7 @@ class Breaker:
 
     def _fail(self, error: Exception) -> None:
         self.errors += 1
-        self._closed_at = time.monotonic() + _PAUSE_SECONDS
+        self._retry_at = time.monotonic() + _PAUSE_SECONDS
         if not self._failing:
             logger.warning(
                 "%s does not work and is left out until it does: %s: %s",

@@ -1,4 +1,4 @@
-"""Decodes images that anybody may have made."""
+"""Decodes images from untrusted sources."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-# what cameras, scanners and the web make; each further decoder is one more to be attacked
+# the formats of cameras, scanners and the web; each further decoder adds an attack surface
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# a model that shrinks an image further finds all that it looks for in twice its own size
+# an image is kept at twice the model's size, so that the model's own resizing loses no detail
 _SPARE = 2
-# of a long strip so much is kept, in sizes of the model, that many of them fit into memory
+# longest edge of an elongated image, in multiples of the model's size, to limit memory
 _LONGEST = 16
-# 8192 x 6144 is what the cameras of phones make at most; in memory it has four bytes a pixel
+# 8192 x 6144, the largest image of phone cameras; four bytes a pixel in memory
 MAX_PIXELS = 50_331_648
-# decoding a WebP takes four times that: two canvases, the image as bytes, and the image
+# decoding a WebP holds four copies: two canvases, the bytes and the image
 MAX_WEBP_PIXELS = MAX_PIXELS // 2
-# of JPEG and GIF; in a PNG of one column each pixel is a row with an overhead of its own
+# the limit of JPEG and GIF, for all formats: a PNG of one column has an overhead for each pixel
 MAX_EDGE = 65_535
-# pixels that are in true colours at once: larger blocks than these 2 MiB leave malloc with holes
+# pixels converted to true colour at once: blocks above 2 MiB fragment the heap
 _BAND = 1 << 19
-# of a step by whole pixels before the one that is fine: as near to it as cannot be seen
-# (pillow.readthedocs.io, Image.resize, reducing_gap)
+# reducing_gap of Image.resize: 3 is indistinguishable from full resampling
+# (pillow.readthedocs.io, Image.resize)
 _GAP = 3
 
 
 def decode(data: bytes, size: int) -> Image:
-    """The image upright, in RGB, over white where it is transparent; of an animation the first.
+    """Return the image upright, in RGB, on white where transparent; the first of an animation.
 
-    A large one is shrunk to about twice `size`, the model's own edge in pixels, while it is
-    decoded where its format can do that. Raises RowError for what is no image, is broken, or has
-    more pixels than are decoded.
+    A large image is shrunk to about twice `size`, the model's edge in pixels, during decoding where
+    the format allows. Raises RowError for bytes that are not an image, a damaged image, and an
+    image with more pixels than MAX_PIXELS.
     """
     from PIL import ImageOps
 
@@ -48,34 +48,36 @@ def decode(data: bytes, size: int) -> Image:
         if image.size != smaller:
             width, height = opened.size
             image = image.resize(smaller, box=(0, 0, width / steps[0], height / steps[1]))
-        # which says where up is
+        # the EXIF data has the orientation
         image.info.update(opened.info)
         return ImageOps.exif_transpose(image)
-    # a decoder raises many kinds for a file that was cut or made to hurt
+    # a decoder may raise any exception for a truncated or malicious file
     except Exception as error:
         raise RowError(f"the image cannot be decoded: {error or type(error).__name__}") from None
 
 
 def mime_type(data: bytes) -> str:
-    """What the image is, like image/png. Raises RowError as `decode` does."""
+    """Return the MIME type of the image, like image/png. Raises RowError as `decode` does."""
     return str(_opened(data).get_format_mimetype())
 
 
 def _opened(data: bytes) -> ImageFile:
-    """The image, of which no more than the header is read."""
+    """Open the image and check its size; only the header is read."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise RowError(f"the image is none of {', '.join(FORMATS)}, or broken") from None
+        raise RowError(
+            f"the image is damaged or has another format than {', '.join(FORMATS)}"
+        ) from None
     except Exception as error:
         raise RowError(f"the image cannot be opened: {error or type(error).__name__}") from None
     most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
     if image.width * image.height > most or max(image.size) > MAX_EDGE:
         raise RowError(
-            f"the image has {image.width:,} x {image.height:,} pixels; at most {most:,} are"
-            f" decoded, and {MAX_EDGE:,} along an edge: shrink it"
+            f"the image has {image.width:,} x {image.height:,} pixels; the limits are {most:,}"
+            f" pixels and {MAX_EDGE:,} along an edge: shrink the image"
         )
     return image
 
@@ -86,8 +88,10 @@ def _shrunk(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def _reduced(image: Image, across: int, down: int) -> Image:
-    """In true colours, and so many times smaller. Band by band: whole, a copy of the image in each
-    of the modes on the way would be in memory, too."""
+    """Convert to true colour and reduce by whole factors.
+
+    Works in bands: conversions of the whole image would each hold a full copy in memory.
+    """
     from PIL import Image
 
     width, height = image.size
@@ -102,10 +106,10 @@ def _reduced(image: Image, across: int, down: int) -> Image:
 
 def _in_true_colours(image: Image) -> Image:
     if image.mode.startswith("I;16"):
-        # `convert` would clip: keep the upper byte of the two
+        # `convert` would clip 16-bit values: keep the upper byte
         image = image.point(lambda value: value / 256, "L")
-    wanted = "RGBA" if image.has_transparency_data else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _over_white(image: Image) -> Image:

@@ -1,8 +1,8 @@
-"""Reads images over the network, from hosts and buckets that EMBEDDING_IMAGE_HOSTS names.
+"""Reads images over the network, only from hosts and buckets that EMBEDDING_IMAGE_HOSTS names.
 
-A host is named as it stands in the URI, with its port unless that is the scheme's own; a bucket as
-s3://bucket. What is not named is not asked, whether a row or a redirect leads there. Not through
-fsspec for http: that follows redirects by itself.
+A host is named as in the URI, with its port unless that is the scheme's default; a bucket is named
+as s3://bucket. The list also applies to redirects. HTTP does not use fsspec, which follows
+redirects by itself.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ import httpx
 
 from embeddings_pipeline.errors import ConfigurationError, RowError
 
-# how long a host may be silent, and how long one image may take in all
+# the longest silence of a host, and the longest time for one image
 _SILENCE_SECONDS = 10.0
 _SECONDS = 60.0
 _REDIRECTS = 5
 
 
 class HttpImages:
-    """One pool of connections for all threads."""
+    """Reads images by HTTP with one connection pool. Thread-safe."""
 
     def __init__(self, *, hosts: frozenset[str], max_bytes: int) -> None:
         self._hosts = hosts
         self._max_bytes = max_bytes
         self._client = httpx.Client(
             timeout=_SILENCE_SECONDS,
-            # packed, a few bytes could be gigabytes
+            # a few compressed bytes could expand to gigabytes
             headers={"Accept-Encoding": "identity"},
         )
 
     def read(self, uri: str) -> bytes:
-        """The body of an http or https URI, at most one byte past the limit. Raises RowError."""
+        """Return the body of an http or https URI, at most one byte more than `max_bytes`.
+
+        Raises RowError for a host that is not named, and for any failure.
+        """
         until = time.monotonic() + _SECONDS
         url = _url(uri)
         for _ in range(_REDIRECTS + 1):
@@ -45,7 +48,7 @@ class HttpImages:
                     if not response.has_redirect_location:
                         return self._body(response, until)
                     url = url.join(_url(response.headers["Location"]))
-            # the latter, which is none of the former, for where a redirect leads
+            # InvalidURL, which is no HTTPError, comes from a redirect's location
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise RowError(f"{url.host}: {str(error) or type(error).__name__}") from None
         raise RowError(f"{url.host} redirects more than {_REDIRECTS} times")
@@ -56,12 +59,12 @@ class HttpImages:
 
     def _require_named(self, url: httpx.URL) -> None:
         if url.userinfo:
-            raise RowError("it has a user or a password in it")
+            raise RowError("the URI contains a user or a password: remove it")
         name = url.netloc.decode().lower()
         if url.scheme not in ("http", "https") or name not in self._hosts:
             raise RowError(
-                f"{url.scheme}://{name} may not be read (EMBEDDING_IMAGE_HOSTS:"
-                f" {', '.join(sorted(self._hosts)) or 'none'})"
+                f"{url.scheme}://{name} is not in EMBEDDING_IMAGE_HOSTS"
+                f" ({', '.join(sorted(self._hosts)) or 'none'})"
             )
 
     def _body(self, response: httpx.Response, until: float) -> bytes:
@@ -73,23 +76,26 @@ class HttpImages:
             if len(body) > self._max_bytes:
                 break
             if time.monotonic() > until:
-                raise RowError(f"it is not read whole after {_SECONDS:.0f} seconds")
+                raise RowError(f"the response was incomplete after {_SECONDS:.0f} seconds")
         return bytes(body)
 
 
 def read_s3(uri: str, *, hosts: frozenset[str], max_bytes: int) -> bytes:
-    """An object of a bucket, at most one byte past the limit. Raises RowError."""
+    """Return an object of a bucket, at most one byte more than `max_bytes`.
+
+    Raises RowError for a bucket that is not named, and for any failure.
+    """
     parts = urlsplit(uri)
     if f"s3://{parts.netloc}".lower() not in hosts:
         raise RowError(
-            f"s3://{parts.netloc} may not be read (EMBEDDING_IMAGE_HOSTS:"
-            f" {', '.join(sorted(hosts)) or 'none'})"
+            f"s3://{parts.netloc} is not in EMBEDDING_IMAGE_HOSTS"
+            f" ({', '.join(sorted(hosts)) or 'none'})"
         )
     try:
         data: bytes = _s3().cat_file(f"{parts.netloc}{parts.path}", start=0, end=max_bytes + 1)
     except ConfigurationError:
         raise
-    # botocore's, aiohttp's and the file system's own
+    # botocore, aiohttp and s3fs raise their own classes
     except Exception as error:
         raise RowError(str(error) or type(error).__name__) from None
     return data
@@ -112,4 +118,4 @@ def _url(uri: str) -> httpx.URL:
     try:
         return httpx.URL(uri)
     except httpx.InvalidURL as error:
-        raise RowError(f"it is no URL: {error}") from None
+        raise RowError(f"not a URL: {error}") from None

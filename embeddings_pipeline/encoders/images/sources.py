@@ -1,7 +1,7 @@
-"""Reads the bytes of images: from where the settings let it, and no more than they let it.
+"""Reads the bytes of images, within the sources and sizes that the settings allow.
 
-URIs come with the rows of a table and may be anybody's: nothing outside one folder and of hosts
-that were not named is ever asked for.
+URIs come from table rows and are untrusted: files are read only below one folder, and hosts are
+contacted only where they are named.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 200
 
 
 class ImageFiles:
-    """Reads by EMBEDDING_IMAGE_MAX_BYTES, _HOSTS and _ROOT; from many threads at once."""
+    """Reads images within EMBEDDING_IMAGE_MAX_BYTES, _HOSTS and _ROOT. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._max_bytes = settings.embedding_image_max_bytes
@@ -39,37 +39,37 @@ class ImageFiles:
         self._root = settings.embedding_image_root
 
     def read(self, uri: str) -> bytes:
-        """The bytes behind a path or a data, file, http, https or s3 URI.
+        """Return the bytes at a path or a data, file, http, https or s3 URI.
 
-        Raises RowError for one that is not there, too large, not allowed, or not of the content
-        hash that `pinned` gave it.
+        Raises RowError for an image that is missing, too large, not allowed, or whose content
+        differs from the hash that `pinned` added.
         """
         bare = _PIN.sub("", uri)
         try:
             data = self.within_limit(self._read(bare))
-        # a path may be too long, hold a null, lead nowhere …
+        # for example a path that is too long, contains a null or does not exist
         except (RowError, OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise RowError(f"image {_shown(bare)}: {why}") from None
         pin = _PIN.search(uri)
         if pin and content_hash(data).hex() != pin[1]:
             raise RowError(
-                f"image {_shown(bare)} is another than its row was read with: `run --force` takes"
-                " the new one"
+                f"image {_shown(bare)} has changed since its row was read: `run --force` encodes"
+                " the new image"
             )
         return data
 
     def within_limit(self, data: bytes) -> bytes:
-        """The bytes of an image. Raises RowError where they are too many."""
+        """Return `data`. Raises RowError where it exceeds EMBEDDING_IMAGE_MAX_BYTES."""
         if len(data) > self._max_bytes:
             raise RowError(
-                f"it has more than {self._max_bytes:,} bytes, which EMBEDDING_IMAGE_MAX_BYTES"
-                " allows"
+                f"the image has more than {self._max_bytes:,} bytes, the limit of"
+                " EMBEDDING_IMAGE_MAX_BYTES"
             )
         return data
 
     def close(self) -> None:
-        """Close the connections that were opened."""
+        """Close open connections."""
         if "_http" in self.__dict__:
             self._http.close()
             del self._http
@@ -82,7 +82,7 @@ class ImageFiles:
             case "file":
                 parts = urlsplit(uri)
                 if parts.netloc not in ("", "localhost"):
-                    raise RowError(f"a file URI cannot be of another machine ({parts.netloc})")
+                    raise RowError(f"a file URI cannot name another machine ({parts.netloc})")
                 return self._from_file(unquote(parts.path))
             case "data":
                 return _from_data(uri)
@@ -94,8 +94,8 @@ class ImageFiles:
                 return read_s3(uri, hosts=self._hosts, max_bytes=self._max_bytes)
             case other:
                 raise RowError(
-                    f"there are no images by {other}: it can be a path, or a file, http, https, s3"
-                    " or data URI"
+                    f"scheme {other!r} is not supported: use a path, or a file, http, https, s3 or"
+                    " data URI"
                 )
 
     @cached_property
@@ -108,22 +108,22 @@ class ImageFiles:
         if self._root is None:
             raise RowError("set EMBEDDING_IMAGE_ROOT to the folder below which files may be read")
         root = Path(os.path.realpath(self._root.expanduser()))
-        # a relative path is one below the folder; links are followed before the folder is checked
+        # a relative path starts at the folder; links are resolved before the check
         path = Path(os.path.realpath(root / name))
         if not path.is_relative_to(root):
-            raise RowError(f"it is not below EMBEDDING_IMAGE_ROOT {str(root)!r}")
+            raise RowError(f"the file is not below EMBEDDING_IMAGE_ROOT {str(root)!r}")
         with open(path, "rb", opener=_open) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise RowError("it is not a file")
+                raise RowError("not a regular file")
             return file.read(self._max_bytes + 1)
 
 
 def pinned(uri: str, content: bytes) -> str:
-    """A URI that is read only while there are the very bytes behind it that have this hash."""
+    """Return the URI with a content hash: `ImageFiles.read` then accepts only that content."""
     return f"{uri}#sha256={content.hex()}"
 
 
-# a pixel: an image that every encoder of images can take
+# an image of one pixel, which every image model accepts
 PROBE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
     "cQAAAABJRU5ErkJggg=="
@@ -131,19 +131,19 @@ PROBE = (
 
 
 def _shown(uri: str) -> str:
-    """A URI for an error: without what may be secret, a password or signature, nor at length."""
+    """Return a URI for an error message: without passwords and signatures, and shortened."""
     bare = re.sub(r"//[^/]*@", "//", uri.partition("?")[0]) if "://" in uri else uri
     return repr(bare if len(bare) <= _SHOWN else f"{bare[:_SHOWN]}…")
 
 
 def _open(path: str, flags: int) -> int:
-    # not a link that came about since, and no wait for whoever writes to a pipe
+    # no link created after the check, and no wait for the writer of a pipe
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _from_data(uri: str) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
-        raise RowError("a data URI has a comma before its data")
+        raise RowError("a data URI needs a comma before its data")
     data = unquote_to_bytes(body)
     return b64decode(data, validate=True) if head.endswith(";base64") else data

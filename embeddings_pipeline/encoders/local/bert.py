@@ -1,18 +1,12 @@
-"""A BERT in memory, for inference alone.
+"""Runs a BERT with mean pooling in plain torch, as most small sentence-transformers models are.
 
-`transformers` has the same and takes three seconds to import, longer than a hundred texts take to
-encode. Architecture: Devlin et al. 2019, arxiv.org/abs/1810.04805; names as in its checkpoints.
+Importing `transformers` or `sentence_transformers` takes three seconds, longer than encoding a
+hundred texts. The vectors are the same; a test compares them. Architecture: Devlin et al. 2019,
+arxiv.org/abs/1810.04805; weights are named as in its checkpoints.
 
-What a BERT computes, in operations of torch alone.
-
-Python starts a hundred small operations for each batch and takes the interpreter's lock before
-each; beside other threads that are at work, as those of a service are, it waits for that longer
-than it computes. As TorchScript a whole pass is one operation.
-
-Runs a BERT with mean pooling by itself: what most small sentence-transformers models are.
-
-`import sentence_transformers` takes longer than to encode a hundred texts. The vectors are the
-same; a test compares them.
+On a CPU the forward pass is one TorchScript function. In Python the pass is a hundred small
+operations, each of which takes the interpreter's lock; in a service with other busy threads,
+waiting for the lock takes longer than the computation.
 """
 
 from __future__ import annotations
@@ -27,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding, Tokenizer
 
-from embeddings_pipeline.encoders.local.cpu_workers import Lanes
-from embeddings_pipeline.encoders.local.loaded_model import Prepared
+from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
+from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
@@ -36,22 +30,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# rows for which oneDNN chooses the order of a packed weight; others are right too
+# number of rows that oneDNN optimises the packed weights for; other numbers also work
 _ROWS = 2048
 
 
 class Group(NamedTuple):
-    """So many texts, one behind the other, of so many tokens each."""
+    """Consecutive texts of one length: the number of texts, and the tokens of each."""
 
     texts: int
     tokens: int
 
 
 class Bert:
-    """The weights of a checkpoint. Raises KeyError where one is missing.
+    """A BERT with the weights of a checkpoint. Raises KeyError where a weight is missing.
 
-    In bfloat16 on a CPU the weights of linear layers are put into oneDNN's own order once rather
-    than in each call.
+    In bfloat16 on a CPU the weights of linear layers are reordered for oneDNN once, not in each
+    call.
     """
 
     def __init__(
@@ -68,7 +62,7 @@ class Bert:
         )
 
         def affine(*names: str) -> list[Tensor]:
-            # query, key and value as one product
+            # query, key and value are computed by one matrix product
             return [
                 torch.cat([stored[f"{name}.{part}"] for name in names]).to(dtype)
                 for part in ("weight", "bias")
@@ -80,7 +74,7 @@ class Bert:
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
             return [weight, bias]
 
-        # every text is of the first segment
+        # every token belongs to the first segment
         positions = (
             stored["embeddings.position_embeddings.weight"]
             + stored["embeddings.token_type_embeddings.weight"][0]
@@ -106,8 +100,11 @@ class Bert:
         self._forward = forward_pass(device, packed=packed)
 
     def __call__(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
-        """The last hidden states, shape (tokens, hidden), of the token ids of texts one behind the
-        other, shape (tokens,), nothing of which is padding; `groups` says where texts end."""
+        """Return the last hidden states, shape (tokens, hidden).
+
+        `ids` are the token ids of consecutive texts without padding, shape (tokens,). `groups`
+        gives the lengths of the texts, in order.
+        """
         import torch
 
         places = torch.cat([torch.arange(group.tokens).repeat(group.texts) for group in groups])
@@ -138,13 +135,18 @@ if TYPE_CHECKING:
 
 
 def forward_pass(device: str, *, packed: bool) -> Forward:
-    """The function of a model on this device, whose linear weights are `packed` for oneDNN or not.
+    """Return the forward pass for a device; `packed` says whether weights are packed for oneDNN.
 
-    It takes the ids of tokens, of texts one behind the other, shape (tokens,), and the place of
-    each in its text; how many texts of how many tokens each follow one another; the embeddings of
-    words and of places, and their normalisation; the weights of each layer, in the order in which
-    they are used; heads; and the epsilon of normalisations. It gives the last hidden states, shape
-    (tokens, hidden).
+    The arguments of the forward pass:
+    - token ids of consecutive texts, shape (tokens,)
+    - the position of each token in its text, shape (tokens,)
+    - (number of texts, tokens of each) for each group of texts of one length
+    - word embeddings, position embeddings, and the weight and bias of their layer norm
+    - the weights of each layer, in the order of use
+    - the number of attention heads
+    - the epsilon of layer norms
+
+    Returns the last hidden states, shape (tokens, hidden).
     """
     import torch
     from torch.nn import functional
@@ -158,18 +160,18 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
     def packed_linear(
         hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool
     ) -> torch.Tensor:
-        # what `torch.compile` makes of a frozen model; not for the public
+        # the private operation that torch.compile emits for a frozen model
         after, how = ("gelu", "none") if gelu else ("none", "")
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             hidden, weight, bias, after, [], how
         )
         return product
 
-    # softmax(QK'/sqrt(d))V, each of shape (texts, heads, tokens, d)
+    # softmax(QK'/sqrt(d))V, arxiv.org/abs/1706.03762; each of shape (texts, heads, tokens, d)
     def mixed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return functional.scaled_dot_product_attention(q, k, v)
 
-    # the fused kernel of torch takes up to twice as long for texts of these lengths
+    # on a CPU torch's fused kernel takes up to twice as long for texts of these lengths
     def mixed_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         scale = float(q.shape[-1]) ** -0.5
         queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
@@ -195,7 +197,7 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
         shape = hidden.shape[1:]
         hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
         for layer in layers:
-            # weight and bias of each of these
+            # each weight is followed by its bias
             qkv, qkv_b, out, out_b, norm_1, norm_1_b, up, up_b, down, down_b, norm_2, norm_2_b = (
                 layer
             )
@@ -219,14 +221,14 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
     if device != "cpu":
         return forward
     with warnings.catch_warnings():
-        # torch advises `torch.compile`, which takes 43 s where this takes 0.02
+        # torch recommends torch.compile, which takes 43 s; scripting takes 0.02 s
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted: Forward = torch.jit.script(forward)
     return scripted
 
 
 def is_plain_bert(folder: Path) -> bool:
-    """Whether a model is a BERT, mean pooling and no prompts, as far as its files tell."""
+    """Whether the files of a model describe a BERT with mean pooling and without prompts."""
     modules = _read(folder / "modules.json") or []
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
@@ -244,11 +246,11 @@ def is_plain_bert(folder: Path) -> bool:
 
 
 class PlainBert:
-    """The loaded model. Raises whatever its files make the loading raise."""
+    """A loaded BERT with its tokenizer. Loading may raise any exception for damaged files."""
 
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
 
-        self.lanes = Lanes() if device == "cpu" else None
+        self.cpu_workers = CpuWorkers() if device == "cpu" else None
         self._device = device
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
@@ -256,19 +258,19 @@ class PlainBert:
         config = _read(folder / "config.json")
         self._model = Bert(folder / "model.safetensors", config, device=device, dtype=dtype)
 
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        """The tokens of each text."""
+    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
+        """Tokenise each text."""
         return [
-            Prepared(
+            PreparedInput(
                 len(encoding.ids) + sum(_text_tokens(o) for o in encoding.overflowing), encoding.ids
             )
             for encoding in self._tokenizer.encode_batch_fast(list(texts))
         ]
 
-    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Means of the tokens' vectors, float32, shape (texts, dimension), not normalized.
+    def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
+        """Return the mean of each text's token vectors, float32, shape (texts, dimension).
 
-        Such a model has no prompts: a query is read like a document.
+        The vectors are not normalized. `query` has no effect, since the model has no prompts.
         """
         del query
         import torch
@@ -300,22 +302,26 @@ def _is_bert(config: dict[str, Any]) -> bool:
 
 
 def _is_named_as_ours(weights: Path) -> bool:
-    # a BERT that was saved with a head on it has `bert.` before each name
+    # a BERT saved with a task head has `bert.` before each name
     try:
         with safe_open(weights, framework="np") as file:
             return "embeddings.word_embeddings.weight" in file.keys()  # noqa: SIM118
-    # it is not there, or broken: whoever loads it says so
+    # missing or damaged: loading reports the error
     except (OSError, SafetensorError):
         return False
 
 
 def _is_mean(pooling: dict[str, Any]) -> bool:
-    former = {key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True}
+    former = {
+        key
+        for key, enabled in pooling.items()
+        if key.startswith("pooling_mode_") and enabled is True
+    }
     return former == {"pooling_mode_mean_tokens"} or (
         not former and pooling.get("pooling_mode") == "mean"
     )
 
 
 def _read(path: Path) -> Any:
-    # what is optional in a model's folder is read as empty
+    # a missing optional file counts as empty
     return json.loads(path.read_text()) if path.exists() else {}

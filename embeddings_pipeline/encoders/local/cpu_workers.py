@@ -1,7 +1,7 @@
-"""Threads that run a model beside one another on a CPU, each with its own share of the cores.
+"""Threads that run a model in parallel on a CPU, each on its own share of the cores.
 
-One operation over all cores ends when its slowest core does. On a machine that others use too that
-is many times a second; a lane waits for nobody until its batch is done.
+An operation over all cores takes as long as its slowest core. On a machine with other load that
+delay recurs in each operation. Workers on separate cores wait for one another only at the end.
 """
 
 from __future__ import annotations
@@ -11,43 +11,45 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Barrier
 from typing import TypeVar
 
-# more would wait for the interpreter, which starts each operation
-_MOST = 8
+# more workers would wait for the interpreter's lock, which each operation takes
+_MAX_WORKERS = 8
 
 T = TypeVar("T")
 
 
-class Lanes:
-    """As many threads as torch would take for one operation, at most eight with several each. They
-    are those of `pool`."""
+class CpuWorkers:
+    """A `pool` of one thread for each thread that torch uses in one operation, at most eight.
+
+    With more than eight torch threads, each worker uses several.
+    """
 
     def __init__(self) -> None:
         import torch
 
         threads = torch.get_num_threads()
-        self.count = min(threads, _MOST)
+        self.count = min(threads, _MAX_WORKERS)
         ready = Barrier(self.count + 1)
         self.pool = ThreadPoolExecutor(
             self.count,
-            thread_name_prefix="lane",
-            initializer=_take,
+            thread_name_prefix="cpu-worker",
+            initializer=_limit_threads,
             initargs=(threads // self.count,),
         )
         for _ in range(self.count):
             self.pool.submit(ready.wait)
         ready.wait()
-        # torch takes what a thread sets for the default of those that start later
+        # torch makes the number that a thread sets the default of later threads
         torch.set_num_threads(threads)
 
     def run(self, work: Callable[[T], None], parts: Iterable[T]) -> None:
-        """Do it with each part; raises what one of them raises, once all are done."""
+        """Run `work` on each part and wait for all. Raises an error of one part afterwards."""
         for done in wait([self.pool.submit(work, part) for part in parts]).done:
             done.result()
 
 
-def _take(threads: int) -> None:
+def _limit_threads(threads: int) -> None:
     import torch
 
-    # what a thread sets before it has asked once is overwritten by the default
+    # torch ignores set_num_threads() in a thread that has not called get_num_threads() first
     torch.get_num_threads()
     torch.set_num_threads(threads)

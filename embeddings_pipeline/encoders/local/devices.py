@@ -1,4 +1,4 @@
-"""Where a local model computes, and in which precision. Imports torch when it is asked."""
+"""Chooses the device and the precision of a local model. Each function imports torch itself."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from embeddings_pipeline.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
-# instructions that make bfloat16 faster than float32; without them it is slower
+# CPU flags with which bfloat16 is faster than float32; without them bfloat16 is slower
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-# NVIDIA's Ampere, the first with bfloat16 units
+# compute capability of NVIDIA Ampere, the first generation with bfloat16 units
 _BFLOAT16_CAPABILITY = (8, 0)
 
 
-def device_for(wanted: str) -> str:
-    """The device for EMBEDDING_DEVICE. Raises ConfigurationError for one that is not there."""
+def device_for(setting: str) -> str:
+    """Return the device for a value of EMBEDDING_DEVICE: `auto`, `cpu`, `mps`, `cuda` or `cuda:1`.
+
+    Raises ConfigurationError for a device that this machine does not have.
+    """
     import torch
 
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     present = ["cpu", *(f"cuda:{n}" for n in range(cuda))]
     if torch.backends.mps.is_available():
         present.append("mps")
-    if wanted == "auto":
+    if setting == "auto":
         return "cuda:0" if cuda else present[-1]
-    resolved = "cuda:0" if wanted == "cuda" else wanted
+    resolved = "cuda:0" if setting == "cuda" else setting
     if resolved not in present:
         raise ConfigurationError(
-            f"EMBEDDING_DEVICE {wanted!r} is not on this machine (devices: auto,"
+            f"EMBEDDING_DEVICE {setting!r} is not on this machine (devices: auto,"
             f" {', '.join(present)})"
         )
     return resolved
 
 
 def dtype_for(precision: str, device: str) -> torch.dtype:
-    """The type for EMBEDDING_PRECISION: `auto` is bfloat16 where the device is fast at it."""
+    """Return the type for EMBEDDING_PRECISION: `auto` is bfloat16 on a device that is fast at it,
+    float32 elsewhere."""
     import torch
 
     if precision == "auto":
@@ -60,14 +64,14 @@ def _is_fast_at_bfloat16(device: str) -> bool:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get memory: CUDA has a class for it, the CPU a message."""
+    """Whether torch ran out of memory. CUDA raises its own class, a CPU a RuntimeError."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def release_memory(device: str) -> None:
-    """Give back what a failed batch left in the device's cache."""
+    """Free the memory that a failed batch left in the device's cache."""
     import torch
 
     if device.startswith("cuda"):

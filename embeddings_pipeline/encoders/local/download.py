@@ -1,4 +1,4 @@
-"""Finds the folder of a model."""
+"""Finds the folder of a local model, and downloads the model where it is missing."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
-# model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its publisher has it
+# sha256 of model.safetensors as published in sentence-transformers/all-MiniLM-L6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# small ones that see images
+# small models that read images, named in error messages and in the catalogue
 IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
-# what sentence-transformers needs of a repository: never pickled weights, and code only of models
-# that are trusted
+# the files that sentence-transformers needs: never pickled weights, and code only of trusted models
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _CODE = ["*.py"]
 _HUB_SECONDS = 10
 
 
-def find(model: str, settings: Settings) -> Path:
-    """The folder of a model: where it is at hand, or from the hub. Raises ConfigurationError
-    where neither has it."""
-    return at_hand(model, settings) or _from_hub(model, settings)
+def find_or_download(model: str, settings: Settings) -> Path:
+    """Return the folder of a model on this machine, after a download from the hub where needed.
+
+    Raises ConfigurationError where the model is neither on this machine nor on the hub.
+    """
+    return find_local(model, settings) or _from_hub(model, settings)
 
 
-def at_hand(model: str, settings: Settings) -> Path | None:
-    """The folder of a model that needs no network: EMBEDDING_MODEL_PATH, the packaged weights or
-    the hub's cache. Raises ConfigurationError for a folder or a package that is not what it is to
-    be."""
+def find_local(model: str, settings: Settings) -> Path | None:
+    """Return the folder of a model on this machine, or None. Uses no network.
+
+    Looks at EMBEDDING_MODEL_PATH, the packaged weights and the hub's cache. Raises
+    ConfigurationError for a folder without a model, and for packaged weights that have changed.
+    """
     if model == settings.embedding_model and settings.embedding_model_path:
         folder = settings.embedding_model_path.expanduser()
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
             raise ConfigurationError(
-                f"EMBEDDING_MODEL_PATH {str(folder)!r} holds no model: there is neither a"
+                f"EMBEDDING_MODEL_PATH {str(folder)!r} holds no model: it has neither a"
                 " modules.json nor a config.json"
             )
         return folder
@@ -63,9 +66,9 @@ def _cached(model: str, settings: Settings) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        # what is here stays what it is: a run depends neither on the network nor on an upload
+        # a cached model is not updated: a run depends on neither the network nor a new upload
         return Path(_download(model, settings)(local_files_only=True))
-    # no such folder, or no name that the hub could have
+    # the model is not in the cache, or its name is not valid on the hub
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
@@ -74,15 +77,15 @@ def _from_hub(model: str, settings: Settings) -> Path:
     from huggingface_hub import HfApi
 
     try:
-        # the download itself would wait for a silent hub without end
+        # the download has no timeout of its own for a hub that does not answer
         HfApi().model_info(model, timeout=_HUB_SECONDS)
         return Path(_download(model, settings)())
-    # the hub's client raises many kinds, down to the network's own
+    # the hub's client raises many classes, down to network errors
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(
-            f"model {model!r} is neither at hand nor to be had from the hub ({reason}): check its"
-            " name, or set EMBEDDING_MODEL_PATH to a folder that has it"
+            f"model {model!r} is not on this machine and cannot be downloaded ({reason}): check the"
+            " name, or set EMBEDDING_MODEL_PATH to the folder of the model"
         ) from None
 
 

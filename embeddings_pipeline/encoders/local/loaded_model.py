@@ -1,21 +1,22 @@
-"""A model in memory, whatever brought it there."""
+"""The interface of a local model in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from embeddings_pipeline.encoders.local.cpu_workers import Lanes
+from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Prepared(NamedTuple):
-    """A text as the model takes it: the ids of its tokens, or the text itself; or an image.
+class PreparedInput(NamedTuple):
+    """An input in the form that the model takes: token ids, a text, or an image.
 
-    `tokens` is its length before the model cuts it; of an image, what it is as large as.
+    `tokens` is the length of a text before the model truncates it; for an image, the number of
+    tokens that the model makes of the image.
     """
 
     tokens: int
@@ -23,18 +24,17 @@ class Prepared(NamedTuple):
 
 
 class LoadedModel(Protocol):
-    """Prepares many texts at once, so that they can be put in batches by length.
-
-    `lanes` are threads that may enter `encode` at once; without any, one thread may.
-    """
+    """A model that tokenises many texts at once, so that texts of like length share a batch."""
 
     @property
-    def lanes(self) -> Lanes | None:
-        """They are made when the model is."""
+    def cpu_workers(self) -> CpuWorkers | None:
+        """The threads that may call `encode` at the same time. None allows one thread."""
 
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        """Each text with its length."""
+    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
+        """Return each text with its length in tokens."""
 
-    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Vectors of one batch, shape (texts, the model's own dimension), with the model's prompt
-        for queries or for documents."""
+    def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
+        """Return the vectors of one batch, float32, shape (batch, the model's full dimension).
+
+        `query` selects the model's query prompt rather than its document prompt.
+        """

@@ -1,5 +1,5 @@
-"""Tells from the files of a sentence-transformers model what it is, without loading it, and
-finds those that its weights are loaded from."""
+"""Reads the identity of a sentence-transformers model from its files, without loading the model,
+and finds the files of its weights."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import write_atomically
 
-# the latter is what the first image models were saved as
+# CLIPModel is the class name in the first image models
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
 _PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
 _WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
 _OURS = "sentence_transformers."
 _NO_LIMIT = 2**31 - 1
-# of a model that takes images of any size
+# edge in pixels for a model that takes images of any size
 _ANY_IMAGE = 512
 
 
 class Vision(NamedTuple):
-    """How a model sees an image: its edge in pixels, and the tokens that it becomes."""
+    """How a model reads an image: the edge in pixels, and the number of tokens."""
 
     size: int
     tokens: int
@@ -36,25 +36,25 @@ class Vision(NamedTuple):
 def describe(
     model: str, folder: Path, dimension: int | None, *, trusted: bool = False
 ) -> ModelIdentity:
-    """The identity of the model in a folder; `dimension` shortens its vectors.
+    """Return the identity of the model in a folder; `dimension` shortens its vectors.
 
-    Raises ConfigurationError for pickled weights, for a dimension that it cannot give and, unless
-    it is `trusted`, for a model that is not made of the parts we know.
+    Raises ConfigurationError for pickled weights, for a dimension larger than the model's, and for
+    a model with unsupported parts that is not `trusted`.
     """
-    with _said_where_malformed(model, folder):
+    with _config_errors(model, folder):
         modules = _modules(model, folder, trusted=trusted)
         full = _dimension(model, modules)
         if dimension is not None and dimension > full:
             raise ConfigurationError(
-                f"model {model!r} gives {full} dimensions; `dimension: {dimension}` is more"
+                f"model {model!r} has {full} dimensions: `dimension: {dimension}` is too large"
             )
         return ModelIdentity(
             provider="sentence-transformers",
             model=model,
-            # code that makes the vectors is a part of what they are made with
+            # a trusted model's own code also decides its vectors
             revision=revision(
                 _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
-                _manner(folder, modules),
+                _encoding_config(folder, modules),
             ),
             dimension=dimension or full,
             max_tokens=_max_tokens(modules[0].folder),
@@ -63,31 +63,31 @@ def describe(
 
 
 def vision(model: str, folder: Path) -> Vision | None:
-    """How the model in a folder sees images; None where it reads text alone."""
-    with _said_where_malformed(model, folder):
-        # what may run is decided by `describe`
+    """Return how the model in a folder reads images; None for a text model."""
+    with _config_errors(model, folder):
+        # `describe` decides which models may run
         config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
         if "vision_config" not in config:
             return None
         size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
-        # one token for each patch, and one for the whole: arxiv.org/abs/2010.11929
+        # one token for each patch and one class token: ViT, arxiv.org/abs/2010.11929
         return Vision(size, (size // int(config["vision_config"].get("patch_size", 16))) ** 2 + 1)
 
 
 @contextmanager
-def _said_where_malformed(model: str, folder: Path) -> Iterator[None]:
-    # a key that is missing, a list where an object is to be, letters in place of a number …
+def _config_errors(model: str, folder: Path) -> Iterator[None]:
+    # for example a missing key, a list in place of an object, letters in place of a number
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigurationError(
-            f"model {model!r}: the JSON files in {folder} are not those of a model"
-            f" ({type(error).__name__}: {error}): get them again"
+            f"model {model!r}: the JSON files in {folder} do not describe a model"
+            f" ({type(error).__name__}: {error}): download the model again"
         ) from error
 
 
 class _Module(NamedTuple):
-    """A part of a sentence-transformers model, in the order in which they work."""
+    """A part of a sentence-transformers model: its class and its folder."""
 
     kind: str
     folder: Path
@@ -103,15 +103,15 @@ def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
     if not trusted and (unknown or modules[0].kind not in _TRANSFORMERS):
         kinds = ", ".join(module.kind for module in modules)
         raise ConfigurationError(
-            f"model {model!r} in {folder} is made of {kinds}; what can be used is a Transformer and"
-            f" after it {', '.join(sorted(_PARTS))}; to run the model's own code for others, name"
-            " it in EMBEDDING_TRUST_REMOTE_CODE"
+            f"model {model!r} in {folder} has the parts {kinds}; supported is a Transformer"
+            f" followed by any of {', '.join(sorted(_PARTS))}: to run the model's own code, name"
+            " the model in EMBEDDING_TRUST_REMOTE_CODE"
         )
     return modules
 
 
 def _kind(path: str, *, trusted: bool) -> str:
-    # a class of another package may have any name
+    # a class of another package keeps its full path, since its name may be any
     return path.rpartition(".")[2] if trusted or path.startswith(_OURS) else path
 
 
@@ -124,8 +124,11 @@ def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
     ]
 
 
-def _manner(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
-    """What decides the vectors beside weights: prompts, and how those of tokens become one."""
+def _encoding_config(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
+    """Return the settings that decide the vectors besides the weights: prompts, pooling and case.
+
+    Settings that have the usual value are left out.
+    """
     settings = _json(folder / "config_sentence_transformers.json")
     prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
     default = settings.get("default_prompt_name")
@@ -147,40 +150,40 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
         if kind == "Dense":
             return int(config["out_features"])
         if kind == "Pooling":
-            # the latter is its former name
+            # word_embedding_dimension is the older name
             size = config.get("embedding_dimension") or config["word_embedding_dimension"]
             return int(size) * len(_modes(config))
         if kind in _TRANSFORMERS:
             sizes = ["hidden_size", "d_model", "dim", "n_embd"]
             if "vision_config" in config:
-                # where texts and images meet
+                # the dimension of the space that texts and images share
                 config = config.get("text_config", {}) | config
                 sizes.insert(0, "projection_dim")
             for key in sizes:
                 if config.get(key):
                     return int(config[key])
     raise ConfigurationError(
-        f"model {model!r}: {modules[0].folder / 'config.json'} does not say its hidden_size"
+        f"model {model!r}: {modules[0].folder / 'config.json'} has no hidden_size"
     )
 
 
 def _modes(pooling: Mapping[str, Any]) -> list[str]:
-    """How the vectors of tokens become one; those of several modes are put side by side."""
+    """Return the pooling modes, sorted; the vectors of several modes are concatenated."""
     modes = pooling.get("pooling_mode", "mean")
     if not isinstance(modes, str):
         return sorted(modes)
-    # as the modes were written formerly
+    # the older form has one boolean for each mode
     prefix = "pooling_mode_"
     former = [
         key.removeprefix(prefix)
-        for key, on in pooling.items()
-        if key.startswith(prefix) and on is True
+        for key, enabled in pooling.items()
+        if key.startswith(prefix) and enabled is True
     ]
     return sorted("mean" if mode == "mean_tokens" else mode for mode in former) or [modes]
 
 
 def _max_tokens(transformer: Path) -> int:
-    """What the model reads of a text, as sentence-transformers decides it."""
+    """Return the most tokens that the model reads, by the rules of sentence-transformers."""
     settings = _json(transformer / "sentence_bert_config.json")
     if declared := settings.get("max_seq_length"):
         return int(declared)
@@ -190,12 +193,12 @@ def _max_tokens(transformer: Path) -> int:
         config.get("max_position_embeddings"),
         config.get("text_config", {}).get("max_position_embeddings"),
     ]
-    # a tokenizer without a limit says 10^30, and xlnet -1
+    # a tokenizer without a limit has 10^30, xlnet has -1
     return min([int(limit) for limit in limits if limit and limit > 0] + [_NO_LIMIT])
 
 
 def _json(path: Path) -> Any:
-    # what is optional in a model's folder is read as empty
+    # a missing optional file counts as empty
     try:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
@@ -206,9 +209,9 @@ _WEIGHTS = "model.safetensors"
 
 
 def weight_files(model: str, folder: Path, *, sharded: bool) -> list[Path]:
-    """The weights in the folder of a part of a model; only those of a transformer may be `sharded`.
+    """Return the weight files in the folder of a model's part; only a transformer's are `sharded`.
 
-    Raises ConfigurationError where they are not there: what loads them would take pickled ones.
+    Raises ConfigurationError where they are missing: the loader would fall back to pickled weights.
     """
     index = folder / f"{_WEIGHTS}.index.json"
     names = {_WEIGHTS}
@@ -218,25 +221,31 @@ def weight_files(model: str, folder: Path, *, sharded: bool) -> list[Path]:
     if missing or not names:
         raise ConfigurationError(
             f"model {model!r} has no safetensors weights in {folder}"
-            f" ({', '.join(missing) or index.name} is missing); others are not loaded, since"
-            " unpickling runs code"
+            f" ({', '.join(missing) or index.name} is missing): pickled weights are not loaded,"
+            " since unpickling runs code"
         )
     return sorted(folder / name for name in names)
 
 
-def revision(weights: Sequence[Path], manner: Mapping[str, Any] | None = None) -> str:
-    """sha256 of the weights; where there are several files, or a `manner` of their use that most
-    models do not have, of the files' sums in order and of that."""
+def revision(weights: Sequence[Path], encoding_config: Mapping[str, Any] | None = None) -> str:
+    """Return the sha256 of the weights, in hex.
+
+    With several files or an `encoding_config`, returns the sha256 of the files' sums in order
+    followed by the config as JSON.
+    """
     sums = [_sha256(path, path.stat().st_mtime_ns) for path in weights]
-    if manner:
-        sums.append(json.dumps(manner, sort_keys=True))
+    if encoding_config:
+        sums.append(json.dumps(encoding_config, sort_keys=True))
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 @lru_cache
 def _sha256(path: Path, changed_at: int) -> str:
-    """The sum of a file, remembered between processes: of 90 MB it takes longer than a run in which
-    nothing changed. A file that changes gets another size or time."""
+    """Return the sha256 of a file, and keep it for later processes.
+
+    Hashing 90 MB takes longer than a run in which nothing changed. A kept sum is valid while the
+    file has the same size and modification time.
+    """
     remembered = _sums_folder() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
     state = f"{path.stat().st_size} {changed_at} "
     with suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Runs any model that sentence-transformers can load."""
+"""Runs models with the sentence-transformers library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from embeddings_pipeline.encoders.encoder import token_count
-from embeddings_pipeline.encoders.local.loaded_model import Prepared
+from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class GeneralModel:
-    """The loaded model; a `trusted` one may run code of its own. Raises what sentence-transformers
-    raises where it cannot be loaded."""
+class SentenceTransformersModel:
+    """A model loaded by sentence-transformers; a `trusted` model may run its own code.
+
+    Loading may raise any exception of sentence-transformers.
+    """
 
     def __init__(
         self,
@@ -42,22 +44,22 @@ class GeneralModel:
         self._token_count = token_count(folder)
 
     @property
-    def lanes(self) -> None:
-        """None: its tokenizer is not made for several threads."""
+    def cpu_workers(self) -> None:
+        """None: the tokenizer is not safe for several threads."""
 
-    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
-        """The texts with their tokens; the model's own tokenizer cuts them."""
-        return [*map(Prepared, self._token_count.of(texts), texts)]
+    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
+        """Return the texts with their lengths in tokens; `encode` truncates them."""
+        return [*map(PreparedInput, self._token_count.of(texts), texts)]
 
-    def encode(self, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Vectors of one batch of texts or of images, float32, shape (batch, dimension)."""
+    def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
+        """Return the vectors of one batch of texts or images, float32, shape (batch, dimension)."""
         contents = [cast("str | Image", prepared.content) for prepared in batch]
         encode = self._model.encode_query if query else self._model.encode_document
         return cast(Vectors, encode(contents, batch_size=len(batch), show_progress_bar=False))
 
 
 def _hush() -> None:
-    """Keep `transformers` from drawing a bar and a table each time that a model is loaded."""
+    """Keep `transformers` from printing a progress bar and a table when a model is loaded."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A model of this machine, loaded once for all encoders of it, whatever dimension they give."""
+"""A local model that is loaded once and shared by its encoders of all dimensions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from threading import Lock
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import Channel, Item, Stream, by_tokens, encoded, tapered
+from embeddings_pipeline.encoders.batching import (
+    Channel,
+    Item,
+    Stream,
+    batches_by_length,
+    encode_batch,
+    taper_batches,
+)
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
 from embeddings_pipeline.encoders.local.bert import PlainBert, is_plain_bert
 from embeddings_pipeline.encoders.local.devices import (
@@ -23,30 +30,30 @@ from embeddings_pipeline.encoders.local.devices import (
     is_out_of_memory,
     release_memory,
 )
-from embeddings_pipeline.encoders.local.loaded_model import LoadedModel, Prepared
-from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
+from embeddings_pipeline.encoders.local.loaded_model import LoadedModel, PreparedInput
+from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 from embeddings_pipeline.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-# the smallest budget that running out of memory leads to: one text of most models
-_LEAST_BATCH_TOKENS = 256
-# of a lane: less is not worth a batch of its own, more is no faster
-_LEAST_LANE_TOKENS, _MOST_LANE_TOKENS = 256, 512
-# of a stream: texts that are tokenised at once; tokens among which texts of like length are found,
-# with the least that a text counts, so that they are at most 8,192 texts
+# lower bound of a batch after running out of memory: one text of most models
+_MIN_BATCH_TOKENS = 256
+# tokens of a worker's batch: a smaller batch wastes time, a larger one is no faster
+_MIN_WORKER_TOKENS, _MAX_WORKER_TOKENS = 256, 512
+# of a stream: texts tokenised at once; tokens read ahead, among which texts of like length are
+# found; tokens that a short text counts, so that at most 8,192 texts are read ahead
 _CHUNK_TEXTS = 512
-_AHEAD_TOKENS, _LEAST_TEXT_TOKENS = 262_144, 32
-# batches for each thread of the model: one that waits, so that a query does not wait long; and
-# those that are done while the consumer is busy
+_AHEAD_TOKENS, _MIN_TEXT_TOKENS = 262_144, 32
+# batches for each thread of the model: one running and one waiting, so that a query does not wait
+# long; and finished batches that wait for the consumer
 _RUNNING, _HELD = 2, 16
 
 
 @dataclass(frozen=True)
-class Options:
+class LocalOptions:
     """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
-    tokens (padding included) in one batch. A `trusted` model may run code of its own."""
+    tokens (padding included) in one batch. A `trusted` model may run its own code."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -56,13 +63,13 @@ class Options:
 
 
 class SharedModel:
-    """The model in a folder, loaded when it is first used. Any number of threads may use it; their
-    calls take turns, and a stream lets others in between its batches.
+    """The model in a folder, loaded on first use.
 
-    `identity` is that of its vectors in full.
+    Thread-safe: calls take turns, and other calls may run between the batches of a stream.
+    `identity` has the model's full dimension.
     """
 
-    def __init__(self, identity: ModelIdentity, folder: Path, options: Options) -> None:
+    def __init__(self, identity: ModelIdentity, folder: Path, options: LocalOptions) -> None:
         self.identity = identity
         self.folder = folder
         self.options = options
@@ -71,26 +78,28 @@ class SharedModel:
 
     @cached_property
     def device(self) -> str:
-        """Where it computes. Raises ConfigurationError for a device that is not there."""
+        """The device of the model. Raises ConfigurationError for a device that is missing."""
         return device_for(self.options.device)
 
     def check(self) -> None:
-        """Load it. Raises ConfigurationError where it or its device is not there."""
+        """Load the model. Raises ConfigurationError where the model or its device is missing."""
         with self._lock:
             _ = self._model
 
-    def room(self, tokens: int) -> int:
-        """How many inputs of so many tokens each make one batch."""
+    def batch_capacity(self, tokens: int) -> int:
+        """Return how many inputs of `tokens` tokens each fit in one batch."""
         return max(1, min(self._batch_tokens // tokens, self.options.batch_texts))
 
-    def encode_prepared(self, batch: Sequence[Prepared]) -> Vectors:
-        """Vectors of one batch of documents that are as the model takes them."""
+    def encode_prepared(self, batch: Sequence[PreparedInput]) -> Vectors:
+        """Return the vectors of one batch of prepared documents, at the full dimension."""
         with self._lock:
             return self._run(self._model, batch, query=False)
 
     def encode(self, texts: Sequence[str], *, query: bool) -> Encodings:
-        """Vectors of the texts, with the model's prompt for queries or for documents where it has
-        one; as they come, of any length."""
+        """Return the vectors of the texts at the full dimension, not normalized by this method.
+
+        `query` selects the model's query prompt rather than its document prompt.
+        """
         vectors = np.empty((len(texts), self.identity.dimension), np.float32)
         if not texts:
             return Encodings(vectors, Usage())
@@ -106,8 +115,8 @@ class SharedModel:
                 vectors[batch] = self._run(model, contents, query=query)
 
             batches = self._batches(model, lengths, taper=True)
-            if model.lanes:
-                model.lanes.run(fill, batches)
+            if model.cpu_workers:
+                model.cpu_workers.run(fill, batches)
             else:
                 for batch in batches:
                     fill(batch)
@@ -124,28 +133,35 @@ class SharedModel:
     def encode_stream(
         self, texts: Iterable[str], finish: Callable[[Vectors], Vectors]
     ) -> Generator[EncodedBatch, None, None]:
-        """Vectors of documents, each batch given to `finish`; see `Encoder.encode_stream`.
+        """Yield the vectors of documents; see `StreamingEncoder.encode_stream`.
 
-        Texts of like length are found among those that were read while the model was at work.
+        `finish` shortens and normalizes the vectors of a batch. Texts of like length share a
+        batch, chosen among the texts that were read while the model worked.
         """
         self.check()
         model = self._model
         with ExitStack() as stack:
-            pool = model.lanes.pool if model.lanes else stack.enter_context(ThreadPoolExecutor(1))
-            threads = model.lanes.count if model.lanes else 1
-            stream = Stream(running=_RUNNING * threads, held=_HELD * threads)
+            pool = (
+                model.cpu_workers.pool
+                if model.cpu_workers
+                else stack.enter_context(ThreadPoolExecutor(1))
+            )
+            threads = model.cpu_workers.count if model.cpu_workers else 1
+            stream = Stream(max_running=_RUNNING * threads, max_held=_HELD * threads)
             stack.enter_context(closing(stream))
             prepared = stream.stage(
                 partial(self._prepare, model),
-                stream.read(texts, room=_CHUNK_TEXTS),
-                most=_CHUNK_TEXTS,
-                room=_AHEAD_TOKENS,
-                least=_LEAST_TEXT_TOKENS,
+                stream.read(texts, capacity=_CHUNK_TEXTS),
+                max_items=_CHUNK_TEXTS,
+                capacity=_AHEAD_TOKENS,
+                min_weight=_MIN_TEXT_TOKENS,
             )
             encode = partial(self._encode_batch, model, finish)
             yield from stream.batches(self._cut(model, prepared), encode, pool)
 
-    def _prepare(self, model: LoadedModel, read: Sequence[Item[str]]) -> Iterator[Item[Prepared]]:
+    def _prepare(
+        self, model: LoadedModel, read: Sequence[Item[str]]
+    ) -> Iterator[Item[PreparedInput]]:
         prepared = model.prepare([item.content for item in read])
         for item, text in zip(read, prepared, strict=True):
             yield Item(item.place, text, min(text.tokens, self.identity.max_tokens))
@@ -154,7 +170,7 @@ class SharedModel:
         self,
         model: LoadedModel,
         finish: Callable[[Vectors], Vectors],
-        batch: Sequence[Item[Prepared]],
+        batch: Sequence[Item[PreparedInput]],
     ) -> list[EncodedBatch]:
         contents = [item.content for item in batch]
         usage = Usage(
@@ -164,16 +180,16 @@ class SharedModel:
         )
 
         def encode() -> Encodings:
-            with nullcontext() if model.lanes else self._lock:
+            with nullcontext() if model.cpu_workers else self._lock:
                 vectors = self._run(model, contents, query=False)
             return Encodings(finish(vectors), usage)
 
-        return [encoded([item.place for item in batch], encode)]
+        return [encode_batch([item.place for item in batch], encode)]
 
     def _cut(
-        self, model: LoadedModel, prepared: Channel[Prepared]
-    ) -> Iterator[list[Item[Prepared]]]:
-        """Batches of all that there is whenever the model has none left to begin."""
+        self, model: LoadedModel, prepared: Channel[PreparedInput]
+    ) -> Iterator[list[Item[PreparedInput]]]:
+        """Yield batches of all texts that are ready, each time the previous batches have begun."""
         while some := prepared.take():
             lengths = [item.tokens for item in some]
             for batch in self._batches(model, lengths, taper=prepared.over):
@@ -182,26 +198,28 @@ class SharedModel:
     def _batches(
         self, model: LoadedModel, lengths: Sequence[int], *, taper: bool
     ) -> list[list[int]]:
-        """The indexes of texts of these lengths, for the lanes where the model has some; with
-        smaller batches at the end where it is to `taper`."""
-        tokens, texts = self._batch_tokens, self.options.batch_texts
-        if model.lanes is None:
-            return by_tokens(lengths, max_tokens=tokens, max_texts=texts)
-        # few texts are for all lanes too, and of many no lane is left with a long one at the end
-        share = max(sum(lengths) // model.lanes.count + max(lengths), _LEAST_LANE_TOKENS)
-        tokens = min(tokens, share, _MOST_LANE_TOKENS)
-        batches = by_tokens(lengths, max_tokens=tokens, max_texts=texts)
-        return tapered(batches, lanes=model.lanes.count) if taper else batches
+        """Group texts of these lengths into batches of indexes, sized for the workers if any.
 
-    def _run(self, model: LoadedModel, batch: Sequence[Prepared], *, query: bool) -> Vectors:
-        """Out of memory, halve the batch, and keep those to come as small."""
+        With `taper` the last batches are smaller.
+        """
+        tokens, texts = self._batch_tokens, self.options.batch_texts
+        if model.cpu_workers is None:
+            return batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
+        # few texts are shared by all workers; of many, no worker ends with a long batch
+        share = max(sum(lengths) // model.cpu_workers.count + max(lengths), _MIN_WORKER_TOKENS)
+        tokens = min(tokens, share, _MAX_WORKER_TOKENS)
+        batches = batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
+        return taper_batches(batches, workers=model.cpu_workers.count) if taper else batches
+
+    def _run(self, model: LoadedModel, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
+        """Encode a batch. After running out of memory, halve this batch and later batches."""
         try:
             return self._checked(model.encode(batch, query=query))
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
         release_memory(self.device)
-        self._batch_tokens = max(self._batch_tokens // 2, _LEAST_BATCH_TOKENS)
+        self._batch_tokens = max(self._batch_tokens // 2, _MIN_BATCH_TOKENS)
         logger.warning(
             "%s ran out of memory with %d texts: batches have %d tokens from now on",
             *(self.identity.model, len(batch), self._batch_tokens),
@@ -213,8 +231,8 @@ class SharedModel:
     def _checked(self, vectors: Vectors) -> Vectors:
         if vectors.shape[1] != self.identity.dimension:
             raise ConfigurationError(
-                f"model {self.identity.model!r} gives {vectors.shape[1]} dimensions, not the"
-                f" {self.identity.dimension} that its files say"
+                f"model {self.identity.model!r} returned {vectors.shape[1]} dimensions, but its"
+                f" files declare {self.identity.dimension}: download the model again"
             )
         return vectors
 
@@ -223,13 +241,13 @@ class SharedModel:
         device = self.device
         dtype = dtype_for(self.options.precision, device)
         logger.info("loading %s on %s as %s", self.identity.model, device, dtype)
-        general = partial(GeneralModel, trusted=self.options.trusted)
+        general = partial(SentenceTransformersModel, trusted=self.options.trusted)
         load = PlainBert if is_plain_bert(self.folder) else general
         try:
             return load(
                 self.folder, max_tokens=self.identity.max_tokens, device=device, dtype=dtype
             )
-        # corrupt weights, unknown parts and missing packages each raise a kind of their own
+        # corrupt weights, unknown parts and missing packages raise different classes
         except Exception as error:
             raise ConfigurationError(
                 f"model {self.identity.model!r} in {self.folder} cannot be loaded: {error}"

@@ -1,5 +1,5 @@
-"""Sends texts to an OpenAI-compatible endpoint, again where that helps, and bounds its answers
-in time and size."""
+"""Sends texts to an OpenAI-compatible endpoint, retries transient errors, and limits the time and
+size of responses."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, 
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.encoders.openai.responses import (
-    Answer,
-    Exhausted,
-    Passing,
-    Refused,
-    Unusable,
-    json_of,
-    meaning,
-    read_answer,
+    EmbeddingResponse,
+    InvalidResponse,
+    RejectedInput,
+    RetriesExhausted,
+    TransientError,
+    classify_error,
+    parse_json,
+    parse_response,
 )
-from embeddings_pipeline.encoders.openai.truncation import cut, cut_as_told, estimate
+from embeddings_pipeline.encoders.openai.truncation import (
+    estimate,
+    truncate,
+    truncate_to_reported_limit,
+)
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
@@ -44,29 +48,30 @@ if TYPE_CHECKING:
     import httpx2
 
 
-_TRIES_FOR_FINITE = 3
+_FINITE_TRIES = 3
 
 
-class Fitted(NamedTuple):
-    """A text as it is sent; `truncated` where it is only the beginning."""
+class RequestText(NamedTuple):
+    """A text as it is sent; `truncated` says that only its beginning is sent."""
 
     text: str
     truncated: bool
 
 
-def fitted(texts: Sequence[Item[str]], max_tokens: int) -> list[Item[Fitted]]:
-    """The texts with their tokens; of one that has too many the beginning."""
+def truncate_texts(texts: Sequence[Item[str]], max_tokens: int) -> list[Item[RequestText]]:
+    """Count the tokens of texts, and cut texts of more than `max_tokens`."""
     return [
-        Item(item.place, Fitted(text, before > max_tokens), tokens)
+        Item(item.place, RequestText(text, before > max_tokens), tokens)
         for item, before in zip(texts, estimate([item.content for item in texts]), strict=True)
-        for text, tokens in [cut(item.content, before, max_tokens)]
+        for text, tokens in [truncate(item.content, before, max_tokens)]
     ]
 
 
 class Session:
-    """What all requests of a stream share: what they ask for, and what ended them.
+    """The state that all requests of a stream share: their parameters and the first error.
 
-    Once it is `stopping`, or one of them ended it, nothing more is sent and none waits long.
+    Once `stopping` returns true, or a request fails, nothing more is sent and no request waits
+    long.
     """
 
     def __init__(
@@ -87,36 +92,40 @@ class Session:
         self._probed = False
 
     def send(
-        self, texts: Sequence[str], tokens: int, billed: Callable[[int], None], *, brief: bool
-    ) -> Answer:
-        """See `Requests.send`. Raises EmbeddingsError once it is stopped."""
+        self, texts: Sequence[str], tokens: int, billed: Callable[[int], None], *, fail_fast: bool
+    ) -> EmbeddingResponse:
+        """Send texts; see `Requests.send`. Raises EmbeddingsError once the session is stopped."""
         self.check()
         return self._requests.send(
             texts,
             tokens=tokens,
             dimension=self.dimension,
             shortened=self._shortened,
-            brief=brief,
+            fail_fast=fail_fast,
             stopped=self._stopped,
             billed=billed,
         )
 
     def probe(self, billed: Callable[[int], None]) -> None:
-        """Once, make sure that the provider takes any text. Raises ConfigurationError where it
-        refuses that too."""
+        """Check once that the provider accepts a short text.
+
+        Raises ConfigurationError where the provider rejects that text too.
+        """
         with self._probing:
             if self._probed:
                 return
             try:
-                self.send([PROBE], 1, billed, brief=False)
-            except Refused as refusal:
-                raise ConfigurationError(f"not even {PROBE!r} can be encoded: {refusal}") from None
+                self.send([PROBE], 1, billed, fail_fast=False)
+            except RejectedInput as refusal:
+                raise ConfigurationError(
+                    f"the provider rejects even the text {PROBE!r}: {refusal}"
+                ) from None
             self._probed = True
 
     def check(self) -> None:
-        """Raise EmbeddingsError once it is stopped."""
+        """Raise EmbeddingsError once the session is stopped."""
         if self.stopped:
-            raise EmbeddingsError("stopped before all texts were sent; run again to go on")
+            raise EmbeddingsError("stopped before all texts were sent: run again to continue")
 
     @property
     def stopped(self) -> bool:
@@ -124,29 +133,28 @@ class Session:
         return self._stopped.is_set()
 
     def close(self) -> None:
-        """Stop it: whoever waits to try again need not."""
+        """Stop the session and end the pauses between retries."""
         self._stopped.set()
 
     def failed(self, error: BaseException) -> BaseException:
-        """Stop it for an error. Returns the first one: what others raise after it is that they
-        were stopped."""
+        """Stop the session for an error. Returns the first error, the cause of later ones."""
         with self._lock:
             self._error = self._error or error
         self.close()
         return self._error
 
 
-def answered(session: Session, batch: Sequence[Item[Fitted]]) -> Iterator[EncodedBatch]:
-    """What became of a batch; if an error ended it, what was answered and billed before.
+def send_batch(session: Session, batch: Sequence[Item[RequestText]]) -> Iterator[EncodedBatch]:
+    """Send a batch and yield its vectors, also those that were billed before an error.
 
-    Raises what `Requests.send` raises but Refused, and ConfigurationError where any text is
-    refused; or what another batch raised before.
+    Raises the errors of `Requests.send` except RejectedInput, ConfigurationError where the provider
+    rejects every text, and the error of another batch that failed first.
     """
-    call = _Call(session, batch)
+    call = _BatchRequest(session, batch)
     error = None
     try:
         call.run()
-    # what is paid for is given out before it
+    # vectors that were paid for are yielded before the error is raised
     except BaseException as raised:
         error = session.failed(raised)
     read = [i for i in range(len(batch)) if i not in call.unread]
@@ -167,19 +175,19 @@ def answered(session: Session, batch: Sequence[Item[Fitted]]) -> Iterator[Encode
         raise error
 
 
-class _Call:
-    """The texts of a batch and what became of them. What has a vector is never sent again.
+class _BatchRequest:
+    """The texts of a batch and their results. A text that has a vector is never sent again.
 
-    `vectors` have the shape (texts, dimension) and mean nothing at the indexes in `failures`, and
-    in `unread`; `truncated` are the indexes of texts that were cut, `tokens` what was billed.
+    `vectors` has the shape (texts, dimension); rows at the indexes in `failures` and `unread` have
+    no meaning. `truncated` holds the indexes of texts that were cut. `tokens` were billed.
     """
 
-    def __init__(self, session: Session, batch: Sequence[Item[Fitted]]) -> None:
+    def __init__(self, session: Session, batch: Sequence[Item[RequestText]]) -> None:
         self._session = session
         self._texts = [item.content.text for item in batch]
         self._lengths = [item.tokens for item in batch]
         self.vectors: Vectors = np.zeros((len(batch), session.dimension), np.float32)
-        # OpenAI refuses an empty text, and with it all others of its request
+        # OpenAI rejects a whole request for one empty text
         self.failures = {i: "the text is empty" for i, text in enumerate(self._texts) if not text}
         self.unread = {*range(len(batch))} - {*self.failures}
         self.truncated = {i for i, item in enumerate(batch) if item.content.truncated}
@@ -191,16 +199,18 @@ class _Call:
             self._take(sorted(self.unread))
 
     def _take(
-        self, batch: list[int], tries: int = _TRIES_FOR_FINITE, *, brief: bool = False
+        self, batch: list[int], tries: int = _FINITE_TRIES, *, fail_fast: bool = False
     ) -> None:
         try:
             answer = self._send(
-                [self._texts[i] for i in batch], sum(self._lengths[i] for i in batch), brief=brief
+                [self._texts[i] for i in batch],
+                sum(self._lengths[i] for i in batch),
+                fail_fast=fail_fast,
             )
-        except Refused as refusal:
-            self._divide(batch, refusal, brief=brief)
+        except RejectedInput as refusal:
+            self._divide(batch, refusal, fail_fast=fail_fast)
             return
-        except Exhausted as error:
+        except RetriesExhausted as error:
             self._isolate(batch, error)
             return
         finite = [bool(np.isfinite(vector).all()) for vector in answer.vectors]
@@ -208,70 +218,72 @@ class _Call:
         left = [i for i, is_finite in zip(batch, finite, strict=True) if not is_finite]
         self.unread -= {*batch} - {*left}
         if left and tries > 1:
-            self._take(left, tries - 1, brief=brief)
+            self._take(left, tries - 1, fail_fast=fail_fast)
         elif left:
-            self._fail(left, f"the provider's vector is not finite, {_TRIES_FOR_FINITE} times")
+            self._fail(left, f"the provider's vector is not finite, {_FINITE_TRIES} times")
 
-    def _send(self, texts: Sequence[str], tokens: int, *, brief: bool = False) -> Answer:
-        return self._session.send(texts, tokens, self._bill, brief=brief)
+    def _send(
+        self, texts: Sequence[str], tokens: int, *, fail_fast: bool = False
+    ) -> EmbeddingResponse:
+        return self._session.send(texts, tokens, self._bill, fail_fast=fail_fast)
 
     def _bill(self, tokens: int) -> None:
         self.tokens += tokens
 
-    def _isolate(self, batch: list[int], error: Exhausted) -> None:
-        """Find the texts that the provider stumbles over though it takes others.
+    def _isolate(self, batch: list[int], error: RetriesExhausted) -> None:
+        """Find the texts that make the provider fail, by halving the batch.
 
-        Each time it is asked anew whether it does: it may have gone away in between.
+        A probe before each step makes sure that the provider still accepts other texts.
         """
-        if self._session.stopped or not error.last.by_texts:
+        if self._session.stopped or not error.last.input_suspected:
             raise error
         try:
-            self._send([PROBE], 1, brief=True)
-        except (Exhausted, Refused):
+            self._send([PROBE], 1, fail_fast=True)
+        except (RetriesExhausted, RejectedInput):
             raise error from None
         if len(batch) == 1:
-            self._fail(batch, f"the provider takes other texts, but not this one ({error.last})")
+            self._fail(batch, f"the provider fails on this text and no other ({error.last})")
             return
         half = len(batch) // 2
-        self._take(batch[:half], brief=True)
-        self._take(batch[half:], brief=True)
+        self._take(batch[:half], fail_fast=True)
+        self._take(batch[half:], fail_fast=True)
 
-    def _divide(self, batch: list[int], refusal: Refused, *, brief: bool) -> None:
-        """Find the texts that are refused, and cut those that are only too long."""
+    def _divide(self, batch: list[int], refusal: RejectedInput, *, fail_fast: bool) -> None:
+        """Find the rejected texts by halving the batch, and cut those that are too long."""
         self._session.probe(self._bill)
         if len(batch) > 1:
             half = len(batch) // 2
-            self._take(batch[:half], brief=brief)
-            self._take(batch[half:], brief=brief)
+            self._take(batch[:half], fail_fast=fail_fast)
+            self._take(batch[half:], fail_fast=fail_fast)
             return
         (index,) = batch
-        shorter = cut_as_told(self._texts[index], refusal.in_full)
+        shorter = truncate_to_reported_limit(self._texts[index], refusal.full_message)
         if shorter is None:
             self._fail(batch, str(refusal))
             return
         self._texts[index] = shorter
         self._lengths[index] = estimate([shorter])[0]
         self.truncated.add(index)
-        self._take(batch, brief=brief)
+        self._take(batch, fail_fast=fail_fast)
 
     def _fail(self, batch: Sequence[int], reason: str) -> None:
         self.failures |= dict.fromkeys(batch, reason)
         self.unread -= {*batch}
 
 
-# a text that every model can take
+# a text that every model accepts
 PROBE = "probe"
 
-_OF_FORMAT = re.compile(r"encoding.?format|base64|\bfloats?\b", re.IGNORECASE)
-# each unusable answer is billed like a good one
-_UNUSABLE_ANSWERS = 4
-# of texts that may be what the provider stumbles over
-_BRIEF_TRIES = 3
+_FORMAT_ERROR = re.compile(r"encoding.?format|base64|\bfloats?\b", re.IGNORECASE)
+# an invalid response is billed like a valid one
+_MAX_INVALID_RESPONSES = 4
+# tries where the texts themselves may cause the failure
+_FAIL_FAST_TRIES = 3
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds: that one answer may take, of the first and the longest pause, and in all."""
+class RetryTimes:
+    """Limits in seconds: of one response, the first pause, the longest pause, and all tries."""
 
     answer: float = 60.0
     first: float = 0.5
@@ -279,7 +291,7 @@ class Patience:
     total: float = 300.0
 
 
-class _Asked(NamedTuple):
+class _EmbeddingRequest(NamedTuple):
     texts: Sequence[str]
     tokens: int
     dimension: int | None
@@ -288,29 +300,29 @@ class _Asked(NamedTuple):
 
 
 class Requests:
-    """The requests for the vectors of one model. Any number of threads may send."""
+    """Sends requests for the vectors of one model. Thread-safe."""
 
     def __init__(
-        self, model: str, endpoint: Endpoint, limits: RateLimits, patience: Patience
+        self, model: str, endpoint: Endpoint, limits: RateLimits, retry_times: RetryTimes
     ) -> None:
         import openai
 
         self._model = model
         self._endpoint = endpoint
         self._limits = limits
-        self._patience = patience
+        self._retry_times = retry_times
         self._client = openai.OpenAI(
-            # the client insists on a key, even where the endpoint needs none
+            # the client requires a key, even for an endpoint without one
             api_key=endpoint.key.get_secret_value() if endpoint.key else "none",
             base_url=endpoint.url,
-            timeout=patience.answer,
+            timeout=retry_times.answer,
             max_retries=0,
-            http_client=bounded_client(),
+            http_client=limited_http_client(),
         )
         self._backoff = wait_exponential_jitter(
-            multiplier=patience.first, max=patience.longest, jitter=patience.first
+            multiplier=retry_times.first, max=retry_times.longest, jitter=retry_times.first
         )
-        self._jitter = wait_random(0, patience.first)
+        self._jitter = wait_random(0, retry_times.first)
         self._as_numbers = False
 
     def close(self) -> None:
@@ -324,59 +336,63 @@ class Requests:
         tokens: int,
         dimension: int | None = None,
         shortened: bool = False,
-        brief: bool = False,
+        fail_fast: bool = False,
         stopped: Event,
         billed: Callable[[int], None] = lambda tokens: None,
-    ) -> Answer:
-        """The vectors of texts of about so many tokens. Whatever becomes of it, `billed` is told
-        the tokens of each answer: so many, where it does not say. `shortened` asks for fewer
-        dimensions than the model's own; `brief` gives up soon where the texts may be at fault.
+    ) -> EmbeddingResponse:
+        """Return the vectors of texts of about `tokens` tokens.
 
-        Raises Refused where the provider takes no such texts, ConfigurationError where it does not
-        take the key or has no such model, EmbeddingsError where the quota is exhausted, and
-        Exhausted where patience is at its end, or `stopped` was set.
+        `billed` is called with the tokens of each response, valid or not; with `tokens` where the
+        response does not say. `shortened` requests fewer dimensions than the model's full one.
+        `fail_fast` allows fewer tries where the texts may cause the error.
+
+        Raises RejectedInput where the provider rejects the texts, ConfigurationError for a rejected
+        key or an unknown model, EmbeddingsError for an exhausted quota, and RetriesExhausted where
+        no try succeeded in time or `stopped` was set.
         """
-        asked = _Asked(texts, tokens, dimension, shortened, stopped)
+        request = _EmbeddingRequest(texts, tokens, dimension, shortened, stopped)
         started = time.monotonic()
-        failed: list[Passing] = []
+        failed: list[TransientError] = []
         held_back = 0.0
 
-        def once() -> Answer:
+        def once() -> EmbeddingResponse:
             nonlocal held_back
             if failed and stopped.is_set():
-                # a pause that was cut short is no reason to ask again
+                # the pause was cut short by a stop: no retry
                 raise failed[-1]
             arrived = time.monotonic()
             self._limits.wait(tokens, stopped)
             held_back += time.monotonic() - arrived
             try:
-                return self._answer(asked)
-            except Passing as error:
+                return self._answer(request)
+            except TransientError as error:
                 failed.append(error)
                 billed(error.billed or 0)
                 raise
 
         retrying = Retrying(
-            retry=retry_if_exception_type(Passing),
+            retry=retry_if_exception_type(TransientError),
             wait=self._wait,
             stop=lambda state: (
                 stopped.is_set()
-                or sum(error.billed is not None for error in failed) >= _UNUSABLE_ANSWERS
-                or (brief and sum(error.by_texts for error in failed) >= _BRIEF_TRIES)
-                # what our own limits take is no fault of the provider's
+                or sum(error.billed is not None for error in failed) >= _MAX_INVALID_RESPONSES
+                or (
+                    fail_fast and sum(error.input_suspected for error in failed) >= _FAIL_FAST_TRIES
+                )
+                # waiting for our own rate limits does not count
                 or time.monotonic() - started - held_back + state.upcoming_sleep
-                >= self._patience.total
+                >= self._retry_times.total
             ),
             sleep=sleep_using_event(stopped),
             reraise=True,
         )
         try:
             answer = retrying(once)
-        except Passing as error:
-            raise Exhausted(
-                f"{self._endpoint.host} gave no vectors of {self._model!r} in"
+        except TransientError as error:
+            raise RetriesExhausted(
+                f"{self._endpoint.host} returned no vectors of {self._model!r} in"
                 f" {retrying.statistics['attempt_number']} tries and"
-                f" {time.monotonic() - started:.0f} s ({error}); run again to go on",
+                f" {time.monotonic() - started:.0f} s ({error}): run again to continue",
                 error,
             ) from None
         billed(tokens if answer.tokens is None else answer.tokens)
@@ -385,97 +401,106 @@ class Requests:
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         backoff = self._backoff(state)
-        after = error.after if isinstance(error, Passing) else None
-        # several threads are told to come back at one and the same time
-        # a provider that is sorely pressed may say 0, or a time that is past
+        after = error.after if isinstance(error, TransientError) else None
+        # jitter, since several threads may get the same retry-after; the backoff is the minimum,
+        # since an overloaded provider may send 0 or a time in the past
         return backoff if after is None else max(backoff, after) + self._jitter(state)
 
-    def _answer(self, asked: _Asked) -> Answer:
-        """The answer of one try."""
-        # other threads may find out meanwhile
+    def _answer(self, request: _EmbeddingRequest) -> EmbeddingResponse:
+        """Send the request once and return its response."""
+        # other threads may change the attribute meanwhile
         as_numbers = self._as_numbers
         try:
-            return read_answer(self._post(asked, as_numbers), asked.texts, asked.dimension)
-        except Refused as refusal:
-            if as_numbers or not _OF_FORMAT.search(refusal.in_full):
+            return parse_response(self._post(request, as_numbers), request.texts, request.dimension)
+        except RejectedInput as refusal:
+            if as_numbers or not _FORMAT_ERROR.search(refusal.full_message):
                 raise
-            # a server that does not know base64 is asked for numbers from now on
+            # a server without base64 gets requests for numbers from now on
             self._as_numbers = True
-            return self._answer(asked)
-        except Unusable as error:
+            return self._answer(request)
+        except InvalidResponse as error:
             reason = self._endpoint.redacted(str(error))
-            raise Passing(
-                f"the answer cannot be used: {reason}",
-                by_texts=True,
-                billed=asked.tokens if error.tokens is None else error.tokens,
+            raise TransientError(
+                f"the response is invalid: {reason}",
+                input_suspected=True,
+                billed=request.tokens if error.tokens is None else error.tokens,
             ) from None
 
-    def _post(self, asked: _Asked, as_numbers: bool) -> object:
-        """The JSON of the answer."""
+    def _post(self, request: _EmbeddingRequest, as_numbers: bool) -> object:
+        """Return the JSON of the response."""
         import openai
 
         ask = partial(
             self._client.embeddings.with_raw_response.create,
             model=self._model,
-            input=list(asked.texts),
-            dimensions=asked.dimension if asked.shortened and asked.dimension else openai.omit,
+            input=list(request.texts),
+            dimensions=request.dimension
+            if request.shortened and request.dimension
+            else openai.omit,
             encoding_format="float" if as_numbers else openai.omit,
         )
         try:
-            response = awaited(ask, self._patience.answer, asked.stopped)
+            response = call_with_deadline(ask, self._retry_times.answer, request.stopped)
         except openai.APIStatusError as error:
-            raise meaning(error, self._endpoint, self._model) from None
-        except (openai.APIConnectionError, Unended) as error:
+            raise classify_error(error, self._endpoint, self._model) from None
+        except (openai.APIConnectionError, IncompleteResponse) as error:
             reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
-            raise Passing(reason, by_texts=True) from None
-        return json_of(response.http_response.content)
+            raise TransientError(reason, input_suspected=True) from None
+        return parse_json(response.http_response.content)
 
 
 # 2,048 vectors of 4,096 dimensions, written as numbers
-_MOST_BYTES = 256 << 20
-# what is about to be answered is paid for; with the step below it makes a stop of two seconds
+_MAX_BYTES = 256 << 20
+# a response that is about to come is already billed; with the step below a stop takes two seconds
 _GRACE_SECONDS = 1.5
-# how often whoever waits looks whether it should stop
+# interval at which a waiting thread checks whether it should stop
 _STEP_SECONDS = 0.25
 
 T = TypeVar("T")
 
 
-class Unended(Exception):
-    """An answer that is too long, too long in coming, or packed."""
+class IncompleteResponse(Exception):
+    """A response that is too large, too slow, or compressed."""
 
 
-def awaited(ask: Callable[[], T], seconds: float, stopped: Event) -> T:
-    """What `ask` gives within so many seconds in all, or within two once it is `stopped`.
+def call_with_deadline(ask: Callable[[], T], seconds: float, stopped: Event) -> T:
+    """Return the result of `ask`, which may take `seconds`, or two seconds after a stop.
 
-    It runs in a thread of its own, which is left to itself where it takes longer: a timeout of HTTP
-    is one of each part, and an answer may drip for ever, head or body. Raises Unended then.
+    `ask` runs in a thread of its own, which is abandoned at the deadline: an HTTP timeout applies
+    to each part of a response, so a slow head or body could take any time. Raises
+    IncompleteResponse at the deadline.
     """
     answer: Future[T] = Future()
     Thread(target=_settle, args=(answer, ask), name="asking", daemon=True).start()
     until = time.monotonic() + seconds
-    told = False
+    stopping = False
     while (left := until - time.monotonic()) > 0 and not answer.done():
         wait([answer], timeout=min(left, _STEP_SECONDS))
-        if not told and stopped.is_set():
-            told = True
+        if not stopping and stopped.is_set():
+            stopping = True
             until = min(until, time.monotonic() + _GRACE_SECONDS)
     if not answer.done():
-        raise Unended("stopped before it answered" if told else f"no whole answer in {seconds:g} s")
+        raise IncompleteResponse(
+            "stopped before the response came"
+            if stopping
+            else f"no complete response in {seconds:g} s"
+        )
     return answer.result()
 
 
 def _settle(answer: Future[T], ask: Callable[[], T]) -> None:
     try:
         answer.set_result(ask())
-    # whatever it is, it is for who waits
+    # the waiting thread raises the error
     except BaseException as error:
         answer.set_exception(error)
 
 
-def bounded_client() -> httpx2.Client:
-    """The vendor's client of HTTP, which reads no body without end and follows no redirect: the
-    texts are for the provider that was configured."""
+def limited_http_client() -> httpx2.Client:
+    """Return OpenAI's HTTP client with a limit on the size of a body and without redirects.
+
+    A redirect would send the texts to another host than the configured one.
+    """
     import httpx2
     import openai
 
@@ -487,8 +512,8 @@ def bounded_client() -> httpx2.Client:
         def __iter__(self) -> Iterator[bytes]:
             for part in self._inner:
                 self._size += len(part)
-                if self._size > _MOST_BYTES:
-                    raise Unended(f"the answer has more than {_MOST_BYTES:,} bytes")
+                if self._size > _MAX_BYTES:
+                    raise IncompleteResponse(f"the response has more than {_MAX_BYTES:,} bytes")
                 yield part
 
         def close(self) -> None:
@@ -497,13 +522,13 @@ def bounded_client() -> httpx2.Client:
     def bound(response: httpx2.Response) -> None:
         packing = response.headers.get("content-encoding", "identity")
         if packing != "identity":
-            raise Unended(f"the answer is packed ({packing}), which was not asked for")
+            raise IncompleteResponse(f"the response is compressed ({packing}) against the request")
         if isinstance(response.stream, httpx2.SyncByteStream):
             response.stream = Bounded(response.stream)
 
     return openai.DefaultHttpxClient(
         event_hooks={"response": [bound]},
-        # packed, a few bytes could be gigabytes
+        # a few compressed bytes could expand to gigabytes
         headers={"Accept-Encoding": "identity"},
         follow_redirects=False,
     )

@@ -1,4 +1,4 @@
-"""Encodes by an OpenAI-compatible endpoint."""
+"""The encoder of a model at an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -11,60 +11,61 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import Item, Stream, as_filled, in_order
+from embeddings_pipeline.encoders.batching import Item, Stream, batches_in_order, fill_batches
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, TokenCount, Usage
 from embeddings_pipeline.encoders.openai.client import (
     PROBE,
-    Fitted,
-    Patience,
     Requests,
+    RequestText,
+    RetryTimes,
     Session,
-    answered,
-    fitted,
+    send_batch,
+    truncate_texts,
 )
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.models import RemoteModel
 from embeddings_pipeline.encoders.openai.rate_limits import NoLimits, RateLimits
-from embeddings_pipeline.encoders.openai.responses import Refused
+from embeddings_pipeline.encoders.openai.responses import RejectedInput
 from embeddings_pipeline.encoders.openai.truncation import estimate
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
-# smaller requests than this are not worth sending side by side
-_LEAST_BATCH_TOKENS = 8_000
-# texts of a stream that are counted at once
+# splitting a call into smaller parallel requests than this saves no time
+_MIN_BATCH_TOKENS = 8_000
+# texts of a stream whose tokens are counted at once
 _CHUNK_TEXTS = 512
 
 
 @dataclass(frozen=True)
-class Options:
-    """How a provider is asked: the most texts and tokens in one request, and requests in flight.
+class RequestOptions:
+    """The most texts and tokens in one request, and the number of requests in flight.
 
-    OpenAI takes 2,048 texts and 300,000 tokens in one request.
+    OpenAI accepts at most 2,048 texts and 300,000 tokens in one request
+    (platform.openai.com/docs/api-reference/embeddings, from memory).
     """
 
     batch_texts: int = 2_048
     batch_tokens: int = 300_000
     in_flight: int = 4
-    patience: Patience = field(default_factory=Patience)
+    retry_times: RetryTimes = field(default_factory=RetryTimes)
 
 
-def options_of(settings: Settings) -> Options:
-    """Requests no larger than EMBEDDING_BATCH_SIZE, and than a minute's tokens."""
-    default = Options()
+def request_options(settings: Settings) -> RequestOptions:
+    """Return options whose requests keep EMBEDDING_BATCH_SIZE and EMBEDDING_TOKENS_PER_MINUTE."""
+    default = RequestOptions()
     a_minute = settings.embedding_tokens_per_minute or default.batch_tokens
-    return Options(
+    return RequestOptions(
         batch_texts=min(settings.embedding_batch_size, default.batch_texts),
         batch_tokens=min(a_minute, default.batch_tokens),
     )
 
 
 class OpenAIEncoder:
-    """A model of the endpoint. `dimension` shortens its vectors. Any number of threads may use it.
-    Once `stopping`, it waits for nothing any more.
+    """Encodes with a model of the endpoint; `dimension` shortens its vectors. Thread-safe.
 
-    Raises ConfigurationError for a dimension that the model is known not to give.
+    Once `stopping` returns true, the encoder stops waiting. Raises ConfigurationError for a
+    dimension that a known model does not support.
     """
 
     def __init__(
@@ -75,63 +76,66 @@ class OpenAIEncoder:
         *,
         dimension: int | None = None,
         limits: RateLimits | None = None,
-        options: Options | None = None,
+        options: RequestOptions | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         _check_dimension(model, remote, dimension)
         self._model = model
         self._remote = remote
         self._endpoint = endpoint
-        self._wanted = dimension
-        self._options = options or Options()
+        self._dimension = dimension
+        self._options = options or RequestOptions()
         self._limits = limits or NoLimits()
         self._stopping = stopping
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """The model. Where its dimension is not known, the provider is asked once.
+        """The identity of the model. An unknown dimension takes one request to the provider.
 
-        The same name at two hosts may be two models, so the revision names a host that is not
-        OpenAI's own.
+        One name at two hosts may mean two models, so the revision names a host other than OpenAI.
         """
         name = self._remote.name
         return ModelIdentity(
             provider="openai",
             model=self._model,
             revision=name if self._endpoint.is_default else f"{name}@{self._endpoint.host}",
-            dimension=self._wanted or self._own_dimension,
+            dimension=self._dimension or self._own_dimension,
             max_tokens=self._remote.max_tokens,
             normalized=self._remote.normalized,
         )
 
     @property
     def device(self) -> str:
-        """The host that computes."""
+        """The provider's host."""
         return self._endpoint.host
 
     @property
     def token_count(self) -> TokenCount:
-        """About how many tokens the provider will count in a text."""
+        """A counter that estimates how many tokens the provider counts in a text."""
         return TokenCount(estimate, exact=False)
 
     def check(self) -> None:
-        """Make the client. A key is tried by the first request, not before."""
+        """Create the client. The first request checks the key, not this method."""
         _ = self._requests
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of the texts; of those that the provider refuses, the reason. Where it fails
-        after some, theirs are not lost: see `Encodings.stopped`."""
+        """Return the vectors of the texts; a text that the provider rejects is in `failures`.
+
+        An error after some texts were encoded keeps their vectors: see `Encodings.stopped`.
+        """
         started = time.monotonic()
         vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
         failures: dict[int, str] = {}
         usage = Usage()
         read: set[int] = set()
         stopped = None
-        items = fitted([Item(*numbered) for numbered in enumerate(texts)], self._remote.max_tokens)
+        items = truncate_texts(
+            [Item(*numbered) for numbered in enumerate(texts)], self._remote.max_tokens
+        )
         lengths = [item.tokens for item in items]
         options = self._options
-        share = max(_LEAST_BATCH_TOKENS, -(-sum(lengths) // options.in_flight))
-        batches = in_order(
+        share = max(_MIN_BATCH_TOKENS, -(-sum(lengths) // options.in_flight))
+        batches = batches_in_order(
             lengths,
             max_tokens=min(options.batch_tokens, share),
             max_texts=options.batch_texts,
@@ -146,7 +150,7 @@ class OpenAIEncoder:
                     usage += made.usage
                     read.update(places)
             except Exception as error:
-                # nothing is known of any text but that it is empty: to refuse one takes a probe
+                # no text was encoded: without a billed request nothing was learnt of any text
                 if not usage.tokens:
                     raise
                 stopped = error
@@ -156,25 +160,25 @@ class OpenAIEncoder:
         return Encodings(vectors, usage, failures, stopped)
 
     def encode_stream(self, texts: Iterable[str]) -> Generator[EncodedBatch, None, None]:
-        """Vectors of documents, batch by batch; see `Encoder.encode_stream`.
+        """Yield the vectors of documents batch by batch; see `StreamingEncoder.encode_stream`.
 
-        A batch is what became of one request, and as many requests are in flight as may be. What
-        ends the run, or that it is `stopping`, is raised once those in flight have been answered,
-        within two seconds; no more are sent meanwhile. The tokens of all batches are what was
-        billed: a batch without texts has those of answers that cannot be used.
+        A batch is the result of one request; up to `in_flight` requests run at the same time. An
+        error that ends the run, or a stop, is raised after the requests in flight were answered,
+        within two seconds; no more are sent meanwhile. The tokens of all batches are the billed
+        tokens: a batch without texts has the tokens of invalid responses.
         """
         options = self._options
 
-        def cut(stream: Stream, session: Session) -> Iterator[Sequence[Item[Fitted]]]:
+        def cut(stream: Stream, session: Session) -> Iterator[Sequence[Item[RequestText]]]:
             items = stream.stage(
-                partial(fitted, max_tokens=self._remote.max_tokens),
-                stream.read(texts, room=_CHUNK_TEXTS),
-                most=_CHUNK_TEXTS,
-                # a batch for each request
-                room=options.in_flight * options.batch_tokens,
-                least=options.batch_tokens // options.batch_texts,
+                partial(truncate_texts, max_tokens=self._remote.max_tokens),
+                stream.read(texts, capacity=_CHUNK_TEXTS),
+                max_items=_CHUNK_TEXTS,
+                # one batch for each request in flight
+                capacity=options.in_flight * options.batch_tokens,
+                min_weight=options.batch_tokens // options.batch_texts,
             )
-            return as_filled(
+            return fill_batches(
                 items,
                 max_texts=options.batch_texts,
                 max_tokens=options.batch_tokens,
@@ -184,19 +188,21 @@ class OpenAIEncoder:
         return self._sent(cut)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
-        """The same as for documents: such an endpoint makes no difference. Raises what ended the
-        call, whatever it had made."""
-        return self.encode_documents(texts).whole()
+        """Return the vectors of queries; the endpoint encodes queries like documents.
+
+        Raises the error that ended the call, even after some texts were encoded.
+        """
+        return self.encode_documents(texts).raise_if_stopped()
 
     def close(self) -> None:
-        """Close the connections, if any were opened."""
+        """Close open connections."""
         if "_requests" in self.__dict__:
             self._requests.close()
 
     def _sent(
-        self, cut: Callable[[Stream, Session], Iterable[Sequence[Item[Fitted]]]]
+        self, cut: Callable[[Stream, Session], Iterable[Sequence[Item[RequestText]]]]
     ) -> Generator[EncodedBatch, None, None]:
-        """What becomes of batches of a stream, each sent as one request."""
+        """Send batches, each as one request, and yield the results."""
         in_flight = self._options.in_flight
         session = Session(
             self._requests,
@@ -204,15 +210,17 @@ class OpenAIEncoder:
             shortened=self.identity.dimension != self._own_dimension,
             stopping=self._stopping,
         )
-        stream = Stream(running=in_flight, held=2 * in_flight)
-        # closed from the last to the first
+        stream = Stream(max_running=in_flight, max_held=2 * in_flight)
+        # the session closes first, so that requests stop before the stream waits for them
         with ThreadPoolExecutor(in_flight) as pool, closing(stream), closing(session):
-            yield from stream.batches(cut(stream, session), partial(answered, session), pool)
+            yield from stream.batches(cut(stream, session), partial(send_batch, session), pool)
 
     @cached_property
     def _requests(self) -> Requests:
         try:
-            return Requests(self._remote.name, self._endpoint, self._limits, self._options.patience)
+            return Requests(
+                self._remote.name, self._endpoint, self._limits, self._options.retry_times
+            )
         except ImportError:
             raise ConfigurationError(
                 f"model {self._model!r} needs the package openai: install"
@@ -221,14 +229,15 @@ class OpenAIEncoder:
 
     @cached_property
     def _own_dimension(self) -> int:
-        """How many dimensions the model has where none are asked for."""
+        """The model's full dimension."""
         if self._remote.dimension is not None:
             return self._remote.dimension
         try:
             answer = self._requests.send([PROBE], tokens=1, stopped=Stop(self._stopping))
-        except Refused as refusal:
+        except RejectedInput as refusal:
             raise ConfigurationError(
-                f"the dimension of model {self._model!r} cannot be asked: {refusal}"
+                f"the dimension of model {self._model!r} is unknown, and a request to learn it"
+                f" failed: {refusal}"
             ) from None
         return len(answer.vectors[0])
 
@@ -239,6 +248,6 @@ def _check_dimension(model: str, remote: RemoteModel, dimension: int | None) -> 
         return
     if dimension > own or not remote.shortens:
         raise ConfigurationError(
-            f"model {model!r} gives {own} dimensions{' or fewer' if remote.shortens else ''};"
-            f" `dimension: {dimension}` cannot be had"
+            f"model {model!r} supports {own} dimensions{' or fewer' if remote.shortens else ''},"
+            f" not `dimension: {dimension}`"
         )

@@ -1,4 +1,4 @@
-"""Where a provider is."""
+"""The address and the key of a provider."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _LONGEST_MESSAGE = 300
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the provider is, and the key to it; some need none."""
+    """The base URL of a provider and its key; some providers need no key."""
 
     url: str
     key: SecretStr | None
 
     @property
     def host(self) -> str:
-        """The host, with its port where that is not the usual one."""
+        """The host of the URL, with the port where the URL has one."""
         return urlsplit(self.url).netloc
 
     @property
     def is_default(self) -> bool:
-        """Whether it is OpenAI's own."""
+        """Whether the endpoint is OpenAI's own."""
         return self.url.rstrip("/") == _DEFAULT_URL
 
     def redacted(self, text: str) -> str:
-        """A text of the provider's without the key, however it is quoted, and not too long."""
+        """Return a provider's text without the key in any quoting, cut to 300 characters."""
         secret = self.key.get_secret_value() if self.key else ""
         if secret:
-            # a key may have quotes or a backslash in it
+            # a key with quotes or a backslash may appear escaped
             for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]):
                 text = text.replace(form, "…")
         return text[:_LONGEST_MESSAGE]
 
 
 def endpoint_of(settings: Settings) -> Endpoint:
-    """The configured endpoint. Raises ConfigurationError where OpenAI's own lacks its key."""
+    """Return the configured endpoint. Raises ConfigurationError for OpenAI without a key."""
     endpoint = Endpoint(settings.openai_base_url or _DEFAULT_URL, settings.openai_api_key)
     if endpoint.is_default and endpoint.key is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Which names are models of an OpenAI-compatible endpoint, and what is known of them."""
+"""The names of models at an OpenAI-compatible endpoint, and the known properties of each."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 PREFIX = "openai:"
 
-# of a name that is not known; where the provider takes less, it says so and texts are cut then
+# limit of an unknown model; texts are cut further where the provider reports a lower limit
 _ASSUMED_TOKENS = 8191
 
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model by the provider's name for it. A `dimension` of None has to be asked for."""
+    """A model by the provider's name. A `dimension` of None is learnt by a request."""
 
     name: str
     dimension: int | None = None
@@ -33,8 +33,10 @@ KNOWN = {
 
 
 def remote_model(model: str) -> RemoteModel | None:
-    """The remote model that a name means: a known one, or `openai:` and the provider's name for
-    it. None for a local model."""
+    """Return the remote model of a name: a known name, or `openai:` and the provider's name.
+
+    Returns None for a local model.
+    """
     name = model.removeprefix(PREFIX)
     if name in KNOWN:
         return KNOWN[name]

@@ -1,4 +1,4 @@
-"""Keeps all processes of the project together within what a provider allows in a minute."""
+"""Keeps the requests of all processes together within a provider's limits per minute."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from embeddings_pipeline.errors import EmbeddingsError
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# opens a transaction in the database that the processes share
+# opens a transaction in the database that all processes share
 Transaction = Callable[[], AbstractContextManager["Connection[Any]"]]
 
-# the library keeps a row for each unit: a minute's tokens are counted in at most so many parts
+# pyrate-limiter keeps a row for each unit, so a minute's tokens are counted in at most this many
 _PARTS = 10_000
-# how often a thread that waits looks whether it should stop
+# interval at which a waiting thread checks whether it should stop
 _STEP_SECONDS = 1.0
 
 
 class RateLimits(Protocol):
-    """Lets requests through, at a rate."""
+    """Delays requests to keep a rate."""
 
     def wait(self, tokens: int, stopped: Event) -> None:
-        """Return when a request of so many tokens may go; raise EmbeddingsError once stopped."""
+        """Wait until a request of `tokens` tokens may be sent.
+
+        Raises EmbeddingsError once `stopped` is set.
+        """
 
 
 class NoLimits:
-    """Lets every request through at once."""
+    """Delays no request."""
 
     def wait(self, tokens: int, stopped: Event) -> None:
-        """Return."""
+        """Return at once."""
 
 
 class SharedLimits:
-    """Requests and tokens a minute, counted in tables of the database; the first use makes them."""
+    """Limits requests and tokens per minute, counted in database tables created on first use."""
 
     def __init__(
         self, transaction: Transaction, *, requests: int | None, tokens: int | None
@@ -49,9 +52,9 @@ class SharedLimits:
         self._tokens = tokens
 
     def wait(self, tokens: int, stopped: Event) -> None:
-        """Return when a request of so many tokens may go; raise EmbeddingsError once stopped.
+        """Wait until a request of `tokens` tokens may be sent. Raises EmbeddingsError once stopped.
 
-        A request of more tokens than a minute has takes all of them.
+        A request of more tokens than the limit takes a whole minute's tokens.
         """
         if self._tokens:
             limit = self._token_bucket.limit
@@ -70,7 +73,7 @@ class SharedLimits:
 
 
 class _Bucket:
-    """So many units a minute."""
+    """A limit of `limit` units per minute."""
 
     def __init__(self, transaction: Transaction, name: str, limit: int) -> None:
         from pyrate_limiter import Duration, Limiter, PostgresBucket, Rate
@@ -79,7 +82,7 @@ class _Bucket:
         self.limit = limit
         rates = [Rate(limit, Duration.MINUTE)]
         self._bucket = PostgresBucket(_Pool(transaction), name, rates)  # type: ignore[arg-type]
-        # the library's own thread for expired units would go on after the pool is closed
+        # the library's thread for expired units would outlive the closed pool
         self._limiter = Limiter(SingleBucketFactory(self._bucket, schedule_leak=False))
 
     def take(self, units: int, stopped: Event) -> None:
@@ -95,6 +98,6 @@ class _Bucket:
 
 @dataclass(frozen=True)
 class _Pool:
-    """As much of a pool as the library needs."""
+    """The part of a connection pool that pyrate-limiter uses."""
 
     connection: Transaction

@@ -1,5 +1,7 @@
-"""Reads what an OpenAI-compatible endpoint answers, trusts none of it, and says what an error
-means for those who asked."""
+"""Parses and validates the responses of an OpenAI-compatible endpoint, and classifies its errors.
+
+Nothing in a response is trusted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
-from embeddings_pipeline.encoders.openai.truncation import is_fault_of_length
+from embeddings_pipeline.encoders.openai.truncation import is_server_length_error
 from embeddings_pipeline.entities.model import Vector, Vectors
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
@@ -23,57 +25,62 @@ if TYPE_CHECKING:
     from openai import APIStatusError
 
 
-# no tokenizer makes so many of a byte; and a provider may put a prompt before each text
+# upper bounds for a plausible bill: no tokenizer makes this many tokens of a byte, and a provider
+# may put a prompt of this many tokens before each text
 _TOKENS_A_BYTE, _TOKENS_OF_A_PROMPT = 4, 1_000
 
 
-class Answer(NamedTuple):
-    """Vectors in the order of their texts, shape (texts, dimension), not yet known to be finite;
-    `tokens` as the provider billed them, None where it does not say."""
+class EmbeddingResponse(NamedTuple):
+    """Vectors in the order of their texts, shape (texts, dimension), possibly not finite.
+
+    `tokens` are the billed tokens, None where the response does not say.
+    """
 
     vectors: Vectors
     tokens: int | None
 
 
-class Unusable(Exception):
-    """An answer that is not what was asked for, though its `tokens` were billed; None where it does
-    not say how many."""
+class InvalidResponse(Exception):
+    """A response without the requested vectors, of which `tokens` were billed; None if unknown."""
 
     def __init__(self, reason: str, tokens: int | None = None) -> None:
         super().__init__(reason)
         self.tokens = tokens
 
 
-def json_of(body: bytes) -> object:
-    """The JSON of an answer. Raises Unusable where it is none, and Passing for a page."""
+def parse_json(body: bytes) -> object:
+    """Return the JSON of a response.
+
+    Raises InvalidResponse for a body that is not JSON, and TransientError for an HTML page.
+    """
     if body.lstrip()[:1] == b"<":
-        # of whoever stands before the provider, which has billed nothing
-        raise Passing("the answer is a page, not JSON")
+        # a page of a proxy in front of the provider, which has billed nothing
+        raise TransientError("the response is an HTML page, not JSON")
     try:
         return json.loads(body)
-    # JSON that is nested too deep is no ValueError
+    # deeply nested JSON raises RecursionError
     except (ValueError, RecursionError) as error:
-        raise Unusable(f"it is not JSON: {error}") from None
+        raise InvalidResponse(f"not JSON: {error}") from None
 
 
-def read_answer(body: Any, texts: Sequence[str], dimension: int | None) -> Answer:
-    """The vectors of an answer's JSON, put in the order of their indexes.
+def parse_response(body: Any, texts: Sequence[str], dimension: int | None) -> EmbeddingResponse:
+    """Return the vectors of a response's JSON in the order of their indexes.
 
-    Raises Unusable where they are not one for each text, or not of this dimension; None is any,
-    the same for all.
+    Raises InvalidResponse where the response does not have one vector of this dimension for each
+    text. A `dimension` of None accepts any dimension that all vectors share.
     """
     if not isinstance(body, dict):
-        raise Unusable(f"the answer is JSON of type {type(body).__name__}, not an object")
+        raise InvalidResponse(f"JSON of type {type(body).__name__}, not an object")
     tokens = _tokens(body, texts)
     if "data" not in body and body.get("error"):
         error = body["error"]
-        said = error.get("message") if isinstance(error, dict) else None
-        raise Unusable(f"it is an error: {said or error}", tokens or 0)
+        message = error.get("message") if isinstance(error, dict) else None
+        raise InvalidResponse(f"an error: {message or error}", tokens or 0)
     try:
         vectors = _in_order(body["data"], len(texts))
-        return Answer(_stacked(vectors, dimension or len(vectors[0])), tokens)
+        return EmbeddingResponse(_stacked(vectors, dimension or len(vectors[0])), tokens)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Unusable(f"{type(error).__name__}: {error}", tokens) from None
+        raise InvalidResponse(f"{type(error).__name__}: {error}", tokens) from None
 
 
 def _in_order(data: Sequence[Mapping[str, Any]], texts: int) -> list[Vector]:
@@ -86,7 +93,7 @@ def _in_order(data: Sequence[Mapping[str, Any]], texts: int) -> list[Vector]:
 
 
 def _vector(embedding: str | Sequence[float]) -> Vector:
-    # the client asks for base64; some servers answer with numbers all the same
+    # the client requests base64; some servers send numbers anyway
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
     return np.asarray(embedding, np.float32)
@@ -113,27 +120,27 @@ def _tokens(body: Mapping[str, Any], texts: Sequence[str]) -> int | None:
     return None
 
 
-_EXHAUSTED = {"insufficient_quota", "billing_hard_limit_reached"}
-# timeout, conflict, too early, too many
-_PASSING = {408, 409, 425, 429}
+_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
+# Request Timeout, Conflict, Too Early, Too Many Requests
+_TRANSIENT_STATUSES = {408, 409, 425, 429}
 
 
-class Refused(Exception):
-    """The provider does not take these texts, and will not another time.
+class RejectedInput(Exception):
+    """The provider rejects these texts; a retry cannot succeed.
 
-    `in_full` is all that it says of that, for reading, not for telling: it may hold the key.
+    `full_message` is the provider's whole message. It may contain the key: do not show it.
     """
 
-    def __init__(self, reason: str, in_full: str) -> None:
+    def __init__(self, reason: str, full_message: str) -> None:
         super().__init__(reason)
-        self.in_full = in_full
+        self.full_message = full_message
 
 
-class Passing(Exception):
-    """What may go by itself, at the soonest in `after` seconds.
+class TransientError(Exception):
+    """An error that a retry may solve, after at least `after` seconds.
 
-    `by_texts` where the texts could be what the provider stumbles over; `billed` are the tokens of
-    an answer that came but cannot be used.
+    `input_suspected` says that the texts themselves may cause the error. `billed` are the tokens of
+    an invalid response; None where no response came.
     """
 
     def __init__(
@@ -141,34 +148,36 @@ class Passing(Exception):
         reason: str,
         after: float | None = None,
         *,
-        by_texts: bool = False,
+        input_suspected: bool = False,
         billed: int | None = None,
     ) -> None:
         super().__init__(reason)
         self.after = after
-        self.by_texts = by_texts
+        self.input_suspected = input_suspected
         self.billed = billed
 
 
-class Exhausted(EmbeddingsError):
-    """What did not go by, in all the tries there were; `last` is what happened in the last of
-    them."""
+class RetriesExhausted(EmbeddingsError):
+    """A transient error that no retry solved; `last` is the error of the last try."""
 
-    def __init__(self, said: str, last: Passing) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, last: TransientError) -> None:
+        super().__init__(message)
         self.last = last
 
 
-def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
-    """Passing, Refused, or an error that ends the run; without the key, whatever was answered."""
+def classify_error(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
+    """Return the error that an HTTP status means, with the key removed from its message.
+
+    The result is a TransientError, a RejectedInput, or an EmbeddingsError that ends the run.
+    """
     status, host = error.status_code, endpoint.host
     body = error.body
-    # not every server puts its words where OpenAI does
-    in_full = str(
+    # servers differ in where they put the message
+    full_message = str(
         (body.get("message") if isinstance(body, dict) else None) or body or error.message
     )
-    said = endpoint.redacted(in_full)
-    if {str(error.code), str(error.type)} & _EXHAUSTED or status == 402:
+    said = endpoint.redacted(full_message)
+    if {str(error.code), str(error.type)} & _QUOTA_CODES or status == 402:
         return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {said})")
     if status in (401, 403):
         return ConfigurationError(
@@ -182,19 +191,19 @@ def meaning(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
     if 300 <= status < 400:
         to = endpoint.redacted(error.response.headers.get("location", "another address"))
         return ConfigurationError(
-            f"{host} sends on to {to} ({status}), where texts are not sent: set OPENAI_BASE_URL to"
-            " where the provider is"
+            f"{host} redirects to {to} ({status}), and redirects are not followed: set"
+            " OPENAI_BASE_URL to the provider's address"
         )
-    if status == 500 and is_fault_of_length(in_full):
-        return Refused(f"{host} refuses it ({status}: {said})", in_full)
-    if status in _PASSING or status >= 500:
+    if status == 500 and is_server_length_error(full_message):
+        return RejectedInput(f"{host} rejects the texts ({status}: {said})", full_message)
+    if status in _TRANSIENT_STATUSES or status >= 500:
         after = _retry_after(error.response.headers)
-        return Passing(f"{status}: {said}", after, by_texts=status >= 500)
-    return Refused(f"{host} refuses it ({status}: {said})", in_full)
+        return TransientError(f"{status}: {said}", after, input_suspected=status >= 500)
+    return RejectedInput(f"{host} rejects the texts ({status}: {said})", full_message)
 
 
 def _retry_after(headers: Headers) -> float | None:
-    """Seconds, from milliseconds, from seconds or from a date; None where none is given."""
+    """Return the seconds of a retry-after header, which may hold a number or a date; or None."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             after = float(headers[name]) / unit
@@ -204,6 +213,6 @@ def _retry_after(headers: Headers) -> float | None:
             return after
     try:
         return parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
-    # a date may be beyond what this machine can count
+    # a date may be out of the platform's range
     except (KeyError, ValueError, OverflowError, OSError):
         return None

@@ -1,8 +1,8 @@
-"""How many tokens a remote model will count in a text, as near as can be told from here.
+"""Estimates how many tokens a remote model counts in a text, and cuts texts that are too long.
 
-The provider's own tokenizer is not used: tiktoken downloads its vocabulary, which a machine without
-a network cannot. The pipeline's own tokenizer stands in for it; it takes a long run of letters for
-a single unknown word, so a text counts at least a token for four bytes, as English does.
+The provider's own tokenizer is not used: tiktoken downloads its vocabulary and so needs a network.
+The pipeline's own tokenizer stands in for it. That tokenizer counts a long run of letters as one
+unknown word, so a text counts at least one token for four bytes, as English has on average.
 """
 
 from __future__ import annotations
@@ -14,60 +14,69 @@ from collections.abc import Sequence
 from embeddings_pipeline.entities.chunking import count_tokens
 
 _BYTES_A_TOKEN = 4
-# what OpenAI, vLLM, Ollama, llama.cpp, text-embeddings-inference and others say of a text that is
-# too long; each speaks of one of the former and of one of the latter
-_OF_LENGTH = re.compile(r"length|context|tokens?\b|too long|batch size", re.IGNORECASE)
-_BEYOND = re.compile(r"exceed|longer|larger|too (?:long|large)|maximum|less than", re.IGNORECASE)
-# what llama.cpp, and others that run models as it does, say of it as if the fault were their own
-_AS_FAULT = re.compile(r"too large to process|(?:input|context) length exceeds", re.IGNORECASE)
+# a message of OpenAI, vLLM, Ollama, llama.cpp or text-embeddings-inference about a text that is too
+# long matches both patterns
+_LENGTH_WORDS = re.compile(r"length|context|tokens?\b|too long|batch size", re.IGNORECASE)
+_EXCEEDED_WORDS = re.compile(
+    r"exceed|longer|larger|too (?:long|large)|maximum|less than", re.IGNORECASE
+)
+# llama.cpp and servers built on it report a text that is too long as a server error
+_SERVER_LENGTH_ERROR = re.compile(
+    r"too large to process|(?:input|context) length exceeds", re.IGNORECASE
+)
 _LIMIT = re.compile(
     r"(?:max(?:imum)?|less than|available|limit|batch size)\b\D{0,40}?(\d+)", re.IGNORECASE
 )
-_ASKED = re.compile(
+_SENT = re.compile(
     r"(?:requested|passed|given|has|length|prompt|request|input)\W{1,3}(\d+)", re.IGNORECASE
 )
-# the provider's count of what is left may be a little more than in proportion
+# the remaining text may have slightly more tokens than its share of the characters
 _MARGIN = 0.95
 
 
 def estimate(texts: Sequence[str]) -> list[int]:
-    """About how many tokens each text has; rather too many than too few."""
+    """Return an estimate of the tokens of each text, rather too high than too low."""
     return [
         max(counted, math.ceil(len(text.encode()) / _BYTES_A_TOKEN))
         for text, counted in zip(texts, count_tokens(texts), strict=True)
     ]
 
 
-def cut(text: str, tokens: int, limit: int) -> tuple[str, int]:
-    """The beginning of a text of so many tokens that has at most `limit`, and its tokens."""
+def truncate(text: str, tokens: int, limit: int) -> tuple[str, int]:
+    """Cut a text of `tokens` tokens to at most `limit`. Returns the text and its tokens."""
     while tokens > limit:
         text = text[: min(int(len(text) * limit / tokens), len(text) - 1)]
         (tokens,) = estimate([text])
     return text, tokens
 
 
-def cut_as_told(text: str, refusal: str) -> str | None:
-    """The beginning of a text that a provider found too long, or None where it complains of
-    something else."""
-    if len(text) < 2 or not is_of_length(refusal):
+def truncate_to_reported_limit(text: str, refusal: str) -> str | None:
+    """Return the beginning of a text that a provider rejected as too long.
+
+    Returns None where the provider's message is about something else.
+    """
+    if len(text) < 2 or not is_length_error(refusal):
         return None
-    limit, asked = _number(_LIMIT, refusal), _number(_ASKED, refusal)
+    limit, asked = _number(_LIMIT, refusal), _number(_SENT, refusal)
     share = _MARGIN * limit / asked if 0 < limit < asked else 0.5
     return text[: max(1, int(len(text) * share))]
 
 
-def is_of_length(refusal: str) -> bool:
-    """Whether a provider complains of a text's length."""
-    return bool(_OF_LENGTH.search(refusal) and _BEYOND.search(refusal))
+def is_length_error(refusal: str) -> bool:
+    """Whether a provider's message says that a text is too long."""
+    return bool(_LENGTH_WORDS.search(refusal) and _EXCEEDED_WORDS.search(refusal))
 
 
-def is_fault_of_length(said: str) -> bool:
-    """Whether a text's length is what a provider fails on. Much else is exceeded where a server
-    fails, as deadlines and quotas, which pass by themselves."""
-    return bool(_AS_FAULT.search(said))
+def is_server_length_error(said: str) -> bool:
+    """Whether a server error says that a text is too long.
+
+    Stricter than `is_length_error`: server errors also speak of exceeded deadlines and quotas,
+    which are transient.
+    """
+    return bool(_SERVER_LENGTH_ERROR.search(said))
 
 
 def _number(pattern: re.Pattern[str], said: str) -> int:
     found = pattern.search(said)
-    # more digits than these are no number of tokens
+    # a number of ten digits or more is not a number of tokens
     return int(found[1]) if found and len(found[1]) < 10 else 0

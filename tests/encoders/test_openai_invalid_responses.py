@@ -7,7 +7,7 @@ from threading import Barrier
 import pytest
 
 from embeddings_pipeline.encoders.openai import client
-from embeddings_pipeline.encoders.openai.client import Patience
+from embeddings_pipeline.encoders.openai.client import RetryTimes
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
@@ -30,7 +30,7 @@ def test_an_answer_that_never_can_be_used_is_not_paid_for_ever(provider: Provide
     provider.chance = lambda texts: misbehaving.one_less
     done = encoder(provider, in_flight=1).encode_documents(TEXTS)
     with pytest.raises(EmbeddingsError, match="9 vectors for 10 texts"):
-        done.whole()
+        done.raise_if_stopped()
     assert done.usage.tokens == provider.tokens
     # and three times whether it can encode anything at all
     assert [len(body["input"]) for body in provider.asked] == [10] * 4 + [1] * 3
@@ -45,8 +45,8 @@ def test_unusable_answers_are_paid_for(provider: Provider) -> None:
 
 def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
     provider.changes = ["dripping"]
-    impatient = Patience(answer=0.3, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, patience=impatient, in_flight=1).encode_documents(TEXTS[:3])
+    impatient = RetryTimes(answer=0.3, first=0.001, longest=0.01, total=20)
+    done = encoder(provider, retry_times=impatient, in_flight=1).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2
 
@@ -54,17 +54,17 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
 @pytest.mark.parametrize("trouble", ["dripping head", "dripping error"])
 def test_an_error_or_a_head_that_drips_is_not_waited_for(provider: Provider, trouble: str) -> None:
     provider.troubles = [trouble]
-    impatient = Patience(answer=0.5, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, patience=impatient).encode_documents(TEXTS[:3])
+    impatient = RetryTimes(answer=0.5, first=0.001, longest=0.01, total=20)
+    done = encoder(provider, retry_times=impatient).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2
 
 
 def test_an_answer_that_is_packed_unasked_is_not_unpacked(provider: Provider) -> None:
     provider.changes = ["packed"] * 99
-    impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    with pytest.raises(EmbeddingsError, match=r"the answer is packed \(gzip\)"):
-        encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
+    impatient = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match=r"the response is compressed \(gzip\)"):
+        encoder(provider, retry_times=impatient).encode_documents(TEXTS[:1])
 
 
 def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provider) -> None:
@@ -77,10 +77,10 @@ def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provide
 def test_an_answer_without_end_is_not_read_to_its_end(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_MOST_BYTES", 1_000)
-    impatient = Patience(answer=5, first=0.001, longest=0.01, total=0.1)
-    with pytest.raises(EmbeddingsError, match="the answer has more than 1,000 bytes"):
-        encoder(provider, patience=impatient).encode_documents(TEXTS[:1])
+    monkeypatch.setattr(client, "_MAX_BYTES", 1_000)
+    impatient = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    with pytest.raises(EmbeddingsError, match="the response has more than 1,000 bytes"):
+        encoder(provider, retry_times=impatient).encode_documents(TEXTS[:1])
 
 
 def test_a_page_of_who_stands_before_the_provider_is_sat_out(provider: Provider) -> None:

@@ -6,32 +6,32 @@ from threading import Barrier, current_thread
 
 import pytest
 
-from embeddings_pipeline.encoders.local.cpu_workers import Lanes
+from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
 
 
 @pytest.fixture
-def lanes() -> Lanes:
-    return Lanes()
+def workers() -> CpuWorkers:
+    return CpuWorkers()
 
 
-def test_every_part_is_done_by_one_of_the_lanes(lanes: Lanes) -> None:
+def test_every_part_is_done_by_one_of_the_workers(workers: CpuWorkers) -> None:
     done: dict[int, str] = {}
 
     def work(part: int) -> None:
         done[part] = current_thread().name
 
-    lanes.run(work, range(100))
+    workers.run(work, range(100))
     assert sorted(done) == [*range(100)]
-    assert all(name.startswith("lane") for name in done.values())
+    assert all(name.startswith("cpu-worker") for name in done.values())
 
 
-def test_lanes_work_beside_one_another(lanes: Lanes) -> None:
-    together = Barrier(lanes.count)
+def test_workers_work_beside_one_another(workers: CpuWorkers) -> None:
+    together = Barrier(workers.count)
     # it ends only if all of them come to it
-    lanes.run(lambda _: together.wait(30) and None, range(lanes.count))
+    workers.run(lambda _: together.wait(30) and None, range(workers.count))
 
 
-def test_what_a_part_raises_is_raised_when_the_others_are_done(lanes: Lanes) -> None:
+def test_what_a_part_raises_is_raised_when_the_others_are_done(workers: CpuWorkers) -> None:
     done: list[int] = []
 
     def work(part: int) -> None:
@@ -40,25 +40,25 @@ def test_what_a_part_raises_is_raised_when_the_others_are_done(lanes: Lanes) -> 
         done.append(part)
 
     with pytest.raises(ValueError, match="part 0"):
-        lanes.run(work, range(50))
+        workers.run(work, range(50))
     assert sorted(done) == [*range(1, 50)]
 
 
 @pytest.mark.parametrize(("threads", "count", "each"), [(1, 1, 1), (4, 4, 1), (16, 8, 2)])
-def test_lanes_share_the_cores_and_leave_the_others_theirs(
+def test_workers_share_the_cores_and_leave_the_others_theirs(
     threads: int, count: int, each: int
 ) -> None:
     program = f"""
 import threading, torch
-from embeddings_pipeline.encoders.local.cpu_workers import Lanes
+from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
 torch.set_num_threads({threads})
-lanes = Lanes()
+workers = CpuWorkers()
 shares = []
-lanes.run(lambda _: shares.append(torch.get_num_threads()), range(100))
+workers.run(lambda _: shares.append(torch.get_num_threads()), range(100))
 later = threading.Thread(target=lambda: shares.append(torch.get_num_threads()))
 later.start()
 later.join()
-print(lanes.count, set(shares[:-1]), shares[-1], torch.get_num_threads())
+print(workers.count, set(shares[:-1]), shares[-1], torch.get_num_threads())
 """
     told = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

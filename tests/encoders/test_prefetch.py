@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from embeddings_pipeline.encoders.prefetch import attempted, prefetch
+from embeddings_pipeline.encoders.prefetch import capture_row_error, prefetch
 from embeddings_pipeline.errors import RowError
 
 
@@ -29,7 +29,7 @@ def test_a_failure_of_a_row_is_a_result_and_any_other_is_raised() -> None:
             raise RowError("one")
         return 6 // (3 - number)
 
-    results = prefetch(attempted(work), range(5), threads=2, depth=2)
+    results = prefetch(capture_row_error(work), range(5), threads=2, depth=2)
     assert next(results) == 2
     assert str(next(results)) == "one"
     assert next(results) == 6

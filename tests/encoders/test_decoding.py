@@ -102,7 +102,7 @@ def test_a_truncated_file_is_a_failure_of_its_row(kind: str, share: float) -> No
 )
 def test_what_is_no_image_that_we_know_is_refused(data: bytes) -> None:
     for read in (mime_type, lambda data: decode(data, 224)):
-        with pytest.raises(RowError, match="none of JPEG, PNG, WEBP, GIF, BMP, or broken"):
+        with pytest.raises(RowError, match="another format than JPEG, PNG, WEBP, GIF, BMP"):
             read(data)
 
 
@@ -138,5 +138,5 @@ print((peak() - before) // 1024)
 
 
 def test_a_webp_may_have_half_the_pixels() -> None:
-    with pytest.raises(RowError, match="at most 25,165,824 are decoded"):
+    with pytest.raises(RowError, match="the limits are 25,165,824 pixels"):
         decode(file_of(Image.new("RGB", (5_100, 5_000)), "WEBP"), 224)
