@@ -1,4 +1,4 @@
-"""Where a database is."""
+"""The address of a Postgres database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embeddings_pipeline.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Database:
-    """Where one Postgres database is. The password is kept out of `repr`."""
+    """The address of one Postgres database. `repr` does not show the password."""
 
     host: str
     port: int
@@ -25,7 +25,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        """A libpq URI, password included: never log it."""
+        """A libpq URI with the password. Never log this value."""
         secret = quote(self.password.get_secret_value(), safe="")
         credentials = quote(self.user, safe="") + (f":{secret}" if secret else "")
         name = quote(self.name, safe="")
@@ -37,8 +37,10 @@ class Database:
 
     @classmethod
     def from_url(cls, variable: str, url: SecretStr) -> Self:
-        """The database of a libpq URI, which the variable holds. Raises ConfigurationError, without
-        the URI, for one that cannot be read or says more than where the database is."""
+        """Return the database of a libpq URI, the value of an environment variable.
+
+        Raises ConfigurationError, without the URI, for an invalid URI and for further parameters.
+        """
         try:
             parts = conninfo_to_dict(url.get_secret_value())
         except ProgrammingError:
@@ -49,12 +51,12 @@ class Database:
         extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"})
         if extra:
             raise ConfigurationError(
-                f"{variable}: {', '.join(extra)} cannot be in the URL: set libpq's own variables"
+                f"{variable}: {', '.join(extra)} cannot be in the URL: set libpq's variables"
                 " (PGSSLMODE, PGSSLROOTCERT, …) instead"
             )
         port = str(parts.get("port") or 5432)
         if not port.isdecimal():
-            raise ConfigurationError(f"{variable}: port {port!r} is not one number")
+            raise ConfigurationError(f"{variable}: port {port!r} is not a single number")
         return cls(
             host=str(parts.get("host") or "localhost"),
             port=int(port),

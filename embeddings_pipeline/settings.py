@@ -1,4 +1,4 @@
-"""Every environment variable, typed, in one place."""
+"""All environment variables of the package, with types and defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
 class Settings(BaseSettings):
-    """The environment (and `.env`), validated. Field names are the variables in lower case."""
+    """The validated environment and `.env`. Field names are the variables in lower case."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     embedding_tokens_per_minute: int | None = Field(None, ge=1)
     # names of models, separated by commas
     embedding_trust_remote_code: str = ""
-    # US dollars for a million tokens, by model: {"my-model": 0.02}
+    # US dollars per million tokens, by model: {"my-model": 0.02}
     embedding_prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict
     )
@@ -70,10 +70,10 @@ class Settings(BaseSettings):
     embedding_cache_grace: int = Field(24 * 3600, ge=0)
     embedding_cache_keep: bool = True
     openai_api_key: SecretStr | None = None
-    # credentials in it would be logged with it, and paths are put after a query or a fragment
+    # no credentials, which logs would show; no query or fragment, since paths are appended
     openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")
     embedding_image_max_bytes: int = Field(20 << 20, ge=1)
-    # hosts, with ports that are not the scheme's own, and buckets as s3://name
+    # hosts, with a port unless it is the scheme's default, and buckets as s3://name
     embedding_image_hosts: str = ""
     embedding_image_root: Path | None = None
     embedding_similarity_top_k: int = Field(10, ge=1, le=1000)
@@ -93,29 +93,32 @@ class Settings(BaseSettings):
     @field_validator("openai_api_key")
     @classmethod
     def _key_of_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        """A file that holds a key ends in a newline; a header may not."""
+        """Strip the newline of a key read from a file, which an HTTP header must not contain."""
         if key is None:
             return None
         bare = key.get_secret_value().strip()
         if not re.fullmatch(r"[\x21-\x7e]+", bare):
             raise ValueError(
-                "a key is printable ASCII without spaces; this one is not (it is not shown here):"
-                " set the key alone, without quotes, line breaks or other text"
+                "the key has characters other than printable ASCII, or spaces (the key is not shown"
+                " here): set the key alone, without quotes, line breaks or other text"
             )
         return SecretStr(bare)
 
     @classmethod
     def load(cls) -> Settings:
-        """Read the environment. Raises ConfigurationError that names each wrong variable."""
+        """Return the settings of the environment.
+
+        Raises ConfigurationError that names each wrong variable.
+        """
         try:
             settings = cls()
         except ValidationError as error:
             raise ConfigurationError(f"settings: {_describe(error)}") from None
         except SettingsError as error:
-            # it says which field, but not in a way that could be asked
+            # the error names the field only in its message
             wrong = [name.upper() for name in cls.model_fields if f'"{name}"' in str(error)]
             raise ConfigurationError(
-                f"settings: {', '.join(wrong) or error}: it is not JSON: write"
+                f"settings: {', '.join(wrong) or error}: not JSON: write"
                 """ prices as {"my-model": 0.02}, a list as ["one", "two"]"""
             ) from None
         configured = {
@@ -131,7 +134,7 @@ class Settings(BaseSettings):
         return settings
 
     def trusts(self, model: str) -> bool:
-        """Whether EMBEDDING_TRUST_REMOTE_CODE names the model: its own code may run."""
+        """Whether EMBEDDING_TRUST_REMOTE_CODE names the model, so that its own code may run."""
         return model in map(str.strip, self.embedding_trust_remote_code.split(","))
 
     @cached_property

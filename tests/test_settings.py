@@ -132,7 +132,7 @@ def test_what_is_not_json_is_named_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "{bad")
-    with pytest.raises(ConfigurationError, match=f"settings: {variable}: it is not JSON"):
+    with pytest.raises(ConfigurationError, match=f"settings: {variable}: not JSON"):
         Settings.load()
 
 

@@ -1,7 +1,7 @@
 """Counts tokens and splits long text, with one tokenizer for every entity and model.
 
-The tokenizer is that of the default model (`tokenizer.json` beside this file, Apache-2.0, from
-sentence-transformers/all-MiniLM-L6-v2), so that a change of model leaves the texts alone.
+The tokenizer belongs to the default model (`tokenizer.json` beside this file, Apache-2.0, from
+sentence-transformers/all-MiniLM-L6-v2). A change of model therefore does not change the texts.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
 # [CLS] and [SEP], which the model adds to each text
 SPECIAL_TOKENS = 2
+# share of the texts that `estimate_tokens` measures
 _COUNT_ONE_IN = 10
-# no text model truncates a text of so few bytes, since a token has at least one
+# no text model truncates a text this short, since a token has at least one byte
 _SHORT_BYTES = 120
-# of English prose in a WordPiece vocabulary
+# average of English prose in a WordPiece vocabulary
 _BYTES_A_TOKEN = 4.5
 
 
 def measure_tokens(texts: Sequence[str]) -> list[int]:
-    """About how many tokens each text has: those of long texts are counted, those of short ones,
-    which no model truncates, are told from their length."""
+    """Return about how many tokens each text has, special tokens included.
+
+    The tokens of long texts are counted. The tokens of short texts, which no model truncates, are
+    estimated from the number of bytes.
+    """
     sizes = [len(text) if text.isascii() else len(text.encode()) for text in texts]
     counts = iter(
         count_tokens([t for t, size in zip(texts, sizes, strict=True) if size > _SHORT_BYTES])
@@ -42,15 +46,15 @@ def measure_tokens(texts: Sequence[str]) -> list[int]:
 
 
 def count_tokens(texts: Sequence[str]) -> list[int]:
-    """Tokens of each text, special tokens included, nothing truncated."""
+    """Return the tokens of each text, special tokens included, without truncation."""
     return [len(encoding) for encoding in _tokenizer().encode_batch_fast(list(texts))]
 
 
 def estimate_tokens(texts: Sequence[str]) -> list[int]:
-    """What `measure_tokens` says, from the length of most texts: one in ten is measured, and the
-    others are taken to have as many tokens a character.
+    """Estimate the result of `measure_tokens` from a sample of one text in ten.
 
-    The hash of a text decides whether it is measured, so that no order of them weighs in.
+    The other texts count the sample's average tokens per character. The hash of a text decides
+    whether the text is in the sample, so the order of the texts has no effect.
     """
     distinct = dict.fromkeys(texts)
     sample = [text for text in distinct if crc32(text.encode()) % _COUNT_ONE_IN == 0]
@@ -63,8 +67,10 @@ def estimate_tokens(texts: Sequence[str]) -> list[int]:
 
 
 def split(text: str, chunk: Chunk) -> list[str]:
-    """Pieces of at most `chunk.tokens` tokens (special ones included), cut at the largest
-    boundary that fits: paragraph, sentence, word, character."""
+    """Split a text into pieces of at most `chunk.tokens` tokens, special tokens included.
+
+    A cut is at the largest boundary that fits: paragraph, sentence, word, character.
+    """
     return _splitter(chunk.tokens, chunk.overlap).chunks(text) or [text]
 
 

@@ -1,5 +1,5 @@
-"""An entity: one staging model whose rows get vectors, as its yml declares it; and what is said
-of a declaration that is wrong."""
+"""An entity, which is a staging model whose rows get vectors, as declared in its yml; and the
+messages for a wrong declaration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from embeddings_pipeline.entities.values import (
     Whole,
 )
 
-# columns that the pipeline's own tables have beside the filters
+# columns of the pipeline's own tables, besides the filter columns
 RESERVED_COLUMNS = frozenset(
     [
         "chunk",
@@ -56,23 +56,26 @@ RESERVED_COLUMNS = frozenset(
         "updated_at",
     ]
 )
-# what a search statement calls its own columns beside the id
+# column names that search statements use themselves
 _SEARCH_COLUMNS = frozenset({"score", "distance", "length", "rank", "way", "weight", "fields"})
-# bookkeeping columns that say nothing about a row's meaning
+# bookkeeping columns, which the default text leaves out
 BOOKKEEPING_COLUMNS = frozenset({"created_at", "updated_at", "ingested_at", "deleted"})
-# Dagster takes no shorter one
+# Dagster's shortest freshness window
 _SHORTEST_FRESHNESS = timedelta(minutes=1)
-# above this a `vector` column cannot be indexed: github.com/pgvector/pgvector#hnsw
+# most dimensions of an indexed `vector` and `halfvec` column: github.com/pgvector/pgvector#hnsw
 MAX_INDEXED_VECTOR, MAX_INDEXED_HALFVEC = 2000, 4000
 
 
-class _Declared(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Chunk(_Declared):
-    """Long text becomes several vectors of at most `tokens` tokens. Neighbours share up to
-    `overlap` of them: as many whole sentences (words, where a sentence is cut) as fit."""
+class Chunk(_StrictModel):
+    """Splits a long text into chunks of at most `tokens` tokens, each with a vector.
+
+    Neighbouring chunks share up to `overlap` tokens, in whole sentences, or in whole words where a
+    sentence is split.
+    """
 
     tokens: Whole = Field(ge=16, le=8192)
     overlap: Whole = Field(0, ge=0)
@@ -84,9 +87,12 @@ class Chunk(_Declared):
         return self
 
 
-class Index(_Declared):
-    """The vector index, the recall@10 against exact search that it must reach, and the share of
-    the rows that may change before it is built anew."""
+class Index(_StrictModel):
+    """The vector index of an entity.
+
+    `recall` is the recall@10 against exact search that the index must reach. `rebuild` is the share
+    of changed rows at which the index is rebuilt.
+    """
 
     type: Literal["hnsw", "ivfflat", "none"] = "hnsw"
     m: Whole = Field(16, ge=2, le=100)
@@ -106,7 +112,7 @@ class Index(_Declared):
 
     @model_serializer(mode="wrap")
     def _without_what_does_not_apply(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # so that what is stored can be read back
+        # keys of another type would fail the validation when the JSON is read back
         return {key: value for key, value in whole(self).items() if key in self._applying()}
 
     def _applying(self) -> set[str]:
@@ -114,8 +120,8 @@ class Index(_Declared):
         return {"type", "recall", "rebuild", *own[self.type]}
 
 
-class Freshness(_Declared):
-    """How long after its last materialisation the published view warns, then fails."""
+class Freshness(_StrictModel):
+    """The ages of the published view's last materialisation at which the check warns and fails."""
 
     warn: Duration = timedelta(hours=26)
     fail: Duration = timedelta(hours=50)
@@ -129,8 +135,8 @@ class Freshness(_Declared):
         return self
 
 
-class Entity(_Declared):
-    """One entity, validated. Every key but the first three is a key of `meta.embedding`."""
+class Entity(_StrictModel):
+    """A validated entity. All fields except the first three are keys of `meta.embedding`."""
 
     name: Name
     db_schema: str
@@ -175,7 +181,8 @@ class Entity(_Declared):
         of_text = [*ways, *(key for key in ("exclude", "chunk") if getattr(self, key))]
         if self.image and of_text:
             raise ValueError(
-                f"image excludes {' and '.join(of_text)}: a row has an image or a text"
+                f"image and {' and '.join(of_text)} exclude one another: a row has an image or a"
+                " text"
             )
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude one another: keep one")
@@ -190,15 +197,17 @@ class Entity(_Declared):
         taken = sorted(set(self.filters) & (RESERVED_COLUMNS | {self.id}))
         if taken:
             raise ValueError(
-                f"filters {', '.join(taken)}: the pipeline's tables have such a column already;"
-                " rename it in the staging model"
+                f"filters {', '.join(taken)}: the name is reserved for a column of the pipeline's"
+                " tables: rename the column in the staging model"
             )
         if self.id in RESERVED_COLUMNS | _SEARCH_COLUMNS:
-            raise ValueError(f"id {self.id!r}: rename it in the staging model, the name is taken")
+            raise ValueError(
+                f"id {self.id!r}: the name is reserved: rename the column in the staging model"
+            )
         return self
 
     def declaration(self) -> str:
-        """What was declared, without the defaults, as JSON that `model_validate_json` takes."""
+        """Return the declared keys without defaults, as JSON for `model_validate_json`."""
         return self.model_dump_json(exclude_unset=True)
 
     def __str__(self) -> str:
@@ -212,7 +221,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "hash": HashPartitions,
     "day": DayPartitions,
 }
-_SAYS = {
+_MESSAGES = {
     "missing": "is missing",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
@@ -237,8 +246,8 @@ _REWORDED = {
 }
 
 
-def sentence(problem: ErrorDetails) -> str:
-    """`<key> is <value>: <what is wrong>`."""
+def describe_problem(problem: ErrorDetails) -> str:
+    """Return the message `<key> is <value>: <what is wrong>` for a validation error."""
     kind, location = problem["type"], problem["loc"]
     key = ".".join(["meta.embedding", *_path(location)])
     if kind == "extra_forbidden":
@@ -247,33 +256,33 @@ def sentence(problem: ErrorDetails) -> str:
             f"{key.rpartition('.')[0]} has no key {location[-1]!r} (keys:"
             f" {', '.join(sorted(choices))})"
         )
-    says = _says(problem)
+    message = _message(problem)
     if kind == "missing":
-        return f"{key} {says}"
+        return f"{key} {message}"
     own = kind in ("value_error", "union_tag_invalid") and isinstance(problem["input"], Mapping)
-    return f"{key}: {says}" if own else f"{key} is {_shown(problem['input'])}: {says}"
+    return f"{key}: {message}" if own else f"{key} is {_as_yaml(problem['input'])}: {message}"
 
 
 def _path(location: Sequence[int | str]) -> list[str]:
-    # what pydantic adds: the tag of a union's member, and that a mapping's key is meant
+    # remove what pydantic adds: the tag of a union's member, and the marker of a mapping's key
     parts = [part for part in location if part != "[key]"]
     if parts[:1] == ["partitions"]:
         del parts[1:2]
-    # an entity's name is the key `entity`
+    # the field `name` is declared by the key `entity`
     return ["entity" if part == "name" and len(parts) == 1 else str(part) for part in parts]
 
 
-def _says(problem: ErrorDetails) -> str:
+def _message(problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
-    if problem["type"] in _SAYS:
-        return _SAYS[problem["type"]]
-    says = problem["msg"]
+    if problem["type"] in _MESSAGES:
+        return _MESSAGES[problem["type"]]
+    message = problem["msg"]
     for theirs, ours in _REWORDED.items():
-        says = says.replace(theirs, ours)
-    return says
+        message = message.replace(theirs, ours)
+    return message
 
 
-def _shown(value: object) -> str:
-    # as yml has it: null and true, not None and True
+def _as_yaml(value: object) -> str:
+    # null and true, not None and True
     return repr(value) if isinstance(value, str) else json.dumps(value, default=str)

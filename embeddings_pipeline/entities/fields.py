@@ -1,4 +1,4 @@
-"""An entity checked against the columns that its staging model really has."""
+"""Checks an entity against the columns of its staging model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.entities.template import template_columns
 from embeddings_pipeline.errors import ConfigurationError
 
-# raise it when the same declaration and row give another text than before
+# increment when the same declaration and row produce another text than before
 RENDERING = 1
 
 IdType = Literal["bigint", "uuid", "text"]
@@ -49,7 +49,7 @@ _TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone"
 
 @dataclass(frozen=True)
 class Source:
-    """An entity with its columns resolved. Types are Postgres' own names for them."""
+    """An entity with its columns resolved. `columns` and `filters` map names to Postgres types."""
 
     entity: Entity
     columns: Mapping[str, str]
@@ -59,13 +59,13 @@ class Source:
 
     @property
     def has_uris(self) -> bool:
-        """Whether what is to be encoded is elsewhere: images that a column of URIs leads to."""
+        """Whether the entity's images are at URIs, not in the column itself."""
         return self.entity.image is not None and self.columns[self.entity.image] != BYTES
 
     def canonical_ids(self, ids: Sequence[str]) -> list[str]:
-        """These ids as the database prints them: 007 as 7, a uuid in lower case.
+        """Return the ids as the database prints them: 007 as 7, a uuid in lower case.
 
-        Raises ConfigurationError for a value that no id of this entity can have.
+        Raises ConfigurationError for a value that is not of the id's type.
         """
         return [self._canonical_id(row_id) for row_id in ids]
 
@@ -74,15 +74,16 @@ class Source:
             return _CANONICAL[self.id_type](row_id)
         except ValueError:
             raise ConfigurationError(
-                f"entity {self.entity.name!r}: {row_id!r} is no {self.id_type}, as its"
-                f" {self.entity.id} is"
+                f"entity {self.entity.name!r}: id {row_id!r} is not a {self.id_type}, the type of"
+                f" {self.entity.id}"
             ) from None
 
     @cached_property
     def definition_hash(self) -> str:
-        """sha256 hex over all that decides the rows of `texts`, apart from the data itself.
+        """The sha256, in hex, of all that decides the rows of `texts` besides the data.
 
-        It is part of each fingerprint: where it moves, every row is rendered again.
+        Each row's fingerprint contains this hash: when the hash changes, every row is rendered
+        again.
         """
         entity = self.entity
         partitions = entity.partitions
@@ -103,7 +104,7 @@ class Source:
 
 
 def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
-    """Check the declaration against the columns (name -> type) of the staging model.
+    """Check an entity against the columns (name -> Postgres type) of its staging model.
 
     Raises ConfigurationError that names the key, the column and the choices.
     """
@@ -131,13 +132,13 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     if entity.deleted and columns[entity.deleted] != "boolean":
         raise ConfigurationError(
             f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
-            " not boolean; make it one in the staging model"
+            " not boolean: cast it in the staging model"
         )
     if entity.image:
         _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
     text_columns = _text_columns(entity, columns)
     for column in _named_columns(entity, text_columns):
-        # where a statement has parameters, a percent sign begins a placeholder
+        # psycopg reads a percent sign in a statement as the start of a placeholder
         if "%" in column:
             raise ConfigurationError(
                 f"entity {entity.name!r}: column {column!r} of {entity.table} has a % in its name:"
@@ -153,7 +154,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
 
 
 def _named_columns(entity: Entity, text_columns: Sequence[str]) -> list[str]:
-    """The columns that stand in statements."""
+    """Return the columns whose names appear in statements."""
     optional = [entity.deleted, entity.changed_at]
     if isinstance(entity.partitions, DayPartitions):
         optional.append(entity.partitions.column)
@@ -172,7 +173,7 @@ def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[
 def _require_type(
     entity: Entity, key: str, column: str, columns: Mapping[str, str], types: tuple[str, ...]
 ) -> None:
-    # timestamp(3) with time zone and character varying(80) are some, too
+    # remove precision and length, as in timestamp(3) with time zone and character varying(80)
     if re.sub(r"\(\d+\)", "", columns[column]) not in types:
         raise ConfigurationError(
             f"entity {entity.name!r}: {key} {column!r} is {columns[column]}, not one of"
@@ -184,7 +185,7 @@ def _id_type(entity: Entity, declared: str) -> IdType:
     base = declared.partition("(")[0].strip()
     if base not in _ID_TYPES:
         raise ConfigurationError(
-            f"entity {entity.name!r}: id {entity.id!r} is {declared}; it can be"
+            f"entity {entity.name!r}: id {entity.id!r} is {declared}, not one of"
             f" {', '.join(_ID_TYPES)}: cast it in the staging model"
         )
     return _ID_TYPES[base]
@@ -203,6 +204,7 @@ def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]
     chosen = tuple(column for column in columns if column not in left_out)
     if not chosen:
         raise ConfigurationError(
-            f"entity {entity.name!r}: no column of {entity.table} is left for its text"
+            f"entity {entity.name!r}: no column of {entity.table} is left for the text: name"
+            " columns in `include`, or shorten `exclude`"
         )
     return chosen

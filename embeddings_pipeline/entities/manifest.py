@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from embeddings_pipeline.entities.entity import Entity, sentence
+from embeddings_pipeline.entities.entity import Entity, describe_problem
 from embeddings_pipeline.errors import ConfigurationError
 
 _GIVEN_BY_DBT = {"name", "db_schema", "table"}
@@ -18,7 +18,7 @@ KEYS = sorted({"entity", *Entity.model_fields} - _GIVEN_BY_DBT)
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
-    """The manifest's JSON. Raises ConfigurationError where it is missing or broken."""
+    """Return the JSON of a manifest. Raises ConfigurationError for a missing or damaged file."""
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
@@ -35,8 +35,11 @@ def load_manifest(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a manifest declares: the entities; why others, that are declared wrongly, are none; and
-    the dbt model of each of both. All by the entity's name, in order."""
+    """The declarations of a manifest, each mapping ordered by entity name.
+
+    `entities` are valid. `broken` has the error of each wrong declaration. `models` has the dbt
+    node of each entity of both kinds.
+    """
 
     entities: dict[str, Entity] = field(default_factory=dict)
     broken: dict[str, ConfigurationError] = field(default_factory=dict)
@@ -44,10 +47,10 @@ class Declared:
 
 
 def entities_of(manifest: Mapping[str, Any]) -> Declared:
-    """What the models of a manifest declare.
+    """Return the entities that the models of a manifest declare.
 
-    An unknown key, a wrong value or a name used twice makes an entity a broken one and no other;
-    the message names the model, its yml, the key and the choices.
+    An unknown key, a wrong value or a duplicate name breaks only its own entity. The error names
+    the model, its yml, the key and the choices.
     """
     found: dict[str, list[tuple[Mapping[str, Any], Entity | ConfigurationError]]] = {}
     for node, declaration in _declarations(manifest):
@@ -71,7 +74,7 @@ def entities_of(manifest: Mapping[str, Any]) -> Declared:
 
 
 def declarations_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The `meta.embedding` mappings of a manifest's node; none where it declares nothing."""
+    """Return the `meta.embedding` mappings of a manifest's node; an empty list without any."""
     meta = node.get("config", {}).get("meta", {}) or node.get("meta", {})
     declared = meta.get("embedding")
     if declared is None:
@@ -79,8 +82,8 @@ def declarations_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(declared) if isinstance(declared, list) else [declared]
 
 
-def place_of(node: Mapping[str, Any]) -> str:
-    """A model and the file of its declaration: `model 'stg_item' (models/staging/stg_item.yml)`."""
+def describe_location(node: Mapping[str, Any]) -> str:
+    """Name a model and its file: `model 'stg_item' (models/staging/stg_item.yml)`."""
     _, _, file = (node.get("patch_path") or "").rpartition("://")
     return f"model {node['name']!r}" + (f" ({file})" if file else "")
 
@@ -93,7 +96,7 @@ def _declarations(manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, An
 
 
 def _name_of(node: Mapping[str, Any], declaration: Any) -> str:
-    """The name that is meant, of a wrong declaration too."""
+    """Return the declared name, also of a wrong declaration."""
     named = declaration.get("entity") if isinstance(declaration, Mapping) else None
     return named if isinstance(named, str) else str(node["name"]).removeprefix("stg_")
 
@@ -102,17 +105,20 @@ def _used_twice(
     name: str, uses: list[tuple[Mapping[str, Any], Entity | ConfigurationError]]
 ) -> ConfigurationError:
     tables = ", ".join(node.get("alias") or node["name"] for node, _ in uses)
-    said = [
-        f"entity {name!r} is declared {len(uses)} times ({tables}): give each an `entity:` of its"
-        " own",
+    messages = [
+        f"entity {name!r} is declared {len(uses)} times ({tables}): give each declaration its own"
+        " `entity:`",
         *(str(error) for _, error in uses if isinstance(error, ConfigurationError)),
     ]
-    return ConfigurationError("; ".join(said))
+    return ConfigurationError("; ".join(messages))
 
 
 def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity:
-    """One entity of a dbt model. Raises ConfigurationError that names the model and the key."""
-    model, place = node["name"], place_of(node)
+    """Return the entity of one declaration.
+
+    Raises ConfigurationError that names the model and the key.
+    """
+    model, place = node["name"], describe_location(node)
     if not isinstance(declaration, Mapping):
         raise ConfigurationError(
             f"{place}: meta.embedding must be a mapping (keys: {', '.join(KEYS)})"
@@ -135,5 +141,5 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
             **values,
         )
     except ValidationError as error:
-        problems = "; ".join(sentence(problem) for problem in error.errors())
+        problems = "; ".join(describe_problem(problem) for problem in error.errors())
         raise ConfigurationError(f"{place}: {problems}") from None

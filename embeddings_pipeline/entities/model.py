@@ -1,4 +1,4 @@
-"""Which model makes vectors."""
+"""The identity of a model, and the types of vectors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Two vectors may be compared where these are equal. `max_tokens` is what the model reads of
-    a text; `revision` is the sha256 of its weights, or the provider's name for it;
-    `document_prompt` stands in front of each document, but for prompts that the model's own files
-    have, which are part of its revision."""
+    """All that decides the vectors of a model. Vectors of equal identities are comparable.
+
+    `revision` is the sha256 of the weights, or the provider's name of the model. `max_tokens` is
+    the most tokens that the model reads of a text. `document_prompt` is put before each document;
+    prompts in the model's own files are part of `revision` instead.
+    """
 
     provider: str
     model: str

@@ -1,4 +1,4 @@
-"""How the rows of an entity are split: by a hash of the id, or by the day of a column (UTC)."""
+"""The partitions of an entity's rows: by a hash of the id, or by the day of a column (UTC)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _width(count: int) -> int:
 
 
 class HashPartitions(BaseModel):
-    """`count` buckets; a row's bucket depends on its id alone. For tables whose rows change."""
+    """`count` buckets by a hash of the row's id. For tables whose rows change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,22 +32,22 @@ class HashPartitions(BaseModel):
     count: Whole = Field(8, ge=1, le=1024)
 
     def keys(self) -> list[str]:
-        """The keys in order, zero-padded so that they sort as numbers do."""
+        """Return the keys in order, zero-padded so that text order is numeric order."""
         return list(_bucket_keys(self.count))
 
     def key_of(self, row_id: str) -> str:
-        """The key of a row: first 8 hex digits of md5(id as text), modulo count."""
+        """Return the key of a row: the first 8 hex digits of md5(id as text), modulo count."""
         digest = hashlib.md5(row_id.encode(), usedforsecurity=False).digest()
         return _bucket_keys(self.count)[int.from_bytes(digest[:4]) % self.count]
 
     @property
     def width(self) -> int:
-        """Digits of a key."""
+        """The number of digits of a key."""
         return _width(self.count)
 
 
 class DayPartitions(BaseModel):
-    """One partition a day of `column`, from `start` on. For append-only events."""
+    """One partition for each day of `column`, from `start` on. For append-only events."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,16 +57,16 @@ class DayPartitions(BaseModel):
     lookback_days: Whole = Field(7, ge=1, le=3650)
 
     def keys(self) -> list[str]:
-        """Every day from `start` to today (UTC), today included."""
+        """Return every day from `start` to today (UTC), today included."""
         days = (today() - self.start).days
         return [(self.start + timedelta(days=n)).isoformat() for n in range(max(days, 0) + 1)]
 
     def key_of(self, day: str | None) -> str:
-        """The key of a row of this day; none or one before `start` goes to the first.
+        """Return the key of a row of this day; no day, or a day before `start`, has the first key.
 
-        Raises RowError for a day in the future: no partition holds it yet.
+        Raises RowError for a day in the future, which has no partition yet.
         """
-        # Postgres' days go further than Python's, both ways
+        # the range of Postgres' dates exceeds Python's at both ends
         if day is None or day == "-infinity" or day.endswith(" BC"):
             return self.start.isoformat()
         if len(day) > len("9999-12-31") or day == "infinity":
@@ -77,7 +77,7 @@ class DayPartitions(BaseModel):
         return max(found, self.start).isoformat()
 
     def recent(self) -> list[str]:
-        """The keys that a scheduled run covers: the last `lookback_days` days and today."""
+        """Return the keys of a scheduled run: the last `lookback_days` days and today."""
         return self.keys()[-(self.lookback_days + 1) :]
 
 
@@ -85,15 +85,14 @@ Partitions = HashPartitions | DayPartitions
 
 
 def today() -> date:
-    """The current day in UTC."""
+    """Return the current day in UTC."""
     return datetime.now(UTC).date()
 
 
 def select_keys(selection: str, keys: Sequence[str]) -> list[str]:
-    """The keys that `a`, `a..b` or a comma-separated list of both names, in order.
+    """Return the keys that a selection names, in order: `a`, `a..b`, or several with commas.
 
-    Raises ConfigurationError for a key that is not there, naming the choices, and for a range
-    that runs backwards.
+    Raises ConfigurationError for an unknown key, with the choices, and for a reversed range.
     """
     chosen: set[str] = set()
     for part in selection.split(","):
@@ -107,7 +106,7 @@ def select_keys(selection: str, keys: Sequence[str]) -> list[str]:
         begin, end = (keys.index(key) for key in ends)
         if begin > end:
             raise ConfigurationError(
-                f"partitions {part.strip()} run backwards: write {last}..{first}"
+                f"partitions {part.strip()} are in reverse order: write {last}..{first}"
             )
         chosen.update(keys[begin : end + 1])
     return [key for key in keys if key in chosen]

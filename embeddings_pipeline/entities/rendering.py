@@ -1,4 +1,4 @@
-"""A row becomes a text: `field: value` joined by `. `, or a template, or weighted parts."""
+"""Renders a row as a text: `field: value` joined by `. `, a template, or weighted parts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from embeddings_pipeline.entities.template import fill
 from embeddings_pipeline.errors import RowError
 
 MAX_TEXT_BYTES = 1 << 20
-# of an image in a column: as base64, with what a data URI begins with, it is a text
+# limit of an image in a column: as a base64 data URI the image must fit in MAX_TEXT_BYTES
 MAX_IMAGE_BYTES = MAX_TEXT_BYTES // 4 * 3 - 300
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 HASH_BYTES = 16
 
 
 class Rendered(NamedTuple):
-    """The text of a row, or of one chunk of it. `parts` only where fields are weighted,
-    `image_hash` only where the text is an image's URI."""
+    """The text of a row or of a chunk.
+
+    `parts` and `weights` are set only where fields are weighted, `image_hash` only where the text
+    is an image's URI.
+    """
 
     text: str
     parts: tuple[str, ...] | None = None
@@ -29,7 +32,7 @@ class Rendered(NamedTuple):
 
     @property
     def text_hash(self) -> bytes:
-        """The hash of all that decides the vector except the model; of an image, of its bytes."""
+        """The hash of all that decides the vector besides the model; of an image, of its bytes."""
         if self.image_hash is not None:
             return self.image_hash
         if self.parts is None:
@@ -38,18 +41,18 @@ class Rendered(NamedTuple):
 
     @property
     def part_hashes(self) -> list[bytes] | None:
-        """The hash of each weighted part, by which the embedding cache knows its vector."""
+        """The hash of each weighted part, the key of its vector in the embedding cache."""
         return None if self.parts is None else [text_hash(part) for part in self.parts]
 
 
 def text_hash(text: str) -> bytes:
-    """The hash of a text that is encoded as it stands: a part, a query, a chunk."""
-    # the JSON of a list of one string, without an iterator for each text
+    """Return the hash of a text that is encoded unchanged: a part, a query or a chunk."""
+    # the JSON of a list of one string, built without a list for speed
     return content_hash(f"[{_as_json(text)}]".encode())
 
 
 def content_hash(data: bytes) -> bytes:
-    """The first 16 bytes of the sha256 of what a model reads: as many as a uuid has."""
+    """Return the first 16 bytes of the sha256 of a model's input, the size of a uuid."""
     return hashlib.sha256(data).digest()[:HASH_BYTES]
 
 
@@ -60,9 +63,9 @@ def _hash_of_json(decides: list[object]) -> bytes:
 def render(
     entity: Entity, text_columns: tuple[str, ...], row: Mapping[str, str | None]
 ) -> Rendered | None:
-    """The text of a row whose values are text already; None where the row has none.
+    """Return the text of a row whose values are already text; None where all are empty.
 
-    Raises RowError for a text past MAX_TEXT_BYTES.
+    Raises RowError for a text of more than MAX_TEXT_BYTES.
     """
     values = {column: (row[column] or "").strip() for column in text_columns}
     if not any(values.values()):
@@ -74,7 +77,7 @@ def render(
         fields = [f"{column}: {values[column]}" for column in present]
         rendered = Rendered(". ".join(fields))
         if entity.weights:
-            # a part is the bare value: equal values are encoded once, whatever their field
+            # a part is the value without its field, so equal values are encoded once
             rendered = Rendered(
                 rendered.text,
                 tuple(values[column] for column in present),
@@ -85,8 +88,8 @@ def render(
 
 
 def within_limit(text: str) -> str:
-    """The text. Raises RowError for one past MAX_TEXT_BYTES."""
-    # a character has at most four bytes
+    """Return the text. Raises RowError for a text of more than MAX_TEXT_BYTES."""
+    # a character has at most four bytes in UTF-8
     if 4 * len(text) <= MAX_TEXT_BYTES:
         return text
     size = len(text.encode())

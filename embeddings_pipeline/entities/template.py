@@ -1,4 +1,4 @@
-"""A template of a text, like `{title} by {creator}`: columns in braces and nothing more."""
+"""Text templates like `{title} by {creator}`, with column names in braces."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from string import Formatter
 
 
 def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that a template names, in order, each once.
+    """Return the columns that a template names, in order, each once.
 
-    Raises ValueError for anything but `{column}`: no format, conversion or attribute.
+    Raises ValueError for a format, a conversion or an attribute in braces.
     """
     names = []
     for _, name, spec, conversion in Formatter().parse(template):
         if name is None:
             continue
         if not name or spec or conversion or set(name) & set(".[]"):
-            raise ValueError("write a column as {column} and nothing more, a brace as {{ or }}")
+            raise ValueError(
+                "write only a column in braces, like {column}; write a brace as {{ or }}"
+            )
         names.append(name)
     if not names:
         raise ValueError("names no column, like {title}")
@@ -25,7 +27,7 @@ def template_columns(template: str) -> tuple[str, ...]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with each column's value in its place."""
+    """Return the template with each column replaced by its value."""
     return "".join(
         literal + (values[name] if name is not None else "") for literal, name in _parsed(template)
     )

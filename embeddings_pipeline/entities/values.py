@@ -1,4 +1,4 @@
-"""The values that the keys of a declaration take; a ValueError says what to write instead."""
+"""The types of a declaration's values. A ValueError says what to write instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from embeddings_pipeline.entities.template import template_columns
 
-# Postgres cuts names at 63 bytes without a word; the longest suffix: _vectors_123456_index_new
+# Postgres silently truncates names to 63 bytes; the longest suffix is _vectors_123456_index_new
 _MAX_NAME = 38
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _CRON_FIELDS = {
@@ -23,7 +23,7 @@ _CRON_FIELDS = {
 
 
 def _no_boolean(value: object) -> object:
-    # yes and no are numbers to Python
+    # yml's yes and no are booleans, which Python accepts as numbers
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -33,7 +33,7 @@ def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", value) or len(value) > _MAX_NAME:
         raise ValueError(
             f"a name has lower-case letters, digits and _, no digit first, and at most {_MAX_NAME}"
-            " characters; `entity:` gives one"
+            " characters: set another with `entity:`"
         )
     return value
 
@@ -41,7 +41,7 @@ def _name(value: str) -> str:
 def _each_once(columns: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
-        raise ValueError(f"{', '.join(map(repr, twice))} is there twice")
+        raise ValueError(f"{', '.join(map(repr, twice))} appears twice")
     return columns
 
 
@@ -81,11 +81,11 @@ def _cron(value: str) -> str:
         for place, (name, numbers) in enumerate(_CRON_FIELDS.items()):
             alone = ["*"] * len(fields)
             alone[place] = fields[place]
-            # croniter takes the digits of any script
+            # croniter accepts the digits of any script
             if not fields[place].isascii() or not croniter.is_valid(" ".join(alone)):
                 raise ValueError(
-                    f"{name} {fields[place]!r} is not within {numbers}, nor *, nor a range, a step"
-                    " or a list of those"
+                    f"{name} {fields[place]!r} is not within {numbers}: write a number, *, a range,"
+                    " a step or a list of those"
                 )
         try:
             croniter(" ".join([*fields[:4], "*"])).get_next()
@@ -111,7 +111,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Column = Annotated[str, Field(min_length=1, max_length=63)]
 Columns = Annotated[tuple[Column, ...], AfterValidator(_each_once)]
 Template = Annotated[str, AfterValidator(_template)]
-# the text search configurations of Postgres 14, the oldest server that is taken
+# the text search configurations of Postgres 14, the oldest supported server
 Language = Literal[
     "simple",
     "arabic",

@@ -70,7 +70,7 @@ def test_a_name_that_no_table_can_have_is_refused(name: str) -> None:
     message = refusal(entity=name)
     assert message.startswith(f"entity is {name!r}: a name has lower-case letters, digits and _")
     assert "at most 38 characters" in message
-    assert "`entity:` gives one" in refusal(f"stg_{name}")
+    assert "set another with `entity:`" in refusal(f"stg_{name}")
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,14 @@ def test_options_of_an_index_fit_its_type(index: dict[str, Any], message: str) -
             "exclude goes with the default text, not with include",
         ),
         ({"weights": {"a": 1}, "chunk": {"tokens": 64}}, "weights and chunk exclude one another"),
-        ({"image": "a", "include": ["b"]}, "image excludes include: a row has an image or a text"),
-        ({"image": "a", "template": "{b}"}, "image excludes template"),
-        ({"image": "a", "weights": {"b": 1}}, "image excludes weights"),
-        ({"image": "a", "exclude": ["b"]}, "image excludes exclude"),
-        ({"image": "a", "chunk": {"tokens": 64}}, "image excludes chunk"),
+        (
+            {"image": "a", "include": ["b"]},
+            "image and include exclude one another: a row has an image or a text",
+        ),
+        ({"image": "a", "template": "{b}"}, "image and template exclude one another"),
+        ({"image": "a", "weights": {"b": 1}}, "image and weights exclude one another"),
+        ({"image": "a", "exclude": ["b"]}, "image and exclude exclude one another"),
+        ({"image": "a", "chunk": {"tokens": 64}}, "image and chunk exclude one another"),
     ],
 )
 def test_there_is_one_way_to_the_text(keys: dict[str, Any], message: str) -> None:
@@ -236,7 +239,7 @@ def test_the_id_is_no_filter() -> None:
 @pytest.mark.parametrize("key", ["include", "exclude", "filters"])
 def test_a_column_is_named_once(key: str) -> None:
     message = refusal(**{key: ["a", "b", "a"]})
-    assert message == f"""{key} is ["a", "b", "a"]: 'a' is there twice"""
+    assert message == f"""{key} is ["a", "b", "a"]: 'a' appears twice"""
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,6 @@ def test_a_partition_that_does_not_exist_is_named_with_the_choices(
 
 def test_a_range_that_runs_backwards_is_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"partitions 05\.\.02 run backwards: write 02\.\.05"
+        ConfigurationError, match=r"partitions 05\.\.02 are in reverse order: write 02\.\.05"
     ):
         select_keys("01,05..02", KEYS)

@@ -81,7 +81,7 @@ def test_spaces_in_a_schedule_are_made_single() -> None:
         ("0 2 * mon *", "month 'mon' is not within 1-12"),
         (
             "0 2,-3 * * *",
-            "hour '2,-3' is not within 0-23, nor *, nor a range, a step or a list of those",
+            "hour '2,-3' is not within 0-23: write a number, *, a range, a step or a list of those",
         ),
         ("*/0 2 * * *", "minute '*/0' is not within 0-59"),
         ("0 2 15W * *", "day of month '15W' is not within 1-31"),
