@@ -1,4 +1,4 @@
-"""Dagster's entry point: everything that the dbt project declares, wired together."""
+"""Dagster's entry point: assets, checks, jobs and schedules of the dbt project."""
 
 import logging
 import re
@@ -27,8 +27,8 @@ def definitions(
 ) -> dg.Definitions:
     """The assets, checks, jobs and schedules of the dbt project; starts no database.
 
-    An entity that is declared wrongly has assets, a job and a schedule that fail with what is
-    wrong. Raises ConfigurationError for settings that are wrong.
+    An entity with a wrong declaration has assets, a job and a schedule that fail with the error.
+    Raises ConfigurationError for wrong settings.
     """
     manifest = load_manifest(prepared_manifest(settings))
     declared = entities_of(manifest)
@@ -38,13 +38,13 @@ def definitions(
         if settings.embedding_enabled
         else dg.DefaultScheduleStatus.STOPPED
     )
-    of_entities = [
+    entities = [
         *(
-            _of_entity(entity, manifest, declared.models[name], settings, pool, status)
+            _entity_definitions(entity, manifest, declared.models[name], settings, pool, status)
             for name, entity in declared.entities.items()
         ),
         *(
-            _of_broken(name, error, declared.models[name], status)
+            _broken_definitions(name, error, declared.models[name], status)
             for name, error in declared.broken.items()
         ),
     ]
@@ -54,7 +54,7 @@ def definitions(
         if assets
     ]
     return dg.Definitions.merge(
-        *of_entities,
+        *entities,
         dg.Definitions(
             assets=[
                 *(assets for assets in (before, after) if assets),
@@ -63,14 +63,14 @@ def definitions(
             jobs=[*dbt_jobs, plan_job(declared), export_job],
             schedules=[automation.marts_schedule(dbt_jobs[-1], status)] if after else [],
             resources={"embeddings": pipeline},
-            # also for what is started by hand: a process for each step would load the model each
-            # time
+            # also for assets that are started by hand: a process for each step would load the
+            # model each time
             executor=dg.in_process_executor,
         ),
     )
 
 
-def _of_entity(
+def _entity_definitions(
     entity: Entity,
     manifest: Mapping[str, Any],
     node: Mapping[str, Any],
@@ -87,16 +87,16 @@ def _of_entity(
             schedules=[automation.entity_schedule(entity, job, status)],
         )
     except Exception as error:
-        # Dagster may refuse what the declaration allows
-        return _of_broken(entity.name, error, node, status)
+        # Dagster may refuse a name or a value that the declaration allows
+        return _broken_definitions(entity.name, error, node, status)
 
 
-def _of_broken(
+def _broken_definitions(
     name: str, error: Exception, node: Mapping[str, Any], status: dg.DefaultScheduleStatus
 ) -> dg.Definitions:
     logger.warning("entity %r is left out: %s", name, error)
     if not re.fullmatch(r"\w+", name, re.ASCII):
-        # no name for an asset's group or a job
+        # not a valid name of a group or a job
         return dg.Definitions()
     job = automation.broken_job(name, error)
     return dg.Definitions(

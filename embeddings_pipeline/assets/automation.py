@@ -1,4 +1,4 @@
-"""Jobs and their schedules: one for each entity, one for what reads the vectors."""
+"""Jobs and their schedules: one for each entity, one for the models that read the vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def job_name(entity: str) -> str:
 
 
 def broken_job(name: str, error: Exception) -> AssetJob:
-    """The job of an entity whose declaration is wrong, which fails with what is wrong."""
+    """The job of an entity whose declaration is wrong; it fails with the error."""
     return dg.define_asset_job(
         job_name(name),
         selection=dg.AssetSelection.key_prefixes(name),
@@ -39,14 +39,14 @@ def broken_job(name: str, error: Exception) -> AssetJob:
 def broken_schedule(
     name: str, job: AssetJob, status: dg.DefaultScheduleStatus
 ) -> dg.ScheduleDefinition:
-    """Runs the job daily, so that whoever is told of failed runs hears of the declaration."""
+    """Runs the job daily, so that alerts on failed runs report the declaration."""
     return dg.ScheduleDefinition(
         name=f"{name}_schedule", job=job, cron_schedule=_ENTITY_CRON, default_status=status
     )
 
 
 def entity_job(entity: Entity, node: Mapping[str, Any]) -> AssetJob:
-    """Staging model, texts, vectors, index, publication and all their checks, in one process."""
+    """Staging model, texts, vectors, index, published view and all their checks, in one process."""
     return dg.define_asset_job(
         job_name(entity.name),
         selection=dg.AssetSelection.assets(key_of(node))
@@ -59,7 +59,7 @@ def entity_job(entity: Entity, node: Mapping[str, Any]) -> AssetJob:
 def entity_schedule(
     entity: Entity, job: AssetJob, status: dg.DefaultScheduleStatus
 ) -> dg.ScheduleDefinition:
-    """Runs the job over the partitions that it is for; then over what is pending elsewhere."""
+    """Runs the job over the partitions of the schedule, then over pending rows of the others."""
 
     @dg.schedule(
         name=f"{entity.name}_schedule",
@@ -88,18 +88,18 @@ def entity_config(
 ) -> dict[str, Any]:
     """The run configuration of an entity's job."""
     limits = {"limit": limit, "max_cost_usd": max_cost_usd}
-    given = {name: value for name, value in limits.items() if value is not None}
-    both = {"force": force, "include_backlog": include_backlog}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    shared = {"force": force, "include_backlog": include_backlog}
     return {
         "ops": {
-            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes} | both},
-            f"{entity}__vectors": {"config": both | given},
+            f"{entity}__texts": {"config": {"allow_deletes": allow_deletes} | shared},
+            f"{entity}__vectors": {"config": shared | limits},
         }
     }
 
 
 def dbt_job(name: str, assets: dg.AssetsDefinition) -> AssetJob:
-    """One dbt build of all these assets."""
+    """The job that builds these assets with one dbt command."""
     return dg.define_asset_job(
         name,
         selection=dg.AssetSelection.assets(assets),
@@ -109,7 +109,7 @@ def dbt_job(name: str, assets: dg.AssetsDefinition) -> AssetJob:
 
 
 def marts_schedule(job: AssetJob, status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:
-    """Builds what reads the vectors, after they were brought up to date."""
+    """Builds the models that read the vectors, after the entities' schedules."""
     return dg.ScheduleDefinition(
         name="marts_schedule", job=job, cron_schedule=_MARTS_CRON, default_status=status
     )

@@ -1,4 +1,4 @@
-"""Checks of an entity, as Dagster's; what they find is decided in `sync.checks`."""
+"""An entity's checks as Dagster's; `sync.checks` decides their results."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult
 
-# the asset that each check is about
-_ABOUT = {
+# the asset of each check
+_ASSET_OF = {
     "truncated": "texts",
     "without_text": "texts",
     "coverage": "vectors",
@@ -24,19 +24,19 @@ _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN, "error": dg.AssetCheckSeverity.
 
 
 def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
-    """All checks of an entity, in one step: they read the same state."""
+    """All checks of an entity, in one step, since they read the same state."""
     specs = [
         dg.AssetCheckSpec(name, asset=[entity.name, asset], description=QUESTIONS[name])
-        for name, asset in _ABOUT.items()
+        for name, asset in _ASSET_OF.items()
     ]
 
     @dg.multi_asset_check(name=f"{entity.name}_checks", specs=specs, can_subset=True)
     def checks(
         context: dg.AssetCheckExecutionContext, embeddings: dg.ResourceParam[RunContext]
     ) -> Iterator[dg.AssetCheckResult]:
-        found = embeddings.pipeline.check(entity)
+        results = embeddings.pipeline.check(entity)
         for key in sorted(context.selected_asset_check_keys):
-            result = found[key.name]
+            result = results[key.name]
             yield dg.AssetCheckResult(
                 passed=result.passed,
                 asset_key=key.asset_key,
@@ -50,9 +50,9 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
 
 
 def evaluation(entity: str, name: str, result: CheckResult) -> dg.AssetCheckEvaluation:
-    """The event that says what a check found, for a run that is not Dagster's."""
+    """The event with a check's result, for a run outside of Dagster."""
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey([entity, _ABOUT[name]]),
+        asset_key=dg.AssetKey([entity, _ASSET_OF[name]]),
         check_name=name,
         passed=result.passed,
         severity=_SEVERITY[result.severity],

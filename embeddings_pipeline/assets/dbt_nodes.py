@@ -1,6 +1,6 @@
 """dbt's models, seeds and tests as Dagster's assets and checks, read from the manifest.
 
-`dagster_dbt` would say the same (a test compares the two), but importing it imports dbt: two
+`dagster_dbt` gives the same specs (a test compares the two), but importing it imports dbt: two
 seconds in each process that loads the definitions. It is imported where dbt runs.
 """
 
@@ -22,7 +22,7 @@ _ASSETS = ("model", "seed", "snapshot")
 
 
 def key_of(node: Node) -> dg.AssetKey:
-    """The asset of a model, seed, snapshot or source: schema and name unless its meta says."""
+    """The asset key of a model, seed, snapshot or source: from its meta, else schema and name."""
     asset_key = _meta(node).get("asset_key")
     if asset_key and isinstance(asset_key, list):
         return dg.AssetKey([str(part) for part in asset_key])
@@ -59,8 +59,8 @@ def parents(manifest: Manifest, node: Node) -> set[str]:
 
 def descendants(manifest: Manifest, keys: Iterable[dg.AssetKey]) -> set[str]:
     """Unique ids of the assets that read one of these assets, directly or through others."""
-    wanted = set(keys)
-    found = {uid for uid, source in manifest["sources"].items() if key_of(source) in wanted}
+    read = set(keys)
+    found = {uid for uid, source in manifest["sources"].items() if key_of(source) in read}
     remaining = dict(asset_nodes(manifest))
     while reached := {uid for uid, n in remaining.items() if parents(manifest, n) & found}:
         found |= reached
@@ -83,7 +83,7 @@ def read_by(manifest: Manifest, nodes: Iterable[Node]) -> list[Node]:
 
 
 def asset_spec(manifest: Manifest, unique_id: str) -> dg.AssetSpec:
-    """What Dagster shows of a node before it was ever built."""
+    """The spec that Dagster shows of a node before it is built."""
     node = manifest["nodes"][unique_id]
     upstream = [{**manifest["nodes"], **manifest["sources"]}[p] for p in parents(manifest, node)]
     return dg.AssetSpec(
@@ -103,12 +103,12 @@ def asset_spec(manifest: Manifest, unique_id: str) -> dg.AssetSpec:
 
 
 def check_specs(manifest: Manifest, unique_ids: Iterable[str]) -> Iterator[dg.AssetCheckSpec]:
-    """The tests of these nodes. One of severity error keeps what is downstream from running."""
+    """The tests of these nodes. A failing test of severity error blocks the assets downstream."""
     nodes = {**manifest["nodes"], **manifest["sources"]}
-    wanted = set(unique_ids)
+    tested = set(unique_ids)
     for unique_id, test in manifest["nodes"].items():
         node = _tested(test) if test["resource_type"] == "test" else None
-        if node in wanted:
+        if node in tested:
             others = {key_of(nodes[parent]) for parent in parents(manifest, test) - {node}}
             yield dg.AssetCheckSpec(
                 name=test["name"],
@@ -121,7 +121,7 @@ def check_specs(manifest: Manifest, unique_ids: Iterable[str]) -> Iterator[dg.As
 
 
 def owners(manifest: Manifest, node: Node) -> list[str]:
-    """The owners that a node's meta names, or its dbt group; none where nobody is named."""
+    """The owners that a node's meta or its dbt group names."""
     if named := _meta(node).get("owners"):
         return _owners(node, named)
     for group in manifest.get("groups", {}).values():
@@ -131,7 +131,7 @@ def owners(manifest: Manifest, node: Node) -> list[str]:
 
 
 def _owners(node: Node, named: Any) -> list[str]:
-    """Those that Dagster takes: one that it does not would keep the other models from loading."""
+    """The owners that Dagster accepts: any other would prevent the definitions from loading."""
     owners = []
     for owner in named if isinstance(named, list) else [named]:
         try:

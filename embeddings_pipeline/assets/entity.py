@@ -1,4 +1,4 @@
-"""The assets of an entity, all from one factory: texts, vectors, index, embeddings."""
+"""The asset factory of an entity: texts, vectors, index, embeddings."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from embeddings_pipeline.store.run_ledger import Counts
 # runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
 POOL = "encoder"
 ASSETS = ("texts", "vectors", "index", "embeddings")
-# the keys of a declaration that decide what is in each asset
+# the keys of a declaration that decide the content of each asset
 _TEXTS = {
     "id",
     "include",
@@ -40,7 +40,7 @@ _EMBEDDINGS = {"id", "filters", "publish"}
 
 class TextsConfig(dg.Config):
     """`allow_deletes` lets a pass delete more than max_delete_share of the rows; `force` reads
-    every image again; `include_backlog` looks also at other partitions than the run's."""
+    every image again; `include_backlog` also takes partitions other than the run's."""
 
     allow_deletes: bool = False
     force: bool = False
@@ -48,9 +48,8 @@ class TextsConfig(dg.Config):
 
 
 class VectorsConfig(dg.Config):
-    """`limit` is the most texts to encode and `max_cost_usd` the most to spend; `force` encodes
-    also what is current; `include_backlog` goes on with what is pending in other partitions than
-    the run's."""
+    """`limit` is the most texts to encode and `max_cost_usd` the most US dollars to spend; `force`
+    encodes current texts again; `include_backlog` goes on with pending rows of other partitions."""
 
     limit: int | None = None
     max_cost_usd: float | None = None
@@ -78,8 +77,8 @@ def entity_assets(
 def broken_assets(
     name: str, error: Exception, node: Mapping[str, Any]
 ) -> list[dg.AssetsDefinition]:
-    """The four assets of an entity whose declaration is wrong: what reads them finds them, and
-    each run of them fails with what is wrong."""
+    """The four assets of an entity whose declaration is wrong. Assets downstream still find them,
+    and each run of them fails with the error."""
     upstream = [key_of(node), *(dg.AssetKey([name, asset]) for asset in ASSETS)]
     return [_broken(name, *pair, error) for pair in zip(ASSETS, upstream, strict=False)]
 
@@ -129,7 +128,7 @@ def _vectors(
         group_name=entity.name,
         owners=owned_by,
         deps=[dg.AssetKey([entity.name, "texts"])],
-        description=f"The texts as vectors of `{model}`; only what changed is encoded.",
+        description=f"Vectors of the texts by `{model}`; only changed texts are encoded.",
         kinds={"huggingface", "postgres"},
         code_version=_version(entity, _VECTORS, {"model": model}),
         partitions_def=partitions.definition(entity),
@@ -177,8 +176,8 @@ def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> 
         group_name=entity.name,
         owners=owned_by,
         deps=[dg.AssetKey([entity.name, "index"])],
-        description=f"The view `{settings.pgvector_schema}.{entity.name}_embeddings`: what"
-        " searches and marts read. It shows a new set once that is complete.",
+        description=f"The view `{settings.pgvector_schema}.{entity.name}_embeddings`, which"
+        " searches and marts read. It shows a new set once the set is complete.",
         kinds={"postgres", "view"},
         code_version=_version(entity, _EMBEDDINGS),
         freshness_policy=dg.FreshnessPolicy.time_window(
@@ -198,6 +197,6 @@ def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> 
 
 
 def _version(entity: Entity, keys: set[str], given: Mapping[str, str] | None = None) -> str:
-    """A digest of what decides an asset: where it moved, Dagster shows the asset as stale."""
+    """A digest of the keys that decide an asset, which is stale for Dagster when it changes."""
     decides = entity.model_dump(mode="json", include=keys) | dict(given or {})
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The job that writes what is published to files, to be searched without a database."""
+"""The job that writes the published rows to files, to search without a database."""
 
 from enum import Enum
 from pathlib import Path
@@ -9,7 +9,7 @@ from embeddings_pipeline.resources.run_context import RunContext
 
 
 class SnapshotType(Enum):
-    """Exact; or faster on many rows: lists, a graph."""
+    """Exact search; or faster on many rows: lists, a graph."""
 
     FLAT = "flat"
     IVF = "ivf"
@@ -28,7 +28,7 @@ class ExportConfig(dg.Config):
 def export_snapshot(
     config: ExportConfig, embeddings: dg.ResourceParam[RunContext]
 ) -> dg.Output[None]:
-    """Materialises nothing: what was written is metadata of the output."""
+    """Write the snapshot; its counts are metadata of the output."""
     # FAISS is an extra
     from embeddings_pipeline.sync.snapshot import export
 

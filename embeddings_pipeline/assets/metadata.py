@@ -1,4 +1,4 @@
-"""What a run did, as the metadata that Dagster plots and lists."""
+"""Results of a run as the metadata that Dagster plots and lists."""
 
 import resource
 import sys
@@ -19,7 +19,7 @@ from embeddings_pipeline.sync.texts import TextsResult
 
 Metadata = dict[str, Any]
 
-# digits after the point; all else is counted. A text may cost a millionth of a dollar
+# digits after the point; others are whole. A text may cost a millionth of a dollar
 _DIGITS = {"seconds": 3, "encode_seconds": 3, "cost_usd": 6, "saved_usd": 6}
 
 
@@ -35,12 +35,12 @@ def of_counts(counts: Mapping[str, Any]) -> Metadata:
 
 
 def of_texts(result: TextsResult) -> Metadata:
-    """What a pass over the texts did."""
+    """The counts of a pass over the texts."""
     return of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
 
 
 def of_sets(result: EncodeResult) -> Metadata:
-    """What was done to the sets together, and with which models on which devices."""
+    """The counts of all sets together, their models and devices."""
     return of_counts(asdict(result.counts)) | {
         "device": ", ".join(result.devices) or "not used",
         "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
@@ -74,29 +74,29 @@ def of_indexes(results: Sequence[IndexResult]) -> Metadata:
 def of_publication(
     pipeline: Pipeline, entity: Entity, result: PublishResult, counts: Mapping[str, Any]
 ) -> Metadata:
-    """What is published now, the counts of the whole run, and a picture where vectors changed."""
+    """The published set, the counts of the whole run, and a plot where vectors changed."""
     shown = {"published": result.summary, "flipped": result.flipped}
     return of_counts(counts) | shown | plots.of_changes(pipeline, entity, counts)
 
 
 def of_partition(partition: PartitionCoverage) -> Metadata:
-    """The facts of one partition; what has no such name is of the whole run."""
+    """The counts of one partition, with a prefix: names without it count the whole run."""
     names = ("rows", "chunks", "vectors", "pending", "quarantined")
     return {f"partition_{name}": getattr(partition, name) for name in names}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
-    """Rows that all have the same keys, as a table."""
+    """A table of rows with the same keys."""
     columns = [dg.TableColumn(name) for name in (rows[0] if rows else ["nothing"])]
     return dg.MetadataValue.table([dg.TableRecord(dict(r)) for r in rows], dg.TableSchema(columns))
 
 
 def plain(values: Mapping[str, Any]) -> Metadata:
-    """Metadata whose lists of mappings are tables."""
+    """Metadata in which lists of mappings become tables."""
     return {name: table(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process has held, in MiB."""
+    """The peak memory of this process, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

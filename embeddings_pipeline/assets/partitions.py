@@ -1,4 +1,4 @@
-"""An entity's partitions as Dagster's, and what one run does in each."""
+"""An entity's partitions as Dagster's, and the metadata of each."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,14 +20,14 @@ def definition(entity: Entity) -> dg.PartitionsDefinition[str]:
 
 
 def backfill_policy(partitions_per_run: int | None) -> dg.BackfillPolicy:
-    """One run for all partitions of a backfill, or runs of so many."""
+    """One run for all partitions of a backfill, or runs of this number of partitions."""
     if partitions_per_run is None:
         return dg.BackfillPolicy.single_run()
     return dg.BackfillPolicy.multi_run(partitions_per_run)
 
 
 def covered_by_schedule(entity: Entity) -> list[str]:
-    """The partitions that a scheduled run is for: all, or the last days and today."""
+    """The partitions of a scheduled run: all, or the last days and today."""
     partitions = entity.partitions
     return partitions.recent() if isinstance(partitions, DayPartitions) else partitions.keys()
 
@@ -41,7 +41,7 @@ def tags(keys: Sequence[str]) -> Mapping[str, str]:
 
 
 def keys_of(context: dg.AssetExecutionContext) -> list[str] | None:
-    """The partitions that a run is for; None where it was started without any."""
+    """The partitions of a run; None where it was started without any."""
     return list(context.partition_keys) if context.has_partition_key_range else None
 
 
@@ -50,11 +50,12 @@ def record(
     coverage: Sequence[PartitionCoverage],
     touched: Sequence[str],
 ) -> None:
-    """Give each partition of the run its facts, and count those touched beyond it as done, too."""
-    of_run = set(keys_of(context) or ())
+    """Add the counts of each partition of the run, and report the other partitions that it touched
+    as materialised."""
+    own = set(keys_of(context) or ())
     for partition in coverage:
         key, facts = partition.partition_key, metadata.of_partition(partition)
-        if key in of_run:
+        if key in own:
             context.add_asset_metadata(facts, partition_key=key)
         elif key in touched:
             context.log_event(

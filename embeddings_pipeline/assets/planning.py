@@ -1,4 +1,4 @@
-"""The job that says what the next runs would do and cost, before anybody starts them."""
+"""The job that says what the next runs would do and cost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +12,8 @@ from embeddings_pipeline.sync.plan import Plan
 
 
 def plan_job(declared: Declared) -> dg.JobDefinition:
-    """A job of one op that materialises nothing: the plans are metadata of its output. Where some
-    entities have none, the op fails after that, and says why."""
+    """A job of one op that materialises nothing: the plans are metadata of its output. Where an
+    entity cannot be planned, the op fails afterwards with the error."""
 
     @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
     def plan_runs(embeddings: dg.ResourceParam[RunContext]) -> Iterator[dg.Output[None]]:

@@ -1,4 +1,4 @@
-"""A picture of an entity's vectors and a few of its texts, for Dagster's pages."""
+"""A plot of an entity's vectors and a few of its texts, for the Dagster UI."""
 
 import base64
 import io
@@ -21,10 +21,10 @@ _SHOWN_CHARACTERS = 300
 
 
 def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) -> dict[str, Any]:
-    """Picture and texts where vectors changed; nothing for rows that may not all be shown.
+    """A plot and texts where vectors changed; nothing for an entity with `where`.
 
-    Dagster's event log keeps what it gets, also when a row is erased later: an entity with
-    `where` has rows that must not be in it.
+    Dagster's event log keeps texts also when a row is erased later. `where` may be a consent, and
+    texts that need one must not be in the log.
     """
     if not (counts["encoded"] or counts["reused"]) or entity.where is not None:
         return {}
@@ -37,7 +37,7 @@ def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) ->
     lines = [f"- `{row_id}` {text[:_SHOWN_CHARACTERS]}" for row_id, text in texts]
     shown = {"texts": dg.MetadataValue.md("\n".join(lines))}
     if len(vectors) > 2:
-        shown["picture"] = dg.MetadataValue.md(_markdown(_draw(_project(vectors), labels, title)))
+        shown["plot"] = dg.MetadataValue.md(_markdown(_draw(_project(vectors), labels, title)))
     return shown
 
 
@@ -51,7 +51,7 @@ def _project(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, 
 
 def _draw(points: np.ndarray[Any, Any], labels: Sequence[str], title: str) -> bytes:
     """A scatter plot as PNG; the most frequent labels have colours of their own."""
-    # half a second to import, and needed only here
+    # takes half a second to import
     from matplotlib.figure import Figure
 
     names, counts = np.unique(np.array(labels), return_counts=True)
@@ -61,9 +61,9 @@ def _draw(points: np.ndarray[Any, Any], labels: Sequence[str], title: str) -> by
     others = np.array([label not in frequent for label in labels])
     axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgrey", label="others")
     for name in frequent:
-        chosen = np.array([label == name for label in labels])
+        labelled = np.array([label == name for label in labels])
         shown = str(name)[:24] or "(none)"
-        axes.scatter(points[chosen, 0], points[chosen, 1], s=8, label=shown)
+        axes.scatter(points[labelled, 0], points[labelled, 1], s=8, label=shown)
     axes.set(xticks=[], yticks=[])
     if title:
         axes.legend(title=title, loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")

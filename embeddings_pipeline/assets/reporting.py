@@ -1,4 +1,4 @@
-"""Reports to a Dagster instance what a run outside of it did, as the assets themselves would."""
+"""Reports a run outside of Dagster to an instance, with the events that the assets would give."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from embeddings_pipeline.pipeline import EntityRun, Pipeline
 
 
 def report(instance: dg.DagsterInstance, pipeline: Pipeline, run: EntityRun) -> None:
-    """Report the materialisations of the stages that a run got to, and what its checks found."""
+    """Report the materialisations of the stages that a run reached, and its check results."""
     for event in _events(pipeline, run):
         instance.report_runless_asset_event(event)
 

@@ -1,4 +1,4 @@
-"""dbt's models and seeds: those that vectors are made from, and those that read the vectors."""
+"""dbt's models and seeds: those from which vectors are made, and those that read the vectors."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from embeddings_pipeline.assets.dbt_nodes import asset_nodes, asset_spec, check_
 from embeddings_pipeline.resources import dbt
 from embeddings_pipeline.resources.run_context import RunContext
 
-# made by no asset: the core keeps this view over all entities
+# no asset makes this view: each run keeps it up to date
 COVERAGE = dg.AssetKey(["entity_coverage"])
 
 
@@ -32,7 +32,7 @@ def coverage_view(entities: Collection[str]) -> dg.AssetSpec:
 def dbt_assets(
     manifest: Mapping[str, Any], entities: Collection[str]
 ) -> tuple[dg.AssetsDefinition | None, dg.AssetsDefinition | None]:
-    """What comes before the vectors, and what reads them; None where there is nothing."""
+    """The models before the vectors, and the models that read them; None where there are none."""
     after = descendants(manifest, [COVERAGE, *(published(name) for name in entities)])
     before = set(asset_nodes(manifest)) - after
     return _assets("dbt_staging", manifest, before), _assets("dbt_marts", manifest, after)

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline demo`: everything, from nothing to search results."""
+"""`embeddings-pipeline demo`: from an empty folder to search results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline dev`: Dagster's pages, on the data that the other commands use."""
+"""`embeddings-pipeline dev`: the Dagster UI, on the data of the other commands."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from embeddings_pipeline.settings import PROJECT_DIR, Settings
 
 
 def dev(
-    port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
-    host: Annotated[str, typer.Option(help="The address; the pages ask for no password.")] = (
-        "127.0.0.1"
-    ),
+    port: Annotated[int, typer.Option(help="The port.")] = 3000,
+    host: Annotated[str, typer.Option(help="The address; the UI has no password.")] = ("127.0.0.1"),
 ) -> None:
-    """Open the Dagster UI, with its daemon, which runs the schedules."""
+    """Start the Dagster UI, and the daemon that runs the schedules."""
     settings = Settings.load()
-    # an error in the project is one line here, and a page of them there
+    # an error in the project is one line here; Dagster would print a page of traceback
     prepared_manifest(settings)
     instance.prepare(settings)
-    _close_abandoned(settings)
+    _close_orphaned_runs(settings)
     dagster = Path(sys.executable).with_name("dagster")
     workspace = PROJECT_DIR / "workspace.yaml"
-    output.say(f"Dagster UI: http://{host}:{port}")
+    output.print_message(f"Dagster UI: http://{host}:{port}")
     arguments = ["dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.execv(dagster, [str(dagster), *arguments])  # noqa: S606 - our own arguments
 
 
-def _close_abandoned(settings: Settings) -> None:
+def _close_orphaned_runs(settings: Settings) -> None:
     import dagster as dg
 
-    from embeddings_pipeline.resources.orphaned_runs import close_abandoned
+    from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
 
     with dg.DagsterInstance.get() as runs:
-        close_abandoned(settings, runs)
+        close_orphaned_runs(settings, runs)

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline erase`, `retry` and `adopt`: rows taken out, tried again, taken over."""
+"""`embeddings-pipeline erase`, `retry` and `adopt`: rows removed, tried again, taken over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import typer
 
-from embeddings_pipeline.cli.output import say
+from embeddings_pipeline.cli.output import print_message
 from embeddings_pipeline.cli.selection import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.adoption import Foreign
@@ -18,38 +18,38 @@ from embeddings_pipeline.sync.adopt import adopt as adopt_table
 def erase(
     entity: EntityName,
     ids: Annotated[list[str], typer.Argument(metavar="ID…")],
-    lift: Annotated[bool, typer.Option(help="Let the next run take these ids again.")] = False,
+    lift: Annotated[bool, typer.Option(help="Let the next run embed these ids again.")] = False,
 ) -> None:
-    """Remove every trace of these rows at once, and skip them until lifted."""
+    """Remove every trace of rows at once, and skip them until lifted."""
     with session_on(entity) as (pipeline, names):
         if lift:
             count = erasure.lift(pipeline.vectors, names, ids)
-            typer.echo(f"{count} of {len(ids)} ids were erased; the next run takes them again")
+            typer.echo(f"{count} of {len(ids)} ids were erased; the next run embeds them again")
         else:
             erased = erasure.erase(pipeline.vectors, names, ids, pipeline.encoders.cache.evict)
             typer.echo(f"{len(ids)} ids erased; {erased.rows} of them had texts or vectors")
             if erased.left_in_cache:
-                say(
+                print_message(
                     f"Redis (EMBEDDING_REDIS_URL) cannot be reached: vectors of"
                     f" {erased.left_in_cache} texts may be left in it until the next run"
                 )
 
 
 def retry(entity: EntityName) -> None:
-    """Let the next run try again what is in quarantine."""
+    """Let the next run try everything in quarantine again."""
     with session_on(entity) as (pipeline, names):
         count = erasure.retry(pipeline.vectors, names)
-    typer.echo(f"{count} entries will be tried again by the next run")
+    typer.echo(f"the next run tries {count} entries again")
 
 
 def adopt(
     entity: EntityName,
     table: Annotated[str, typer.Option(help="SCHEMA.TABLE in the database of the vectors.")],
-    id_column: Annotated[str, typer.Option("--id")],
+    id_column: Annotated[str, typer.Option("--id", help="The column of the ids.")],
     embedding: Annotated[str, typer.Option(help="The column of the vectors.")],
-    text: Annotated[str, typer.Option(help="The column of the texts that they were made of.")],
+    text: Annotated[str, typer.Option(help="The column of the texts.")],
 ) -> None:
-    """Take over the vectors that a table has for the same model and the same texts."""
+    """Take over the vectors that a table has for the same model and texts."""
     schema, dot, name = table.rpartition(".")
     if not name:
         raise ConfigurationError(f"--table {table!r} is not SCHEMA.TABLE")
@@ -57,6 +57,6 @@ def adopt(
     with session_on(entity) as (pipeline, names):
         adopted = adopt_table(pipeline.vectors, names, pipeline.encoders, foreign, str(uuid4()))
     typer.echo(
-        f"{adopted.fitted:,} of {adopted.rows:,} rows fitted and were taken over; the rest have"
-        " another text now, no row, a vector already, or one that the model cannot have made"
+        f"{adopted.fitted:,} of {adopted.rows:,} rows were taken over; the others have another"
+        " text, no row, a vector already, or a vector that the model cannot produce"
     )

@@ -12,7 +12,7 @@ from embeddings_pipeline.store.texts.quarantine import Entry
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
 
-# how much of a data URI is shown
+# characters of a data URI that are shown
 _DATA_URI = 60
 
 
@@ -21,7 +21,7 @@ def explain(
     row_id: Annotated[str, typer.Argument(metavar="ID")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what is stored of a row, where it comes from, and what the next run does with it."""
+    """Show a row's text and vectors, and what the next run does with it."""
     with session_on(entity) as (pipeline, names):
         explained = explain_row(
             pipeline.staging, pipeline.vectors, names, pipeline.encoders, row_id
@@ -60,7 +60,7 @@ def _times(attempts: int) -> str:
 
 
 def _short(text: str) -> str:
-    # an image that is its own URI says nothing to a reader
+    # the bytes of an image are not readable
     return f"{text[:_DATA_URI]}…" if text.startswith("data:") else text
 
 

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline export`: what is published, in files to search without a database."""
+"""`embeddings-pipeline export`: published vectors in files, to search without a database."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def export(
     to: Annotated[Path, typer.Option(help="The folder; a snapshot in it is replaced.")],
     kind: Annotated[
         Literal["flat", "ivf", "hnsw"],
-        typer.Option("--type", help="Exact; or faster on many rows: lists, a graph."),
+        typer.Option("--type", help="Exact search; or faster on many rows: lists, a graph."),
     ] = "flat",
     as_json: AsJson = False,
 ) -> None:
-    """Write a FAISS index of the published vectors, with their rows. No dbt project is needed."""
+    """Write the published vectors and rows to a FAISS snapshot. Needs no dbt project."""
     # FAISS is an extra
     from embeddings_pipeline.sync.snapshot import export as write
 
@@ -37,7 +37,7 @@ def export(
 
 
 def show(folder: Path, manifest: Manifest) -> None:
-    """What was written, in one line."""
+    """Print one line about a snapshot."""
     megabytes = (manifest.index.bytes + manifest.rows.bytes) / (1 << 20)
     typer.echo(
         f"{manifest.entity}: {manifest.count:,} vectors of {manifest.model} in {folder}"

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline index`: the vector index of each set, built where that is due."""
+"""`embeddings-pipeline index`: the vector index of each set."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.selection import AsJson, session
+from embeddings_pipeline.cli.selection import AsJson, EntityNames, session
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 
 
 def index(
-    entities: Annotated[list[str] | None, typer.Argument(help="All where none is named.")] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build also what is good.")] = False,
+    entities: EntityNames = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build every index again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build the indexes that are missing or worn, and show how fast and how well each finds."""
+    """Build the vector indexes that are missing or out of date. Shows size, recall and speed of
+    each."""
     with session() as pipeline, output.progress() as report:
         chosen, failures = pipeline.chosen(entities or [])
         results: list[IndexResult] = []
@@ -36,7 +37,7 @@ def index(
             )
     if as_json:
         documents = [_document(result) for result in results]
-        output.print_json({"indexes": documents, "failed": failures.told()})
+        output.print_json({"indexes": documents, "failed": failures.messages()})
     elif results:
         output.print_table(
             ("entity", "set", "index", "rows", "MiB", "recall@10", "p50 ms", "p95 ms", "effort"),
@@ -93,7 +94,7 @@ def _settings(result: IndexResult) -> dict[str, Any]:
 
 
 def _levels(result: IndexResult) -> list[dict[str, Any]]:
-    levels: list[dict[str, Any]] = (result.vector_set.canary or {}).get("levels", [])
+    levels: list[dict[str, Any]] = (result.vector_set.recall_check or {}).get("levels", [])
     return levels
 
 

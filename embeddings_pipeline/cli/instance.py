@@ -1,4 +1,4 @@
-"""The Dagster instance that commands use: dagster.yaml, in a folder of its own."""
+"""The Dagster instance of the commands: a folder with a dagster.yaml."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from embeddings_pipeline.settings import PROJECT_DIR, Settings
 
 
 def is_configured(settings: Settings) -> bool:
-    """Whether there is an instance that runs are reported to: DAGSTER_HOME, or the project's own,
-    which `demo` and `dev` make."""
+    """Whether there is an instance to which runs are reported: DAGSTER_HOME, or the project's own,
+    which `demo`, `dev` and a run that builds dbt models make."""
     return settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
 
 

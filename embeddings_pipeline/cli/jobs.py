@@ -1,4 +1,4 @@
-"""Runs the jobs that Dagster's schedules run, in this process. Dagster is imported only here."""
+"""Executes the jobs of Dagster's schedules in this process. Dagster is imported only here."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ class Jobs:
     def _defs(self) -> dg.Definitions:
         from embeddings_pipeline.definitions import definitions
 
-        # a run of a command waits for nobody, and killed it must not keep others waiting
+        # a command does not wait for the pool, and killed it must not keep a place in the pool
         return definitions(self.pipeline.settings, self._run_context, pool=None)
 
     def staging(self, entities: Sequence[str], *, seeds: bool) -> dict[str, str]:
-        """One dbt build of the entities' staging models; returns why some are not to be used.
+        """Build the entities' staging models with one dbt command; returns why some of them
+        failed, by entity.
 
-        What they read is built too where it is not there; `seeds` are, whether they are or not.
+        Models and seeds that they read are built where they are missing; with `seeds`, all seeds.
         """
         from embeddings_pipeline.assets.dbt_nodes import key_of, read_by
 
         models = {name: self.pipeline.declared.models[name] for name in entities}
-        wanted = [
+        missing = [
             node
             for node in read_by(
                 load_manifest(manifest_path(self.pipeline.settings)), [*models.values()]
@@ -61,19 +62,19 @@ class Jobs:
             if (seeds and node["resource_type"] == "seed") or not self._exists(node)
         ]
         keys = {name: key_of(node) for name, node in models.items()}
-        chosen = {*keys.values(), *map(key_of, wanted)}
+        chosen = {*keys.values(), *map(key_of, missing)}
         result = self._execute("staging", sorted(chosen), raise_on_error=False)
         broken = _broken(result, keys.values())
         return {name: broken[key] for name, key in keys.items() if key in broken}
 
     def run(self, names: Sequence[str], options: Mapping[str, Any]) -> Results[EntityRun]:
-        """Execute the job of each entity from texts on, one after the other; `options` are those
-        of `Pipeline.run`."""
+        """Execute the job of each entity, from texts on, one after the other. `options` are the
+        arguments of `Pipeline.run`."""
         failures, runs = Failures(), []
-        most = options.get("max_cost_usd")
-        if most is None:
-            most = self.pipeline.settings.embedding_max_cost_usd
-        left = RunOptions("", limit=options.get("limit"), max_cost_usd=most)
+        max_cost_usd = options.get("max_cost_usd")
+        if max_cost_usd is None:
+            max_cost_usd = self.pipeline.settings.embedding_max_cost_usd
+        left = RunOptions("", limit=options.get("limit"), max_cost_usd=max_cost_usd)
         for name in names:
             entity = self.pipeline.entity(name)
             keys = self.pipeline.partition_keys([entity], options.get("partitions"))
@@ -122,14 +123,14 @@ class Jobs:
         run.status = self.pipeline.status_of(run.entity)
 
     def report(self, runs: Iterable[EntityRun]) -> None:
-        """Report to the instance what runs outside of it did."""
+        """Report runs outside of Dagster to the instance."""
         from embeddings_pipeline.assets.reporting import report
 
         for run in runs:
             report(self._instance, self.pipeline, run)
 
     def marts(self) -> None:
-        """One dbt build of the models that read the vectors, where there are any."""
+        """Build the models that read the vectors with one dbt command, where there are any."""
         if self._defs.get_repository_def().has_job("marts"):
             self._execute("marts")
 
@@ -163,47 +164,46 @@ class Jobs:
         except dg.DagsterExecutionInterruptedError as error:
             raise Interrupted(str(error) or f"{job}: interrupted; run again to go on") from error
         except (dg.Failure, dg.DagsterError) as error:
-            said = error.description if isinstance(error, dg.Failure) else str(error)
-            raise EmbeddingsError(f"{job}: {said}") from error
+            message = error.description if isinstance(error, dg.Failure) else str(error)
+            raise EmbeddingsError(f"{job}: {message}") from error
         except (DagsterPostgresException, SQLAlchemyError) as error:
-            said = str(error.__cause__ or error).partition("\n")[0]
+            message = str(error.__cause__ or error).partition("\n")[0]
             raise EmbeddingsError(
-                f"{job}: what happens in it cannot be kept in Dagster's storage ({said}); run again"
-                " to go on"
+                f"{job}: Dagster's storage failed ({message}); run again to go on"
             ) from error
 
 
 @contextmanager
-def opened(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
-    """The jobs for a block of work, on the instance that the environment names."""
+def open_jobs(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
+    """The jobs for a block of work, on the instance of the environment."""
     instance.prepare(pipeline.settings)
     import dagster as dg
 
-    from embeddings_pipeline.resources.orphaned_runs import close_abandoned
+    from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
     from embeddings_pipeline.resources.run_context import RunContext
 
     with dg.DagsterInstance.get() as runs:
         keep_connections(runs)
-        close_abandoned(pipeline.settings, runs)
+        close_orphaned_runs(pipeline.settings, runs)
         yield Jobs(pipeline, RunContext(pipeline, report), runs)
 
 
 def keep_connections(runs: dg.DagsterInstance) -> None:
-    """Dagster opens a connection for each event unless it is told to keep one, as its web server
-    is."""
+    """Pool the connections of the instance, as Dagster's web server does: without a pool it opens
+    one for each event."""
     runs.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=4)
 
 
 def _broken(
-    result: dg.ExecuteInProcessResult, wanted: Iterable[dg.AssetKey]
+    result: dg.ExecuteInProcessResult, keys: Iterable[dg.AssetKey]
 ) -> dict[dg.AssetKey, str]:
-    """Why some of these models are not to be used: not built, or a test of severity error fails."""
+    """Why some of these models cannot be used: not built, or a test of severity error fails."""
     built = {event.asset_key for event in result.get_asset_materialization_events()}
-    broken = {key: _reason(result) for key in wanted if key not in built}
+    broken = {key: _reason(result) for key in keys if key not in built}
     for check in result.get_asset_check_evaluations():
         if not check.passed and check.blocking:
             found = check.metadata.get("dagster_dbt/failed_row_count")
-            count = f" (it found {found.value})" if found else ""
+            count = f" ({found.value} rows)" if found else ""
             broken.setdefault(check.asset_key, f"dbt test {check.check_name} failed{count}")
     return broken
 

@@ -1,4 +1,4 @@
-"""The command line: a command is imported when it is called, and errors become exit codes."""
+"""The command line: imports a command when it is called, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,48 @@ if TYPE_CHECKING:
 
 FAILED, WRONG = 1, 2
 _PACKAGE = "embeddings_pipeline.cli"
-# the module and the name of each command, and what `--help` says of it
-_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+# module, name and short help of each command; the help is the first sentence of its docstring
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Seed the example tables, embed five entities and search them."),
-    "dev": ("dev", "dev", "Start Dagster's UI and schedules."),
+    "dev": ("dev", "dev", "Start the Dagster UI, and the daemon that runs the schedules."),
     "plan": ("plan", "plan", "Say what the next run would do, why, and what it would cost."),
     "run": ("run", "run", "Bring vectors up to date, once and now."),
-    "status": ("status", "status", "Show rows, vectors, coverage and cost of each entity."),
-    "explain": ("explain", "explain", "Show a row's text, and why it has its vector."),
-    "search": ("search", "search", "Find the rows that answer a query best."),
-    "evaluate": ("search", "evaluate", "Measure searches by queries with judged answers."),
+    "status": (
+        *("status", "status"),
+        "Show rows, vectors, coverage, pending chunks and cost of each entity.",
+    ),
+    "explain": (
+        *("explain", "explain"),
+        "Show a row's text and vectors, and what the next run does with it.",
+    ),
+    "search": (
+        *("search", "search"),
+        "Find the rows of an entity that answer a query, a text or an image.",
+    ),
+    "evaluate": (
+        *("search", "evaluate"),
+        "Measure each search mode on judged queries, exactly and through the index.",
+    ),
     "serve": ("serve", "serve", "Serve searches over HTTP, with a page."),
-    "models": ("models", "models", "List the models that are known or declared."),
-    "publish": ("publish", "publish", "Publish the vector set that is being built."),
+    "models": ("models", "models", "List the known models, and those that entities declare."),
+    "publish": (
+        *("publish", "publish"),
+        "Publish the vector set that was built beside the live one, if it is complete.",
+    ),
     "rollback": ("publish", "rollback", "Publish the vector set that was live before."),
-    "index": ("index", "index", "Build vector indexes where that is due."),
-    "export": ("export", "export", "Write what is published to files."),
-    "retry": ("erase", "retry", "Try everything in quarantine again with the next run."),
-    "erase": ("erase", "erase", "Remove every trace of rows."),
-    "adopt": ("erase", "adopt", "Take over vectors from a table of your own."),
-    "cache": ("cache", "app", "The vectors that Redis remembers."),
-    "db": ("db", "app", "The embedded Postgres and the tables."),
+    "index": ("index", "index", "Build the vector indexes that are missing or out of date."),
+    "export": ("export", "export", "Write the published vectors and rows to a FAISS snapshot."),
+    "retry": ("erase", "retry", "Let the next run try everything in quarantine again."),
+    "erase": ("erase", "erase", "Remove every trace of rows at once, and skip them until lifted."),
+    "adopt": (
+        *("erase", "adopt"),
+        "Take over the vectors that a table has for the same model and texts.",
+    ),
+    "cache": ("cache", "app", "The query vectors in Redis."),
+    "db": (
+        *("db", "app"),
+        "The embedded Postgres, used where no database is configured, and the tables.",
+    ),
 }
 
 
@@ -46,12 +67,12 @@ class _LazyGroup(TyperGroup):
     """Lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, name, _ = _COMMANDS[cmd_name]
+        module, name, _ = COMMANDS[cmd_name]
         found = getattr(import_module(f"{_PACKAGE}.{module}"), name)
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
@@ -63,7 +84,7 @@ class _LazyGroup(TyperGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
 app = typer.Typer(
@@ -76,8 +97,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(version("embeddings-pipeline"))
@@ -86,7 +107,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option(help="Show tracebacks and what libraries log.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and the logs of libraries.")] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -95,7 +116,7 @@ def options(
     ] = False,
 ) -> None:
     """Keeps pgvector in step with dbt models."""
-    # progress bars of libraries say nothing of this work
+    # the progress bars of libraries would mix with those of a run
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, stream=sys.stderr)
     logging.captureWarnings(not debug)
@@ -114,7 +135,7 @@ def main() -> None:
 
 
 def _exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that is explained by its message alone; None for a fault."""
+    """The exit code of an expected error; None for a fault, which needs its traceback."""
     import psycopg
 
     from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError

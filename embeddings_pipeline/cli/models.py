@@ -1,4 +1,4 @@
-"""`embeddings-pipeline models`: what can encode."""
+"""`embeddings-pipeline models`: the models that can encode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from embeddings_pipeline.encoders.catalogue import KnownModel, known_models
 
 
 def models(as_json: AsJson = False) -> None:
-    """List the known models, and those that entities declare: limits, price, and which are here."""
+    """List the known models, and those that entities declare. Shows dimension, limit, price and
+    whether each can be used now."""
     with session() as pipeline:
         declared = [entity.model for entity in pipeline.entities.values() if entity.model]
         found = known_models(pipeline.settings, declared)
@@ -18,7 +19,7 @@ def models(as_json: AsJson = False) -> None:
     columns = ("model", "provider", "dimension", "max tokens", "USD per 1M tokens", "at hand")
     output.print_table(columns, [_row(model) for model in found])
     for model in found:
-        output.say(f"{model.model}: {model.where}")
+        output.print_message(f"{model.model}: {model.where}")
 
 
 def _row(model: KnownModel) -> tuple[object, ...]:

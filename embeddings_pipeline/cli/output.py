@@ -1,4 +1,5 @@
-"""What commands print: tables for people, one JSON document for programs; the rest on stderr."""
+"""The output of commands: tables, or one JSON document, on stdout; messages and progress on
+stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from embeddings_pipeline.sync.progress import Progress as Done
+from embeddings_pipeline.sync.progress import Progress as EntityProgress
 from embeddings_pipeline.sync.progress import of_progress, usd
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ _LOG_EVERY_SECONDS = 5
 _WORD = re.compile(r"[^\W\d_]")
 
 
-def say(message: str) -> None:
-    """A line for a person, kept out of standard output."""
+def print_message(message: str) -> None:
+    """Print a line on standard error."""
     typer.echo(message, err=True)
 
 
 def print_json(document: object) -> None:
-    """The document that a program asked for; dataclasses are objects, times in ISO form."""
+    """Print a document as JSON; dataclasses are objects, times in ISO form."""
     typer.echo(json.dumps(document, ensure_ascii=False, default=_plain))
 
 
@@ -45,11 +46,11 @@ def _plain(value: object) -> Any:
         return value.hex()
     if isinstance(value, Decimal):
         return float(value)
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A table on standard output: columns of numbers to the right, of words to the left."""
+    """Print a table on standard output: numbers to the right, words to the left."""
     from rich.console import Console
     from rich.table import Table
 
@@ -60,19 +61,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_column(column, justify="left" if n == 0 or words else "right")
     for row in shown:
         table.add_row(*row)
-    # piped, a table keeps its width and its numbers
+    # a pipe has no width of its own
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def percent(value: float | None) -> str | None:
-    """A percentage; 100 % only where nothing is missing."""
+    """A percentage, such as 99.9 %. It reads 100 % only where nothing is missing."""
     return None if value is None else f"{value:.6g} %"
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[Done], None]]:
-    """A bar on stderr for each entity while it is encoded; lines where that is no terminal."""
-    # Dagster sends what a step writes to its own files: this is the terminal itself
+def progress() -> Iterator[Callable[[EntityProgress], None]]:
+    """Show the progress of each entity on stderr: as bars in a terminal, else as lines."""
+    # Dagster redirects the output of a step to files: this is the terminal itself
     with os.fdopen(os.dup(2), "w", buffering=1) as stderr:
         if not stderr.isatty():
             yield _lines(stderr)
@@ -98,33 +99,33 @@ def _progress_bars(stderr: TextIO) -> Progress:
     )
 
 
-def _bars(bars: Progress) -> Callable[[Done], None]:
+def _bars(bars: Progress) -> Callable[[EntityProgress], None]:
     tasks: dict[str, TaskID] = {}
 
-    def report(done: Done) -> None:
-        task = tasks.get(done.entity)
+    def report(now: EntityProgress) -> None:
+        task = tasks.get(now.entity)
         if task is None:
-            task = tasks[done.entity] = bars.add_task(done.entity, rate=0.0, tokens=0, spent="")
+            task = tasks[now.entity] = bars.add_task(now.entity, rate=0.0, tokens=0, spent="")
         bars.update(
             task,
-            completed=done.done,
-            total=done.pending,
-            rate=done.rate,
-            tokens=done.counts.tokens if done.counts else 0,
-            spent=usd(done.counts.cost_usd) if done.counts else "",
+            completed=now.done,
+            total=now.pending,
+            rate=now.rate,
+            tokens=now.counts.tokens if now.counts else 0,
+            spent=usd(now.counts.cost_usd) if now.counts else "",
         )
 
     return report
 
 
-def _lines(stderr: TextIO) -> Callable[[Done], None]:
+def _lines(stderr: TextIO) -> Callable[[EntityProgress], None]:
     last = time.monotonic()
 
-    def report(done: Done) -> None:
+    def report(now: EntityProgress) -> None:
         nonlocal last
         if time.monotonic() - last > _LOG_EVERY_SECONDS:
             last = time.monotonic()
-            stderr.write(f"{of_progress(done)}\n")
+            stderr.write(f"{of_progress(now)}\n")
 
     return report
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from embeddings_pipeline.cli.output import print_json, print_table, say
-from embeddings_pipeline.cli.selection import AsJson, session
+from embeddings_pipeline.cli.output import print_json, print_message, print_table
+from embeddings_pipeline.cli.selection import AsJson, EntityNames, session
 from embeddings_pipeline.pipeline import Results
 from embeddings_pipeline.sync.plan import Plan, SetPlan
 
@@ -18,7 +16,7 @@ _COLUMNS = (
 
 
 def plan(
-    entities: Annotated[list[str] | None, typer.Argument(help="All where none is named.")] = None,
+    entities: EntityNames = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the next run would do, why, and what it would cost. Writes nothing."""
@@ -34,16 +32,15 @@ def show(
     as_json: bool,
     max_cost_usd: float | None = None,
 ) -> None:
-    """Print plans, as a table for a person or as a document for a program; and that they cost more
-    than they may, where they do."""
+    """Print plans as a table, or as one JSON document; warn where they exceed the cost limit."""
     cost = sum(planned.cost_usd for planned in plans)
     if max_cost_usd is not None and cost > max_cost_usd:
-        say(
-            f"this costs ${cost:.4f}, more than --max-cost or EMBEDDING_MAX_COST_USD lets it"
-            f" (${max_cost_usd:.4f}): the run stops before it is done"
+        print_message(
+            f"this costs ${cost:.4f}, more than --max-cost or EMBEDDING_MAX_COST_USD"
+            f" (${max_cost_usd:.4f}): the run will stop there"
         )
     if as_json:
-        print_json({"entities": plans, "failed": plans.failures.told()})
+        print_json({"entities": plans, "failed": plans.failures.messages()})
         return
     if not plans:
         return
@@ -55,24 +52,24 @@ def show(
 
 def _row(planned: Plan) -> tuple[object, ...]:
     row = planned.row()
-    about = "~" if planned.tokens_estimated else ""
+    estimate = "~" if planned.tokens_estimated else ""
     shown = {
-        "tokens": f"{about}{row['tokens']:,}",
+        "tokens": f"{estimate}{row['tokens']:,}",
         "seconds": "unknown" if planned.seconds is None else planned.seconds,
         "usd": f"{planned.cost_usd:.4f}",
     }
     return tuple((row | shown)[column.lower()] for column in _COLUMNS)
 
 
-def _of_set(part: SetPlan) -> str:
+def _set_summary(part: SetPlan) -> str:
     if part.frozen:
-        return f"frozen, so that nothing is done to it: {part.frozen}"
+        return f"frozen, nothing is encoded for it: {part.frozen}"
     return f"{part.encode:,} texts to encode"
 
 
 def _remarks(planned: Plan) -> list[str]:
     remarks = [
-        f"set {s.number or 'new'} of {s.model}: {_of_set(s)}"
+        f"set {s.number or 'new'} of {s.model}: {_set_summary(s)}"
         for s in planned.sets
         if len(planned.sets) > 1
     ]
@@ -80,5 +77,5 @@ def _remarks(planned: Plan) -> list[str]:
     if reasons:
         remarks.append("because of " + ", ".join(reasons))
     if planned.deletes_refused:
-        remarks.append("the deletes are more than max_delete_share: needs --allow-deletes")
+        remarks.append("the deletes exceed max_delete_share: the run needs --allow-deletes")
     return remarks

@@ -10,7 +10,7 @@ import typer
 from embeddings_pipeline.cli.output import print_json, print_table
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.sync import publish as sync
+from embeddings_pipeline.sync import publish as publication
 from embeddings_pipeline.sync.compare import Comparison
 from embeddings_pipeline.sync.compare import compare as compare_sets
 
@@ -18,27 +18,27 @@ from embeddings_pipeline.sync.compare import compare as compare_sets
 def publish(
     entity: EntityName,
     compare: Annotated[bool, typer.Option(help="Only compare the two sets.")] = False,
-    queries: Annotated[Path | None, typer.Option(help="queries.jsonl, as BEIR has it.")] = None,
-    qrels: Annotated[Path | None, typer.Option(help="Judgements, as BEIR has them.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="BEIR's queries.jsonl.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="BEIR's qrels, tab-separated.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Flip to the set that was built beside the live one, if it is complete."""
+    """Publish the vector set that was built beside the live one, if it is complete."""
     if compare:
         _compare(entity, queries, qrels, as_json=as_json)
         return
     if queries or qrels or as_json:
         raise ConfigurationError("--queries, --qrels and --json go with --compare")
     with session_on(entity) as (pipeline, names):
-        result = sync.publish(pipeline.vectors, names, explicit=True)
+        result = publication.publish(pipeline.vectors, names, explicit=True)
     typer.echo(result.summary)
     if result.reasons:
         raise EmbeddingsError(f"{entity}: not published")
 
 
 def rollback(entity: EntityName) -> None:
-    """Flip back to the set that was live before; nothing flips until the next `publish`."""
+    """Publish the vector set that was live before. Nothing flips until the next `publish`."""
     with session_on(entity) as (pipeline, names):
-        result, behind = sync.rollback(pipeline.vectors, names)
+        result, behind = publication.rollback(pipeline.vectors, names)
     typer.echo(result.summary)
     if behind:
         typer.echo(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline run`: staging, vectors and marts brought up to date, once."""
+"""`embeddings-pipeline run`: brings staging models, vectors and marts up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from embeddings_pipeline.cli import instance, output, plan, selection
-from embeddings_pipeline.cli.selection import session
+from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.errors import EmbeddingsError, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
@@ -23,40 +23,45 @@ if TYPE_CHECKING:
 
 
 def run(
-    entities: Annotated[list[str] | None, typer.Argument(help="Entities to run.")] = None,
+    entities: Annotated[
+        list[str] | None, typer.Argument(metavar="ENTITY", help="The entities to run.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every entity, and the marts.")] = False,
-    dbt: Annotated[bool, typer.Option("--dbt/--no-dbt", help="Build the dbt models, too.")] = True,
+    dbt: Annotated[bool, typer.Option("--dbt/--no-dbt", help="Build the dbt models first.")] = True,
     allow_deletes: Annotated[
-        bool, typer.Option(help="Delete rows even beyond max_delete_share.")
+        bool, typer.Option(help="Delete more than max_delete_share of the rows.")
     ] = False,
     partitions: Annotated[
         str | None, typer.Option(help="Only these partitions: a key, or FIRST..LAST.")
     ] = None,
     force: Annotated[
-        bool, typer.Option(help="Encode also what is current; read images again.")
+        bool, typer.Option(help="Encode current texts again; read images again.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="The most texts to encode.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The most texts to encode, in all entities together.")
+    ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Stop before it costs more US dollars.")
+        float | None, typer.Option(min=0, help="The most US dollars to spend, in all.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Texts a batch, instead of EMBEDDING_BATCH_SIZE.")
+        int | None, typer.Option(min=1, help="Texts in a batch, in place of EMBEDDING_BATCH_SIZE.")
     ] = None,
     dagster: Annotated[
-        bool, typer.Option("--dagster", help="Execute the entity's Dagster job, as its schedule.")
+        bool, typer.Option("--dagster", help="Execute Dagster jobs, as the schedules do.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Only say what this run would do, as `plan`.")
+        bool, typer.Option(help="Only say what this run would do, as `plan` does.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print counts as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring vectors up to date: what Dagster's schedules do, once and now."""
+    """Bring vectors up to date, once and now. Builds the dbt models, encodes changed texts, builds
+    the indexes, publishes and checks. Reports to Dagster where there is an instance."""
     settings = Settings.load()
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     names = entities or []
     options: dict[str, Any] = {
-        "partitions": selection.one_selection(partitions),
+        "partitions": selection.partition_range(partitions),
         "limit": limit,
         "force": force,
         "allow_deletes": allow_deletes,
@@ -65,8 +70,8 @@ def run(
         with session(settings) as pipeline:
             selection.require_entities(pipeline, names, everything)
             planned = pipeline.plan(*names, **options, raise_errors=False)
-        most = settings.embedding_max_cost_usd if max_cost is None else max_cost
-        plan.show(planned, as_json=as_json, max_cost_usd=most)
+        max_cost_usd = settings.embedding_max_cost_usd if max_cost is None else max_cost
+        plan.show(planned, as_json=as_json, max_cost_usd=max_cost_usd)
         planned.failures.raise_any()
         return
     options["max_cost_usd"] = max_cost
@@ -75,16 +80,16 @@ def run(
         runs = runner.run(names, options, dbt=dbt, marts=dbt and everything, dagster=dagster)
     if as_json:
         documents = [{"entity": run.entity.name, **run.counts} for run in runs]
-        whole = {"entities": documents, "failed": runs.failures.told()}
-        output.print_json(documents[0] if len(names) == 1 and documents else whole)
+        document = {"entities": documents, "failed": runs.failures.messages()}
+        output.print_json(documents[0] if len(names) == 1 and documents else document)
     else:
         print_runs(runs)
     runs.failures.raise_any()
 
 
 class Runner:
-    """Runs entities with what comes before and after them: staging models and marts, which
-    Dagster's jobs build, and the report of the run to Dagster. Use it in a `with`."""
+    """Runs entities with their staging models and marts, which Dagster's jobs build, and reports
+    the run to Dagster. Use it in a `with`."""
 
     def __init__(self, settings: Settings, report: Report) -> None:
         self._settings = settings
@@ -100,14 +105,14 @@ class Runner:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The pipeline of all that is run."""
+        """The pipeline of the run."""
         return self._exits.enter_context(Pipeline.open(self._settings))
 
     @cached_property
     def _jobs(self) -> Jobs:
         from embeddings_pipeline.cli import jobs
 
-        return self._exits.enter_context(jobs.opened(self.pipeline, self._report))
+        return self._exits.enter_context(jobs.open_jobs(self.pipeline, self._report))
 
     def run(
         self,
@@ -119,11 +124,12 @@ class Runner:
         dagster: bool = False,
         seeds: bool = False,
     ) -> Results[EntityRun]:
-        """Staging models, each entity, marts. An entity that fails keeps no other from running."""
+        """Run staging models, entities and marts. `options` are the arguments of `Pipeline.run`.
+        Where an entity fails, the others run."""
         chosen, failures = self.pipeline.chosen(names)
         names = [entity.name for entity in chosen]
         if dbt and names:
-            output.say("building staging models")
+            output.print_message("building staging models")
             for name, reason in self._jobs.staging(names, seeds=seeds).items():
                 failures[name] = EmbeddingsError(reason)
         names = [name for name in names if name not in failures]
@@ -140,14 +146,14 @@ class Runner:
         runs.failures.update(failures)
         interrupted = any(isinstance(error, Interrupted) for error in runs.failures.values())
         if marts and not interrupted:
-            output.say("building marts")
+            output.print_message("building marts")
             with runs.failures.of("marts"):
                 self._jobs.marts()
         return runs
 
 
 def print_runs(runs: Sequence[EntityRun]) -> None:
-    """One line for each entity, and what its checks warn of."""
+    """Print one line for each entity, and the warnings of its checks."""
     if not runs:
         return
     columns = (
@@ -157,10 +163,10 @@ def print_runs(runs: Sequence[EntityRun]) -> None:
     output.print_table(columns, [*map(_row, runs)])
     for run in runs:
         if run.counts.get("pending"):
-            output.say(f"{run.entity.name}: {_processed(run.counts)}")
-            output.say(f"{run.entity.name}: {of_counts(run.counts)}")
+            output.print_message(f"{run.entity.name}: {_processed(run.counts)}")
+            output.print_message(f"{run.entity.name}: {of_counts(run.counts)}")
         for warning in run.warnings:
-            output.say(f"{run.entity.name}: {warning}")
+            output.print_message(f"{run.entity.name}: {warning}")
 
 
 def _row(run: EntityRun) -> tuple[object, ...]:
@@ -176,7 +182,7 @@ def _row(run: EntityRun) -> tuple[object, ...]:
 
 
 def _processed(counts: Mapping[str, Any]) -> str:
-    """What became of the chunks that had no vector of their text."""
+    """The counts of the chunks that had no vector of their text."""
     done = counts["encoded"] + counts["reused"] + counts["quarantined"]
     # a row that could not be rendered is quarantined without ever having been pending
     done = min(done, counts["pending"])

@@ -1,4 +1,4 @@
-"""`embeddings-pipeline search` and `evaluate`: what a query finds, and how good that is."""
+"""`embeddings-pipeline search` and `evaluate`: the rows for a query, and their quality."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embeddings_pipeline.cli.selection import AsJson, EntityName
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
-from embeddings_pipeline.search.query_vectors import encode_one
+from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.sync.qrels import read_qrels
@@ -37,7 +37,7 @@ def search(
             help="An image in place of QUERY.", metavar="FILE", exists=True, dir_okay=False
         ),
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="By vector, by words, or fused.")] = "dense",
+    mode: Annotated[Mode, typer.Option(help="By vector, by words, or by both.")] = "dense",
     top_k: Annotated[int | None, typer.Option(help="Rows to show.")] = None,
     filters: Annotated[
         list[str] | None,
@@ -46,20 +46,19 @@ def search(
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="A column of the staging model to show.")
     ] = None,
-    min_similarity: Annotated[float | None, typer.Option(help="Leave out what is less so.")] = None,
-    max_distance: Annotated[float | None, typer.Option(help="Leave out what is farther.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Without the index.")] = False,
-    rerank: Annotated[str | None, typer.Option(help="A cross-encoder to order the best.")] = None,
+    min_similarity: Annotated[float | None, typer.Option(help="The least similarity.")] = None,
+    max_distance: Annotated[float | None, typer.Option(help="The greatest distance.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector.")] = False,
+    rerank: Annotated[str | None, typer.Option(help="A cross-encoder for the best.")] = None,
     snapshot: Annotated[
-        Path | None, typer.Option(help="Search what `export` wrote there, without a database.")
+        Path | None, typer.Option(help="A folder that `export` wrote, searched without a database.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows of an entity that answer a query, a text or an image. No dbt project is
-    needed."""
+    """Find the rows of an entity that answer a query, a text or an image. Needs no dbt project."""
     if (query is None) == (image is None):
         raise ConfigurationError("search: give either QUERY or --image FILE")
-    narrowing = {
+    restrictions = {
         "entity": entity,
         "top_k": top_k,
         "filters": _filters(filters or []),
@@ -69,9 +68,9 @@ def search(
         "exact": exact,
     }
     request = (
-        SearchRequest.of(query=query, mode=mode, rerank=rerank, **narrowing)
+        SearchRequest.of(query=query, mode=mode, rerank=rerank, **restrictions)
         if image is None
-        else _by_image(image, mode, rerank, narrowing)
+        else _by_image(image, mode, rerank, restrictions)
     )
     with Pipeline.open() as pipeline, _searcher(pipeline, snapshot) as searcher:
         if isinstance(request, ImageRequest):
@@ -87,11 +86,11 @@ def search(
 
 
 def _by_image(
-    file: Path, mode: Mode, rerank: str | None, narrowing: Mapping[str, Any]
+    file: Path, mode: Mode, rerank: str | None, restrictions: Mapping[str, Any]
 ) -> ImageRequest:
     if mode != "dense" or rerank:
         raise ConfigurationError("--image finds rows by vector: mode dense, without --rerank")
-    return ImageRequest.of(image=file.read_bytes(), **narrowing)
+    return ImageRequest.of(image=file.read_bytes(), **restrictions)
 
 
 def _searcher(pipeline: Pipeline, folder: Path | None) -> Searcher | Snapshot:
@@ -100,7 +99,7 @@ def _searcher(pipeline: Pipeline, folder: Path | None) -> Searcher | Snapshot:
     # FAISS is an extra
     from embeddings_pipeline.search.snapshot import Snapshot
 
-    return Snapshot(folder, pipeline.settings, encode_one(pipeline.encoders))
+    return Snapshot(folder, pipeline.settings, query_encoder(pipeline.encoders))
 
 
 def evaluate(
@@ -109,12 +108,12 @@ def evaluate(
     qrels: Annotated[Path, typer.Option(help="BEIR's qrels, tab-separated.")],
     as_json: AsJson = False,
 ) -> None:
-    """Measure search by judged queries: each mode, exactly and through the index."""
-    judgements = read_qrels(queries, qrels)
+    """Measure each search mode on judged queries, exactly and through the index."""
+    judged = read_qrels(queries, qrels)
     with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
-        measured = evaluate_entity(searcher, entity, judgements)
+        measured = evaluate_entity(searcher, entity, judged)
     if as_json:
-        document = {"entity": entity, "queries": len(judgements.queries)}
+        document = {"entity": entity, "queries": len(judged.queries)}
         output.print_json({**document, "results": [asdict(row) for row in measured]})
         return
     output.print_table(
@@ -127,12 +126,12 @@ def evaluate(
             )
             for row in measured
         ],
-        f"{entity}: {len(judgements.queries)} queries",
+        f"{entity}: {len(judged.queries)} queries",
     )
 
 
 def show(answer: Answer) -> None:
-    """The answer as a table, and what a reader should know of it."""
+    """Print the answer as a table, and warn of missing rows and vectors."""
     output.print_table(
         ("id", "score", "text", *_shown_fields(answer)),
         [
@@ -147,11 +146,11 @@ def show(answer: Answer) -> None:
         f"{answer.entity}, {answer.mode}, {answer.model}",
     )
     if answer.shortfall:
-        output.say(f"{answer.shortfall} fewer than asked for: no more rows match")
+        output.print_message(f"{answer.shortfall} rows fewer than requested: no more match")
     if answer.coverage is not None and answer.coverage < 100:
-        output.say(
-            f"{output.percent(answer.coverage)} of the rows have vectors; the oldest change waits"
-            f" for {answer.data_lag_seconds:,.0f} s"
+        output.print_message(
+            f"{output.percent(answer.coverage)} of the rows have vectors; the oldest change has"
+            f" waited {answer.data_lag_seconds:,.0f} s"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which entities and partitions a command is asked for, and what each such command begins with."""
+"""The entities and partitions that a command selects, and its pipeline."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from embeddings_pipeline.store.tables import TableNames
 
 
 def require_entities(pipeline: Pipeline, names: Sequence[str], everything: bool) -> None:
-    """Raise ConfigurationError unless either entities are named or all are asked for."""
+    """Raise ConfigurationError unless either entities are named or `everything` is true."""
     if everything == bool(names):
         known = ", ".join(pipeline.declared.models)
         raise ConfigurationError(f"name entities ({known}) or give --all")
 
 
-def one_selection(partitions: str | None) -> str | None:
-    """The option --partitions, which takes one key or one range."""
+def partition_range(partitions: str | None) -> str | None:
+    """The value of --partitions. Raises ConfigurationError unless it is one key or one range."""
     if partitions is not None and "," in partitions:
         raise ConfigurationError("--partitions takes one key or FIRST..LAST")
     return partitions
 
 
 EntityName = Annotated[str, typer.Argument(metavar="ENTITY", help="The entity.")]
+EntityNames = Annotated[
+    list[str] | None, typer.Argument(metavar="ENTITY", help="All where none is named.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 @contextmanager
 def session(settings: Settings | None = None) -> Iterator[Pipeline]:
-    """A pipeline over the dbt project as it is now."""
+    """A pipeline over the dbt project, whose manifest is brought up to date first."""
     settings = settings or Settings.load()
     prepared_manifest(settings)
     with Pipeline.open(settings) as pipeline:
@@ -44,6 +47,6 @@ def session(settings: Settings | None = None) -> Iterator[Pipeline]:
 
 @contextmanager
 def session_on(entity: str) -> Iterator[tuple[Pipeline, TableNames]]:
-    """The same with one entity, checked against its staging model."""
+    """A session, and the table names of one entity, checked against its staging model."""
     with session() as pipeline:
         yield pipeline, pipeline.names_of(pipeline.entity(entity))

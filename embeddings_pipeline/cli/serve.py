@@ -18,12 +18,12 @@ _KEEP_ALIVE_SECONDS = 30
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Instead of SEARCH_HOST.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address, in place of SEARCH_HOST.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Instead of SEARCH_PORT.")
+        int | None, typer.Option(min=0, max=65_535, help="The port, in place of SEARCH_PORT.")
     ] = None,
 ) -> None:
-    """Answer searches over HTTP until it is stopped; requests at work are finished first."""
+    """Serve searches over HTTP, with a page. On SIGTERM, requests at work are finished first."""
     import uvicorn
 
     from embeddings_pipeline.service.app import create_app
@@ -34,15 +34,15 @@ def serve(
     port = settings.search_port if port is None else port
     if not settings.search_api_keys and not is_loopback(host):
         raise ConfigurationError(
-            f"{host} can be reached by others: set SEARCH_API_KEYS (docs/search-api.md), or listen"
-            " on 127.0.0.1"
+            f"{host} can be reached from other machines: set SEARCH_API_KEYS"
+            " (docs/search-api.md), or listen on 127.0.0.1"
         )
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn sends it once more when it is done, and what is open here is still to be closed
+        # uvicorn raises the signal again after its shutdown, and the pipeline must be closed then
         signal.signal(number, _leave)
     with Pipeline.open(settings) as pipeline:
         app = create_app(pipeline)
-        output.say(f"search: http://{f'[{host}]' if ':' in host else host}:{port}")
+        output.print_message(f"search: http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.run(
             app,
             host=host,

@@ -1,14 +1,14 @@
-"""`embeddings-pipeline status`: how far each entity is."""
+"""`embeddings-pipeline status`: the state of each entity."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.cache import described
+from embeddings_pipeline.cli.cache import redis_summary
+from embeddings_pipeline.cli.selection import AsJson
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.settings import Settings
@@ -17,14 +17,14 @@ from embeddings_pipeline.sync.progress import usd
 from embeddings_pipeline.sync.status import EntityStatus
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """Show rows, vectors, coverage, what is pending and what it cost, of each entity."""
+def status(as_json: AsJson = False) -> None:
+    """Show rows, vectors, coverage, pending chunks and cost of each entity."""
     settings = Settings.load()
     prepared_manifest(settings)
     with Pipeline.open(settings) as pipeline:
         found = pipeline.status()
         for remark in found.remarks:
-            output.say(remark)
+            output.print_message(remark)
         cache = pipeline.encoders.cache.stats()
     if as_json:
         output.print_json({"entities": [asdict(entity) for entity in found], "cache": cache})
@@ -47,7 +47,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         )
         if any(entity.cost != Cost() for entity in found):
             _print_costs({entity.entity: entity.cost for entity in found})
-        typer.echo(described(cache))
+        typer.echo(redis_summary(cache))
     found.failures.raise_any()
 
 

@@ -1,8 +1,8 @@
-"""Runs dbt in this process, and gives Dagster what dbt says of each model and test.
+"""Runs dbt in this process, and gives Dagster dbt's result for each model and test.
 
-`DbtCliResource` starts dbt twice, once to ask for its version, and makes an adapter of its own to
-read columns: five seconds a build, of which dbt works for one. Here dbt is imported once a
-process, and its events become Dagster's by the same `dagster_dbt` code.
+`DbtCliResource` starts dbt twice, once for its version, and makes an adapter of its own to read
+columns: five seconds a build, four of them overhead. Here dbt is imported once a process, and the
+same `dagster_dbt` code turns its events into Dagster's.
 """
 
 import os
@@ -31,58 +31,60 @@ _RESULTS = {"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResu
 def build(
     context: dg.AssetExecutionContext, pipeline: Pipeline, selected: str
 ) -> Iterator[DbtEvent]:
-    """Build what a dbt selection names, with its tests; unit tests come with their models.
+    """Build a dbt selection, with its tests; unit tests run with their models.
 
-    Raises Failure with dbt's own words where a model or a seed cannot be built. A test that fails
-    is a check that fails: Dagster goes no further downstream where its severity is error.
+    Raises Failure with dbt's own message where a model or a seed cannot be built. A failing test is
+    a failing check: where its severity is error, Dagster does not run the assets downstream.
     """
     from dbt.cli.main import dbtRunner
 
-    said: list[Any] = []
+    messages: list[Any] = []
 
     def listen(message: Any) -> None:
         if message.info.name in _RESULTS:
             context.log.info(message.info.msg)
-            said.append(message)
+            messages.append(message)
 
     settings = pipeline.settings
-    # tests that also read what is not built now are run where they are selected themselves
+    # a test that also reads a model outside of the selection runs where it is selected itself
     command = ["build", "--indirect-selection", "cautious", "--select", selected]
     with (
         scratch(settings) as folder,
         _environment(environment(settings, pipeline.staging.database)),
     ):
-        done = dbtRunner(callbacks=[listen]).invoke(
+        invocation = dbtRunner(callbacks=[listen]).invoke(
             [*FLAGS, "--log-level", "none", *command, *options(settings, folder)]
         )
-        yield from _events(context, pipeline, said, folder)
-    _raise_unless_built(done)
+        yield from _events(context, pipeline, messages, folder)
+    _raise_unless_built(invocation)
 
 
 def _events(
     context: dg.AssetExecutionContext,
     pipeline: Pipeline,
-    said: list[Any],
+    messages: list[Any],
     folder: Path,
 ) -> Iterator[DbtEvent]:
     from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
     from dbt_common.events.functions import msg_to_dict
 
-    if not said:
+    if not messages:
         return
-    # this one names relations as the compiled SQL does, by the database that was built
+    # this manifest names relations by the database that was built, as the compiled SQL does
     manifest = load_manifest(folder / "manifest.json")
     columns = _Columns(pipeline, manifest)
-    for message in map(msg_to_dict, said):
+    for message in map(msg_to_dict, messages):
         unique_id = message["data"]["node_info"]["unique_id"]
-        event = DbtCoreCliEventMessage(message, event_history_metadata=columns.around(unique_id))
+        event = DbtCoreCliEventMessage(
+            message, event_history_metadata=columns.of_lineage(unique_id)
+        )
         yield from event.to_default_asset_events(
             manifest=manifest, context=context, target_path=folder
         )
 
 
 class _Columns:
-    """The columns that relations have, in the form from which `dagster_dbt` makes lineage."""
+    """The columns of relations, in the form from which `dagster_dbt` derives lineage."""
 
     def __init__(self, pipeline: Pipeline, manifest: Mapping[str, Any]) -> None:
         self._pipeline = pipeline
@@ -90,8 +92,8 @@ class _Columns:
         self._parents = manifest["parent_map"]
         self._known: dict[str, dict[str, Any]] = {}
 
-    def around(self, unique_id: str) -> dict[str, Any]:
-        """Columns of a model and of those that it reads; nothing for a test."""
+    def of_lineage(self, unique_id: str) -> dict[str, Any]:
+        """Columns of a model and of the models that it reads; nothing for a test."""
         if self._nodes.get(unique_id, {}).get("resource_type") not in ("model", "seed", "snapshot"):
             return {}
         return {
@@ -116,19 +118,19 @@ class _Columns:
         return self._known[unique_id]
 
 
-def _raise_unless_built(done: Any) -> None:
-    results = done.result.results if hasattr(done.result, "results") else []
+def _raise_unless_built(invocation: Any) -> None:
+    results = invocation.result.results if hasattr(invocation.result, "results") else []
     errors = [
         f"{result.node.name}: {_shortened(result.message or 'failed')}"
         for result in results
         if result.status == "error" or _is_failed_unit_test(result)
     ]
-    if errors or done.exception:
-        raise dg.Failure("dbt: " + "\n".join(errors or [str(done.exception)]))
+    if errors or invocation.exception:
+        raise dg.Failure("dbt: " + "\n".join(errors or [str(invocation.exception)]))
 
 
 def _shortened(message: str) -> str:
-    """Without the query that a database quotes, and the file that is gone by now."""
+    """Without the query that a database quotes, and the path of a deleted scratch file."""
     lines = message.partition("\n  QUERY:")[0].strip().splitlines()
     return "\n".join(line for line in lines if "compiled code at" not in line)
 
@@ -139,7 +141,7 @@ def _is_failed_unit_test(result: Any) -> bool:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """dbt reads its profile's variables from this process; they must not stay in it."""
+    """Set variables for a block: dbt reads its profile's variables from the environment."""
     former = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

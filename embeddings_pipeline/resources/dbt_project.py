@@ -1,6 +1,6 @@
-"""The dbt project: the options and the environment that dbt gets, and its manifest, kept fresh.
+"""The dbt project: options and environment of dbt commands, and an up-to-date manifest.
 
-Imports neither Dagster nor dbt, so that commands which only read the manifest start quickly.
+Imports neither Dagster nor dbt, so commands that only read the manifest start quickly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embeddings_pipeline.pipeline import Pipeline, manifest_path
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
 
-# options of dbt itself: silent but for its events, and no calls home
+# options of dbt itself: no output except its events, and no network calls
 FLAGS = (
     "--no-use-colors",
     "--no-version-check",
@@ -30,16 +30,16 @@ FLAGS = (
     "--log-level-file=none",
 )
 PARTIAL_PARSE = "partial_parse.msgpack"
-_MADE_FROM = "manifest.made-from"
-# longer than dbt takes for a large project
+_DIGEST = "manifest.digest"
+# more than dbt needs for a large project
 _PARSE_MINUTES = 15
 _SOURCES = {".sql", ".yml", ".yaml", ".md", ".py"}
-# dbt writes here itself
+# dbt writes to these folders
 _OUTPUTS = {"target", "logs"}
 
 
 def options(settings: Settings, folder: Path) -> list[str]:
-    """Options of every dbt command on this project; `folder` is where it writes."""
+    """Options of every dbt command on this project; the command writes to `folder`."""
     project = settings.dbt_project_dir
     profiles = settings.dbt_profiles_dir
     if profiles is None and (project / "profiles.yml").exists():
@@ -55,9 +55,9 @@ def options(settings: Settings, folder: Path) -> list[str]:
 
 
 def environment(settings: Settings, database: Database | None) -> dict[str, str]:
-    """Variables that a profile and the sources read; the password is among them.
+    """Variables that a profile and the sources read, among them the password.
 
-    They name the database also where it was configured by URL, or is the embedded server.
+    They name the database also where it is configured by URL, or is the embedded server.
     """
     schema = {"PGVECTOR_SCHEMA": settings.pgvector_schema}
     if database is None:
@@ -72,20 +72,20 @@ def environment(settings: Settings, database: Database | None) -> dict[str, str]
 
 
 def prepared_manifest(settings: Settings) -> Path:
-    """The path of the manifest, parsed anew where the project changed since; needs no database.
+    """The path of the manifest, parsed again where the project changed since; needs no database.
 
-    Raises ConfigurationError with what dbt says against the project.
+    Raises ConfigurationError with dbt's message where it cannot parse the project.
     """
     path = manifest_path(settings)
-    wanted = _made_from(settings)
-    if not _is_fresh(path, wanted):
+    digest = _digest(settings)
+    if not _is_fresh(path, digest):
         path.parent.mkdir(parents=True, exist_ok=True)
         busy = f"another process is still parsing the project after {_PARSE_MINUTES} minutes"
-        held = path.with_name("manifest.lock")
-        with lock(held, seconds=_PARSE_MINUTES * 60, busy=busy):
-            if not _is_fresh(path, wanted):
+        lock_file = path.with_name("manifest.lock")
+        with lock(lock_file, seconds=_PARSE_MINUTES * 60, busy=busy):
+            if not _is_fresh(path, digest):
                 _parse(settings, path.parent)
-                write_atomically(path.with_name(_MADE_FROM), wanted)
+                write_atomically(path.with_name(_DIGEST), digest)
     return path
 
 
@@ -93,26 +93,26 @@ def prepared_manifest(settings: Settings) -> Path:
 def scratch(settings: Settings) -> Iterator[Path]:
     """A folder for one dbt command to write to: two at once would overwrite each other's files.
 
-    What dbt learned about the project goes there and comes back, so that only changes are parsed.
+    dbt's partial parse is copied there and back, so only changes are parsed.
     """
-    known = manifest_path(settings).with_name(PARTIAL_PARSE)
+    kept = manifest_path(settings).with_name(PARTIAL_PARSE)
     with tempfile.TemporaryDirectory(prefix="dbt-") as name:
         folder = Path(name)
-        learned = folder / PARTIAL_PARSE
-        if known.exists():
-            learned.write_bytes(known.read_bytes())
+        partial_parse = folder / PARTIAL_PARSE
+        if kept.exists():
+            partial_parse.write_bytes(kept.read_bytes())
         yield folder
-        if learned.exists():
-            write_atomically(known, learned.read_bytes())
+        if partial_parse.exists():
+            write_atomically(kept, partial_parse.read_bytes())
 
 
-def _is_fresh(path: Path, wanted: str) -> bool:
-    made_from = path.with_name(_MADE_FROM)
-    return path.exists() and made_from.exists() and made_from.read_text() == wanted
+def _is_fresh(path: Path, digest: str) -> bool:
+    stored = path.with_name(_DIGEST)
+    return path.exists() and stored.exists() and stored.read_text() == digest
 
 
-def _made_from(settings: Settings) -> str:
-    """A digest of all that a manifest is made from: names, sizes and times, not contents."""
+def _digest(settings: Settings) -> str:
+    """A digest of what decides a manifest: options, and names, sizes and times of files."""
     project = settings.dbt_project_dir
     if not (project / "dbt_project.yml").exists():
         raise ConfigurationError(
@@ -132,11 +132,11 @@ def _made_from(settings: Settings) -> str:
 
 
 def _parse(settings: Settings, target: Path) -> None:
-    # dbt parses all files again when a variable of the profile changed since
+    # dbt parses all files again when a variable of the profile changed
     database = settings.staging_database or embedded.running(settings.embedded_data_dir)
     with scratch(settings) as folder:
         command = [sys.executable, "-m", "dbt.cli.main", *FLAGS, "--quiet", "parse"]
-        done = subprocess.run(  # noqa: S603 - our own arguments, no shell
+        completed = subprocess.run(  # noqa: S603 - our own arguments, no shell
             [*command, *options(settings, folder)],
             check=False,
             env={**os.environ, **environment(settings, database)},
@@ -144,9 +144,10 @@ def _parse(settings: Settings, target: Path) -> None:
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            said = (done.stdout.strip() or done.stderr.strip()).replace("\x1b[0m", "")
+        if completed.returncode:
+            message = completed.stdout.strip() or completed.stderr.strip()
+            message = message.replace("\x1b[0m", "")
             raise ConfigurationError(
-                f"dbt cannot parse the project in {settings.dbt_project_dir}:\n{said}"
+                f"dbt cannot parse the project in {settings.dbt_project_dir}:\n{message}"
             )
         write_atomically(target / "manifest.json", (folder / "manifest.json").read_bytes())

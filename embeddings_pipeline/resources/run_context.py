@@ -1,4 +1,4 @@
-"""Hands the pipeline to assets, and lets whoever runs them see how far they are and stop them."""
+"""Gives assets the pipeline, reports their progress, and stops them on a signal."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _LOG_EVERY_SECONDS = 5
 
 
 class RunContext:
-    """The pipeline that a run uses, and who is told how far it is."""
+    """The pipeline of a run, and the function that receives its progress."""
 
     def __init__(self, pipeline: Pipeline, report: Report) -> None:
         self.pipeline = pipeline
@@ -28,14 +28,14 @@ class RunContext:
     def options(
         self, run_id: str, keys: Sequence[str] | None, **config: Any
     ) -> Iterator[RunOptions]:
-        """The options of a step, from its configuration. Asked to stop, the block ends soon.
+        """The options of a step, from its configuration. SIGINT and SIGTERM end the block soon.
 
-        Without a limit of its own a step may cost EMBEDDING_MAX_COST_USD. Raises
-        DagsterExecutionInterruptedError when stopped, which Dagster shows as a run canceled.
+        A step without a limit of its own may cost EMBEDDING_MAX_COST_USD. Raises
+        DagsterExecutionInterruptedError when stopped; Dagster shows the run as canceled.
         """
         if config.get("max_cost_usd") is None:
             config["max_cost_usd"] = self.pipeline.settings.embedding_max_cost_usd
-        with stopping.on_signals() as stopped, self.pipeline.encoders.until(stopped):
+        with stopping.on_signals() as stopped, self.pipeline.encoders.stop_when(stopped):
             try:
                 yield RunOptions(
                     run_id=run_id, keys=keys, report=self.report, stopped=stopped, **config
@@ -51,7 +51,7 @@ class PipelineResource(dg.ConfigurableResource[RunContext]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[RunContext]:
-        """Give the pipeline to a run, and close it when the run is over."""
+        """Open the pipeline for a run, and close it afterwards."""
         settings = Settings.load()
         if self.batch_size is not None:
             settings = settings.model_copy(update={"embedding_batch_size": self.batch_size})

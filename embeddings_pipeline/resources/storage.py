@@ -1,4 +1,4 @@
-"""Where Dagster keeps its runs and events: a choice that dagster.yaml cannot make by itself."""
+"""Chooses where Dagster keeps its runs and events, which dagster.yaml cannot choose by itself."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sqlalchemy.pool import Pool
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
 
-# the event log gets a dozen commits a step; those of the last moment before a crash may go
+# the event log gets a dozen commits a step; the last ones before a crash may be lost
 _OPTIONS = "?options=-csynchronous_commit%3Doff"
 
 
 class Storage(DagsterStorage, ConfigurableClass):
     """Makes a storage of another class: Postgres at DAGSTER_POSTGRES_URL where that is set.
 
-    Without it, the embedded Postgres; or SQLite files where a database is configured for the
-    vectors, in which nobody asked for Dagster's tables.
+    Without it, the embedded Postgres. Where PGVECTOR_* is set, SQLite files: Dagster's tables do
+    not belong in that database.
     """
 
     @classmethod
@@ -38,7 +38,7 @@ class Storage(DagsterStorage, ConfigurableClass):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Any:
-        """The storage that the environment asks for."""
+        """The storage that the environment configures."""
         settings = Settings.load()
         if settings.dagster_postgres_url:
             url = settings.dagster_postgres_url.get_secret_value()
@@ -56,11 +56,11 @@ class Storage(DagsterStorage, ConfigurableClass):
 
 
 def _refuse_lost(connection: Any, record: Any, proxy: Any) -> None:
-    """Have the pool take another connection where the server has closed this one: a run outlives
-    the restart of a database, and its events are to do so too."""
+    """Make the pool take another connection where the server has closed this one: a run, and its
+    events, survive the restart of a database."""
     try:
         with closing(connection.cursor()) as cursor:
             cursor.execute("select 1")
-    # whichever the driver has for it
+    # the driver has several classes for it
     except Exception as error:
         raise DisconnectionError from error

@@ -12,7 +12,7 @@ __all__ = ["notes"]
 # dbt and Dagster warn of themselves
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
-SAID = (
+MESSAGE = (
     "model 'stg_event' (models/staging/stg_event.yml), entity 'event': where: \"shared\":"
     ' column "shared" does not exist (columns: event_id, title, written_on)'
 )
@@ -44,7 +44,7 @@ def test_the_job_of_the_entity_says_what_is_wrong_and_another_goes_its_way(broke
             "dagster/asset_partition_range_end": "2026-01-02",
         },
     )
-    assert SAID in of_failure(failed).replace("\\'", "'")
+    assert MESSAGE in of_failure(failed).replace("\\'", "'")
     assert broken.scheduled("note").success
 
 
@@ -53,4 +53,4 @@ def test_the_others_are_planned_before_the_job_says_what_is_wrong(broken: Notes)
     (output,) = [e for e in failed.all_events if e.event_type_value == "STEP_OUTPUT"]
     rows = output.event_specific_data.metadata["plan"].records
     assert [row.data["entity"] for row in rows] == ["note"]
-    assert SAID in of_failure(failed).replace("\\'", "'")
+    assert MESSAGE in of_failure(failed).replace("\\'", "'")

@@ -1,4 +1,4 @@
-"""What Dagster is told of the project, before anything runs."""
+"""Dagster's definitions of the project, before anything runs."""
 
 from __future__ import annotations
 
@@ -256,12 +256,12 @@ def test_a_wrong_declaration_fails_its_own_job_and_lets_the_others_load(
         dg.AssetKey(["marts", "note_with_embedding"])
     }
     assert spec_of(defs, "event", "vectors").partitions_def is not None
-    said = "model 'stg_note' (models/staging/stg_note.yml): meta.embedding has no key 'colour'"
-    assert (spec_of(defs, "note", "texts").description or "").startswith(said)
+    message = "model 'stg_note' (models/staging/stg_note.yml): meta.embedding has no key 'colour'"
+    assert (spec_of(defs, "note", "texts").description or "").startswith(message)
     result = defs.resolve_job_def("note_embeddings").execute_in_process(raise_on_error=False)
     assert not result.success
     (failure,) = result.get_step_failure_events()
-    assert said in str(failure.event_specific_data)
+    assert message in str(failure.event_specific_data)
 
 
 @pytest.mark.parametrize("name", ["my notes", "", "note"])

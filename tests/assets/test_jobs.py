@@ -118,11 +118,11 @@ def test_a_materialisation_says_what_the_run_did(note_run: dg.ExecuteInProcessRe
         assert name in vectors
 
 
-def test_a_picture_and_texts_are_shown_where_vectors_changed(
+def test_a_plot_and_texts_are_shown_where_vectors_changed(
     note_run: dg.ExecuteInProcessResult,
 ) -> None:
     (published,) = materialised(note_run, "note", "embeddings")
-    assert published.metadata["picture"].value.startswith("![vectors](data:image/png;base64,iVBOR")
+    assert published.metadata["plot"].value.startswith("![vectors](data:image/png;base64,iVBOR")
     assert "title: " in published.metadata["texts"].value
 
 
@@ -131,7 +131,7 @@ def test_rows_that_may_not_all_be_shown_are_never_shown(
 ) -> None:
     (published,) = materialised(event_run, "event", "embeddings")
     assert published.metadata["encoded"].value == 5
-    assert not {"picture", "texts"} & set(published.metadata)
+    assert not {"plot", "texts"} & set(published.metadata)
 
 
 def test_a_scheduled_run_by_day_drains_other_days_up_to_the_limit(
@@ -151,7 +151,7 @@ def test_a_scheduled_run_by_day_drains_other_days_up_to_the_limit(
     assert "1 chunks are pending" in published.metadata["published"].value
 
 
-def test_a_second_run_encodes_nothing_and_shows_no_picture(
+def test_a_second_run_encodes_nothing_and_shows_no_plot(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
     # other tests leave changed rows
@@ -159,7 +159,7 @@ def test_a_second_run_encodes_nothing_and_shows_no_picture(
     again = notes.scheduled("note")
     (published,) = materialised(again, "note", "embeddings")
     assert (published.metadata["encoded"].value, published.metadata["reused"].value) == (0, 0)
-    assert "picture" not in published.metadata
+    assert "plot" not in published.metadata
 
 
 def test_marts_are_built_from_what_was_published(

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 SCHEMA = "analytics_features"
 # these differ from run to run
-MEASURED = {"seconds", "encode_seconds", "tokens_per_second", "peak_memory_mib", "picture"}
+MEASURED = {"seconds", "encode_seconds", "tokens_per_second", "peak_memory_mib", "plot"}
 
 
 def materialized(notes: Notes) -> dict[tuple[str, str | None], dict[str, Any]]:

@@ -47,7 +47,7 @@ def declared(notes: Notes, old: str, new: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             "where: shared",
@@ -79,30 +79,37 @@ def declared(notes: Notes, old: str, new: str) -> Iterator[None]:
     ids=["where", "filters", "deleted", "partitions", "metadata"],
 )
 def test_a_wrong_declaration_keeps_no_other_entity_from_anything(
-    notes: Notes, old: str, new: str, said: str
+    notes: Notes, old: str, new: str, message: str
 ) -> None:
     with declared(notes, old, new):
-        plan, plan_said = failed(ConfigurationError, "plan")
-        dry, dry_said = failed(ConfigurationError, "run", "--all", "--dry-run")
-        run, run_said = failed(ConfigurationError, "run", "--all", "--no-dbt")
-        status, status_said = failed(ConfigurationError, "status")
-        index, index_said = failed(ConfigurationError, "index")
+        plan, plan_error = failed(ConfigurationError, "plan")
+        dry, dry_error = failed(ConfigurationError, "run", "--all", "--dry-run")
+        run, run_error = failed(ConfigurationError, "run", "--all", "--no-dbt")
+        status, status_error = failed(ConfigurationError, "status")
+        index, index_error = failed(ConfigurationError, "index")
         table = command("status").stdout
         named = command("run", "event", "--no-dbt")
     assert [e["entity"] for e in plan["entities"]] == ["note"]
-    assert plan["failed"]["event"] in plan_said
+    assert plan["failed"]["event"] in plan_error
     assert dry["entities"] == plan["entities"]
     assert [e["entity"] for e in run["entities"]] == ["note"]
     assert list(run["failed"]) == ["event"]
     event, note = status["entities"]
     assert (note["entity"], note["problem"], note["coverage"]) == ("note", None, 100.0)
-    assert (event["entity"], event["problem"] in status_said) == ("event", True)
+    assert (event["entity"], event["problem"] in status_error) == ("event", True)
     (row,) = [line for line in table.splitlines() if " event " in line]
     assert " wrong " in row
     assert [e["entity"] for e in index["indexes"]] == ["note"]
     assert type(named.exception) is ConfigurationError
-    for told in (plan_said, dry_said, run_said, status_said, index_said, str(named.exception)):
-        assert told.startswith(said)
+    for error in (
+        plan_error,
+        dry_error,
+        run_error,
+        status_error,
+        index_error,
+        str(named.exception),
+    ):
+        assert error.startswith(message)
 
 
 def test_a_staging_model_that_is_not_there_keeps_no_other_entity_from_running(
@@ -110,16 +117,16 @@ def test_a_staging_model_that_is_not_there_keeps_no_other_entity_from_running(
 ) -> None:
     notes.sql("alter view staging.stg_event rename to stg_gone")
     try:
-        plan, plan_said = failed(ConfigurationError, "plan")
-        run, run_said = failed(ConfigurationError, "run", "--all", "--no-dbt")
+        plan, plan_error = failed(ConfigurationError, "plan")
+        run, run_error = failed(ConfigurationError, "run", "--all", "--no-dbt")
         status, _ = failed(ConfigurationError, "status")
     finally:
         notes.sql("alter view staging.stg_gone rename to stg_event")
     assert [e["entity"] for e in plan["entities"]] == ["note"]
     assert [e["entity"] for e in run["entities"]] == ["note"]
     assert "there is no staging.stg_event in " in status["entities"][0]["problem"]
-    for told in (plan_said, run_said):
-        assert told.startswith(f"{EVENT}, entity 'event': there is no staging.stg_event in ")
+    for error in (plan_error, run_error):
+        assert error.startswith(f"{EVENT}, entity 'event': there is no staging.stg_event in ")
 
 
 def test_an_entity_that_fails_otherwise_makes_it_a_failure(notes: Notes) -> None:
@@ -128,20 +135,20 @@ def test_an_entity_that_fails_otherwise_makes_it_a_failure(notes: Notes) -> None
     notes.sql("create view staging.stg_note as select * from staging.stg_kept limit 0")
     try:
         with declared(notes, "where: shared", "colour: red"):
-            run, said = failed(EmbeddingsError, "run", "--all", "--no-dbt")
+            run, message = failed(EmbeddingsError, "run", "--all", "--no-dbt")
     finally:
         notes.sql("drop view staging.stg_note")
         notes.sql("alter view staging.stg_kept rename to stg_note")
     assert (run["entities"], sorted(run["failed"])) == ([], ["event", "note"])
-    assert "has no key 'colour'" in said
-    assert "entity 'note': 8 of 8 rows are gone" in said
+    assert "has no key 'colour'" in message
+    assert "entity 'note': 8 of 8 rows are gone" in message
 
 
 def test_a_wrong_declaration_is_not_built_with_dbt_either(notes: Notes) -> None:
     with declared(notes, "where: shared", "colour: red"):
-        run, said = failed(ConfigurationError, "run", "--all")
+        run, message = failed(ConfigurationError, "run", "--all")
     assert [e["entity"] for e in run["entities"]] == ["note"]
-    assert said.startswith(f"event: {EVENT}: meta.embedding has no key 'colour'")
+    assert message.startswith(f"event: {EVENT}: meta.embedding has no key 'colour'")
     assert notes.sql("select count(*) from marts.note_with_embedding") == [(8,)]
 
 

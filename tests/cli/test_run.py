@@ -147,9 +147,9 @@ def test_an_entity_whose_model_fails_does_not_keep_others_from_running(
     assert [e["entity"] for e in json.loads(result.stdout)["entities"]] == ["note"]
     assert isinstance(result.exception, EmbeddingsError)
     assert not isinstance(result.exception, ConfigurationError)
-    said = str(result.exception)
-    assert said.startswith("event: dbt: stg_event: Database Error")
-    assert 'column "titel" does not exist' in said
+    message = str(result.exception)
+    assert message.startswith("event: dbt: stg_event: Database Error")
+    assert 'column "titel" does not exist' in message
     document("run", "event")
 
 

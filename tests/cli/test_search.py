@@ -58,7 +58,7 @@ def test_a_person_sees_a_table_and_what_is_missing(shop: World) -> None:
     assert result.exception is None, result.exception
     lines = [line for line in result.stdout.splitlines() if "[leather]" in line]
     assert len(lines) == 1
-    assert "7 fewer than asked for" in result.stderr
+    assert "7 rows fewer than requested" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def test_a_person_sees_the_table_of_other_searches(photos: World) -> None:
     assert result.exception is None, result.exception
     assert "photo, dense, some/clip" in result.stdout
     assert "1.000" in result.stdout
-    assert "9 fewer than asked for" in result.stderr
+    assert "9 rows fewer than requested" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([], "give either QUERY or --image FILE"),
         (["a disc", "--image", "blue.png"], "give either QUERY or --image FILE"),
@@ -62,13 +62,13 @@ def test_a_person_sees_the_table_of_other_searches(photos: World) -> None:
     ],
 )
 def test_a_wrong_call_is_told_what_is_wrong(
-    photos: World, tmp_path: Path, given: list[str], said: str
+    photos: World, tmp_path: Path, given: list[str], message: str
 ) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
     result = command("photo", *given)
     # main() makes it exit code 2
     assert isinstance(result.exception, ConfigurationError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["missing.png", "."])

@@ -1,4 +1,4 @@
-"""What dbt is told of the project and its database."""
+"""Options and environment of dbt commands, and the manifest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_a_database_only_the_schema_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({}, ["--project-dir", "--profiles-dir", "--target-path", "--log-path", "--vars"]),
         ({"dbt_target": "prod"}, ["--target"]),
@@ -43,11 +43,11 @@ def test_without_a_database_only_the_schema_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_a_teams_own_project_profiles_and_target_are_used(
-    tmp_path: Path, given: dict[str, object], told: list[str]
+    tmp_path: Path, given: dict[str, object], expected: list[str]
 ) -> None:
     (tmp_path / "profiles.yml").touch()
     found = options(settings(tmp_path, **given), tmp_path)
-    assert set(told) <= set(found)
+    assert set(expected) <= set(found)
     assert all(str(value) in found for value in given.values())
     assert '{"vectors_in_staging_database": true}' in found
 

@@ -22,13 +22,13 @@ def running(tmp_path: Path) -> RunContext:
     return RunContext(Pipeline(settings), lambda progress: None)
 
 
-def asked(running: RunContext) -> AbstractContextManager[RunOptions]:
+def run_options(running: RunContext) -> AbstractContextManager[RunOptions]:
     return running.options("run", None, limit=None, force=False, max_cost_usd=None)
 
 
 def work(running: RunContext, number: signal.Signals) -> None:
     """A run that gets a signal within a window."""
-    with asked(running) as options:
+    with run_options(running) as options:
         assert not options.stopped()
         signal.raise_signal(number)
         if options.stopped():
@@ -46,7 +46,7 @@ def test_a_signal_lets_the_window_in_flight_end(
 
 
 def test_a_second_signal_interrupts_at_once(running: RunContext) -> None:
-    with asked(running) as options:
+    with run_options(running) as options:
         signal.raise_signal(signal.SIGINT)
         assert options.stopped()
         with pytest.raises(KeyboardInterrupt):

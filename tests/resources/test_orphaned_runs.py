@@ -1,4 +1,4 @@
-"""Runs whose process is gone are closed; those that go on are left alone."""
+"""Runs without a process are closed; runs that go on are left alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.resources.orphaned_runs import close_abandoned
+from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
 from embeddings_pipeline.settings import Settings
 
 KILLED = """
@@ -48,9 +48,9 @@ def statuses(runs: dg.DagsterInstance) -> dict[str, dg.DagsterRunStatus]:
 
 
 def test_a_run_whose_process_was_killed_is_marked_as_failed(runs: dg.DagsterInstance) -> None:
-    assert len(close_abandoned(Settings(_env_file=None), runs)) == 1
+    assert len(close_orphaned_runs(Settings(_env_file=None), runs)) == 1
     assert statuses(runs) == {"killed": dg.DagsterRunStatus.FAILURE}
-    assert close_abandoned(Settings(_env_file=None), runs) == []
+    assert close_orphaned_runs(Settings(_env_file=None), runs) == []
 
 
 def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
 
     @dg.op
     def look() -> None:
-        close_abandoned(Settings(_env_file=None), runs)
+        close_orphaned_runs(Settings(_env_file=None), runs)
         during.append(statuses(runs))
 
     @dg.job
@@ -73,5 +73,5 @@ def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
 
 def test_runs_that_may_be_another_machines_are_left_alone(runs: dg.DagsterInstance) -> None:
     shared = Settings(_env_file=None, dagster_postgres_url=SecretStr("postgresql://db/dagster"))
-    assert close_abandoned(shared, runs) == []
+    assert close_orphaned_runs(shared, runs) == []
     assert statuses(runs) == {"killed": dg.DagsterRunStatus.STARTED}
