@@ -38,7 +38,7 @@ from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import IndexResult, sync_index
-from embeddings_pipeline.sync.progress import Report, unheard
+from embeddings_pipeline.sync.progress import Report, ignore_progress
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
@@ -270,7 +270,7 @@ class Pipeline:
         max_cost_usd: float | None = None,
         force: bool = False,
         allow_deletes: bool = False,
-        report: Report = unheard,
+        report: Report = ignore_progress,
         stopped: Callable[[], bool] = lambda: False,
         raise_errors: bool = True,
     ) -> Results[EntityRun]:
@@ -370,7 +370,7 @@ class Pipeline:
         run_id: str | None = None,
         *,
         rebuild: bool = False,
-        report: Report = unheard,
+        report: Report = ignore_progress,
     ) -> list[IndexResult]:
         """Build the vector index of each set of an entity where that is due, or with `rebuild`
         anyway, and measure its recall."""

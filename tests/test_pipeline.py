@@ -16,7 +16,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached, EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.progress import unheard
+from embeddings_pipeline.sync.progress import ignore_progress
 from embeddings_pipeline.sync.run_options import RunOptions
 
 
@@ -138,7 +138,7 @@ class ScriptedRunner(Runner):
 
 
 def test_marts_that_fail_are_named_beside_the_entities() -> None:
-    runner = ScriptedRunner(Settings(_env_file=None, embedded_data_dir="/nowhere"), unheard)
+    runner = ScriptedRunner(Settings(_env_file=None, embedded_data_dir="/nowhere"), ignore_progress)
     runner._jobs.marts.side_effect = EmbeddingsError("dbt: mart: no such column")
     runs = runner.run(["note"], {}, dbt=False, marts=True)
     assert [run.entity.name for run in runs] == ["note"]

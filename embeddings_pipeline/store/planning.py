@@ -1,5 +1,5 @@
-"""The texts of an entity as its next pass will leave them, and the caches as the next runs will:
-temporary tables and queries that stand in for the real ones. Nothing here outlives its session."""
+"""The texts of an entity as the next pass will leave them, and the caches as the next runs will:
+temporary tables and queries that replace the real ones. They end with the session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def without_texts(tables: EntityTables) -> bool:
-    """Give an entity that was never run an empty `texts` for this session; whether it was so."""
+    """Give an entity that was never run an empty temporary `texts`; whether it needed one."""
     (known,) = tables.one(
         "select to_regclass({name}) is not null",
         name=Literal(tables.names.identifiers["texts"].as_string(tables.connection)),
@@ -37,7 +37,7 @@ def without_texts(tables: EntityTables) -> bool:
 
 
 def forget(tables: EntityTables) -> None:
-    """Drop what was worked out of one entity, before the next is planned in this session."""
+    """Drop the temporary tables of one entity, before the session plans the next one."""
     tables.execute(
         "drop table if exists no_texts, content_rows, moved, changed_rows, gone_rows, rendered"
     )
@@ -52,7 +52,7 @@ def create(tables: EntityTables) -> None:
 
 
 def add(tables: EntityTables, texts: Sequence[Text]) -> None:
-    """Add rendered texts, without what they say."""
+    """Add rendered texts, without their text."""
     with tables.connection.cursor() as cursor, cursor.copy("copy rendered from stdin") as copy:
         for text in texts:
             copy.write_row(
@@ -69,7 +69,7 @@ def add(tables: EntityTables, texts: Sequence[Text]) -> None:
 
 
 def texts(names: TableNames) -> sql.Composable:
-    """A query that stands in for `texts` after the next pass."""
+    """A query that replaces `texts`: the texts after the next pass."""
     return names.fill(
         """
         (
@@ -89,15 +89,15 @@ def texts(names: TableNames) -> sql.Composable:
 
 
 def keep_content_changes(tables: EntityTables) -> None:
-    """Set aside the rows that changed by the former definition, as `content_rows`."""
+    """Keep the rows that changed by the former definition as `content_rows`."""
     tables.execute("alter table changed_rows rename to content_rows")
     tables.execute("drop table moved, gone_rows")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Why rows that are not new are rendered: their `content` changed and with it their text; only
-    `columns` changed that are no part of it; the `declaration` changed."""
+    """Why rows that are not new are rendered: their text changed (`content`), only columns outside
+    the text changed (`columns`), or the `declaration` changed."""
 
     content: int
     columns: int
@@ -105,7 +105,7 @@ class Changes:
 
 
 def changes(tables: EntityTables, *, former: bool) -> Changes:
-    """Count them; `former` says that there are `content_rows`."""
+    """Count the changes; `former` is whether the table `content_rows` exists."""
     return Changes(
         *tables.one(
             """
@@ -131,7 +131,7 @@ def changes(tables: EntityTables, *, former: bool) -> Changes:
 
 
 def moved_partitions(tables: EntityTables, *, rekeyed: bool) -> int:
-    """Rows that get another partition key: by a new scheme, or by a day that changed."""
+    """How many rows get another partition key, by a new scheme or a changed day."""
     partitions = tables.source.entity.partitions
     if isinstance(partitions, HashPartitions):
         if not rekeyed:
@@ -150,14 +150,14 @@ def moved_partitions(tables: EntityTables, *, rekeyed: bool) -> int:
 
 @dataclass
 class PlannedCaches:
-    """The caches of identities as the runs that are planned will leave them. `version` is that of
-    the run which is planned now, above all that are stored."""
+    """The caches as the planned runs will leave them. `version` is the version of the run that is
+    planned now; it is above all stored versions."""
 
     version: int = 1 << 62
     _numbers: dict[ModelIdentity, int] = field(default_factory=dict)
 
     def of(self, tables: EntityTables, identity: ModelIdentity) -> sql.Composable:
-        """A query of (text_hash, version) that stands in for the cache of an identity."""
+        """A query of (text_hash, version) that replaces the cache of an identity."""
         number = self._numbers.get(identity)
         if number is None:
             number = self._numbers[identity] = len(self._numbers) + 1
@@ -176,7 +176,7 @@ class PlannedCaches:
     def seed(
         self, tables: EntityTables, identity: ModelIdentity, sets: Sequence[VectorSet]
     ) -> None:
-        """Add what a run finds in these sets, where caches are not kept."""
+        """Add the vectors of these sets, which a run copies where caches are not kept."""
         self.of(tables, identity)
         for vector_set in sets:
             tables.execute(
@@ -193,8 +193,8 @@ class PlannedCaches:
         scope: Scope,
         limit: int | None,
     ) -> None:
-        """Fill the temporary table `selected` with what a run will encode, and add that to the
-        cache."""
+        """Fill the temporary table `selected` with the texts that a run will encode, and add them
+        to the cache."""
         tables.execute("drop table if exists selected")
         tables.execute(
             "create temporary table selected as {to_encode}",
@@ -211,10 +211,10 @@ class PlannedCaches:
 
 
 @dataclass(frozen=True)
-class SetWork:
-    """What a run will do to one set: chunks that are pending, those of them that it will project,
-    the texts that it will encode for it first, their tokens up to what the model reads, and the
-    rows that wait although their text is not changed."""
+class PlannedBacklog:
+    """What a run will do to one set: its pending and missing chunks, the chunks that the run can
+    project, the texts to encode for this set first, their tokens up to the model's longest input,
+    and the pending rows whose text has not changed (`waiting`)."""
 
     pending: int
     missing: int
@@ -224,7 +224,7 @@ class SetWork:
     waiting: int
 
 
-def work(
+def backlog(
     tables: EntityTables,
     state: sql.Composable,
     cache: sql.Composable,
@@ -232,8 +232,9 @@ def work(
     *,
     place: int,
     max_tokens: int,
-) -> SetWork:
-    """Sum it up, from `selected` and the planned cache. `place` is that of the set in a run."""
+) -> PlannedBacklog:
+    """The backlog of a set, from the table `selected` and the planned cache. `place` is the
+    position of the set in the run."""
     usable = (
         "not exists (select from unnest(s.part_hashes) as h where not exists ("
         "select from {cache} c where c.text_hash = h and c.version >= s.floor))"
@@ -241,7 +242,7 @@ def work(
         else "exists (select from {cache} c where c.text_hash = s.text_hash"
         " and c.version >= s.floor)"
     )
-    return SetWork(
+    return PlannedBacklog(
         *tables.one(
             """
             with waiting as materialized (
@@ -269,19 +270,19 @@ def work(
     )
 
 
-def sampled(tables: EntityTables, place: int, most: int) -> dict[bytes, int]:
-    """The hashes of so many selected texts of a set, at random and always the same, with their
-    tokens."""
+def sampled_hashes(tables: EntityTables, place: int, limit: int) -> dict[bytes, int]:
+    """The hashes of at most `limit` selected texts of a set, with their tokens. The choice is
+    random, but the same each time."""
     rows = tables.execute(
         "select text_hash, tokens from selected where place = {place} order by text_hash limit %s",
-        (most,),
+        (limit,),
         place=Literal(place),
     )
     return {text_hash.bytes: tokens for text_hash, tokens in rows}
 
 
 def rows_of(tables: EntityTables, hashes: Sequence[bytes]) -> dict[bytes, str]:
-    """A rendered row, by its id, that has each of these hashes or such a part."""
+    """For each of these hashes the id of a rendered row with this text or weighted part."""
     rows = tables.execute(
         "select distinct on (h) h, id::text from rendered,"
         " unnest(coalesce(part_hashes, array[text_hash])) as h where h = any(%s::uuid[])",
@@ -295,7 +296,7 @@ def _planned(number: int) -> Identifier:
 
 
 def _key(names: TableNames) -> sql.Composable:
-    """The partition of a stored text `t`, by the scheme that the next pass gives it."""
+    """The partition of a stored text `t` by the current scheme."""
     partitions = names.source.entity.partitions
     if isinstance(partitions, HashPartitions):
         return hash_key(partitions, Identifier("t", names.source.entity.id))

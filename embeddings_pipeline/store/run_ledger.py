@@ -60,24 +60,24 @@ def record(
     columns = [field.name for field in fields(Counts)]
     tables.execute(
         """
-            insert into {run_ledger} as l
-                (entity, run_id, kind, partition_keys, model, device, stages, {columns},
-                finished_at, started_at)
-            values ({entity}, %s, %s, %s, %s, %s, jsonb_build_object({stage}, %s::float8),
-                {values}, clock_timestamp(), clock_timestamp() - make_interval(secs => %s))
-            on conflict (entity, run_id) do update set
-                partition_keys = array(
-                    select unnest(l.partition_keys) union select unnest(excluded.partition_keys)
-                    order by 1
-                ),
-                model = coalesce(excluded.model, l.model),
-                device = coalesce(excluded.device, l.device),
-                stages = l.stages || jsonb_build_object({stage},
-                    coalesce((l.stages->>{stage})::float8, 0)
-                        + (excluded.stages->>{stage})::float8),
-                finished_at = excluded.finished_at,
-                {sums}
-            """,
+        insert into {run_ledger} as l
+            (entity, run_id, kind, partition_keys, model, device, stages, {columns},
+            finished_at, started_at)
+        values ({entity}, %s, %s, %s, %s, %s, jsonb_build_object({stage}, %s::float8),
+            {values}, clock_timestamp(), clock_timestamp() - make_interval(secs => %s))
+        on conflict (entity, run_id) do update set
+            partition_keys = array(
+                select unnest(l.partition_keys) union select unnest(excluded.partition_keys)
+                order by 1
+            ),
+            model = coalesce(excluded.model, l.model),
+            device = coalesce(excluded.device, l.device),
+            stages = l.stages || jsonb_build_object({stage},
+                coalesce((l.stages->>{stage})::float8, 0)
+                    + (excluded.stages->>{stage})::float8),
+            finished_at = excluded.finished_at,
+            {sums}
+        """,
         (
             run_id,
             kind,
@@ -101,11 +101,11 @@ def record_plan(tables: EntityTables, run_id: str, plan: dict[str, Any]) -> None
     """Add what a run is about to do to one set; the plans of a run's sets stand in a list."""
     tables.execute(
         """
-            insert into {run_ledger} as l (entity, run_id, kind, plan)
-            values ({entity}, %s, 'run', jsonb_build_array(%s::jsonb))
-            on conflict (entity, run_id) do update set
-                plan = coalesce(l.plan, '[]'::jsonb) || excluded.plan
-            """,
+        insert into {run_ledger} as l (entity, run_id, kind, plan)
+        values ({entity}, %s, 'run', jsonb_build_array(%s::jsonb))
+        on conflict (entity, run_id) do update set
+            plan = coalesce(l.plan, '[]'::jsonb) || excluded.plan
+        """,
         (run_id, Jsonb(plan)),
     )
 
@@ -137,14 +137,14 @@ def throughput(tables: EntityTables, model: str) -> float | None:
     """Tokens a second of the last runs with this model on the device used last; None before."""
     row = tables.execute(
         """
-            with runs as (
-                select device, tokens, encode_seconds, finished_at from {run_ledger}
-                where model = %s and encoded > 0 and encode_seconds > 0
-                order by finished_at desc limit 20
-            )
-            select sum(tokens) / sum(encode_seconds) from runs
-            where device = (select device from runs order by finished_at desc limit 1)
-            """,
+        with runs as (
+            select device, tokens, encode_seconds, finished_at from {run_ledger}
+            where model = %s and encoded > 0 and encode_seconds > 0
+            order by finished_at desc limit 20
+        )
+        select sum(tokens) / sum(encode_seconds) from runs
+        where device = (select device from runs order by finished_at desc limit 1)
+        """,
         (model,),
     ).fetchone()
     return float(row[0]) if row and row[0] else None

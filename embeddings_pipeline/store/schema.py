@@ -285,6 +285,6 @@ def _stored(connection: Connection[Row], schema: str) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-def as_stored(schema: str, entity: Entity) -> TableNames:
+def as_stored(schema: str, entity: Entity, columns: dict[str, str] | None = None) -> TableNames:
     """The names of an entity's tables, for statements that do not read the staging model."""
-    return TableNames(schema, Source(entity, {}, "text", (), {}))
+    return TableNames(schema, Source(entity, columns or {}, "text", (), {}))

@@ -26,7 +26,7 @@ class Grant(NamedTuple):
     grantable: bool
 
 
-def wait_little(connection: Connection[Row]) -> None:
+def limit_lock_wait(connection: Connection[Row]) -> None:
     """Let the statements of this transaction fail where they would wait for a long reader.
 
     They raise LockNotAvailable, and are for the next run to try again.
@@ -82,7 +82,7 @@ def replace_published(
         sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))
         for column in (*fixed, *ordered)
     )
-    wait_little(connection)
+    limit_lock_wait(connection)
     connection.execute(
         sql.SQL("create or replace view {} as select {} from {}").format(
             Identifier(schema, view), columns, Identifier(schema, table)

@@ -46,7 +46,7 @@ def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
         counts = stored_coverage.text_counts(tables, reads or 1 << 30)
         strays = {s.number: stored_coverage.orphans(tables, s) for s in sets}
         odd = {s.number: stored_coverage.odd_norms(tables, s) for s in sets if s.normalized}
-        traces = erasures.traces(tables)
+        traces = erasures.count_remains(tables)
     return {
         "truncated": truncated(counts, reads),
         "without_text": without_text(counts),
@@ -185,7 +185,7 @@ def index_recall(shown: VectorSet | None, target: float) -> CheckResult:
     where it finds too little without one."""
     if shown is None or shown.recall is None:
         return CheckResult(False, "the index is not built yet", "warn")
-    levels = (shown.canary or {}).get("levels", [])
+    levels = (shown.recall_check or {}).get("levels", [])
     filtered = min((level["recall_at_10"] for level in levels if level["column"]), default=1.0)
     found = [f"recall@10 is {shown.recall:.3f}"]
     if shown.recall < target:

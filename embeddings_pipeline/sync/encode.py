@@ -1,9 +1,9 @@
-"""Encodes what vector sets wait for, in one stream, and projects it as it comes.
+"""Encodes the texts that vector sets need, in one stream, and projects the vectors.
 
-Hashes are selected, their texts read and claimed, the model asked, and what it gives written to the
-embedding cache and projected into the sets, all at the same time. Each written batch is final. No
-session has to live while the model works: every read and write takes a connection of its own, and
-is done again where that is lost.
+The stages run at the same time: select hashes, claim them and read their texts, call the model,
+write the vectors to the embedding cache, project them into the sets. Each written batch is final.
+No session stays open while the model works. Every read and write takes its own connection, and is
+repeated when the connection is lost.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# hashes that are selected at once
-_SLAB = 500_000
+# hashes selected by one query
+_SELECT_AT_ONCE = 500_000
 _REPORT_SECONDS = 0.2
 _POLL_SECONDS = 0.2
-# chunks written below which statistics are left to autovacuum
-_FEW = 1_000
+# fewer written chunks leave the statistics to autovacuum
+_ANALYZE_MIN_CHUNKS = 1_000
 
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """What a run did to the sets of an entity. `keys` are the partitions in which something was
-    pending; `frozen` says of a live set why it was left as it is; `finished` whether nothing that
-    the run looked at is pending any longer."""
+    """What a run did to the sets of an entity. `keys` are the partitions that had pending chunks.
+    `frozen` is the reason why the live set was not encoded. `finished` is whether no chunk in the
+    run's scope is pending any more."""
 
     sets: Sequence[VectorSet]
     keys: Sequence[str]
@@ -86,15 +86,18 @@ def encode_entity(
     *,
     keep: bool = True,
 ) -> EncodeResult:
-    """Bring the sets of an entity up to date with its texts: the live one, and one that is built
-    beside it.
+    """Bring an entity's sets up to date with its texts: the live set and the building one.
 
-    Raises Interrupted once `options.stopped()`; Busy where other runs hold the texts for longer
-    than `options.patience`; CostLimitReached before a text that would cost more than the run may;
-    ConfigurationError where the entity's own model cannot be had, or where what a model costs is
-    limited but not known; and whatever a model raises that fails on everything, which quarantines
-    nothing. A live set of another model that cannot be loaded any longer is only projected.
-    `keep` is False where the caches are emptied after the run.
+    `keep` is False where the caches are emptied after the run. A live set whose model cannot be
+    loaded any more is only projected.
+
+    Raises:
+        Interrupted: `options.stopped()` is true.
+        Busy: other runs hold the texts for longer than `options.patience` seconds.
+        CostLimitReached: the next text would cost more than the run may spend.
+        ConfigurationError: the entity's own model is not available, or the cost is limited and the
+            price of a model is unknown.
+        Exception: the model fails on every text. No text is quarantined then.
     """
     name = names.source.entity.name
     try:
@@ -102,15 +105,15 @@ def encode_entity(
     except EmbeddingsError as error:
         if isinstance(error, Interrupted) or not options.stopped():
             raise
-        # whoever waited for a provider gave up when the stop was asked for
+        # the wait for a provider ended because of the stop
         raise Interrupted(f"{name}: stopped, {error}") from error
 
 
 def prepare_sets(
     database: Postgres, names: TableNames, encoders: Encoders, options: RunOptions
 ) -> list[VectorSet]:
-    """The sets that the run maintains, one of them with the entity's own model, and with the floors
-    of a forced run recorded. Rows that are chosen by ids go into the sets that there are."""
+    """The sets that the run maintains; creates a set for the entity's model where it is missing,
+    and records the floors of a forced run. A run of chosen ids uses the existing sets."""
     identity = (
         None if options.ids is not None else encoders.for_entity(names.source.entity).identity
     )
@@ -216,8 +219,8 @@ def _record(database: Postgres, encoding: Encoding, seconds: Counts) -> None:
 
 
 class Encoding:
-    """The encoding of what some sets of one identity wait for, and what it has done so far. Its
-    methods are called by the threads of a stream, too."""
+    """Encodes pending chunks of some sets of one identity, and counts what was done. The threads of
+    the stream call its methods, too."""
 
     def __init__(
         self,
@@ -247,20 +250,20 @@ class Encoding:
         self._counts = Counts(pending=sum(backlog.chunks for _, backlog in sets))
         self._projected = Projected()
         self._analyzed = 0
-        # texts of each claim, by its version
+        # unwritten texts of each claim, by its version
         self._unwritten: Counter[int] = Counter()
         self._lock = Lock()
         self._started = self._reported = time.monotonic()
         self._planned = False
-        self._fed = 0
+        self._sent = 0
         self._reserved = 0.0
         self._unaffordable: float | None = None
-        # what failed without an entry in quarantine is not tried again in this run, either
+        # failed texts are not tried again in this run, even those that are not quarantined
         self._failed: set[bytes] = set()
 
     @property
     def counts(self) -> Counts:
-        """What was done so far."""
+        """The counts so far."""
         with self._lock:
             reused = max(0, self._projected.chunks - self._counts.encoded)
             share = reused / self._projected.chunks if reused else 0.0
@@ -268,14 +271,14 @@ class Encoding:
             return self._counts + Counts(reused=reused, saved_usd=saved)
 
     def run(self) -> None:
-        """Project what the cache has, encode what it lacks, and project that as it comes."""
+        """Project the chunks whose entries are in the cache, then encode and project the others."""
         if self._counts.pending:
             if self._to_project:
                 self.project()
                 self._analyze()
             if self.encoder:
                 self._encode_all(self.encoder)
-            # rows whose last chunk came from another run, or was put in quarantine
+            # rows whose last chunk was encoded by another run, or quarantined
             self.project()
             self._report(at_once=True)
         self._finish()
@@ -283,25 +286,26 @@ class Encoding:
     def _encode_all(self, encoder: StreamingEncoder) -> None:
         waiting_since: float | None = None
         while True:
-            fed = self._fed
+            sent = self._sent
             if not self._encode_some(encoder):
                 return
-            if self._fed > fed:
+            if self._sent > sent:
                 waiting_since = None
             elif self._unaffordable is not None:
                 self._refuse_cost(self._unaffordable)
             else:
-                # other runs have claimed all that is left
+                # other runs have claimed all remaining texts
                 waiting_since = waiting_since or time.monotonic()
                 self._wait_for_others(waiting_since)
 
-    # done again where an encoder loses the database in which it keeps its limits
+    # repeated when an encoder loses the connection to the database with its rate limits
     @resumed
     def _encode_some(self, encoder: StreamingEncoder) -> bool:
-        """Select texts and encode what of them no other run has claimed; False where there is none,
-        or no more may be encoded."""
+        """Select texts and encode those that no other run has claimed; False where no text is left,
+        or where the limit is reached."""
         limit = self.options.limit
-        left = _SLAB if limit is None else max(0, min(_SLAB, limit - self._fed))
+        unsent = _SELECT_AT_ONCE if limit is None else limit - self._sent
+        left = max(0, min(_SELECT_AT_ONCE, unsent))
         selected = self._select(left)
         if not self._keep and self._seed(selected):
             self.project()
@@ -316,7 +320,7 @@ class Encoding:
         return len(selected) > 0
 
     def _select(self, limit: int) -> Selected:
-        """What is to be encoded now."""
+        """The next hashes to encode."""
 
         @resumed
         def select() -> Selected:
@@ -335,7 +339,7 @@ class Encoding:
         return Selected(selected.hashes[fresh], selected.tokens[fresh], selected.floors[fresh])
 
     def _seed(self, selected: Selected) -> int:
-        """Copy what sets have of these hashes into the cache, which keeps nothing itself."""
+        """Copy vectors with these hashes from sets into the cache, which is emptied after a run."""
 
         @resumed
         def seed(hashes: Sequence[bytes]) -> int:
@@ -362,29 +366,29 @@ class Encoding:
             ) from None
         finally:
             self.release_claims()
-        # what asks for the rest would otherwise take the sets to be as they were before
+        # the next query of pending chunks is planned by these statistics
         self._analyze()
 
     def _take(
         self, encoder: StreamingEncoder, feed: Feed, batch: EncodedBatch, writer: Writer
     ) -> None:
-        """Hand what became of a batch to the writer."""
-        places = [feed.places.pop(place) for place in batch.places]
+        """Pass the vectors and failures of a batch to the writer."""
+        streamed = [feed.unanswered.pop(place) for place in batch.places]
         probe = [sources.PROBE if self.names.source.entity.image else PROBE_TEXT]
-        self._use(batch.encodings.usage, sum(place.dollars for place in places))
+        self._use(batch.encodings.usage, sum(text.dollars for text in streamed))
         if batch.error:
             outcomes, usage = isolated(
-                encoder.encode_documents, [place.text for place in places], probe, batch.error
+                encoder.encode_documents, [text.text for text in streamed], probe, batch.error
             )
             self._use(usage, 0.0)
         else:
             outcomes = checked(batch.encodings)
             if broken := none_usable(outcomes):
                 refuse_broken_model(encoder.encode_documents, probe, broken)
-        if places and not self.device:
-            # a model that was not asked is not loaded, nor is it asked where it would compute
+        if streamed and not self.device:
+            # reading the device would load a model that no text needs
             self.device = encoder.device
-        writer.put(places, outcomes)
+        writer.put(streamed, outcomes)
 
     def _use(self, usage: Usage, reserved: float) -> None:
         with self._lock:
@@ -397,27 +401,28 @@ class Encoding:
             )
 
     def reserve(self, dollars: float) -> bool:
-        """Reserve so much for a text that is about to be sent; whether the run may spend it."""
-        most = self.options.max_cost_usd
+        """Reserve the cost of the next text; False where the run may not spend it."""
+        limit = self.options.max_cost_usd
         if not dollars:
-            self._fed += 1
+            self._sent += 1
             return True
         with self._lock:
-            # a rounding error is no dollar
-            if most is not None and self._counts.cost_usd + self._reserved + dollars > most + 1e-9:
+            # the tolerance absorbs rounding errors
+            total = self._counts.cost_usd + self._reserved + dollars
+            if limit is not None and total > limit + 1e-9:
                 self._unaffordable = dollars
                 return False
             self._unaffordable = None
             self._reserved += dollars
-            self._fed += 1
+            self._sent += 1
             return True
 
     def _refuse_cost(self, dollars: float) -> None:
         left = max(0.0, (self.options.max_cost_usd or 0.0) - self._counts.cost_usd)
         raise CostLimitReached(
             f"{self.names.source.entity.name}: the next text would cost ${dollars:.6f}, and"
-            f" ${left:.6f} of the run's limit is left; what was encoded before is kept."
-            " Raise --max-cost or EMBEDDING_MAX_COST_USD to go on"
+            f" ${left:.6f} of the run's limit is left; earlier vectors are kept."
+            " Raise --max-cost or EMBEDDING_MAX_COST_USD to continue"
         )
 
     def _wait_for_others(self, since: float) -> None:
@@ -430,7 +435,8 @@ class Encoding:
     def claim(
         self, hashes: Sequence[bytes], floors: Sequence[int]
     ) -> tuple[Claim, list[tuple[bytes, str]]]:
-        """Claim what no other run has claimed of these hashes; with the text of each, in order."""
+        """Claim the hashes that no other run has claimed; returns the claim, and each claimed hash
+        with its text, in order."""
 
         @resumed
         def claim() -> tuple[Claim, dict[bytes, str]]:
@@ -450,7 +456,7 @@ class Encoding:
 
     @resumed
     def release_claims(self) -> None:
-        """Give up what the run has claimed."""
+        """End all claims of the run."""
         with open_tables(self._database, self.names) as tables:
             Claims(tables, self._stored, self.options.run_id).release()
 
@@ -459,7 +465,7 @@ class Encoding:
         vectors: Mapping[bytes, tuple[Vector, int]],
         errors: Mapping[bytes, tuple[str, int]],
     ) -> list[bytes]:
-        """Write vectors to the cache, and failures to quarantine, each with the version of its
+        """Write vectors to the cache and failures to quarantine, each with the version of its
         claim; returns the hashes whose vectors were stored."""
         with self._lock:
             for _, version in (*vectors.values(), *errors.values()):
@@ -492,7 +498,7 @@ class Encoding:
         return stored
 
     def project(self, hashes: Sequence[bytes] | None = None) -> None:
-        """Project what waits for these hashes, or all that is pending, into each set."""
+        """Project the rows with these hashes, or all pending rows, into each set."""
         for vector_set in self._sets:
             project_pending(
                 self._database,
@@ -539,7 +545,7 @@ class Encoding:
             for vector_set in self._sets:
                 renewals.end_finished(tables, vector_set)
                 if self.options.ids is not None:
-                    # what counts whole tables is for runs that take all rows
+                    # the check counts whole tables, which is too slow for a run of a few ids
                     continue
                 if self.options.partition_keys is None and projection.may_have_orphans(
                     tables, vector_set
@@ -548,9 +554,9 @@ class Encoding:
 
     @resumed
     def _analyze(self) -> None:
-        """Refresh the statistics of sets of which much was written since they were."""
+        """Refresh the statistics of the sets, where many chunks were written since then."""
         written = self._projected.chunks - self._analyzed
-        if written < _FEW:
+        if written < _ANALYZE_MIN_CHUNKS:
             return
         with open_tables(self._database, self.names) as tables:
             for vector_set in self._sets:
@@ -560,18 +566,18 @@ class Encoding:
 
 logger = logging.getLogger(__name__)
 
-# texts that are claimed and read at once, and how often ahead of the encoder
-_READ, _READ_AHEAD = 2_000, 2
-# vectors are written when there are so many of them or so much time has gone by, those of a model
-# that costs something at once; a kill loses no more. Where the database is behind, more go into
-# one statement, and at twice as many the encoder waits for it
-_WRITE, _WRITE_SECONDS, _WRITE_MOST = 1_000, 0.5, 4_000
-# hashes that wait for their projection before writes wait for it
-_UNPROJECTED = 20_000
+# texts claimed and read by one query, and how many such reads are ahead of the encoder
+_READ_AT_ONCE, _PREFETCH = 2_000, 2
+# vectors are written at this number or after this time, and vectors of a paid model at once, so
+# that a kill loses no more. A slow database gets larger batches, up to a maximum at which the
+# encoder waits
+_WRITE_BATCH, _WRITE_SECONDS, _WRITE_BATCH_MAX = 1_000, 0.5, 4_000
+# hashes that may wait for their projection before writes wait, too
+_MAX_UNPROJECTED = 20_000
 
 
-class Place(NamedTuple):
-    """A text in the stream: its hash and what the model is given, its claim, what it may cost."""
+class StreamedText(NamedTuple):
+    """A text in the stream: its hash, the model's input, its claim and its highest cost."""
 
     text_hash: bytes
     text: str
@@ -580,23 +586,23 @@ class Place(NamedTuple):
 
 
 class Feed:
-    """The texts that an encoder reads, claimed and fetched ahead of it. `places` has those that it
-    has not answered for, by their place in the stream."""
+    """The texts that an encoder reads, claimed and prefetched. `unanswered` has the texts without a
+    result, by their position in the stream."""
 
     def __init__(self, encoding: Encoding, encoder: StreamingEncoder, selected: Selected) -> None:
-        self.places: dict[int, Place] = {}
+        self.unanswered: dict[int, StreamedText] = {}
         self._encoding = encoding
         self._encoder = encoder
         self._selected = selected
         self._windows = prefetch(
-            self._read, range(0, len(selected), _READ), threads=1, depth=_READ_AHEAD
+            self._read, range(0, len(selected), _READ_AT_ONCE), threads=1, depth=_PREFETCH
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # a thread of the encoder may still wait in it for the database
+        # a thread of the encoder may still be in the generator, waiting for the database
         with suppress(ValueError):
             self._windows.close()
 
@@ -608,23 +614,23 @@ class Feed:
             costs = dollars(self._encoder, texts, self._encoding.usd_per_token)
             for (text_hash, _), text, cost in zip(read, texts, costs, strict=True):
                 if self._encoding.options.stopped():
-                    # what the model has begun comes out of its stream, and nothing beyond
+                    # batches that the model has begun are completed; no further text is sent
                     raise Interrupted("stopped")
                 if not self._encoding.reserve(cost):
                     return
-                self.places[number] = Place(text_hash, text, claim, cost)
+                self.unanswered[number] = StreamedText(text_hash, text, claim, cost)
                 yield text
                 number += 1
 
     def _read(self, first: int) -> tuple[Claim, list[tuple[bytes, str]]]:
-        part = slice(first, first + _READ)
+        part = slice(first, first + _READ_AT_ONCE)
         hashes = [bytes(text_hash) for text_hash in self._selected.hashes[part]]
         return self._encoding.claim(hashes, self._selected.floors[part].tolist())
 
 
 class Writer:
-    """Writes to the cache what the encoder gives, and projects what is written, in two threads of
-    its own. Whoever hands over more than these can write waits for them."""
+    """Writes vectors to the cache and projects them, in two threads. `put` waits when the threads
+    fall behind."""
 
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
@@ -654,23 +660,24 @@ class Writer:
         except Exception:
             if error is None:
                 raise
-            logger.warning("what was encoded before the run failed is not stored", exc_info=True)
+            logger.warning("vectors encoded before the run failed are not stored", exc_info=True)
         finally:
             self._writing.shutdown(cancel_futures=True)
             self._projecting.shutdown(cancel_futures=True)
 
-    def put(self, places: Sequence[Place], outcomes: Sequence[Outcome]) -> None:
-        """Take over what became of some texts."""
-        for place, outcome in zip(places, outcomes, strict=True):
+    def put(self, streamed: Sequence[StreamedText], outcomes: Sequence[Outcome]) -> None:
+        """Take the results of some texts."""
+        for text, outcome in zip(streamed, outcomes, strict=True):
             if isinstance(outcome, RowError):
-                self._errors[place.text_hash] = (str(outcome), place.claim.version)
+                self._errors[text.text_hash] = (str(outcome), text.claim.version)
             else:
-                self._vectors[place.text_hash] = (outcome, place.claim.version)
+                self._vectors[text.text_hash] = (outcome, text.claim.version)
         waiting = len(self._vectors) + len(self._errors)
-        many = waiting >= _WRITE
+        many = waiting >= _WRITE_BATCH
         late = time.monotonic() - self._written_at >= _WRITE_SECONDS
         idle = self._write is None or self._write.done()
-        if self._at_once or waiting >= _WRITE_MOST or (many and late) or (idle and (many or late)):
+        full = waiting >= _WRITE_BATCH_MAX
+        if self._at_once or full or (many and late) or (idle and (many or late)):
             self._submit()
 
     def _submit(self) -> None:
@@ -696,14 +703,14 @@ class Writer:
             return
         stored = self._encoding.write(vectors, errors)
         with self._lock:
-            # a row may have waited for nothing but the failure of one of its chunks
+            # a failure can complete a row whose other chunks are encoded
             self._unprojected += [*stored, *errors]
             waiting = len(self._unprojected)
         if self._projection is None or self._projection.done():
             if self._projection:
                 self._projection.result()
             self._projection = self._projecting.submit(self._project)
-        elif waiting > _UNPROJECTED:
+        elif waiting > _MAX_UNPROJECTED:
             self._projection.result()
 
     def _project(self) -> None:
@@ -716,8 +723,7 @@ class Writer:
 
 
 class Heartbeat:
-    """Calls `beat` every few seconds for a block of work, in a thread of its own, however long the
-    model takes."""
+    """Calls `beat` every few seconds while a block runs, in its own thread."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
@@ -737,16 +743,16 @@ class Heartbeat:
             try:
                 self._beat()
             except psycopg.Error:
-                # the reads and writes wait for the database; a claim may end meanwhile
+                # reads and writes wait for the database to come back; claims may expire meanwhile
                 logger.debug("claims were not renewed", exc_info=True)
 
 
-# a text that every encoder can take: where it fails too, the fault is not in the rows
+# a text that every encoder accepts: where it fails, too, the model is at fault, not the rows
 PROBE_TEXT = "probe"
 
-_OF_NONE = (
-    "the model has no usable vector of any text ({}): no text was put in quarantine; mend the"
-    " model, or declare another"
+_NO_USABLE_VECTOR = (
+    "the model returned no usable vector for any text ({}): no text was quarantined; repair the"
+    " model, or declare another one"
 )
 
 Encode = Callable[[Sequence[str]], Encodings]
@@ -756,10 +762,10 @@ Outcome = Vector | RowError
 def isolated(
     encode: Encode, texts: Sequence[str], probe: Sequence[str], error: Exception
 ) -> tuple[list[Outcome], Usage]:
-    """A vector for each of the texts on which the model raised the error together, or why it has
-    none: they are asked for again in halves, until the texts at fault stand alone.
+    """A vector or a failure for each text of a batch on which the model raised the error. Encodes
+    the batch again in halves, until each text at fault is alone.
 
-    Raises the error where the model fails on the probe too.
+    Raises the error where the model fails on the probe, too.
     """
     if len(texts) == 1:
         refuse_broken_model(encode, probe, error)
@@ -786,17 +792,17 @@ def _encoded(
             raise
         return isolated(encode, texts, probe, error)
     except psycopg.OperationalError:
-        # of the database that keeps the limits of requests
+        # from the database with the rate limits of requests
         raise
-    # an encoder may raise anything for a text that it cannot take
+    # an encoder may raise any exception for a text that it rejects
     except Exception as error:
         return isolated(encode, texts, probe, error)
     return checked(done), done.usage
 
 
 def refuse_broken_model(encode: Encode, probe: Sequence[str], error: Exception) -> None:
-    """Raise the error where the model has no usable vector of the probe, either: then it is not
-    of the texts."""
+    """Raise the error where the model returns no usable vector for the probe: then the texts are
+    not at fault."""
     try:
         (outcome,) = checked(encode(probe).raise_if_stopped())
     except Exception:
@@ -806,23 +812,24 @@ def refuse_broken_model(encode: Encode, probe: Sequence[str], error: Exception) 
 
 
 def none_usable(outcomes: Sequence[Outcome]) -> EmbeddingsError | None:
-    """The error of a model none of whose vectors is usable; None where one is."""
+    """The error for a batch without a usable vector; None where one vector is usable."""
     failed = [outcome for outcome in outcomes if isinstance(outcome, RowError)]
     if not outcomes or len(failed) < len(outcomes):
         return None
-    return EmbeddingsError(_OF_NONE.format(failed[0]))
+    return EmbeddingsError(_NO_USABLE_VECTOR.format(failed[0]))
 
 
 def checked(done: Encodings) -> list[Outcome]:
-    """The vectors, or why a text has no usable one."""
+    """For each text its vector, or why the vector is not usable."""
     vectors = done.vectors
     largest = np.abs(vectors).max(axis=1, initial=0.0) if len(vectors) else np.empty(0)
-    odd = {*np.flatnonzero(~(np.isfinite(largest) & (largest > 0) & (largest <= MAX_COMPONENT)))}
+    usable = np.isfinite(largest) & (largest > 0) & (largest <= MAX_COMPONENT)
+    unusable = {*np.flatnonzero(~usable)}
     return [
         RowError(done.failures[index])
         if index in done.failures
         else _reason(vector)
-        if index in odd
+        if index in unusable
         else vector
         for index, vector in enumerate(vectors)
     ]
@@ -834,5 +841,5 @@ def _reason(vector: Vector) -> RowError:
     if not vector.any():
         return RowError("the vector is zero")
     return RowError(
-        f"the vector has a component beyond {MAX_COMPONENT:,.0f}, which no halfvec holds"
+        f"the vector has a component beyond {MAX_COMPONENT:,.0f}, the maximum of a halfvec"
     )

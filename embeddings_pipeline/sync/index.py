@@ -21,7 +21,7 @@ from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.vectors import projection
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.sync.progress import Progress, Report, unheard
+from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def sync_index(
     *,
     run_id: str | None = None,
     rebuild: bool = False,
-    report: Report = unheard,
+    report: Report = ignore_progress,
 ) -> list[IndexResult]:
     """Build the index of each set that runs maintain where that is due, or with `rebuild` anyway,
     and count the words of the texts, by which full-text search ranks. The ledger has how long that
@@ -78,7 +78,7 @@ def _sync_one(
         vector_set = vector_sets.read(tables, vector_set.number)
         drift = build.drift(tables, vector_set, vector_set.indexed_at)
         watch = progress.watched(
-            database, tables.connection.info.backend_pid, _teller(names, vector_set, report)
+            database, tables.connection.info.backend_pid, _reporter(names, vector_set, report)
         )
         due = _due(tables, vector_set, drift, rebuild=rebuild)
         action = _bring_up_to_date(tables, vector_set, due, drift, watch)
@@ -175,13 +175,13 @@ def _build(
         settings = _stronger(tables.names, vector_set)
 
 
-def _teller(names: TableNames, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
+def _reporter(names: TableNames, vector_set: VectorSet, report: Report) -> Callable[[Phase], None]:
     started = time.monotonic()
     what = f"{names.source.entity.name}, index of set {vector_set.number}"
 
-    def tell(phase: Phase) -> None:
+    def report_rows(phase: Phase) -> None:
         seconds = time.monotonic() - started
         label = f"{what}, {phase.name}"
         report(Progress(label, phase.done, phase.total, seconds, unit=phase.unit))
 
-    return tell
+    return report_rows

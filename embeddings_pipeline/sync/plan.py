@@ -1,15 +1,12 @@
-"""Tells what the next run of entities would do and cost. Writes nothing, loads no model.
+"""Plans what the next run of entities would do and cost. Writes nothing, loads no model.
 
-It is the run's own selection, executed dry: rows that moved are rendered into an overlay, of which
-the functions of a run are asked what these would ask. So its counts of rows and texts are those of
-the run, not guesses. Only tokens are estimated, where texts are many or a provider counts them its
-own way, and seconds. Images are not read: of URIs that are new each counts as one to encode.
+A plan is a dry run: changed rows are rendered into temporary tables, and the run's own functions
+select from them. So the counts of rows and texts are exact. Seconds are estimated, and so are
+tokens where there are many texts, or where a provider counts tokens in its own way. Images are not
+read; each new URI counts as one image to encode.
 
-What texts that are to be encoded cost with a model, told from a sample of them.
-
-Texts are stored with about as many tokens as they have. How many a model reads itself is counted
-here: of all texts where they are few, else of some at random, whose share is taken for that of
-all.
+Texts are stored with an approximate number of tokens. The model's own count is taken here: of all
+texts where they are few, or of a random sample, from which the total is extrapolated.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.store import planning, run_ledger
 from embeddings_pipeline.store.connection import Postgres, Row
-from embeddings_pipeline.store.planning import PlannedCaches, SetWork
+from embeddings_pipeline.store.planning import PlannedBacklog, PlannedCaches
 from embeddings_pipeline.store.run_ledger import Rates
 from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.diff import Moved
@@ -46,11 +43,11 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# beyond so many rendered rows, tokens are estimated
+# tokens are estimated after this many rendered rows
 _COUNT_ALL = 20_000
-# a run of all that is pending
+# a run without limits
 _ALL = RunOptions(run_id="")
-# the keys of a declaration that decide what the rows of `texts` are
+# the keys of a declaration that determine the rows of `texts`
 _KEYS_OF_TEXTS = (
     *("include", "exclude", "template", "weights", "chunk", "image", "filters", "changed_at"),
     *("deleted", "where", "partitions"),
@@ -59,11 +56,12 @@ _KEYS_OF_TEXTS = (
 
 @dataclass(frozen=True)
 class SetPlan:
-    """What a run would do to one set, in chunks and texts; `number` is None for a new one.
+    """What a run would do to one set, in chunks and texts; `number` is None for a new set.
 
-    `reusable` chunks take no encoding of their own, `waiting` counts the rows whose text stands
-    already. `tokens_estimated` says that the tokens were not counted of every text as the model
-    counts them; `seconds` are those of the model; `frozen`, why a run would encode nothing for it.
+    `reusable` chunks have a cache entry or share a text with another chunk. `waiting` counts
+    pending rows whose text has not changed. `tokens_estimated` is whether the model's own count
+    of tokens was not taken of every text. `seconds` is the time of the model. `frozen` is the
+    reason why a run would encode nothing for the set.
     """
 
     number: int | None
@@ -84,10 +82,10 @@ class SetPlan:
 class Plan:
     """What a run would do to an entity, in rows, and to each of its sets.
 
-    `why` gives, among the rows that are not new, the shares of what makes work: changed content,
-    columns that changed without a change of the text, the keys of the declaration that changed, a
-    new model, an unfinished run before and a forced one. `seconds` are those of the whole run, from
-    what the ledger saw of earlier ones; None where there is none to tell by.
+    `why` gives the reasons for work on rows that are not new, each with its share: changed content,
+    changed columns that leave the text the same, changed keys of the declaration, a new model, an
+    unfinished run, a forced run. `seconds` is the time of the whole run, estimated from earlier
+    runs in the ledger; None where there are none.
     """
 
     entity: str
@@ -103,7 +101,7 @@ class Plan:
 
     @property
     def tokens_estimated(self) -> bool:
-        """Whether the tokens of any set are not a count of every text as its model counts."""
+        """Whether the tokens of any set are estimated."""
         return any(part.tokens_estimated for part in self.sets)
 
     @property
@@ -112,7 +110,7 @@ class Plan:
         return sum(part.cost_usd for part in self.sets)
 
     def row(self) -> dict[str, Any]:
-        """The plan as one row of a table; of its sets the sums."""
+        """The plan as one row of a table, with the sums over its sets."""
         return {
             "entity": self.entity,
             "new": self.new,
@@ -132,8 +130,8 @@ class Plan:
 
 
 class Planner:
-    """Plans runs of entities one after the other, in one session: what one has encoded the next
-    takes from the cache."""
+    """Plans runs of several entities in one session. A later entity reuses what an earlier one
+    would encode."""
 
     def __init__(
         self,
@@ -150,12 +148,12 @@ class Planner:
         self._options = options
         self._keep = keep
         self._caches = PlannedCaches()
-        # a limit is one of all entities together
+        # the limit is shared by all entities
         self._left = options.limit
 
     def plan(self, names: TableNames) -> Plan:
         """The plan of an entity. Raises ConfigurationError where a run would."""
-        # its own, whose `texts` may stand for an empty table
+        # separate names, because `without_texts` replaces the name of the texts table
         tables = EntityTables(self._target, TableNames(names.schema, names.source))
         self._caches.version += 1
         try:
@@ -193,8 +191,7 @@ class Planner:
         )
 
     def _render_changed(self, tables: EntityTables) -> bool:
-        """Render the rows that moved into the overlay; whether the tokens of some texts were
-        estimated."""
+        """Render changed rows into temporary tables; returns whether some tokens were estimated."""
         rendered = 0
         planning.create(tables)
         for ids, _ in diff.changed_slices(tables, texts.SLICE):
@@ -207,7 +204,7 @@ class Planner:
         return rendered > _COUNT_ALL
 
     def _sets(self, tables: EntityTables, *, estimated: bool) -> list[SetPlan]:
-        """The sets that the run maintains, in its order."""
+        """The plan of each set that the run maintains, in the order of the run."""
         plans: list[SetPlan] = []
         scope = self._options.scope(tables.source.entity)
         chosen = self._chosen(tables)
@@ -222,7 +219,7 @@ class Planner:
             self._caches.encode(tables, identity, states, scope, limit)
             cache = self._caches.of(tables, identity)
             for place, (vector_set, state) in enumerate(zip(sets, states, strict=True)):
-                done = planning.work(
+                backlog = planning.backlog(
                     tables,
                     state,
                     cache,
@@ -230,15 +227,15 @@ class Planner:
                     place=place,
                     max_tokens=identity.max_tokens,
                 )
-                costs = self._costs(tables, encoder, place, done)
+                costs = self._costs(tables, encoder, place, backlog)
                 if self._left is not None:
-                    self._left -= done.encode
+                    self._left -= backlog.encode
                 plans.append(
                     self._set_plan(
                         tables,
                         vector_set,
                         identity,
-                        done,
+                        backlog,
                         costs,
                         frozen=frozen,
                         estimated=estimated,
@@ -251,7 +248,7 @@ class Planner:
         tables: EntityTables,
         vector_set: VectorSet | None,
         identity: ModelIdentity,
-        done: SetWork,
+        backlog: PlannedBacklog,
         costs: TokenCosts,
         *,
         frozen: str | None,
@@ -262,19 +259,19 @@ class Planner:
             number=vector_set.number if vector_set else None,
             live=vector_set is not None and vector_set.state == "live",
             model=identity.model,
-            pending=done.projected if frozen else done.pending,
-            waiting=0 if frozen else done.waiting,
-            reusable=max(0, done.projected - done.encode),
-            encode=done.encode,
+            pending=backlog.projected if frozen else backlog.pending,
+            waiting=0 if frozen else backlog.waiting,
+            reusable=max(0, backlog.projected - backlog.encode),
+            encode=backlog.encode,
             tokens=costs.tokens,
-            tokens_estimated=costs.estimated or (estimated and done.encode > 0),
+            tokens_estimated=costs.estimated or (estimated and backlog.encode > 0),
             seconds=costs.tokens / rate if rate else None,
             cost_usd=costs.tokens * self._encoders.usd_per_token(identity.model),
             frozen=frozen,
         )
 
     def _chosen(self, tables: EntityTables) -> list[tuple[VectorSet | None, ModelIdentity]]:
-        """The sets that the run maintains, with their identities; None is one that it creates."""
+        """The sets that the run maintains, with their identities; None is a set that it creates."""
         chosen = sets_of_run(tables, self._encoders)
         live, identity = chosen[0]
         options = self._options
@@ -282,7 +279,7 @@ class Planner:
         if live is None or live.state != "live" or not options.is_unrestricted or options.force:
             return chosen
         self._caches.encode(tables, identity, [self._states(tables, live, identity)], scope, 0)
-        missing = planning.work(
+        missing = planning.backlog(
             tables,
             self._states(tables, live, identity),
             self._caches.of(tables, identity),
@@ -297,7 +294,7 @@ class Planner:
     def _states(
         self, tables: EntityTables, vector_set: VectorSet | None, identity: ModelIdentity
     ) -> sql.Composable:
-        """How the chunks of the overlay stand in a set."""
+        """The states in a set of the chunks as the next pass leaves them."""
         renewal = None
         if self._options.force:
             keys = self._options.partition_keys
@@ -316,15 +313,17 @@ class Planner:
         )
 
     def _costs(
-        self, tables: EntityTables, encoder: Encoder | None, place: int, done: SetWork
+        self, tables: EntityTables, encoder: Encoder | None, place: int, backlog: PlannedBacklog
     ) -> TokenCosts:
         if encoder is None:
             return TokenCosts(0)
-        return token_costs(encoder, done.encode, done.tokens, lambda: self._sample(tables, place))
+        return token_costs(
+            encoder, backlog.encode, backlog.tokens, lambda: self._sample(tables, place)
+        )
 
-    def _sample(self, tables: EntityTables, place: int) -> Sequence[Sampled]:
-        """Some of the texts to encode: of rows that stand already, or read from staging again."""
-        tokens = planning.sampled(tables, place, SAMPLE)
+    def _sample(self, tables: EntityTables, place: int) -> Sequence[SampledText]:
+        """A sample of the texts to encode, from stored texts or rendered again from staging."""
+        tokens = planning.sampled_hashes(tables, place, SAMPLE)
         found: dict[bytes, str] = {}
         rows = planning.rows_of(tables, [*tokens])
         with closing(
@@ -339,10 +338,10 @@ class Planner:
         left = [text_hash for text_hash in tokens if text_hash not in found]
         if left and tables.names.identifiers["texts"] == tables.table(f"{tables.entity}_texts"):
             found |= dict(stored_texts.read(tables, left))
-        return [Sampled(found[h], count) for h, count in tokens.items() if h in found]
+        return [SampledText(found[h], count) for h, count in tokens.items() if h in found]
 
     def _encoder(self, identity: ModelIdentity) -> tuple[Encoder | None, str | None]:
-        """The encoder of an identity, or why there is none any longer."""
+        """The encoder of an identity, or why it is not available."""
         try:
             return self._encoders.for_identity(identity), None
         except ConfigurationError as error:
@@ -359,9 +358,9 @@ def plans(
     *,
     keep: bool = True,
 ) -> tuple[list[Plan], Failures]:
-    """The plan of a run of each entity, one after the other, and why some have none.
+    """The plan of a run of each entity, and the failures of entities without a plan.
 
-    `checked` gives an entity as its staging model has it, or raises what is wrong with it.
+    `checked` checks an entity against its staging model; it may raise an error.
     """
     planned, failures = [], Failures()
     with staged.connection() as source, vectors.connection() as target:
@@ -375,8 +374,8 @@ def plans(
 def sets_of_run(
     tables: EntityTables, encoders: Encoders
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
-    """The sets that a run maintains, in its order, with their identities; None is one that it has
-    to create."""
+    """The sets that a run maintains, in the order of the run, with their identities; None is a set
+    that the run creates."""
     wanted = encoders.for_entity(tables.source.entity).identity
     storage = vector_sets.storage_of(tables.source.entity, wanted.dimension)
     known = vector_sets.vector_sets(tables)
@@ -402,7 +401,8 @@ def sets_of_run(
 def _former(
     target: Connection[Row], source: Connection[Row], names: TableNames
 ) -> TableNames | None:
-    """The entity as it was declared at its last pass, where that was otherwise and still fits."""
+    """The entity as its last pass declared it; None where the declaration is unchanged, or does
+    not fit the staging model any more."""
     definition, definition_hash = text_tables.followed(EntityTables(target, names))
     if definition_hash in ("", names.source.definition_hash):
         return None
@@ -410,7 +410,7 @@ def _former(
         entity = Entity.model_validate(definition)
         former = TableNames(names.schema, reader.source_of(source, entity))
     except (ConfigurationError, ValidationError):
-        # it no longer fits the staging model, or an earlier version wrote it: all counts as content
+        # all changes count as content where the former declaration cannot be used
         return None
     return former if former.source.definition_hash == definition_hash else None
 
@@ -423,9 +423,9 @@ def _why(
     *,
     force: bool,
 ) -> dict[str, float]:
-    """The shares of what makes work of rows that are not new."""
+    """The reasons for work on rows that are not new, with their shares."""
     live = [part for part in sets if part.live]
-    # of another model than the live set, or what a run before left over
+    # unchanged rows wait for another model than that of the live set, or for an unfinished run
     model = max((part.waiting for part in sets if not part.live), default=0) if live else 0
     waiting = max((part.waiting for part in live or sets), default=0)
     counts = {
@@ -475,12 +475,12 @@ def record_plan(
     *,
     usd_per_token: float,
 ) -> None:
-    """Sum up what was selected, and note it for this run."""
+    """Record in the ledger what this run is about to encode, and its cost."""
 
-    def sample() -> Sequence[Sampled]:
+    def sample() -> Sequence[SampledText]:
         chosen = np.argsort(selected.hashes, kind="stable")[:SAMPLE]
         tokens = {bytes(selected.hashes[n]): int(selected.tokens[n]) for n in chosen}
-        return [Sampled(text, tokens[h]) for h, text in stored_texts.read(tables, [*tokens])]
+        return [SampledText(text, tokens[h]) for h, text in stored_texts.read(tables, [*tokens])]
 
     longest = encoder.identity.max_tokens
     read = int(np.minimum(selected.tokens, longest).sum()) if len(selected) else 0
@@ -502,8 +502,8 @@ SAMPLE = 2_000
 _SAMPLE_CHARACTERS = 8 << 20
 
 
-class Sampled(NamedTuple):
-    """A text that a model is given, and its tokens as they were measured when it was rendered."""
+class SampledText(NamedTuple):
+    """A text to encode, and its tokens as they were measured when it was rendered."""
 
     text: str
     tokens: int
@@ -511,18 +511,18 @@ class Sampled(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenCosts:
-    """Tokens that the model will read. `estimated` says that not every text was counted as the
-    model counts."""
+    """Tokens that the model will read. `estimated` is whether the model's own count was not taken
+    of every text."""
 
     tokens: int
     estimated: bool = False
 
 
 def token_costs(
-    encoder: Encoder, texts: int, tokens: int, sample: Callable[[], Sequence[Sampled]]
+    encoder: Encoder, texts: int, tokens: int, sample: Callable[[], Sequence[SampledText]]
 ) -> TokenCosts:
-    """What so many texts cost, which were measured to have so many tokens up to what the model
-    reads. The `sample` is of `SAMPLE` texts, or of all."""
+    """The tokens that the model reads of `texts` texts. `tokens` is their measured number, up to
+    the model's longest input. `sample` returns `SAMPLE` of the texts, or all."""
     count = encoder.token_count
     # images have no tokens
     if not tokens:
@@ -545,7 +545,7 @@ def dollars(encoder: Encoder, texts: Sequence[str], usd_per_token: float) -> lis
     return [usd_per_token * min(n, longest) for n in encoder.token_count.of(texts)]
 
 
-def _bounded(sample: Sequence[Sampled]) -> list[Sampled]:
+def _bounded(sample: Sequence[SampledText]) -> list[SampledText]:
     chosen, size = [], 0
     for one in sample:
         if size > _SAMPLE_CHARACTERS:

@@ -35,7 +35,7 @@ class Progress:
 Report: TypeAlias = Callable[[Progress], None]
 
 
-def unheard(progress: Progress) -> None:
+def ignore_progress(progress: Progress) -> None:
     """Where nobody wants to know."""
 
 

@@ -1,4 +1,4 @@
-"""Projects what the embedding cache has into vector sets, a window of whole rows at a time."""
+"""Projects entries of the embedding cache into vector sets, a window of whole rows at a time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# ids that are asked for at once, and rows that are written in one transaction
+# ids selected by one query, and rows written in one transaction
 _SLICE_ROWS, WINDOW_ROWS = 50_000, 2_000
-# sessions that write at once
+# sessions that write at the same time
 _SESSIONS = 2
 
 
@@ -30,8 +30,8 @@ def project_pending(
     session: EntityTables | None = None,
     written: Callable[[Projected], None] = lambda projected: None,
 ) -> Projected:
-    """Project the rows that wait for what the cache has, or those alone that may wait for one of
-    these hashes. A `session` with temporary tables, where the scope needs one, selects them.
+    """Project the pending rows whose entries are in the cache, or only the rows with one of these
+    hashes. `session` selects the rows, where the scope needs the session's temporary tables.
     `written` is called after each window."""
 
     def ids_of(tables: EntityTables, after: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.store.run_ledger import Counts, Kind
 from embeddings_pipeline.store.vectors.pending import Scope
-from embeddings_pipeline.sync.progress import Report, unheard
+from embeddings_pipeline.sync.progress import Report, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunOptions:
     force: bool = False
     allow_deletes: bool = False
     patience: float = math.inf
-    report: Report = unheard
+    report: Report = ignore_progress
     stopped: Callable[[], bool] = field(default=lambda: False)
 
     @property

@@ -33,7 +33,7 @@ from embeddings_pipeline.store.search import published as published_sets
 from embeddings_pipeline.store.search import snapshots as store
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRow
-from embeddings_pipeline.sync.progress import Progress, Report, unheard
+from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 try:
     import faiss
@@ -53,7 +53,7 @@ def export(
     entity: str,
     folder: Path,
     kind: Kind = "flat",
-    report: Report = unheard,
+    report: Report = ignore_progress,
 ) -> Manifest:
     """Write a snapshot of what is published now; the folder holds the former one until it is
     whole. The index is built in memory, everything else goes through a batch at a time.

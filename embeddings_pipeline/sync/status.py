@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.store import coverage as stored_coverage
 from embeddings_pipeline.store import run_ledger
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.run_ledger import Cost
+from embeddings_pipeline.store.schema import as_stored
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
@@ -81,7 +81,7 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
             return nothing_of(entity.name)
-        return _read(EntityTables(connection, _as_stored(schema, entity, columns)))
+        return _read(EntityTables(connection, as_stored(schema, entity, columns)))
 
 
 def nothing_of(entity: str) -> EntityStatus:
@@ -94,7 +94,7 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
     with database.connection() as connection:
         if not columns_of(connection, schema, "run_ledger"):
             return {}
-        tables = EntityTables(connection, _as_stored(schema, entity, {}))
+        tables = EntityTables(connection, as_stored(schema, entity))
         return run_ledger.read(tables, run_id) or {}
 
 
@@ -108,11 +108,6 @@ def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
 def served(sets: Sequence[VectorSet]) -> VectorSet | None:
     """The live set, or the first one while it is built; None where there is none."""
     return min(sets, key=lambda s: s.state != "live", default=None)
-
-
-def _as_stored(schema: str, entity: Entity, columns: dict[str, str]) -> TableNames:
-    """The names of an entity's tables, for statements that do not read the staging model."""
-    return TableNames(schema, Source(entity, columns, "text", (), {}))
 
 
 def _read(tables: EntityTables) -> EntityStatus:

@@ -1,9 +1,10 @@
 """Brings `<entity>_texts` up to date with the staging model. Never encodes.
 
-What moved is found by content: fingerprints computed in staging, compared by digest a bucket of
-them, then one by one. Timestamps are not trusted. Deletes come last, so that a pass that is
-refused or killed has lost nothing, and after what moved to other rows was projected there, so that
-searches find it all the while.
+Changed rows are found by content: the staging database computes a fingerprint of each row, and the
+pass compares digests of buckets of fingerprints, then the fingerprints of differing buckets.
+Timestamps are not trusted. Deletes come last, so that a pass that is refused or killed loses
+nothing. Before them, texts that moved to other rows are projected there, so that searches always
+find them.
 """
 
 from __future__ import annotations
@@ -53,18 +54,18 @@ from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# ids sent to staging with one read: each read scans the model once
+# ids sent to staging with one read; each read scans the model once
 SLICE = 50_000
 # rows deleted in one transaction
 _WINDOW_ROWS = 2_000
-# a share of rows written above which statistics are not left to autovacuum
-_MUCH = 0.1
+# the share of written rows from which statistics are refreshed at once, not by autovacuum
+_ANALYZE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class TextsResult:
-    """What a pass did, in rows. `read` counts the rows that moved and were rendered, `reused` the
-    chunks whose vector was in the cache already."""
+    """What a pass did, in rows. `read` counts the new and changed rows that were rendered, `reused`
+    the chunks whose vector was in the cache."""
 
     new: int
     read: int
@@ -77,10 +78,10 @@ class TextsResult:
 
     @property
     def counts(self) -> Counts:
-        """Its share of the run's ledger row."""
+        """The counts that the pass adds to the run's ledger row."""
         return Counts(
             read=self.read,
-            pending=self.reused,  # they lacked a vector until they were given one
+            pending=self.reused,  # these chunks had no vector before
             reused=self.reused,
             deleted=self.deleted,
             quarantined=self.quarantined,
@@ -91,7 +92,7 @@ class TextsResult:
 
 @dataclass
 class PassCounts:
-    """What a pass has done so far, before and after a connection was lost."""
+    """The counts of a pass so far; they survive a lost connection."""
 
     new: int = 0
     read: int = 0
@@ -111,13 +112,15 @@ def sync_texts(
     *,
     keep: bool = True,
 ) -> TextsResult:
-    """One pass over the partitions that the run may touch: render what moved, project what of it
-    the cache has, delete what is gone.
+    """One pass over the run's partitions: render new and changed rows, project those whose vectors
+    are in the cache, delete rows that are gone from staging.
 
-    A forced run reads every image again: one that was replaced in its place shows in no
-    fingerprint. `keep` is False where caches are emptied after the run: then what moved is found in
-    the sets. Raises ConfigurationError for null or repeated ids, DeletesRefused (having deleted
-    nothing but what was erased) where more than `max_delete_share` of the rows would go.
+    A forced run reads every image again, because no fingerprint shows that an image was replaced at
+    the same URI. `keep` is False where caches are emptied after the run; the vectors of moved texts
+    are then taken from the sets.
+
+    Raises ConfigurationError for null or repeated ids, and DeletesRefused where more than
+    `max_delete_share` of the rows would be deleted. Only erased rows are deleted before that.
     """
     started = time.monotonic()
     finish_migration(vectors, names, options, keep=keep)
@@ -130,7 +133,7 @@ def sync_texts(
         finished = True
     finally:
         result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
-        # what a pass did before it failed is stored
+        # rows that a failed pass has written are stored, so its counts are recorded
         if finished or any(asdict(done).values()):
             record(vectors, names, options, result.counts)
     collect_erased(vectors, names, encoders.cache.evict)
@@ -170,9 +173,9 @@ def _pass_over(
         unfinished = partition_keys.begin_pass(tables, writes=bool(moved.changed or moved.gone))
         if moved.stored or keys is not None:
             text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
-        tell = _teller(options, names, done, done.read + moved.changed)
+        report_rows = _reporter(options, names, done, done.read + moved.changed)
         for ids, new in diff.changed_slices(tables, SLICE):
-            write_rows(source, tables, encoders.images, ids, done, tell, new=new)
+            write_rows(source, tables, encoders.images, ids, done, report_rows, new=new)
         text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
         if unfinished or moved.changed or moved.gone:
             _project(vectors, tables, encoders, options, moved, done, keep=keep)
@@ -181,18 +184,19 @@ def _pass_over(
         for ids in diff.gone_slices(tables, _WINDOW_ROWS):
             done.deleted += texts.delete(tables, ids)
         written = done.read + done.deleted + done.rekeyed
-        partition_keys.finish_pass(tables, keys, analyze=written > _MUCH * moved.stored)
+        partition_keys.finish_pass(tables, keys, analyze=written > _ANALYZE_SHARE * moved.stored)
 
 
 def find_moved(
     source: Connection[Row], tables: EntityTables, keys: Sequence[str] | None
 ) -> diff.Moved:
-    """Compare these partitions, or all, with staging; fills `changed_rows` and `gone_rows`.
+    """Compare these partitions, or all, with staging, and fill the temporary tables `changed_rows`
+    and `gone_rows`.
 
     Raises ConfigurationError for null or repeated ids.
     """
     buckets, stored = diff.digests(tables, keys)
-    # a stream is closed before its connection goes back, whatever ends it
+    # the stream must be closed before its connection returns to the pool, even after an error
     with closing(reader.moved_rows(source, tables.source, buckets, stored, keys)) as rows:
         moved = diff.compare(tables, buckets, stored, rows, keys)
     refuse_bad_ids(tables.names, *diff.bad_ids(tables))
@@ -218,15 +222,15 @@ def write_rows(
     images: ImageFiles,
     ids: Sequence[str],
     done: PassCounts,
-    tell: Callable[[], None] = lambda: None,
+    report_rows: Callable[[], None] = lambda: None,
     *,
     new: bool = False,
 ) -> set[str]:
-    """Render and store those of these rows that staging has; returns their ids. `new` says that
-    none of them is stored."""
+    """Render and store those of the ids that staging has; returns these. `new` means that none of
+    them is stored yet."""
     found: set[str] = set()
     with closing(reader.read_rows(source, tables.source, ids)) as rows:
-        # no read of staging is held open while images are fetched for an hour
+        # fetching images may take an hour: no cursor on staging stays open meanwhile
         held = iter([*rows]) if tables.source.has_uris else rows
         render = partial(rendered, names=tables.names, images=images)
         windows = map(render, batches(held, tables.names))
@@ -236,7 +240,7 @@ def write_rows(
                 done.read += window.rows
                 done.quarantined += len(window.failures)
                 found |= {text.id for text in window.texts}
-                tell()
+                report_rows()
     return found
 
 
@@ -250,8 +254,8 @@ def _project(
     *,
     keep: bool,
 ) -> None:
-    """Give rows whose text came from another row, or was there before, its vector: their own rows
-    are about to be deleted."""
+    """Project rows whose text has a vector already, because it moved from another row. The other
+    row is deleted afterwards."""
     sets = vector_sets.maintained(vector_sets.vector_sets(tables))
     if options.force or not (moved.stored and sets):
         return
@@ -268,7 +272,7 @@ def _project(
         if options.is_unrestricted and vector_sets.replace_where_much_is_missing(
             tables, vector_set, backlog.missing
         ):
-            # the run of the vectors projects it, as a whole
+            # the vectors asset projects the replacement set instead
             continue
         projected = project_pending(
             vectors,
@@ -282,7 +286,7 @@ def _project(
 
 
 def too_many_deletes(names: TableNames, moved: diff.Moved) -> bool:
-    """Whether more rows are gone than `max_delete_share` lets go without a word."""
+    """Whether more rows are gone than `max_delete_share` allows."""
     return moved.gone > names.source.entity.max_delete_share * moved.stored
 
 
@@ -291,20 +295,20 @@ def _refuse_mass_deletes(names: TableNames, moved: diff.Moved) -> None:
         raise DeletesRefused(
             f"entity {names.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
             f" from staging, and max_delete_share is {names.source.entity.max_delete_share:.0%};"
-            " nothing was deleted. If it is meant, run with --allow-deletes"
+            " nothing was deleted. If the deletes are intended, run with --allow-deletes"
         )
 
 
-def _teller(
+def _reporter(
     options: RunOptions, names: TableNames, done: PassCounts, due: int
 ) -> Callable[[], None]:
-    """Reports how many of the rows that are due are `done`, at the rate since now."""
+    """A function that reports how many of the `due` rows are done, and the rate from now on."""
     name, started = f"{names.source.entity.name} texts", time.monotonic()
 
-    def tell() -> None:
+    def report_rows() -> None:
         options.report(Progress(name, done.read, due, time.monotonic() - started, unit="rows"))
 
-    return tell
+    return report_rows
 
 
 @resumed
@@ -315,15 +319,15 @@ def record(database: Postgres, names: TableNames, options: RunOptions, counts: C
 
 
 _WINDOW_BYTES = 8 << 20
-# images that are read at once
-_READERS = 16
+# images read at the same time
+_IMAGE_THREADS = 16
 
 Pieces = list[Rendered | None]
 
 
 @dataclass(frozen=True)
 class Window:
-    """The chunks of so many whole rows, and those rows that failed."""
+    """The chunks of a number of whole rows, and the failures among these rows."""
 
     rows: int
     texts: list[Text]
@@ -331,9 +335,9 @@ class Window:
 
 
 def batches(rows: Iterable[StagedRow], names: TableNames) -> Iterator[list[StagedRow]]:
-    """Cut a stream of rows into windows, bounded in rows and bytes.
+    """Cut a stream of rows into windows of at most 2,000 rows and about 8 MiB.
 
-    Raises ConfigurationError for an id that comes twice.
+    Raises ConfigurationError for a repeated id.
     """
     seen: set[str] = set()
     batch: list[StagedRow] = []
@@ -358,9 +362,9 @@ def rendered(
     *,
     count: Callable[[Sequence[str]], list[int]] = chunking.measure_tokens,
 ) -> Window:
-    """The texts of a window of rows, their tokens as `count` has them; images have none.
+    """The texts of a window of rows, with tokens counted by `count`; images have no tokens.
 
-    Without `images` none is read: each is taken to be another where its URI is.
+    Without `images` no image is read, and an image counts as changed when its URI changes.
     """
     done: list[tuple[StagedRow, str, int, Pieces]] = []
     failures: list[Failure] = []
@@ -369,14 +373,14 @@ def rendered(
             key = _partition_key(row, names)
         except RowError as error:
             failures.append(Failure(row.id, "partition", str(error)))
-            # looked at again by each pass, until its day has come
+            # each pass reads the row again, because its day may still be in the future
             done.append((row, "", UNSETTLED, [None]))
             continue
         if isinstance(pieces, RowError):
             failures.append(
                 Failure(row.id, "render", str(pieces), image_uri(names.source, row.values))
             )
-            # a host that was down, or a file that came late, shows in no fingerprint
+            # no fingerprint shows that a host is up again, or that a file arrived
             settled = UNSETTLED if names.source.has_uris else row.fingerprint
             done.append((row, key, settled, [None]))
         else:
@@ -397,14 +401,15 @@ def rendered(
 def _pieces_of(
     rows: Sequence[StagedRow], names: TableNames, images: ImageFiles | None
 ) -> Iterator[Pieces | RowError]:
-    """The chunks of each row, at least one, or why it has none."""
+    """The chunks of each row, at least one, or the error that rendering raised."""
     if column := names.source.entity.image:
 
-        def image_of(row: StagedRow) -> Pieces:
+        def image_pieces(row: StagedRow) -> Pieces:
             _refuse_unreadable(row)
             return [render_image(names.source, row.values[column], images)]
 
-        yield from prefetch(capture_row_error(image_of), rows, threads=_READERS, depth=2 * _READERS)
+        read_image = capture_row_error(image_pieces)
+        yield from prefetch(read_image, rows, threads=_IMAGE_THREADS, depth=2 * _IMAGE_THREADS)
         return
     for row in rows:
         try:
@@ -414,7 +419,7 @@ def _pieces_of(
 
 
 def _pieces(row: StagedRow, names: TableNames) -> Pieces:
-    """A row without text has one chunk that is None."""
+    """The chunks of a row; a row without text has one chunk, None."""
     _refuse_unreadable(row)
     entity = names.source.entity
     rendered = render(entity, names.source.text_columns, row.values)
@@ -462,7 +467,7 @@ def _text(
 
 
 def refuse_bad_ids(names: TableNames, nulls: int, repeated: list[str]) -> None:
-    """Raise ConfigurationError where a row has no id or ids repeat."""
+    """Raise ConfigurationError where ids are null or repeated."""
     entity = names.source.entity
     where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
     if nulls:
@@ -481,8 +486,8 @@ def refuse_bad_ids(names: TableNames, nulls: int, repeated: list[str]) -> None:
 def render_image(source: Source, value: str | None, images: ImageFiles | None) -> Rendered | None:
     """The image of a row, hashed by its bytes; None where the row has none.
 
-    `value` is a URI or, of a column of bytes, base64. Without `images` nothing is read, and a URI
-    is hashed in place of what is behind it. Raises RowError for an image that cannot be had.
+    `value` is a URI, or base64 for a column of bytes. Without `images` nothing is read, and the URI
+    is hashed instead of the image. Raises RowError for an image that cannot be read.
     """
     value = (value or "").strip()
     if not value:
@@ -496,7 +501,7 @@ def render_image(source: Source, value: str | None, images: ImageFiles | None) -
 
 
 def image_uri(source: Source, values: Mapping[str, str | None]) -> str | None:
-    """Where the image of a row is; None for an entity of texts, or of images in a column."""
+    """The URI of a row's image; None for an entity of texts, or of images in a column of bytes."""
     image = source.entity.image
     return (values[image] or "").strip() if image and source.has_uris else None
 
@@ -505,7 +510,7 @@ def _data_uri(base64: str) -> tuple[str, bytes]:
     data = b64decode(base64)
     if len(data) > MAX_IMAGE_BYTES:
         raise RowError(
-            f"the image has more than the {MAX_IMAGE_BYTES:,} bytes that fit into a text as a data"
-            " URI: keep images as large in files or a bucket, and their URIs in the column"
+            f"the image has more than {MAX_IMAGE_BYTES:,} bytes, the maximum of a data URI: store"
+            " larger images in files or a bucket, and their URIs in the column"
         )
     return f"data:{mime_type(data)};base64,{base64}", data

@@ -31,7 +31,7 @@ def exchanges() -> Iterator[Exchanges]:
         exchanges.install(patch)
         patch.setattr(texts, "SLICE", 5)
         patch.setattr(project, "WINDOW_ROWS", 3)
-        patch.setattr(encode, "_READ", 3)
+        patch.setattr(encode, "_READ_AT_ONCE", 3)
         # a connection that was lost is taken anew at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges
@@ -43,8 +43,8 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(project, "WINDOW_ROWS", 20)
-    monkeypatch.setattr(encode, "_READ", 20)
-    monkeypatch.setattr(encode, "_WRITE", 20)
+    monkeypatch.setattr(encode, "_READ_AT_ONCE", 20)
+    monkeypatch.setattr(encode, "_WRITE_BATCH", 20)
     monkeypatch.setattr(WordsEncoder, "batch_texts", 20)
 
 

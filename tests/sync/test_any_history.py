@@ -175,7 +175,7 @@ class History:
         self.assert_columns_beside_the_vectors(item)
         self.assert_vectors_are_of_their_texts(item)
         with open_tables(self.world.postgres, self.world.names_of(item)) as tables:
-            assert erasures.traces(self.world.tables(tables.connection, item)) == 0
+            assert erasures.count_remains(self.world.tables(tables.connection, item)) == 0
             # a retired set keeps a row as a whole as it was
             for vector_set in vector_sets.maintained(self.world.sets(item)):
                 assert coverage.orphans(connection, self.world.on(item), vector_set) == 0

@@ -91,7 +91,7 @@ def test_an_erased_row_leaves_no_trace_and_stays_away_until_lifted(things: World
     assert erase(things.postgres, names, ["1", "77"], things.encoders.cache.evict) == (1, 0)
 
     with open_tables(things.postgres, names) as tables:
-        assert erasures.traces(tables) == 0
+        assert erasures.count_remains(tables) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1 order by 1") == [(2,), (3,)]
     assert explained(things, item, "1").next.startswith("skip it: erased")
     assert things.run(item)["read"] == 0
@@ -144,7 +144,7 @@ def test_a_row_erased_while_the_model_runs_stays_erased(things: World) -> None:
     )
     things.vectors(item)
     with open_tables(things.postgres, names) as tables:
-        assert erasures.traces(tables) == 0
+        assert erasures.count_remains(tables) == 0
     assert things.sql(f"select id from {SCHEMA}.item_vectors_1") == [(2,)]
 
 

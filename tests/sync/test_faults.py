@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from tests.support.world import World
 from embeddings_pipeline.sync import encode
-encode._WRITE = encode._READ = 50
+encode._WRITE_BATCH = encode._READ_AT_ONCE = 50
 host, port, name, user, password = sys.argv[1:]
 world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
 world.encoder.batch_texts = 50

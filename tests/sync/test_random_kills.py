@@ -44,7 +44,7 @@ from embeddings_pipeline.sync import encode
 from tests.sync.test_random_kills import declared
 from tests.sync.test_random_kills import encoders_of
 from tests.support.world import World
-encode._READ, project.WINDOW_ROWS = 50, 50
+encode._READ_AT_ONCE, project.WINDOW_ROWS = 50, 50
 host, port, name, user, password, url = sys.argv[1:]
 world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
 world.encoders = encoders_of(world, url)

@@ -63,7 +63,7 @@ def erased(world: World, entity: Entity, *ids: str) -> Erased:
 
 def traces(world: World, entity: Entity) -> int:
     with world.postgres.connection() as connection:
-        return erasures.traces(world.tables(connection, entity))
+        return erasures.count_remains(world.tables(connection, entity))
 
 
 def test_a_run_of_all_partitions_forgets_at_its_end_what_no_text_says(things: World) -> None:

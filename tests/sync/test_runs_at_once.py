@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.sync import encode
 from tests.support.world import World
-encode._READ = encode._WRITE = 20
+encode._READ_AT_ONCE = encode._WRITE_BATCH = 20
 host, port, name, user, password = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()

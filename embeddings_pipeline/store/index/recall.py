@@ -55,7 +55,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Canary:
+class RecallCheck:
     """What was measured with an effort (ef_search, probes): without a filter first."""
 
     effort: int | None
@@ -67,22 +67,22 @@ class Canary:
         return self.levels[0].recall_at_10
 
     @property
-    def worst(self) -> float:
+    def lowest(self) -> float:
         """The lowest recall@10 among searches that people can ask for."""
         return min(level.recall_at_10 for level in self.levels if level.share == 1 or level.column)
 
 
 def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
     """Whether what was measured of a set tells little of it by now, or nothing was measured."""
-    if vector_set.canary is None:
+    if vector_set.recall_check is None:
         return vector_set.index_settings is not None
-    measured_at = datetime.fromisoformat(vector_set.canary["measured_at"])
+    measured_at = datetime.fromisoformat(vector_set.recall_check["measured_at"])
     drift = build.drift(tables, vector_set, measured_at)
-    changed = drift.share(vector_set.canary["rows"])
+    changed = drift.share(vector_set.recall_check["rows"])
     return changed > _MEASURE_AGAIN or drift.at - measured_at > _MEASURE_DAILY
 
 
-def measure(tables: EntityTables, vector_set: VectorSet) -> Canary:
+def measure(tables: EntityTables, vector_set: VectorSet) -> RecallCheck:
     """Measure the index of a set with stored vectors as queries, and store what it gave.
 
     The effort is the least whose recall reaches the declared target, with and without filters,
@@ -90,7 +90,7 @@ def measure(tables: EntityTables, vector_set: VectorSet) -> Canary:
     """
     target = tables.source.entity.index.recall
     kind = (vector_set.index_settings or {"type": "none"})["type"]
-    filters = sampled(tables, vector_set)
+    filters = sampled_filters(tables, vector_set)
     exact = search(tables, vector_set, filters, {"enable_indexscan": "off"})
     for effort in _EFFORTS[kind]:
         found = exact
@@ -98,25 +98,25 @@ def measure(tables: EntityTables, vector_set: VectorSet) -> Canary:
             found = search(tables, vector_set, filters, _through_index(kind, effort))
         rows = vector_set.index_rows or 0
         levels = [_level(rows, *of) for of in zip(filters, found, exact, strict=True)]
-        canary = Canary(effort, levels)
-        if canary.worst >= target:
+        check = RecallCheck(effort, levels)
+        if check.lowest >= target:
             break
-    _record(tables, vector_set, canary)
-    return canary
+    _record(tables, vector_set, check)
+    return check
 
 
-def _record(tables: EntityTables, vector_set: VectorSet, canary: Canary) -> None:
+def _record(tables: EntityTables, vector_set: VectorSet, check: RecallCheck) -> None:
     tables.execute(
         """
-            update {vector_sets} set recall = %s, ef_search = %s, canary = jsonb_build_object(
-                'measured_at', clock_timestamp(), 'rows', (select count(*) from {vectors}),
-                'levels', %s::jsonb
-            ) where entity = {entity} and number = %s
-            """,
+        update {vector_sets} set recall = %s, ef_search = %s, canary = jsonb_build_object(
+            'measured_at', clock_timestamp(), 'rows', (select count(*) from {vectors}),
+            'levels', %s::jsonb
+        ) where entity = {entity} and number = %s
+        """,
         (
-            canary.recall,
-            canary.effort,
-            Jsonb([asdict(level) for level in canary.levels]),
+            check.recall,
+            check.effort,
+            Jsonb([asdict(level) for level in check.levels]),
             vector_set.number,
         ),
         vectors=tables.table(vector_set.table_name),
@@ -133,7 +133,7 @@ def _through_index(kind: str, effort: int) -> dict[str, str]:
 
 
 def _level(
-    rows: int, chosen: Sampled, found: Sequence[Searched], exact: Sequence[Searched]
+    rows: int, chosen: SampledFilter, found: Sequence[Searched], exact: Sequence[Searched]
 ) -> Level:
     answers = exact
     few = better_compared(round(chosen.share * rows), rows, K)
@@ -167,11 +167,11 @@ def _quantiles(searched: Sequence[Searched]) -> dict[str, float]:
 K = 10
 
 # queries for each filter: as many as compute so many distances exactly, about ten seconds' worth
-_LEAST, _MOST, _DISTANCES = 10, 100, 20_000_000
+_MIN_QUERIES, _MAX_QUERIES, _DISTANCES = 10, 100, 20_000_000
 
 _SIZES: dict[str, sql.Composable] = {
-    "most": sql.Literal(_MOST),
-    "least": sql.Literal(_LEAST),
+    "most": sql.Literal(_MAX_QUERIES),
+    "least": sql.Literal(_MIN_QUERIES),
     "distances": sql.Literal(_DISTANCES),
     "k": sql.Literal(K),
 }
@@ -193,7 +193,7 @@ class Searched:
 def search(
     tables: EntityTables,
     vector_set: VectorSet,
-    filters: Sequence[Sampled],
+    filters: Sequence[SampledFilter],
     planner: dict[str, str],
 ) -> list[list[Searched]]:
     """For each filter, what is nearest to each of a fixed sample of the stored vectors."""
@@ -206,27 +206,27 @@ def search(
         return [_searched(tables, vector_set, chosen) for chosen in filters]
 
 
-def _searched(tables: EntityTables, vector_set: VectorSet, chosen: Sampled) -> list[Searched]:
+def _searched(tables: EntityTables, vector_set: VectorSet, chosen: SampledFilter) -> list[Searched]:
     rows = tables.execute(
         """
-            with queries as materialized (
-                select embedding from (
-                    {sampled} limit (
-                        select least({most}, greatest({least}, {distances} / (count(*) + 1)))
-                        from {vectors}
-                    )
-                ) as t join {vectors} v using ({id}, chunk)
-                -- the same order with any plan
-                order by v.text_hash, {id}, chunk
-            )
-            select array(
-                select distance from (
-                    select v.embedding {operator} q.embedding as distance from {vectors} v
-                    where {where} order by v.embedding {operator} q.embedding limit {k}
-                ) as near order by distance
-            ), extract(epoch from clock_timestamp() - began) * 1000
-            from (select embedding, clock_timestamp() as began from queries offset 0) as q
-            """,
+        with queries as materialized (
+            select embedding from (
+                {sampled} limit (
+                    select least({most}, greatest({least}, {distances} / (count(*) + 1)))
+                    from {vectors}
+                )
+            ) as t join {vectors} v using ({id}, chunk)
+            -- the same order with any plan
+            order by v.text_hash, {id}, chunk
+        )
+        select array(
+            select distance from (
+                select v.embedding {operator} q.embedding as distance from {vectors} v
+                where {where} order by v.embedding {operator} q.embedding limit {k}
+            ) as near order by distance
+        ), extract(epoch from clock_timestamp() - began) * 1000
+        from (select embedding, clock_timestamp() as began from queries offset 0) as q
+        """,
         chosen.values,
         sampled=tables.fill(SAMPLED),
         vectors=tables.table(vector_set.table_name),
@@ -239,11 +239,11 @@ def _searched(tables: EntityTables, vector_set: VectorSet, chosen: Sampled) -> l
 
 SHARES = (1.0, 0.1, 0.01)
 # a value stands for a share if its own is within a factor of three
-_NEAR = math.log(3)
+_NEAR_SHARE = math.log(3)
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledFilter:
     """A condition on a table `v` that leaves about this share of the rows, and its parameters.
     `column` is the filter column that it is on; None for one that nobody can ask for."""
 
@@ -253,7 +253,7 @@ class Sampled:
     values: Mapping[str, Any]
 
 
-def sampled(tables: EntityTables, vector_set: VectorSet) -> list[Sampled]:
+def sampled_filters(tables: EntityTables, vector_set: VectorSet) -> list[SampledFilter]:
     """One for each of SHARES; the first leaves every row.
 
     Where a filter column has a value that is about as frequent, it is that: what people search
@@ -262,7 +262,7 @@ def sampled(tables: EntityTables, vector_set: VectorSet) -> list[Sampled]:
     """
     frequencies = _frequencies(tables, vector_set)
     return [
-        Sampled(1.0, None, sql.SQL("true"), {}),
+        SampledFilter(1.0, None, sql.SQL("true"), {}),
         *(
             _nearest(tables.names, share, frequencies) or _by_hash(tables.names, share)
             for share in SHARES[1:]
@@ -290,20 +290,20 @@ def _frequencies(tables: EntityTables, vector_set: VectorSet) -> list[_Value]:
     return [_Value(column, types[column], value, share) for column, value, share in rows]
 
 
-def _nearest(names: TableNames, share: float, values: list[_Value]) -> Sampled | None:
+def _nearest(names: TableNames, share: float, values: list[_Value]) -> SampledFilter | None:
     def distance(value: _Value) -> float:
         return abs(math.log(value.share / share))
 
     best = min(values, key=distance, default=None)
-    if best is None or distance(best) > _NEAR:
+    if best is None or distance(best) > _NEAR_SHARE:
         return None
     wanted = {best.column: best.value}
     condition = filters.clause(filters.forms(wanted), {best.column: best.kind})
-    return Sampled(best.share, best.column, condition, filters.values(wanted))
+    return SampledFilter(best.share, best.column, condition, filters.values(wanted))
 
 
-def _by_hash(names: TableNames, share: float) -> Sampled:
+def _by_hash(names: TableNames, share: float) -> SampledFilter:
     clause = names.fill(
         "mod(hashtext(v.{id}::text), {buckets}) = 0", buckets=Literal(round(1 / share))
     )
-    return Sampled(share, None, clause, {})
+    return SampledFilter(share, None, clause, {})

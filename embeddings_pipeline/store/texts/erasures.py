@@ -1,4 +1,4 @@
-"""The `erasures` table: ids that are never to be stored again, until lifted."""
+"""The `erasures` table: erased ids, which are not stored again until the erasure is lifted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embeddings_pipeline.store.vectors import cache
 
 
 def add(tables: EntityTables, ids: Sequence[str]) -> None:
-    """Note that these ids are erased."""
+    """Record that these ids are erased."""
     tables.execute(
         "insert into {erasures} (entity, id) select {entity}, unnest(%s::text[])"
         " on conflict do nothing",
@@ -20,14 +20,14 @@ def add(tables: EntityTables, ids: Sequence[str]) -> None:
 
 
 def remove(tables: EntityTables, ids: Sequence[str]) -> int:
-    """Forget that these ids were erased; returns how many were."""
+    """Lift the erasure of these ids; returns how many of them were erased."""
     return tables.execute(
         "delete from {erasures} where entity = {entity} and id = any(%s)", (list(ids),)
     ).rowcount
 
 
 def of_ids(tables: EntityTables, ids: Sequence[str]) -> dict[str, datetime]:
-    """When these ids were erased, those that were."""
+    """When each of these ids was erased; ids that were not erased are left out."""
     rows = tables.execute(
         "select id, erased_at from {erasures} where entity = {entity} and id = any(%s)",
         (list(ids),),
@@ -36,19 +36,19 @@ def of_ids(tables: EntityTables, ids: Sequence[str]) -> dict[str, datetime]:
 
 
 def stored(tables: EntityTables) -> list[str]:
-    """Erased ids that have a text: whoever erased them was stopped in the middle."""
+    """Erased ids that still have a text, because the erasure was interrupted."""
     rows = tables.execute(
-        # few ids are looked up by key in however many texts
+        # an array of a few ids makes the planner look them up by key
         "select t.{id}::text from {texts} t where t.chunk = 0 and t.{id} = any(array("
         "select e.id::{id_type} from {erasures} e where e.entity = {entity}))"
     )
     return [row_id for (row_id,) in rows]
 
 
-def traces(tables: EntityTables) -> int:
-    """Rows of erased ids that are left in texts, vectors or quarantine, and texts that caches have
-    yet to forget; 0 as it should be."""
-    found = cache.erased_left(tables)
+def count_remains(tables: EntityTables) -> int:
+    """Rows of erased ids that remain in texts, vectors or quarantine, and hashes that remain in
+    caches; 0 where every erasure is complete."""
+    found = cache.count_erased(tables)
     for table in (
         f"{tables.entity}_texts",
         *vector_tables(tables.connection, tables.schema, tables.entity),

@@ -1,7 +1,7 @@
-"""What full-text search needs of an entity: the lexemes of each text, and how frequent they are.
+"""The lexemes of each text and their frequencies, for full-text search.
 
-Texts are the same for every model, and so are their lexemes: a column of `<entity>_texts` that
-Postgres derives from the text itself, which therefore is never behind it and goes with it.
+The lexemes are a generated column of `<entity>_texts`, so that they are always those of the text.
+They are the same for every model.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 
-# characters of a text that can be found: the lexemes of one text may take 1 MiB
+# characters of a text that full-text search reads: the lexemes of one text may take 1 MiB
 _READ = 100_000
 
-# a text that says a lexeme so many times has it with this number behind it, too (`pump 3`), which
-# no language makes of a word, so that the index finds the texts that say it often. A lexeme said
-# twice is left out: then a text of few, long ones could take more than it may
+# a text in which a lexeme occurs this often also gets the lexeme with this number (`pump 3`), so
+# that the index finds texts in which it occurs often. No language produces a lexeme with a space.
+# Twice is left out, because the lexemes of a text of few long words could then exceed 1 MiB
 OFTEN = (3, 4, 6, 8)
 
-# lexemes of fewer texts than these are counted when they are asked for. What few rows say is not
-# kept apart from them, and is gone with them
+# lexemes in fewer texts are counted by each search. A word of few rows is thus stored only in their
+# texts, and is deleted with them
 FREQUENT = 100
 
-# counts are renewed when this share of the texts is new, changed or gone
+# counts are refreshed when this share of the texts is new, changed or gone
 _COUNT_AGAIN = 0.1
 
 
 def create_function(connection: Connection[Row], schema: str) -> None:
-    """Create `with_often` where it is missing: a tsvector and what it has of `OFTEN`."""
+    """Create the function `with_often`, which adds the lexemes of `OFTEN` to a tsvector."""
     name = sql.SQL("{}(tsvector)").format(Identifier(schema, "with_often"))
     (known,) = connection.execute(
         "select to_regprocedure(%s)", (name.as_string(connection),)
@@ -41,7 +41,7 @@ def create_function(connection: Connection[Row], schema: str) -> None:
                 """
                 create function {name} returns tsvector language plpgsql
                 immutable strict parallel safe as $body$ begin
-                    -- most texts say nothing often: three positions have two commas between them
+                    -- most texts repeat no word: three positions have two commas between them
                     if $1::text not like '%,%,%' then return $1; end if;
                     return $1 || coalesce((
                         select array_to_tsvector(array_agg(lexeme || ' ' || times))
@@ -55,15 +55,15 @@ def create_function(connection: Connection[Row], schema: str) -> None:
 
 
 def tsvector(entity: Entity, text: sql.Composable) -> sql.Composable:
-    """The tsvector of a text of the entity, or of a query for one."""
-    # Postgres would take `<script` for a tag, and with it all words up to its end
+    """The tsvector of a text of the entity, or of a query."""
+    # Postgres parses `<script` as a tag, and drops all words up to the end of the tag
     return sql.SQL("to_tsvector({}::regconfig, translate({}, '<>', '  '))").format(
         Literal(f"pg_catalog.{entity.language}"), text
     )
 
 
 def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
-    """Create the column and the table of frequencies; again where the language changed."""
+    """Create the column and the table of frequencies, again when the language changes."""
     table = f"{entity.name}_texts"
     names = {
         "table": Identifier(schema, table),
@@ -88,7 +88,7 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
 
 
 def refresh_counts(tables: EntityTables) -> bool:
-    """Count lexemes and lengths where enough texts changed since; returns whether it was done."""
+    """Count lexemes and lengths again where enough texts have changed; returns whether it did."""
     documents, average, due = tables.one(
         """
         select t.documents, t.average_tokens, e.counted_at is null
@@ -105,7 +105,7 @@ def refresh_counts(tables: EntityTables) -> bool:
     if not due:
         return False
     with tables.connection.transaction():
-        # first, so that two at once take turns
+        # this update comes first, so that concurrent calls take turns
         tables.execute(
             "update {entities} set documents = %s, average_tokens = %s, counted_at = now()"
             " where entity = {entity}",
@@ -122,7 +122,7 @@ def refresh_counts(tables: EntityTables) -> bool:
 
 
 def _language(connection: Connection[Row], schema: str, table: str) -> str | None:
-    """The language of the column as it is; None where there is none, or one as of old."""
+    """The language of the existing column; None where it is missing, or of an earlier version."""
     row = connection.execute(
         """
         select substring(

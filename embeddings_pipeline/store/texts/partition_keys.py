@@ -1,4 +1,4 @@
-"""The partition of each text, and what is recorded of the passes over the partitions."""
+"""The partition of each text, and the record of the passes over the partitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embeddings_pipeline.store.tables import EntityTables
 
 
 def hash_key(partitions: HashPartitions, row_id: sql.Composable) -> sql.Composable:
-    """In SQL what `HashPartitions.key_of` is in Python, of an id."""
+    """The partition key of an id in SQL; the same as `HashPartitions.key_of` in Python."""
     return sql.SQL(
         "lpad(mod(('x' || left(md5(({id})::text), 8))::bit(32)::bigint, {count})::text, {width},"
         " '0')"
@@ -21,7 +21,7 @@ def hash_key(partitions: HashPartitions, row_id: sql.Composable) -> sql.Composab
 
 
 def scheme_changed(tables: EntityTables) -> bool:
-    """Whether the stored partition keys are of another scheme; not so before the first pass."""
+    """Whether the stored partition keys follow another scheme; False before the first pass."""
     row = tables.execute(
         "select partition_scheme from {entities} where entity = {entity}"
     ).fetchone()
@@ -29,9 +29,10 @@ def scheme_changed(tables: EntityTables) -> bool:
 
 
 def rekey(tables: EntityTables) -> int:
-    """Compute the partition keys again where the scheme changed; returns the rows that moved.
+    """Compute the partition keys again where the scheme changed; returns how many rows moved.
 
-    A scheme by day is part of the definition: there the pass itself gives each row its key.
+    A scheme by day is part of the definition hash, so that the pass renders each row again, with
+    its new key.
     """
     if not scheme_changed(tables):
         return 0
@@ -57,7 +58,7 @@ def rekey(tables: EntityTables) -> int:
 
 
 def follow_definition(tables: EntityTables) -> bool:
-    """Whether all texts follow this declaration, these columns and this scheme already."""
+    """Whether all texts follow the current declaration, columns and partition scheme."""
     row = tables.execute(
         "select definition_hash, partition_scheme from {entities} where entity = {entity}"
     ).fetchone()
@@ -66,8 +67,8 @@ def follow_definition(tables: EntityTables) -> bool:
 
 
 def begin_pass(tables: EntityTables, *, writes: bool) -> bool:
-    """Note that a pass is under way, where it is to write something; returns whether an earlier
-    one never came to its end."""
+    """Record that a pass has begun, where it `writes`; returns whether an earlier pass was not
+    finished."""
     (unfinished,) = tables.one(
         "select last_pass_at is null from {entities} where entity = {entity}"
     )
@@ -77,8 +78,8 @@ def begin_pass(tables: EntityTables, *, writes: bool) -> bool:
 
 
 def finish_pass(tables: EntityTables, keys: Sequence[str] | None, *, analyze: bool) -> None:
-    """Record that a pass over these partitions, or all, came to its end, and which declaration
-    their texts follow; refresh the statistics if asked.
+    """Record that a pass over these partitions, or all, is finished, and which declaration their
+    texts follow. `analyze` refreshes the statistics.
 
     The entity follows a new declaration once all its partitions do.
     """

@@ -1,7 +1,7 @@
 """The `quarantine` table: rows that could not be rendered, and texts on which a model failed.
 
-Of a row the key is (entity, id, chunk), of a text (identity, text_hash): equal texts fail together,
-in all rows, entities and sets of one identity.
+The key of a row is (entity, id, chunk), the key of a text (identity, text_hash). A failed text is
+quarantined in all rows, entities and sets of the identity.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from psycopg.sql import Literal
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.wire import hash_array
 
-# a text that failed this often is left alone until it changes or `retry` is asked for
+# a text that failed this often is not encoded until it changes, or until a `retry`
 MAX_ATTEMPTS = 3
-# the fingerprint of a row that is to be looked at again by the next pass, whatever it says
+# a row with this fingerprint is read again by the next pass, even if it has not changed
 UNSETTLED = 0
-# so long after a failure the text is pending again: a run that follows at once asks no model in
-# vain, and one of the next day does
+# this long after a failure the text is pending again: the next daily run tries it again, a run that
+# follows at once does not
 RETRY_AFTER = "6 hours"
 
-# of an entry `q` for a text: whether the model is not to be asked again yet
+# whether the model must not be called again yet for the text of an entry `q`
 NOT_TO_BE_TRIED = sql.SQL("(q.attempts >= {} or q.last_seen > now() - {}::interval)").format(
     Literal(MAX_ATTEMPTS), Literal(RETRY_AFTER)
 )
@@ -32,7 +32,7 @@ NOT_TO_BE_TRIED = sql.SQL("(q.attempts >= {} or q.last_seen > now() - {}::interv
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that could not be made into a text, and why; `unread` is the URI of its image."""
+    """A row that could not be rendered, and why. `unread` is the URI of its unreadable image."""
 
     id: str
     stage: str
@@ -42,7 +42,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Entry:
-    """A failure of a row, or of a text that it has; of a text, the model that failed."""
+    """A failure of a row or of one of its texts. `model` is the model that failed on a text."""
 
     chunk: int
     stage: str
@@ -75,7 +75,7 @@ def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
 
 
 def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str]) -> None:
-    """Note that the model failed on the texts of these hashes, as long as the entity has them."""
+    """Record that the model failed on these hashes, where a text of the entity still has them."""
     of_text = "t.part_hashes @> array[f.h]" if tables.source.entity.weights else "t.text_hash = f.h"
     tables.execute(
         """
@@ -94,7 +94,7 @@ def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str])
 
 
 def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
-    """The failures of a row and of the texts that it has, by chunk."""
+    """The failures of a row and of its texts, by chunk."""
     rows = tables.execute(
         """
         select q.chunk, q.stage, null, q.text_hash, q.error, q.attempts, q.first_seen, q.last_seen
@@ -118,8 +118,7 @@ def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
 
 
 def rows_affected(tables: EntityTables, states: sql.Composable) -> int:
-    """Rows of the entity that could not be rendered, or of which a chunk, by its states in a set,
-    is quarantined."""
+    """How many rows could not be rendered, or have a quarantined chunk by its `states` in a set."""
     (count,) = tables.one(
         """
         select count(*) from (
@@ -134,12 +133,12 @@ def rows_affected(tables: EntityTables, states: sql.Composable) -> int:
 
 
 def unsettle(tables: EntityTables) -> None:
-    """Make the next pass look at every row again."""
+    """Make the next pass read every row again."""
     tables.execute("update {texts} set fingerprint = {unsettled}", unsettled=Literal(UNSETTLED))
 
 
 def reset(tables: EntityTables) -> int:
-    """Make the next run try again what is in quarantine; returns how many entries there are."""
+    """Make the next run try every quarantined row and text again; returns the number of entries."""
     with tables.connection.transaction():
         tables.execute(
             "update {texts} t set fingerprint = {unsettled} from {quarantine} q"

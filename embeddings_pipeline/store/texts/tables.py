@@ -1,4 +1,4 @@
-"""Each entity's own table of texts, and its filter columns everywhere."""
+"""The table of texts of an entity, and its filter columns in all tables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from embeddings_pipeline.store.texts import lexemes
 def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
     """Create the entity's `texts`, or bring its filter columns up to date.
 
-    Raises ConfigurationError as `refuse_other_id`, or where a filter's type is one that this
-    database does not have.
+    Raises ConfigurationError as `refuse_other_id` does, or where the database lacks the type of a
+    filter.
     """
     entity = source.entity
     known = refuse_other_id(connection, schema, source)
@@ -45,8 +45,8 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
 
 
 def refuse_other_id(connection: Connection[Row], schema: str, source: Source) -> bool:
-    """Raise ConfigurationError where the id or its type changed; returns whether the entity was
-    ever run."""
+    """Raise ConfigurationError where the id column or its type changed; returns whether the entity
+    was ever run."""
     entity = source.entity
     known = connection.execute(
         sql.SQL("select id_type, definition->>'id' from {} where entity = %s").format(
@@ -63,7 +63,7 @@ def refuse_other_id(connection: Connection[Row], schema: str, source: Source) ->
 
 
 def exist(connection: Connection[Row], schema: str, entity: str) -> bool:
-    """Whether the entity has its tables, as it has since its first run."""
+    """Whether the tables of the entity exist; its first run creates them."""
     row = connection.execute(
         sql.SQL("select from {} where entity = %s").format(Identifier(schema, "entities")),
         (entity,),
@@ -87,8 +87,8 @@ def _create_texts_and_filters(connection: Connection[Row], schema: str, source: 
     except (UndefinedObject, InvalidSchemaName) as error:
         raise ConfigurationError(
             f"entity {source.entity.name!r}: {error.diag.message_primary} in database"
-            f" {connection.info.dbname!r}: cast the filter to a type of Postgres' own in the"
-            " staging model"
+            f" {connection.info.dbname!r}: cast the filter to a built-in type of Postgres in"
+            " the staging model"
         ) from None
 
 
@@ -132,8 +132,8 @@ def _create_texts(connection: Connection[Row], schema: str, source: Source) -> N
 
 
 def create_text_indexes(connection: Connection[Row], schema: str, entity: Entity) -> None:
-    """Create the indexes of `texts` that are missing: a table that is filled for the first time
-    gets them afterwards, in bulk."""
+    """Create the missing indexes of `texts`. The first pass creates them after it has filled the
+    table, because building them in bulk is faster."""
     table = f"{entity.name}_texts"
     present = {
         name
@@ -143,10 +143,10 @@ def create_text_indexes(connection: Connection[Row], schema: str, entity: Entity
         )
     }
     wanted: dict[str, LiteralString] = {
-        # what is pending in a partition
+        # for pending chunks of a partition
         "by_partition": "(partition_key, {id}, chunk) include (text_hash, tokens)"
         " where text_hash is not null",
-        # what moved in a partition
+        # for changed rows of a partition
         "by_row": "(partition_key) include ({id}, fingerprint) where chunk = 0",
         "by_hash": "(text_hash) where text_hash is not null",
         "by_lexeme": "using gin (lexemes)",
@@ -172,7 +172,7 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
         change for table in tables for change in _filter_changes(connection, schema, table, source)
     ]
     if changes:
-        views.wait_little(connection)
+        views.limit_lock_wait(connection)
     grants: list[views.Grant] = []
     if any(statement is _DROP for statement, _, _ in changes):
         grants = views.drop_published(connection, schema, name)

@@ -1,4 +1,4 @@
-"""The `<entity>_texts` table: what each row says. Written in whole rows, a window at a time."""
+"""The `<entity>_texts` table: the text of each row. It is written in windows of whole rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 class Text(NamedTuple):
-    """One chunk of a row. `text` is None for a row that has none, or that failed to render."""
+    """One chunk of a row. `text` is None for a row without text, or one that failed to render."""
 
     id: str
     chunk: int
@@ -43,7 +43,7 @@ class Text(NamedTuple):
 
 
 class TextToRead(NamedTuple):
-    """What a model is given for a hash: a text, a weighted part of one, or the URI of an image."""
+    """The model's input for a hash: a text, a weighted part of a text, or the URI of an image."""
 
     text_hash: bytes
     text: str
@@ -52,12 +52,12 @@ class TextToRead(NamedTuple):
 def write(
     tables: EntityTables, texts: Sequence[Text], failures: Sequence[Failure], *, new: bool = False
 ) -> None:
-    """Store whole rows in one transaction: these chunks, and none beyond. `new` says that none of
-    them was there before.
+    """Store whole rows in one transaction, and remove chunks that they no longer have. `new` means
+    that none of the rows is stored yet.
 
-    The filter columns beside their vectors follow at once, since that takes no encoder, and a row
-    that has no text any longer loses its vectors. Erased ids are left out. A row whose image
-    cannot be read now, and could before behind the same URI, keeps its text.
+    The vectors of the rows get their new filter columns in the same transaction. A row that lost
+    its text loses its vectors. Erased ids are left out. A row keeps its text where its image was
+    read before from the same URI, but cannot be read now.
     """
     if new and not failures:
         try:
@@ -65,7 +65,7 @@ def write(
                 _copy(tables, tables.names.identifiers["texts"], texts)
             return
         except UniqueViolation:
-            # another run has written some of them since the pass began
+            # another run has written some of the rows since the pass began
             pass
     with asynchronous_commit(tables.connection):
         _receive(tables, texts)
@@ -88,12 +88,12 @@ def write(
 
 
 def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) -> int:
-    """Remove rows in one transaction, and note their hashes for the cache; returns how many rows
-    there were.
+    """Delete rows in one transaction, and note their hashes as cache candidates; returns how many
+    rows were deleted.
 
-    Texts go first: their locks hold back a writer of vectors, which then finds no text. A live set
-    that is about to be replaced keeps a row that came back under another id, unless it is erased:
-    searches find it there until the new set has it.
+    Texts are locked first, so that a writer of vectors waits and then finds no text. A live set
+    that is being replaced keeps the vectors of a text that moved to another id, unless it is
+    erased, so that searches find the text until the new set is live.
     """
     names: dict[str, sql.Composable] = {
         "chosen": tables.fill("any({ids}::{id_type}[])", ids=Literal(list(ids))),
@@ -131,8 +131,8 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
 
 
 def read(tables: EntityTables, hashes: Sequence[bytes]) -> list[TextToRead]:
-    """What a model is given for each of these hashes that a text still has, each once."""
-    # a scalar subquery is looked up in the index, however few rows the planner takes there to be
+    """The model's input for each of these hashes, once; hashes without a text are left out."""
+    # a scalar subquery makes the planner use the index, whatever row count it estimates
     text: LiteralString = (
         "select p.part from {texts} t, unnest(t.part_hashes, t.parts) as p (part_hash, part)"
         " where t.part_hashes @> array[h.text_hash] and p.part_hash = h.text_hash limit 1"
@@ -153,12 +153,12 @@ def read(tables: EntityTables, hashes: Sequence[bytes]) -> list[TextToRead]:
 
 
 def count(tables: EntityTables) -> int:
-    """How many chunks there are, those without a text included."""
+    """The number of chunks, including those without a text."""
     (chunks,) = tables.one("select count(*) from {texts}")
     return int(chunks)
 
 
-def _names_of(tables: EntityTables) -> sql.Composable:
+def _column_list(tables: EntityTables) -> sql.Composable:
     return sql.SQL(", ").join(
         Identifier(column)
         for column in (tables.source.entity.id, *_COLUMNS, *tables.source.filters)
@@ -166,7 +166,7 @@ def _names_of(tables: EntityTables) -> sql.Composable:
 
 
 def _copy(tables: EntityTables, table: sql.Composable, texts: Sequence[Text]) -> None:
-    query = sql.SQL("copy {} ({}) from stdin").format(table, _names_of(tables))
+    query = sql.SQL("copy {} ({}) from stdin").format(table, _column_list(tables))
     with tables.connection.cursor() as cursor, cursor.copy(query) as copy:
         for text in texts:
             copy.write_row(
@@ -192,14 +192,14 @@ def _receive(tables: EntityTables, texts: Sequence[Text]) -> None:
     tables.execute(
         "create temporary table if not exists incoming_texts on commit delete rows"
         " as select {columns} from {texts} with no data",
-        columns=_names_of(tables),
+        columns=_column_list(tables),
     )
     _copy(tables, Identifier("incoming_texts"), texts)
     tables.execute("analyze incoming_texts")
 
 
 def _keep_unread(tables: EntityTables, failures: Sequence[Failure]) -> None:
-    # a host that is away for an hour says nothing about the images it had
+    # the images of a host that is down for an hour have not changed
     unread = [(failure.id, failure.unread) for failure in failures if failure.unread]
     if unread:
         tables.execute(
@@ -213,7 +213,7 @@ def _keep_unread(tables: EntityTables, failures: Sequence[Failure]) -> None:
 
 
 def _replaced(tables: EntityTables) -> sql.Composable:
-    """The hashes that `incoming_texts` is about to replace, or to remove beyond its last chunks."""
+    """The hashes of chunks that `incoming_texts` replaces or removes."""
     return tables.fill(
         """
         select t.text_hash, t.part_hashes
@@ -234,14 +234,14 @@ def _upsert(tables: EntityTables) -> None:
         where not exists (
             select from {erasures} e where e.entity = {entity} and e.id = i.{id}::text
         )
-        -- in the order in which projections lock them
+        -- in the order in which projections lock the rows
         order by {id}, chunk
         on conflict ({id}, chunk) do update set {assignments},
-            -- the moment from which a vector is missing
+            -- from this moment the vector is missing
             serialised_at = case when t.text_hash is distinct from excluded.text_hash
                 then clock_timestamp() else t.serialised_at end
         """,
-        columns=_names_of(tables),
+        columns=_column_list(tables),
         assignments=sql.SQL(", ").join(
             sql.SQL("{c} = excluded.{c}").format(c=Identifier(c)) for c in mutable
         ),
@@ -249,8 +249,8 @@ def _upsert(tables: EntityTables) -> None:
 
 
 def _trim(tables: EntityTables, table: str) -> None:
-    """Remove the vectors that rows have beyond their texts, where nothing is to be projected:
-    a projection replaces a row as a whole."""
+    """Remove the vectors of chunks that a row no longer has, for rows that need no projection: a
+    projection replaces the other rows as a whole."""
     tables.execute(
         """
         delete from {vectors} v using (
@@ -269,7 +269,7 @@ def _trim(tables: EntityTables, table: str) -> None:
 
 
 def _update_filters(tables: EntityTables, table: str) -> None:
-    """Give the vectors the filter columns of their rows."""
+    """Copy the filter columns of the rows to their vectors."""
     filters = tables.source.filters
     tables.execute(
         """

@@ -1,18 +1,17 @@
-"""The embedding cache: the vector of each text that a model has read, by the text's hash.
+"""The embedding cache: the vector of each encoded text, by the hash of the text.
 
-It knows nothing of rows and sets. One table for each model identity.
+Each model identity has one cache table. The cache knows neither rows nor sets.
 
-An entry must not outlive the last text that has its hash. Whoever writes holds the table in ROW
-EXCLUSIVE mode from before it looks for a text until its entry is committed; whoever deletes what no
-text refers to takes it in SHARE ROW EXCLUSIVE mode first (`exclude_writers`). So a text that is
-erased while its vector is on its way is either seen to be gone by the writer, or its entry by the
-collector.
+An entry must not outlive the last text with its hash. A writer locks the table in ROW EXCLUSIVE
+mode before it looks for the text, and keeps the lock until its entry is committed. A collector
+locks the table in SHARE ROW EXCLUSIVE mode before it deletes entries (`exclude_writers`). When a
+text is erased while its vector is being computed, either the writer sees that the text is gone, or
+the collector sees the entry.
 
-The `cache_candidates` table: hashes that a text has lost, whose entries may be of no use.
-
-The transaction that drops a reference notes the hash; a later one deletes the entries that no text
-of any entity refers to. So neither a kill nor two references that are dropped at the same moment
-leave an entry behind.
+The `cache_candidates` table lists hashes that a text has lost, whose entries may be unused. The
+transaction that drops a reference notes the hash, and a later transaction deletes the entries to
+which no text of any entity refers. So no entry is left behind by a kill, or by two transactions
+that drop references at the same moment.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ from embeddings_pipeline.store.vectors.wire import (
     vector_oid,
 )
 
-# what a halfvec holds; beyond it a vector would be refused at projection, and with it its window
+# the largest component of a halfvec: the projection of a larger one would fail, and with it the
+# whole window
 MAX_COMPONENT = 65_504.0
 
 
 def next_version(connection: Connection[Row], schema: str) -> int:
-    """A number above all versions that were drawn before. A text is encoded under the version
-    that was drawn before its model was asked."""
+    """A number above all earlier versions. A text is encoded under a version that was drawn before
+    the model was called."""
     version = connection.execute(
         sql.SQL("select nextval({})").format(
             Literal(Identifier(schema, "embedding_versions").as_string(connection))
@@ -52,17 +52,17 @@ def next_version(connection: Connection[Row], schema: str) -> int:
 
 
 def exclude_writers(connection: Connection[Row], cache: sql.Composable) -> None:
-    """Wait for the writers of a cache, and hold off others until the transaction ends."""
+    """Wait for the writers of a cache, and block new ones until the transaction ends."""
     connection.execute(sql.SQL("lock table {} in share row exclusive mode").format(cache))
 
 
 def _announce_write(connection: Connection[Row], cache: sql.Composable) -> None:
-    # a statement of its own: the next one's snapshot is from after it
+    # a separate statement, so that the snapshot of the next one is taken after the lock
     connection.execute(sql.SQL("lock table {} in row exclusive mode").format(cache))
 
 
 class EmbeddingCache:
-    """The cache of one model identity, as one entity writes and reads it."""
+    """The cache of one model identity, used by one entity."""
 
     def __init__(self, tables: EntityTables, stored: StoredIdentity) -> None:
         self._tables = tables
@@ -76,11 +76,11 @@ class EmbeddingCache:
     def write(
         self, hashes: Sequence[bytes], vectors: Matrix, versions: Sequence[int], run_id: str
     ) -> list[bytes]:
-        """Store vectors, shape (hashes, dimension), of texts that were encoded under these
-        versions; returns the hashes that were stored. Runs in a transaction of the caller.
+        """Store vectors, shape (hashes, dimension), with the versions of their claims; returns the
+        hashes that were stored. Runs in the caller's transaction.
 
-        A vector is stored only while a text of the entity has its hash: nothing brings back what
-        is erased meanwhile. A newer entry is kept.
+        A vector is stored only while a text of the entity has its hash, so that an erased text
+        does not come back. A newer entry is kept.
         """
         _announce_write(self._tables.connection, self._names["cache"])
         (places,) = self._tables.one(
@@ -118,8 +118,8 @@ class EmbeddingCache:
         return [hashes[place - 1] for place in places]
 
     def seed(self, hashes: Sequence[bytes]) -> int:
-        """Copy from the vector sets of this identity, of any entity, what the cache lacks of these
-        hashes; returns how many. May be called again at any time."""
+        """Copy vectors with these hashes from the sets of this identity, of any entity, where the
+        cache has no entry; returns how many were copied. May be repeated at any time."""
         return seed(
             self._tables.connection,
             self._tables.schema,
@@ -129,7 +129,7 @@ class EmbeddingCache:
         )
 
     def clear_idle(self) -> int:
-        """Remove the entries that no run which is at work has written; returns how many."""
+        """Remove the entries that were not written by a running run; returns how many."""
         return self._tables.execute(
             "delete from {cache} where run_id not in"
             " (select run_id from {claims} where identity = {identity} and {live})",
@@ -145,8 +145,8 @@ def seed(
     chosen: LiteralString,
     values: Sequence[object],
 ) -> int:
-    """Copy into the cache of an identity the vectors, of all its sets, whose hashes are `chosen`
-    by this condition and that it lacks; returns how many."""
+    """Copy vectors that meet the condition `chosen` from all sets of an identity into its cache,
+    where the cache has no entry; returns how many were copied."""
     sets = connection.execute(
         sql.SQL("select table_name from {} where identity = %s order by 1").format(
             Identifier(schema, "vector_sets")
@@ -175,20 +175,21 @@ def seed(
 
 
 def _has_hash(tables: EntityTables, text_hash: sql.Composable) -> sql.Composable:
-    """Whether the text `t` of an entity is, or has as a weighted part, what has this hash."""
+    """Whether the text `t`, or one of its weighted parts, has this hash."""
     if tables.source.entity.weights:
         return sql.SQL("t.part_hashes @> array[{}]").format(text_hash)
     return sql.SQL("t.text_hash = {}").format(text_hash)
 
 
-# forgets the texts of these hashes in caches outside the database; False where it could not
+# deletes these hashes from caches outside the database; False where that failed
 Evict = Callable[[Collection[bytes]], bool]
 
-_AT_ONCE = 10_000
+_CANDIDATES_AT_ONCE = 10_000
 
 
 def note(tables: EntityTables, dropped: sql.Composable, *, erased: bool = False) -> None:
-    """Note hashes, given by a query of (text_hash, part_hashes): of weighted texts the parts."""
+    """Note the hashes that a query of (text_hash, part_hashes) returns; for weighted texts, the
+    hashes of the parts."""
     tables.execute(
         """
         insert into {candidates} as k (entity, text_hash, erased)
@@ -212,12 +213,12 @@ def collect(
     keep: Mapping[int, timedelta] | None = None,
     erased_only: bool = False,
 ) -> int:
-    """Delete the cache entries, and failures, of the entity's candidates that no text refers to;
-    returns how many erased hashes could not be evicted, which the next call tries again.
+    """Delete the cache entries and failures of the entity's candidates to which no text refers;
+    returns how many erased hashes could not be evicted. The next call tries those again.
 
-    Candidates younger than `grace` are left, since a row that moves to another partition is gone
-    from one before the other has it; `keep` gives longer times for the identities with these
-    numbers. What is erased is deleted whatever its age.
+    Candidates younger than `grace` are kept, because a row that moves between partitions leaves the
+    old one before it appears in the new one. `keep` gives a longer time for some identities, by
+    number. Erased hashes are deleted at any age.
     """
     stored = identities.all_of(tables.connection, tables.schema)
     referenced = _is_referenced(tables.connection, tables.schema)
@@ -229,12 +230,12 @@ def collect(
             select text_hash, since, erased, clock_timestamp() - since from {candidates}
             where entity = {entity} and text_hash > %s::uuid
                 and (erased or (not {erased_only} and since <= clock_timestamp() - %s))
-            order by text_hash limit {most}
+            order by text_hash limit {limit}
             """,
             (after.hex(), grace),
             candidates=tables.names.identifiers["cache_candidates"],
             erased_only=Literal(erased_only),
-            most=Literal(_AT_ONCE),
+            limit=Literal(_CANDIDATES_AT_ONCE),
         ).fetchall()
         if not found:
             return left
@@ -243,11 +244,11 @@ def collect(
         unused = _unused(tables, [*due], referenced)
         waiting: set[bytes] = set()
         for identity in stored:
-            least = (keep or {}).get(identity.number, timedelta())
+            min_age = (keep or {}).get(identity.number, timedelta())
             now = [
                 h.bytes
                 for h, _, erased, age in found
-                if h.bytes in unused and (erased or age >= least)
+                if h.bytes in unused and (erased or age >= min_age)
             ]
             later = unused.difference(now)
             cache = tables.table(identity.cache_table)
@@ -265,7 +266,7 @@ def collect(
 
 
 def _settle(tables: EntityTables, settled: Mapping[bytes, datetime]) -> None:
-    """Remove candidates, but for those that were noted again meanwhile."""
+    """Remove candidates that were not noted again meanwhile."""
     tables.execute(
         "delete from {candidates} k using unnest(%s::uuid[], %s::timestamptz[]) as s (h, since)"
         " where k.entity = {entity} and k.text_hash = s.h and k.since = s.since",
@@ -274,8 +275,8 @@ def _settle(tables: EntityTables, settled: Mapping[bytes, datetime]) -> None:
     )
 
 
-def erased_left(tables: EntityTables) -> int:
-    """How many hashes of erased texts caches have yet to forget."""
+def count_erased(tables: EntityTables) -> int:
+    """How many hashes of erased texts are still to be evicted from caches."""
     (count,) = tables.one(
         "select count(*) from {candidates} where entity = {entity} and erased",
         candidates=tables.names.identifiers["cache_candidates"],
@@ -322,7 +323,7 @@ def _present(tables: EntityTables, cache: Identifier, hashes: Collection[bytes])
 
 
 def _is_referenced(connection: Connection[Row], schema: str) -> sql.Composable:
-    """Whether a text, or a weighted part, of any entity has the hash `h`."""
+    """Whether a text or a weighted part of any entity has the hash `h`."""
     rows = connection.execute(
         sql.SQL(
             "select entity, definition ? 'weights' from {} where to_regclass("

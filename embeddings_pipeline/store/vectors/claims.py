@@ -1,7 +1,7 @@
-"""The `claims` table: which hashes a run is about to encode, so that two runs do not pay twice.
+"""The `claims` table: the hashes that a run is about to encode, so that no text is paid for twice.
 
-A claim is a lease on the server's clock, renewed by the run that has it, and ends with the session
-that renewed it last. Nothing that is correct depends on claims.
+A claim is a lease on the server's clock. The run renews it, and it ends with the session that
+renewed it last. Claims save work; correctness does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ RENEW_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Claim:
-    """Hashes that a run has claimed, in the order in which it asked for them, and the version
-    under which they are encoded, which is no other claim's."""
+    """Hashes that a run has claimed, in the order of the request, and the version under which they
+    are encoded. Each claim has its own version."""
 
     hashes: Sequence[bytes]
     version: int
@@ -46,9 +46,10 @@ class Claims:
         }
 
     def take(self, hashes: Sequence[bytes], floors: Sequence[int]) -> Claim:
-        """Claim what no other run has claimed and the cache still lacks at these floors."""
+        """Claim the hashes that no other run has claimed, and that lack a cache entry at these
+        floors."""
         with asynchronous_commit(self._tables.connection):
-            # who comes second sees what the first one has claimed
+            # concurrent claims take turns, so that the second run sees the claims of the first
             self._tables.execute(
                 "select pg_advisory_xact_lock(hashtextextended('claims/' || {schema} || '/'"
                 " || {identity}, 0))",
@@ -67,7 +68,7 @@ class Claims:
                     select h.text_hash, h.place
                     from unnest(%s::uuid[], %s::bigint[]) with ordinality
                         as h (text_hash, floor, place)
-                    -- a scalar subquery is looked up in the index, however small the cache is yet
+                    -- a scalar subquery makes the planner use the index of a small cache, too
                     where coalesce(
                         (select c.version from {cache} c where c.text_hash = h.text_hash) < h.floor,
                         true
@@ -93,7 +94,7 @@ class Claims:
         return Claim([hashes[place - 1] for place in places], version)
 
     def end(self, versions: Sequence[int]) -> None:
-        """Give up claims whose texts are all written."""
+        """End claims whose texts are all written."""
         self._tables.execute(
             "delete from {claims} where identity = {identity} and run_id = {run}"
             " and version = any(%s::bigint[])",
@@ -110,7 +111,7 @@ class Claims:
         )
 
     def release(self) -> None:
-        """Give up all claims of the run."""
+        """End all claims of the run."""
         self._tables.execute(
             "delete from {claims} where identity = {identity} and run_id = {run}", **self._names
         )

@@ -1,4 +1,4 @@
-"""The `model_identities` table: each model as it is used, with a cache table of its own."""
+"""The `model_identities` table: each model as it is used, and the name of its cache table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StoredIdentity:
 def find(
     connection: Connection[Row], schema: str, identity: ModelIdentity
 ) -> StoredIdentity | None:
-    """The identity as it is stored; None where no vector set ever had it."""
+    """The stored identity; None where no vector set ever had it."""
     row = connection.execute(
         sql.SQL(
             """
@@ -41,9 +41,9 @@ def find(
 
 
 def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) -> StoredIdentity:
-    """The identity as it is stored, with its cache table; both are created where they are missing.
+    """The stored identity and its cache table; creates both where they are missing.
 
-    To be called in a transaction: two callers take turns until its end.
+    Call it in a transaction: it holds a lock until the transaction ends.
     """
     connection.execute(
         "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"identities/{schema}",)
@@ -74,7 +74,7 @@ def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) ->
                 encoded_at timestamptz not null default clock_timestamp(),
                 run_id text not null
             );
-            -- statistics of a few rows are enough, and of vectors none are of use
+            -- statistics of a few rows are enough, and statistics of vectors are useless
             alter table {cache} alter column embedding set statistics 0,
                 alter column text_hash set statistics 10, alter column version set statistics 10,
                 alter column encoded_at set statistics 0, alter column run_id set statistics 0
@@ -101,9 +101,9 @@ def all_of(connection: Connection[Row], schema: str) -> list[StoredIdentity]:
 
 
 def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timedelta]) -> list[str]:
-    """Empty the caches of identities that no live or building set has; returns their models.
+    """Empty the caches of identities that no live or building set uses; returns their models.
 
-    `keep` gives, by number, for how long an identity keeps its cache after its last set.
+    `keep` gives, by number, how long an identity keeps its cache after its last set was retired.
     """
     connection.execute(
         sql.SQL(
@@ -115,7 +115,7 @@ def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timed
                     select from {sets} s where s.identity = i.number and s.state <> 'retired'
                 ) as now from {identities} i
             ) as used
-            -- a set that was retired may be live again
+            -- a retired set may be live again
             where used.number = i.number and used.now <> (i.unused_since is null)
             """
         ).format(
@@ -134,7 +134,7 @@ def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timed
         if unused_for < keep.get(number, timedelta()):
             continue
         cache = Identifier(schema, table)
-        # a truncate of an empty table would lock it all the same
+        # truncate locks even an empty table
         row = connection.execute(sql.SQL("select exists (table {})").format(cache)).fetchone()
         if row == (True,):
             connection.execute(sql.SQL("truncate {}").format(cache))

@@ -1,10 +1,10 @@
-"""What is pending in a vector set: the one definition, which all who ask read.
+"""What is pending in a vector set. All callers use this one definition.
 
 A chunk is *missing* in a set if its row of the set is absent or has another hash. It is *outdated*
 if its version is below the floor of a renewal that covers it. It is *quarantined* if the model
-failed on its text and is not to be asked again yet. It is *pending* if it is missing or outdated,
-and not quarantined. A pending chunk whose text has no usable entry in the embedding cache is to be
-encoded; the others are only to be projected.
+failed on its text and must not be called again yet. It is *pending* if it is missing or outdated,
+and not quarantined. A pending chunk is encoded if the embedding cache has no
+usable entry of its text; otherwise it is only projected.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array
 
 @dataclass(frozen=True)
 class Scope:
-    """Which chunks a run looks at: of the partitions `keys` and of the rows `ids`, or of all where
-    these are None. The partitions `first` come before the others. `without_gone` leaves out the
-    temporary table `gone_rows` of the session."""
+    """The chunks that a run covers: those of the partitions `keys` and the rows `ids`; None means
+    all. The partitions `first` come before the others. `without_gone` excludes the rows of the
+    session's temporary table `gone_rows`."""
 
     keys: Sequence[str] | None = None
     ids: Sequence[str] | None = None
@@ -36,7 +36,7 @@ class Scope:
     without_gone: bool = False
 
     def condition(self, names: TableNames) -> sql.Composable:
-        """In SQL, of the chunks `s`."""
+        """The scope as a condition on the chunks `s`."""
         conditions: list[sql.Composable] = [sql.SQL("true")]
         if self.keys is not None:
             conditions.append(
@@ -58,12 +58,12 @@ def chunk_states(
     texts: sql.Composable | None = None,
     renewal: sql.Composable | None = None,
 ) -> sql.Composable:
-    """A query: each chunk that has a text, and how it stands in a set.
+    """A query of each chunk that has a text, and its state in a set.
 
     Its columns are the id, chunk, partition_key, text_hash, tokens, part_hashes, part_tokens,
-    changed_at (when its text changed), floor (the least version that is good enough), missing,
-    outdated, quarantined and pending. Without a set everything is missing, and quarantined is
-    what the `identity` failed on. A plan gives the `texts` as they are about to be, and the
+    changed_at (when its text changed), floor (the lowest sufficient version), missing, outdated,
+    quarantined and pending. Without a set every chunk is missing, and a chunk is quarantined if the
+    `identity` failed on it. A plan passes the `texts` as the next pass will leave them, and the
     `renewal` that a forced run would begin.
     """
     number = Literal(vector_set.number if vector_set else None)
@@ -119,7 +119,7 @@ def chunk_states(
 
 
 def states_of(names: TableNames, vector_set: VectorSet | None) -> sql.Composable:
-    """The chunks of an entity in a set: the view that `chunk_states` defines."""
+    """The states of an entity's chunks in a set: the view that `chunk_states` defines."""
     if vector_set is None:
         return sql.SQL("({})").format(chunk_states(names, None))
     return names.table(vector_set.states_view)
@@ -127,8 +127,8 @@ def states_of(names: TableNames, vector_set: VectorSet | None) -> sql.Composable
 
 @dataclass(frozen=True)
 class Selected:
-    """Hashes to encode, in the order of a run: shape (n,), as 16 bytes each; the tokens of each
-    text as they were counted when it was rendered; and the version that is good enough."""
+    """Hashes to encode, in the order of a run. Each array has shape (n,): hashes of 16 bytes, the
+    tokens of each text as counted when it was rendered, and the lowest sufficient version."""
 
     hashes: np.ndarray[Any, np.dtype[np.void]]
     tokens: np.ndarray[Any, np.dtype[np.int32]]
@@ -145,13 +145,12 @@ def to_encode(
     scope: Scope,
     limit: int | None,
 ) -> sql.Composable:
-    """A query: the texts that the chunks of some sets of one identity wait for and `cache` has no
-    usable entry of; each once, in the order of a run.
+    """A query of the texts to encode: pending chunks of some sets of one identity need them, and
+    `cache` has no usable entry. Each text is returned once.
 
-    Its columns are n (their order), text_hash, tokens, floor and place (that of the first set that
-    waits for it). Of weighted texts they are the
-    parts. A row comes before one of a later partition or with a larger id, the first set's before
-    the next one's.
+    Its columns are n (the order), text_hash, tokens, floor and place (the position of the first set
+    that needs the text). For weighted texts, it returns the parts. The order is by set, then by
+    partition, id and chunk.
     """
     chunks = [
         sql.SQL("select *, {} as place from {} as s where s.pending and {}").format(
@@ -196,7 +195,7 @@ def to_encode(
 def select_to_encode(
     tables: EntityTables, sets: Sequence[VectorSet], scope: Scope, limit: int
 ) -> Selected:
-    """At most `limit` of the texts that these sets, all of one identity, wait for."""
+    """At most `limit` texts to encode for these sets, all of one identity."""
     query = tables.fill(
         "copy (select text_hash, tokens, floor from ({to_encode}) as e order by n)"
         " to stdout (format binary)",
@@ -218,8 +217,8 @@ def select_to_encode(
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is pending in a set: chunks by partition, how many of them are missing, and how many
-    the cache has an entry for already."""
+    """What is pending in a set: chunks by partition, how many of them are missing, and how many of
+    them already have a cache entry."""
 
     pending: dict[str, int]
     missing: int
@@ -227,11 +226,12 @@ class Backlog:
 
     @property
     def chunks(self) -> int:
-        """All that is pending."""
+        """All pending chunks."""
         return sum(self.pending.values())
 
 
-# whether the cache has what a chunk waits for, of weighted parts the first: projecting sees to all
+# whether the cache has the entry of a chunk; for a weighted text only the first part is checked
+# here, and the projection checks all parts
 _CACHED: LiteralString = (
     "exists (select from {cache} c where c.version >= s.floor"
     " and c.text_hash = coalesce(s.part_hashes[1], s.text_hash))"
@@ -258,7 +258,7 @@ def backlog(tables: EntityTables, vector_set: VectorSet, scope: Scope) -> Backlo
 
 
 def ids_waiting_for(tables: EntityTables, scope: Scope, hashes: Sequence[bytes]) -> list[str]:
-    """The ids, in order, of rows whose texts have one of these hashes."""
+    """The ids, in order, of rows with one of these hashes."""
     return [
         row_id
         for (row_id,) in tables.execute(
@@ -284,7 +284,7 @@ def ids_to_project(
     after: str | None = None,
     limit: int,
 ) -> list[str]:
-    """The ids, in order and beyond `after`, of rows that wait for what the cache has."""
+    """The ids after `after`, in order, of rows with a pending chunk whose entry is in the cache."""
     return [
         row_id
         for (row_id,) in tables.execute(

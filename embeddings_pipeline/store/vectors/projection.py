@@ -1,7 +1,7 @@
-"""Projection: the rows of a vector set are texts joined with the embedding cache on their hash.
+"""Projection: the rows of a vector set are texts joined with the embedding cache on the hash.
 
-It may be repeated at any time, by several runs at once. What makes it right is that it locks the
-texts and compares their own hashes, not that anybody else holds off.
+Several runs may project at the same time, and a projection may be repeated. It is correct because
+it locks the texts and compares their hashes. It needs no other lock.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# the vector of a text `t` in a set, where the cache has all that it takes
+# the vector of a text `t` in a set; no row where the cache lacks an entry
 _PLAIN: LiteralString = (
     "select embedding::{storage} as embedding, version, run_id from {cache}"
     " where text_hash = t.text_hash"
 )
-# the weighted mean of the parts' vectors, of unit length
+# the weighted mean of the parts' vectors, normalized to length 1
 _WEIGHTED: LiteralString = (
     "select l2_normalize(sum(c.embedding * array_fill(p.weight::real, array[{dimension}])::vector))"
     "::{storage} as embedding, min(c.version) as version, max(c.run_id) as run_id"
@@ -32,12 +32,12 @@ _WEIGHTED: LiteralString = (
 )
 
 
-# a share of rows written above which statistics are not left to autovacuum
-_MUCH = 0.1
+# the share of written rows from which statistics are refreshed at once, not by autovacuum
+_ANALYZE_SHARE = 0.1
 
 
 class Projected(NamedTuple):
-    """Chunks that a projection wrote, and the tokens of their texts."""
+    """How many chunks a projection wrote, and how many tokens their texts have."""
 
     chunks: int = 0
     tokens: int = 0
@@ -50,8 +50,8 @@ class Projected(NamedTuple):
 def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> Projected:
     """Bring rows of a set up to date with their texts, in one transaction.
 
-    A row is written as a whole, once each of its chunks has a usable entry in the cache or is
-    quarantined: no reader sees half of a changed row. What is current is not written.
+    A row is written as a whole, once each of its chunks has a usable cache entry or is
+    quarantined, so that no reader sees half of a changed row. Current rows are not written.
     """
     weighted = bool(tables.source.entity.weights)
     names: dict[str, sql.Composable] = {
@@ -66,8 +66,8 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     names["embedding"] = sql.SQL(_WEIGHTED if weighted else _PLAIN).format(**names)
     values = {"ids": list(ids)}
     with asynchronous_commit(tables.connection):
-        # in one order, here and where texts are written, so that nobody deadlocks. A statement
-        # after it sees the rows as they stay until its end
+        # texts are locked in the order in which they are written, so that transactions do not
+        # deadlock. Later statements of this transaction see the rows as they stay until its end
         tables.execute(
             "select from {texts} t where t.{id} = {chosen} order by t.{id}, t.chunk for share",
             values,
@@ -93,8 +93,9 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
                 where stale and embedding is not null and {id} not in (
                     select {id} from states where stale and not quarantined and cached is not true
                 )
-                -- one order for all, so that nobody deadlocks, and equal texts apart: an HNSW graph
-                -- that is built from hundreds of equal vectors in a row does not find the others
+                -- one order, so that transactions do not deadlock; it separates equal texts:
+                -- an HNSW graph built from hundreds of consecutive equal vectors does not find the
+                -- other vectors
                 order by hashtextextended({id}::text, chunk)
                 on conflict ({id}, chunk) do update set text = excluded.text,
                     text_hash = excluded.text_hash, embedding = excluded.embedding,
@@ -104,10 +105,10 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
                     or v.version < excluded.version
                 returning {id}, chunk
             ),
-            -- what the row had beyond its text as it is now
+            -- chunks that the text of the row no longer has
             removed as (
                 delete from {vectors} v
-                -- by index, however few of the set's rows there are yet
+                -- an array makes the planner use the index, even while the set has few rows
                 where v.{id} = any(array(select {id} from written))
                     and (v.{id}, v.chunk) not in (select {id}, chunk from written)
                     and not exists (
@@ -135,8 +136,8 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
 
 
 def _filter_columns(tables: EntityTables) -> list[str]:
-    """The filter columns that texts have now, whatever this run was declared with. They cannot
-    change before the transaction ends."""
+    """The filter columns of the texts table now, which may differ from this run's declaration. They
+    cannot change before the transaction ends."""
     present = columns_of(tables.connection, tables.schema, f"{tables.entity}_texts")
     return [c for c in present if c not in RESERVED_COLUMNS and c != tables.source.entity.id]
 
@@ -147,7 +148,7 @@ def _quarantine_cancelled(
     values: dict[str, list[str]],
     names: dict[str, sql.Composable],
 ) -> None:
-    """Parts whose weighted mean is zero have no direction: their row is put in quarantine."""
+    """Quarantine rows whose weighted mean is zero: a zero vector has no direction."""
     tables.execute(
         """
         insert into {quarantine} as q (identity, text_hash, stage, error, attempts)
@@ -166,8 +167,7 @@ def _quarantine_cancelled(
 
 
 def remove_orphans(tables: EntityTables, vector_set: VectorSet) -> int:
-    """Remove the rows of a set whose chunk has no text, where something else than a run left
-    any; returns how many."""
+    """Remove the rows of a set whose chunk has no text; returns how many. Runs leave none."""
     return tables.execute(
         "delete from {vectors} v where not exists (select from {texts} t"
         " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
@@ -176,7 +176,7 @@ def remove_orphans(tables: EntityTables, vector_set: VectorSet) -> int:
 
 
 def may_have_orphans(tables: EntityTables, vector_set: VectorSet) -> bool:
-    """Whether there may be a row without a text in a set in which nothing is pending."""
+    """Whether a set in which nothing is pending may have a row without a text."""
     (found,) = tables.one(
         """
         select (select count(*) from {vectors})
@@ -190,15 +190,15 @@ def may_have_orphans(tables: EntityTables, vector_set: VectorSet) -> bool:
 
 
 def analyze(tables: EntityTables, vector_set: VectorSet, written: int) -> None:
-    """Refresh the planner's statistics of a set and of its cache, where so many rows written are a
-    good part of the set."""
+    """Refresh the planner's statistics of a set and of its cache, where `written` rows are more
+    than a tenth of the set."""
     vectors = tables.table(vector_set.table_name)
     (due,) = tables.one(
-        # -1 in a table that never was analyzed
+        # reltuples is -1 for a table that was never analyzed
         "select {written} > {share} * reltuples from pg_class where oid = {name}::regclass",
         name=Literal(vectors.as_string(tables.connection)),
         written=Literal(written),
-        share=Literal(_MUCH),
+        share=Literal(_ANALYZE_SHARE),
     )
     if due:
         for table in (vectors, tables.table(vector_set.cache_table)):
@@ -206,14 +206,14 @@ def analyze(tables: EntityTables, vector_set: VectorSet, written: int) -> None:
 
 
 def vacuum(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Vacuum a set that has grown since it was: what asks for pending rows reads only its primary
-    key, where the visibility map says that no row need be looked at."""
+    """Vacuum a set that has grown since its last vacuum. The query of pending rows then reads only
+    the primary key, because the visibility map marks the pages as visible."""
     vectors = tables.table(vector_set.table_name)
     (due,) = tables.one(
         "select (1 - {share}) * pg_relation_size(oid) > relallvisible *"
         " current_setting('block_size')::int8 from pg_class where oid = {name}::regclass",
         name=Literal(vectors.as_string(tables.connection)),
-        share=Literal(_MUCH),
+        share=Literal(_ANALYZE_SHARE),
     )
     if due:
         tables.execute("vacuum (analyze) {vectors}", vectors=vectors)

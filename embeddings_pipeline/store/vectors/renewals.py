@@ -1,4 +1,4 @@
-"""The `renewals` table: `run --force` records a floor, and what is below it is encoded again."""
+"""The `renewals` table: `run --force` records a floor, and texts below it are encoded again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 def begin(
     tables: EntityTables, vector_sets: Sequence[VectorSet], keys: Sequence[str] | None
 ) -> None:
-    """Record a floor above all versions there are, for each set; or go on with a renewal of the
-    same partitions that did not come to its end."""
+    """Record a floor above all existing versions, for each set; or continue an unfinished renewal
+    of the same partitions."""
     if any(is_unfinished(tables, vector_set, keys) for vector_set in vector_sets):
         return
     floor = next_version(tables.connection, tables.schema)
@@ -30,7 +30,7 @@ def begin(
 
 
 def is_unfinished(tables: EntityTables, vector_set: VectorSet, keys: Sequence[str] | None) -> bool:
-    """Whether there is an unfinished renewal of exactly these partitions of a set."""
+    """Whether a set has an unfinished renewal of exactly these partitions."""
     (found,) = tables.one(
         "select exists (select from {renewals} where entity = {entity}"
         " and vector_set = %s and partition_keys is not distinct from %s::text[])",
@@ -40,7 +40,7 @@ def is_unfinished(tables: EntityTables, vector_set: VectorSet, keys: Sequence[st
 
 
 def end_finished(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Remove the renewals of a set below whose floor nothing is left that can be encoded."""
+    """Remove the renewals of a set that have nothing left to encode below their floor."""
     if tables.one(
         "select not exists (select from {renewals} where entity = {entity} and vector_set = %s)",
         (vector_set.number,),
@@ -64,5 +64,5 @@ def _sorted(keys: Sequence[str] | None) -> list[str] | None:
 
 
 def as_planned(keys: Sequence[str] | None, floor: int) -> sql.Composable:
-    """A row of `renewals`, of a forced run that is planned."""
+    """The row of `renewals` that a planned forced run would add."""
     return sql.SQL("values ({}::bigint, {}::text[])").format(Literal(floor), Literal(_sorted(keys)))

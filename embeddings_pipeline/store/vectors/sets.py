@@ -19,10 +19,10 @@ from embeddings_pipeline.store.texts.tables import filter_columns
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
 from embeddings_pipeline.store.vectors.vector_set import State, Storage, VectorSet
-from embeddings_pipeline.store.views import wait_little
+from embeddings_pipeline.store.views import limit_lock_wait
 
-# a live set of which more than this share of the rows is missing is replaced by a new one, which is
-# projected, indexed in bulk and flipped: pgvector updates an HNSW graph at some 700 rows a second
+# a live set that lacks more than this share of its rows is replaced by a new one, which is
+# projected, indexed in bulk and published: pgvector adds about 700 rows a second to an HNSW graph
 REPLACE_SHARE = 0.2
 
 
@@ -30,7 +30,7 @@ _QUERY = """
     select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
         i.dimension, i.max_tokens, i.normalized, i.document_prompt, i.cache_table, s.storage,
         s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows, s.recall,
-        s.ef_search, s.indexed_at, s.canary
+        s.ef_search, s.indexed_at, s.canary as recall_check
     from {sets} s join {identities} i on i.number = s.identity
 """
 
@@ -68,8 +68,8 @@ def read(tables: EntityTables, number: int) -> VectorSet:
 
 
 def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
-    """Those of an entity's sets that its runs keep up to date: the live one first, unless it rests
-    until another takes its place."""
+    """The sets that runs keep up to date, the live one first. A live set whose replacement is being
+    built is left out."""
     in_use = [s for s in sets if s.state != "retired"]
     return sorted(
         (s for s in in_use if not any(other.replaces(s) for other in in_use)),
@@ -78,10 +78,10 @@ def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
 
 
 def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
-    """The set for this model with the entity's storage, created as `building` where there is none.
+    """The set for this model with the entity's storage, created as `building` where it is missing.
 
-    A retired set of the same model comes back as `building`; other building sets are abandoned and
-    retired. Raises ConfigurationError where the dimension cannot be stored or indexed.
+    A retired set of the same model becomes `building` again. Other building sets are retired.
+    Raises ConfigurationError where the dimension cannot be stored or indexed.
     """
     entity = tables.source.entity
     storage = storage_of(entity, identity.dimension)
@@ -90,7 +90,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
         known = vector_sets(tables)
         found = [s for s in known if (s.identity, s.storage) == (identity, storage)]
         if found:
-            # a building set beside a live one of its own is to replace that
+            # a building set of the same kind as the live one is its replacement
             chosen = max(found, key=lambda s: (s.state != "retired", s.number))
             if chosen.state == "retired":
                 identities.ensure(tables.connection, tables.schema, identity)
@@ -102,7 +102,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
         if chosen.state == "retired":
             set_state(tables, chosen.number, "building")
         if chosen.metric != entity.metric:
-            # another operator class, the same vectors: the index is built again
+            # the index is built again, for another operator class on the same vectors
             tables.execute(
                 "update {vector_sets} set metric = %s, index_settings = null, recall = null"
                 " where entity = {entity} and number = %s",
@@ -114,8 +114,8 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
 def replace_where_much_is_missing(
     tables: EntityTables, live: VectorSet, missing: int
 ) -> VectorSet | None:
-    """A new building set that is to replace the live one, where so many missing chunks are faster
-    projected and indexed in bulk; None where the live set is to be updated in place."""
+    """A building set that will replace the live one, where projecting and indexing so many missing
+    chunks in bulk is faster; None where the live set is updated in place."""
     if not is_faster_replaced(tables, live, missing):
         return None
     with tables.connection.transaction():
@@ -127,25 +127,25 @@ def replace_where_much_is_missing(
 
 
 def is_faster_replaced(tables: EntityTables, live: VectorSet, missing: int) -> bool:
-    """Whether a live set in which so many chunks are missing is better replaced: it is indexed,
-    and whoever publishes waits for no person."""
+    """Whether replacing a live set with so many missing chunks is faster than updating it: the set
+    has an index, and its replacement is published automatically."""
     index = live.index_settings or {"type": "none"}
     return (
         live.state == "live"
         and index["type"] != "none"
         and missing > REPLACE_SHARE * max(live.index_rows or 0, 1)
-        and missing >= _WORTH_A_SET
+        and missing >= _REPLACE_MIN_CHUNKS
         and tables.source.entity.publish == "auto"
         and not publishing_held(tables)
     )
 
 
-# fewer rows are updated in place at once
-_WORTH_A_SET = 1_000
+# fewer missing chunks are updated in place quickly enough
+_REPLACE_MIN_CHUNKS = 1_000
 
 
 def storage_of(entity: Entity, dimension: int) -> Storage:
-    """The declared storage, or the one that can be indexed at this dimension."""
+    """The declared storage, or by default the one that can be indexed at this dimension."""
     storage: Storage = entity.storage or (
         "vector" if dimension <= MAX_INDEXED_VECTOR else "halfvec"
     )
@@ -177,7 +177,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
                 primary key ({id}, chunk) include (text_hash, version)
                 {filters}
             );
-            -- nothing is planned by these, and to analyze them would sort them
+            -- no plan needs statistics of these columns, and computing them would sort the values
             alter table {table} alter column embedding set statistics 0,
                 alter column text set statistics 0
             """,
@@ -203,7 +203,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
 
 
 def create_states_view(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Create the view that says how each chunk stands in a set."""
+    """Create the view that shows the state of each chunk in a set."""
     tables.execute(
         "create view {view} as {states}",
         view=tables.table(vector_set.states_view),
@@ -212,7 +212,7 @@ def create_states_view(tables: EntityTables, vector_set: VectorSet) -> None:
 
 
 def set_state(tables: EntityTables, number: int, state: State) -> None:
-    """Move a set to a state; a set that goes live is stamped."""
+    """Move a set to a state; a set that goes live gets its `published_at`."""
     tables.execute(
         "update {vector_sets} set state = %s,"
         " published_at = case when %s = 'live' then clock_timestamp() else published_at end"
@@ -222,7 +222,7 @@ def set_state(tables: EntityTables, number: int, state: State) -> None:
 
 
 def retire(tables: EntityTables, vector_set: VectorSet, *, superseded: bool) -> None:
-    """Move a live set to the retired ones; `superseded`, nobody goes back to it."""
+    """Retire a live set. A `superseded` set is not a choice for a rollback."""
     set_state(tables, vector_set.number, "retired")
     if superseded:
         tables.execute(
@@ -232,7 +232,7 @@ def retire(tables: EntityTables, vector_set: VectorSet, *, superseded: bool) -> 
 
 
 def hold_publishing(tables: EntityTables, *, held: bool) -> None:
-    """While held, no set flips by itself."""
+    """Hold or release automatic publishing."""
     tables.execute(
         "update {entities} set publish_held = %s where entity = {entity}",
         (held,),
@@ -240,14 +240,14 @@ def hold_publishing(tables: EntityTables, *, held: bool) -> None:
 
 
 def publishing_held(tables: EntityTables) -> bool:
-    """Whether a rollback holds back flips."""
+    """Whether a rollback holds automatic publishing."""
     return bool(tables.one("select publish_held from {entities} where entity = {entity}")[0])
 
 
 def drop_set(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Drop a set with its vectors. Raises LockNotAvailable where someone reads it for long."""
+    """Drop a set with its vectors. Raises LockNotAvailable where a long query reads it."""
     with tables.connection.transaction():
-        wait_little(tables.connection)
+        limit_lock_wait(tables.connection)
         for statement in (
             "drop view if exists {view}",
             "drop table if exists {table}",

@@ -1,4 +1,4 @@
-"""A vector set: the vectors of one entity, of one model identity and in one storage."""
+"""A vector set: the vectors of one entity, with one model identity and one storage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Storage = Literal["vector", "halfvec"]
 
 @dataclass(frozen=True)
 class VectorSet:
-    """A row of `vector_sets` and its identity. `index_rows` is how many rows it had when its index
-    was built, at `indexed_at`; `recall` is recall@10 of the index, `ef_search` the effort that it
-    takes (for IVFFlat the probes), and `canary` all of what was last measured."""
+    """A row of `vector_sets` and its identity. `index_rows` is the number of rows when the index
+    was built, at `indexed_at`. `recall` is recall@10 of the index, `ef_search` the effort
+    that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement."""
 
     entity: str
     number: int
@@ -40,11 +40,11 @@ class VectorSet:
     recall: float | None = None
     ef_search: int | None = None
     indexed_at: datetime | None = None
-    canary: dict[str, Any] | None = None
+    recall_check: dict[str, Any] | None = None
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model of its vectors."""
+        """The model that encoded the vectors."""
         return ModelIdentity(
             self.provider,
             self.model,
@@ -57,20 +57,20 @@ class VectorSet:
 
     @property
     def stored_identity(self) -> StoredIdentity:
-        """The same, with its number and its cache."""
+        """The identity with its number and its cache table."""
         return StoredIdentity(self.identity_number, self.identity, self.cache_table)
 
     @property
     def states_view(self) -> str:
-        """The view of all chunks of the entity, as they stand in this set."""
+        """The name of the view that shows the state of each chunk in this set."""
         return f"{self.entity}_chunks_{self.number}"
 
     def replaces(self, other: VectorSet) -> bool:
-        """Whether this set, once it is whole, is what the other one was to become: `other` rests
-        until then."""
+        """Whether this set is being built to replace the live set `other`, which is not updated
+        meanwhile."""
         return self.state == "building" and other.state == "live" and self.is_like(other)
 
     def is_like(self, other: VectorSet) -> bool:
-        """Whether both have the same vectors, once they are whole."""
+        """Whether both sets have the same identity and storage."""
         mine, others = (self.identity_number, self.storage), (other.identity_number, other.storage)
         return mine == others

@@ -1,6 +1,6 @@
-"""Hashes and vectors as Postgres receives and sends them, many at a time.
+"""Hashes and vectors in Postgres' binary format, many at a time.
 
-psycopg converts value by value, which takes longer than the server does with them.
+psycopg converts value by value, which takes longer than the statement on the server.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from embeddings_pipeline.store.connection import only
 Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 _UUID_OID, _INT8_OID = 2950, 20
-# of COPY's binary format: signature, flags and length of an extension; and its end
+# COPY's binary format begins with signature, flags and extension length, and ends with a trailer
 _HEADER_BYTES, _TRAILER_BYTES = 19, 2
 
 
 class BinaryArray:
-    """An array parameter in the server's binary format; a cast in the statement says its type."""
+    """An array parameter in the server's binary format. The statement casts it to its type."""
 
     def __init__(self, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         self.buffer = buffer
@@ -43,23 +43,23 @@ adapters.register_dumper(BinaryArray, _BinaryArrayDumper)
 
 
 def hash_array(hashes: Sequence[bytes]) -> BinaryArray:
-    """The parameter of a `uuid[]`."""
+    """Hashes as a `uuid[]` parameter."""
     array, rows = _empty(len(hashes), [("hash", f"V{HASH_BYTES}")], HASH_BYTES, _UUID_OID)
     rows["hash"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
     return array
 
 
 def number_array(numbers: Sequence[int]) -> BinaryArray:
-    """The parameter of an `int8[]`."""
+    """Numbers as an `int8[]` parameter."""
     array, rows = _empty(len(numbers), [("number", ">i8")], 8, _INT8_OID)
     rows["number"] = numbers
     return array
 
 
 def vector_array(vectors: Matrix, oid: int) -> BinaryArray:
-    """The parameter of a `vector[]`, from shape (n, dimension); `oid` is that of type vector.
+    """Vectors, shape (n, dimension), as a `vector[]` parameter. `oid` identifies type vector.
 
-    Each is its dimension, two empty bytes and big-endian floats (vector_recv of pgvector).
+    An element is its dimension, two empty bytes and big-endian floats (vector_recv of pgvector).
     """
     count, dimension = vectors.shape
     array, rows = _empty(
@@ -80,13 +80,13 @@ def vector_oid(connection: Connection[Any]) -> int:
 
 
 def hashes_of(values: Iterable[UUID]) -> list[bytes]:
-    """The hashes that a query gave."""
+    """Hashes as bytes, from the uuids that a query returned."""
     return [value.bytes for value in values]
 
 
 def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The rows of a binary COPY whose columns, given as (name, numpy type), are never null and
-    always of one size."""
+    """The rows of a binary COPY. Its columns, given as (name, numpy type), have a fixed size and
+    are never null."""
     fields: list[tuple[str, str]] = [("_count", ">i2")]
     for name, kind in columns:
         fields += [(f"_length_{name}", ">i4"), (name, kind)]
@@ -97,9 +97,9 @@ def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any
 def _empty(
     count: int, fields: list[Any], size: int, oid: int
 ) -> tuple[BinaryArray, np.ndarray[Any, np.dtype[Any]]]:
-    """An array of so many elements of `size` bytes, and its rows, in which to write them."""
+    """An array of `count` elements of `size` bytes, and the rows to fill in."""
     row = np.dtype([("length", ">i4"), *fields])
-    # dimensions, whether there are nulls, the type; of one dimension its length and first index
+    # number of dimensions, has-nulls flag, element type; length and lower bound of the dimension
     head = np.array([1, 0, oid, count, 1] if count else [0, 0, oid], ">i4")
     buffer = np.empty(head.nbytes + count * row.itemsize, np.uint8)
     buffer[: head.nbytes] = head.view(np.uint8)
