@@ -95,7 +95,11 @@ def done(world: World, *entities: Entity, **options: Any) -> list[dict[str, int]
     read = [world.texts(entity, allow_deletes=True, **options).counts for entity in entities]
     found = []
     for entity, texts in zip(entities, read, strict=True):
-        counts = texts + world.vectors(entity, **options).counts
+        vectors = world.vectors(entity, **options).counts
+        if "limit" in options:
+            # one for all entities of a run
+            options["limit"] -= vectors.encoded
+        counts = texts + vectors
         found.append(
             {
                 "deleted": counts.deleted,
