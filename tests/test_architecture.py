@@ -4,6 +4,7 @@ whom."""
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import threading
@@ -146,3 +147,28 @@ def test_a_framework_is_imported_in_its_places_alone(library: str, places: tuple
     pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
     found = [file for file in FILES if pattern.search((PACKAGE / file).read_text())]
     assert [file for file in found if not file.startswith(places)] == []
+
+
+def rooms() -> list[str]:
+    """The rooms that have a door: a list of the modules that others may import."""
+    return [
+        str(file.parent.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("__init__.py")
+        if "__all__" in file.read_text() and file.parent != PACKAGE
+    ]
+
+
+def test_a_room_is_entered_by_its_door() -> None:
+    found = []
+    for room in rooms():
+        door = importlib.import_module(f"embeddings_pipeline.{room.replace('/', '.')}")
+        for file in FILES:
+            if file.startswith(f"{room}/"):
+                continue
+            found += [
+                f"{file} -> {imported}"
+                for imported in imports(PACKAGE / file)
+                if str(Path(imported).parent) == room and Path(imported).stem not in door.__all__
+            ]
+    assert "store/vectors" in rooms()
+    assert found == []

@@ -1,0 +1,13 @@
+"""Encoders: what turns a text or an image into a vector.
+
+Enter by `registry.Encoders`, which makes the encoder of a model; `encoder` has the protocol.
+"""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "catalogue",
+    "encoder",
+    "prefetch",
+    "registry",
+    "reranker",
+]

@@ -1,1 +1,10 @@
-"""The HTTP service of searches, and its page."""
+"""The HTTP search service and its page.
+
+Enter by `app.create_app`.
+"""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "app",
+    "auth",
+]

@@ -1,1 +1,14 @@
-"""Models that run on this machine: their files, devices and forward passes."""
+"""Models that run on this machine: their files, devices and forward passes.
+
+Enter by `encoder.SentenceTransformersEncoder` and `shared_model.SharedModel`.
+"""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "devices",
+    "download",
+    "encoder",
+    "loaded_model",
+    "model_files",
+    "shared_model",
+]

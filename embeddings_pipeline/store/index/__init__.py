@@ -1,1 +1,9 @@
-"""Vector indexes of a set: building them, and measuring their recall."""
+"""The vector index of a set: building it, and measuring its recall."""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "build",
+    "filter_indexes",
+    "progress",
+    "recall",
+]

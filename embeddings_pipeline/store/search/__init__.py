@@ -1,1 +1,12 @@
-"""The SQL of searches: dense, lexical, hybrid, and what may be searched."""
+"""The SQL of searches: dense, lexical, hybrid, and what is published."""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "dense",
+    "filters",
+    "hybrid",
+    "lexical",
+    "published",
+    "session",
+    "snapshots",
+]

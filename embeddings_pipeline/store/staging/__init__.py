@@ -1,1 +1,7 @@
-"""What is read of staging tables, and which of their rows changed."""
+"""Staging models: which rows changed, and the rows themselves."""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "diff",
+    "reader",
+]

@@ -1,1 +1,11 @@
-"""Texts: what each row says, in chunks; what could not be rendered or encoded; what was erased."""
+"""Texts: the chunks of each row, what could not be rendered or encoded, what was erased."""
+
+# the modules that other rooms may import; the rest is this room's own
+__all__ = [
+    "erasures",
+    "lexemes",
+    "partition_keys",
+    "quarantine",
+    "tables",
+    "texts",
+]
