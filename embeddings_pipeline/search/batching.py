@@ -1,4 +1,4 @@
-"""Queries that come at the same time go through the model together."""
+"""Encodes concurrent queries in one batch."""
 
 from __future__ import annotations
 
@@ -21,122 +21,122 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# how long the first of a batch waits for others: little beside what a model takes
+# time that the first query of a batch waits for others, short beside the model's own time
 _GATHER_SECONDS = 0.002
 _MAX_TEXTS = 64
-# documents that the model reads in one go, with queries waiting
+# documents encoded at once, while queries wait
 _SLICE = 32
-# images that are decoded at once: each may take 0.3 GB
+# images decoded at once; each may take 0.3 GB
 _DECODERS = 2
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PendingQuery:
     texts: Sequence[str]
     answer: Future[Encodings] = field(default_factory=Future)
 
 
 class BatchedEncoder:
-    """Stands before a model, which one thread enters. Safe between threads.
+    """Gathers the queries of many threads into batches for one model. Thread-safe.
 
-    `report` is told the kind and the usage of each call of the model. Calls raise Unavailable
-    where the model has not answered within `timeout` seconds.
+    One thread calls the model. `on_usage` receives the kind and the usage of each call of the
+    model. Calls raise Unavailable where the model has not finished within `timeout` seconds.
     """
 
     def __init__(
-        self, inner: Encoder, report: Callable[[Kind, Usage], None], *, timeout: float
+        self, inner: Encoder, on_usage: Callable[[Kind, Usage], None], *, timeout: float
     ) -> None:
         self._inner = inner
-        self._report = report
+        self._on_usage = on_usage
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_PendingQuery] = []
         self._lock = Lock()
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model; known without loading it."""
+        """The identity of the model. Does not load the model."""
         return self._inner.identity
 
     @property
     def device(self) -> str:
-        """Where the model computes."""
+        """The device of the model."""
         return self._inner.device
 
     @property
     def token_count(self) -> TokenCount:
-        """How many tokens the model reads of a text."""
+        """The token counter of the model."""
         return self._inner.token_count
 
     def check(self) -> None:
-        """Load the model. Raises ConfigurationError where it or its device is not there."""
-        self._answer_of(self._thread.submit(self._inner.check))
+        """Load the model. Raises ConfigurationError where the model or its device is missing."""
+        self._result_of(self._thread.submit(self._inner.check))
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts that are to be found; queries are read between slices of them."""
+        """Return the vectors of documents. Queries are encoded between slices of the documents."""
         parts: list[Encodings] = []
         for start in range(0, max(len(texts), 1), _SLICE):
             part = self._thread.submit(self._documents, texts[start : start + _SLICE])
             try:
-                parts.append(self._answer_of(part))
+                parts.append(self._result_of(part))
             except EmbeddingsError as error:
                 if not parts:
                     raise
-                # what was read before is not lost
+                # keep the vectors of earlier slices
                 parts[-1] = replace(parts[-1], stopped=error)
             if parts[-1].stopped:
                 break
-        return parts[0] if len(texts) <= _SLICE else joined(parts, len(texts), _SLICE)
+        return parts[0] if len(texts) <= _SLICE else join_slices(parts, len(texts), _SLICE)
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
-        """Vectors of texts to find others by; the tokens of a batch are shared out by length."""
-        asked = _Asked(texts)
+        """Return the vectors of queries. The usage is a share of the batch's usage, by length."""
+        query = _PendingQuery(texts)
         with self._lock:
-            self._waiting.append(asked)
+            self._waiting.append(query)
         self._thread.submit(self._encode_waiting)
-        return self._answer_of(asked.answer)
+        return self._result_of(query.answer)
 
     def close(self) -> None:
-        """Wait for the model to finish what it reads."""
+        """Wait for running calls of the model."""
         self._thread.shutdown()
 
-    def _answer_of(self, answer: Future[T]) -> T:
+    def _result_of(self, answer: Future[T]) -> T:
         try:
             return answer.result(self._timeout)
         except TimeoutError:
             answer.cancel()
             raise Unavailable(
-                f"model {self.identity.model!r} did not answer within {self._timeout:g} s"
+                f"model {self.identity.model!r} did not finish within {self._timeout:g} s"
             ) from None
 
     def _documents(self, texts: Sequence[str]) -> Encodings:
         encodings = self._inner.encode_documents(texts)
-        self._report("document", encodings.usage)
+        self._on_usage("document", encodings.usage)
         return encodings
 
     def _encode_waiting(self) -> None:
-        # each call brings one of these: where another took its texts along, nothing is left
+        # each call submits this task; an earlier task may have taken the query along
         if not self._waiting:
             return
         time.sleep(_GATHER_SECONDS)
-        batch = [asked for asked in self._take() if asked.answer.set_running_or_notify_cancel()]
+        batch = [query for query in self._take() if query.answer.set_running_or_notify_cancel()]
         if not batch:
             return
         try:
-            encodings = self._inner.encode_query([text for asked in batch for text in asked.texts])
-            self._report("query", encodings.usage)
-            answers = list(shared_out(encodings, [asked.texts for asked in batch]))
+            encodings = self._inner.encode_query([text for query in batch for text in query.texts])
+            self._on_usage("query", encodings.usage)
+            answers = list(split_by_group(encodings, [query.texts for query in batch]))
         except Exception as error:
-            for asked in batch:
-                asked.answer.set_exception(error)
+            for query in batch:
+                query.answer.set_exception(error)
             return
-        for asked, answer in zip(batch, answers, strict=True):
-            asked.answer.set_result(answer)
+        for query, answer in zip(batch, answers, strict=True):
+            query.answer.set_result(answer)
 
-    def _take(self) -> list[_Asked]:
-        """Those who waited longest, with as many texts as the model reads at once."""
+    def _take(self) -> list[_PendingQuery]:
+        """Take the oldest queries, up to as many texts as the model encodes at once."""
         with self._lock:
             taken, texts = 0, 0
             while taken < len(self._waiting) and (not taken or texts < _MAX_TEXTS):
@@ -147,34 +147,37 @@ class BatchedEncoder:
 
 
 class BatchedImageEncoder(BatchedEncoder):
-    """The same before a model that sees: images are queries, too, each by itself."""
+    """A BatchedEncoder whose model also takes images as queries, one image at a time."""
 
     def __init__(
-        self, inner: ImageEncoder, report: Callable[[Kind, Usage], None], *, timeout: float
+        self, inner: ImageEncoder, on_usage: Callable[[Kind, Usage], None], *, timeout: float
     ) -> None:
-        super().__init__(inner, report, timeout=timeout)
+        super().__init__(inner, on_usage, timeout=timeout)
         self._images = inner
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
 
     def encode_image(self, data: bytes) -> Encodings:
-        """The vector of one image; texts do not wait until it is decoded."""
-        decoded = self._answer_of(self._decoders.submit(self._images.decoded, data))
-        return self._answer_of(self._thread.submit(self._image, decoded))
+        """Return the vector of one image. Text queries do not wait for the decoding."""
+        decoded = self._result_of(self._decoders.submit(self._images.decoded, data))
+        return self._result_of(self._thread.submit(self._image, decoded))
 
     def close(self) -> None:
-        """Wait for what is decoded and read."""
+        """Wait for running decodings and calls of the model."""
         self._decoders.shutdown()
         super().close()
 
     def _image(self, decoded: Image | RowError) -> Encodings:
         encodings = self._images.encode_decoded(decoded)
-        self._report("query", encodings.usage)
+        self._on_usage("query", encodings.usage)
         return encodings
 
 
-def joined(parts: Sequence[Encodings], count: int, size: int) -> Encodings:
-    """The encodings of so many texts from those of slices, each of which but the last has `size`;
-    those after one that was stopped are not there."""
+def join_slices(parts: Sequence[Encodings], count: int, size: int) -> Encodings:
+    """Join the encodings of slices into the encodings of `count` texts.
+
+    Each slice except the last has `size` texts. Slices after a stopped one are missing; their texts
+    become failures.
+    """
     read = np.concatenate([part.vectors for part in parts])
     vectors = np.zeros((count, read.shape[1]), np.float32)
     vectors[: len(read)] = read
@@ -192,8 +195,8 @@ def joined(parts: Sequence[Encodings], count: int, size: int) -> Encodings:
     )
 
 
-def shared_out(encodings: Encodings, groups: Sequence[Sequence[str]]) -> Iterator[Encodings]:
-    """The encodings of each group of texts, and its share, by length, of what all of them took."""
+def split_by_group(encodings: Encodings, groups: Sequence[Sequence[str]]) -> Iterator[Encodings]:
+    """Yield the encodings of each group of texts, with the group's share of the usage by length."""
     if len(groups) == 1:
         yield encodings
         return

@@ -1,4 +1,4 @@
-"""How good an entity's search is, by queries with relevance judgements."""
+"""Measures the quality of an entity's search by queries with relevance judgements (qrels)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DEPTH = 100
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Means over the judged queries, from 0 to 1, of one mode, exactly or through the index."""
+class SearchQuality:
+    """Means over the judged queries, from 0 to 1, of one mode, by exact search or by the index."""
 
     mode: Mode
     exact: bool
@@ -26,33 +26,37 @@ class Measured:
     mrr: float
 
 
-def evaluate(searcher: Searcher, entity: str, judgements: Qrels) -> list[Measured]:
-    """Every mode, exactly and through the index. Raises ConfigurationError without queries."""
-    if not judgements.queries:
+def evaluate(searcher: Searcher, entity: str, qrels: Qrels) -> list[SearchQuality]:
+    """Measure every mode, by exact search and by the index.
+
+    Raises ConfigurationError where no query has a relevance judgement.
+    """
+    if not qrels.queries:
         raise ConfigurationError("no query has a relevant row: the qrels name none of the queries")
     return [
-        measure(searcher, entity, judgements, mode, exact=exact)
+        measure(searcher, entity, qrels, mode, exact=exact)
         for mode in get_args(Mode)
         for exact in (True, False)
     ]
 
 
 def measure(
-    searcher: Searcher, entity: str, judgements: Qrels, mode: Mode, *, exact: bool
-) -> Measured:
-    """The measures of one way to search; ranks count to the hundredth.
+    searcher: Searcher, entity: str, qrels: Qrels, mode: Mode, *, exact: bool
+) -> SearchQuality:
+    """Measure one mode over the first hundred results of each query.
 
-    A query that is itself a row, as in ArguAna, is not its own answer: BEIR leaves it out.
+    A query that is itself a row, as in ArguAna, does not count as its own result, as in BEIR
+    (arxiv.org/abs/2104.08663).
     """
 
     def ranked_for(key: str, query: str) -> list[str]:
-        asked = SearchRequest.of(
+        request = SearchRequest.of(
             entity=entity, query=query, mode=mode, top_k=_DEPTH + 1, exact=exact
         )
-        return [hit.id for hit in searcher.search(asked).results if hit.id != key][:_DEPTH]
+        return [hit.id for hit in searcher.search(request).results if hit.id != key][:_DEPTH]
 
-    ranked = {key: ranked_for(key, query) for key, query in judgements.queries.items()}
-    return Measured(mode, exact, *_means(ranked, judgements.relevant))
+    ranked = {key: ranked_for(key, query) for key, query in qrels.queries.items()}
+    return SearchQuality(mode, exact, *_means(ranked, qrels.relevant))
 
 
 def _means(

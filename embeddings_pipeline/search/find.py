@@ -1,4 +1,4 @@
-"""Finds rows in one published set: as many as were asked for, wherever so many match."""
+"""Runs one search in a published vector set, and repeats it more widely when it found too few."""
 
 from __future__ import annotations
 
@@ -23,75 +23,79 @@ from embeddings_pipeline.store.search.hybrid import Found
 from embeddings_pipeline.store.search.lexical import Words
 from embeddings_pipeline.store.search.published import Published
 
-# chunks that each way brings to a fusion, at the least
-_FUSED = 100
-# chunks for each row that is wanted, where rows have several; and what a second look multiplies
-_SEVERAL = 4
-# a look pays where so many times as many texts match; and a look that finds too few is widened
-# by so much
-_WORTH_A_LOOK = 4
-_MORE_TEXTS = 8
+# fewest chunks that the vector search and the text search each contribute to a hybrid search
+_MIN_HYBRID_CHUNKS = 100
+# chunks searched for each row where rows have several; also the factor of a repeated search
+_CHUNKS_PER_ROW = 4
+# a sample of the texts pays where at least this many times as many texts match; a sample with too
+# few results is enlarged by the factor _SAMPLE_GROWTH
+_MIN_SAMPLE_GAIN = 4
+_SAMPLE_GROWTH = 8
 
 
-class MovedError(Exception):
-    """Something else is published by now than what was searched."""
+class PublishedSetChanged(Exception):
+    """The published vector set is no longer the one that was searched."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """So many rows, near to a vector, with the words of a query, or fused from both."""
+class RowQuery:
+    """A search for `rows` rows: near `vector`, containing the words of `query`, or fused from both.
+
+    `exclude` is the id of a row to leave out.
+    """
 
     rows: int
     vector: Vector | None = None
     query: str | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
-    without: str | None = None
+    exclude: str | None = None
     exact: bool = False
 
 
-def find(connection: Connection[Row], published: Published, wanted: Wanted) -> list[Found]:
-    """The rows found, best first; fewer than wanted only where no more match.
+def find(connection: Connection[Row], published: Published, query: RowQuery) -> list[Found]:
+    """Return the rows found, best first; fewer than `query.rows` only where no more match.
 
-    Raises MovedError, and ConfigurationError for a filter that does not fit its column.
+    Raises PublishedSetChanged where another vector set was published meanwhile, and
+    ConfigurationError for a filter that does not fit its column.
     """
     try:
-        return _search(connection, published, wanted)
+        return _search(connection, published, query)
     except (UndefinedTable, UndefinedColumn):
-        raise MovedError from None
+        raise PublishedSetChanged from None
     except (DataError, ProgrammingError):
-        filters.explain_refusal(connection, wanted.filters, published.filters)
+        filters.explain_refusal(connection, query.filters, published.filters)
         raise
 
 
-def _search(connection: Connection[Row], published: Published, wanted: Wanted) -> list[Found]:
+def _search(connection: Connection[Row], published: Published, query: RowQuery) -> list[Found]:
     words = None
-    if wanted.query is not None:
-        words = lexical.words(connection, published, wanted.query)
-    passing = _passing(connection, published, wanted)
-    shape = _first_shape(published, wanted, words, passing)
+    if query.query is not None:
+        words = lexical.words(connection, published, query.query)
+    passing = _passing(connection, published, query)
+    shape = _first_shape(published, query, words, passing)
     while True:
         session.use(connection, _settings(published, shape))
-        values = _values(wanted)
+        values = _values(query)
         if words is not None:
             floor = _floor(connection, published, words, shape, values, passing)
             values |= words.values(words.reaching(floor))
-        # a plan for any words and filters would not know how many texts these leave
+        # a generic plan would not know how many texts the words and filters leave
         prepare = None if words is None else False
         statement = search_statement(published, shape)
         rows = connection.execute(statement, values, prepare=prepare).fetchall()
         version, seen = rows[0][:2]
         if version != published.version:
-            raise MovedError
+            raise PublishedSetChanged
         found = [Found(*row[2:]) for row in rows if row[2] is not None]
-        if len(found) >= wanted.rows:
+        if len(found) >= query.rows:
             return found
         if max(seen) >= shape.chunks:
-            # they were chunks of fewer rows
-            shape = replace(shape, chunks=shape.chunks * _SEVERAL)
+            # several chunks belonged to one row
+            shape = replace(shape, chunks=shape.chunks * _CHUNKS_PER_ROW)
         elif shape.exact or not shape.dense:
             return found
         else:
-            # a scan of an index gives up at some point: there may be more
+            # an index scan stops at a limit, so more rows may match
             shape = replace(shape, exact=True)
 
 
@@ -101,39 +105,39 @@ def _first_shape(
     several = _CHUNKS_PER_ROW if published.names.source.entity.chunk else 1
     dense = query.vector is not None
     total = published.vector_set.index_rows or 0
-    few = passing is not None and dense_search.better_compared(passing, total, wanted.rows)
-    return Shape(
-        rows=wanted.rows,
-        chunks=max(wanted.rows * several, _FUSED if dense and words else 0),
-        exact=wanted.exact or (dense and few),
+    few = passing is not None and dense_search.better_compared(passing, total, query.rows)
+    return StatementShape(
+        rows=query.rows,
+        chunks=max(query.rows * several, _MIN_HYBRID_CHUNKS if dense and words else 0),
+        exact=query.exact or (dense and few),
         dense=dense,
         words=len(words.words) if words else None,
-        without=wanted.without is not None,
-        filters=filters.forms(wanted.filters),
+        exclude=query.exclude is not None,
+        filters=filters.forms(query.filters),
     )
 
 
-def _passing(connection: Connection[Row], published: Published, wanted: Wanted) -> int | None:
-    """How many chunks pass the filters, by the planner's estimate; None without filters."""
-    if not wanted.filters:
+def _passing(connection: Connection[Row], published: Published, query: RowQuery) -> int | None:
+    """Return the planner's estimate of how many chunks pass the filters; None without filters."""
+    if not query.filters:
         return None
     table = published.names.table(published.vector_set.table_name)
     where = filters.clause(filters.forms(query.filters), published.filters)
     return filters.estimate(connection, table, where, query.filters)
 
 
-def _settings(published: Published, shape: Shape) -> dict[str, str]:
+def _settings(published: Published, shape: StatementShape) -> dict[str, str]:
     if not shape.dense:
         return lexical.SESSION
     return dense_search.session(published.vector_set, shape.chunks, index=not shape.exact)
 
 
-def _values(wanted: Wanted) -> dict[str, Any]:
-    values = filters.values(wanted.filters)
-    if wanted.vector is not None:
-        values["vector"] = PgVector(wanted.vector)
-    if wanted.without is not None:
-        values["without"] = wanted.without
+def _values(query: RowQuery) -> dict[str, Any]:
+    values = filters.values(query.filters)
+    if query.vector is not None:
+        values["vector"] = PgVector(query.vector)
+    if query.exclude is not None:
+        values["exclude"] = query.exclude
     return values
 
 
@@ -141,43 +145,46 @@ def _floor(
     connection: Connection[Row],
     published: Published,
     words: Words,
-    shape: Shape,
+    shape: StatementShape,
     values: dict[str, Any],
     passing: int | None,
 ) -> float:
-    """A score below which no chunk is among those asked for, so that what cannot reach it need not
-    be read; 0 where it takes less to read all that match."""
+    """Return a score that every chunk among the results reaches.
+
+    The search skips texts that cannot reach the score. Returns 0 where reading all matching texts
+    is cheaper.
+    """
     share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
-    texts = lexical.LOOK / share
-    while texts < sum(words.documents) / _WORTH_A_LOOK:
+    texts = lexical.MIN_SAMPLE / share
+    while texts < sum(words.documents) / _MIN_SAMPLE_GAIN:
         likely = values | words.values(words.likely(texts))
-        look = connection.execute(look_statement(published, shape), likely, prepare=False)
+        look = connection.execute(floor_statement(published, shape), likely, prepare=False)
         ((floor,),) = look.fetchall()
         if floor is not None:
             return float(floor)
-        # the words go together less often than by chance
-        texts *= _MORE_TEXTS
+        # the words occur together less often than by chance
+        texts *= _SAMPLE_GROWTH
     return 0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """All of a search that is not a parameter of its statement."""
+class StatementShape:
+    """All that decides the SQL text of a search; the rest are parameters of the statement."""
 
     rows: int
     chunks: int
     exact: bool
     dense: bool
-    # how many words of a query, where it is a search by words
+    # number of words of the query; None without a text search
     words: int | None
-    without: bool
+    exclude: bool
     filters: Forms
 
 
-# to compose a statement takes a tenth of the time of a search
+# cached, since composing a statement takes a tenth of the time of a search
 @lru_cache(maxsize=256)
-def search_statement(published: Published, shape: Shape) -> bytes:
-    """A whole search: its rows are those of `hybrid.statement`."""
+def search_statement(published: Published, shape: StatementShape) -> bytes:
+    """Return the statement of a search, with the columns of `hybrid.statement`."""
     where = _where(published, shape)
     if shape.words is None and published.names.source.entity.chunk is None:
         more = hybrid.whole(published)
@@ -192,13 +199,13 @@ def search_statement(published: Published, shape: Shape) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def look_statement(published: Published, shape: Shape) -> bytes:
-    """A look at some of the texts that match: its one value is that of `lexical.floor`."""
+def floor_statement(published: Published, shape: StatementShape) -> bytes:
+    """Return the statement that reads a sample of the matching texts for `lexical.floor`."""
     where = _where(published, shape)
     return lexical.floor(published, where, shape.words or 0, shape.chunks).as_bytes()
 
 
-def _where(published: Published, shape: Shape) -> sql.Composable:
+def _where(published: Published, shape: StatementShape) -> sql.Composable:
     where = filters.clause(shape.filters, published.filters)
     if shape.exclude:
         where = published.names.fill("{all} and v.{id} <> %(exclude)s::{id_type}", all=where)
@@ -213,12 +220,12 @@ class _Scored(Protocol):
 S = TypeVar("S", bound=_Scored)
 
 
-def near_enough(
+def apply_threshold(
     request: AnyRequest, settings: Settings, metric: str, found: Sequence[S]
 ) -> Sequence[S]:
-    """Those whose similarity reaches what the request asks for, or else the settings."""
-    asked = request.min_similarity
-    if asked is None and request.max_distance is None:
-        asked = settings.embedding_similarity_threshold
-    least = least_similarity(metric, asked, request.max_distance)
+    """Return the rows that reach the request's threshold, or EMBEDDING_SIMILARITY_THRESHOLD."""
+    min_similarity = request.min_similarity
+    if min_similarity is None and request.max_distance is None:
+        min_similarity = settings.embedding_similarity_threshold
+    least = least_similarity(metric, min_similarity, request.max_distance)
     return [row for row in found if least is None or row.score >= least]

@@ -1,4 +1,4 @@
-"""How much of an entity can be found and how old that is, without counting it for each search."""
+"""Coverage and data lag of an entity, counted in the background and not for each search."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import psycopg
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.search import published, session
 
-# counting reads the texts and vectors whole
+# lifetime of a value: counting reads whole tables of texts and vectors
 _SECONDS = 10
-# the first to ask waits so long at the most
+# longest time that the first search of an entity waits for the count
 _PATIENCE_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class Covered:
-    """What `Answer` says of coverage and lag, None where it is not counted yet; and when it was."""
+class Coverage:
+    """Coverage in percent and lag in seconds, None before the first count; time of the count."""
 
     coverage: float | None = None
     data_lag_seconds: float | None = None
@@ -29,44 +29,46 @@ class Covered:
 
 
 class Freshness:
-    """Counts in the background once a value is ten seconds old. No search fails because a count
-    does, or takes long."""
+    """Counts the coverage of entities in the background, again after ten seconds.
+
+    A count that fails or takes long does not fail a search.
+    """
 
     def __init__(self, database: Postgres, schema: str) -> None:
         self._database = database
         self._schema = schema
-        self._known: dict[str, Covered] = {}
-        self._counting: dict[str, Future[Covered]] = {}
+        self._known: dict[str, Coverage] = {}
+        self._counting: dict[str, Future[Coverage]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="coverage")
         self._lock = Lock()
 
-    def of(self, entity: str) -> Covered:
-        """Coverage and lag as they were a few seconds ago."""
+    def of(self, entity: str) -> Coverage:
+        """Return the last counted coverage and lag of an entity."""
         known = self._known.get(entity)
         if known is not None and time.monotonic() - known.counted_at <= _SECONDS:
             return known
-        counting = self._counted(entity)
+        counting = self._running_count(entity)
         if known is None:
             with suppress(TimeoutError, psycopg.Error):
                 return counting.result(_PATIENCE_SECONDS)
-        return known or Covered()
+        return known or Coverage()
 
     def close(self) -> None:
-        """Wait for what is being counted."""
+        """Wait for running counts."""
         self._thread.shutdown()
 
-    def _counted(self, entity: str) -> Future[Covered]:
-        """The count that is under way, or a new one."""
+    def _running_count(self, entity: str) -> Future[Coverage]:
+        """Return the running count of the entity, or start one."""
         with self._lock:
             counting = self._counting.get(entity)
             if counting is None or counting.done():
                 counting = self._counting[entity] = self._thread.submit(self._count, entity)
             return counting
 
-    def _count(self, entity: str) -> Covered:
+    def _count(self, entity: str) -> Coverage:
         with self._database.connection() as connection:
-            # a search through an index forbids it
+            # searches by index disable sequential scans on pooled connections
             session.use(connection, {"enable_seqscan": "on"})
             coverage, lag = published.coverage(connection, self._schema, entity)
-        self._known[entity] = Covered(coverage, lag, time.monotonic())
+        self._known[entity] = Coverage(coverage, lag, time.monotonic())
         return self._known[entity]

@@ -1,4 +1,4 @@
-"""The vectors that searches go by."""
+"""The vectors of search queries."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError
 
-# the vector of a text or of an image's bytes, by the model of this identity and no other
+# returns the vector of a text or of an image's bytes by the model of this identity
 Encode: TypeAlias = Callable[[ModelIdentity, str | bytes], Vector]
 
 
-def encode_one(encoders: Encoders) -> Encode:
-    """Encodes each query when it comes. Raises ConfigurationError where the model is not to be
-    had or does not take the query."""
+def query_encoder(encoders: Encoders) -> Encode:
+    """Return a function that encodes each query by itself.
+
+    The function raises ConfigurationError where the model is missing or rejects the query.
+    """
 
     def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
-        encoder = CachedEncoder(encoders.identical(identity), encoders.cache)
+        encoder = CachedEncoder(encoders.for_identity(identity), encoders.cache)
         if isinstance(query, bytes):
-            encodings = encoder.seeing.encode_image(query)
+            encodings = encoder.image_encoder.encode_image(query)
         else:
             encodings = encoder.encode_query([query])
         if encodings.failures:

@@ -1,4 +1,4 @@
-"""What can be asked of the search engine, and what it answers."""
+"""The requests and answers of the search engine."""
 
 from __future__ import annotations
 
@@ -34,34 +34,37 @@ _MAX_VALUE = 1024
 Mode: TypeAlias = Literal["dense", "text", "hybrid"]
 
 
-def storable(text: str) -> str:
+def require_storable(text: str) -> str:
     if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("holds a NUL or half a surrogate pair, which no stored text can have")
+        raise ValueError("contains a NUL or half a surrogate pair, which no stored text can have")
     return text
 
 
-def not_blank(text: str) -> str:
+def require_not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("is blank: ask for something")
+        raise ValueError("is blank: write a text")
     return text
 
 
-Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(storable)]
+Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(require_storable)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
-Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(storable)]
+Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(require_storable)]
 Query = Annotated[
-    str, Field(max_length=MAX_QUERY), AfterValidator(storable), AfterValidator(not_blank)
+    str,
+    Field(max_length=MAX_QUERY),
+    AfterValidator(require_storable),
+    AfterValidator(require_not_blank),
 ]
 
 
-class _Asked(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Range(_Asked):
-    """Values between bounds, of which at least one is given."""
+class Range(_StrictModel):
+    """A range of values with at least one bound."""
 
     gt: Scalar | None = None
     gte: Scalar | None = None
@@ -75,7 +78,7 @@ class Range(_Asked):
         return self
 
     def bounds(self) -> dict[str, Scalar]:
-        """The bounds that are given, by name."""
+        """Return the given bounds by name."""
         return self.model_dump(exclude_none=True)
 
 
@@ -85,11 +88,12 @@ Filter: TypeAlias = Scalar | Values | Range | None
 Filters = Annotated[Mapping[Name, Filter], Field(max_length=MAX_FILTERS)]
 
 
-class _Request(_Asked):
-    """What every request may say. Without `top_k` it is EMBEDDING_SIMILARITY_TOP_K.
+class _Request(_StrictModel):
+    """The fields of every request. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K.
 
-    `columns` of the staging model come with each hit, beside the filter columns. Thresholds are
-    explained in docs/search.md; without `min_similarity` it is EMBEDDING_SIMILARITY_THRESHOLD.
+    `columns` names columns of the staging model that each hit has in addition to the filter
+    columns. The default of `min_similarity` is EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md
+    explains thresholds.
     """
 
     entity: Name
@@ -101,15 +105,15 @@ class _Request(_Asked):
     columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
 
     def plain_filters(self) -> dict[str, Any]:
-        """The filters as values, tuples of them, and bounds by name."""
+        """Return each filter as a value, a tuple of values, or a mapping of bounds."""
         return {
-            column: wanted.bounds() if isinstance(wanted, Range) else wanted
-            for column, wanted in self.filters.items()
+            column: condition.bounds() if isinstance(condition, Range) else condition
+            for column, condition in self.filters.items()
         }
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """A request of these values. Raises ConfigurationError that says which one is wrong."""
+        """Return a request of these values. Raises ConfigurationError that names a wrong one."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -117,7 +121,7 @@ class _Request(_Asked):
 
 
 class SearchRequest(_Request):
-    """Rows that answer a query. `rerank` names a cross-encoder that orders the best anew."""
+    """A search for rows that answer a query. `rerank` names a cross-encoder for the best rows."""
 
     query: Query
     mode: Mode = "dense"
@@ -127,20 +131,20 @@ class SearchRequest(_Request):
     def _thresholds_are_of_vectors(self) -> Self:
         if self.mode != "dense" and (self.min_similarity, self.max_distance) != (None, None):
             raise ValueError(
-                f"min_similarity and max_distance are of vectors: mode {self.mode} has other"
-                " scores, without a threshold"
+                "min_similarity and max_distance apply only to mode dense: the scores of mode"
+                f" {self.mode} have no threshold"
             )
         return self
 
 
 class SimilarRequest(_Request):
-    """Rows whose vectors are nearest to those of the row `id`, which is not among them."""
+    """A search for the rows whose vectors are nearest to the row `id`, which is left out."""
 
-    id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(storable)]
+    id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(require_storable)]
 
 
 class ImageRequest(_Request):
-    """Rows whose vectors are nearest to that of an image, given by its bytes."""
+    """A search for the rows whose vectors are nearest to an image, given by its bytes."""
 
     image: Annotated[bytes, Field(repr=False)]
 
@@ -150,9 +154,9 @@ AnyRequest: TypeAlias = SearchRequest | SimilarRequest | ImageRequest
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that was found, by its best chunk. `fields` holds plain values for JSON.
+    """A row that was found, with its best chunk. `fields` has plain values for JSON.
 
-    `score`: the greater, the better; what it is in each mode says docs/search.md.
+    A greater `score` is better; docs/search.md explains the score of each mode.
     """
 
     id: str
@@ -164,10 +168,13 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, the best first. `coverage` is the percentage of the entity's rows that have vectors,
-    `data_lag_seconds` how long the oldest change has waited for one (0: nothing waits), both null
-    while a large entity is counted for the first time; `model`
-    and `vector_set` what was searched; `shortfall` how many fewer than `top_k` were found."""
+    """The hits of a search, best first.
+
+    `coverage` is the percentage of the entity's rows that have vectors. `data_lag_seconds` is the
+    time that the oldest change has waited for its vector; 0 where no change waits. Both are null
+    during the first count of a large entity. `model` and `vector_set` were searched. `shortfall`
+    is the number of hits missing to `top_k`.
+    """
 
     entity: str
     mode: Mode
@@ -179,7 +186,7 @@ class Answer:
     shortfall: int
 
     def to_pandas(self) -> pd.DataFrame:
-        """A data frame with a row for each hit: id, chunk, score, text and the fields."""
+        """Return a data frame with a row for each hit: id, chunk, score, text and the fields."""
         import pandas as pd
 
         return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Answers search requests from the live vector set of an entity, while another may be published."""
+"""Answers search requests from the published vector set of an entity."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound
-from embeddings_pipeline.search.find import MovedError, Wanted, find, near_enough
+from embeddings_pipeline.search.find import PublishedSetChanged, RowQuery, apply_threshold, find
 from embeddings_pipeline.search.freshness import Freshness
-from embeddings_pipeline.search.query_vectors import Encode, encode_one
+from embeddings_pipeline.search.query_vectors import Encode, query_encoder
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
@@ -33,15 +33,15 @@ from embeddings_pipeline.store.search import published as store
 from embeddings_pipeline.store.search.hybrid import Found
 from embeddings_pipeline.store.search.published import Published
 
-# a search that cannot be answered by then is of no use to who asked
+# seconds to wait for a connection, and for a statement; a slower search is of no use
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
-# rows that a re-ranker reads, at the least
-_RERANKED = 50
+# fewest rows that a re-ranker scores
+_MIN_RERANKED = 50
 
 
 class SearchContext(Protocol):
-    """What a searcher needs: settings, models, and the database of the vectors. A `Pipeline` has
-    them."""
+    """What a searcher needs: settings, encoders, and the database of the vectors. A `Pipeline` is
+    one."""
 
     settings: Settings
     encoders: Encoders
@@ -57,16 +57,17 @@ class SearchContext(Protocol):
 
 
 class Searcher:
-    """Searches entities; several threads may use one. Close it, or use it in a `with`.
+    """Searches entities. Thread-safe. Close a searcher or use it in a `with`.
 
-    `encode` may gather the queries of concurrent requests; without it each is encoded by itself.
+    `encode` may batch the queries of concurrent requests; the default encodes each by itself.
+    `connections` is the size of the connection pool.
     """
 
     def __init__(
         self, context: SearchContext, encode: Encode | None = None, *, connections: int = 8
     ) -> None:
         self._context = context
-        self._encode = encode or encode_one(context.encoders)
+        self._encode = encode or query_encoder(context.encoders)
         self._database = Postgres(
             context.vectors.database,
             max_size=connections,
@@ -75,20 +76,22 @@ class Searcher:
             statement_seconds=_STATEMENT_SECONDS,
         )
         self._rerankers = Rerankers(context.settings)
-        self._live = LiveSets(self._database, context.schema)
+        self._published_sets = PublishedSets(self._database, context.schema)
         self._freshness = Freshness(self._database, context.schema)
 
     def search(self, request: SearchRequest) -> Answer:
-        """The rows that answer the query best.
+        """Return the rows that answer the query best.
 
-        Raises ConfigurationError where there is no such entity, column or model, or nothing is
-        published yet; psycopg.Error where the database fails.
+        Raises ConfigurationError for an unknown entity, column or model and for an entity without
+        published vectors, psycopg.Error where the database fails.
         """
-        return self._steadily(lambda: self._search(request))
+        return self._retry_lost_connection(lambda: self._search(request))
 
     def similar(self, request: SimilarRequest) -> Answer:
-        """The rows nearest to a stored one, itself left out. Raises as `search` does, and where
-        the row has no published vector."""
+        """Return the rows nearest to a stored row, without that row.
+
+        Raises as `search` does, and NotFound where the row has no published vector.
+        """
 
         def query_for(published: Published) -> RowQuery:
             (row_id,) = published.names.source.canonical_ids([request.id])
@@ -98,19 +101,22 @@ class Searcher:
                 raise NotFound(
                     f"entity {request.entity!r}: row {request.id!r} has no published vector"
                 )
-            return self._near(request, vector, without=row_id)
+            return self._near(request, vector, exclude=row_id)
 
-        return self._steadily(lambda: self._nearest(request, wanted))
+        return self._retry_lost_connection(lambda: self._nearest(request, query_for))
 
     def by_image(self, request: ImageRequest) -> Answer:
-        """The rows nearest to an image. Raises as `search` does, and ConfigurationError where the
-        image cannot be decoded, or the entity has none."""
+        """Return the rows nearest to an image.
 
-        def wanted(published: Published) -> Wanted:
+        Raises as `search` does, and ConfigurationError where the image cannot be decoded or the
+        entity has no images.
+        """
+
+        def query_for(published: Published) -> RowQuery:
             identity = published.vector_set.identity
             return self._near(request, self._encode(identity, request.image))
 
-        return self._steadily(lambda: self._nearest(request, wanted))
+        return self._retry_lost_connection(lambda: self._nearest(request, query_for))
 
     def __enter__(self) -> Self:
         return self
@@ -126,45 +132,45 @@ class Searcher:
     def _search(self, request: SearchRequest) -> Answer:
         rows = self._rows(request)
 
-        def wanted(published: Published) -> Wanted:
+        def query_for(published: Published) -> RowQuery:
             identity = published.vector_set.identity
-            return Wanted(
-                rows=max(rows, _RERANKED) if request.rerank else rows,
+            return RowQuery(
+                rows=max(rows, _MIN_RERANKED) if request.rerank else rows,
                 vector=None if request.mode == "text" else self._encode(identity, request.query),
                 query=None if request.mode == "dense" else request.query,
                 filters=request.plain_filters(),
                 exact=request.exact,
             )
 
-        published, found = self._live.find(request.entity, wanted)
+        published, found = self._published_sets.find(request.entity, query_for)
         if request.mode == "dense":
             metric = published.vector_set.metric
-            found = near_enough(request, self._context.settings, metric, found)
+            found = apply_threshold(request, self._context.settings, metric, found)
         if request.rerank:
             found = self._reranked(request.rerank, request.query, found)[:rows]
         return self._answer(request, request.mode, published, found)
 
-    def _near(self, request: AnyRequest, vector: Vector, without: str | None = None) -> Wanted:
-        return Wanted(
+    def _near(self, request: AnyRequest, vector: Vector, exclude: str | None = None) -> RowQuery:
+        return RowQuery(
             rows=self._rows(request),
             vector=vector,
             filters=request.plain_filters(),
-            without=without,
+            exclude=exclude,
             exact=request.exact,
         )
 
-    def _nearest(self, request: AnyRequest, wanted: Callable[[Published], Wanted]) -> Answer:
-        published, found = self._live.find(request.entity, wanted)
+    def _nearest(self, request: AnyRequest, query_for: Callable[[Published], RowQuery]) -> Answer:
+        published, found = self._published_sets.find(request.entity, query_for)
         metric = published.vector_set.metric
-        near = near_enough(request, self._context.settings, metric, found)
+        near = apply_threshold(request, self._context.settings, metric, found)
         return self._answer(request, "dense", published, near)
 
-    def _steadily(self, work: Callable[[], Answer]) -> Answer:
-        """Once more where a kept connection was lost, as all are when the server restarts."""
+    def _retry_lost_connection(self, work: Callable[[], Answer]) -> Answer:
+        """Run the search again with new connections where a pooled connection was lost."""
         try:
             return work()
         except OperationalError as error:
-            # who waited in vain is not made to wait as long again
+            # a timeout for a connection is not repeated
             if isinstance(error, NoConnection) or not is_lost_connection(error):
                 raise
             self._database.renew()
@@ -199,8 +205,8 @@ class Searcher:
             return found
         if not self._context.one_database:
             raise ConfigurationError(
-                "columns of the staging model can be asked for only where it is in the database"
-                " of the vectors"
+                "columns of the staging model need a staging model in the database of the vectors:"
+                " declare the columns as filters"
             )
         with self._database.connection() as connection:
             return hybrid.with_columns(connection, published, columns, found)
@@ -214,12 +220,12 @@ class Searcher:
         return request.top_k or self._context.settings.embedding_similarity_top_k
 
 
-# what is published may move while it is searched, but not again and again
+# tries of a search while other vector sets are published
 _TRIES = 5
 
 
-class LiveSets:
-    """The live vector set of each entity, remembered until a search meets another in its place."""
+class PublishedSets:
+    """The published vector set of each entity, cached until a search finds that it changed."""
 
     def __init__(self, database: Postgres, schema: str) -> None:
         self._database = database
@@ -227,26 +233,28 @@ class LiveSets:
         self._known: dict[str, Published] = {}
 
     def find(
-        self, entity: str, wanted: Callable[[Published], Wanted]
+        self, entity: str, query_for: Callable[[Published], RowQuery]
     ) -> tuple[Published, Sequence[Found]]:
-        """What was searched, and what was found there of what is `wanted` of it.
+        """Return the published set that was searched, and the rows found by `query_for(set)`.
 
-        Raises ConfigurationError where there is no such entity, or nothing is published yet, and
-        what `wanted` raises.
+        Raises ConfigurationError for an unknown entity or one without a published set, and the
+        errors of `query_for`.
         """
         for _ in range(_TRIES):
             published = self._known.get(entity) or self._read(entity)
             try:
-                asked = wanted(published)
+                query = query_for(published)
                 with self._database.connection() as connection:
-                    return published, find(connection, published, asked)
-            except (MovedError, UndefinedTable):
+                    return published, find(connection, published, query)
+            except (PublishedSetChanged, UndefinedTable):
                 self._known.pop(entity, None)
             except ConfigurationError:
-                # what was known of the entity may be at fault
+                # a cached set that has changed may be the cause
                 if self._read(entity).version == published.version:
                     raise
-        raise ConfigurationError(f"entity {entity!r} is published anew again and again: try later")
+        raise ConfigurationError(
+            f"entity {entity!r} was published {_TRIES} times during the search: try again later"
+        )
 
     def _read(self, entity: str) -> Published:
         with self._database.connection() as connection:

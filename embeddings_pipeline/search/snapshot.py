@@ -13,7 +13,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.search.find import near_enough
+from embeddings_pipeline.search.find import apply_threshold
 from embeddings_pipeline.search.query_vectors import Encode
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -29,8 +29,8 @@ from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRows
 from embeddings_pipeline.sync import snapshot
 from embeddings_pipeline.sync.snapshot import Manifest, Scores, Vectors
 
-# as `search.finding`: chunks for each row that is wanted, and what a second look multiplies
-_SEVERAL = 4
+# chunks searched for each row where rows have several; also the factor of a repeated search
+_CHUNKS_PER_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,36 @@ class _Files:
 
 
 class Snapshot:
-    """Answers dense searches, similar rows and images as `Searcher` does, for several threads.
+    """Answers searches by vector, similar rows and images as `Searcher` does. Thread-safe.
 
-    Close it, or use it in a `with`. The snapshot is that of when it was opened. Raises
-    ConfigurationError where there is none, EmbeddingsError where a file is damaged.
+    Close a snapshot or use it in a `with`. A later export does not change an open snapshot. Raises
+    ConfigurationError where the folder has no snapshot, EmbeddingsError for a damaged file.
     """
 
     def __init__(self, folder: Path, settings: Settings, encode: Encode) -> None:
         self._settings = settings
         self._encode = encode
-        files = _opened(folder)
+        files = _open(folder)
         self.manifest, self._index, self._rows = files.manifest, files.index, files.rows
 
     def search(self, request: SearchRequest) -> Answer:
-        """The rows whose vectors are nearest to the query's.
+        """Return the rows whose vectors are nearest to the query's vector.
 
-        Raises ConfigurationError for what only a database can answer.
+        Raises ConfigurationError for other modes and for `rerank`, which need a database.
         """
         if request.mode != "dense" or request.rerank:
             raise ConfigurationError(
-                "a snapshot answers searches by vector: mode dense, without rerank"
+                "a snapshot answers only searches by vector: use mode dense, without rerank"
             )
         self._check(request)
         vector = self._encode(self.manifest.identity, request.query)
-        return self._answer(request, vector, without=None)
+        return self._answer(request, vector, exclude=None)
 
     def similar(self, request: SimilarRequest) -> Answer:
-        """The rows nearest to a stored one, itself left out. Raises ConfigurationError where the
-        snapshot does not have it."""
+        """Return the rows nearest to a stored row, without that row.
+
+        Raises ConfigurationError where the row is not in the snapshot.
+        """
         self._check(request)
         (row_id,) = self._source.canonical_ids([request.id])
         chunks = self._rows.of(row_id)
@@ -77,10 +79,10 @@ class Snapshot:
                 f"entity {request.entity!r}: row {request.id!r} is not in the snapshot"
             )
         vectors = [self._index.reconstruct(number) * norm for number, norm in chunks]
-        return self._answer(request, np.mean(vectors, axis=0), without=row_id)
+        return self._answer(request, np.mean(vectors, axis=0), exclude=row_id)
 
     def by_image(self, request: ImageRequest) -> Answer:
-        """The rows nearest to an image. Raises as `Searcher.by_image` does."""
+        """Return the rows nearest to an image. Raises as `Searcher.by_image` does."""
         self._check(request)
         return self._answer(request, self._encode(self.manifest.identity, request.image), None)
 
@@ -110,42 +112,42 @@ class Snapshot:
                 "columns of the staging model are not in a snapshot: declare them as filters"
             )
 
-    def _answer(self, request: AnyRequest, vector: Vector, without: str | None) -> Answer:
-        manifest, wanted = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
-        among = self._rows.passing(request.plain_filters(), without)
-        found = self._found(self._comparable(vector), wanted, among, exact=request.exact)
-        results = near_enough(request, self._settings, manifest.metric, found)
+    def _answer(self, request: AnyRequest, vector: Vector, exclude: str | None) -> Answer:
+        manifest, top_k = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
+        among = self._rows.passing(request.plain_filters(), exclude)
+        found = self._found(self._comparable(vector), top_k, among, exact=request.exact)
+        results = apply_threshold(request, self._settings, manifest.metric, found)
         return Answer(
             entity=manifest.entity,
             mode="dense",
             results=results,
             coverage=manifest.coverage,
-            # what changed since it was written is not known
+            # changes after the export are unknown, so the lag counts from the export
             data_lag_seconds=(datetime.now(UTC) - manifest.created_at).total_seconds(),
             model=manifest.model,
             vector_set=manifest.vector_set,
-            shortfall=wanted - len(results),
+            shortfall=top_k - len(results),
         )
 
     def _found(
-        self, vector: Vectors, wanted: int, among: Numbers | None, *, exact: bool
+        self, vector: Vectors, top_k: int, among: Numbers | None, *, exact: bool
     ) -> list[Hit]:
-        """The best chunk of each of the nearest rows; fewer than wanted only where there are."""
+        """Return the best chunk of each of the `top_k` nearest rows; fewer where no more match."""
         total = self.manifest.count
         passing = total if among is None else len(among)
-        few = among is not None and better_compared(passing, total, wanted)
+        few = among is not None and better_compared(passing, total, top_k)
         effort = None if exact or few else self.manifest.effort
-        chunks = wanted * (_SEVERAL if self.manifest.chunked else 1)
+        chunks = top_k * (_CHUNKS_PER_ROW if self.manifest.chunked else 1)
         while True:
             scores, numbers = snapshot.nearest(
                 self._index, vector, min(chunks, total), effort=effort, among=among
             )
             hits = self._best_chunks(scores, numbers)
-            if len(hits) >= wanted or len(numbers) >= passing:
-                return hits[:wanted]
+            if len(hits) >= top_k or len(numbers) >= passing:
+                return hits[:top_k]
             if len(numbers) >= chunks:
-                # they were chunks of fewer rows
-                chunks *= _SEVERAL
+                # several chunks belonged to one row
+                chunks *= _CHUNKS_PER_ROW
             elif effort is None:
                 return hits
             else:
@@ -162,7 +164,7 @@ class Snapshot:
         return sorted(best.values(), key=lambda h: (-h.score, int(h.id) if number else h.id))
 
     def _comparable(self, vector: Vector) -> Vectors:
-        """A query as the index compares it, rounded where the stored vectors are."""
+        """Return a query in the form of the stored vectors, rounded to half precision like them."""
         query = np.asarray(vector, dtype=np.float32)
         if self.manifest.storage == "halfvec":
             query = query.astype(np.float16).astype(np.float32)
@@ -171,20 +173,20 @@ class Snapshot:
         return query[None].astype(np.float32)
 
 
-def _opened(folder: Path) -> _Files:
+def _open(folder: Path) -> _Files:
     manifest = snapshot.read_manifest(folder)
     try:
-        return _verified(folder, manifest)
+        return _open_verified(folder, manifest)
     except EmbeddingsError:
         newer = snapshot.read_manifest(folder)
         if newer == manifest:
             raise
-        # an export took the files away while they were read
-        return _verified(folder, newer)
+        # a new export replaced the files while they were read
+        return _open_verified(folder, newer)
 
 
-def _verified(folder: Path, manifest: Manifest) -> _Files:
-    # nothing is parsed before it is known to be what was written
+def _open_verified(folder: Path, manifest: Manifest) -> _Files:
+    # no file is parsed before its checksum was verified
     index = snapshot.verify(folder, manifest.index)
     rows = snapshot.verify(folder, manifest.rows)
     return _Files(manifest, snapshot.read_index(index), SnapshotRows(rows, manifest.columns))

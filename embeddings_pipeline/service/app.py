@@ -1,4 +1,4 @@
-"""The HTTP service."""
+"""Builds the HTTP service."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from starlette.staticfiles import StaticFiles
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service import problems, routes
 from embeddings_pipeline.service.auth import Keys
-from embeddings_pipeline.service.middleware import Outermost
+from embeddings_pipeline.service.middleware import RequestMiddleware
 from embeddings_pipeline.service.service import Service
 
 PAGE = Path(__file__).parent / "page"
-# requests at work at once; the others wait
+# requests handled at the same time; further requests wait
 _THREADS = 32
 
 
 def create_app(pipeline: Pipeline) -> FastAPI:
-    """The service over an pipeline, which stays the caller's to close.
+    """Return the service of a pipeline. The caller closes the pipeline.
 
-    Raises ConfigurationError where SEARCH_API_KEYS cannot be read.
+    Raises ConfigurationError for an invalid SEARCH_API_KEYS.
     """
     app = FastAPI(
         title="embeddings-pipeline",
@@ -36,10 +36,10 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         description="Errors are problem details (RFC 9457). docs/search-api.md says more.",
         version="1",
         lifespan=_lifespan,
-        # their pages load scripts from elsewhere
+        # FastAPI's documentation pages load scripts from another host
         docs_url=None,
         redoc_url=None,
-        # GET /metrics tells what is to be told; to be asked for more takes each request 0.1 ms
+        # GET /metrics covers this; telemetry adds 0.1 ms to each request
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = Service(pipeline)
@@ -53,7 +53,7 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         routes.open_router,
     ):
         app.include_router(router)
-    # for every path that no route has; a mount would also take their other methods
+    # the default for paths without a route; a mount would also take other methods of the routes
     app.router.default = StaticFiles(directory=PAGE, html=True)
     if pipeline.settings.search_cors_origins:
         app.add_middleware(
@@ -63,7 +63,7 @@ def create_app(pipeline: Pipeline) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Outermost)
+    app.add_middleware(RequestMiddleware)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -99,7 +99,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _without_security(document: dict[str, Any]) -> None:
-    """Say that nobody needs a key."""
+    """Remove the key requirement from the OpenAPI document."""
     document["components"].pop("securitySchemes", None)
     for operations in document["paths"].values():
         for operation in operations.values():

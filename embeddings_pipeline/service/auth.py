@@ -1,4 +1,4 @@
-"""Who may ask: keys with a scope, known by their hashes, each with a rate of its own."""
+"""API keys: each has a scope and a rate limit, and is stored as a hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 @dataclass(frozen=True)
 class Key:
-    """A key of SEARCH_API_KEYS. `write` includes `read`; `digest` is the sha256 of the key."""
+    """A key of SEARCH_API_KEYS. Scope `write` includes `read`. `digest` is its sha256."""
 
     name: str
     scope: Literal["read", "write"]
@@ -39,23 +39,26 @@ class Key:
 
 
 class Keys:
-    """The keys that are known; where there are none, everyone on this machine may ask."""
+    """The configured keys. Without any, all processes on this machine may send requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError for an entry that is no key."""
+        """Raises ConfigurationError for an invalid entry of SEARCH_API_KEYS."""
         given = settings.search_api_keys
         entries = given.get_secret_value().split(",") if given else []
         self._rate = Rate(settings.search_requests_per_minute, Duration.MINUTE)
         self._known = [self._parsed(number, entry) for number, entry in enumerate(entries, 1)]
         names = [key.name for key in self._known]
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"SEARCH_API_KEYS: two keys have one name ({names})")
+            raise ConfigurationError(
+                f"SEARCH_API_KEYS: two keys have the same name ({', '.join(names)}): give each a"
+                " name of its own"
+            )
 
     def __bool__(self) -> bool:
         return bool(self._known)
 
     def find(self, key: str) -> Key | None:
-        """The key that this is, if any. Takes as long for a wrong one as for a right one."""
+        """Return the configured key, or None. A wrong key takes as long as a right one."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         found = None
         for known in self._known:
@@ -66,7 +69,7 @@ class Keys:
     def _parsed(self, number: int, entry: str) -> Key:
         match = _ENTRY.fullmatch(entry.strip())
         if match is None:
-            # the entry itself may be a key in the clear
+            # not shown: the entry may be a plain-text key
             raise ConfigurationError(
                 f"SEARCH_API_KEYS: entry {number} is not name:read:HASH or name:write:HASH, where"
                 " HASH is the sha256 of the key in lower-case hex (printf %s KEY | sha256sum)"
@@ -81,7 +84,7 @@ async def reader(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
 ) -> None:
-    """Let through who may read. Raises HTTPException 401, 403 or 429."""
+    """Require a key that may read. Raises HTTPException 401, 403 or 429."""
     _admit(request, bearer, header, ("read", "write"))
 
 
@@ -90,13 +93,13 @@ async def writer(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
 ) -> None:
-    """Let through who may write. Raises HTTPException 401, 403 or 429."""
+    """Require a key that may write. Raises HTTPException 401, 403 or 429."""
     _admit(request, bearer, header, ("write",))
 
 
 @lru_cache
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens at this address."""
+    """Whether only this machine reaches a server at this address."""
     if host == "localhost":
         return True
     try:
@@ -113,16 +116,18 @@ def _admit(
 ) -> None:
     keys: Keys = request.app.state.keys
     if not keys:
-        # a name that resolves to this machine, or a proxy on it, would let others in
+        # another host name means DNS rebinding or a proxy, through which others could connect
         if not is_loopback(request.url.hostname or ""):
-            raise HTTPException(403, "without SEARCH_API_KEYS only this machine may ask")
+            raise HTTPException(
+                403, "without SEARCH_API_KEYS only this machine may call the service, as localhost"
+            )
         return
     given = bearer.credentials if bearer else header
     if given is None:
-        raise HTTPException(401, "a key is needed: Authorization: Bearer <key>", _CHALLENGE)
+        raise HTTPException(401, "a key is required: Authorization: Bearer <key>", _CHALLENGE)
     key = keys.find(given)
     if key is None:
-        raise HTTPException(401, "the key is not known", _CHALLENGE)
+        raise HTTPException(401, "the key is unknown", _CHALLENGE)
     if key.scope not in scopes:
         raise HTTPException(403, f"key {key.name!r} may read only")
     _count(key)
@@ -131,10 +136,12 @@ def _admit(
 def _count(key: Key) -> None:
     now = time.monotonic_ns() // 1_000_000
     key.bucket.leak(now)
-    # a bucket in memory has it at once
+    # an in-memory bucket returns the decision itself, not an awaitable
     decision = cast(Decision, key.bucket.put_decision(RateItem(key.name, now)))
     if not decision.allowed:
         wait = -(-(decision.retry_after_ms or 1_000) // 1_000)
         raise HTTPException(
-            429, f"key {key.name!r} asks too often", {"Retry-After": str(max(1, wait))}
+            429,
+            f"key {key.name!r} exceeds SEARCH_REQUESTS_PER_MINUTE",
+            {"Retry-After": str(max(1, wait))},
         )

@@ -1,4 +1,4 @@
-"""Brings rows up to date for who asks over HTTP."""
+"""Brings single rows up to date on an HTTP request."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.sync.documents import sync_documents
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# a run that holds the same rows takes them, too
+# time to wait for a run that holds the same rows, which also encodes them
 _PATIENCE_SECONDS = 10
 
 
 class DocumentSync:
-    """Syncs chosen rows of entities, one process's share of a run."""
+    """Syncs given rows of entities as a run does."""
 
     def __init__(
         self, pipeline: Pipeline, database: Callable[[], Postgres], stopping: Event
@@ -28,8 +28,10 @@ class DocumentSync:
         self._stopping = stopping
 
     def sync(self, name: str, ids: Sequence[str | int]) -> Documents:
-        """Sync these rows. Raises NotFound for an entity that is not there, and as
-        `sync_documents` does."""
+        """Sync the rows with these ids and return the outcome of each.
+
+        Raises NotFound for an unknown entity, and the errors of `sync_documents`.
+        """
         pipeline = self._pipeline
         with self._database().connection() as connection:
             entity = schema.stored_entity(connection, pipeline.schema, name)

@@ -1,4 +1,4 @@
-"""What the service counts, and the state of entities, as Prometheus asks for them."""
+"""The metrics of the service and of its entities, in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RESULTS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 @dataclass(frozen=True)
 class Encoded:
-    """What was encoded since a moment, and what it cost in US dollars."""
+    """The usage of encoding since a moment, and its cost in US dollars."""
 
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     usage: Usage = field(default_factory=Usage)
@@ -31,13 +31,13 @@ class Encoded:
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of texts that were remembered; None where none was asked for."""
+        """The share of texts that came from the cache; None without any texts."""
         texts = self.usage.texts + self.usage.cached
         return self.usage.cached / texts if texts else None
 
 
 class Metrics:
-    """Counters of one service. Safe between threads."""
+    """The counters of one service. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -70,20 +70,20 @@ class Metrics:
 
     @property
     def encoded(self) -> Encoded:
-        """What was encoded since the start or the last reset."""
+        """The usage since the start or the last reset."""
         return self._encoded
 
     def reset(self) -> None:
-        """Begin to count what is encoded anew; Prometheus' counters go on."""
+        """Set `encoded` to zero. Prometheus' counters continue."""
         with self._lock:
             self._encoded = Encoded()
 
     def generated(self, model: str, kind: Kind, usage: Usage) -> None:
-        """A model was at work."""
+        """Count one call of a model."""
         self._generation.labels(model, kind).observe(usage.seconds)
 
     def answered(self, model: str, usage: Usage, cost_usd: float) -> None:
-        """Someone who asked for vectors got them."""
+        """Count the vectors returned to a caller."""
         self._hits.labels(model).inc(usage.cached)
         self._misses.labels(model).inc(usage.texts)
         self._cost.labels(model).inc(cost_usd)
@@ -94,7 +94,7 @@ class Metrics:
             )
 
     def searched(self, entity: str, mode: str, seconds: float, results: int) -> None:
-        """A search was answered."""
+        """Count one answered search."""
         self._search.labels(entity, mode).observe(seconds)
         self._results.labels(entity, mode).observe(results)
 
@@ -120,17 +120,17 @@ _GAUGES: Mapping[str, tuple[str, Callable[[EntityState], float | None]]] = {
 
 
 class Gauges(Collector):
-    """Reads the state when it is asked; without a database `database_up` is all there is."""
+    """Reads the state at each scrape. Without a database the only gauge is `database_up`."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._stats = stats
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: to know the names, it would be asked before there is a database."""
+        """Return nothing: otherwise registering would read the database."""
         return ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """A gauge for each figure, with a value for each entity."""
+        """Yield each gauge, with a value for each entity."""
         try:
             entities = self._stats().entities
         except (EmbeddingsError, psycopg.Error):

@@ -1,4 +1,5 @@
-"""What surrounds every request: an id, bounds of its body, headers for browsers, a last answer."""
+"""Middleware of every request: a request id, limits of the body, security headers, and an answer to
+unexpected errors."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embeddings_pipeline.service import problems
 
-# of one request: a batch of texts fits, and many at once do in memory
+# enough for a batch of texts, and small enough for many requests in memory
 MAX_BODY_BYTES = 1 << 20
-# where a route has said that the body of its request may be larger
+# key of the scope under which `allow_body` stores a larger limit
 _ALLOWED = "max_body_bytes"
-# for all of a body over a slow line, however small the pieces that it comes in
+# time for a whole body, in any number of pieces
 _BODY_SECONDS = 60
-# the page has its scripts and styles in files of their own
+# headers of every answer; the page's scripts and styles are separate files
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' https: data:; object-src 'none'; base-uri 'none';"
         " form-action 'self'; frame-ancestors 'none'"
     ),
-    # after an upgrade no script of the page may be older than another
+    # after an upgrade, scripts of different versions must not be mixed
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -35,8 +36,8 @@ _HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-class Outermost:
-    """Gives each request an id, and an answer whatever happens."""
+class RequestMiddleware:
+    """Gives each request an id, and answers an unexpected error with a problem."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -67,17 +68,19 @@ class Outermost:
             )
             if started:
                 raise
-            failed = problems.problem(Request(scope), 500, "the service failed; its log says why")
+            failed = problems.problem(
+                Request(scope), 500, "the service failed: see the log for this request id"
+            )
             await failed(scope, receive, answer)
 
 
 def allow_body(request: Request, size: int) -> None:
-    """Let the body of this request have so many bytes; call it before the body is read."""
+    """Allow a body of `size` bytes for this request. Call this before the body is read."""
     request.scope[_ALLOWED] = size
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """Give up on a body that is too long, or does not come."""
+    """Return a `receive` that raises HTTPException 413 for a large body and 408 for a slow one."""
     size = 0
     whole = False
     deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
@@ -85,17 +88,19 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     async def received() -> Message:
         nonlocal size, whole
         if whole:
-            # what comes now is that the client is gone, whenever that is
+            # the next message is the client's disconnect, at any time
             return await receive()
         try:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, "the body did not come in time") from None
+            raise HTTPException(
+                408, f"the body was incomplete after {_BODY_SECONDS} seconds"
+            ) from None
         size += len(message.get("body", b""))
         most = scope.get(_ALLOWED, MAX_BODY_BYTES)
         if size > most:
-            # the rest is not waited for
+            # close the connection without reading the rest
             raise HTTPException(
                 413, f"the body has more than {most:,} bytes", {"Connection": "close"}
             )

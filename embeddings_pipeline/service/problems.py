@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one form for whatever goes wrong, and nothing internal."""
+"""Turns every error into problem details (RFC 9457) without internal information."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from embeddings_pipeline.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-# when to ask again what could not be answered for now
+# Retry-After of a temporary error
 _RETRY_SECONDS = "2"
 _STATUS: dict[type[EmbeddingsError], int] = {
     NotFound: 404,
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
-    """What went wrong. `request_id` is in the service's log, too, where it is its own fault."""
+    """An error. `request_id` is also in the service's log for errors of the service."""
 
     type: str = "about:blank"
     title: str = Field(examples=["Unprocessable Content"])
@@ -47,11 +47,11 @@ class Problem(BaseModel):
 def problem(
     request: Request, status: int, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """The answer that says so."""
+    """Return the answer for an error."""
     body = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
-        # what came in may be quoted, and may be no text at all
+        # the detail may quote input that is not valid UTF-8
         detail=detail.encode("utf-8", "backslashreplace").decode(),
         request_id=request.scope["request_id"],
     )
@@ -59,15 +59,15 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app with a problem."""
+    """Make the app answer every error with a problem."""
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(EmbeddingsError, _of_our_own)
+    app.add_exception_handler(EmbeddingsError, _of_embeddings_error)
     app.add_exception_handler(psycopg.Error, _of_database)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These problems, for the OpenAPI document."""
+    """Return the OpenAPI responses of these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {
@@ -85,15 +85,15 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-    # never the input itself: it may be long, or secret
-    said = (
+    # without the input, which may be long or secret
+    messages = (
         f"{'.'.join(str(part)[:64] for part in found['loc'])}: {found['msg']}"
         for found in error.errors()[:10]
     )
-    return problem(request, 422, "; ".join(said))
+    return problem(request, 422, "; ".join(messages))
 
 
-async def _of_our_own(request: Request, error: Exception) -> JSONResponse:
+async def _of_embeddings_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, Unavailable | Busy) or not isinstance(error, ConfigurationError):
         return _unavailable(request, error)
     kind = next(kind for kind in _STATUS if isinstance(error, kind))

@@ -1,4 +1,4 @@
-"""The routes of the service: searches, its state, encoding, and rows that have just arrived."""
+"""The routes of the service: search, state, encoding and documents."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from embeddings_pipeline.service.schemas import (
     Stats,
     TextBody,
 )
-from embeddings_pipeline.service.service import Asked, Service
+from embeddings_pipeline.service.service import CurrentService, Service
 
 _TYPES = [f"image/{kind.lower()}" for kind in FORMATS]
-# for the OpenAPI document: FastAPI knows only of bodies that it reads itself
+# for the OpenAPI document: FastAPI describes only bodies that it parses itself
 IMAGE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -57,17 +57,19 @@ IMAGE_BODY: dict[str, Any] = {
 }
 
 
-async def _image(request: Request, asked: Asked) -> bytes:
-    """The body, read after the key was looked at. Raises HTTPException 400, 413 or 415."""
+async def _image(request: Request, service: CurrentService) -> bytes:
+    """Read the body, after the key was checked. Raises HTTPException 400, 413 or 415."""
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    # a page of another site cannot send these unasked
+    # another site's page cannot send these types without a CORS preflight
     if kind not in _TYPES:
-        raise HTTPException(415, f"Content-Type: {kind!r} is none of these: {', '.join(_TYPES)}")
-    allow_body(request, asked.pipeline.settings.embedding_image_max_bytes)
+        raise HTTPException(
+            415, f"Content-Type {kind!r} is not supported (types: {', '.join(_TYPES)})"
+        )
+    allow_body(request, service.pipeline.settings.embedding_image_max_bytes)
     try:
         return await request.body()
     except ClientDisconnect:
-        raise HTTPException(400, "the body ended before it was whole") from None
+        raise HTTPException(400, "the body is incomplete") from None
 
 
 Image = Annotated[bytes, Depends(_image)]
@@ -122,12 +124,12 @@ _BY_IMAGE = {
 }
 
 
-def _found(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+def _example_response(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": example}}}}
 
 
-_FOUND = _found(_ANSWER)
-_JSON = TypeAdapter(Answer)
+_ANSWER_RESPONSE = _example_response(_ANSWER)
+_ANSWER_ADAPTER = TypeAdapter(Answer)
 
 search_router = APIRouter(
     tags=["search"],
@@ -146,26 +148,26 @@ Filters = Annotated[
     ),
 ]
 Columns = Annotated[list[Name], Query(max_length=50, description="Columns of the staging model.")]
-Least = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
-Most = Annotated[float | None, Query(description="Leave out hits that are farther.")]
+MinSimilarity = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
+MaxDistance = Annotated[float | None, Query(description="Leave out hits that are farther.")]
 
 
 @search_router.post(
-    "/search", response_model=Answer, responses={**_FOUND, **problems.responses(400, 413)}
+    "/search", response_model=Answer, responses={**_ANSWER_RESPONSE, **problems.responses(400, 413)}
 )
 def search(
-    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], asked: Asked
+    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], service: CurrentService
 ) -> Response:
-    """Find the rows of an entity that answer a query: by vector, by words, or by both fused."""
-    return _written(asked.search(body))
+    """Find the rows of an entity that answer a query, by vector, by words, or by both fused."""
+    return _json_response(service.search(body))
 
 
-async def _narrowing(
+async def _common_parameters(
     top_k: TopK = None,
     filters: Filters = "{}",
     columns: Columns = [],  # noqa: B006 - FastAPI copies it
-    min_similarity: Least = None,
-    max_distance: Most = None,
+    min_similarity: MinSimilarity = None,
+    max_distance: MaxDistance = None,
     exact: bool = False,
 ) -> dict[str, Any]:
     return {
@@ -178,19 +180,23 @@ async def _narrowing(
     }
 
 
-# what a link may say of any search
-Narrowing = Annotated[dict[str, Any], Depends(_narrowing)]
+# query parameters of every search by GET
+CommonParameters = Annotated[dict[str, Any], Depends(_common_parameters)]
 
 
-def _takes(*more: str) -> Any:
-    """A dependency that refuses parameters of another name: a filter that is misspelt would find
-    rows that were to be left out."""
-    known = (*more, *signature(_narrowing).parameters)
+def _only_parameters(*more: str) -> Any:
+    """Return a dependency that rejects unknown query parameters.
+
+    A misspelt filter would otherwise find rows that it should leave out.
+    """
+    known = (*more, *signature(_common_parameters).parameters)
 
     async def check(request: Request) -> None:
         for name in request.query_params:
             if name not in known:
-                raise ConfigurationError(f"parameter {name!r} is none of these: {', '.join(known)}")
+                raise ConfigurationError(
+                    f"parameter {name!r} is unknown (parameters: {', '.join(known)})"
+                )
 
     return Depends(check)
 
@@ -198,52 +204,60 @@ def _takes(*more: str) -> Any:
 @search_router.get(
     "/search/{entity}",
     response_model=Answer,
-    responses=_FOUND,
-    dependencies=[_takes("q", "mode")],
+    responses=_ANSWER_RESPONSE,
+    dependencies=[_only_parameters("q", "mode")],
 )
 def search_entity(
     entity: Entity,
-    asked: Asked,
+    service: CurrentService,
     q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
-    narrowing: Narrowing,
+    parameters: CommonParameters,
     mode: Mode = "dense",
 ) -> Response:
-    """The same as POST /search, for a link."""
-    return _written(asked.search(SearchRequest.of(entity=entity, query=q, mode=mode, **narrowing)))
+    """Find rows as POST /search does, by a link."""
+    return _json_response(
+        service.search(SearchRequest.of(entity=entity, query=q, mode=mode, **parameters))
+    )
 
 
 @search_router.post(
     "/search/{entity}/image",
     response_model=Answer,
-    responses={**_found(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
+    responses={**_example_response(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
     openapi_extra=IMAGE_BODY,
-    dependencies=[_takes()],
+    dependencies=[_only_parameters()],
 )
-def search_by_image(entity: Entity, image: Image, asked: Asked, narrowing: Narrowing) -> Response:
-    """The rows whose images are nearest to the one that is sent as it is, by the model of the
-    entity: `curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg URL`."""
-    return _written(asked.by_image(ImageRequest.of(entity=entity, image=image, **narrowing)))
+def search_by_image(
+    entity: Entity, image: Image, service: CurrentService, parameters: CommonParameters
+) -> Response:
+    """Find the rows whose images are nearest to an image, by the model of the entity.
+
+    The body is the image file: `curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg URL`.
+    """
+    return _json_response(
+        service.by_image(ImageRequest.of(entity=entity, image=image, **parameters))
+    )
 
 
 @search_router.get(
     "/similar/{entity}/{id:path}",
     response_model=Answer,
-    responses=_FOUND,
-    dependencies=[_takes()],
+    responses=_ANSWER_RESPONSE,
+    dependencies=[_only_parameters()],
 )
 def similar(
     entity: Entity,
     id: Annotated[str, Path(max_length=1024, examples=["1001"])],
-    asked: Asked,
-    narrowing: Narrowing,
+    service: CurrentService,
+    parameters: CommonParameters,
 ) -> Response:
-    """The rows whose vectors are nearest to those of a row, itself left out."""
-    return _written(asked.similar(SimilarRequest.of(entity=entity, id=id, **narrowing)))
+    """Find the rows whose vectors are nearest to a row, without that row."""
+    return _json_response(service.similar(SimilarRequest.of(entity=entity, id=id, **parameters)))
 
 
-def _written(answer: Answer) -> Response:
-    # in the thread of the search: FastAPI would take it to another
-    return Response(_JSON.dump_json(answer), media_type="application/json")
+def _json_response(answer: Answer) -> Response:
+    # serialised in the thread of the search; FastAPI would use another
+    return Response(_ANSWER_ADAPTER.dump_json(answer), media_type="application/json")
 
 
 def _mapping(text: str) -> dict[str, Any]:
@@ -252,7 +266,9 @@ def _mapping(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         filters = None
     if not isinstance(filters, dict):
-        raise ConfigurationError("filters: is not a JSON object")
+        raise ConfigurationError(
+            """filters: not a JSON object: write for example {"category": "garden"}"""
+        )
     return filters
 
 
@@ -261,20 +277,20 @@ state_router = APIRouter(
     dependencies=[Depends(reader)],
     responses=problems.responses(401, 403, 429, 503),
 )
-# probes have no key
+# probes send no key
 open_router = APIRouter(prefix="/health", tags=["health"])
 
 
 @state_router.get("/entities")
-def entities(asked: Asked) -> Entities:
-    """What can be searched, with its filters and the values that these have."""
-    return asked.state.entities()
+def entities(service: CurrentService) -> Entities:
+    """List the entities that can be searched, with their filter columns and values."""
+    return service.state.entities()
 
 
 @state_router.get("/stats")
-def stats(asked: Asked) -> Stats:
-    """How far each entity is: rows, vectors, coverage, lag, model, index, last runs, cost."""
-    return asked.state.stats()
+def stats(service: CurrentService) -> Stats:
+    """Show the state of each entity: rows, vectors, coverage, lag, model, index, runs, cost."""
+    return service.state.stats()
 
 
 @state_router.get(
@@ -282,27 +298,27 @@ def stats(asked: Asked) -> Stats:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(asked: Asked) -> Response:
-    """For Prometheus."""
-    return Response(asked.metrics(), media_type=CONTENT_TYPE_LATEST)
+def metrics(service: CurrentService) -> Response:
+    """Metrics in Prometheus' format."""
+    return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
 
 
 @open_router.get("")
-def health(asked: Asked) -> Health:
-    """Both: that the process lives, and whether it can answer."""
-    return asked.health()
+def health(service: CurrentService) -> Health:
+    """Show whether the process lives and whether it can answer."""
+    return service.health()
 
 
 @open_router.get("/live")
 async def live() -> Live:
-    """That the process lives."""
+    """Show that the process lives."""
     return Live()
 
 
 @open_router.get("/ready", responses={503: {"model": Health}})
-def ready(asked: Asked, response: Response) -> Health:
-    """Whether it can answer; where not, `parts` says what is missing."""
-    found = asked.health()
+def ready(service: CurrentService, response: Response) -> Health:
+    """Show whether the service can answer; `parts` names what is missing."""
+    found = service.health()
     if not found.ready:
         response.status_code = 503
     return found
@@ -318,22 +334,22 @@ _BODY = problems.responses(400, 404, 413, 422)
 
 
 @embed_router.post("/text", responses=_BODY)
-def text(body: TextBody, asked: Asked) -> Embedding:
-    """The vector of a text that is to be found."""
-    return _one("document", body, asked)
+def text(body: TextBody, service: CurrentService) -> Embedding:
+    """Encode a text as a document, which searches find."""
+    return _embed_one("document", body, service)
 
 
 @embed_router.post("/query", responses=_BODY)
-def query(body: TextBody, asked: Asked) -> Embedding:
-    """The vector of a text to find others by."""
-    return _one("query", body, asked)
+def query(body: TextBody, service: CurrentService) -> Embedding:
+    """Encode a text as a query."""
+    return _embed_one("query", body, service)
 
 
 @embed_router.post("/batch", responses=_BODY)
-def batch(body: BatchBody, asked: Asked) -> Embeddings:
-    """The vectors of several texts."""
-    identity = asked.models.named(body.model, body.dimension)
-    made = asked.models.encode(body.kind, identity, body.texts, use_cache=body.use_cache)
+def batch(body: BatchBody, service: CurrentService) -> Embeddings:
+    """Encode several texts."""
+    identity = service.models.named(body.model, body.dimension)
+    made = service.models.encode(body.kind, identity, body.texts, use_cache=body.use_cache)
     return Embeddings(
         embeddings=[
             None if index in made.failures else vector.tolist()
@@ -341,44 +357,44 @@ def batch(body: BatchBody, asked: Asked) -> Embeddings:
         ],
         failures=dict(made.failures),
         cached=made.usage.cached,
-        **_common(asked, identity, made),
+        **_usage_fields(service, identity, made),
     )
 
 
 @embed_router.get("/models")
-def models(asked: Asked) -> Models:
-    """The models that can be asked for."""
+def models(service: CurrentService) -> Models:
+    """List the models that can encode."""
     return Models(
         models=[
             Model(
                 model=identity.model,
                 dimension=identity.dimension,
                 max_tokens=identity.max_tokens,
-                usd_per_million_tokens=1e6 * asked.models.usd_per_token(identity),
-                loaded=identity in asked.models.loaded,
+                usd_per_million_tokens=1e6 * service.models.usd_per_token(identity),
+                loaded=identity in service.models.loaded,
                 entities=entities,
             )
-            for identity, entities in asked.models.served()
+            for identity, entities in service.models.served()
         ]
     )
 
 
 @embed_router.get("/health", name="health", responses={503: {"model": Part}})
-def embed_health(asked: Asked, response: Response) -> Part:
-    """Whether texts can be encoded by the default model; loads it where it is not yet."""
+def embed_health(service: CurrentService, response: Response) -> Part:
+    """Show whether the default model can encode. Loads the model if needed."""
     try:
-        identity = asked.models.default()
-        asked.models.load(identity)
+        identity = service.models.default()
+        service.models.load(identity)
     except Unavailable:
         response.status_code = 503
-        return Part.missing("default model", "it cannot be loaded; the service's log says why")
+        return Part.missing("default model", "cannot be loaded: see the service's log")
     return Part(part=f"model {identity.model}", ready=True)
 
 
 @embed_router.get("/metrics", name="metrics")
-def embed_metrics(asked: Asked) -> EmbedMetrics:
-    """What was encoded since the start or the last reset."""
-    encoded = asked.counted.encoded
+def embed_metrics(service: CurrentService) -> EmbedMetrics:
+    """Show the usage of encoding since the start or the last reset."""
+    encoded = service.counters.encoded
     return EmbedMetrics(
         since=encoded.since,
         generated=encoded.usage.texts,
@@ -387,35 +403,35 @@ def embed_metrics(asked: Asked) -> EmbedMetrics:
         tokens=encoded.usage.tokens,
         cost_usd=encoded.cost_usd,
         seconds=encoded.usage.seconds,
-        models_loaded=sorted({identity.model for identity in asked.models.loaded}),
+        models_loaded=sorted({identity.model for identity in service.models.loaded}),
     )
 
 
 @embed_router.post("/metrics/reset", dependencies=[Depends(writer)])
-def reset(asked: Asked) -> EmbedMetrics:
-    """Count anew from now on."""
-    asked.counted.reset()
-    return embed_metrics(asked)
+def reset(service: CurrentService) -> EmbedMetrics:
+    """Set the usage of encoding to zero."""
+    service.counters.reset()
+    return embed_metrics(service)
 
 
-def _one(kind: Kind, body: TextBody, asked: Service) -> Embedding:
-    identity = asked.models.named(body.model, body.dimension)
-    made = asked.models.encode(kind, identity, [body.text], use_cache=body.use_cache)
+def _embed_one(kind: Kind, body: TextBody, service: Service) -> Embedding:
+    identity = service.models.named(body.model, body.dimension)
+    made = service.models.encode(kind, identity, [body.text], use_cache=body.use_cache)
     if made.failures:
         raise ConfigurationError(f"the text cannot be encoded: {made.failures[0]}")
     return Embedding(
         embedding=made.vectors[0].tolist(),
         cached=made.usage.cached > 0,
-        **_common(asked, identity, made),
+        **_usage_fields(service, identity, made),
     )
 
 
-def _common(asked: Service, identity: ModelIdentity, made: Encodings) -> dict[str, Any]:
+def _usage_fields(service: Service, identity: ModelIdentity, made: Encodings) -> dict[str, Any]:
     return {
         "dimension": identity.dimension,
         "model": identity.model,
         "tokens": made.usage.tokens,
-        "cost_usd": asked.models.cost(identity, made),
+        "cost_usd": service.models.cost(identity, made),
     }
 
 
@@ -430,8 +446,10 @@ documents_router = APIRouter(
 def documents(
     entity: Annotated[str, Path(max_length=63, examples=["product"])],
     body: DocumentsBody,
-    asked: Asked,
+    service: CurrentService,
 ) -> Documents:
-    """Read these rows from the staging model, and bring their texts and vectors up to date as a
-    run would; the next one finds them done. Each id that is refused comes with its reason."""
-    return asked.documents.sync(entity, body.ids)
+    """Read rows from the staging model and bring their texts and vectors up to date.
+
+    The next run has no work left for these rows. A refused id has a `reason`.
+    """
+    return service.documents.sync(entity, body.ids)

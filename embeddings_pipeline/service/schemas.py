@@ -1,4 +1,4 @@
-"""What the service takes, and what it answers."""
+"""The bodies of the service's requests and answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from embeddings_pipeline.search.requests import not_blank, storable
+from embeddings_pipeline.search.requests import require_not_blank, require_storable
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256
@@ -16,22 +16,22 @@ MAX_IDS = 1_000
 Text = Annotated[
     StrictStr,
     Field(min_length=1, max_length=MAX_TEXT),
-    AfterValidator(storable),
-    AfterValidator(not_blank),
+    AfterValidator(require_storable),
+    AfterValidator(require_not_blank),
 ]
-Id = Annotated[StrictStr, Field(min_length=1, max_length=1024), AfterValidator(storable)]
+Id = Annotated[StrictStr, Field(min_length=1, max_length=1024), AfterValidator(require_storable)]
 BigInt = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(storable)]
+ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(require_storable)]
 
 
-class _Asked(BaseModel):
+class _RequestBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EncodeOptions(_Asked):
-    """With which model, of those that `GET /embed/models` lists; without one, the default.
+class EncodeOptions(_RequestBody):
+    """The model, one of `GET /embed/models`; the default is EMBEDDING_MODEL.
 
-    `use_cache: false` has the model read the texts, whatever is remembered.
+    `use_cache: false` makes the model encode texts that are in the cache.
     """
 
     model: ModelName | None = None
@@ -55,8 +55,8 @@ class BatchBody(EncodeOptions):
 
 
 class Embedding(BaseModel):
-    """A vector of `dimension` numbers, and what it took: `tokens` that the model read, which cost
-    so many US dollars; nothing where it was `cached`."""
+    """A vector of `dimension` numbers. `tokens` and `cost_usd`, in US dollars, are 0 for a `cached`
+    vector."""
 
     embedding: list[float] = Field(examples=[[0.0123, -0.0456, 0.0789]])
     dimension: int = Field(examples=[384])
@@ -67,9 +67,9 @@ class Embedding(BaseModel):
 
 
 class Embeddings(BaseModel):
-    """Vectors in the order of the texts; `cached` counts those that were remembered.
+    """Vectors in the order of the texts; `cached` counts the vectors from the cache.
 
-    A text that the model does not take has null, and its reason in `failures`, by its index.
+    A text that the model rejects has null as its vector, and a reason in `failures` by its index.
     """
 
     embeddings: list[list[float] | None] = Field(examples=[[[0.0123, -0.0456], [0.0789, 0.01]]])
@@ -82,8 +82,7 @@ class Embeddings(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that can be asked for, the default first. `entities` are those whose published
-    vectors are of it."""
+    """A model that can encode; the default is first. `entities` have published vectors of it."""
 
     model: str = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])
     dimension: int = Field(examples=[384])
@@ -94,14 +93,14 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """The models that can be asked for."""
+    """The models that can encode."""
 
     models: list[Model]
 
 
 class EmbedMetrics(BaseModel):
-    """What was encoded `since` the start or the last reset: `generated` by models, `cached` from
-    memory, and the share of the latter in both."""
+    """The texts encoded `since` the start or the last reset: `generated` by a model, `cached` in
+    the cache; `hit_rate` is the share of `cached`."""
 
     since: datetime
     generated: int = Field(examples=[1200])
@@ -113,8 +112,8 @@ class EmbedMetrics(BaseModel):
     models_loaded: list[str] = Field(examples=[["sentence-transformers/all-MiniLM-L6-v2"]])
 
 
-class DocumentsBody(_Asked):
-    """Ids of rows of the staging model that have just arrived or changed."""
+class DocumentsBody(_RequestBody):
+    """The ids of new or changed rows of the staging model."""
 
     ids: Annotated[tuple[Id | BigInt, ...], Field(min_length=1, max_length=MAX_IDS)] = Field(
         examples=[["1001", "1002"]]
@@ -122,7 +121,7 @@ class DocumentsBody(_Asked):
 
 
 class Document(BaseModel):
-    """What became of a row; without a `reason` it can be found now."""
+    """The outcome of a row. A row without a `reason` is searchable now."""
 
     id: str = Field(examples=["1001"])
     status: Literal["searchable", "without text", "quarantined", "refused"]
@@ -130,7 +129,7 @@ class Document(BaseModel):
 
 
 class Documents(BaseModel):
-    """What became of each id, in the order in which they came; `encoded` counts chunks."""
+    """The outcome of each id, in the order of the request; `encoded` counts chunks."""
 
     entity: str = Field(examples=["product"])
     documents: list[Document]
@@ -141,14 +140,14 @@ class Documents(BaseModel):
 
 
 class Facet(BaseModel):
-    """A value of a filter column, and how many chunks have it."""
+    """A value of a filter column, and the number of chunks with this value."""
 
     value: Any = Field(examples=["tools"])
     count: int = Field(examples=[120])
 
 
 class FilterColumn(BaseModel):
-    """A column to filter by, with its Postgres type; `values` where they are few."""
+    """A filter column and its Postgres type; `values` lists the values where they are few."""
 
     name: str = Field(examples=["category"])
     type: str = Field(examples=["text"])
@@ -156,8 +155,10 @@ class FilterColumn(BaseModel):
 
 
 class EntityInfo(BaseModel):
-    """An entity that can be searched; where its rows are `images`, by an image, too. `fields` are
-    the columns, and their types, that `columns` of a search may name."""
+    """An entity that can be searched; with `images`, also by an image.
+
+    `fields` maps the columns that `columns` of a search may name to their types.
+    """
 
     entity: str = Field(examples=["product"])
     model: str = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])
@@ -183,12 +184,12 @@ class Part(BaseModel):
 
     @classmethod
     def missing(cls, part: str, detail: str) -> Self:
-        """One that is not there."""
+        """Return a part that is not ready."""
         return cls(part=part, ready=False, detail=detail)
 
 
 class Health(BaseModel):
-    """Whether the process lives, and whether it can answer; `parts` says what is missing."""
+    """Whether the process lives, and whether it can answer; `parts` names what is missing."""
 
     live: bool = True
     ready: bool
@@ -224,9 +225,11 @@ class Run(BaseModel):
 
 
 class EntityState(BaseModel):
-    """How far an entity is. `coverage` is the percentage of its rows that have all their vectors,
-    `data_lag_seconds` how long the oldest change has waited for one, `cost_usd` that of all runs.
-    `problem` says why the rest could not be read, where it could not.
+    """The state of an entity.
+
+    `coverage` is the percentage of rows that have all their vectors. `data_lag_seconds` is the time
+    that the oldest change has waited for its vector. `cost_usd` is the cost of all runs. `problem`
+    is the error that kept the other values from being read, or null.
     """
 
     entity: str = Field(examples=["product"])
@@ -248,6 +251,6 @@ class EntityState(BaseModel):
 
 
 class Stats(BaseModel):
-    """How far each entity is."""
+    """The state of each entity."""
 
     entities: list[EntityState]

@@ -1,4 +1,4 @@
-"""What answers: the parts of the service, opened when they are first needed."""
+"""The parts of the service, each opened on first use."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers requests; many threads use one. The pipeline stays the caller's to close.
+    """Answers requests. Thread-safe. The caller closes the pipeline.
 
-    A database that is not there at the start is one that a later request may find.
+    A database that is down at the start is tried again by later requests.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.stopping = Event()
-        self.counted = Metrics()
+        self.counters = Metrics()
         self.state = State(pipeline, self.database)
-        self.models = Models(pipeline, self.state.live_sets, self.counted)
+        self.models = Models(pipeline, self.state.live_sets, self.counters)
         self.documents = DocumentSync(pipeline, self.database, self.stopping)
-        self.counted.registry.register(Gauges(self.state.stats))
+        self.counters.registry.register(Gauges(self.state.stats))
         self._opened: Postgres | None = None
         self._searcher: Searcher | None = None
         self._lock = RLock()
 
     def database(self) -> Postgres:
-        """Connections to read the state by. Raises Unavailable where there is no database."""
-        with self._alone():
+        """Return the connection pool of the service. Raises Unavailable without a database."""
+        with self._opening():
             if self._opened is None:
                 self._opened = Postgres(
                     self.pipeline.vectors.database,
@@ -67,8 +67,8 @@ class Service:
             return self._opened
 
     def searcher(self) -> Searcher:
-        """Searches. Raises Unavailable where there is no database."""
-        with self._alone():
+        """Return the searcher. Raises Unavailable without a database."""
+        with self._opening():
             if self._searcher is None:
                 self._searcher = Searcher(self.pipeline, self.models.vector_of)
             return self._searcher
@@ -77,40 +77,42 @@ class Service:
         """Answer a search, and count it. Raises as `Searcher.search` does."""
         choices = self.pipeline.settings.search_rerankers
         if request.rerank is not None and request.rerank not in choices:
-            named = ", ".join(choices) or "none"
-            raise ConfigurationError(f"rerank: {request.rerank!r} is none of these: {named}")
+            names = ", ".join(choices) or "none"
+            raise ConfigurationError(
+                f"rerank: {request.rerank!r} is not in SEARCH_RERANKERS ({names})"
+            )
         started = time.perf_counter()
         answer = self.searcher().search(request)
         self._count(answer, request.mode, started)
         return answer
 
     def similar(self, request: SimilarRequest) -> Answer:
-        """Answer what is similar, and count it. Raises as `Searcher.similar` does."""
+        """Answer a search for similar rows, and count it. Raises as `Searcher.similar` does."""
         started = time.perf_counter()
         answer = self.searcher().similar(request)
         self._count(answer, "similar", started)
         return answer
 
     def by_image(self, request: ImageRequest) -> Answer:
-        """Answer what is near to an image, and count it. Raises as `Searcher.by_image` does."""
+        """Answer a search by an image, and count it. Raises as `Searcher.by_image` does."""
         started = time.perf_counter()
         answer = self.searcher().by_image(request)
         self._count(answer, "image", started)
         return answer
 
     def health(self) -> Health:
-        """What is there and what is missing.
+        """Return whether the service can answer, and the state of each part.
 
-        It is ready while the database answers and one of the published models is loaded: one
-        entity whose model is gone keeps no other from being searched.
+        The service is ready while the database answers and one of the published models is loaded:
+        a missing model of one entity does not stop searches of others.
         """
         try:
-            # the pool asks a connection for a sign of life before it lends it
+            # the pool checks a connection before handing it out
             with self.database().connection():
                 pass
             live = self.state.live_sets()
         except (EmbeddingsError, psycopg.Error):
-            return Health(ready=False, parts=[Part.missing("database", "it does not answer")])
+            return Health(ready=False, parts=[Part.missing("database", "does not answer")])
         parts = [Part(part="database", ready=True)]
         if not live:
             parts.append(Part.missing("published vectors", "run `embeddings-pipeline run` first"))
@@ -119,16 +121,16 @@ class Service:
         return Health(ready=any(model.ready for model in models), parts=[*parts, *models])
 
     def metrics(self) -> bytes:
-        """All that Prometheus is told."""
-        return generate_latest(self.counted.registry)
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.counters.registry)
 
     def warm(self) -> None:
-        """Open the database and load the published models, as soon as there are some."""
+        """Open the database and load the published models; repeat until a model is loaded."""
         while not self.stopping.is_set() and not self._warmed():
             self.stopping.wait(_WARM_AGAIN_SECONDS)
 
     def close(self) -> None:
-        """Close what was opened, after the requests."""
+        """Close the open parts, after the last request."""
         self.stopping.set()
         if self._searcher is not None:
             self._searcher.close()
@@ -153,7 +155,7 @@ class Service:
             logger.warning("not ready yet: %s", error)
             return False
         except Exception:
-            # the models of other entities are still to be loaded
+            # go on with the models of other entities
             logger.exception("not ready yet: model %s", identity.model)
             return False
         return True
@@ -162,13 +164,18 @@ class Service:
         name = f"model {identity.model}"
         if identity in self.models.loaded:
             return Part(part=name, ready=True)
-        return Part.missing(name, "it is not loaded")
+        return Part.missing(name, "not loaded")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One thread opens the database; others do not wait for ever in its line."""
+    def _opening(self) -> Iterator[None]:
+        """Let one thread open the database; the others wait for a limited time.
+
+        Raises Unavailable where the database is still being opened after that time.
+        """
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            raise Unavailable("the database is being waited for")
+            raise Unavailable(
+                f"the database did not open within {_PATIENCE_SECONDS} s: try again later"
+            )
         try:
             yield
         finally:
@@ -176,13 +183,13 @@ class Service:
 
     def _count(self, answer: Answer, mode: str, started: float) -> None:
         seconds = time.perf_counter() - started
-        self.counted.searched(answer.entity, mode, seconds, len(answer.results))
+        self.counters.searched(answer.entity, mode, seconds, len(answer.results))
 
 
-# no `def`: each of those takes a request to another thread and back
+# async, since FastAPI runs a plain function in another thread
 async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-Asked = Annotated[Service, Depends(_service)]
+CurrentService = Annotated[Service, Depends(_service)]

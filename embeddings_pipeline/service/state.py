@@ -1,4 +1,4 @@
-"""What the service says of its entities, remembered for some seconds: it reads whole tables."""
+"""The entities of the service and their state, cached for some seconds: reading scans tables."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from embeddings_pipeline.sync.status import served, status
 
 logger = logging.getLogger(__name__)
 
-# facets change slowly, coverage does not
+# cache lifetimes: facets change slowly, coverage quickly
 _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
-# values of a filter column that a person can choose among
+# most values of a filter column that are offered as choices
 _FEW = 20
 _RUNS = 5
 
 
 class State:
-    """Entities and their state. Safe between threads; one of them reads for all."""
+    """The entities and their state. Thread-safe: concurrent callers share one read."""
 
     def __init__(self, pipeline: Pipeline, database: Callable[[], Postgres]) -> None:
         self._pipeline = pipeline
@@ -70,7 +70,7 @@ class State:
             )
 
     def _known(self, connection: Connection[Row], name: str) -> EntityInfo | None:
-        """What can be asked of an entity; None, and a word in the log, where nothing can."""
+        """Return what can be searched in an entity; log an error and return None where it fails."""
         failures = Failures()
         with failures.of(name):
             return self._info(connection, published.read(connection, self._pipeline.schema, name))
@@ -100,12 +100,12 @@ class State:
             with failures.of(name):
                 states[name] = self._state(entity)
         _raise_lost(failures)
-        for name, problem in failures.told().items():
+        for name, problem in failures.messages().items():
             states[name] = EntityState(entity=name, problem=problem)
         return Stats(entities=[states[name] for name in sorted(states)])
 
     def _state(self, entity: Entity) -> EntityState:
-        on = schema.as_stored(self._pipeline.schema, entity)
+        names = schema.as_stored(self._pipeline.schema, entity)
         now = status(self._database(), self._pipeline.schema, entity)
         with open_tables(self._database(), names) as tables:
             shown = served(vector_sets.vector_sets(tables, ("live", "building")))
@@ -133,7 +133,7 @@ class State:
 
 
 def _raise_lost(failures: Failures) -> None:
-    """Log what is wrong with entities; raise where it is the database that does not answer."""
+    """Log the errors of entities. Raises the error where the database does not answer."""
     for name, error in failures.items():
         if isinstance(error, Unavailable) or is_lost_connection(error):
             raise error

@@ -58,7 +58,7 @@ def test_a_person_sees_the_table_of_other_searches(photos: World) -> None:
         (["a disc", "--image", "blue.png"], "give either QUERY or --image FILE"),
         (["--image", "blue.png", "--mode", "hybrid"], "mode dense"),
         (["--image", "blue.png", "--rerank", "some/model"], "without --rerank"),
-        (["--image", "junk.png"], "none of JPEG, PNG, WEBP, GIF, BMP, or broken"),
+        (["--image", "junk.png"], "another format than JPEG, PNG, WEBP, GIF, BMP"),
     ],
 )
 def test_a_wrong_call_is_told_what_is_wrong(

@@ -142,7 +142,7 @@ def test_a_model_that_does_not_answer_in_time_is_unavailable_and_is_spared_the_t
     model = Watched()
     encoder = batched(model, timeout=0.1)
     model.go_on.clear()
-    with pytest.raises(Unavailable, match="did not answer within"):
+    with pytest.raises(Unavailable, match="did not finish within"):
         encoder.encode_query(["slow"])
     with pytest.raises(Unavailable):
         encoder.encode_query(["given up"])
@@ -209,18 +209,18 @@ def test_many_clients_at_once_all_get_right_answers_in_few_batches(
 def test_a_remembered_query_waits_for_no_model(shop: World) -> None:
     model = Watched()
     with served(shop.database, model) as client:
-        asked = {"entity": "item", "query": "red boots"}
-        first = client.post("/search", json=asked).json()
+        query = {"entity": "item", "query": "red boots"}
+        first = client.post("/search", json=query).json()
         model.go_on.clear()
         with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(client.post, "/search", json={**asked, "query": "new"})
+            slow = threads.submit(client.post, "/search", json={**query, "query": "new"})
             until(lambda: model.batches[-1] == ["new"])
-            assert client.post("/search", json=asked).json() == first
+            assert client.post("/search", json=query).json() == first
             model.go_on.set()
             assert slow.result().status_code == 200
 
 
-class Seeing(Watched):
+class ImageQueryEncoder(Watched):
     """Takes images, too; decoding and reading note the thread that does it."""
 
     def __init__(self) -> None:
@@ -239,7 +239,9 @@ class Seeing(Watched):
         return self.encode_query([image])
 
 
-def batched_images(model: Seeing, timeout: float = 30, reported: list[Any] | None = None) -> Any:
+def batched_images(
+    model: ImageQueryEncoder, timeout: float = 30, reported: list[Any] | None = None
+) -> Any:
     def report(kind: str, usage: Usage) -> None:
         if reported is not None:
             reported.append((kind, usage.texts))
@@ -248,7 +250,7 @@ def batched_images(model: Seeing, timeout: float = 30, reported: list[Any] | Non
 
 
 def test_an_image_is_decoded_apart_and_read_by_the_thread_of_the_model() -> None:
-    model = Seeing()
+    model = ImageQueryEncoder()
     reported: list[Any] = []
     encoder = batched_images(model, reported=reported)
     wanted = WordsEncoder().encode_query(["red"]).vectors
@@ -259,7 +261,7 @@ def test_an_image_is_decoded_apart_and_read_by_the_thread_of_the_model() -> None
 
 
 def test_a_text_does_not_wait_for_an_image_that_is_being_decoded() -> None:
-    model = Seeing()
+    model = ImageQueryEncoder()
     encoder = batched_images(model)
     model.decoding.clear()
     with ThreadPoolExecutor(1) as threads:
@@ -273,10 +275,10 @@ def test_a_text_does_not_wait_for_an_image_that_is_being_decoded() -> None:
 
 @pytest.mark.parametrize("waited_for", ["decoding", "go_on"])
 def test_an_image_that_takes_too_long_makes_the_model_unavailable(waited_for: str) -> None:
-    model = Seeing()
+    model = ImageQueryEncoder()
     encoder = batched_images(model, timeout=0.1)
     getattr(model, waited_for).clear()
-    with pytest.raises(Unavailable, match="did not answer within"):
+    with pytest.raises(Unavailable, match="did not finish within"):
         encoder.encode_image(b"slow")
     getattr(model, waited_for).set()
     encoder.close()

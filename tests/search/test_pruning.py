@@ -26,7 +26,7 @@ QUERIES = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6, unique=T
 def looking_at(texts: int) -> Iterator[None]:
     """Searches that learn from so many texts what score they need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lexical, "LOOK", texts)
+        patch.setattr(lexical, "MIN_SAMPLE", texts)
         yield
 
 

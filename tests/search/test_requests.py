@@ -26,9 +26,9 @@ def refusal(**values: Any) -> str:
         ({"query": ""}, "query: Value error, is blank"),
         ({"query": " \n\t"}, "query: Value error, is blank"),
         ({"query": "x" * 8193}, "query: String should have at most 8192 characters"),
-        ({"query": "a\0b"}, "query: Value error, holds a NUL"),
+        ({"query": "a\0b"}, "query: Value error, contains a NUL"),
         ({"query": "\ud800"}, "query: "),
-        ({"entity": "it\0em"}, "entity: Value error, holds a NUL"),
+        ({"entity": "it\0em"}, "entity: Value error, contains a NUL"),
         ({"top_k": 0}, "top_k: Input should be greater than or equal to 1"),
         ({"top_k": 1001}, "top_k: Input should be less than or equal to 1000"),
         ({"mode": "fuzzy"}, "mode: Input should be 'dense', 'text' or 'hybrid'"),
@@ -50,7 +50,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("mode", ["text", "hybrid"])
 def test_only_similarities_have_a_threshold(mode: str) -> None:
-    assert f"mode {mode} has other scores" in refusal(mode=mode, min_similarity=0.5)
+    assert f"the scores of mode {mode} have no threshold" in refusal(mode=mode, min_similarity=0.5)
 
 
 def test_filters_are_read_from_json() -> None:

@@ -78,7 +78,7 @@ def test_each_refused_id_comes_with_its_reason(client: httpx.Client, shop: World
     assert "no row" in reasons["99"]
     assert "may not be embedded" in reasons["6"]
     assert "erased on" in reasons["7"]
-    assert "no bigint" in reasons["abc"]
+    assert "not a bigint" in reasons["abc"]
     assert reasons["1"] is None
     stored = shop.sql(f"select id from {SCHEMA}.item_texts where id in (6, 7, 99)")
     assert stored == []

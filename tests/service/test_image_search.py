@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.query_vectors import encode_one
+from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, ImageRequest
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.snapshot import export
-from tests.service.test_keys import KEYS, READ, bearer
+from tests.service.test_auth import KEYS, READ, bearer
 from tests.service.test_problems import assert_problem
 from tests.support.gallery import BLUE, GREEN, RED, seeing
 from tests.support.pictures import bomb, file_of, picture
@@ -82,9 +82,9 @@ def test_it_is_narrowed_as_other_searches_are(photos: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "none of JPEG, PNG, WEBP, GIF, BMP, or broken"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none of JPEG"),
-        (file_of(picture(), "TIFF"), "none of JPEG"),
+        (b"", "another format than JPEG, PNG, WEBP, GIF, BMP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "another format than JPEG"),
+        (file_of(picture(), "TIFF"), "another format than JPEG"),
         (RED[:60], "cannot be decoded"),
         (bomb(11_000, 11_000), "pixels"),
         (bomb(60_000, 60_000), "pixels"),
@@ -118,7 +118,7 @@ def test_an_image_may_be_larger_than_other_bodies_but_not_without_end(
 
 def test_an_entity_of_texts_has_no_image_to_compare(client: httpx.Client) -> None:
     said = assert_problem(ask(client, RED, path="/search/item/image"), 422)
-    assert "'fake/words' reads text alone" in said
+    assert "'fake/words' reads only text" in said
 
 
 def test_a_key_that_reads_is_needed_before_the_body_is_read(gallery: World, clip: Path) -> None:
@@ -186,12 +186,12 @@ def by_image(snapshot: Snapshot, entity: str, data: bytes) -> Answer:
 def test_a_snapshot_answers_as_the_database_does(gallery: World, tmp_path: Path) -> None:
     export(gallery.postgres, SCHEMA, "photo", tmp_path / "photos", "flat")
     with Snapshot(
-        tmp_path / "photos", Settings(_env_file=None), encode_one(gallery.encoders)
+        tmp_path / "photos", Settings(_env_file=None), query_encoder(gallery.encoders)
     ) as snapshot:
         answer = by_image(snapshot, "photo", GREEN)
         assert answer.results[0].id == "3"
         assert answer.results[0].score == pytest.approx(1, abs=1e-5)
-        with pytest.raises(ConfigurationError, match="none of JPEG"):
+        with pytest.raises(ConfigurationError, match="another format than JPEG"):
             by_image(snapshot, "photo", b"junk")
 
 
@@ -199,8 +199,8 @@ def test_a_snapshot_of_texts_has_no_image_to_compare(shop: World, tmp_path: Path
     export(shop.postgres, SCHEMA, "item", tmp_path / "items", "flat")
     with (
         Snapshot(
-            tmp_path / "items", Settings(_env_file=None), encode_one(shop.encoders)
+            tmp_path / "items", Settings(_env_file=None), query_encoder(shop.encoders)
         ) as snapshot,
-        pytest.raises(ConfigurationError, match="'fake/words' reads text alone"),
+        pytest.raises(ConfigurationError, match="'fake/words' reads only text"),
     ):
         by_image(snapshot, "item", RED)

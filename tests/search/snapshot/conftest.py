@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.search.query_vectors import encode_one
+from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, SearchRequest
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
@@ -65,7 +65,7 @@ def read(world: World, folder: Path) -> Iterator[Callable[..., Snapshot]]:
 
     def open_snapshot(**settings: Any) -> Snapshot:
         given = Settings(_env_file=None, **settings)
-        opened.append(Snapshot(folder, given, encode_one(world.encoders)))
+        opened.append(Snapshot(folder, given, query_encoder(world.encoders)))
         return opened[-1]
 
     yield open_snapshot

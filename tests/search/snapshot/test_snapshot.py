@@ -172,7 +172,7 @@ def test_a_row_that_is_not_in_the_snapshot_is_similar_to_none(
     write(shop, folder)
     with pytest.raises(ConfigurationError, match="'4000' is not in the snapshot"):
         read().similar(SimilarRequest.of(entity="item", id="4000"))
-    with pytest.raises(ConfigurationError, match="'x' is no bigint"):
+    with pytest.raises(ConfigurationError, match="'x' is not a bigint"):
         read().similar(SimilarRequest.of(entity="item", id="x"))
 
 
