@@ -1,11 +1,9 @@
-"""The chunks whose texts have a query's lexemes, ranked by BM25, as part of a search statement.
+"""Chunks whose texts have a query's lexemes, ranked by BM25, as part of a search statement.
 
-BM25: what the words of a query can add to a text's score, and so which texts can reach one.
-
-A word that a text has adds `idf * f / (f + length)` for its frequency f. That is below idf, and
-farther below where f is small: a text that lacks words, or says them once, cannot reach a score
-that others have, and need not be read. It is the idea of WAND (Broder et al., CIKM 2003), put as a
-tsquery, so that the index leaves such texts out.
+A word adds `idf * f / (f + length)` to the score of a text in which its frequency is f. The term is
+always below idf, and the smaller f, the smaller the term. So a text that lacks words, or has them
+only once, cannot reach the score of the best texts and need not be read. This is the idea of WAND
+(Broder et al., CIKM 2003), written as a tsquery, so that the index excludes such texts.
 """
 
 from __future__ import annotations
@@ -25,26 +23,26 @@ from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.texts.lexemes import OFTEN
 
-# of a long query, the words that tell most
+# a longer query is cut to its rarest words
 _MAX_WORDS = 64
-# a lexeme that is not among the frequent ones is counted, but not without end
+# the count of an infrequent lexeme stops here
 _MAX_COUNT = 1000
-# texts that are read to learn what score it takes to be among the best, at the least
-LOOK = 500
-# settings of the session: the planner does not know what it costs to read the lexemes of a text
+# texts read at least to estimate the score of the best
+MIN_SAMPLE = 500
+# session settings: the planner underestimates the cost of reading the lexemes of a text
 SESSION = {"enable_seqscan": "off"}
 
-# ts_rank of one lexeme is the sum of 1/i^2 over its places, divided by the sum over all i, which
-# is pi^2/6; what is left out after the f-th is 1/(f + 1/2), near enough to be rounded
+# ts_rank of one lexeme is the sum of 1/i^2 over its f positions, divided by the sum over all i,
+# pi^2/6; the rest of the sum after f is close enough to 1/(f + 1/2) to be rounded
 _FREQUENCY = sql.SQL(
     "round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1, 1, 1, 1}}', t.lexemes, {}))) - 0.5)"
 )
 
 
 def words(connection: Connection[Row], published: Published, query: str) -> Words:
-    """The words of a query, the rarest first; those that the language passes over are left out.
+    """The words of a query, the rarest first, without the stop words of the language.
 
-    Raises ConfigurationError where the texts were not counted yet.
+    Raises ConfigurationError where the lexemes have not been counted yet.
     """
     entity = published.names.source.entity
     if published.documents is None:
@@ -60,14 +58,14 @@ def words(connection: Connection[Row], published: Published, query: str) -> Word
                     select from {texts} where lexemes @@ word::tsquery limit {most}
                 ) as found
             )) as documents
-            from unnest(tsvector_to_array({said})) as lexeme
+            from unnest(tsvector_to_array({tsvector})) as lexeme
             cross join lateral (
                 select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
             ) as quoted
             left join {lexemes} l using (lexeme)
             order by documents, word limit {words}
             """,
-            said=lexemes.tsvector(entity, Placeholder("query")),
+            tsvector=lexemes.tsvector(entity, Placeholder("query")),
             most=Literal(_MAX_COUNT),
             words=Literal(_MAX_WORDS),
         ),
@@ -90,13 +88,13 @@ def matching(
     *,
     of: int | None = None,
 ) -> sql.Composable:
-    """(id, chunk, score) of the best chunks for the parameters of so many `Words`; with `of`, the
-    best of so many that match, whichever come first."""
+    """(id, chunk, score) of the best chunks, for the parameters of a number of `Words`. With `of`,
+    only the first `of` matches are ranked."""
     return published.names.fill(
         """
         select {id}, chunk, {score} as score from (
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
-                -- a copy in memory, for all the words; the offset keeps it one
+                -- a copy in memory for all words; the offset keeps the planner from inlining it
                 setweight(lexemes, 'D') as lexemes
             from {texts} join {vectors} v using ({id}, chunk)
             where lexemes @@ %(match)s::tsquery and {where} limit {of} offset 0
@@ -123,14 +121,14 @@ def _score(word: int) -> sql.Composable:
 
 
 def floor(published: Published, where: sql.Composable, words: int, chunks: int) -> sql.Composed:
-    """A statement: a score that so many chunks reach at the least, for the parameters of
-    `matching`; null where that few match."""
+    """A statement that returns a score which at least `chunks` chunks reach, for the parameters of
+    `matching`; null where fewer chunks match."""
     return sql.SQL(
-        # parallel workers, which a statement of this kind does without, take long to start
+        # a materialized statement uses no parallel workers, which take long to start
         "with found as materialized ({found})"
         " select case when count(*) = {chunks} then min(score) end from found"
     ).format(
-        found=matching(published, where, words, chunks, of=max(LOOK, 10 * chunks)),
+        found=matching(published, where, words, chunks, of=max(MIN_SAMPLE, 10 * chunks)),
         chunks=Literal(chunks),
     )
 
@@ -138,24 +136,24 @@ def floor(published: Published, where: sql.Composable, words: int, chunks: int) 
 # Anserini's defaults (Lin et al., Pyserini, SIGIR 2021); BM25 itself is Robertson and Zaragoza's
 # (The Probabilistic Relevance Framework, 2009), with the idf of Lucene, which is never negative
 K1, B = 0.9, 0.4
-# that of a text of no length, the least there is
+# the length term of an empty text, the smallest possible
 _LENGTH = K1 * (1 - B)
 
-# more words make a tsquery that takes longer than it saves: of the others all are taken as said
-_WEIGHED = 7
-# how often a word is said is told apart where there are few: about 250 combinations at the most
-_TOLD_APART = {1: OFTEN, 2: OFTEN, 3: OFTEN, 4: OFTEN[::2], 5: OFTEN[:1]}
-# of the texts that say a word n times, those that say it once more. A rough guess is enough, by
-# which it is only chosen where to look first
-_AGAIN = 0.4
+# a tsquery of more words takes longer than it saves; other words are assumed to occur
+_MAX_WEIGHTED_WORDS = 7
+# frequencies distinguished for a number of words: at most about 250 combinations
+_REPEATS = {1: OFTEN, 2: OFTEN, 3: OFTEN, 4: OFTEN[::2], 5: OFTEN[:1]}
+# the estimated share of texts with n occurrences of a word that have another one. A rough estimate
+# is enough, because it only decides which texts are read first
+_REPEAT_SHARE = 0.4
 
-# sums of floats in Postgres and here differ in their last digits
-_NEARLY = 1 - 1e-9
+# sums of floats in Postgres and in Python differ in their last digits
+_ROUNDING = 1 - 1e-9
 
 
 class _Step(NamedTuple):
-    """A word said this many times, but fewer than at the next step: it adds at most this share of
-    its idf, in about this share of the texts that say it."""
+    """A word that occurs at least `times` times, but less often than at the next step. It adds at
+    most `most` of its idf, in about `share` of the texts with the word."""
 
     times: int
     most: float
@@ -163,14 +161,14 @@ class _Step(NamedTuple):
 
 
 def idf(total: int, documents: int) -> float:
-    """The inverse document frequency of a word that so many of all texts say."""
+    """The inverse document frequency of a word that occurs in `documents` of `total` texts."""
     return math.log(1 + (max(total - documents, 0) + 0.5) / (documents + 0.5))
 
 
 @dataclass(frozen=True)
 class Words:
-    """Lexemes of a query as tsquery has them, the rarest first, each with the number of texts that
-    say it and its idf; and the number of all texts."""
+    """Lexemes of a query, quoted for tsquery, the rarest first, each with its number of texts and
+    its idf; and the number of all texts."""
 
     words: Sequence[str]
     documents: Sequence[int]
@@ -178,7 +176,7 @@ class Words:
     total: int
 
     def values(self, match: str) -> dict[str, Any]:
-        """The parameters of a search among the texts that this tsquery finds."""
+        """The parameters of a search among the texts that match this tsquery."""
         return {
             "match": match,
             **{f"word_{n}": word for n, word in enumerate(self.words)},
@@ -186,24 +184,24 @@ class Words:
         }
 
     def reaching(self, score: float) -> str:
-        """A tsquery for every text that may reach the score, 0 for each with one of the words."""
-        count = min(len(self.words), _WEIGHED)
-        need = score * _NEARLY - sum(self.idf[count:])
+        """A tsquery of all texts that may reach the score; 0 stands for all texts with a word."""
+        count = min(len(self.words), _MAX_WEIGHTED_WORDS)
+        need = score * _ROUNDING - sum(self.idf[count:])
         if need <= 0:
             return " | ".join(self.words)
         return _reaching(self.words[:count], self.idf[:count], need, _steps(count)) or ""
 
     def likely(self, texts: float) -> str:
-        """A tsquery for those that may reach the highest score which so many texts, roughly, do."""
-        count = min(len(self.words), _WEIGHED)
+        """A tsquery of the texts that may reach the score of roughly the best `texts` texts."""
+        count = min(len(self.words), _MAX_WEIGHTED_WORDS)
         sums = [(0.0, 1.0)]
         for weight, documents in zip(self.idf[:count], self.documents, strict=False):
-            said = min(documents / max(self.total, 1), 1.0)
-            levels = [(s.most * weight, s.share * said) for s in _steps(count)]
+            frequency = min(documents / max(self.total, 1), 1.0)
+            levels = [(s.most * weight, s.share * frequency) for s in _steps(count)]
             sums = [
                 (score + more, chance * by)
                 for score, chance in sums
-                for more, by in ((0.0, 1 - said), *levels)
+                for more, by in ((0.0, 1 - frequency), *levels)
             ]
         sums.sort(reverse=True)
         reached = accumulate(chance * self.total for _, chance in sums)
@@ -212,8 +210,8 @@ class Words:
 
 
 def _steps(words: int) -> list[_Step]:
-    times = (1, *_TOLD_APART.get(words, ()))
-    shares = [_AGAIN ** (n - 1) for n in times]
+    times = (1, *_REPEATS.get(words, ()))
+    shares = [_REPEAT_SHARE ** (n - 1) for n in times]
     return [
         _Step(n, (after - 1) / (after - 1 + _LENGTH), share - less)
         for (n, after), (share, less) in zip(pairwise(times), pairwise(shares), strict=True)
@@ -223,18 +221,18 @@ def _steps(words: int) -> list[_Step]:
 def _reaching(
     words: Sequence[str], idf: Sequence[float], need: float, steps: Sequence[_Step]
 ) -> str | None:
-    """The tsquery of `reaching`; "" where every text may, None where none may."""
+    """The tsquery of `reaching`; "" where every text may reach the score, None where none may."""
     if need <= 0:
         return ""
     if sum(idf) < need:
         return None
-    with_less = _reaching(words[1:], idf[1:], need, steps)
-    found = [with_less] if with_less else []
+    alternatives = _reaching(words[1:], idf[1:], need, steps)
+    found = [alternatives] if alternatives else []
     for step in steps:
         others = _reaching(words[1:], idf[1:], need - step.most * idf[0], steps)
-        # who says it more often says it at least so often, too
-        if others is not None and others != with_less:
+        # a text with more occurrences also matches the steps below
+        if others is not None and others != alternatives:
             word = words[0] if step.times == 1 else f"{words[0][:-1]} {step.times}'"
             found.append(f"{word} & ({others})" if others else word)
-        with_less = others
+        alternatives = others
     return " | ".join(found)
