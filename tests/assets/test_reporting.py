@@ -46,7 +46,7 @@ def materialized(notes: Notes) -> dict[tuple[str, str | None], dict[str, Any]]:
 
 
 def checked(notes: Notes) -> dict[str, tuple[Any, ...]]:
-    """What each check of the entity found last."""
+    """The latest result of each check of the entity."""
     entity = notes.running.pipeline.entity("note")
     found = {}
     for spec in entity_checks(entity).check_specs:
@@ -67,14 +67,15 @@ def stored(notes: Notes) -> list[tuple[Any, ...]]:
 
 
 def forget(notes: Notes) -> None:
-    """Drop the tables, and what Dagster has seen."""
-    notes.sql(f"drop schema {SCHEMA} cascade")
+    """Drop the tables, and the materialisations."""
+    notes.sql(f"drop schema if exists {SCHEMA} cascade")
     keys = [dg.AssetKey(["note", asset]) for asset in ASSETS]
     notes.instance.wipe_assets(keys)
     notes.running.pipeline.__dict__.pop("vectors", None)
 
 
 def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes) -> None:
+    forget(notes)
     assert notes.scheduled("note").success
     by_job = (materialized(notes), checked(notes), stored(notes))
     forget(notes)
@@ -87,7 +88,7 @@ def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes) -> None:
     assert by_run[1:] == by_job[1:]
 
 
-def test_the_job_is_executed_where_it_is_asked_for(notes: Notes) -> None:
+def test_the_option_dagster_executes_the_job(notes: Notes) -> None:
     before = len(notes.instance.get_runs())
     result = CliRunner().invoke(app, ["run", "note", "--no-dbt", "--dagster"])
     assert result.exception is None
