@@ -115,7 +115,9 @@ def test_the_same_name_at_another_host_is_another_model() -> None:
     model = "text-embedding-3-small"
     stored = encoders(openai_api_key="sk-test").get(model).identity
     elsewhere = encoders(openai_base_url="http://localhost:8000/v1")
-    with pytest.raises(ConfigurationError, match=f"made with {model}, .* is {model}@localhost:8000, "):
+    with pytest.raises(
+        ConfigurationError, match=f"made with {model}, .* is {model}@localhost:8000, "
+    ):
         elsewhere.for_identity(stored)
 
 

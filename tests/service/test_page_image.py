@@ -81,7 +81,7 @@ def test_a_chosen_image_finds_itself_first(page: Page) -> None:
 
 def test_it_is_chosen_by_keyboard_alone(page: Page) -> None:
     # Playwright tells Chromium to hand choosers over without waiting until it does
-    page.names_of("filechooser", lambda chooser: None)
+    page.on("filechooser", lambda chooser: None)
     field = page.get_by_label("Or by an image")
     expect(field).to_be_visible()
     page.get_by_label("Search for").focus()

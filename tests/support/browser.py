@@ -45,13 +45,13 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, l
     with browser.new_context(base_url=url, **context) as fresh:
         page = fresh.new_page()
         page.set_default_timeout(30_000)
-        page.names_of(
+        page.on(
             "console",
             lambda said: (
                 complaints.append(said.text) if said.type in ("error", "warning") else None
             ),
         )
-        page.names_of("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
         yield page, complaints
 
 
