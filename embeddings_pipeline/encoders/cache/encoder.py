@@ -79,12 +79,12 @@ class CachedEncoder:
         self, kind: Kind, texts: Sequence[str], encode: Callable[[Sequence[str]], Encodings]
     ) -> Encodings:
         hashes = [text_hash(text) for text in texts]
-        wanted = dict(zip(hashes, texts, strict=True))
-        found = self._cache.read(kind, self.identity, [*wanted])
-        missing = [key for key in wanted if key not in found]
+        text_by_hash = dict(zip(hashes, texts, strict=True))
+        found = self._cache.read(kind, self.identity, [*text_by_hash])
+        missing = [key for key in text_by_hash if key not in found]
         made = Encodings(np.empty((0, self.identity.dimension), np.float32), Usage())
         if missing:
-            made = encode([wanted[key] for key in missing])
+            made = encode([text_by_hash[key] for key in missing])
         fresh = dict(zip(missing, made.vectors, strict=True))
         failed = {missing[index]: why for index, why in made.failures.items()}
         good = {key: v for key, v in fresh.items() if key not in failed and _is_good(v)}

@@ -136,12 +136,12 @@ def _encoding_config(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]
         _modes(_json(part.folder / "config.json")) for part in modules if part.kind == "Pooling"
     ]
     lower = _json(modules[0].folder / "sentence_bert_config.json").get("do_lower_case")
-    said = {
+    config = {
         "prompts": [prompts, default] if prompts else None,
         "pooling": pooling if pooling not in ([], [["mean"]]) else None,
         "lower_case": lower or None,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _dimension(model: str, modules: Sequence[_Module]) -> int:

@@ -176,17 +176,17 @@ def classify_error(error: APIStatusError, endpoint: Endpoint, model: str) -> Exc
     full_message = str(
         (body.get("message") if isinstance(body, dict) else None) or body or error.message
     )
-    said = endpoint.redacted(full_message)
+    message = endpoint.redacted(full_message)
     if {str(error.code), str(error.type)} & _QUOTA_CODES or status == 402:
-        return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {said})")
+        return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {message})")
     if status in (401, 403):
         return ConfigurationError(
-            f"{host} does not accept the key ({status}: {said}): set OPENAI_API_KEY to one that"
+            f"{host} does not accept the key ({status}: {message}): set OPENAI_API_KEY to one that"
             f" may use {model!r}"
         )
     if status == 404:
         return ConfigurationError(
-            f"{host} has no model {model!r} ({status}: {said}): check the name, and OPENAI_BASE_URL"
+            f"{host} has no model {model!r} ({status}: {message}): check the name, and OPENAI_BASE_URL"
         )
     if 300 <= status < 400:
         to = endpoint.redacted(error.response.headers.get("location", "another address"))
@@ -195,11 +195,11 @@ def classify_error(error: APIStatusError, endpoint: Endpoint, model: str) -> Exc
             " OPENAI_BASE_URL to the provider's address"
         )
     if status == 500 and is_server_length_error(full_message):
-        return RejectedInput(f"{host} rejects the texts ({status}: {said})", full_message)
+        return RejectedInput(f"{host} rejects the texts ({status}: {message})", full_message)
     if status in _TRANSIENT_STATUSES or status >= 500:
         after = _retry_after(error.response.headers)
-        return TransientError(f"{status}: {said}", after, input_suspected=status >= 500)
-    return RejectedInput(f"{host} rejects the texts ({status}: {said})", full_message)
+        return TransientError(f"{status}: {message}", after, input_suspected=status >= 500)
+    return RejectedInput(f"{host} rejects the texts ({status}: {message})", full_message)
 
 
 def _retry_after(headers: Headers) -> float | None:

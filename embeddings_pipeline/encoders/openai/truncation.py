@@ -57,8 +57,8 @@ def truncate_to_reported_limit(text: str, refusal: str) -> str | None:
     """
     if len(text) < 2 or not is_length_error(refusal):
         return None
-    limit, asked = _number(_LIMIT, refusal), _number(_SENT, refusal)
-    share = _MARGIN * limit / asked if 0 < limit < asked else 0.5
+    limit, sent = _number(_LIMIT, refusal), _number(_SENT, refusal)
+    share = _MARGIN * limit / sent if 0 < limit < sent else 0.5
     return text[: max(1, int(len(text) * share))]
 
 
@@ -67,16 +67,16 @@ def is_length_error(refusal: str) -> bool:
     return bool(_LENGTH_WORDS.search(refusal) and _EXCEEDED_WORDS.search(refusal))
 
 
-def is_server_length_error(said: str) -> bool:
+def is_server_length_error(message: str) -> bool:
     """Whether a server error says that a text is too long.
 
     Stricter than `is_length_error`: server errors also speak of exceeded deadlines and quotas,
     which are transient.
     """
-    return bool(_SERVER_LENGTH_ERROR.search(said))
+    return bool(_SERVER_LENGTH_ERROR.search(message))
 
 
-def _number(pattern: re.Pattern[str], said: str) -> int:
-    found = pattern.search(said)
+def _number(pattern: re.Pattern[str], message: str) -> int:
+    found = pattern.search(message)
     # a number of ten digits or more is not a number of tokens
     return int(found[1]) if found and len(found[1]) < 10 else 0
