@@ -186,7 +186,8 @@ def classify_error(error: APIStatusError, endpoint: Endpoint, model: str) -> Exc
         )
     if status == 404:
         return ConfigurationError(
-            f"{host} has no model {model!r} ({status}: {message}): check the name, and OPENAI_BASE_URL"
+            f"{host} has no model {model!r} ({status}: {message}): check the name and"
+            " OPENAI_BASE_URL"
         )
     if 300 <= status < 400:
         to = endpoint.redacted(error.response.headers.get("location", "another address"))
