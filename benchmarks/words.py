@@ -167,7 +167,7 @@ def compared(
 @contextmanager
 def reading_all() -> Iterator[None]:
     """Searches that do not ask first what score they need."""
-    with patch.object(lexical, "LOOK", 10**9):
+    with patch.object(lexical, "MIN_SAMPLE", 10**9):
         yield
 
 

@@ -16,7 +16,12 @@ import psycopg
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.manifest import Declared, entities_of, load_manifest, place_of
+from embeddings_pipeline.entities.manifest import (
+    Declared,
+    describe_location,
+    entities_of,
+    load_manifest,
+)
 from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import (
     ConfigurationError,
@@ -300,7 +305,7 @@ class Pipeline:
             stopped=stopped,
         )
         runs = [EntityRun(entity, replace(options, run_id=str(uuid4()))) for entity in chosen]
-        with self.encoders.until(stopped):
+        with self.encoders.stop_when(stopped):
             self._run_stages(runs, failures)
         results = Results([run for run in runs if run.counts], failures)
         if raise_errors:
@@ -489,7 +494,7 @@ class Pipeline:
     def _place_of(self, entity: Entity) -> str:
         """Where the entity is declared, to begin a message with; "" where no manifest says so."""
         try:
-            return f"{place_of(self.declared.models[entity.name])}, "
+            return f"{describe_location(self.declared.models[entity.name])}, "
         except (ConfigurationError, KeyError):
             return ""
 

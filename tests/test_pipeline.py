@@ -120,14 +120,14 @@ def test_a_database_that_is_gone_ends_the_run() -> None:
     pipeline.counts_of = gone  # type: ignore[method-assign]
     runs = pipeline.run("event", "note", raise_errors=False)
     assert pipeline.of("texts") == ["event"]
-    assert runs.failures.told() == {"event": "it went away"}
+    assert runs.failures.messages() == {"event": "it went away"}
 
 
 def test_an_interrupted_run_begins_nothing_else() -> None:
     pipeline = Scripted(failing("vectors", "event", Interrupted("event: stopped")))
     runs = pipeline.run("event", "note", raise_errors=False)
     assert pipeline.of("vectors") == ["event"]
-    assert runs.failures.told() == {"event": "event: stopped"}
+    assert runs.failures.messages() == {"event": "event: stopped"}
 
 
 class ScriptedRunner(Runner):
@@ -142,7 +142,7 @@ def test_marts_that_fail_are_named_beside_the_entities() -> None:
     runner._jobs.marts.side_effect = EmbeddingsError("dbt: mart: no such column")
     runs = runner.run(["note"], {}, dbt=False, marts=True)
     assert [run.entity.name for run in runs] == ["note"]
-    assert runs.failures.told() == {"marts": "dbt: mart: no such column"}
+    assert runs.failures.messages() == {"marts": "dbt: mart: no such column"}
 
 
 def test_a_failure_names_its_entity_once() -> None:

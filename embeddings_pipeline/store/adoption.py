@@ -1,4 +1,4 @@
-"""A team's own table of vectors, read to fill the embedding cache."""
+"""Copies the vectors of a team's own table into the embedding cache."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.cache import next_version
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# how far from 1 a vector may be that was stored as floats of two bytes
+# the length of a normalized vector stored as two-byte floats may differ from 1 by this much
 _TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A table and its columns."""
+    """A table of vectors and its columns."""
 
     schema: str
     table: str
@@ -31,7 +31,7 @@ class Foreign:
 
     @property
     def names(self) -> dict[str, sql.Composable]:
-        """For `EntityTables.fill`."""
+        """The names to fill into statements."""
         return {
             "foreign": Identifier(self.schema, self.table),
             "foreign_id": Identifier("f", self.id),
@@ -41,7 +41,7 @@ class Foreign:
 
 
 def count(connection: Connection[Row], foreign: Foreign) -> int:
-    """Rows of the table."""
+    """The number of rows of the table."""
     row = connection.execute(
         sql.SQL("select count(*) from {}").format(Identifier(foreign.schema, foreign.table))
     ).fetchone()
@@ -49,7 +49,7 @@ def count(connection: Connection[Row], foreign: Foreign) -> int:
 
 
 def dimensions(connection: Connection[Row], foreign: Foreign) -> list[int]:
-    """The dimensions that the table's vectors have; more than one where its column fixes none."""
+    """The dimensions of the table's vectors; several where the column has no fixed dimension."""
     rows = connection.execute(
         sql.SQL(
             "select distinct vector_dims({foreign_embedding}::vector) from {foreign} f"
@@ -65,7 +65,7 @@ def sample(
     vector_set: VectorSet,
     size: int,
 ) -> list[tuple[str, np.ndarray[Any, np.dtype[np.float32]]]]:
-    """(text, vector) of a few rows that fit."""
+    """(text, vector) of `size` rows with an equal text and a usable vector."""
     register_vector(tables.connection)
     rows = tables.execute(
         "select t.text, {foreign_embedding}::vector from {foreign} f join {texts} t"
@@ -79,10 +79,10 @@ def sample(
 
 
 def copy(tables: EntityTables, foreign: Foreign, vector_set: VectorSet, run_id: str) -> int:
-    """Copy the vectors of equal ids and texts that the embedding cache lacks into it; returns of
-    how many rows.
+    """Copy vectors with an equal id and text into the embedding cache, where it has no entry;
+    returns how many chunks got one.
 
-    Of an id that the table has twice with one text, one vector is taken.
+    Where the table has several rows with the same id and text, one vector is copied.
     """
     (fitted,) = tables.one(
         """
@@ -112,8 +112,7 @@ def copy(tables: EntityTables, foreign: Foreign, vector_set: VectorSet, run_id: 
 
 
 def _usable(foreign: Foreign, vector_set: VectorSet) -> sql.Composable:
-    """Whether a vector could be one of the set: of its dimension and a length that its model
-    gives."""
+    """Whether a vector has the dimension of the set, and a length that its model may return."""
     return sql.SQL("vector_dims({foreign_embedding}::vector) = {dimension} and {length}").format(
         dimension=sql.Literal(vector_set.dimension),
         length=sql.SQL(

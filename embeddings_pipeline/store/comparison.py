@@ -1,4 +1,4 @@
-"""Nearest rows of two vector sets, side by side."""
+"""Nearest rows in vector sets, to compare two sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 def shared_sample(
     tables: EntityTables, a: VectorSet, b: VectorSet, size: int
 ) -> list[tuple[str, int]]:
-    """(id, chunk) of some chunks that have a vector of the same text in both sets."""
+    """(id, chunk) of a sample of chunks that have a vector of the same text in both sets."""
     rows = tables.execute(
         "select a.{id}::text, a.chunk from {a} a join {b} b"
         " on b.{id} = a.{id} and b.chunk = a.chunk and b.text_hash = a.text_hash"
@@ -36,7 +36,7 @@ def neighbours(
     of: Sequence[tuple[str, int]],
     k: int,
 ) -> list[set[tuple[str, int]]]:
-    """The k chunks nearest to each of these, exactly, without the chunk itself."""
+    """The k nearest chunks to each of these by exact search, without the chunk itself."""
     query = tables.fill(
         """
         select v.{id}::text, v.chunk from {vectors} v
@@ -58,8 +58,8 @@ def neighbours(
 
 
 def nearest_rows(tables: EntityTables, vector_set: VectorSet, query: Vector, k: int) -> list[str]:
-    """Ids of the k rows nearest to a vector, exactly, nearest first; a row counts by its best
-    chunk."""
+    """The ids of the k nearest rows to a vector by exact search, nearest first. The best chunk of a
+    row counts."""
     register_vector(tables.connection)
     with tables.connection.transaction():
         tables.connection.execute("set local enable_indexscan = off")

@@ -1,5 +1,5 @@
-"""Connections to Postgres: pooled, in autocommit, with the session settings that we rely on; and
-what the server must have."""
+"""Connections to Postgres: pooled, in autocommit, with fixed session settings; and the checks of
+the server."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Row = tuple[Any, ...]
 
 
 def only(cursor: Cursor[Row]) -> Row:
-    """The row of a statement that always gives one."""
+    """The row of a statement that always returns one."""
     row = cursor.fetchone()
     if row is None:
-        raise LookupError("a statement that always gives a row gave none")
+        raise LookupError("the statement returned no row")
     return row
 
 
 @contextmanager
 def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
-    """A transaction of what can be made again, whose commit does not wait for the disk: a crash of
-    the server may lose the last half second of such transactions, whole ones and the last ones
+    """A transaction whose commit does not wait for the disk, for data that can be computed again. A
+    crash of the server may lose the last half second of such transactions, always whole ones
     (https://www.postgresql.org/docs/current/wal-async-commit.html)."""
     with connection.transaction():
         connection.execute("set local synchronous_commit to off")
@@ -37,33 +37,33 @@ def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
 
 
 class NoConnection(psycopg.OperationalError):
-    """None was to be had in the time that one waits for it."""
+    """No connection was available in time."""
 
 
-# of a server that does not answer; libpq itself would wait for the system, some two minutes
+# libpq would wait about two minutes for a server that does not answer
 _CONNECT_SECONDS = 10
 _CONNECTION: dict[str, Any] = {
     "application_name": "embeddings_pipeline",
     "client_encoding": "UTF8",
     "connect_timeout": _CONNECT_SECONDS,
-    # a server that vanished without a word is noticed in a minute rather than in two hours
+    # a server that vanished is noticed in a minute instead of two hours
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }
-# the text of a value, and with it a row's fingerprint, must not depend on who asks. Set in the
-# session, because PGTZ and PGDATESTYLE outdo what a connection is opened with
+# the text of a value, and so the fingerprint of a row, must not depend on the client. Set by
+# statements, because PGTZ and PGDATESTYLE override the options of a connection
 _SETTINGS = """
     set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC';
     set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
     set client_min_messages = 'warning';
-    -- what compares a whole table sorts and hashes it; the server's default of 4 MB goes to disk
+    -- comparing a whole table sorts and hashes it, which with the default of 4 MB goes to disk
     set work_mem = '64MB'
 """
 
 
 class Postgres:
-    """A pool over one database. Connections come in autocommit and go back as they came."""
+    """A pool of connections to one database, in autocommit. A returned connection is reset."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Postgres:
         patience: float = 30,
         statement_seconds: float | None = None,
     ) -> None:
-        """With `prepare` each connection is prepared once, and nobody leaves anything in it.
+        """`prepare` prepares each new connection; such connections are not reset on return.
 
-        `patience` is how many seconds one waits for a connection, and `statement_seconds` how
-        many a statement may take.
+        `patience` is the longest wait for a connection in seconds, `statement_seconds` the
+        statement timeout.
         """
         self.database = database
         self._prepare = prepare
@@ -87,28 +87,28 @@ class Postgres:
             min_size=0,
             max_size=max_size,
             timeout=patience,
-            # an attempt pauses longer and longer: who comes later begins a new one instead
+            # pauses between attempts grow; a later caller begins with short ones again
             reconnect_timeout=patience,
-            # `discard all` would take prepared statements away behind psycopg's back
+            # psycopg does not notice that `discard all` drops prepared statements
             kwargs={
                 **_CONNECTION,
                 "autocommit": True,
                 "prepare_threshold": 5 if prepare else None,
             },
             configure=self._configure,
-            # a search that meets a lost connection is tried again instead
+            # a search retries after a lost connection instead
             check=None if prepare else ConnectionPool.check_connection,
-            # a session leaves no temporary table, lock or setting to the next
+            # removes temporary tables, locks and settings of the session
             reset=None if prepare else self._forget,
             open=False,
         )
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Row]]:
-        """A connection for a block of work; session-level locks end with the block.
+        """A connection for a block; session-level locks end with the block.
 
-        Raises Unavailable with the reason where not even the first one can be made, NoConnection
-        where one was waited for in vain.
+        Raises Unavailable with the reason where the first connection fails, and NoConnection where
+        none is available in time.
         """
         if self._pool.closed and (reason := self._refusal()):
             raise Unavailable(reason)
@@ -124,7 +124,7 @@ class Postgres:
 
     @contextmanager
     def transaction_in(self, schema: str) -> Iterator[Connection[Row]]:
-        """A transaction in which a table without a schema's name is in this one."""
+        """A transaction in which unqualified table names refer to this schema."""
         with self.connection() as connection, connection.transaction():
             path = sql.SQL("set local search_path to {}").format(sql.Identifier(schema))
             connection.execute(path)
@@ -140,7 +140,7 @@ class Postgres:
         self._begin(connection)
 
     def _begin(self, connection: Connection[Row]) -> None:
-        _settle(connection)
+        _apply_settings(connection)
         if self._statement_seconds is not None:
             connection.execute(
                 "select set_config('statement_timeout', %s, false)",
@@ -148,7 +148,7 @@ class Postgres:
             )
 
     def _refusal(self) -> str | None:
-        """Why a connection cannot be made, or None. The pool itself tries on and does not say."""
+        """Why a connection cannot be made, or None. The pool retries without a reason."""
         try:
             psycopg.connect(self.database.url, **_CONNECTION).close()
         except psycopg.OperationalError as error:
@@ -157,7 +157,7 @@ class Postgres:
         return None
 
     def renew(self) -> None:
-        """Replace the connections that were lost."""
+        """Replace lost connections."""
         self._pool.check()
 
     def close(self) -> None:
@@ -165,20 +165,20 @@ class Postgres:
         self._pool.close()
 
 
-def _settle(connection: Connection[Row]) -> None:
+def _apply_settings(connection: Connection[Row]) -> None:
     connection.execute(_SETTINGS)
 
 
 def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:
-    """SQL that the project's own yml gives (a `where`, a type's name).
+    """SQL from the project's own yml, like a `where` or the name of a type.
 
-    `escaped` for a statement with parameters, where a percent sign would be a placeholder.
+    `escaped` is for statements with parameters, in which a percent sign begins a placeholder.
     """
     return sql.SQL(fragment.replace("%", "%%") if escaped else fragment)
 
 
 def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
-    """Column -> type of a table or view, in their order; empty where there is no such relation."""
+    """The columns of a table or view with their types, in order; empty where it does not exist."""
     rows = connection.execute(
         """
         select a.attname, format_type(t.oid, a.atttypmod)
@@ -186,7 +186,7 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
         join pg_class c on c.oid = a.attrelid
         join pg_namespace n on n.oid = c.relnamespace
         join pg_type d on d.oid = a.atttypid
-        -- the type below a domain; an enum has no meaning in another database, text has
+        -- the base type of a domain; an enum becomes text, because its type is unknown elsewhere
         join pg_type t on t.oid = case
             when d.typtype = 'd' then d.typbasetype
             when d.typtype = 'e' then 'text'::regtype
@@ -200,14 +200,15 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
 
 
 MINIMUM_SERVER = 140000
-# the first with hnsw.iterative_scan
+# the first version with hnsw.iterative_scan
 MINIMUM_PGVECTOR = (0, 8)
 
 
 def check_server(connection: Connection[Row], schema: str) -> None:
-    """Make sure of Postgres, pgvector and the schema.
+    """Check the version of Postgres; create the extension vector and the schema where they are
+    missing.
 
-    Raises ConfigurationError that says what to run where one is missing.
+    Raises ConfigurationError with the command to run where that fails.
     """
     version = connection.info.server_version
     if version < MINIMUM_SERVER:
@@ -240,7 +241,7 @@ def _ensure_extension(connection: Connection[Row]) -> None:
 
 
 def _ensure_schema(connection: Connection[Row], schema: str) -> None:
-    # `if not exists` asks for the right to create one even where it exists
+    # `create schema if not exists` needs the privilege even where the schema exists
     if connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone():
         return
     user, database = connection.info.user, connection.info.dbname

@@ -1,5 +1,4 @@
-"""Questions about the stored state, for checks, status and plots, and the view that tells how
-much of each entity has vectors."""
+"""Counts of the stored state for checks, status and plots, and the `entity_coverage` view."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# chunks at random and always the same, by an index of `texts`; what follows is a limit
+# a random but stable order of chunks, by an index of `texts`; a limit follows
 SAMPLED: LiteralString = (
     "select {id}, chunk from {texts} where text_hash is not null order by text_hash"
 )
@@ -27,10 +26,10 @@ _NORM_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class PartitionCoverage:
-    """One partition: `rows` should have vectors, `covered` of them do, for all their chunks.
+    """One partition: `rows` have a text, and `covered` of them have vectors of all their chunks.
 
-    `pending`, `missing` and `quarantined` count chunks as `store.vectors.pending` defines them;
-    what is quarantined is not among the missing.
+    `pending`, `missing` and `quarantined` count chunks as `store.vectors.pending` defines them, but
+    `missing` excludes quarantined chunks.
     """
 
     partition_key: str
@@ -46,8 +45,7 @@ class PartitionCoverage:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """Rows of `texts` apart from coverage: without any text, failed, and longer than the model
-    reads (chunks)."""
+    """Rows without text, rows that failed to render, and chunks longer than the model reads."""
 
     without_text: int
     failed: int
@@ -55,7 +53,7 @@ class TextCounts:
 
 
 def coverage(tables: EntityTables, vector_set: VectorSet | None) -> list[PartitionCoverage]:
-    """Coverage of each partition that has texts, in order. Without a set nothing is covered."""
+    """Coverage of each partition that has texts, in order. Without a set no row is covered."""
     rows = tables.execute(
         """
         select
@@ -88,7 +86,7 @@ def coverage(tables: EntityTables, vector_set: VectorSet | None) -> list[Partiti
 
 
 def orphans(tables: EntityTables, vector_set: VectorSet) -> int:
-    """Vectors whose row or chunk is no more."""
+    """How many vectors have no row or chunk."""
     (count,) = tables.one(
         "select count(*) from {vectors} v where not exists (select from {texts} t"
         " where t.{id} = v.{id} and t.chunk = v.chunk and t.text_hash is not null)",
@@ -115,7 +113,7 @@ def shown_and_lost(tables: EntityTables, live: VectorSet, other: VectorSet) -> t
 
 
 def odd_norms(tables: EntityTables, vector_set: VectorSet) -> int:
-    """Vectors, of a sample of 10,000, whose length is not 1 within 1 %."""
+    """How many vectors of a sample of 10,000 have a length that differs from 1 by more than 1 %."""
     (count,) = tables.one(
         "select count(*) from ({sampled} limit {sample}) as t join {vectors} using ({id}, chunk)"
         " where abs(vector_norm(embedding::vector) - 1) > {tolerance}",
@@ -128,8 +126,9 @@ def odd_norms(tables: EntityTables, vector_set: VectorSet) -> int:
 
 
 def text_counts(tables: EntityTables, max_tokens: int) -> TextCounts:
-    """Rows without text, rows that failed to render, and chunks past `max_tokens`, a weighted
-    one where a part of it is: each is read by itself."""
+    """Rows without text, rows that failed to render, and chunks longer than `max_tokens`. A
+    weighted chunk counts where one of its parts is longer, because the model reads each part by
+    itself."""
     return TextCounts(
         *tables.one(
             """
@@ -149,7 +148,7 @@ def text_counts(tables: EntityTables, max_tokens: int) -> TextCounts:
 
 
 def sample_texts(tables: EntityTables, size: int) -> list[tuple[str, str]]:
-    """(id, text) of a few rows, the same ones each time."""
+    """(id, text) of `size` rows, the same each time."""
     rows = tables.execute(
         "select {id}::text, text from {texts} where text_hash is not null"
         " order by text_hash limit {size}",
@@ -161,7 +160,7 @@ def sample_texts(tables: EntityTables, size: int) -> list[tuple[str, str]]:
 def sample_vectors(
     tables: EntityTables, vector_set: VectorSet, size: int
 ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Sequence[str]]:
-    """Vectors, shape (rows, dimension), with the value of the first filter of each, as text."""
+    """Vectors, shape (rows, dimension), and the value of the first filter of each, as text."""
     register_vector(tables.connection)
     first = next(iter(tables.source.filters), None)
     rows = tables.execute(
@@ -180,9 +179,9 @@ def sample_vectors(
 
 
 def replace_coverage(connection: Connection[Row], schema: str) -> None:
-    """Make `entity_coverage` show every entity that has texts, one row each.
+    """Create `entity_coverage` again, with a row for every entity that has texts.
 
-    To be called in a transaction: two entities at once take turns until its end.
+    Call it in a transaction: it holds a lock until the transaction ends.
     """
     connection.execute(
         "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"coverage/{schema}",)
@@ -191,7 +190,7 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
         sql.SQL(
             "select e.entity, e.definition->>'id', s.table_name, s.number from {entities} e"
             " left join {sets} s on s.entity = e.entity and s.state = 'live'"
-            # one whose tables somebody dropped keeps no other out of the view
+            # an entity whose tables were dropped is left out
             " where to_regclass(format('%I.%I', {schema}::text, e.entity || '_texts')) is not null"
             " order by 1"
         ).format(
@@ -213,7 +212,7 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
 def _coverage_of(
     schema: str, entity: str, id_column: str, table: str | None, number: int | None
 ) -> sql.Composable:
-    """A row of the coverage view. Without a live set every text is pending."""
+    """The query of one row of the coverage view. Without a live set every text is pending."""
     key = Identifier(id_column)
     without_set = sql.SQL(
         "(select {key}, true as missing, false as outdated, false as quarantined, true as pending,"

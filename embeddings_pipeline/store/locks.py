@@ -1,4 +1,4 @@
-"""Advisory locks: they keep two runs from doing the same work. Correctness never rests on them."""
+"""Advisory locks keep two runs from doing the same work. Correctness does not depend on them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from embeddings_pipeline.errors import Busy
 from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 
-# asked again and again: a statement that waits holds a snapshot, and that holds back vacuum and
-# `create index concurrently`, perhaps of the very run that is waited for
+# locks are polled: a waiting statement holds a snapshot, which blocks vacuum and `create index
+# concurrently`, perhaps in the run that holds the lock
 _POLL_SECONDS = 0.2
 
 
 @contextmanager
 def entity(tables: EntityTables, patience: float = math.inf) -> Iterator[None]:
-    """Hold the entity for texts, publish or erase; waits for whoever has it.
+    """Hold the lock of the entity for texts, publish or erase; waits for its holder.
 
-    Raises Busy where that takes longer than `patience` seconds.
+    Raises Busy after `patience` seconds.
     """
     with _held(tables.connection, f"{tables.schema}/{tables.entity}", patience):
         yield
@@ -30,7 +30,7 @@ def entity(tables: EntityTables, patience: float = math.inf) -> Iterator[None]:
 
 @contextmanager
 def index(tables: EntityTables, table: str) -> Iterator[None]:
-    """Hold the index of a vector set; waits for whoever builds it."""
+    """Hold the lock of a vector set's index; waits for its holder."""
     with _held(tables.connection, f"{tables.schema}/{table}/index"):
         yield
 
@@ -52,6 +52,6 @@ def _held(connection: Connection[Row], name: str, patience: float = math.inf) ->
     try:
         yield
     finally:
-        # with a broken connection the lock is gone already
+        # a closed connection has released the lock
         if not connection.closed:
             connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (name,))

@@ -1,7 +1,7 @@
-"""Brings the tables of an earlier version up to this one; nothing is encoded again for it.
+"""Migrates the tables of an earlier version, without encoding anything again.
 
-Definitions change in one transaction, under a lock. What is copied afterwards, the caches of sets
-that were there before caches were, is copied in windows and can be resumed.
+Definitions change in one transaction, under a lock. Afterwards the vectors of existing sets are
+copied into embedding caches, in windows, which can be resumed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
-# parts of the space of hashes that are copied one after the other
+# windows of the range of hashes, copied one after the other
 WINDOWS = 64
-# versions of vectors that were there before versions were; renewed ones of a forced run that was
-# cut short are above its floor
+# versions for vectors from before versions existed; vectors of an interrupted forced run get the
+# second one, which is not below its floor
 _FORMER, _RENEWED = 0, 1
 
 
 @dataclass(frozen=True)
 class Migration:
-    """What a migration does, or would do, to one table."""
+    """What a migration does to one table."""
 
     table: str
     rows: int
@@ -40,14 +40,14 @@ class Migration:
 
 
 def needed(connection: Connection[Row], name: str) -> bool:
-    """Whether the tables of the schema are of an earlier version.
+    """Whether the tables of the schema have an earlier version.
 
-    Raises ConfigurationError where they are of a later one.
+    Raises ConfigurationError where they have a later one.
     """
     version = stored_version(connection, name)
     if version is not None and version > schema.VERSION:
         raise ConfigurationError(
-            f"the tables in schema {name!r} are of version {version}, and this program knows"
+            f"the tables in schema {name!r} have version {version}, and this program knows"
             f" version {schema.VERSION}: install the version of embeddings-pipeline that made them,"
             " or a later one"
         )
@@ -65,7 +65,7 @@ def stored_version(connection: Connection[Row], name: str) -> int | None:
 
 
 def planned(connection: Connection[Row], name: str) -> list[Migration]:
-    """What `migrate` would do; nothing where the tables are of this version."""
+    """What `migrate` would do; empty where the tables have this version."""
     if not needed(connection, name):
         return []
     found = []
@@ -150,11 +150,10 @@ def migrate(connection: Connection[Row], name: str) -> None:
 
 
 def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, int]]:
-    """Copy the vectors of migrated sets into the caches of their identities, where these are kept;
-    gives the model and how many of its `WINDOWS` are done, one after the other. Goes on where it
-    was stopped.
+    """Copy the vectors of migrated sets into the caches of their identities, where caches are kept.
+    Yields the model and how many of its `WINDOWS` are done. Continues where it was stopped.
 
-    Vectors of weighted texts stay where they are: those of their parts cannot be told from them.
+    Vectors of weighted texts are not copied: the vectors of their parts cannot be computed.
     """
     with database.connection() as connection:
         for stored in identities.all_of(connection, name):
@@ -215,8 +214,8 @@ def _as_stored(connection: Connection[Row], name: str, entity: str) -> TableName
 
 
 def _stub(connection: Connection[Row], name: str, view: str) -> None:
-    """Let a view show nothing, in the same columns, so that what it reads can be altered and what
-    reads it stays."""
+    """Replace a view by an empty one with the same columns, so that the tables it reads can be
+    altered, and the views that read it stay."""
     columns = connection.execute(
         "select attname, format_type(atttypid, atttypmod) from pg_attribute"
         " where attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) and attnum > 0"
@@ -236,7 +235,7 @@ def _stub(connection: Connection[Row], name: str, view: str) -> None:
 
 
 def _separate_identities(connection: Connection[Row], name: str) -> None:
-    """What a set said of its model goes to `model_identities`."""
+    """Move the description of the model from each set to `model_identities`."""
     _execute(connection, name, "create table if not exists {model_identities} ({identity_columns})")
     for statement in (
         """

@@ -1,4 +1,4 @@
-"""What to do when the server went away: wait for it, and go on from what is stored."""
+"""Retries after a lost connection: waits for the server, and continues from the stored state."""
 
 from __future__ import annotations
 
@@ -27,42 +27,43 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 120
-# of one that is there but goes each time: whatever is asked of it may be why
-_MOST_LOSSES = 50
+# a server that fails again and again may fail because of the work itself
+_MAX_ATTEMPTS = 50
 # admin_shutdown, crash_shutdown, cannot_connect_now, deadlock_detected, serialization_failure
-_PASSING_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
+_TRANSIENT_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
 
 
 def resumed(work: Callable[P, T]) -> Callable[P, T]:
-    """Do the work again, with growing pauses, when its connection was lost in the middle.
+    """Repeat the work, with growing pauses, when its connection is lost.
 
-    For work that goes on from what is stored. It takes its connections and locks anew; any other
-    error, and a database that stays away for two minutes, ends it.
+    For work that continues from the stored state and takes its own connections and locks. Any other
+    error ends the work, and so does a database that is unavailable for two minutes.
     """
 
     @wraps(work)
-    def persistent(*args: P.args, **kwargs: P.kwargs) -> T:
+    def retried(*args: P.args, **kwargs: P.kwargs) -> T:
         return Retrying(
             retry=retry_if_exception(is_lost_connection),
             wait=wait_exponential_jitter(multiplier=0.1, max=10),
-            stop=_StaysAway() | stop_after_attempt(_MOST_LOSSES),
+            stop=_UnavailableTooLong() | stop_after_attempt(_MAX_ATTEMPTS),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )(work, *args, **kwargs)
 
-    return persistent
+    return retried
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether the server went away, or ended one of two transactions that wait for each other."""
+    """Whether the connection was lost, or the transaction was ended by a deadlock or a conflict."""
     if not isinstance(error, psycopg.OperationalError):
         return False
     state = error.sqlstate
-    return state is None or state.startswith("08") or state in _PASSING_STATES
+    return state is None or state.startswith("08") or state in _TRANSIENT_STATES
 
 
-class _StaysAway(stop_base):
-    """Stops once no connection was to be had for so long: work may take hours before it is lost."""
+class _UnavailableTooLong(stop_base):
+    """Stops when no connection was available for two minutes. Time at work does not count, because
+    work may take hours before its connection is lost."""
 
     def __init__(self) -> None:
         self._seen = time.monotonic()

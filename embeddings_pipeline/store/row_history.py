@@ -1,4 +1,4 @@
-"""All that is stored about one row: its texts and vectors, and the rows with an equal text."""
+"""Everything stored about one row: its texts, its vectors, and the rows with an equal text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 @dataclass(frozen=True)
 class StoredText:
-    """A chunk as `texts` has it."""
+    """A stored chunk."""
 
     chunk: int
     partition_key: str
@@ -26,7 +26,7 @@ class StoredText:
 
 @dataclass(frozen=True)
 class StoredVector:
-    """A chunk's vector in one set: the run that encoded it, and when the set got it."""
+    """The vector of a chunk in one set: the run that encoded it, and when the set received it."""
 
     chunk: int
     text_hash: bytes
@@ -36,8 +36,8 @@ class StoredVector:
 
 
 class ChunkState(NamedTuple):
-    """How a chunk stands in a set, as `store.vectors.pending` defines the words; `floor` is the
-    least version of a vector that is good enough."""
+    """The state of a chunk in a set, as `store.vectors.pending` defines it. `floor` is the lowest
+    sufficient version."""
 
     missing: bool
     outdated: bool
@@ -73,7 +73,7 @@ def vectors(tables: EntityTables, vector_set: VectorSet, row_id: str) -> dict[in
 def states(
     tables: EntityTables, vector_set: VectorSet | None, texts: sql.Composable
 ) -> dict[int, ChunkState]:
-    """How each chunk of these texts, of one row, stands in a set, by chunk."""
+    """The state in a set of each chunk of a row, whose texts are given, by chunk."""
     rows = tables.execute(
         "select s.chunk, s.missing, s.outdated, s.quarantined, s.pending, s.floor"
         " from ({states}) as s",
@@ -96,7 +96,7 @@ def equal_texts(tables: EntityTables, text_hash: bytes, row_id: str, most: int) 
 def usable_in_cache(
     tables: EntityTables, vector_set: VectorSet, hashes: list[bytes], floor: int
 ) -> bool:
-    """Whether the cache has a good enough entry of each of these hashes."""
+    """Whether the cache has an entry of at least version `floor` for each hash."""
     (found,) = tables.one(
         "select count(*) from {cache} where version >= {floor} and text_hash = any(%s::uuid[])",
         ([text_hash.hex() for text_hash in hashes],),

@@ -1,4 +1,4 @@
-"""Rows that someone names by their ids: whether they can be taken, and what became of them."""
+"""Rows named by their ids: whether they exist, and their status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def present(tables: EntityTables, ids: Sequence[str]) -> set[str]:
-    """Those of these ids that the staging model has, eligible or not."""
+    """Those of the ids that the staging model has, eligible or not."""
     entity = tables.source.entity
     rows = tables.execute(
         "select {id}::text from {staging} where {id} = any(%s::{id_type}[])",
@@ -23,7 +23,7 @@ def present(tables: EntityTables, ids: Sequence[str]) -> set[str]:
 
 
 def without_text(tables: EntityTables, ids: Sequence[str]) -> set[str]:
-    """Those of these ids whose row says nothing, or could not be rendered."""
+    """Those of the ids whose row has no text, or could not be rendered."""
     rows = tables.execute(
         "select {id}::text from {texts} where {id} = any(%s::{id_type}[])"
         " and chunk = 0 and text_hash is null",
@@ -33,7 +33,7 @@ def without_text(tables: EntityTables, ids: Sequence[str]) -> set[str]:
 
 
 def quarantined(tables: EntityTables, live: VectorSet | None, ids: Sequence[str]) -> dict[str, str]:
-    """Why these ids, those that are, are in quarantine: as rows, or as texts of the live set."""
+    """The error of each quarantined id, as a row or as a text of the live set."""
     failed: dict[str, str] = dict(
         tables.execute(
             "select id, min(error) from {quarantine} where entity = {entity} and id = any(%s)"

@@ -1,4 +1,4 @@
-"""The run ledger: what each run of an entity did, in one row that its steps add to."""
+"""The run ledger: one row for each run of an entity, to which its stages add their counts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from embeddings_pipeline.store.tables import EntityTables
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step did: rows for read, deleted and quarantined, chunks for the rest.
+    """What a stage did. `read`, `deleted` and `quarantined` count rows, the others chunks.
 
-    `encoded` counts the entries that were written to the embedding cache, `reused` the chunks that
-    were projected less those. `seconds` are all of its time, `encode_seconds` those of a loaded
-    model at work; `saved_usd` is what reuse spared.
+    `encoded` counts entries written to the embedding cache, `reused` the projected chunks beyond
+    these. `seconds` is the time of the stage, `encode_seconds` the time of the loaded model.
+    `saved_usd` is the cost that reuse saved.
     """
 
     read: int = 0
@@ -98,7 +98,7 @@ def record(
 
 
 def record_plan(tables: EntityTables, run_id: str, plan: dict[str, Any]) -> None:
-    """Add what a run is about to do to one set; the plans of a run's sets stand in a list."""
+    """Add the plan for one set to the list of plans of a run."""
     tables.execute(
         """
         insert into {run_ledger} as l (entity, run_id, kind, plan)
@@ -134,7 +134,8 @@ def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
 
 
 def throughput(tables: EntityTables, model: str) -> float | None:
-    """Tokens a second of the last runs with this model on the device used last; None before."""
+    """Tokens per second of the last runs with this model, on the device used last; None before the
+    first run."""
     row = tables.execute(
         """
         with runs as (
@@ -152,9 +153,9 @@ def throughput(tables: EntityTables, model: str) -> float | None:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds that earlier runs took: for a pass that finds nothing, and for each row of the table
-    in it; for each row that is rendered; before a model's first vector and after its last; for each
-    chunk that is projected, and for each row of an index that is built."""
+    """Seconds that earlier runs took: `scan` for each row that a pass compares, `render` for each
+    row that it renders, `start` for a run of a model besides its encoding, `project` for each
+    projected chunk, and `index` for each row of an index that is built."""
 
     scan: float
     render: float
@@ -165,7 +166,7 @@ class Rates:
     def of(
         self, *, rows: int, rendered: int, projected: int, indexed: int, encode_seconds: float
     ) -> float:
-        """The seconds of a run over so many rows; `indexed` sets are built."""
+        """The seconds of a run over this many rows; `indexed` is the number of sets to index."""
         start = self.start if encode_seconds else 0.0
         return (
             self.scan * rows
@@ -178,7 +179,8 @@ class Rates:
 
 
 def rates(tables: EntityTables) -> Rates | None:
-    """What the entity's last runs took, or those of others where it never ran; None before any."""
+    """The rates of the entity's last runs, or of other entities where it never ran; None where the
+    ledger is empty."""
     rows = tables.execute("""
             select l.entity = {entity} as own, read, encoded, encoded + reused,
                 encode_seconds, coalesce((stages->>'texts')::float8, 0),
@@ -209,7 +211,7 @@ def rates(tables: EntityTables) -> Rates | None:
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars: of the last run, of all runs, and what reuse and cache saved in them."""
+    """US dollars: of the last run, of all runs, and saved by reuse in all runs."""
 
     last_run_usd: float = 0.0
     total_usd: float = 0.0
@@ -224,7 +226,7 @@ class Cost:
 
 
 def cost(tables: EntityTables) -> Cost:
-    """What the runs of an entity cost."""
+    """The cost of the runs of an entity."""
     return Cost(
         *tables.one(
             """

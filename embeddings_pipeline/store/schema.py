@@ -1,5 +1,4 @@
-"""The tables that all entities share, as this version has them, and the declarations that are
-stored there."""
+"""The tables that all entities share, in this version, and the declarations stored there."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from embeddings_pipeline.store.connection import Row, check_server, columns_of
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.store.texts import lexemes
 
-# of these tables and of those of each entity; `migrations` brings older ones up to it
+# the version of all tables; `migrations` updates older ones
 VERSION = 1
 
 _TABLES = {
@@ -141,7 +140,7 @@ _TABLES = {
         primary key (entity, run_id)
     """,
 }
-_FURTHER = (
+_INDEXES_AND_SEQUENCES = (
     "create unique index if not exists vector_sets_one_live"
     " on {schema}.vector_sets (entity) where state = 'live'",
     "create unique index if not exists quarantine_of_rows"
@@ -153,16 +152,16 @@ _FURTHER = (
 
 
 def create_control_tables(connection: Connection[Row], schema: str) -> None:
-    """Create the shared tables where they are missing, and migrate those of an earlier version.
+    """Create missing shared tables, and migrate tables of an earlier version.
 
-    Raises ConfigurationError on a lacking extension or privilege, and for tables that a newer
-    version made or that somebody altered.
+    Raises ConfigurationError for a missing extension or privilege, and for tables that were created
+    by a newer version or altered by hand.
     """
     from embeddings_pipeline.store import migrations
 
     try:
         with connection.transaction():
-            # two first runs at once would both find the extension, the schema or a table missing
+            # concurrent first runs would both try to create the extension, the schema or a table
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
             check_server(connection, schema)
             if migrations.needed(connection, schema):
@@ -185,7 +184,7 @@ def create_control_tables(connection: Connection[Row], schema: str) -> None:
 
 
 def create_missing(connection: Connection[Row], schema: str) -> None:
-    """Create what is missing of the shared tables."""
+    """Create missing shared tables, indexes, sequences and functions."""
     named = Identifier(schema)
     for table in _TABLES:
         connection.execute(
@@ -193,7 +192,7 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
                 Identifier(schema, table), columns_sql(table, schema)
             )
         )
-    for statement in _FURTHER:
+    for statement in _INDEXES_AND_SEQUENCES:
         connection.execute(sql.SQL(statement).format(schema=named))
     connection.execute(
         sql.SQL("insert into {0} (version) select {1} where not exists (select from {0})").format(
@@ -204,36 +203,35 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
 
 
 def refuse_altered(connection: Connection[Row], schema: str) -> None:
-    """Raise ConfigurationError where a shared table has other columns than this version gives it:
-    to go on would split its history."""
+    """Raise ConfigurationError where the columns of a shared table differ from this version."""
     for table, columns in _TABLES.items():
-        wanted = set(re.findall(r"^\s{8}(\w+) (?!\()", columns, re.MULTILINE)) - _NO_COLUMNS
+        wanted = set(re.findall(r"^\s{8}(\w+) (?!\()", columns, re.MULTILINE)) - _CONSTRAINT_WORDS
         present = columns_of(connection, schema, table).keys()
         if present != wanted:
             lacks = ", ".join(sorted(wanted - present))
             extra = ", ".join(sorted(present - wanted))
             raise ConfigurationError(
-                f"table {schema}.{table} is not as this version made it:"
+                f"table {schema}.{table} differs from this version:"
                 + (f" it lacks {lacks}" if lacks else "")
                 + (" and" if lacks and extra else "")
-                + (f" it has {extra} beside its own columns" if extra else "")
-                + ": undo what was altered by hand, or restore the schema from a backup"
+                + (f" it has the extra columns {extra}" if extra else "")
+                + ": undo the manual changes, or restore the schema from a backup"
             )
 
 
-_NO_COLUMNS = {"primary", "unique", "check"}
+_CONSTRAINT_WORDS = {"primary", "unique", "check"}
 
 
 def columns_sql(table: str, schema: str) -> sql.Composable:
-    """The columns of a shared table, as it is created with them."""
-    # a default of '{}' is no placeholder
+    """The column definitions of a shared table."""
+    # `format` would take a default of '{}' for a placeholder
     parts = _TABLES[table].split("{schema}")
     separated = [sql.SQL(part) for part in parts]
     return sql.Composed([piece for part in separated for piece in (Identifier(schema), part)][1:])
 
 
 def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list[str]:
-    """Names of the tables of every vector set of the entity, whatever its state."""
+    """The tables of all vector sets of the entity, in any state."""
     rows = connection.execute(
         sql.SQL("select table_name from {} where entity = %s order by number").format(
             Identifier(schema, "vector_sets")
@@ -244,7 +242,7 @@ def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list
 
 
 def stored_entities(connection: Connection[Row], schema: str) -> tuple[dict[str, Entity], Failures]:
-    """Every entity that was ever run, by name, and those of them that cannot be read."""
+    """Every entity that was ever run, by name, and the failures of unreadable declarations."""
     found, failures = {}, Failures()
     for name, definition in _stored(connection, schema).items():
         with failures.of(name):
@@ -253,7 +251,7 @@ def stored_entities(connection: Connection[Row], schema: str) -> tuple[dict[str,
 
 
 def stored_entity(connection: Connection[Row], schema: str, name: str) -> Entity:
-    """One of them. Raises NotFound that names the choices, and as `read_definition` does."""
+    """A stored entity. Raises NotFound with the choices, or as `read_definition` does."""
     known = _stored(connection, schema)
     if name not in known:
         raise NotFound(f"there is no entity {name!r} (entities: {', '.join(known) or 'none yet'})")
@@ -261,8 +259,8 @@ def stored_entity(connection: Connection[Row], schema: str, name: str) -> Entity
 
 
 def read_definition(name: str, definition: str) -> Entity:
-    """The entity of a stored declaration. Raises RunNeeded for one that this version does not
-    take, as one of another version may be."""
+    """The entity of a stored declaration. Raises RunNeeded for a declaration that is not valid in
+    this version."""
     try:
         return Entity.model_validate_json(definition)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The view that others read: the published vectors of an entity."""
+"""The published view of an entity's vectors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
 
-# for readers of a view or table, who hold back all that comes after in the meantime
+# a statement that waits for a long reader blocks all later readers
 _LOCK_TIMEOUT = "10s"
 _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
 
 
 class Grant(NamedTuple):
-    """A privilege that a role has; None is everyone."""
+    """A privilege of a role; the role None is PUBLIC."""
 
     role: str | None
     privilege: str
@@ -27,9 +27,8 @@ class Grant(NamedTuple):
 
 
 def limit_lock_wait(connection: Connection[Row]) -> None:
-    """Let the statements of this transaction fail where they would wait for a long reader.
-
-    They raise LockNotAvailable, and are for the next run to try again.
+    """Make the statements of this transaction raise LockNotAvailable, where they would wait for a
+    long reader. The next run tries again.
     """
     connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
 
@@ -37,11 +36,11 @@ def limit_lock_wait(connection: Connection[Row]) -> None:
 def replace_published(
     connection: Connection[Row], schema: str, entity: str, *, again: bool = False
 ) -> bool:
-    """Point `<entity>_embeddings` at the live vector set; False where there is none.
+    """Make `<entity>_embeddings` show the live vector set; False where there is none.
 
-    Columns keep their places, so that dependent views and grants survive. A view that is right
-    is left alone, unless it is to be defined `again`: to replace it would wait for its readers, and
-    hold up new ones meanwhile.
+    Columns keep their positions, so that dependent views and grants survive. A current view is not
+    replaced, unless `again` is true, because replacing it waits for its readers and blocks new
+    ones.
     """
     live = connection.execute(
         sql.SQL(
@@ -71,11 +70,11 @@ def replace_published(
     right = present == [*fixed, *ordered] and _reads(connection, schema, view, table)
     if right and not again:
         return True
-    # the cast drops the dimension: `create or replace view` refuses a column of another type
+    # the cast drops the dimension: `create or replace view` does not change the type of a column
     values = {
         "embedding": sql.SQL("embedding::vector"),
         "model": sql.Literal(model),
-        # as bytes, which it always was
+        # the view has always shown the hash as bytea
         "text_hash": sql.SQL("uuid_send(text_hash)"),
     }
     columns = sql.SQL(", ").join(
@@ -108,9 +107,9 @@ def _reads(connection: Connection[Row], schema: str, view: str, table: str) -> b
 
 
 def drop_published(connection: Connection[Row], schema: str, entity: str) -> list[Grant]:
-    """Drop the view, because a column of it goes; returns what was granted to others on it.
+    """Drop the view, to remove a column; returns the grants on it.
 
-    Raises ConfigurationError naming dependants.
+    Raises ConfigurationError with the objects that depend on the view.
     """
     view = Identifier(schema, f"{entity}_embeddings")
     granted = connection.execute(
@@ -128,7 +127,7 @@ def drop_published(connection: Connection[Row], schema: str, entity: str) -> lis
     except DependentObjectsStillExist as error:
         raise ConfigurationError(
             f"entity {entity!r}: a filter was removed or changed its type, but"
-            f" {error.diag.message_detail}; drop what depends on it (dbt builds its models"
+            f" {error.diag.message_detail}; drop the dependent objects (dbt builds its models"
             " again), then run once more"
         ) from None
     return [Grant(*row) for row in granted]
@@ -137,7 +136,7 @@ def drop_published(connection: Connection[Row], schema: str, entity: str) -> lis
 def grant_published(
     connection: Connection[Row], schema: str, entity: str, grants: Sequence[Grant]
 ) -> None:
-    """Grant on the view what was granted on the one before it."""
+    """Grant the privileges of a dropped view on the new one."""
     for role, privilege, grantable in grants:
         connection.execute(
             sql.SQL("grant {} on {} to {}{}").format(

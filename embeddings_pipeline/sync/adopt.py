@@ -1,4 +1,4 @@
-"""Takes over vectors that a team has already, where text and model are the same."""
+"""Adopts the existing vectors of a team, where text and model are the same."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tabl
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import sets as vector_sets
 
-# rows whose vectors are compared with what the model makes of their texts, before any is taken
+# rows whose vectors are compared with new ones before any is adopted
 _PROOF = 5
-# bfloat16 and float32 of one model agree far better than this, two models far worse
+# bfloat16 and float32 vectors of one model are more similar than this, those of two models less
 _SAME_MODEL = 0.99
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """Rows of the foreign table, and how many of their vectors fitted a text and were taken."""
+    """Rows of the foreign table, and how many chunks got a vector from it."""
 
     rows: int
     fitted: int
@@ -33,11 +33,11 @@ class Adopted:
 def adopt(
     database: Postgres, names: TableNames, encoders: Encoders, foreign: Foreign, run_id: str
 ) -> Adopted:
-    """Fill the embedding cache from a table of the same database, by id and equal text; the next
-    run projects what it has.
+    """Fill the embedding cache from a table of the same database, by id and equal text. The next
+    run projects the vectors.
 
-    A few vectors are made anew first and compared. Raises RunNeeded for an entity that has no
-    texts yet, ConfigurationError for a table or column that is not there, another dimension, or
+    Encodes a few of the texts first, and compares the vectors. Raises RunNeeded for an entity
+    without texts, and ConfigurationError for a missing table or column, another dimension, or
     vectors of another model.
     """
     encoder = encoders.for_entity(names.source.entity)

@@ -1,6 +1,6 @@
-"""What may be wrong with an entity, decided without Dagster.
+"""The checks of an entity, without Dagster.
 
-Checks report; none of them acts, but that `recall` measures anew where it is due.
+Checks only report. `recall` also measures the index again where that is due.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.status import served
 
-# what each check asks
+# the question of each check
 QUESTIONS = {
     "truncated": "Is a text longer than the model reads? The rest of it is not in its vector.",
     "without_text": "Has a row no text to embed, or one that cannot be rendered?",
@@ -36,7 +36,7 @@ QUESTIONS = {
 
 
 def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
-    """Every verdict on an entity, by the name of its question; for one that has texts."""
+    """The result of every check of an entity that has texts, by the name of the check."""
     entity = names.source.entity
     with open_tables(database, names) as tables:
         sets = vector_sets.vector_sets(tables, ("live", "building"))
@@ -44,23 +44,23 @@ def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
         covered = stored_coverage.coverage(tables, shown)
         reads = shown.max_tokens if shown else None
         counts = stored_coverage.text_counts(tables, reads or 1 << 30)
-        strays = {s.number: stored_coverage.orphans(tables, s) for s in sets}
-        odd = {s.number: stored_coverage.odd_norms(tables, s) for s in sets if s.normalized}
-        traces = erasures.count_remains(tables)
+        orphan_counts = {s.number: stored_coverage.orphans(tables, s) for s in sets}
+        norm_counts = {s.number: stored_coverage.odd_norms(tables, s) for s in sets if s.normalized}
+        remains = erasures.count_remains(tables)
     return {
         "truncated": truncated(counts, reads),
         "without_text": without_text(counts),
         "coverage": coverage(covered),
-        "orphans": orphans(strays),
-        "unit_norm": unit_norm(odd),
-        "erased": erased(traces),
+        "orphans": orphans(orphan_counts),
+        "unit_norm": unit_norm(norm_counts),
+        "erased": erased(remains),
         "recall": index_recall(shown, entity.index.recall),
         "data_lag": data_lag(covered, entity.freshness),
     }
 
 
 def coverage(partitions: Sequence[PartitionCoverage]) -> CheckResult:
-    """An error while something is pending; a warning for what is quarantined."""
+    """An error while chunks are pending; a warning for quarantined chunks."""
     rows, covered, pending, quarantined = (
         sum(getattr(p, name) for p in partitions)
         for name in ("rows", "covered", "pending", "quarantined")
@@ -85,7 +85,7 @@ def coverage(partitions: Sequence[PartitionCoverage]) -> CheckResult:
 
 
 def orphans(by_set: dict[int, int]) -> CheckResult:
-    """An error: a search could find what is no longer there."""
+    """An error: a search could find a deleted row."""
     count = sum(by_set.values())
     return CheckResult(
         passed=not count,
@@ -97,44 +97,44 @@ def orphans(by_set: dict[int, int]) -> CheckResult:
 
 
 def unit_norm(by_set: dict[int, int]) -> CheckResult:
-    """An error: distances to such a vector mean something else."""
+    """An error: distances to such a vector are wrong."""
     count = sum(by_set.values())
-    said = f"{count:,} of a sample of vectors are not of length 1: encode them again with `force`"
+    problem = f"{count:,} vectors of a sample are not of length 1: encode them again with `force`"
     return CheckResult(
         passed=not count,
-        description=said if count else "a sample of the vectors is of length 1",
+        description=problem if count else "a sample of the vectors is of length 1",
         metadata={"odd_vectors": count},
     )
 
 
-def erased(traces: int) -> CheckResult:
-    """An error: somebody was promised that nothing would be left."""
+def erased(remains: int) -> CheckResult:
+    """An error: an erasure must leave nothing."""
     return CheckResult(
-        passed=not traces,
-        description=f"{traces:,} rows of erased ids, or texts in a cache that could not be reached,"
-        " are left; the next run of `texts` removes them"
-        if traces
+        passed=not remains,
+        description=f"{remains:,} rows of erased ids, or erased texts in a cache that could not be"
+        " reached, are left; the next run of `texts` removes them"
+        if remains
         else "nothing is left of what was erased",
-        metadata={"traces": traces},
+        metadata={"traces": remains},
     )
 
 
 def truncated(counts: TextCounts, max_tokens: int | None) -> CheckResult:
-    """A warning: the end of those texts cannot be found."""
-    said = (
+    """A warning: searches cannot find the end of these texts."""
+    problem = (
         f"{counts.truncated:,} texts are longer than the {max_tokens} tokens that the model reads:"
         " declare `chunk` to split them"
     )
     return CheckResult(
         passed=not counts.truncated,
         severity="warn",
-        description=said if counts.truncated else "the model reads every text whole",
+        description=problem if counts.truncated else "the model reads every text whole",
         metadata={"truncated": counts.truncated},
     )
 
 
 def without_text(counts: TextCounts) -> CheckResult:
-    """A warning: those rows cannot be found at all."""
+    """A warning: searches cannot find these rows."""
     found = []
     if counts.without_text:
         found.append(f"{counts.without_text:,} rows have no text")
@@ -149,10 +149,10 @@ def without_text(counts: TextCounts) -> CheckResult:
 
 
 def data_lag(partitions: Sequence[PartitionCoverage], freshness: Freshness) -> CheckResult:
-    """A warning, then an error, as long as the entity's freshness allows.
+    """A warning, then an error, after the times of the entity's `freshness`.
 
-    Counted from the oldest change that waits, not from runs: one that failed half-way, or filled
-    another partition, does not hide it.
+    The age is that of the oldest pending change, not of the last run: a run that failed, or
+    covered another partition, does not reset it.
     """
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]
     oldest = timedelta(seconds=max(ages, default=0))
@@ -172,7 +172,7 @@ def _without_age(partition: PartitionCoverage) -> dict[str, Any]:
 
 
 def measured(tables: EntityTables, shown: VectorSet | None) -> VectorSet | None:
-    """The set after its index was measured, where that was due; searches go by what was found."""
+    """The set, after its index was measured where that is due. Searches use the measured effort."""
     if shown is None or not stored.is_due(tables, shown):
         return shown
     with locks.index(tables, shown.table_name):
@@ -181,8 +181,8 @@ def measured(tables: EntityTables, shown: VectorSet | None) -> VectorSet | None:
 
 
 def index_recall(shown: VectorSet | None, target: float) -> CheckResult:
-    """A warning until the index is built or where a filter makes it find too little, an error
-    where it finds too little without one."""
+    """A warning until the index is built, or where recall with a filter is below the target; an
+    error where recall without a filter is below the target."""
     if shown is None or shown.recall is None:
         return CheckResult(False, "the index is not built yet", "warn")
     levels = (shown.recall_check or {}).get("levels", [])
@@ -213,7 +213,7 @@ def _shown(level: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found. `metadata` holds plain values; a list of mappings is a table."""
+    """The result of a check. `metadata` has plain values; a list of mappings is a table."""
 
     passed: bool
     description: str

@@ -1,4 +1,4 @@
-"""Compares a set that could be published with the one that is. Changes nothing."""
+"""Compares another vector set with the live one. Changes nothing."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets. `overlap_at_10` is the mean share of nearest neighbours that both agree on, with
-    `sample` stored chunks as queries; `quality` only where judgements were given."""
+    """Two compared sets. `overlap_at_10` is the mean share of common nearest neighbours, with
+    `sample` stored chunks as queries. `quality` is empty without qrels."""
 
     live: int
     other: int
@@ -42,18 +42,18 @@ class Comparison:
 
 
 def compare(
-    database: Postgres, names: TableNames, encoders: Encoders, judgements: Qrels | None = None
+    database: Postgres, names: TableNames, encoders: Encoders, qrels: Qrels | None = None
 ) -> Comparison:
-    """Compare the live set with the one that is being built, or else with the last retired.
+    """Compare the live set with the building one, or else with the last retired one.
 
-    Raises ConfigurationError where there are no two sets.
+    Raises ConfigurationError where there are not two sets.
     """
     with open_tables(database, names) as tables:
         live = vector_sets.vector_sets(tables, ("live",))
         others = vector_sets.vector_sets(tables, ("retired", "building"))
         if not live or not others:
             raise ConfigurationError(
-                f"entity {names.source.entity.name!r} has no two vector sets to compare"
+                f"entity {names.source.entity.name!r} does not have two vector sets to compare"
             )
         pair = (live[0], max(others, key=lambda s: (s.state == "building", s.number)))
         sample = comparison.shared_sample(tables, *pair, _SAMPLE)
@@ -66,9 +66,7 @@ def compare(
         other=pair[1].number,
         sample=len(sample),
         overlap_at_10=float(np.mean(shares)) if shares else 0.0,
-        quality=[_quality(database, names, encoders, s, judgements) for s in pair]
-        if judgements
-        else [],
+        quality=[_quality(database, names, encoders, s, qrels) for s in pair] if qrels else [],
     )
 
 
@@ -77,16 +75,16 @@ def _quality(
     names: TableNames,
     encoders: Encoders,
     vector_set: VectorSet,
-    judgements: Qrels,
+    qrels: Qrels,
 ) -> Quality:
     encoder = encoders.for_identity(vector_set.identity)
     gains, recalls = [], []
-    vectors = encoder.encode_query([*judgements.queries.values()]).vectors
-    for query, vector in zip(judgements.queries, vectors, strict=True):
+    vectors = encoder.encode_query([*qrels.queries.values()]).vectors
+    for query, vector in zip(qrels.queries, vectors, strict=True):
         with open_tables(database, names) as tables:
             ranked = comparison.nearest_rows(tables, vector_set, vector, 100)
-        gains.append(ndcg(ranked, judgements.relevant[query], 10))
-        recalls.append(recall(ranked, judgements.relevant[query], 100))
+        gains.append(ndcg(ranked, qrels.relevant[query], 10))
+        recalls.append(recall(ranked, qrels.relevant[query], 100))
     return Quality(
         number=vector_set.number,
         model=vector_set.model,

@@ -1,4 +1,4 @@
-"""Takes rows that have just arrived through what a run does, without waiting for the next one."""
+"""Brings single rows up to date at once, without waiting for the next run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Status: TypeAlias = Literal["searchable", "without text", "quarantined", "refuse
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a row, and why it cannot be found, where it cannot."""
+    """The outcome for a row, and the reason where searches cannot find it."""
 
     id: str
     status: Status
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class DocumentsResult:
-    """What became of each id, in their order, and what it took."""
+    """The outcome for each id, in their order, and the counts."""
 
     outcomes: Sequence[Outcome]
     counts: Counts
@@ -50,9 +50,9 @@ def sync_documents(
 ) -> DocumentsResult:
     """Read the rows `options.ids` from staging, and bring their texts and vectors up to date.
 
-    Nothing is deleted: that is for a run. Raises RunNeeded where a run has to come first, Busy
-    where one is at work for longer than `options.patience`, Unavailable where the live set's
-    model is not to be had, and as `encode_entity` does.
+    Deletes nothing; only a run deletes rows. Raises RunNeeded where a run is needed first, Busy
+    where a run holds the entity for longer than `options.patience`, Unavailable where the model of
+    the live set is not available, and as `encode_entity` does.
     """
     known, refused = _canonical(names, options.ids or ())
     refused |= _erased(vectors, names, [*known.values()])
@@ -61,24 +61,24 @@ def sync_documents(
     refused |= _missing(staged, names, [row_id for row_id in wanted if row_id not in found])
     chosen = [row_id for row_id in wanted if row_id in found]
     counts = _vectors(vectors, names, encoders, options, chosen)
-    said = _outcomes(vectors, names, chosen)
+    outcome_of = _outcomes(vectors, names, chosen)
     outcomes = []
-    for asked in options.ids or ():
-        row_id = known.get(asked, asked)
+    for given in options.ids or ():
+        row_id = known.get(given, given)
         why = refused.get(row_id)
-        outcome = Outcome(asked, "refused", why) if why else replace(said[row_id], id=asked)
+        outcome = Outcome(given, "refused", why) if why else replace(outcome_of[row_id], id=given)
         outcomes.append(outcome)
     return DocumentsResult(outcomes, counts)
 
 
 def _canonical(names: TableNames, ids: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Each id as the database prints it, and of the others why they cannot be one."""
+    """Each valid id as the database prints it, and the error of each invalid id."""
     known, refused = {}, {}
-    for asked in ids:
+    for given in ids:
         try:
-            (known[asked],) = names.source.canonical_ids([asked])
+            (known[given],) = names.source.canonical_ids([given])
         except ConfigurationError as error:
-            refused[asked] = str(error)
+            refused[given] = str(error)
     return known, refused
 
 
@@ -163,12 +163,12 @@ def _outcomes(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> Mappi
         empty = row_status.without_text(tables, ids)
         live = next(iter(vector_sets.vector_sets(tables, ("live",))), None)
         failed = row_status.quarantined(tables, live, ids)
-    said = {}
+    outcome_of = {}
     for row_id in ids:
         status: Status = "searchable"
         if row_id in failed:
             status = "quarantined"
         elif row_id in empty:
             status = "without text"
-        said[row_id] = Outcome(row_id, status, failed.get(row_id))
-    return said
+        outcome_of[row_id] = Outcome(row_id, status, failed.get(row_id))
+    return outcome_of

@@ -1,4 +1,4 @@
-"""Removes rows at once and for good, and lets them be tried again. Never encodes."""
+"""Erases rows at once and permanently, and resets failures. Never encodes."""
 
 from __future__ import annotations
 
@@ -16,27 +16,25 @@ from embeddings_pipeline.store.vectors.cache import Evict
 
 
 class Erased(NamedTuple):
-    """How many of the ids had a text, and how many texts a cache could not be told to forget."""
+    """How many of the ids had a text, and how many texts could not be removed from a cache."""
 
     rows: int
     left_in_cache: int
 
 
 def erase(database: Postgres, names: TableNames, ids: Sequence[str], evict: Evict) -> Erased:
-    """Remove every trace of these ids and skip them from now on.
+    """Delete everything stored of these ids, and skip them from now on.
 
-    The ids are noted first: a pass that is under way then leaves them out, and a model that is at
-    work on one finds no text to store its vector for. What of their texts no other row has leaves
-    the embedding cache right after them. A Redis that cannot be reached is told by the next run.
-    """
+    The ids are recorded first, so that a running pass leaves them out, and the vector of a text
+    that is being encoded is not stored. Then texts that no other row has are removed from the
+    embedding caches. Where Redis cannot be reached, the next run removes them."""
     rows = _erase(database, names, names.source.canonical_ids(ids))
     return Erased(rows, collect_erased(database, names, evict))
 
 
 @resumed
 def collect_erased(database: Postgres, names: TableNames, evict: Evict) -> int:
-    """Let the caches forget what is erased; returns how many hashes a later run has to try
-    again."""
+    """Remove erased texts from the caches; returns how many hashes a later run must try again."""
     with open_tables(database, names) as tables:
         return cache.collect(tables, evict, erased_only=True)
 
@@ -44,7 +42,7 @@ def collect_erased(database: Postgres, names: TableNames, evict: Evict) -> int:
 @resumed
 def _erase(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
     with open_tables(database, names) as tables:
-        # perhaps an id is erased before anything of the entity was ever stored
+        # an id may be erased before the first run of the entity
         text_tables.ensure_entity(tables.connection, names.schema, names.source)
         erasures.add(tables, ids)
         with locks.entity(tables):
@@ -53,7 +51,8 @@ def _erase(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
 
 @resumed
 def lift(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
-    """Let the next pass take these ids again; returns how many were erased."""
+    """Lift the erasure, so that the next pass reads these ids again; returns how many were
+    erased."""
     ids = names.source.canonical_ids(ids)
     with open_tables(database, names) as tables:
         return erasures.remove(tables, ids)
@@ -61,7 +60,7 @@ def lift(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
 
 @resumed
 def retry(database: Postgres, names: TableNames) -> int:
-    """Let the next run try everything in quarantine again; returns how many entries there are."""
+    """Make the next run try everything in quarantine again; returns the number of entries."""
     with open_tables(database, names) as tables:
         text_tables.ensure_entity(tables.connection, names.schema, names.source)
         with locks.entity(tables):

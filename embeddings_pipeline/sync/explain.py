@@ -1,4 +1,4 @@
-"""Says of one row what is stored, where it comes from, and what the next run does with it."""
+"""Explains one row: what is stored, where it comes from, and what the next run does with it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync import texts as text_pass
 from embeddings_pipeline.sync.plan import sets_of_run
 
-# rows that are listed because they have an equal text
+# the most rows with an equal text to list
 _EQUAL = 5
 
 
 @dataclass(frozen=True)
 class ChunkInSet:
-    """One chunk's vector in one set, and what the next run does with it. A set that the run is yet
-    to create has no number."""
+    """The vector of a chunk in one set, and what the next run does with it. A set that the run will
+    create has no number."""
 
     set_number: int | None
     state: str
@@ -45,8 +45,8 @@ class ChunkInSet:
 
 @dataclass(frozen=True)
 class ExplainedChunk:
-    """One chunk as it would be rendered now; its `tokens` are those of the entity's model. `equal`
-    are some other rows with an equal text, which share its vector."""
+    """A chunk as it would be rendered now. `tokens` is the count of the entity's model. `equal`
+    lists some other rows with an equal text, which share its vector."""
 
     chunk: int
     text: str
@@ -59,7 +59,7 @@ class ExplainedChunk:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A row. `next` is what the next run does with it as a whole."""
+    """An explained row. `next` is what the next run does with the row as a whole."""
 
     entity: str
     id: str
@@ -81,7 +81,7 @@ class _KnownSet:
 def explain(
     staged: Postgres, database: Postgres, names: TableNames, encoders: Encoders, row_id: str
 ) -> Explanation:
-    """Explain a row of staging or of the stored texts.
+    """Explain a row of the staging model or of the stored texts.
 
     Raises ConfigurationError where neither has the id.
     """
@@ -146,12 +146,12 @@ def _next_for_row(
 def _chunks(
     tables: EntityTables, encoders: Encoders, row_id: str, texts: Sequence[Text]
 ) -> list[ExplainedChunk]:
-    """The chunks of a row as they are rendered now, in each set."""
+    """The chunks of a row as they are rendered now, with their states in each set."""
     planning.create(tables)
     planning.add(tables, texts)
     encoder = encoders.for_entity(tables.source.entity)
     known = _known_sets(tables, encoders)
-    fates = [_in_set(tables, row_id, texts, one) for one in known]
+    in_sets = [_in_set(tables, row_id, texts, one) for one in known]
     return [
         ExplainedChunk(
             chunk=text.chunk,
@@ -160,7 +160,7 @@ def _chunks(
             tokens=sum(tokens),
             truncated=max(tokens) > encoder.identity.max_tokens,
             equal=row_history.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
-            sets=[of_chunk[text.chunk] for of_chunk in fates],
+            sets=[of_chunk[text.chunk] for of_chunk in in_sets],
         )
         for text in texts
         for tokens in [_tokens(tables, text, encoder)]
@@ -168,14 +168,14 @@ def _chunks(
 
 
 def _tokens(tables: EntityTables, text: Text, encoder: Encoder) -> list[int]:
-    """What the entity's model reads of a chunk, or of each of its parts; nothing of an image."""
+    """The tokens of a chunk, or of each of its parts, by the entity's model; 0 for an image."""
     if tables.source.entity.image:
         return [0]
     return encoder.token_count.of(text.parts or [text.text or ""])
 
 
 def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
-    """All sets of an entity, those last that the next run is to create."""
+    """All sets of an entity; sets that the next run will create come last."""
     maintained = sets_of_run(tables, encoders)
     numbers = {found.number for found, _ in maintained if found}
     known = []
@@ -183,10 +183,10 @@ def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
     for stored in sets:
         left = None
         if stored.number not in numbers:
-            rests = any(other.replaces(stored) for other in sets)
+            replaced = any(other.replaces(stored) for other in sets)
             left = (
                 "another set is about to take its place"
-                if rests
+                if replaced
                 else "the set is retired"
                 if stored.state == "retired"
                 else "the set is given up"
@@ -212,14 +212,16 @@ def _in_set(
         state = states[text.chunk]
         vector = vectors.get(text.chunk)
         if known.left:
-            fate = f"do nothing: {known.left}"
+            next_action = f"do nothing: {known.left}"
         elif state.quarantined and (state.missing or state.outdated):
-            fate = "do nothing yet: the model failed on it; `retry` lets the next run try it again"
+            next_action = (
+                "do nothing yet: the model failed on it; `retry` lets the next run try it again"
+            )
         elif not state.pending:
-            fate = "keep it: it is up to date"
+            next_action = "keep it: it is up to date"
         else:
             hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
-            at_hand = stored and row_history.usable_in_cache(tables, stored, hashes, state.floor)
+            cached = stored and row_history.usable_in_cache(tables, stored, hashes, state.floor)
             why = (
                 "the set is new"
                 if stored is None
@@ -229,14 +231,14 @@ def _in_set(
                 if state.missing
                 else "it is to be encoded again"
             )
-            fate = f"{'take it from the cache' if at_hand else 'encode it'}: {why}"
+            next_action = f"{'take it from the cache' if cached else 'encode it'}: {why}"
         found[text.chunk] = ChunkInSet(
             set_number=stored.number if stored else None,
             state=stored.state if stored else "new",
             model=known.identity.model,
             revision=known.identity.revision,
             vector=vector,
-            next=fate,
+            next=next_action,
         )
     return found
 

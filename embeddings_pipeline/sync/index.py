@@ -1,4 +1,5 @@
-"""Keeps the vector index of each set: built once nothing is pending, again when it is worn."""
+"""Maintains the vector index of each set: builds it when nothing is missing, and again after
+many changes."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 @dataclass(frozen=True)
 class IndexResult:
-    """One set's index. `action` is built, kept or waiting (rows are pending), `why` is why it was
-    built or has to be; `size_bytes` is None where there is no index."""
+    """The index of a set. `action` is built, kept or waiting (chunks are missing). `why` is the
+    reason for a build. `size_bytes` is None without an index."""
 
     vector_set: VectorSet
     action: str
@@ -52,9 +53,9 @@ def sync_index(
     rebuild: bool = False,
     report: Report = ignore_progress,
 ) -> list[IndexResult]:
-    """Build the index of each set that runs maintain where that is due, or with `rebuild` anyway,
-    and count the words of the texts, by which full-text search ranks. The ledger has how long that
-    took as a part of the run `run_id`."""
+    """Build the index of each maintained set where that is due, or always with `rebuild`. Also
+    count the lexemes of the texts, for the ranking of full-text search. Adds the time to the ledger
+    row of the run `run_id`."""
     with open_tables(database, names) as tables:
         lexemes.refresh_counts(tables)
         sets = vector_sets.maintained(vector_sets.vector_sets(tables))
@@ -99,7 +100,7 @@ def _bring_up_to_date(
     drift: IndexDrift,
     watch: AbstractContextManager[None],
 ) -> str:
-    """Do what is due; returns the action."""
+    """Build what is due; returns the action."""
     if due and any(p.missing for p in coverage.coverage(tables, vector_set)):
         return "waiting"
     filter_indexes.ensure(tables, vector_set)
@@ -109,7 +110,7 @@ def _bring_up_to_date(
         return "built"
     build.remove_leftovers(tables, vector_set)
     if vector_set.recall is None:
-        # who built it was stopped before it was measured
+        # the last build was stopped before it was measured
         recall.measure(tables, vector_set)
     return "kept"
 
@@ -121,13 +122,13 @@ def _due(
     *,
     rebuild: bool,
 ) -> _Due | None:
-    """What is to be built, and why; None where the index is as good as a new one."""
+    """The index to build, and why; None where the present one is good enough."""
     index = tables.source.entity.index
     declared = _declared(tables.names, vector_set, drift)
     present = vector_set.index_settings
     share = drift.share(vector_set.index_rows or 0)
     if rebuild:
-        return _Due(declared, "it was asked for")
+        return _Due(declared, "a rebuild was requested")
     if present is None:
         return _Due(declared, "there was none")
     if not _same(present["declared"], declared, index):
@@ -148,13 +149,13 @@ def _declared(names: TableNames, vector_set: VectorSet, drift: IndexDrift) -> di
 def _same(former: dict[str, Any], declared: dict[str, Any], index: Index) -> bool:
     wanted = declared["declared"]
     if index.type == "ivfflat" and index.lists is None:
-        # lists that follow the rows would ask for a new index after each insert
+        # the default number of lists follows the rows, and must not cause a build after each insert
         return {**former, "lists": 0} == {**wanted, "lists": 0}
     return bool(former == wanted)
 
 
 def _stronger(names: TableNames, vector_set: VectorSet) -> dict[str, Any] | None:
-    """What to build where the index was measured and finds too little."""
+    """A stronger index, where the measured recall is below the target."""
     if vector_set.recall is None or vector_set.recall >= names.source.entity.index.recall:
         return None
     return build.stronger(vector_set.index_settings or {})
@@ -166,7 +167,7 @@ def _build(
     settings: dict[str, Any] | None,
     drift: IndexDrift,
 ) -> None:
-    """Build and measure, then with more links as long as the recall is below its target."""
+    """Build and measure an index, with more links as long as its recall is below the target."""
     while settings is not None:
         build.build(tables, vector_set, settings, drift)
         vector_set = vector_sets.read(tables, vector_set.number)

@@ -1,4 +1,4 @@
-"""How far a run is and what it took, in the same words for every encoder."""
+"""The progress and counts of a run, and their text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from embeddings_pipeline.store.run_ledger import Counts
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in chunks (or other units) of all that was pending at its start; `counts`
-    is what it did, where it encodes."""
+    """The progress of a run: `done` of the chunks (or other units) that were pending at its start.
+    `counts` is given by runs that encode."""
 
     entity: str
     done: int
@@ -23,12 +23,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Chunks a second so far."""
+        """Units per second so far."""
         return self.done / self.seconds if self.seconds else 0.0
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds to the end at this rate; None before there is one."""
+        """Seconds to the end at this rate; None at a rate of 0."""
         return (self.pending - self.done) / self.rate if self.rate else None
 
 
@@ -36,11 +36,11 @@ Report: TypeAlias = Callable[[Progress], None]
 
 
 def ignore_progress(progress: Progress) -> None:
-    """Where nobody wants to know."""
+    """A `Report` that does nothing."""
 
 
 def of_progress(progress: Progress) -> str:
-    """How far a run is, and what it took so far."""
+    """The progress of a run, and its counts so far, as one line."""
     spent = f"; {of_counts(asdict(progress.counts))}" if progress.counts else ""
     return (
         f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit},"
@@ -49,7 +49,7 @@ def of_progress(progress: Progress) -> str:
 
 
 def of_counts(counts: Mapping[str, Any]) -> str:
-    """Texts, tokens, seconds and US dollars, of a ledger's counts."""
+    """The texts, tokens, seconds and US dollars of a ledger's counts, as one line."""
     seconds = float(counts["encode_seconds"])
     rate = f" ({counts['tokens'] / seconds:,.0f}/s)" if seconds else ""
     return (
@@ -60,5 +60,5 @@ def of_counts(counts: Mapping[str, Any]) -> str:
 
 
 def usd(amount: float) -> str:
-    """US dollars, down to the price of a few texts."""
+    """US dollars with six decimals, enough for the price of a few texts."""
     return f"${float(amount):,.6f}" if amount else "$0"

@@ -1,5 +1,4 @@
-"""Decides whether a vector set may take the place of the live one, and which one the published
-view shows. Nothing else does."""
+"""Decides whether a vector set may replace the live one, and which set the published view shows."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 @dataclass(frozen=True)
 class PublishResult:
-    """The set that is live after the call, if any, and why another one is not."""
+    """The live set after the call, if any, and why another set is not live."""
 
     live: VectorSet | None
     flipped: bool
@@ -29,7 +28,7 @@ class PublishResult:
 
     @property
     def summary(self) -> str:
-        """One sentence for a person."""
+        """The result as one sentence."""
         if self.live is None:
             return "nothing is published yet: " + "; ".join(self.reasons)
         shown = f"set {self.live.number} ({self.live.model}) is live"
@@ -38,38 +37,38 @@ class PublishResult:
 
 @resumed
 def publish(database: Postgres, names: TableNames, *, explicit: bool = False) -> PublishResult:
-    """Flip to the set that is being built where it is publishable; else say why not.
+    """Publish the building set, where nothing prevents it; the result has the reasons otherwise.
 
-    `explicit` is a person's word: it flips an entity whose `publish` is manual, or one that was
-    rolled back. Searches and marts see the old set until the one transaction that flips.
+    `explicit` publishes even where `publish` is manual, or after a rollback. Searches and marts see
+    the old set until the transaction of the switch is committed.
     """
     with open_tables(database, names) as tables, locks.entity(tables):
         live, building = _live(tables), _building(tables)
         if building is None:
             with tables.connection.transaction():
                 views.replace_published(tables.connection, names.schema, names.source.entity.name)
-            # a run that ended right after its flip left them
-            _drop_beyond(tables)
+            # a run that was killed after the switch leaves surplus sets
+            _drop_surplus(tables)
             return PublishResult(live, False, [])
         reasons = readiness_problems(tables, building, live)
         if not explicit:
-            reasons += _waits_for_a_person(tables)
+            reasons += _manual_reasons(tables)
         if reasons:
             return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
         with tables.connection.transaction():
             _flip(tables, live, building)
             vector_sets.hold_publishing(tables, held=False)
-        _drop_beyond(tables)
+        _drop_surplus(tables)
         return PublishResult(_live(tables), True, [])
 
 
 def rollback(database: Postgres, names: TableNames) -> tuple[PublishResult, int]:
-    """Flip back to the set that was live before; returns how many chunks it is behind, too.
+    """Publish the set that was live before; also returns how many chunks are pending in it.
 
-    Nothing flips by itself afterwards, until an explicit publish. Raises ConfigurationError
-    where no set is kept.
+    Holds automatic publishing until an explicit publish. Raises ConfigurationError where no earlier
+    set is kept.
     """
-    # a second try whose first one was done, but not answered, must not flip forth again
+    # a retry of a completed rollback whose reply was lost must not switch again
     return _roll_back_from(database, names, _live_number(database, names))
 
 
@@ -117,7 +116,7 @@ def _building(tables: EntityTables) -> VectorSet | None:
     return next(iter(vector_sets.vector_sets(tables, ("building",))), None)
 
 
-def _waits_for_a_person(tables: EntityTables) -> list[str]:
+def _manual_reasons(tables: EntityTables) -> list[str]:
     name = tables.entity
     if vector_sets.publishing_held(tables):
         return [f"held since a rollback: run `embeddings-pipeline publish {name}`"]
@@ -134,9 +133,9 @@ def _flip(tables: EntityTables, live: VectorSet | None, to: VectorSet) -> None:
     coverage.replace_coverage(tables.connection, tables.schema)
 
 
-def _drop_beyond(tables: EntityTables) -> None:
-    """Drop the retired sets past `keep_sets`, those never published first, then the oldest; and
-    those whose place another of their kind has taken, to which nobody would go back."""
+def _drop_surplus(tables: EntityTables) -> None:
+    """Drop the retired sets beyond `keep_sets`, first sets that were never published, then the
+    oldest. Also drop sets that a newer set of the same identity and storage has replaced."""
     live = _live(tables)
     retired = vector_sets.vector_sets(tables, ("retired",))
     superseded = [s for s in retired if live and s.is_like(live)]
@@ -145,7 +144,7 @@ def _drop_beyond(tables: EntityTables) -> None:
         retired, key=lambda s: (s.published_at is not None, s.published_at, s.number), reverse=True
     )
     for vector_set in [*superseded, *newest_first[tables.source.entity.keep_sets :]]:
-        # a set that someone reads is dropped by a later publish
+        # a set that is being read is dropped by a later publish
         with suppress(LockNotAvailable):
             vector_sets.drop_set(tables, vector_set)
 
@@ -153,7 +152,7 @@ def _drop_beyond(tables: EntityTables) -> None:
 def readiness_problems(
     tables: EntityTables, vector_set: VectorSet, live: VectorSet | None
 ) -> list[str]:
-    """Why a set may not take the place of the live one; empty where it may."""
+    """The reasons why a set may not replace the live one; empty where it may."""
     covered = coverage.coverage(tables, vector_set)
     missing = sum(partition.missing for partition in covered)
     orphans = coverage.orphans(tables, vector_set)
@@ -178,7 +177,8 @@ def _failed_on(
     live: VectorSet | None,
     covered: Sequence[PartitionCoverage],
 ) -> list[str]:
-    """Why a set in which nothing is pending would show too little: its model failed on the rest."""
+    """The reasons why a set without pending chunks shows too few rows: its model failed on
+    others."""
     if not any(partition.quarantined for partition in covered):
         return []
     entity = tables.source.entity
@@ -196,5 +196,6 @@ def _failed_on(
     return [
         f"{lost:,} of the {shown:,} rows that set {live.number} shows have no vector in it, and"
         f" max_delete_share is {entity.max_delete_share:.0%}: `embeddings-pipeline retry"
-        f" {entity.name}` lets a run try them again; if it is meant, raise max_delete_share"
+        f" {entity.name}` lets a run try them again; if that is intended, raise"
+        " max_delete_share"
     ]

@@ -1,4 +1,4 @@
-"""Queries with relevance judgements in the layout of BEIR, and the measures on them."""
+"""Queries with relevance judgements (qrels) in the layout of BEIR, and their measures."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from embeddings_pipeline.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Qrels:
-    """Queries by id, and for each the grade (above 0) of the rows that are relevant to it."""
+    """Queries by id, and for each query the grade (above 0) of its relevant rows."""
 
     queries: Mapping[str, str]
     relevant: Mapping[str, Mapping[str, int]]
 
 
 def read_qrels(queries: Path, qrels: Path) -> Qrels:
-    """Read `queries.jsonl` and a `qrels/*.tsv`; only judged queries are kept.
+    """Read `queries.jsonl` and a `qrels/*.tsv`; keeps only judged queries.
 
-    Raises ConfigurationError for a file that is missing or of another layout.
+    Raises ConfigurationError for a missing file, or one in another layout.
     """
     import pandas as pd
 
     try:
         texts = {
             str(record["_id"]): str(record["text"])
-            # a text may hold what `splitlines` takes for the end of a line
+            # `splitlines` would also split at other characters that a text may contain
             for record in map(json.loads, filter(str.strip, queries.read_text("utf-8").split("\n")))
         }
-        # an id may be NA, or have a quotation mark
+        # an id may be NA, or contain a quotation mark
         table = pd.read_csv(
             qrels,
             sep="\t",

@@ -20,12 +20,12 @@ from embeddings_pipeline.sync.run_options import RunOptions
 
 @resumed
 def retain(database: Postgres, names: TableNames, encoders: Encoders, settings: Settings) -> None:
-    """Delete the cache entries that the entity needs no longer.
+    """Delete the cache entries that the entity does not need any more.
 
-    That is EMBEDDING_CACHE_GRACE after the last text that needed them: where partitions run apart,
-    a row that moves is gone from one before another has it. What a model with a price has encoded
-    is kept for EMBEDDING_CACHE_TTL, and so is the cache of such a model that no set uses. With
-    EMBEDDING_CACHE_KEEP=false nothing is kept.
+    An entry is deleted EMBEDDING_CACHE_GRACE seconds after its last text, because a row that moves
+    between partitions of different runs leaves the old one before it appears in the new one.
+    Entries of a paid model are kept for EMBEDDING_CACHE_TTL seconds, and so is the cache of a paid
+    model that no set uses. With EMBEDDING_CACHE_KEEP=false no entry is kept.
     """
     ttl = timedelta(seconds=settings.embedding_cache_ttl)
     grace = timedelta(seconds=settings.embedding_cache_grace)
@@ -43,8 +43,7 @@ def retain(database: Postgres, names: TableNames, encoders: Encoders, settings: 
 def finish_migration(
     database: Postgres, names: TableNames, options: RunOptions, *, keep: bool
 ) -> None:
-    """Copy into the caches what vector sets had before there were caches; nothing where that is
-    done."""
+    """Copy vectors from before the caches existed into the caches, where that is not done yet."""
     started = time.monotonic()
     name = f"{names.source.entity.name}: cache of"
     for model, done in migrations.seed_caches(database, names.schema, keep=keep):

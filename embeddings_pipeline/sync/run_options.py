@@ -1,4 +1,4 @@
-"""What a run is asked for."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from embeddings_pipeline.sync.progress import Report, ignore_progress
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run of an entity is asked for. Without `keys` it takes every partition, without `ids`
-    every row; with `include_backlog` it goes on, after its own partitions, with what is pending in
-    others.
+    """The options of a run of an entity. Without `keys` it covers every partition, without `ids`
+    every row. `include_backlog` adds what is pending in other partitions, after its own partitions.
 
-    `limit` is the most texts to encode and `max_cost_usd` the most to spend, in all its sets.
-    `stopped` is asked all the time, `report` told how far it is. What other runs hold is waited
-    for `patience` seconds.
+    `limit` is the most texts to encode, `max_cost_usd` the most to spend, over all sets. The run
+    polls `stopped`, calls `report` with its progress, and waits up to `patience` seconds for locks
+    and claims of other runs.
     """
 
     run_id: str
@@ -44,17 +43,17 @@ class RunOptions:
 
     @property
     def kind(self) -> Kind:
-        """What the ledger calls it."""
+        """The kind of the run in the ledger."""
         return "run" if self.ids is None else "documents"
 
     @property
     def is_unrestricted(self) -> bool:
-        """Whether the run brings all of the entity up to date, if no cost limit ends it before."""
+        """Whether the run covers the whole entity, apart from a cost limit."""
         bounds = (self.partition_keys, self.ids, self.limit)
         return all(bound is None for bound in bounds)
 
     def scope(self, entity: Entity) -> Scope:
-        """The chunks of an entity that the run looks at: its own partitions before the backlog,
+        """The chunks of an entity that the run covers: its own partitions before the backlog,
         recent days before others."""
         first: Sequence[str] = ()
         if self.partition_keys is None:
@@ -64,12 +63,12 @@ class RunOptions:
         return Scope(self.partition_keys, self.ids, first)
 
     def less_counts(self, counts: Mapping[str, Any]) -> RunOptions:
-        """The same by the counts of a run in the ledger."""
+        """`less` by the counts of a run in the ledger."""
         encoded, dollars = int(counts.get("encoded", 0)), float(counts.get("cost_usd", 0))
         return self.less(Counts(encoded=encoded, cost_usd=dollars))
 
     def less(self, done: Counts) -> RunOptions:
-        """What is left of it, by its limits, once so much is done."""
+        """The options with the limits that remain after this work."""
         limit, dollars = self.limit, self.max_cost_usd
         return replace(
             self,

@@ -1,9 +1,8 @@
-"""Exports what is published of an entity to a folder that is searched without a database.
+"""Exports the published set of an entity to a folder, for searches without a database.
 
-A snapshot on disk: an index file, a file of rows, and the manifest that names them.
-
-The manifest is replaced last, in one step, and each export writes files of its own: whoever reads
-finds the old snapshot or the new one, whole, and an export that is killed leaves the old one.
+A snapshot is an index file, a file of rows, and a manifest that names both. Each export writes new
+files, and replaces the manifest last, in one step. So readers find the complete old snapshot or the
+complete new one, and a killed export leaves the old one.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ except ImportError:
     ) from None
 
 
-# vectors with which the effort of a search is chosen
+# queries with which the effort of searches is chosen
 _QUERIES = 50
 
 
@@ -55,11 +54,11 @@ def export(
     kind: Kind = "flat",
     report: Report = ignore_progress,
 ) -> Manifest:
-    """Write a snapshot of what is published now; the folder holds the former one until it is
-    whole. The index is built in memory, everything else goes through a batch at a time.
+    """Write a snapshot of the published set. The folder keeps the old snapshot until the new one is
+    complete. The index is built in memory; rows are written batch by batch.
 
-    Raises ConfigurationError where nothing is published or the folder cannot be written to, and
-    EmbeddingsError where there is no vector or a file cannot be written.
+    Raises ConfigurationError where nothing is published or the folder is not writable, and
+    EmbeddingsError where there are no vectors or a file cannot be written.
     """
     with (
         held(folder),
@@ -71,7 +70,7 @@ def export(
         try:
             manifest = work.write()
         except (OSError, RuntimeError) as error:
-            # FAISS says with a RuntimeError that a disk is full
+            # FAISS raises RuntimeError when the disk is full
             raise EmbeddingsError(f"the snapshot in {folder} was not written: {error}") from error
         commit(folder, manifest)
     return manifest
@@ -131,7 +130,7 @@ class _Export:
         )
 
     def _sample(self, index: Any) -> Vectors:
-        """Vectors to choose the effort with; an index that has to learn has learnt from more."""
+        """Vectors with which to choose the effort. Also trains an index that needs training."""
         size = max(_QUERIES, training_rows(index))
         sample, _ = self._comparable(store.sample(self.connection, self.published, size))
         if not index.is_trained:
@@ -139,7 +138,7 @@ class _Export:
         return sample
 
     def _added(self, index: Any, count: int) -> Iterator[Sequence[SnapshotRow]]:
-        """The rows of each batch, whose vectors are in the index by then."""
+        """The rows of each batch, after its vectors were added to the index."""
         started = time.monotonic()
         for batch in store.batches(self.connection, self.published):
             vectors, norms = self._comparable(batch.vectors)
@@ -155,8 +154,8 @@ class _Export:
     def _comparable(
         self, vectors: Vectors
     ) -> tuple[Vectors, np.ndarray[tuple[int], np.dtype[np.float32]]]:
-        """The vectors as the index compares them, and their norms: FAISS has no cosine, but the
-        inner product of vectors of length 1 is one."""
+        """The vectors as the index compares them, and their norms. FAISS has no cosine, but the
+        inner product of normalized vectors is the same."""
         norms = np.linalg.norm(vectors, axis=1).astype(np.float32)
         if self.published.vector_set.metric != "cosine":
             return vectors, np.ones_like(norms)
@@ -176,16 +175,16 @@ class _Part(BaseModel):
 class File(_Part):
     """A file beside the manifest."""
 
-    # no path: a manifest can name nothing else
+    # the pattern excludes paths outside the folder
     name: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.(faiss|sqlite)$")]
     bytes: int
     sha256: str
 
 
 class Manifest(_Part):
-    """What a snapshot holds. `count` is that of the vectors, `coverage` the percentage of rows
-    that had vectors, `columns` the filter columns and Postgres' types of them; `effort` is efSearch
-    or nprobe, None where the index is exact."""
+    """The content of a snapshot. `count` is the number of vectors, `coverage` the percentage of
+    rows with vectors, `columns` the filter columns with their Postgres types. `effort` is efSearch
+    or nprobe, None for an exact index."""
 
     format: Literal[1] = 1
     entity: str
@@ -212,7 +211,7 @@ class Manifest(_Part):
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model whose vectors these are, and that encodes queries."""
+        """The model of the vectors, which also encodes queries."""
         return ModelIdentity(
             self.provider,
             self.model,
@@ -225,9 +224,9 @@ class Manifest(_Part):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where it is missing, for one export.
+    """Lock a folder for one export, and create it where it is missing.
 
-    Raises ConfigurationError where it cannot be written to or another export holds it.
+    Raises ConfigurationError where it is not writable, or where another export holds it.
     """
     busy = f"another export is writing to {folder}"
     with ExitStack() as holds:
@@ -240,24 +239,24 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def new_path(folder: Path, suffix: Literal["faiss", "sqlite"]) -> Path:
-    """Where a file of a new snapshot goes."""
+    """The path of a new file of a snapshot."""
     return folder / f"{uuid4().hex}.{suffix}"
 
 
 def finished(path: Path) -> File:
-    """A file that was written, once it is safe on disk."""
+    """The entry of a written file, after it was synced to disk."""
     sync(path)
     return File(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Make this the snapshot, then remove what belongs to none."""
+    """Make this the current snapshot, then remove other files."""
     write_atomically(folder / _MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     remove_leftovers(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what an export left that was killed, or that was replaced."""
+    """Remove files of killed exports and of replaced snapshots."""
     kept = {_MANIFEST}
     if (folder / _MANIFEST).exists():
         manifest = read_manifest(folder)
@@ -269,7 +268,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises ConfigurationError where there is no snapshot, EmbeddingsError where it is damaged."""
+    """The manifest of a folder. Raises ConfigurationError where there is no snapshot,
+    EmbeddingsError where the manifest is damaged."""
     try:
         return Manifest.model_validate_json((folder / _MANIFEST).read_bytes())
     except OSError as error:
@@ -285,7 +285,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, file: File) -> Path:
-    """The file, unless it is another than what was written. Raises EmbeddingsError then."""
+    """The path of a file. Raises EmbeddingsError where its content is not what was written."""
     path = folder / file.name
     try:
         size = path.stat().st_size
@@ -309,12 +309,12 @@ Scores: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float32]]
 # efSearch and nprobe to try, in order
 _EFFORTS = (10, 20, 40, 80, 160, 320, 640, 1000)
 _K = 10
-# vectors for each list to find its centre: FAISS warns below 39 and takes no more than 256
+# training vectors per list: FAISS warns below 39 and uses at most 256
 _TRAINING = 64
 
 
 def create_index(kind: Kind, metric: str, dimension: int, rows: int, options: Index) -> Any:
-    """An empty index for so many rows; HNSW with the `m` and `ef_construction` of the options."""
+    """An empty index for `rows` rows; HNSW takes `m` and `ef_construction` from the options."""
     measure = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     if kind == "flat":
         return faiss.IndexFlat(dimension, measure)
@@ -324,23 +324,23 @@ def create_index(kind: Kind, metric: str, dimension: int, rows: int, options: In
         return index
     centres = faiss.IndexFlat(dimension, measure)
     index = faiss.IndexIVFFlat(centres, dimension, options.lists or default_lists(rows), measure)
-    # a small table has few rows for its one list
+    # a small table has few rows for its single list
     index.cp.min_points_per_centroid = 1
     return index
 
 
 def training_rows(index: Any) -> int:
-    """How many vectors to train with; 0 where there is nothing to learn."""
+    """How many vectors the training needs; 0 for an index without training."""
     return index.nlist * _TRAINING if isinstance(index, faiss.IndexIVFFlat) else 0
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Write an index to a file. Raises RuntimeError where the disk does not take it."""
+    """Write an index to a file. Raises RuntimeError where that fails."""
     faiss.write_index(index, str(path))
 
 
 def read_index(path: Path) -> Any:
-    """An index from a file, ready to be searched and to give vectors back."""
+    """Read an index from a file, ready for searches and for the reconstruction of vectors."""
     index = faiss.read_index(str(path))
     if isinstance(index, faiss.IndexIVFFlat):
         index.make_direct_map()
@@ -350,8 +350,9 @@ def read_index(path: Path) -> Any:
 def nearest(
     index: Any, vector: Vectors, k: int, *, effort: int | None = None, among: Numbers | None = None
 ) -> tuple[Scores, Numbers]:
-    """The k nearest to a vector of shape (1, dimension), or those among some, or fewer: their
-    similarities, descending, and their numbers. Without an effort it is an exact search."""
+    """At most k nearest to a vector of shape (1, dimension), all or only those `among` these
+    numbers: their similarities, descending, and their numbers. The search is exact without an
+    effort."""
     searched, parameters = index, faiss.SearchParameters
     more: dict[str, int] = {}
     if isinstance(index, faiss.IndexHNSWFlat):
@@ -368,14 +369,14 @@ def nearest(
 
 
 def least_effort(index: Any, sample: Vectors, target: float) -> int | None:
-    """The least effort at which recall@10 reaches the target, or the greatest; None for an index
-    that is exact."""
+    """The lowest effort at which recall@10 reaches the target, or else the highest; None for an
+    exact index."""
     if isinstance(index, faiss.IndexFlat):
         return None
     exact = [nearest(index, query[None], _K)[0] for query in sample]
     for effort in _EFFORTS:
         found = [nearest(index, query[None], _K, effort=effort)[0] for query in sample]
-        # as near as the exact tenth is a hit, whichever of two equals it is
+        # equal distances have no order, so that a hit is any vector as near as the exact tenth
         hits = [
             (near >= far[-1] - 1e-6).sum() / len(far)
             for near, far in zip(found, exact, strict=True)
@@ -388,5 +389,5 @@ def least_effort(index: Any, sample: Vectors, target: float) -> int | None:
 def _similarity(index: Any, found: Scores) -> Scores:
     if index.metric_type != faiss.METRIC_L2:
         return found
-    # FAISS gives squares
+    # FAISS returns squared distances
     return (1 / (1 + np.sqrt(np.maximum(found, 0)))).astype(np.float32)

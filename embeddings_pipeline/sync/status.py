@@ -1,4 +1,4 @@
-"""How far each entity is, read from what is stored; the staging models are not asked."""
+"""The status of each entity, read from the stored tables without the staging models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LiveSet:
 
 @dataclass(frozen=True)
 class IndexStatus:
-    """The index that was built; `type` is none where there is none."""
+    """The index of a set; `type` is none where it has no index."""
 
     type: str
     recall_at_10: float | None
@@ -37,10 +37,10 @@ class IndexStatus:
 
 @dataclass(frozen=True)
 class EntityStatus:
-    """Coverage of the live set, or of the first one while it is built.
+    """The status of an entity, for its live set, or for the first set while it is built.
 
-    `coverage` is a percentage of the rows that have a text, None where there are none; `problem`
-    what keeps a run from bringing the entity up to date, where that is known.
+    `coverage` is the percentage of rows with a text that have vectors, None without such rows.
+    `problem` is a known error that prevents runs of the entity.
     """
 
     entity: str
@@ -76,7 +76,7 @@ class EntityStatus:
 
 
 def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
-    """How far an entity is; all zeros for one that was never run."""
+    """The status of an entity; all zeros for an entity that was never run."""
     with database.connection() as connection:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
@@ -85,12 +85,12 @@ def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
 
 
 def nothing_of(entity: str) -> EntityStatus:
-    """That of an entity of which nothing is stored."""
+    """The status of an entity that was never run."""
     return EntityStatus(entity, 0, 0, 0, None, 0, None, None, IndexStatus("none", None))
 
 
 def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) -> dict[str, Any]:
-    """What a run has put into the ledger, by name; nothing of one that did not get so far."""
+    """The counts of a run in the ledger, by name; empty where it recorded nothing."""
     with database.connection() as connection:
         if not columns_of(connection, schema, "run_ledger"):
             return {}
@@ -99,14 +99,14 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
 
 
 def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
-    """Coverage of the set that is served, by partition."""
+    """Coverage by partition of the set that searches use."""
     with open_tables(database, names) as tables:
         sets = vector_sets.vector_sets(tables, ("live", "building"))
         return stored_coverage.coverage(tables, served(sets))
 
 
 def served(sets: Sequence[VectorSet]) -> VectorSet | None:
-    """The live set, or the first one while it is built; None where there is none."""
+    """The live set, or the first set while it is built; None without sets."""
     return min(sets, key=lambda s: s.state != "live", default=None)
 
 

@@ -1,4 +1,4 @@
-"""Lets a run that was asked to stop end in order."""
+"""Stops a run in order after a signal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from types import FrameType
 
 @contextmanager
 def on_signals() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether SIGINT or SIGTERM came. A second signal interrupts at
-    once. In a thread that gets no signals the function is always False."""
+    """A function that returns whether SIGINT or SIGTERM was received. A second signal interrupts at
+    once. Outside the main thread, which receives the signals, the function returns False."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -54,7 +54,10 @@ def test_index_shows_what_each_index_is_and_how_well_it_finds(embedded: Notes) -
 
 
 def test_index_builds_anew_on_request_and_says_so(embedded: Notes) -> None:
-    assert "note, set 1: built, it was asked for" in command("index", "note", "--rebuild").stdout
+    assert (
+        "note, set 1: built, a rebuild was requested"
+        in command("index", "note", "--rebuild").stdout
+    )
 
 
 def test_index_fails_where_rows_are_pending(embedded: Notes) -> None:

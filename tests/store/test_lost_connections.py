@@ -16,7 +16,7 @@ from embeddings_pipeline.store.retry import resumed
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time at all may be lost on a database that is away."""
     monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 0)
-    monkeypatch.setattr(retry, "_MOST_LOSSES", 3)
+    monkeypatch.setattr(retry, "_MAX_ATTEMPTS", 3)
 
 
 def failing(*errors: Exception) -> Callable[[], int]:

@@ -46,7 +46,7 @@ def test_no_name_of_the_longest_entity_is_cut(
             )
         )
 
-    monkeypatch.setattr(store_connection, "_settle", settle)
+    monkeypatch.setattr(store_connection, "_apply_settings", settle)
     name, last = "p" * 38, "_vectors_123456"
     with world_in(database) as world:
         world.table("id bigint, name text", name=f"stg_{name}")

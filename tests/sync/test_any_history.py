@@ -178,7 +178,7 @@ class History:
             assert erasures.count_remains(self.world.tables(tables.connection, item)) == 0
             # a retired set keeps a row as a whole as it was
             for vector_set in vector_sets.maintained(self.world.sets(item)):
-                assert coverage.orphans(connection, self.world.on(item), vector_set) == 0
+                assert coverage.orphans(tables, vector_set) == 0
 
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of each row of staging."""

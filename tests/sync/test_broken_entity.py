@@ -101,7 +101,7 @@ def test_a_wrong_declaration_is_told_and_the_others_are_planned(
 ) -> None:
     of_others, failures = planned(shop(**keys))
     assert of_others == {"first": 1, "last": 1}
-    message = failures.told()["item"]
+    message = failures.messages()["item"]
     assert message.startswith("model 'stg_item' (models/stg_item.yml)")
     assert said in message
     with pytest.raises(ConfigurationError, match="stg_item"):
@@ -123,7 +123,7 @@ def test_a_staging_model_that_is_not_there_is_told(
     world.sql(f"drop {drop}")
     of_others, failures = planned(pipeline)
     assert of_others == ({"first": 1, "last": 1} if "table" in drop else {})
-    assert "entity 'item': there is no staging.stg_item in " in failures.told()["item"]
+    assert "entity 'item': there is no staging.stg_item in " in failures.messages()["item"]
 
 
 def test_a_view_that_cannot_be_read_is_told(world: World, shop: Callable[..., Pipeline]) -> None:
@@ -134,7 +134,7 @@ def test_a_view_that_cannot_be_read_is_told(world: World, shop: Callable[..., Pi
     )
     of_others, failures = planned(pipeline)
     assert of_others == {"first": 1, "last": 1}
-    assert failures.told()["item"].endswith(
+    assert failures.messages()["item"].endswith(
         "entity 'item': text column: \"name\": division by zero"
     )
 
@@ -144,7 +144,7 @@ def test_a_condition_that_fails_on_some_row_is_named(
 ) -> None:
     of_others, failures = planned(shop(where="name::int > 0"))
     assert of_others == {"first": 1, "last": 1}
-    assert failures.told()["item"] == (
+    assert failures.messages()["item"] == (
         'entity \'item\': where: "name::int > 0": invalid input syntax for type integer: "item one"'
     )
     world.sql("update staging.stg_item set name = '7'")

@@ -61,7 +61,7 @@ def test_one_set_cannot_be_compared(world: World) -> None:
     world.insert((1, "Pump"))
     item = world.declare()
     world.run(item)
-    with pytest.raises(ConfigurationError, match="no two vector sets"):
+    with pytest.raises(ConfigurationError, match="does not have two vector sets"):
         compare(world.postgres, world.names_of(item), world.encoders)
 
 

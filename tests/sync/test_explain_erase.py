@@ -56,7 +56,7 @@ def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:
     assert explained(things, item, "4").next == "do nothing: it has no text"
     with pytest.raises(ConfigurationError, match="has no row with id '99'"):
         explained(things, item, "99")
-    with pytest.raises(ConfigurationError, match="'x' is no bigint"):
+    with pytest.raises(ConfigurationError, match="'x' is not a bigint"):
         explained(things, item, "x")
 
 

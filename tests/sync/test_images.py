@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders.local.sentence_transformers import GeneralModel
+from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.rendering import MAX_IMAGE_BYTES
@@ -74,7 +74,7 @@ def test_images_become_vectors_and_equal_ones_are_encoded_once(seeing: World) ->
     found = embeddings(seeing)
     np.testing.assert_array_equal(found[1], found[3])
     assert not np.allclose(found[1], found[2])
-    query = seeing.encoders.of(item).encode_query(["a red disc"]).vectors[0]
+    query = seeing.encoders.for_entity(item).encode_query(["a red disc"]).vectors[0]
     assert query.shape == found[1].shape == (DIMENSION,)
     assert seeing.run(item)["encoded"] == 0
 
@@ -83,7 +83,7 @@ def test_an_image_finds_its_likes(seeing: World) -> None:
     item = declared(seeing)
     seeing.insert((1, "red.png"), (2, "blue.png"))
     seeing.run(item)
-    query = seeing.encoders.of(item).encode_documents(["copy.png"]).vectors[0]
+    query = seeing.encoders.for_entity(item).encode_documents(["copy.png"]).vectors[0]
     nearest = f"select id from {SCHEMA}.item_embeddings order by embedding <=> %s::vector limit 1"
     assert seeing.sql(nearest, str(query.tolist())) == [(1,)]
 
@@ -99,7 +99,10 @@ def test_bytes_in_a_column_are_images_of_which_the_text_is_a_data_uri(seeing: Wo
     assert view["1", 0].startswith("data:image/png;base64,")
     assert view["2", 0].startswith("data:image/jpeg;base64,")
     failed = quarantined(seeing)
-    assert failed["4"] == ("render", "the image is none of JPEG, PNG, WEBP, GIF, BMP, or broken")
+    assert failed["4"] == (
+        "render",
+        "the image is damaged or has another format than JPEG, PNG, WEBP, GIF, BMP",
+    )
     assert failed["5"][1].startswith(f"the image has more than the {MAX_IMAGE_BYTES:,} bytes that")
     read = seeing.encoders.images.read(view["1", 0])
     assert read == RED
@@ -121,7 +124,8 @@ def test_what_cannot_be_read_is_in_quarantine_and_read_when_it_comes(
     assert (counts["encoded"], counts["quarantined"]) == (1, 3)
     failed = quarantined(seeing)
     assert failed["2"] == ("render", "image 'late.png': No such file or directory")
-    assert failed["3"][1].startswith("image '/etc/passwd': it is not below EMBEDDING_IMAGE_ROOT")
+    outside = "image '/etc/passwd': the file is not below EMBEDDING_IMAGE_ROOT"
+    assert failed["3"][1].startswith(outside)
     assert failed["4"][0] == "encode"
     verdicts = check(seeing.postgres, seeing.names_of(item))
     assert not verdicts["without_text"].passed
@@ -154,7 +158,7 @@ def test_an_image_replaced_before_it_is_encoded_gets_no_vector_of_the_other(
     seeing.texts(item)
     (root / "red.png").write_bytes(GREEN)
     assert seeing.vectors(item).counts.encoded == 1
-    assert "is another than its row was read with" in quarantined(seeing)["1"][1]
+    assert "has changed since its row was read" in quarantined(seeing)["1"][1]
     seeing.texts(item, force=True)
     assert seeing.vectors(item).counts.encoded == 1
     assert not quarantined(seeing)
@@ -239,7 +243,7 @@ def test_a_model_that_fails_on_every_image_stops_the_run(
     item = declared(seeing)
     seeing.insert((1, "red.png"), (2, "blue.png"))
     seeing.texts(item)
-    monkeypatch.setattr(GeneralModel, "encode", fails)
+    monkeypatch.setattr(SentenceTransformersModel, "encode", fails)
     with pytest.raises(RuntimeError, match="the device is gone"):
         seeing.vectors(item)
     assert not quarantined(seeing)

@@ -85,7 +85,7 @@ def test_an_index_that_somebody_dropped_is_built_again(world: World, item: Entit
 
 def test_an_index_is_rebuilt_on_request(world: World, item: Entity) -> None:
     built = oid(world)
-    assert only(world, item, rebuild=True).why == "it was asked for"
+    assert only(world, item, rebuild=True).why == "a rebuild was requested"
     assert oid(world) != built
 
 

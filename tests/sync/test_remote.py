@@ -155,7 +155,7 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
 def test_what_was_billed_for_nothing_is_in_the_ledger(world: World, provider: Provider) -> None:
     item = world.declare(template="{name}")
     world.texts(item)
-    _ = world.encoders.of(item).identity
+    _ = world.encoders.for_entity(item).identity
     asked = provider.tokens
     provider.chance = lambda texts: misbehaving.one_less
     with pytest.raises(EmbeddingsError, match="vectors for"):
@@ -174,14 +174,14 @@ def test_a_run_that_waits_for_its_provider_hears_that_it_is_to_stop(
     item = world.declare(template="{name}")
     world.texts(item)
     if asks == "vectors":
-        _ = world.encoders.of(item).identity
+        _ = world.encoders.for_entity(item).identity
     provider.always = (429, {}, {"Retry-After": "60"})
     before = len(provider.asked)
 
     def stopping() -> bool:
         return len(provider.asked) > before
 
-    with world.encoders.until(stopping), pytest.raises(Interrupted, match="item: stopped"):
+    with world.encoders.stop_when(stopping), pytest.raises(Interrupted, match="item: stopped"):
         world.vectors(item, stopped=stopping)
 
 
@@ -196,7 +196,7 @@ def test_a_refused_key_stops_the_run_and_is_nowhere_in_the_database(
     with pytest.raises(ConfigurationError, match="revoked: …"):
         world.vectors(item)
     provider.always = (400, {"message": f"refused with {KEY}"}, {})
-    with pytest.raises(ConfigurationError, match="not even 'probe'"):
+    with pytest.raises(ConfigurationError, match="rejects even the text 'probe'"):
         world.vectors(item)
     provider.always = None
     world.vectors(item)

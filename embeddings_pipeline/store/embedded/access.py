@@ -1,4 +1,4 @@
-"""How the embedded server is reached: its port and password, remembered across restarts."""
+"""The port and password of the embedded server, stored across restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import write_atomically
 
 HOST = "127.0.0.1"
-# below the range from which systems take the ports of outgoing connections
+# below the range of ports for outgoing connections
 PORTS = range(20_000, 30_000)
 
 
@@ -22,7 +22,7 @@ class Access(NamedTuple):
     password: str
 
     def at_free_port(self) -> Access:
-        """The same, at its own port where that is free, else at another."""
+        """This access, with another port where its own is not free."""
         return self if is_free(self.port) else self._replace(port=free_port())
 
 
@@ -37,7 +37,7 @@ def load(home: Path) -> Access:
     except (FileNotFoundError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"embedded Postgres: {path}, which holds its password, is missing or damaged: restore"
-            f" it, or stop the server and remove {home / 'postgres'} to begin afresh"
+            f" it, or stop the server and remove {home / 'postgres'} to start again"
         ) from error
 
 

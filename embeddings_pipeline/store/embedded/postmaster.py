@@ -1,4 +1,4 @@
-"""The server process of a cluster: whether it lives, and what it left when it died."""
+"""The server process of a cluster, and the cleanup after a crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Postmaster(NamedTuple):
 
 
 def find(cluster: Path) -> Postmaster | None:
-    """What postmaster.pid says, where it is true: its PID may have gone to another process."""
+    """The process of postmaster.pid; None where the PID belongs to another process."""
     try:
         lines = (cluster / "postmaster.pid").read_text().split("\n")
         process, port = psutil.Process(int(lines[0])), int(lines[3])
@@ -33,13 +33,13 @@ def find(cluster: Path) -> Postmaster | None:
 
 
 def is_changing(cluster: Path) -> bool:
-    """Whether a server is on its way up or down."""
+    """Whether a server is starting or stopping."""
     server = find(cluster)
     return server is not None and not server.ready
 
 
 def clear(cluster: Path) -> None:
-    """Remove what a crash left: backends that outlived their postmaster, then its file."""
+    """Clean up after a crash: end orphaned backends, then remove postmaster.pid."""
 
     def orphans() -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if _serves(process, cluster)]
@@ -62,7 +62,7 @@ def log_tail(cluster: Path) -> str:
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true within the time."""
+    """Wait for the condition; False where it is not true within this time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

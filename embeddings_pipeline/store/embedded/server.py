@@ -1,7 +1,7 @@
-"""The embedded Postgres: one server a data folder, which outlives the process that started it.
+"""The embedded Postgres: one server for each data folder. It outlives the process that starts it.
 
 The folder holds `postgres` (the cluster), `server.json` (port and password, readable by its owner
-only) and `server.lock`; `host` says where the folder is when root starts the server.
+only) and `server.lock`; `host` describes where the folder is when root starts the server.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ OPTIONS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "256MB",
-    # a load of a few hundred thousand vectors without checkpoints that write its pages twice
+    # a load of a few hundred thousand vectors needs no checkpoint, which would write pages twice
     "max_wal_size": "4GB",
     "wal_buffers": "64MB",
     "maintenance_work_mem": "512MB",
-    # the server's own default is eight, whatever the machine has
+    # the default is eight on any machine
     "max_parallel_workers": str(os.cpu_count() or 1),
 }
 INITDB = (
     f"--username={USER}",
     "--auth=scram-sha-256",
     "--encoding=UTF8",
-    # sorts the same on every platform
+    # the same sort order on every platform
     "--locale-provider=builtin",
     "--builtin-locale=C.UTF-8",
     "--locale=C",
-    # full-text search tells letters from other characters by this one
+    # full-text search classifies characters by lc_ctype
     f"--lc-ctype={'en_US.UTF-8' if sys.platform == 'darwin' else 'C.UTF-8'}",
 )
-SECONDS = 120  # to start, recovery after a crash included, or to stop
+# for a start, with recovery after a crash, or for a stop
+SECONDS = 120
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def _explained() -> Iterator[None]:
 
 @_explained()
 def running(data_dir: Path) -> Database | None:
-    """Where the server of this folder is, or None unless it accepts connections."""
+    """The database of this folder's server; None where it does not accept connections."""
     home = host.home(data_dir)
     server = postmaster.find(home / "postgres")
     if server is None or not server.ready:
@@ -76,10 +77,10 @@ def running(data_dir: Path) -> Database | None:
 
 @_explained()
 def start(data_dir: Path) -> Database:
-    """Start the server of this folder unless it runs, and say where it is.
+    """Start the server of this folder where it does not run; returns its database.
 
-    The first start makes the databases DATABASE, with pgvector, and DAGSTER_DATABASE. Raises
-    ConfigurationError where the machine does not let it.
+    The first start creates the databases DATABASE, with pgvector, and DAGSTER_DATABASE. Raises
+    ConfigurationError where the server cannot start.
     """
     if database := running(data_dir):
         return database
@@ -88,7 +89,7 @@ def start(data_dir: Path) -> Database:
     with host.locked(home / "server.lock") as lock:
         if not cluster.exists():
             _create(home, lock)
-        # a starter that was killed leaves a server that is about to be ready
+        # a killed process may have started a server that is not ready yet
         postmaster.wait(lambda: not postmaster.is_changing(cluster), SECONDS)
         if postmaster.find(cluster) is None:
             postmaster.clear(cluster)
@@ -100,7 +101,7 @@ def start(data_dir: Path) -> Database:
 
 @_explained()
 def stop(data_dir: Path) -> bool:
-    """Stop the server of this folder, ending its connections; whether one was running."""
+    """Stop the server of this folder and end its connections; returns whether it was running."""
     home = host.home(data_dir)
     cluster = home / "postgres"
     if not cluster.exists():
@@ -116,7 +117,7 @@ def stop(data_dir: Path) -> bool:
 
 
 def _create(home: Path, lock: int) -> None:
-    """Make the cluster beside its place and rename it, so that no half of one is ever seen."""
+    """Create the cluster under another name and rename it, so that it is always complete."""
     new = home / "postgres.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -154,11 +155,13 @@ def _launch(home: Path) -> None:
     except ConfigurationError as error:
         if access_file.is_free(access.port) or postmaster.find(cluster):
             raise ConfigurationError(f"{error}\n{postmaster.log_tail(cluster)}") from error
-        _launch(home)  # another process took the port in between
+        # another process took the port in the meantime
+        _launch(home)
 
 
 def _memory() -> str:
-    """Containers often have 64 MiB of /dev/shm, too little for a parallel HNSW build."""
+    """The type of shared memory: containers often have 64 MiB of /dev/shm, too little for a
+    parallel HNSW build."""
     shared = Path("/dev/shm")  # noqa: S108
     small = shared.exists() and shutil.disk_usage(shared).total < 1 << 30
     return "mmap" if small else "posix"

@@ -1,5 +1,4 @@
-"""The vector index of a set: what decides it, how it is built beside an old one, and what has
-become of it since."""
+"""The vector index of a set: its settings, its build beside an old one, and its drift since."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 _LOCK_TIMEOUT = "5s"
 
-# bytes of a node of pgvector's HNSW graph in memory beside its vector, a little above what
-# HnswElementData and twice m HnswCandidates (hnsw.h) take; and of each link, over all layers
+# bytes of a node of pgvector's HNSW graph in memory, without its vector, and of each link over all
+# layers; a little more than HnswElementData and 2 m HnswCandidates take (hnsw.h)
 _NODE, _LINK = 256, 40
 
 
@@ -32,12 +31,12 @@ def build(
     settings: dict[str, Any],
     drift: IndexDrift,
 ) -> None:
-    """Build the index beside an old one, then drop that; it is not measured then.
+    """Build the index beside an old one, then drop the old one. Does not measure the recall.
 
-    Searches always have one of the two, and wait for neither.
+    Searches can use one of the two at any time, and wait for neither.
     """
     name, fresh, old = _names(vector_set)
-    # their names are needed; to wait for who uses them is no longer than the build will wait itself
+    # the build needs the names of the leftovers; it would wait for their readers anyway
     remove_leftovers(tables, vector_set, patience="0")
     if settings["type"] != "none":
         _use_memory(tables.connection, _graph_bytes(vector_set, settings, drift.rows))
@@ -45,7 +44,7 @@ def build(
         tables.execute(
             "create index {concurrently} {fresh} on {table} using {method}"
             " (embedding {opclass}) {options}",
-            # readers and writers of a live set go on while it is built
+            # readers and writers of a live set do not wait for the build
             concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
             fresh=Identifier(fresh),
             table=tables.table(vector_set.table_name),
@@ -54,7 +53,7 @@ def build(
             options=_options(settings),
         )
     with tables.connection.transaction():
-        # what is stored of an index always describes the one with its name
+        # the stored settings must always describe the index with the final name
         tables.execute(
             "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
             " recall = null, canary = null where entity = {entity} and number = %s",
@@ -68,17 +67,17 @@ def build(
 def remove_leftovers(
     tables: EntityTables, vector_set: VectorSet, patience: str | None = None
 ) -> None:
-    """Drop indexes that a build left: one that it did not finish, one that was being replaced.
+    """Drop indexes that a build left: an unfinished one, and one that was replaced.
 
-    Waits little for those who read the set, and leaves it to the next call then; `patience` is
-    another lock_timeout.
+    Waits for readers of the set for `patience` (a lock_timeout), 5 seconds by default. An index
+    that is in use for longer is left to the next call.
     """
     _, *leftovers = _names(vector_set)
     timeout = sql.Literal(patience or _LOCK_TIMEOUT)
     for index in leftovers:
         tables.connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
         with suppress(LockNotAvailable):
-            # a plain drop would wait for readers, and new ones for it
+            # a plain drop would wait for readers, and block new ones
             tables.execute(
                 "drop index concurrently if exists {index}",
                 index=tables.table(index),
@@ -87,7 +86,7 @@ def remove_leftovers(
 
 
 def _names(vector_set: VectorSet) -> tuple[str, str, str]:
-    """The index, the one that will take its place and the one whose place it took."""
+    """The names of the index, of the one being built, and of the one being replaced."""
     name = index_name(vector_set)
     return name, f"{name}_new", f"{name}_old"
 
@@ -116,11 +115,11 @@ def _graph_bytes(vector_set: VectorSet, settings: dict[str, Any], rows: int) -> 
 
 
 def _use_memory(connection: Connection[Row], wanted: int) -> None:
-    """An HNSW graph that fits maintenance_work_mem is built many times faster.
+    """Raise maintenance_work_mem: an HNSW graph that fits it is built many times faster.
 
-    No more than it needs, because a parallel build takes all of it at once. And no more than half
-    of the machine, which SQL cannot ask for: shared_buffers is a quarter of it, where somebody
-    followed Postgres' manual, and very little where nobody did.
+    Sets at most what the graph needs, because a parallel build allocates all of it at once. Sets at
+    most twice shared_buffers. SQL cannot read the memory of the machine; the manual of Postgres
+    recommends a quarter of it for shared_buffers, so that twice is half of the machine.
     """
     connection.execute(
         """
@@ -134,8 +133,8 @@ def _use_memory(connection: Connection[Row], wanted: int) -> None:
 
 
 def _use_workers(connection: Connection[Row], vector_set: VectorSet) -> None:
-    """All the parallel workers that the server's owner allows, or half of them where people
-    search the set meanwhile; Postgres takes fewer for a small table."""
+    """Use all parallel workers that the server allows, or half of them where searches read the set
+    meanwhile. Postgres uses fewer for a small table."""
     connection.execute(
         """
         select set_config('max_parallel_maintenance_workers', greatest(
@@ -147,11 +146,11 @@ def _use_workers(connection: Connection[Row], vector_set: VectorSet) -> None:
     )
 
 
-# the most links a node that pgvector takes
+# the largest m of pgvector
 _MAX_M = 100
 
 OPERATORS: dict[str, LiteralString] = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
-# what says how thoroughly an index is searched
+# the setting for the effort of a search, by index type
 EFFORT_SETTINGS: dict[str, LiteralString] = {
     "hnsw": "hnsw.ef_search",
     "ivfflat": "ivfflat.probes",
@@ -159,7 +158,7 @@ EFFORT_SETTINGS: dict[str, LiteralString] = {
 
 
 def settings_of(index: Index, metric: str, rows: int) -> dict[str, Any]:
-    """All that decides an index, as it is stored beside the set."""
+    """The settings of an index, as they are stored with the set."""
     if index.type == "hnsw":
         return {
             "type": "hnsw",
@@ -173,10 +172,10 @@ def settings_of(index: Index, metric: str, rows: int) -> dict[str, Any]:
 
 
 def stronger(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The same index with twice the links, or None where there is none.
+    """The same index with twice the links; None where it has no links, or the maximum.
 
-    Many equal vectors fill one another's links and cut the graph into islands; more links join
-    them again.
+    Many equal vectors link only to one another, which cuts the graph into islands. More links
+    connect the islands.
     """
     if settings.get("type") != "hnsw" or settings["m"] >= _MAX_M:
         return None
@@ -189,7 +188,7 @@ def stronger(settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def default_lists(rows: int) -> int:
-    """IVFFlat lists for a number of rows: rows / 1000, the root of rows above a million.
+    """IVFFlat lists for a number of rows: rows / 1000, or the square root above a million rows.
 
     Source: https://github.com/pgvector/pgvector#ivfflat
     """
@@ -198,20 +197,21 @@ def default_lists(rows: int) -> int:
 
 @dataclass(frozen=True)
 class IndexDrift:
-    """The rows of a set at the time `at`, and how many of them were written since another time."""
+    """The rows of a set at the time `at`, and how many of them (`fresh`) were written since another
+    time."""
 
     rows: int
     fresh: int
     at: datetime
 
     def share(self, former: int) -> float:
-        """The share of the rows that are new, changed or gone, where there were `former` then."""
+        """The share of rows that are new, changed or gone since there were `former` rows."""
         gone = former - (self.rows - self.fresh)
         return max(self.fresh, gone) / max(self.rows, former, 1)
 
 
 def drift(tables: EntityTables, vector_set: VectorSet, since: datetime | None) -> IndexDrift:
-    """What was written to a set since a time, or ever."""
+    """What was written to a set since a time; None counts all rows."""
     return IndexDrift(
         *tables.one(
             "select count(*), count(*) filter (where updated_at > {since}), clock_timestamp()"
@@ -223,12 +223,12 @@ def drift(tables: EntityTables, vector_set: VectorSet, since: datetime | None) -
 
 
 def index_name(vector_set: VectorSet) -> str:
-    """The index that searches of a set use."""
+    """The name of the index that searches of a set use."""
     return f"{vector_set.table_name}_index"
 
 
 def size(tables: EntityTables, vector_set: VectorSet) -> int | None:
-    """The bytes of a set's index; None where there is none that searches can use."""
+    """The bytes of a set's index; None where there is no valid index."""
     row = tables.execute(
         "select pg_relation_size(indexrelid) from pg_index"
         " where indexrelid = to_regclass({index}) and indisvalid",

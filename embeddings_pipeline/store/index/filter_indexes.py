@@ -1,4 +1,4 @@
-"""Indexes on the filter columns of a vector set: with one, few matching rows are found exactly."""
+"""Indexes on the filter columns of a vector set, for an exact search of few matching rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg.sql import Identifier
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# a B-tree refuses values of more than 2,704 bytes, which a text may have; a hash takes any
+# a B-tree rejects values above 2,704 bytes, which texts may have; a hash index takes any value
 _METHODS: dict[str, LiteralString] = {
     **dict.fromkeys(("text", "character varying", "character"), "hash"),
     **dict.fromkeys(("boolean", "smallint", "integer", "bigint", "numeric"), "btree"),
@@ -20,13 +20,13 @@ _METHODS: dict[str, LiteralString] = {
 
 
 def ensure(tables: EntityTables, vector_set: VectorSet) -> None:
-    """Build those that are missing; a live set is read and written meanwhile."""
+    """Build missing indexes; a live set is read and written meanwhile."""
     for column, index, valid in _indexes(tables, vector_set):
         method = _METHODS.get(tables.source.filters[column].partition("(")[0])
         if valid or method is None:
             continue
         if valid is not None:
-            # a build that was cut short left it
+            # an interrupted build left the invalid index
             tables.execute(
                 "drop index concurrently if exists {index}",
                 index=tables.table(index),
@@ -43,7 +43,7 @@ def ensure(tables: EntityTables, vector_set: VectorSet) -> None:
 
 
 def _indexes(tables: EntityTables, vector_set: VectorSet) -> list[tuple[str, str, bool | None]]:
-    """Each filter with the name of its index, and whether that is valid; None: it is not there."""
+    """Each filter, the name of its index, and whether the index is valid (None: it is missing)."""
     # named by the column's number, because a name has at most 63 bytes
     rows = tables.connection.execute(
         """

@@ -1,4 +1,4 @@
-"""How far the build of an index is, asked over a connection of its own while it goes on."""
+"""The progress of an index build, read over a separate connection."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase as Postgres calls it, and how many of its units (blocks of the table, rows, or
-    sessions that are waited for) are done; the total is 0 where that is unknown."""
+    """A phase by its name in Postgres, and how many of its units are done: blocks of the table,
+    rows, or sessions to wait for. The total is 0 where it is unknown."""
 
     name: str
     unit: str
@@ -27,7 +27,7 @@ class Phase:
 
 @contextmanager
 def watched(database: Postgres, backend: int, report: Callable[[Phase], None]) -> Iterator[None]:
-    """Report every two seconds how far the build is that this backend does in the block."""
+    """Report every two seconds the progress of the build that this backend does in the block."""
     over = Event()
     thread = Thread(target=_watch, args=(database, backend, report, over), daemon=True)
     thread.start()
@@ -39,7 +39,7 @@ def watched(database: Postgres, backend: int, report: Callable[[Phase], None]) -
 
 
 def _watch(database: Postgres, backend: int, report: Callable[[Phase], None], over: Event) -> None:
-    # who builds meets a lost connection, too, and says so
+    # the build reports a lost connection itself
     with suppress(psycopg.Error):
         while not over.wait(_POLL_SECONDS):
             if phase := read(database, backend):
@@ -47,7 +47,7 @@ def _watch(database: Postgres, backend: int, report: Callable[[Phase], None], ov
 
 
 def read(database: Postgres, backend: int) -> Phase | None:
-    """The phase of the build that a backend does; None where it does none."""
+    """The phase of the build in a backend; None where it builds no index."""
     with database.connection() as connection:
         row = connection.execute(
             """

@@ -1,4 +1,4 @@
-"""recall@10 of a vector index against exact search, and the least effort that reaches it."""
+"""recall@10 of a vector index against exact search, and the lowest effort that reaches it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from embeddings_pipeline.store.search.dense import better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the most that pgvector takes
+# hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the maximum of pgvector
 _EFFORTS: dict[str, Sequence[int | None]] = {
     "hnsw": (20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000),
     "ivfflat": (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 1000),
     "none": (None,),
 }
-# measured again when this share of the rows changed, and anyhow after a day: vacuum, an upgrade
-# or a person may have changed the index
+# the recall is measured again when this share of the rows changed, or after a day, because vacuum,
+# an upgrade or a person may have changed the index
 _MEASURE_AGAIN = 0.1
 _MEASURE_DAILY = timedelta(days=1)
 
-# equal distances order at random: a hit is whatever is as near as the exact tenth
+# equal distances have no order, so that a hit is any vector as near as the exact tenth
 _TIE = 1e-6
 
 
 @dataclass(frozen=True)
 class Level:
-    """Searches with a filter that leaves this share of the rows, on a column or (None) on none.
+    """Measured searches with a filter that leaves this share of the rows; `column` is its filter
+    column, if any.
 
-    `recall_at_10` is the mean over the queries; the milliseconds are the database's own, without
-    planning and the way to it, through the index and exactly.
+    `recall_at_10` is the mean over the queries. The milliseconds are measured in the database,
+    without planning and network, through the index and exactly.
     """
 
     share: float
@@ -56,7 +57,7 @@ class Level:
 
 @dataclass(frozen=True)
 class RecallCheck:
-    """What was measured with an effort (ef_search, probes): without a filter first."""
+    """A measurement with an effort (ef_search or probes); the first level has no filter."""
 
     effort: int | None
     levels: Sequence[Level]
@@ -68,12 +69,12 @@ class RecallCheck:
 
     @property
     def lowest(self) -> float:
-        """The lowest recall@10 among searches that people can ask for."""
+        """The lowest recall@10 of searches without a filter or with a filter column."""
         return min(level.recall_at_10 for level in self.levels if level.share == 1 or level.column)
 
 
 def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
-    """Whether what was measured of a set tells little of it by now, or nothing was measured."""
+    """Whether the last measurement of a set is outdated, or missing."""
     if vector_set.recall_check is None:
         return vector_set.index_settings is not None
     measured_at = datetime.fromisoformat(vector_set.recall_check["measured_at"])
@@ -83,10 +84,10 @@ def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
 
 
 def measure(tables: EntityTables, vector_set: VectorSet) -> RecallCheck:
-    """Measure the index of a set with stored vectors as queries, and store what it gave.
+    """Measure the index of a set with stored vectors as queries, and store the result.
 
-    The effort is the least whose recall reaches the declared target, with and without filters,
-    or else the greatest.
+    The effort is the lowest whose recall reaches the declared target, with and without filters,
+    or else the highest.
     """
     target = tables.source.entity.index.recall
     kind = (vector_set.index_settings or {"type": "none"})["type"]
@@ -124,7 +125,7 @@ def _record(tables: EntityTables, vector_set: VectorSet, check: RecallCheck) -> 
 
 
 def _through_index(kind: str, effort: int) -> dict[str, str]:
-    # as searches have it: see session.py and dense.py of store/search
+    # the settings of searches, from session.py and dense.py of store/search
     return {
         "enable_seqscan": "off",
         EFFORT_SETTINGS[kind]: str(effort),
@@ -138,7 +139,7 @@ def _level(
     answers = exact
     few = better_compared(round(chosen.share * rows), rows, K)
     if chosen.share == 1 or not few:
-        # as searches do: one that finds too few goes on exactly
+        # like a search, which continues exactly where the index finds too few rows
         answers = [
             near if len(near.distances) == len(far.distances) else far.after(near.milliseconds)
             for near, far in zip(found, exact, strict=True)
@@ -166,7 +167,7 @@ def _quantiles(searched: Sequence[Searched]) -> dict[str, float]:
 
 K = 10
 
-# queries for each filter: as many as compute so many distances exactly, about ten seconds' worth
+# queries for each filter, limited by the distances of the exact searches, about ten seconds
 _MIN_QUERIES, _MAX_QUERIES, _DISTANCES = 10, 100, 20_000_000
 
 _SIZES: dict[str, sql.Composable] = {
@@ -179,14 +180,14 @@ _SIZES: dict[str, sql.Composable] = {
 
 @dataclass(frozen=True)
 class Searched:
-    """The distances of the ten nearest, ascending, or of fewer; and how long the database took,
-    without planning and the way to it."""
+    """The distances of at most ten nearest vectors, ascending, and the time in the database,
+    without planning and network."""
 
     distances: np.ndarray[tuple[int], np.dtype[np.float64]]
     milliseconds: float
 
     def after(self, milliseconds: float) -> Searched:
-        """The same after another search that took so long."""
+        """The same result, with the time of a search before it added."""
         return Searched(self.distances, self.milliseconds + milliseconds)
 
 
@@ -196,7 +197,7 @@ def search(
     filters: Sequence[SampledFilter],
     planner: dict[str, str],
 ) -> list[list[Searched]]:
-    """For each filter, what is nearest to each of a fixed sample of the stored vectors."""
+    """For each filter, the nearest vectors to each of a fixed sample of stored vectors."""
     with tables.connection.transaction():
         tables.connection.execute(
             "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) s (name,"
@@ -238,14 +239,14 @@ def _searched(tables: EntityTables, vector_set: VectorSet, chosen: SampledFilter
 
 
 SHARES = (1.0, 0.1, 0.01)
-# a value stands for a share if its own is within a factor of three
+# a value represents a share if its own share is within a factor of three
 _NEAR_SHARE = math.log(3)
 
 
 @dataclass(frozen=True)
 class SampledFilter:
-    """A condition on a table `v` that leaves about this share of the rows, and its parameters.
-    `column` is the filter column that it is on; None for one that nobody can ask for."""
+    """A condition on a table `v` that about this share of the rows meets, and its parameters.
+    `column` is its filter column; None where it is not on a filter column."""
 
     share: float
     column: str | None
@@ -254,11 +255,12 @@ class SampledFilter:
 
 
 def sampled_filters(tables: EntityTables, vector_set: VectorSet) -> list[SampledFilter]:
-    """One for each of SHARES; the first leaves every row.
+    """A filter for each of SHARES; the first passes every row.
 
-    Where a filter column has a value that is about as frequent, it is that: what people search
-    with, by the index that the column has, and as like the vectors as its values are. Elsewhere
-    it is a hash of the id, of which no index knows: the hardest for the scan of a vector index.
+    Uses a value of a filter column that is about as frequent as the share. Such a filter is
+    realistic: searches use it, it has an index, and its values correlate with the vectors. Without
+    such a value it uses a hash of the id. No index helps with the hash, which makes it the hardest
+    case for a vector index.
     """
     frequencies = _frequencies(tables, vector_set)
     return [
@@ -279,7 +281,7 @@ class _Value:
 
 
 def _frequencies(tables: EntityTables, vector_set: VectorSet) -> list[_Value]:
-    """Frequent values of the filter columns, from the statistics that the planner has."""
+    """Frequent values of the filter columns, from the planner's statistics."""
     types = columns_of(tables.connection, tables.schema, vector_set.table_name)
     rows = tables.connection.execute(
         "select attname, value, share from pg_stats cross join lateral"

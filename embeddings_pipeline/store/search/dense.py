@@ -1,4 +1,4 @@
-"""The chunks of one vector set that are nearest to a vector, as part of a search statement."""
+"""The nearest chunks of a vector set to a vector, as part of a search statement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
-# how near, the greater the nearer; <#> is minus the inner product
+# similarities, where greater is nearer; <#> is the negative inner product
 _SIMILARITY: dict[str, LiteralString] = {
     "cosine": "1 - distance",
     "l2": "1 / (1 + distance)",
@@ -20,28 +20,28 @@ _SIMILARITY: dict[str, LiteralString] = {
 }
 NOTHING = sql.SQL("")
 _MAX_EF_SEARCH = 1000
-# what a row that an index passes costs more than one that is compared
+# the cost of a row visited through an index, relative to a row compared exactly
 _INDEX_PRICE = 10
 
 
 def better_compared(passing: int, total: int, wanted: int) -> bool:
-    """Whether it takes less to compare all rows that pass a filter than to use the index.
+    """Whether comparing all rows that pass a filter is cheaper than using the index.
 
-    To compare m of n rows takes m times the work of one; an index passes k n / m rows to meet k of
-    them, at some ten times the work for each.
+    Comparing m of n rows costs m units. An index visits k n / m rows to find k of them, at about
+    ten units each.
     """
     return passing**2 <= _INDEX_PRICE * wanted * total
 
 
 def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
-    """Settings of the session: the effort at which the index reaches its recall for so many
-    chunks, and that it is used, or else not."""
+    """Session settings: whether the index is used, and the effort at which it reaches its recall
+    for this number of chunks."""
     kind = (vector_set.index_settings or {}).get("type")
     if not index or kind not in EFFORT_SETTINGS or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
     least = min(chunks, _MAX_EF_SEARCH) if kind == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
-    # the planner does not know what it costs to read a vector that is kept beside its row
+    # the planner underestimates the cost of reading a vector from TOAST
     return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(effort)}
 
 
@@ -53,8 +53,8 @@ def near(
     exact: bool,
     more: sql.Composable = NOTHING,
 ) -> sql.Composable:
-    """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no promised order;
-    and `more`, which is a comma and expressions of the vectors `v`, each with a name."""
+    """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no particular order.
+    `more` adds columns: a comma and named expressions of the vectors `v`."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
         sql.SQL(OPERATORS[vector_set.metric]), sql.SQL(vector_set.storage)
@@ -64,7 +64,7 @@ def near(
         select n.*, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance {more} from {vectors} v where {where}
             order by {order} limit {chunks}
-            -- a vector of zeros has no cosine with another
+            -- the cosine of a zero vector is undefined
         ) as n where distance < 'infinity'
         """,
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
@@ -72,7 +72,7 @@ def near(
         more=more,
         vectors=published.names.table(vector_set.table_name),
         where=where,
-        # no index is on the sum
+        # an index does not match the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,
         chunks=Literal(chunks),
     )
@@ -81,14 +81,17 @@ def near(
 def least_similarity(
     metric: str, min_similarity: float | None, max_distance: float | None
 ) -> float | None:
-    """The similarity below which nothing is near enough; None where everything is.
+    """The lowest similarity of a result; None where there is no bound.
 
-    A distance is pgvector's own: the cosine distance, the Euclidean, minus the inner product.
+    A distance is that of pgvector: the cosine distance, the Euclidean distance, or the negative
+    inner product.
     """
     bounds = [min_similarity] if min_similarity is not None else []
     if max_distance is not None:
         if metric == "l2" and max_distance < 0:
-            raise ConfigurationError(f"max_distance {max_distance} is below 0, as no distance is")
+            raise ConfigurationError(
+                f"max_distance {max_distance} is below 0: an l2 distance is not negative"
+            )
         similarity = {
             "cosine": 1 - max_distance,
             "l2": 1 / (1 + max_distance) if metric == "l2" else 0,

@@ -1,5 +1,4 @@
-"""Conditions on the filter columns of an entity, composed of what a request says, and the values
-that these columns have."""
+"""Conditions on the filter columns of an entity, and the values of these columns."""
 
 from __future__ import annotations
 
@@ -18,19 +17,19 @@ from embeddings_pipeline.store.search.published import Published
 _OPERATORS: dict[str, LiteralString] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
-# how each filter is put: value, any, any_or_null, null, or the bounds of a range
+# the form of each filter: value, any, any_or_null, null, or the bounds of a range
 Forms: TypeAlias = tuple[tuple[str, str], ...]
 
 
 def forms(filters: Mapping[str, Any]) -> Forms:
-    """Column and form of each filter, in which two requests may differ but in their values."""
+    """Column and form of each filter. Requests with equal forms share a statement."""
     return tuple((column, _form(wanted)) for column, wanted in filters.items())
 
 
 def clause(forms: Forms, types: Mapping[str, str]) -> sql.Composable:
-    """A condition on a table that is called `v`; its parameters are those of `values`.
+    """A condition on a table `v`, with the parameters of `values`.
 
-    Raises ConfigurationError for a column that is no filter of the entity.
+    Raises ConfigurationError for a column that is not a filter of the entity.
     """
     clauses: list[sql.Composable] = [sql.SQL("true")]
     for number, (column, form) in enumerate(forms):
@@ -63,7 +62,7 @@ def estimate(
     condition: sql.Composable,
     filters: Mapping[str, Any],
 ) -> int:
-    """How many rows of the table the planner expects to pass."""
+    """How many rows of the table the planner expects to pass the condition."""
     plan = connection.execute(
         sql.SQL("explain (format json) select from {} as v where {}").format(table, condition),
         values(filters),
@@ -74,14 +73,14 @@ def estimate(
 def base_type(kind: str) -> str:
     """A type without length or precision: a cast to it neither cuts nor rounds a value."""
     without = re.sub(r"\([\d, -]+\)", "", kind)
-    # without a length these two are of length 1
+    # without a length, these two types have length 1
     return {"character": "bpchar", "bit": "varbit"}.get(without, without)
 
 
 def explain_refusal(
     connection: Connection[Row], filters: Mapping[str, Any], types: Mapping[str, str]
 ) -> None:
-    """Raises ConfigurationError that names the value which its column's type does not take."""
+    """Raise ConfigurationError with the value that does not fit the type of its column."""
     for column, wanted in filters.items():
         kind = base_type(types[column])
         for value in _values(wanted):
@@ -91,9 +90,7 @@ def explain_refusal(
                     {"v": _as_text(value)},
                 )
             except DataError:
-                raise ConfigurationError(
-                    f"filter {column!r}: {value!r} is no {kind}, as the column is"
-                ) from None
+                raise ConfigurationError(f"filter {column!r}: {value!r} is not a {kind}") from None
             except ProgrammingError:
                 raise ConfigurationError(
                     f"filter {column!r}: values of type {kind} cannot be compared"
@@ -139,17 +136,17 @@ def _values(wanted: Any) -> list[Any]:
 
 
 def _as_text(value: Any) -> str:
-    # every type reads its values from text, and Python's true is Postgres' too
+    # every type parses its values from text, and Postgres accepts Python's `true`
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def facets(
     connection: Connection[Row], published: Published, column: str, most: int
 ) -> list[tuple[Any, int]] | None:
-    """Values of a filter column as JSON has them, the most frequent first, and their numbers.
+    """The values of a filter column as JSON, the most frequent first, with their counts.
 
-    None where there are more than `most`, where they cannot be compared, or where it takes long
-    to count them.
+    None where there are more than `most` values, where values cannot be compared, or where the
+    query times out.
     """
     try:
         rows = connection.execute(

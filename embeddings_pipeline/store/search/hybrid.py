@@ -1,5 +1,5 @@
-"""One statement for a whole search: what each way finds, the best chunk of each row, fused.
-Beside it, what a search may need: a stored vector, more columns."""
+"""The statement of a whole search: the results of each way, the best chunk of each row, and their
+fusion. Also reads stored vectors and further columns for searches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from embeddings_pipeline.store.connection import Row, columns_of
 from embeddings_pipeline.store.search.published import Published, version
 from embeddings_pipeline.store.tables import EntityTables
 
-# Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), weighted as
-# `benchmarks.quality --tune` finds best on the train split of SciFact, within 0.001: constants
-# below 5 do not gain more, and trust the first place almost alone
+# Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). The weights are within 0.001 of
+# the best that `benchmarks.quality --tune` finds on the train split of SciFact. Constants below 5
+# gain nothing, and give almost all weight to the first rank
 RANK_CONSTANT = 5
 WEIGHTS = {"dense": 0.45, "text": 0.55}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One row that was found; `fields` are its filter columns as JSON has them."""
+    """A row that was found; `fields` are its filter columns as JSON."""
 
     id: str
     chunk: int
@@ -36,9 +36,10 @@ class Found:
 
 
 def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
-    """Rows of (version, chunks that each way found, and the five of `Found`), the best first.
+    """A statement that returns (version, number of chunks by way, and the five fields of `Found`),
+    the best row first.
 
-    `ways` give (id, chunk, score) of chunks. Where nothing is found, the last five are null.
+    `ways` are queries of (id, chunk, score). Where nothing is found, the last five are null.
     """
     names = published.names
     return names.fill(
@@ -68,8 +69,8 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
 
 
 def nearest(published: Published, near: sql.Composable) -> sql.Composed:
-    """The same rows as `statement` has, where each row has one chunk and one way finds it: `near`
-    gives (id, chunk, score) and what is `whole`, so that no row is looked up again."""
+    """The same result as `statement`, for entities without chunks and a search by one way. `near`
+    is a query of (id, chunk, score) and the columns of `whole`, without a second join."""
     names = published.names
     return names.fill(
         """
@@ -120,7 +121,7 @@ def fields(published: Published) -> sql.Composable:
     if not published.filters:
         return sql.SQL("'{}'::jsonb")
     columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
-    # a column may be called f, too
+    # f.* also works where a column is named f
     return sql.SQL("(select to_jsonb(f.*) from (select {}) as f)").format(columns)
 
 
@@ -141,10 +142,10 @@ def with_columns(
     columns: Sequence[str],
     found: Sequence[Found],
 ) -> list[Found]:
-    """The rows with these columns of the staging model among their fields, as JSON has them.
+    """The rows, with these columns of the staging model added to their fields, as JSON.
 
-    A row that is gone from there has nulls. Raises ConfigurationError for a column that is not
-    in the model.
+    A row that is gone from the model has nulls. Raises ConfigurationError for a column that the
+    model lacks.
     """
     entity = published.names.source.entity
     present = columns_of(connection, entity.db_schema, entity.table)

@@ -1,4 +1,4 @@
-"""What search needs to know of an entity: read from what is stored, without a dbt project."""
+"""The published state of an entity, read from the database, without a dbt project."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """An entity and its live set at one moment; another `version` means that one of them moved.
+    """An entity and its live set at one moment. The `version` changes with either of them.
 
-    `documents` and `average_tokens` are those of its texts when their lexemes were counted.
+    `documents` and `average_tokens` were measured when the lexemes were counted.
     """
 
     names: TableNames
@@ -36,7 +36,7 @@ class Published:
 
 
 def names(connection: Connection[Row], schema: str) -> list[str]:
-    """The entities that have something published."""
+    """The entities with a published set."""
     rows = connection.execute(
         sql.SQL("select entity from {} where state = 'live' order by 1").format(
             Identifier(schema, "vector_sets")
@@ -46,7 +46,7 @@ def names(connection: Connection[Row], schema: str) -> list[str]:
 
 
 def version(schema: str, entity: str) -> sql.Composable:
-    """An expression: the version of what is published now; null where nothing is."""
+    """An expression for the version of the published state; null where nothing is published."""
     return sql.SQL(
         # the transactions that last wrote the two rows
         "(select e.xmin || '/' || s.xmin from {entities} e join {sets} s using (entity)"
@@ -59,10 +59,10 @@ def version(schema: str, entity: str) -> sql.Composable:
 
 
 def read(connection: Connection[Row], schema: str, entity: str) -> Published:
-    """What is published of an entity. Raises NotFound that names the choices, RunNeeded where
-    nothing is published yet."""
+    """The published state of an entity. Raises NotFound with the choices for an unknown entity, and
+    RunNeeded where nothing is published yet."""
     with connection.transaction():
-        # one moment for all of it
+        # all reads see the same snapshot
         connection.execute("set transaction isolation level repeatable read, read only")
         row = connection.execute(
             sql.SQL(
@@ -71,7 +71,7 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
             ).format(
                 version=version(schema, entity),
                 entities=Identifier(schema, "entities"),
-                # no parameter, beside which a % in the name would be a placeholder
+                # a literal: with a parameter, a % in the name would be a placeholder
                 entity=Literal(entity),
             )
         ).fetchone()
@@ -97,8 +97,8 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
 
 
 def coverage(connection: Connection[Row], schema: str, entity: str) -> tuple[float, float]:
-    """The percentage of an entity's rows that have vectors, and the seconds for which the oldest
-    change has waited for one (0 where none waits)."""
+    """The percentage of an entity's rows with vectors, and the age in seconds of the oldest pending
+    change (0 where nothing is pending)."""
     row = connection.execute(
         sql.SQL(
             "select coverage_percent, coalesce(oldest_pending_seconds, 0) from {} where entity = %s"

@@ -1,4 +1,4 @@
-"""Connections for searches: what is set in one stays, so that a search is one round trip."""
+"""Connections for searches. Settings stay in the session, so that a search is one round trip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from embeddings_pipeline.store.connection import Row
 
-# a scan that finds too few rows that match goes on; its order is put right afterwards
+# an index scan continues until it finds enough matching rows; the statement sorts them afterwards
 _SETTINGS = """
     set hnsw.iterative_scan = relaxed_order; set ivfflat.iterative_scan = relaxed_order
 """
@@ -24,7 +24,7 @@ def prepare(connection: Connection[Row]) -> None:
 
 
 def use(connection: Connection[Row], settings: dict[str, str]) -> None:
-    """Set these in the session, where they are not so already."""
+    """Set these in the session, where they differ."""
     present = _present[connection]
     for name, value in settings.items():
         if present.get(name) != value:

@@ -1,5 +1,5 @@
-"""A published set read whole, and the rows of a snapshot, numbered as the vectors in its index
-are: one SQLite file."""
+"""Reads a published set as a whole, and stores the rows of a snapshot in one SQLite file. The
+number of a row is that of its vector in the index."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Batch:
 
 @contextmanager
 def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterator[Published]:
-    """What is published of an entity; all reads in the block see it as it was at one moment.
+    """The published set of an entity. All reads in the block see the same state of the database.
 
     Raises ConfigurationError where nothing is published.
     """
@@ -49,12 +49,14 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
         connection.execute("set transaction isolation level repeatable read, read only")
         query = sql.SQL("select {}").format(version(schema, entity))
         if connection.execute(query).fetchone() != (published.version,):
-            raise EmbeddingsError(f"entity {entity!r} was published anew just now: try again")
+            raise EmbeddingsError(
+                f"entity {entity!r} was published again during the read: try again"
+            )
         yield published
 
 
 def count(connection: Connection[Row], published: Published) -> int:
-    """How many vectors the set has."""
+    """The number of vectors of the set."""
     tables = EntityTables(connection, published.names)
     (vectors,) = tables.one(
         "select count(*) from {vectors}", vectors=tables.table(published.vector_set.table_name)
@@ -65,7 +67,7 @@ def count(connection: Connection[Row], published: Published) -> int:
 def sample(
     connection: Connection[Row], published: Published, size: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Some of the vectors, of shape (at most size, dimension): any, but the same each time."""
+    """A sample of the vectors, shape (at most size, dimension), the same each time."""
     rows = connection.execute(
         published.names.fill(
             "select v.embedding::vector from ({sampled} limit {size}) as t"
@@ -80,7 +82,7 @@ def sample(
 
 
 def batches(connection: Connection[Row], published: Published) -> Iterator[Batch]:
-    """All chunks of the set; a few thousand are in memory at a time."""
+    """All chunks of the set, a few thousand at a time."""
     with connection.cursor(name="export", binary=True) as cursor:
         cursor.execute(
             published.names.fill(
@@ -102,7 +104,7 @@ _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 @dataclass(frozen=True)
 class SnapshotRow:
-    """One chunk; `norm` is the length that its vector had before it was made 1."""
+    """One chunk; `norm` is the length of its vector before it was normalized."""
 
     number: int
     id: str
@@ -113,11 +115,11 @@ class SnapshotRow:
 
 
 def write(path: Path, columns: Mapping[str, str], batches: Iterable[Sequence[SnapshotRow]]) -> None:
-    """Write rows as they come; the whole is never held in memory."""
-    # by number: a column may have any name
+    """Write rows batch by batch, without holding all of them in memory."""
+    # columns are named by number, because a filter may have any name
     filters = [f"c{n}" for n in range(len(columns))]
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        # nobody reads a file that is not finished
+        # an unfinished file is never read
         file.execute("pragma journal_mode = off")
         file.execute("pragma synchronous = off")
         file.execute("begin")
@@ -138,11 +140,11 @@ def _stored(row: SnapshotRow, columns: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 class SnapshotRows:
-    """Reads the rows; several threads may."""
+    """Reads the rows of a snapshot; several threads may use it."""
 
     def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
         self._columns = columns
-        # open, it stays readable when a new snapshot takes its place
+        # an open file stays readable when a new snapshot replaces it
         self._file = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
@@ -153,7 +155,7 @@ class SnapshotRows:
         self._file.close()
 
     def numbered(self, numbers: Numbers) -> list[SnapshotRow]:
-        """The rows of these numbers, in no promised order."""
+        """The rows with these numbers, in no particular order."""
         rows = self._rows(
             "select number, id, chunk, text, fields, norm from rows"
             " where number in (select value from json_each(?))",
@@ -166,9 +168,10 @@ class SnapshotRows:
         return self._rows("select number, norm from rows where id = ?", [row_id])
 
     def passing(self, filters: Mapping[str, Any], without: str | None) -> Numbers | None:
-        """Numbers of the rows that pass, the row `without` left out; None where all do.
+        """The numbers of the rows that pass the filters, except the row `without`; None where all
+        rows pass.
 
-        Raises ConfigurationError for a column that is no filter or a value that it does not take.
+        Raises ConfigurationError for a column that is not a filter, or a value of a wrong type.
         """
         clauses: list[str] = []
         values: list[Any] = []
@@ -192,9 +195,9 @@ class SnapshotRows:
         elif isinstance(wanted, Mapping):
             for bound, value in wanted.items():
                 clauses.append(f"{name} {_OPERATORS[bound]} ?")
-                values.append(asked(column, kind, value))
+                values.append(filter_value(column, kind, value))
         elif isinstance(wanted, list | tuple):
-            among = [asked(column, kind, value) for value in wanted if value is not None]
+            among = [filter_value(column, kind, value) for value in wanted if value is not None]
             clauses.append(
                 f"({name} in ({', '.join('?' * len(among))})"
                 f"{f' or {name} is null' if None in wanted else ''})"
@@ -202,7 +205,7 @@ class SnapshotRows:
             values += among
         else:
             clauses.append(f"{name} = ?")
-            values.append(asked(column, kind, wanted))
+            values.append(filter_value(column, kind, wanted))
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
         with self._lock:
@@ -225,7 +228,7 @@ def _moment(text: str) -> str:
     return with_zone.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-_READ: Mapping[str, Callable[[str], Comparable]] = {
+_PARSERS: Mapping[str, Callable[[str], Comparable]] = {
     "boolean": lambda text: _BOOLEANS[text.lower()],
     **dict.fromkeys(("smallint", "integer", "bigint"), int),
     **dict.fromkeys(("numeric", "real", "double precision"), float),
@@ -238,9 +241,9 @@ _READ: Mapping[str, Callable[[str], Comparable]] = {
 
 
 def stored(kind: str, value: Any) -> Comparable:
-    """A value that the database gave as JSON; what Python cannot read (infinity, a year beyond
-    9999) is kept as its text."""
-    read = _READ.get(_base(kind))
+    """A JSON value from the database in comparable form. A value that Python cannot parse
+    (infinity, a year beyond 9999) stays a text."""
+    read = _PARSERS.get(_base(kind))
     if value is None or read is None:
         return None
     with suppress(ValueError, KeyError, OverflowError):
@@ -248,10 +251,10 @@ def stored(kind: str, value: Any) -> Comparable:
     return str(value)
 
 
-def asked(column: str, kind: str, value: Any) -> Comparable:
-    """A value that a request names. Raises ConfigurationError where the column takes no such
-    value, or is of a type that a snapshot does not compare."""
-    read = _READ.get(_base(kind))
+def filter_value(column: str, kind: str, value: Any) -> Comparable:
+    """A value of a request in comparable form. Raises ConfigurationError where it does not fit the
+    column, or where a snapshot cannot compare the type."""
+    read = _PARSERS.get(_base(kind))
     if read is None:
         raise ConfigurationError(
             f"filter {column!r}: a snapshot does not compare values of type {kind}"
@@ -259,9 +262,7 @@ def asked(column: str, kind: str, value: Any) -> Comparable:
     try:
         return read(str(value))
     except (ValueError, KeyError):
-        raise ConfigurationError(
-            f"filter {column!r}: {value!r} is no {kind}, as the column is"
-        ) from None
+        raise ConfigurationError(f"filter {column!r}: {value!r} is not a {kind}") from None
 
 
 def _base(kind: str) -> str:

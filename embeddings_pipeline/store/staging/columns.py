@@ -1,4 +1,4 @@
-"""What is read of a staging model, as SQL: its eligible rows, their fingerprints and values."""
+"""SQL that reads a staging model: its eligible rows, their fingerprints and values."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from embeddings_pipeline.store.texts.partition_keys import hash_key
 
 
 def relation(source: Source) -> sql.Composable:
-    """The staging model itself."""
+    """The table or view of the staging model."""
     return Identifier(source.entity.db_schema, source.entity.table)
 
 
 def eligible(
     source: Source, keys: Sequence[str] | None = None, *, escaped: bool = True
 ) -> sql.Composable:
-    """Which rows may be embedded, of these partitions or of all; `escaped` for a statement that has
-    parameters."""
+    """The condition on rows that may be embedded, in these partitions or in all. `escaped` is for
+    statements with parameters."""
     conditions: list[sql.Composable] = [sql.SQL("true")]
     if keys is not None:
         conditions.append(
@@ -37,13 +37,13 @@ def eligible(
 
 
 def where(entity: Entity, *, escaped: bool = True) -> sql.Composable:
-    """The condition that an entity declares; true where it declares none."""
+    """The `where` that an entity declares; true where it declares none."""
     # a statement without parameters has no placeholders to escape
     return sql.SQL("({})").format(trusted(entity.where or "true", escaped=escaped))
 
 
 def changed_at(column: str) -> sql.Composable:
-    """When a row changed, as text; null for a time without end, which says nothing of when."""
+    """When a row changed, as text; null for an infinite time."""
     return sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
         t=Identifier(column)
     )
@@ -52,9 +52,9 @@ def changed_at(column: str) -> sql.Composable:
 def fingerprint(source: Source) -> sql.Composable:
     """A 64-bit hash of the row's used columns, its id and the definition.
 
-    The record's own output function quotes its fields, so that no two rows print alike. The hash
-    is the one by which Postgres partitions tables, and thus the same in later versions; another
-    one would make a pass look at every row again, and encode none.
+    The output function of a record quotes its fields, so that different rows have different texts.
+    The hash is the one by which Postgres partitions tables, so that later versions of Postgres keep
+    it. A changed hash would make a pass read every row again, but encode none.
     """
     entity = source.entity
     used = [entity.id, *source.text_columns, *source.filters]
@@ -67,7 +67,7 @@ def fingerprint(source: Source) -> sql.Composable:
 
 
 def partition_key(source: Source) -> sql.Composable:
-    """The partition of a row; of a day in the future, one that no run is for."""
+    """The partition of a row. A day in the future gives a partition that no run has."""
     partitions = source.entity.partitions
     if isinstance(partitions, DayPartitions):
         return sql.SQL("greatest({}, {}::date)::text").format(
@@ -77,7 +77,7 @@ def partition_key(source: Source) -> sql.Composable:
 
 
 def day(partitions: DayPartitions, source: Source) -> sql.Composable:
-    """The day in UTC that a row is partitioned by."""
+    """The day, in UTC, by which a row is partitioned."""
     column = Identifier(partitions.column)
     if source.columns[partitions.column] == "timestamp with time zone":
         return sql.SQL("({} at time zone 'UTC')::date").format(column)
@@ -85,8 +85,9 @@ def day(partitions: DayPartitions, source: Source) -> sql.Composable:
 
 
 def as_text(source: Source, column: str) -> sql.Composable:
-    """A value as a person would write it: yes or no, a list with commas, else as printed; the
-    bytes of an image as base64, of one that is too large as many as show that."""
+    """A value as text: a boolean as yes or no, an array as a list with commas, an image as base64,
+    any other value as Postgres prints it. Of an image that is too large, the first bytes are
+    read, enough to show that it is too large."""
     name, kind = Identifier(column), source.columns[column]
     if column == source.entity.image and kind == BYTES:
         return sql.SQL(

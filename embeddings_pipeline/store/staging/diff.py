@@ -1,4 +1,4 @@
-"""What moved since the last pass: stored texts against the fingerprints of staging."""
+"""Rows that changed since the last pass: compares stored fingerprints with those of staging."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from psycopg.sql import Literal
 from embeddings_pipeline.store.staging.reader import Digest
 from embeddings_pipeline.store.tables import EntityTables
 
-# stored rows a bucket: few enough that a change sends little, enough that digests stay small
+# stored rows per bucket: a small bucket sends few rows for a change, a large one keeps digests few
 _ROWS_A_BUCKET = 4
 _MAX_BUCKETS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a comparison with staging found, in rows. `changed` has the new ones in it."""
+    """The result of a comparison with staging, in rows. `changed` includes the new rows."""
 
     new: int
     changed: int
@@ -27,8 +27,8 @@ class Moved:
 
 
 def digests(tables: EntityTables, keys: Sequence[str] | None) -> tuple[int, list[Digest]]:
-    """The number of buckets of fingerprints, a power of two that follows the rows of these
-    partitions (None: of all), and their digests."""
+    """The number of buckets of fingerprints, a power of two that grows with the rows of these
+    partitions (None: all), and the digests of the buckets."""
     of_keys = _of_keys(keys)
     (rows,) = tables.one("select count(*) from {texts} t where chunk = 0 and {keys}", keys=of_keys)
     buckets = 1
@@ -50,9 +50,9 @@ def compare(
     moved: Iterable[bytes],
     keys: Sequence[str] | None,
 ) -> Moved:
-    """Fill the temporary tables `changed_rows` and `gone_rows` from the buckets that moved.
+    """Fill the temporary tables `changed_rows` and `gone_rows` from the buckets that differ.
 
-    An erased id is in neither. Call `bad_ids` before believing the result.
+    Neither contains an erased id. Call `bad_ids` before using the result.
     """
     tables.execute("create temporary table moved (bucket int, id {id_type}, fingerprint bigint)")
     with tables.connection.cursor() as cursor, cursor.copy("copy moved from stdin") as copy:
@@ -92,7 +92,7 @@ def compare(
 
 
 def keep_moved(tables: EntityTables, ids: Sequence[str]) -> None:
-    """Take rows that are gone from their partition, and are in another, for changed ones."""
+    """Move ids from `gone_rows` to `changed_rows`: these rows moved to another partition."""
     tables.execute(
         "with moved as (delete from gone_rows where id = any(%s::{id_type}[]) returning id)"
         " insert into changed_rows select row_number() over (order by id)"
@@ -102,7 +102,7 @@ def keep_moved(tables: EntityTables, ids: Sequence[str]) -> None:
 
 
 def bad_ids(tables: EntityTables) -> tuple[int, list[str]]:
-    """Rows without an id, and some ids that come twice, among the moved ones."""
+    """Among the rows of the differing buckets: how many have no id, and up to 5 repeated ids."""
     (missing,) = tables.one(
         "select count(*) from moved where id is null and fingerprint is not null"
     )

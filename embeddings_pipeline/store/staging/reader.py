@@ -1,4 +1,4 @@
-"""Reads the staging models: which rows moved, and the rows themselves. Writes nothing."""
+"""Reads staging models: the rows that changed, and their values. Writes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
 from embeddings_pipeline.store.staging import columns as staged_columns
 
-# what Postgres says of a statement, not of itself
+# errors of a statement, not of the server
 _REFUSALS = (
     psycopg.ProgrammingError,
     psycopg.DataError,
@@ -34,14 +34,14 @@ _REFUSALS = (
     ObjectNotInPrerequisiteState,
     RaiseException,
 )
-# rows that a streamed read holds in memory at a time, and those that may be of a megabyte each
-_FETCH = 500
-_FETCH_IMAGES = 16
+# rows that a streamed read holds in memory; images may have a megabyte each
+_ROWS_AT_ONCE = 500
+_IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Digest:
-    """Stored rows of one bucket of fingerprints: how many, and the xor of the fingerprints."""
+    """The number of stored rows in one bucket of fingerprints, and the xor of the fingerprints."""
 
     bucket: int
     rows: int
@@ -49,8 +49,8 @@ class Digest:
 
 
 class StagedRow(NamedTuple):
-    """One row of a staging model, each value as the text that Postgres prints for it; all of them
-    null in one that cannot be read, for the reason `error`."""
+    """One row of a staging model, with each value as text. A row that cannot be read has an
+    `error`, and no values."""
 
     id: str
     fingerprint: int
@@ -62,7 +62,7 @@ class StagedRow(NamedTuple):
 
 
 def staging_columns(connection: Connection[Row], schema: str, table: str) -> dict[str, str]:
-    """Columns and types of a staging model. Raises ConfigurationError where there is none."""
+    """Columns and types of a staging model. Raises ConfigurationError where it does not exist."""
     columns = columns_of(connection, schema, table)
     if not columns:
         raise ConfigurationError(
@@ -74,9 +74,9 @@ def staging_columns(connection: Connection[Row], schema: str, table: str) -> dic
 
 
 def source_of(connection: Connection[Row], entity: Entity) -> Source:
-    """An entity checked against its staging model: the columns, and what of it is SQL.
+    """An entity checked against its staging model: its columns and its SQL expressions.
 
-    Raises ConfigurationError that names the key, its value and what Postgres says of it.
+    Raises ConfigurationError with the key, its value and the message of Postgres.
     """
     try:
         columns = staging_columns(connection, entity.db_schema, entity.table)
@@ -84,7 +84,7 @@ def source_of(connection: Connection[Row], entity: Entity) -> Source:
         raise ConfigurationError(f"entity {entity.name!r}: {error}") from None
     source = bind(entity, columns)
     parts = _parts(source)
-    # one statement, where nothing is wrong
+    # one statement checks all parts; single parts are checked only after an error
     whole = _Part("", "", [e for part in parts for e in part.expressions], parts[-1].condition)
     if refusal := _refusal(connection, source, whole):
         raise _wrong(connection, source, parts, refusal)
@@ -93,7 +93,7 @@ def source_of(connection: Connection[Row], entity: Entity) -> Source:
 
 @dataclass(frozen=True)
 class _Part:
-    """A key of a declaration with its value, and how statements read it."""
+    """A key of a declaration, its value, and the SQL in which statements use it."""
 
     key: str
     value: str
@@ -102,7 +102,7 @@ class _Part:
 
 
 def _parts(source: Source) -> list[_Part]:
-    """What of a declaration becomes SQL, key by key; the condition on rows comes last."""
+    """The parts of a declaration that become SQL, by key; the condition on rows comes last."""
     entity = source.entity
     parts = [
         _Part("id", entity.id, [sql.SQL("{}::text").format(Identifier(entity.id))]),
@@ -131,7 +131,7 @@ def _parts(source: Source) -> list[_Part]:
 def _refusal(
     connection: Connection[Row], source: Source, part: _Part, *, rows: bool = False
 ) -> psycopg.Error | None:
-    """What Postgres has against a part, or None; with `rows` it is evaluated in each row."""
+    """The error that Postgres raises for a part, or None; `rows` evaluates it in each row."""
     query = sql.SQL("select {expressions} from {relation} as source where {condition}").format(
         expressions=sql.SQL(", ").join(part.expressions),
         relation=staged_columns.relation(source),
@@ -153,7 +153,7 @@ def _wrong(
     *,
     rows: bool = False,
 ) -> EmbeddingsError:
-    """What to say of a staging model that cannot be read as the entity is declared."""
+    """The error of a staging model that the declaration does not fit; names the key at fault."""
     entity = source.entity
     name, schema, table = entity.name, entity.db_schema, entity.table
     if _refusal(connection, source, _Part("", "", []), rows=rows) is None:
@@ -161,17 +161,17 @@ def _wrong(
             if refusal := _refusal(connection, source, part, rows=rows):
                 return ConfigurationError(
                     f"entity {name!r}: {part.key}: {json.dumps(part.value, ensure_ascii=False)}:"
-                    f" {_said(source, refusal)}"
+                    f" {_message(source, refusal)}"
                 )
     kind = EmbeddingsError if rows else ConfigurationError
-    return kind(f"entity {name!r}: {schema}.{table} cannot be read: {_said(source, error)}")
+    return kind(f"entity {name!r}: {schema}.{table} cannot be read: {_message(source, error)}")
 
 
-def _said(source: Source, error: psycopg.Error) -> str:
+def _message(source: Source, error: psycopg.Error) -> str:
     if isinstance(error, UndefinedColumn):
         return f"{error.diag.message_primary} (columns: {', '.join(source.columns)})"
-    said = [error.diag.message_primary or str(error).strip(), error.diag.message_hint]
-    return ". ".join(part.rstrip(".") for part in said if part)
+    parts = [error.diag.message_primary or str(error).strip(), error.diag.message_hint]
+    return ". ".join(part.rstrip(".") for part in parts if part)
 
 
 def moved_rows(
@@ -181,15 +181,14 @@ def moved_rows(
     stored: Sequence[Digest],
     keys: Sequence[str] | None = None,
 ) -> Generator[bytes, None, None]:
-    """COPY text of (bucket, id, fingerprint) for each bucket whose digest is not the stored one.
+    """COPY text of (bucket, id, fingerprint) of each bucket whose digest is not the stored one.
 
-    One statement scans the model once: the fingerprints are compared where they are computed,
-    and only buckets that differ are sent. A bucket that is empty now comes as one row of nulls.
-    With `keys` only rows of these partitions are looked at. `buckets` is a power of two; a row's
-    bucket is that of its fingerprint, so that a row that changed makes both its old and its new
-    bucket differ.
+    One statement scans the model once. It compares the fingerprints in the database, and sends only
+    buckets that differ. An empty bucket is sent as one row of nulls. With `keys` it reads only rows
+    of these partitions. `buckets` is a power of two. The fingerprint of a row determines its
+    bucket, so that a changed row makes its old and its new bucket differ.
 
-    Raises ConfigurationError that names the key of the declaration whose SQL fails on some row.
+    Raises ConfigurationError with the key of the declaration whose SQL fails on some row.
     """
     query = sql.SQL(
         """
@@ -230,12 +229,12 @@ def moved_rows(
             for block in copy:
                 yield bytes(block)
     except _REFUSALS as error:
-        # an expression may fail on the values of some row only
+        # an expression may fail for the values of a single row
         raise _wrong(connection, source, _parts(source), error, rows=True) from error
 
 
 def eligible_ids(connection: Connection[Row], source: Source, ids: Sequence[str]) -> list[str]:
-    """Those of these ids whose rows may be embedded, whatever their partition."""
+    """Those of the ids whose rows may be embedded, in any partition."""
     rows = connection.execute(
         sql.SQL(
             "select {id}::text from {relation} as source"
@@ -256,8 +255,8 @@ def read_rows(
 ) -> Generator[StagedRow, None, None]:
     """Stream the eligible rows of these ids, in no order. Rows that are gone are left out.
 
-    A database whose encoding is SQL_ASCII holds bytes that are no text. A read that meets such a
-    value ends there: what is left is read in halves, until the row stands alone.
+    A database with the encoding SQL_ASCII may hold bytes that are not text. A read stops at such a
+    value, and the remaining ids are read again in halves, until the row at fault is alone.
     """
     read: set[str] = set()
     try:
@@ -268,7 +267,7 @@ def read_rows(
     except (CharacterNotInRepertoire, UntranslatableCharacter) as error:
         left = [row_id for row_id in ids if row_id not in read]
         if len(left) <= 1:
-            # what cannot be read without its values, either, is no fault of theirs
+            # a row that fails without its values, too, raises the error
             yield from _read_rows(connection, source, left, error=str(error.diag.message_primary))
             return
         half = len(left) // 2
@@ -279,7 +278,7 @@ def read_rows(
 def _read_rows(
     connection: Connection[Row], source: Source, ids: Sequence[str], *, error: str | None = None
 ) -> Generator[StagedRow, None, None]:
-    """The rows of these ids, without their values where these had the error."""
+    """The rows of these ids; with an `error`, without their values."""
     entity = source.entity
     day = (
         sql.SQL("{}::text").format(staged_columns.day(entity.partitions, source))
@@ -309,7 +308,7 @@ def _read_rows(
         type=trusted(source.id_type),
     )
     with connection.transaction(), connection.cursor("staged_rows") as cursor:
-        cursor.itersize = _FETCH_IMAGES if entity.image else _FETCH
+        cursor.itersize = _IMAGES_AT_ONCE if entity.image else _ROWS_AT_ONCE
         for row in cursor.execute(query, (list(ids),)):
             yield StagedRow(
                 id=row[0],
@@ -323,5 +322,5 @@ def _read_rows(
 
 
 def _array(numbers: Iterable[int]) -> sql.Literal:
-    # psycopg would dump a list number by number; a copy takes no parameters
+    # COPY takes no parameters, and psycopg converts a list number by number
     return sql.Literal(f"{{{','.join(map(str, numbers))}}}")
