@@ -167,7 +167,11 @@ class Encoders:
                 f" {model!r} is a provider's model: unset one of them"
             )
         encoder = remote_encoder(
-            *(model, remote, dimension, self._settings, self._limits),
+            model,
+            remote,
+            dimension,
+            settings=self._settings,
+            limits=self._limits,
             stopping=self._is_stopping,
         )
         self._closing.callback(encoder.close)
