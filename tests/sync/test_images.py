@@ -103,7 +103,7 @@ def test_bytes_in_a_column_are_images_of_which_the_text_is_a_data_uri(seeing: Wo
         "render",
         "the image is damaged or has another format than JPEG, PNG, WEBP, GIF, BMP",
     )
-    assert failed["5"][1].startswith(f"the image has more than the {MAX_IMAGE_BYTES:,} bytes that")
+    assert failed["5"][1].startswith(f"the image has more than {MAX_IMAGE_BYTES:,} bytes")
     read = seeing.encoders.images.read(view["1", 0])
     assert read == RED
 
