@@ -235,8 +235,12 @@ def field_of(model: ModelIdentity) -> str:
     """Return the field of a model: all that decides its vectors; the name comes first."""
     return " ".join(
         (
-            *(model.model, model.revision, str(model.dimension), str(model.max_tokens)),
-            *(model.provider, model.document_prompt),
+            model.model,
+            model.revision,
+            str(model.dimension),
+            str(model.max_tokens),
+            model.provider,
+            model.document_prompt,
         )
     )
 
@@ -315,6 +319,8 @@ class CircuitBreaker:
         if not self._failing:
             logger.warning(
                 "%s does not work and is left out until it does: %s: %s",
-                *(self._name, type(error).__name__, error),
+                self._name,
+                type(error).__name__,
+                error,
             )
         self._failing = True

@@ -222,7 +222,9 @@ class SharedModel:
         self._batch_tokens = max(self._batch_tokens // 2, _MIN_BATCH_TOKENS)
         logger.warning(
             "%s ran out of memory with %d texts: batches have %d tokens from now on",
-            *(self.identity.model, len(batch), self._batch_tokens),
+            self.identity.model,
+            len(batch),
+            self._batch_tokens,
         )
         half = len(batch) // 2
         halves = (batch[:half], batch[half:])
