@@ -66,11 +66,12 @@ class _UnavailableTooLong(stop_base):
     work may take hours before its connection is lost."""
 
     def __init__(self) -> None:
-        self._seen = time.monotonic()
+        self._away_since: float | None = None
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         failed = retry_state.outcome and retry_state.outcome.exception()
         if not isinstance(failed, NoConnection):
-            self._seen = time.monotonic()
+            self._away_since = None
             return False
-        return time.monotonic() - self._seen >= _PATIENCE_SECONDS
+        self._away_since = self._away_since or time.monotonic()
+        return time.monotonic() - self._away_since >= _PATIENCE_SECONDS

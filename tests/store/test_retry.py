@@ -35,7 +35,7 @@ def failing(*errors: Exception) -> Callable[[], int]:
 LOST = psycopg.OperationalError("server closed the connection unexpectedly")
 
 
-def test_a_connection_that_is_lost_after_a_long_time_is_taken_anew() -> None:
+def test_a_connection_that_is_lost_is_replaced() -> None:
     assert failing(LOST, LOST)() == 3
 
 
@@ -52,3 +52,21 @@ def test_a_database_that_goes_each_time_is_given_up() -> None:
 def test_another_error_ends_it_at_once() -> None:
     with pytest.raises(psycopg.DataError):
         failing(psycopg.DataError("bad"), LOST)()
+
+
+def test_the_wait_for_a_server_begins_when_it_is_first_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 120)
+    now = [0.0]
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+
+    @resumed
+    def work() -> str:
+        if not now[0]:
+            # an hour of work, and then no server
+            now[0] = 3_600.0
+            raise NoConnection("refused")
+        return "done"
+
+    assert work() == "done"
