@@ -229,7 +229,7 @@ def test_there_is_one_way_to_the_text(keys: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("column", sorted(RESERVED_COLUMNS))
 def test_a_filter_or_an_id_does_not_take_the_name_of_our_own_column(column: str) -> None:
     assert f"filters {column}: " in refusal(filters=["brand", column])
-    assert f"id {column!r}: rename it" in refusal(id=column)
+    assert f"id {column!r}: the name is reserved" in refusal(id=column)
 
 
 def test_the_id_is_no_filter() -> None:

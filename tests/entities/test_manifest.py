@@ -73,8 +73,8 @@ def test_one_model_can_feed_several_entities() -> None:
 def test_two_entities_of_one_name_are_refused_with_their_models() -> None:
     message = refusal(model("stg_product", {"id": "id"}), model("product", {"id": "id"}))
     assert message == (
-        "entity 'product' is declared 2 times (stg_product, product): give each an `entity:` of"
-        " its own"
+        "entity 'product' is declared 2 times (stg_product, product): give each declaration"
+        " its own `entity:`"
     )
 
 

@@ -28,7 +28,7 @@ def test_a_model_that_gives_no_vector_of_anything_quarantines_nothing(
     item = world.declare()
     world.run(item)
     world.use(Broken(replace(world.encoder.identity, revision="r2")))
-    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(the vector is"):
+    with pytest.raises(EmbeddingsError, match=r"no usable vector for any text \(the vector is"):
         world.vectors(item)
     assert world.sql(f"select * from {SCHEMA}.quarantine") == []
 
@@ -46,7 +46,7 @@ def test_a_model_whose_answers_mark_every_text_as_failed_quarantines_nothing(
     world.insert((1, "Pump"), (2, "Hose"))
     item = world.declare()
     world.texts(item)
-    with pytest.raises(EmbeddingsError, match=r"no usable vector of any text \(refused\)"):
+    with pytest.raises(EmbeddingsError, match=r"no usable vector for any text \(refused\)"):
         world.vectors(item)
     assert world.sql(f"select * from {SCHEMA}.quarantine") == []
 
