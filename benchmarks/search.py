@@ -75,7 +75,7 @@ def load(scratch: World, documents: Vectors, queries: Vectors) -> None:
 
 
 def engine_of(scratch: World) -> Pipeline:
-    """As much of an pipeline as a search needs."""
+    """As much of a pipeline as a search needs."""
     pipeline = SimpleNamespace(
         vectors=scratch.postgres,
         schema=SCHEMA,

@@ -1,4 +1,4 @@
-"""Files that several processes use at once: locks, and writes of which no reader sees half."""
+"""Files that several processes use at once: locks, and writes that no reader sees half done."""
 
 from __future__ import annotations
 

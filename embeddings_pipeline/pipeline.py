@@ -296,7 +296,8 @@ class Pipeline:
             max_cost_usd = self.settings.embedding_max_cost_usd
         keys = self.partition_keys(chosen, partitions)
         options = RunOptions(
-            *("", keys),
+            run_id="",
+            keys=keys,
             limit=limit,
             max_cost_usd=max_cost_usd,
             force=force,

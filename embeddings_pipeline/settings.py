@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -176,3 +177,10 @@ def _describe(error: ValidationError) -> str:
         value = "" if secret else f" is {problem['input']!r}"
         problems.append(f"{variable}{value}: {problem['msg']}")
     return "; ".join(problems)
+
+
+def user_cache_dir() -> Path:
+    """The package's folder below XDG_CACHE_HOME, by default `~/.cache`. It may not exist, and
+    writing to it may fail: a service account often has no home."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "embeddings-pipeline"

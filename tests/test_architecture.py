@@ -120,7 +120,7 @@ def test_no_import_runs_upward() -> None:
         if (mine := layer(file)) is not None
         and (theirs := layer(imported)) is not None
         and theirs < mine
-        # the pipeline offers searches, and loads them when they are asked for
+        # the pipeline offers searches, and loads them when they are first used
         and (file, imported.split("/")[0]) != ("pipeline.py", "search")
     ]
     assert upward == []

@@ -25,25 +25,30 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "plan": ("plan", "plan", "Say what the next run would do, why, and what it would cost."),
     "run": ("run", "run", "Bring vectors up to date, once and now."),
     "status": (
-        *("status", "status"),
+        "status",
+        "status",
         "Show rows, vectors, coverage, pending chunks and cost of each entity.",
     ),
     "explain": (
-        *("explain", "explain"),
+        "explain",
+        "explain",
         "Show a row's text and vectors, and what the next run does with it.",
     ),
     "search": (
-        *("search", "search"),
+        "search",
+        "search",
         "Find the rows of an entity that answer a query, a text or an image.",
     ),
     "evaluate": (
-        *("search", "evaluate"),
+        "search",
+        "evaluate",
         "Measure each search mode on judged queries, exactly and through the index.",
     ),
     "serve": ("serve", "serve", "Serve searches over HTTP, with a page."),
     "models": ("models", "models", "List the known models, and those that entities declare."),
     "publish": (
-        *("publish", "publish"),
+        "publish",
+        "publish",
         "Publish the vector set that was built beside the live one, if it is complete.",
     ),
     "rollback": ("publish", "rollback", "Publish the vector set that was live before."),
@@ -52,12 +57,14 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "retry": ("erase", "retry", "Let the next run try everything in quarantine again."),
     "erase": ("erase", "erase", "Remove every trace of rows at once, and skip them until lifted."),
     "adopt": (
-        *("erase", "adopt"),
+        "erase",
+        "adopt",
         "Take over the vectors that a table has for the same model and texts.",
     ),
     "cache": ("cache", "app", "The query vectors in Redis."),
     "db": (
-        *("db", "app"),
+        "db",
+        "app",
         "The embedded Postgres, used where no database is configured, and the tables.",
     ),
 }

@@ -33,7 +33,7 @@ from embeddings_pipeline.entities.values import (
     Whole,
 )
 
-# columns of the pipeline's own tables, besides the filter columns
+# columns of the pipeline's own tables, without the filter columns
 RESERVED_COLUMNS = frozenset(
     [
         "chunk",

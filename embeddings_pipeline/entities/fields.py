@@ -80,7 +80,7 @@ class Source:
 
     @cached_property
     def definition_hash(self) -> str:
-        """The sha256, in hex, of all that decides the rows of `texts` besides the data.
+        """The sha256, in hex, of the declaration that decides the rows of `texts`.
 
         Each row's fingerprint contains this hash: when the hash changes, every row is rendered
         again.

@@ -32,7 +32,7 @@ class Rendered(NamedTuple):
 
     @property
     def text_hash(self) -> bytes:
-        """The hash of all that decides the vector besides the model; of an image, of its bytes."""
+        """The hash of what the model reads: the text, or the bytes of an image."""
         if self.image_hash is not None:
             return self.image_hash
         if self.parts is None:

@@ -154,8 +154,8 @@ def throughput(tables: EntityTables, model: str) -> float | None:
 @dataclass(frozen=True)
 class Rates:
     """Seconds that earlier runs took: `scan` for each row that a pass compares, `render` for each
-    row that it renders, `start` for a run of a model besides its encoding, `project` for each
-    projected chunk, and `index` for each row of an index that is built."""
+    row that it renders, `start` for what a run of a model takes beside the
+    encoding, `project` for each projected chunk, and `index` for each row of an index that is built."""
 
     scan: float
     render: float

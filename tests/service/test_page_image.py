@@ -74,7 +74,7 @@ def test_a_chosen_image_finds_itself_first(page: Page) -> None:
     expect(page.locator("#results .score").first).to_have_text("score 1.00")
     expect(page.get_by_role("img", name="Image of 1")).to_be_visible()
     expect(page.locator("#like")).to_contain_text("More like my red disc.png")
-    expect(page.locator("#said")).to_contain_text("3 results (7 fewer than asked for) in")
+    expect(page.locator("#said")).to_contain_text("3 results (7 fewer than requested) in")
     expect(page.get_by_role("radio", name="Hybrid")).to_be_disabled()
     assert name_of_chosen(page) == "my red disc.png"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import write_atomically
+from embeddings_pipeline.settings import user_cache_dir
 
 # CLIPModel is the class name in the first image models
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
@@ -125,7 +125,7 @@ def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
 
 
 def _encoding_config(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
-    """Return the settings that decide the vectors besides the weights: prompts, pooling and case.
+    """Return the settings beside the weights that decide the vectors: prompts, pooling and case.
 
     Settings that have the usual value are left out.
     """
@@ -246,20 +246,15 @@ def _sha256(path: Path, changed_at: int) -> str:
     Hashing 90 MB takes longer than a run in which nothing changed. A kept sum is valid while the
     file has the same size and modification time.
     """
-    remembered = _sums_folder() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    kept = user_cache_dir() / "weights" / hashlib.sha256(bytes(path.resolve())).hexdigest()
     state = f"{path.stat().st_size} {changed_at} "
     with suppress(OSError, ValueError):
-        known = remembered.read_text()
+        known = kept.read_text()
         if known.startswith(state):
             return known.removeprefix(state)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     with suppress(OSError):
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(remembered, state + found)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, state + found)
     return found
-
-
-def _sums_folder() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "embeddings-pipeline" / "weights"

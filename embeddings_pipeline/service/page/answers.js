@@ -50,7 +50,7 @@ function said(answers, view, known, milliseconds) {
 function found({ results, shortfall }) {
   if (!results.length) return "Nothing found";
   const rows = counted(results.length, "result");
-  return shortfall ? `${rows} (${shortfall} fewer than asked for)` : rows;
+  return shortfall ? `${rows} (${shortfall} fewer than requested)` : rows;
 }
 
 function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {

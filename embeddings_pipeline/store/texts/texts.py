@@ -132,7 +132,7 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
 
 def read(tables: EntityTables, hashes: Sequence[bytes]) -> list[TextToRead]:
     """The model's input for each of these hashes, once; hashes without a text are left out."""
-    # a scalar subquery makes the planner use the index, whatever row count it estimates
+    # a scalar subquery makes the planner use the index, whichever row count it estimates
     text: LiteralString = (
         "select p.part from {texts} t, unnest(t.part_hashes, t.parts) as p (part_hash, part)"
         " where t.part_hashes @> array[h.text_hash] and p.part_hash = h.text_hash limit 1"

@@ -114,7 +114,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
 def replace_where_much_is_missing(
     tables: EntityTables, live: VectorSet, missing: int
 ) -> VectorSet | None:
-    """A building set that will replace the live one, where projecting and indexing so many missing
+    """A building set that will replace the live one, where projecting and indexing the missing
     chunks in bulk is faster; None where the live set is updated in place."""
     if not is_faster_replaced(tables, live, missing):
         return None
@@ -127,7 +127,7 @@ def replace_where_much_is_missing(
 
 
 def is_faster_replaced(tables: EntityTables, live: VectorSet, missing: int) -> bool:
-    """Whether replacing a live set with so many missing chunks is faster than updating it: the set
+    """Whether replacing a live set that lacks these chunks is faster than updating it: the set
     has an index, and its replacement is published automatically."""
     index = live.index_settings or {"type": "none"}
     return (

@@ -5,9 +5,8 @@ psycopg converts value by value, which takes longer than the statement on the se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
-from uuid import UUID
 
 import numpy as np
 from psycopg import Connection, Copy, adapters
@@ -77,11 +76,6 @@ def vector_array(vectors: Matrix, oid: int) -> BinaryArray:
 def vector_oid(connection: Connection[Any]) -> int:
     """The oid of type vector in this database."""
     return int(only(connection.execute("select 'vector'::regtype::oid::int8"))[0])
-
-
-def hashes_of(values: Iterable[UUID]) -> list[bytes]:
-    """Hashes as bytes, from the uuids that a query returned."""
-    return [value.bytes for value in values]
 
 
 def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any, np.dtype[Any]]:
