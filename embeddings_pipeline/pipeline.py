@@ -292,14 +292,12 @@ class Pipeline:
         is all wrong declarations.
         """
         chosen, failures = self.chosen(names)
-        if max_cost_usd is None:
-            max_cost_usd = self.settings.embedding_max_cost_usd
         keys = self.partition_keys(chosen, partitions)
         options = RunOptions(
             run_id="",
             keys=keys,
             limit=limit,
-            max_cost_usd=max_cost_usd,
+            max_cost_usd=self.settings.cost_limit(max_cost_usd),
             force=force,
             allow_deletes=allow_deletes,
             report=report,

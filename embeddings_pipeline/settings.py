@@ -105,6 +105,10 @@ class Settings(BaseSettings):
             )
         return SecretStr(bare)
 
+    def cost_limit(self, given: float | None) -> float | None:
+        """The most US dollars that a run may cost: those given, else EMBEDDING_MAX_COST_USD."""
+        return self.embedding_max_cost_usd if given is None else given
+
     @classmethod
     def load(cls) -> Settings:
         """Return the settings of the environment.

@@ -1,6 +1,7 @@
 """An entity's checks as Dagster's; `sync.checks` decides their results."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -36,14 +37,8 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         results = embeddings.pipeline.check(entity)
         for key in sorted(context.selected_asset_check_keys):
-            result = results[key.name]
             yield dg.AssetCheckResult(
-                passed=result.passed,
-                asset_key=key.asset_key,
-                check_name=key.name,
-                severity=_SEVERITY[result.severity],
-                description=result.description,
-                metadata=metadata.plain(result.metadata),
+                asset_key=key.asset_key, check_name=key.name, **_finding(results[key.name])
             )
 
     return checks
@@ -52,10 +47,14 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
 def evaluation(entity: str, name: str, result: CheckResult) -> dg.AssetCheckEvaluation:
     """The event with a check's result, for a run outside of Dagster."""
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey([entity, _ASSET_OF[name]]),
-        check_name=name,
-        passed=result.passed,
-        severity=_SEVERITY[result.severity],
-        description=result.description,
-        metadata=metadata.plain(result.metadata),
+        asset_key=dg.AssetKey([entity, _ASSET_OF[name]]), check_name=name, **_finding(result)
     )
+
+
+def _finding(result: CheckResult) -> dict[str, Any]:
+    return {
+        "passed": result.passed,
+        "severity": _SEVERITY[result.severity],
+        "description": result.description,
+        "metadata": metadata.plain(result.metadata),
+    }

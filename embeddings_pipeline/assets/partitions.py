@@ -52,12 +52,19 @@ def record(
 ) -> None:
     """Add the counts of each partition of the run, and report the other partitions that it touched
     as materialised."""
-    own = set(keys_of(context) or ())
-    for partition in coverage:
-        key, facts = partition.partition_key, metadata.of_partition(partition)
-        if key in own:
-            context.add_asset_metadata(facts, partition_key=key)
-        elif key in touched:
-            context.log_event(
-                dg.AssetMaterialization(context.asset_key, metadata=facts, partition=key)
-            )
+    of_run, beyond = facts(coverage, keys_of(context) or (), touched)
+    for key, found in of_run.items():
+        context.add_asset_metadata(found, partition_key=key)
+    for key, found in beyond.items():
+        context.log_event(dg.AssetMaterialization(context.asset_key, metadata=found, partition=key))
+
+
+def facts(
+    coverage: Sequence[PartitionCoverage], keys: Sequence[str], touched: Sequence[str]
+) -> tuple[dict[str, metadata.Metadata], dict[str, metadata.Metadata]]:
+    """The counts by partition: of the partitions of a run that have rows, and of those that it
+    touched beyond them."""
+    found = {partition.partition_key: metadata.of_partition(partition) for partition in coverage}
+    of_run = {key: found[key] for key in keys if key in found}
+    beyond = {key: found[key] for key in touched if key in found and key not in of_run}
+    return of_run, beyond

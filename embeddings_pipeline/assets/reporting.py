@@ -26,13 +26,12 @@ def _events(
             yield _materialization(entity.name, "texts", facts, key)
     if run.vectors:
         facts = metadata.of_sets(run.vectors)
-        touched = run.vectors.keys
-        for partition in pipeline.coverage(entity):
-            key, own = partition.partition_key, metadata.of_partition(partition)
-            if key in keys:
-                yield _materialization(entity.name, "vectors", facts | own, key)
-            elif key in touched:
-                yield _materialization(entity.name, "vectors", own, key)
+        of_run, beyond = partitions.facts(pipeline.coverage(entity), keys, run.vectors.keys)
+        for key in keys:
+            # a partition without rows is done, too
+            yield _materialization(entity.name, "vectors", facts | of_run.get(key, {}), key)
+        for key, found in beyond.items():
+            yield _materialization(entity.name, "vectors", found, key)
     if run.published:
         yield _materialization(entity.name, "index", metadata.of_indexes(run.indexes))
         facts = metadata.of_publication(pipeline, entity, run.published, run.counts)

@@ -71,9 +71,7 @@ class Jobs:
         """Execute the job of each entity, from texts on, one after the other. `options` are the
         arguments of `Pipeline.run`."""
         failures, runs = Failures(), []
-        max_cost_usd = options.get("max_cost_usd")
-        if max_cost_usd is None:
-            max_cost_usd = self.pipeline.settings.embedding_max_cost_usd
+        max_cost_usd = self.pipeline.settings.cost_limit(options.get("max_cost_usd"))
         left = RunOptions("", limit=options.get("limit"), max_cost_usd=max_cost_usd)
         for name in names:
             entity = self.pipeline.entity(name)

@@ -70,7 +70,7 @@ def run(
         with session(settings) as pipeline:
             selection.require_entities(pipeline, names, everything)
             planned = pipeline.plan(*names, **options, raise_errors=False)
-        max_cost_usd = settings.embedding_max_cost_usd if max_cost is None else max_cost
+        max_cost_usd = settings.cost_limit(max_cost)
         plan.show(planned, as_json=as_json, max_cost_usd=max_cost_usd)
         planned.failures.raise_any()
         return

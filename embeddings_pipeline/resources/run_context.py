@@ -33,8 +33,7 @@ class RunContext:
         A step without a limit of its own may cost EMBEDDING_MAX_COST_USD. Raises
         DagsterExecutionInterruptedError when stopped; Dagster shows the run as canceled.
         """
-        if config.get("max_cost_usd") is None:
-            config["max_cost_usd"] = self.pipeline.settings.embedding_max_cost_usd
+        config["max_cost_usd"] = self.pipeline.settings.cost_limit(config.get("max_cost_usd"))
         with stopping.on_signals() as stopped, self.pipeline.encoders.stop_when(stopped):
             try:
                 yield RunOptions(

@@ -153,9 +153,12 @@ def throughput(tables: EntityTables, model: str) -> float | None:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds that earlier runs took: `scan` for each row that a pass compares, `render` for each
-    row that it renders, `start` for what a run of a model takes beside the
-    encoding, `project` for each projected chunk, and `index` for each row of an index that is built."""
+    """Seconds that earlier runs took.
+
+    `scan` is for each row that a pass compares, `render` for each row that it renders, `start` for
+    what a run of a model takes beside the encoding, `project` for each projected chunk, and `index`
+    for each row of an index that is built.
+    """
 
     scan: float
     render: float

@@ -23,11 +23,11 @@ SCHEMA = "analytics_features"
 MEASURED = {"seconds", "encode_seconds", "tokens_per_second", "peak_memory_mib", "plot"}
 
 
-def materialized(notes: Notes) -> dict[tuple[str, str | None], dict[str, Any]]:
+def materialized(notes: Notes, entity: str) -> dict[tuple[str, str | None], dict[str, Any]]:
     """The metadata of the latest materialisation of each asset and partition."""
     found: dict[tuple[str, str | None], dict[str, Any]] = {}
     for asset in ASSETS:
-        records = notes.instance.fetch_materializations(dg.AssetKey(["note", asset]), 100).records
+        records = notes.instance.fetch_materializations(dg.AssetKey([entity, asset]), 100).records
         for record in records:
             event = record.asset_materialization
             assert event is not None
@@ -45,11 +45,11 @@ def materialized(notes: Notes) -> dict[tuple[str, str | None], dict[str, Any]]:
     return found
 
 
-def checked(notes: Notes) -> dict[str, tuple[Any, ...]]:
+def checked(notes: Notes, entity: str) -> dict[str, tuple[Any, ...]]:
     """The latest result of each check of the entity."""
-    entity = notes.running.pipeline.entity("note")
     found = {}
-    for spec in entity_checks(entity).check_specs:
+    declared = notes.running.pipeline.entity(entity)
+    for spec in entity_checks(declared).check_specs:
         (record,) = notes.instance.event_log_storage.get_asset_check_execution_history(
             spec.key, limit=1
         )
@@ -60,28 +60,32 @@ def checked(notes: Notes) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def stored(notes: Notes) -> list[tuple[Any, ...]]:
+def stored(notes: Notes, entity: str) -> list[tuple[Any, ...]]:
     return notes.sql(
-        f"select note_id, text, text_hash, embedding::text from {SCHEMA}.note_embeddings order by 1"
+        f"select {entity}_id, text, text_hash, embedding::text"
+        f" from {SCHEMA}.{entity}_embeddings order by 1"
     )
 
 
-def forget(notes: Notes) -> None:
+def forget(notes: Notes, entity: str) -> None:
     """Drop the tables, and the materialisations."""
     notes.sql(f"drop schema if exists {SCHEMA} cascade")
-    keys = [dg.AssetKey(["note", asset]) for asset in ASSETS]
+    keys = [dg.AssetKey([entity, asset]) for asset in ASSETS]
     notes.instance.wipe_assets(keys)
     notes.running.pipeline.__dict__.pop("vectors", None)
 
 
-def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes) -> None:
-    forget(notes)
-    assert notes.scheduled("note").success
-    by_job = (materialized(notes), checked(notes), stored(notes))
-    forget(notes)
-    result = CliRunner().invoke(app, ["run", "note", "--no-dbt"])
+# notes are in hash partitions; events by day, most days without any
+@pytest.mark.parametrize("entity", ["note", "event"])
+def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes, entity: str) -> None:
+    forget(notes, entity)
+    by_dagster = CliRunner().invoke(app, ["run", entity, "--no-dbt", "--dagster"])
+    assert by_dagster.exception is None
+    by_job = (materialized(notes, entity), checked(notes, entity), stored(notes, entity))
+    forget(notes, entity)
+    result = CliRunner().invoke(app, ["run", entity, "--no-dbt"])
     assert result.exception is None
-    by_run = (materialized(notes), checked(notes), stored(notes))
+    by_run = (materialized(notes, entity), checked(notes, entity), stored(notes, entity))
     assert by_run[0].keys() == by_job[0].keys()
     for key, facts in by_job[0].items():
         assert by_run[0][key] == facts, key
