@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.fastembed import FastEmbed
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed
 from embeddings_pipeline.encoders.encoder import Encoder
-from embeddings_pipeline.encoders.local.download import find
+from embeddings_pipeline.encoders.local.download import find_or_download
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     encoder = Encoders(settings).get(DEFAULT_MODEL)
-    folder = find(DEFAULT_MODEL, settings)
+    folder = find_or_download(DEFAULT_MODEL, settings)
     texts = mixed(options.data, options.texts)
 
     from sentence_transformers import SentenceTransformer
