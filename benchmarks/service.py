@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 from benchmarks.scratch import arguments, packages, report, timed, world
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.encoders.local.download import find
+from embeddings_pipeline.encoders.local.download import find_or_download
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
@@ -83,7 +83,7 @@ def rate(work: Callable[[], object], times: int) -> float:
 def default_encode(fresh: Callable[[], str]) -> Callable[[], object]:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(find(DEFAULT_MODEL, Settings())), device="cpu")
+    model = SentenceTransformer(str(find_or_download(DEFAULT_MODEL, Settings())), device="cpu")
     return lambda: model.encode(fresh())
 
 
