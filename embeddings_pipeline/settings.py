@@ -6,7 +6,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -15,15 +15,36 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def project_dir() -> Path:
+    """The folder of the project in which a command runs.
+
+    That is the nearest one, from the working directory upward, that holds `dbt_project/` or a
+    `workspace.yaml`, or is a dbt project itself; the working directory where there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dbt_project" / "dbt_project.yml").is_file():
+            return folder
+        if (folder / "workspace.yaml").is_file():
+            return folder
+        # a dbt project of this name belongs to the project around it
+        if (folder / "dbt_project.yml").is_file() and folder.name != "dbt_project":
+            return folder
+    return here
+
+
+def _default_dbt_project() -> Path:
+    project = project_dir()
+    return project if (project / "dbt_project.yml").is_file() else project / "dbt_project"
 
 
 class Settings(BaseSettings):
-    """The validated environment and `.env`. Field names are the variables in lower case."""
+    """The validated environment and, below it, the project's `.env`. Field names are the variables
+    in lower case; relative paths start at the project's folder."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     staging_db_url: SecretStr | None = None
     staging_db_host: str | None = None
@@ -40,11 +61,12 @@ class Settings(BaseSettings):
     pgvector_password: SecretStr = SecretStr("")
     pgvector_schema: str = Field("analytics_features", min_length=1, max_length=40)
 
-    embedded_data_dir: Path = PROJECT_DIR / ".data"
+    embedded_data_dir: Path = Field(default_factory=lambda: project_dir() / ".data")
 
-    dbt_project_dir: Path = PROJECT_DIR / "dbt_project"
+    dbt_project_dir: Path = Field(default_factory=_default_dbt_project)
     dbt_profiles_dir: Path | None = None
     dbt_target: str | None = None
+    dbt_manifest: Path | None = None
 
     embedding_enabled: bool = True
     embedding_model: str = DEFAULT_MODEL
@@ -82,6 +104,7 @@ class Settings(BaseSettings):
 
     search_host: str = "127.0.0.1"
     search_port: int = Field(8000, ge=0, le=65_535)
+    search_page_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")
     # name:scope:sha256 of each key, separated by commas
     search_api_keys: SecretStr | None = None
     search_requests_per_minute: int = Field(6000, ge=1)
@@ -90,6 +113,20 @@ class Settings(BaseSettings):
 
     dagster_home: Path | None = None
     dagster_postgres_url: SecretStr | None = None
+
+    @field_validator(
+        *(
+            "embedded_data_dir",
+            "dbt_project_dir",
+            "dbt_profiles_dir",
+            "dbt_manifest",
+            "dagster_home",
+        ),
+        *("embedding_model_path", "embedding_model_cache_dir", "embedding_image_root"),
+    )
+    @classmethod
+    def _from_project(cls, path: Path | None) -> Path | None:
+        return None if path is None else project_dir() / path.expanduser()
 
     @field_validator("openai_api_key")
     @classmethod
@@ -110,13 +147,13 @@ class Settings(BaseSettings):
         return self.embedding_max_cost_usd if given is None else given
 
     @classmethod
-    def load(cls) -> Settings:
-        """Return the settings of the environment.
+    def load(cls, **given: Any) -> Settings:
+        """Return the given settings, and others of the environment and the project's `.env`.
 
         Raises ConfigurationError that names each wrong variable.
         """
         try:
-            settings = cls()
+            settings = cls(_env_file=project_dir() / ".env", **given)
         except ValidationError as error:
             raise ConfigurationError(f"settings: {_describe(error)}") from None
         except SettingsError as error:
@@ -137,6 +174,11 @@ class Settings(BaseSettings):
                 " database), or neither to use the embedded server"
             )
         return settings
+
+    @property
+    def search_page(self) -> str:
+        """The address of the search page, for links to it."""
+        return self.search_page_url or f"http://{self.search_host}:{self.search_port}"
 
     def trusts(self, model: str) -> bool:
         """Whether EMBEDDING_TRUST_REMOTE_CODE names the model, so that its own code may run."""

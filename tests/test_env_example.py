@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from embeddings_pipeline.settings import PROJECT_DIR, Settings
+from embeddings_pipeline.settings import Settings
+from tests.support import CHECKOUT
 
-EXAMPLE = PROJECT_DIR / ".env.example"
+EXAMPLE = CHECKOUT / ".env.example"
 
 
 def test_every_variable_is_there_and_no_other() -> None:

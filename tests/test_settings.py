@@ -240,3 +240,48 @@ def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_env_file_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("EMBEDDING_BATCH_SIZE=8\nUNRELATED=1\n")
     assert Settings.load().embedding_batch_size == 8
+
+
+def touch(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+@pytest.mark.parametrize(
+    ("marker", "dbt_project"),
+    [
+        ("shop/dbt_project/dbt_project.yml", "shop/dbt_project"),
+        ("shop/workspace.yaml", "shop/dbt_project"),
+        ("shop/dbt_project.yml", "shop"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["shop", "shop/dbt_project", "shop/dbt_project/models/staging"])
+def test_the_project_is_the_nearest_folder_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marker: str, dbt_project: str, folder: str
+) -> None:
+    touch(tmp_path / "workspace.yaml")
+    touch(tmp_path / marker)
+    (tmp_path / "shop" / ".env").write_text("EMBEDDING_BATCH_SIZE=8")
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    settings = Settings.load()
+    assert settings.embedded_data_dir == tmp_path / "shop" / ".data"
+    assert settings.dbt_project_dir == tmp_path / dbt_project
+    assert settings.embedding_batch_size == 8
+
+
+def test_without_a_project_data_goes_to_the_working_directory(tmp_path: Path) -> None:
+    assert Settings.load().embedded_data_dir == tmp_path / ".data"
+    assert Settings.load().dbt_project_dir == tmp_path / "dbt_project"
+
+
+def test_a_relative_path_starts_at_the_folder_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "workspace.yaml")
+    (tmp_path / ".env").write_text("DBT_PROJECT_DIR=../dbt\nEMBEDDED_DATA_DIR=~/data\n")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Settings.load().dbt_project_dir == tmp_path / ".." / "dbt"
+    assert Settings.load().embedded_data_dir == Path("/home/me/data")

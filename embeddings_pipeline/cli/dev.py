@@ -11,7 +11,7 @@ import typer
 
 from embeddings_pipeline.cli import instance, output
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.settings import PROJECT_DIR, Settings
+from embeddings_pipeline.settings import Settings, project_dir
 
 
 def dev(
@@ -25,7 +25,7 @@ def dev(
     instance.prepare(settings)
     _close_orphaned_runs(settings)
     dagster = Path(sys.executable).with_name("dagster")
-    workspace = PROJECT_DIR / "workspace.yaml"
+    workspace = project_dir() / "workspace.yaml"
     output.print_message(f"Dagster UI: http://{host}:{port}")
     arguments = ["dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.execv(dagster, [str(dagster), *arguments])  # noqa: S606 - our own arguments

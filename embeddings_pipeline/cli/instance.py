@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import PROJECT_DIR, Settings
+from embeddings_pipeline.settings import Settings, project_dir
 
 
 def is_configured(settings: Settings) -> bool:
@@ -26,7 +26,7 @@ def prepare(settings: Settings) -> Path:
     if home is None:
         home = _own(settings)
         home.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT_DIR / "dagster.yaml", home)
+        shutil.copy(project_dir() / "dagster.yaml", home)
     if not home.is_dir():
         raise ConfigurationError(f"DAGSTER_HOME {str(home)!r} is not a folder: create it")
     os.environ["DAGSTER_HOME"] = str(home.resolve())

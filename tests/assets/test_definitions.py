@@ -22,7 +22,8 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.resources.dbt_project import prepared_manifest
 from embeddings_pipeline.resources.run_context import PipelineResource
-from embeddings_pipeline.settings import PROJECT_DIR, Settings
+from embeddings_pipeline.settings import Settings
+from tests.support import CHECKOUT
 
 # dbt and Dagster warn of themselves
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -73,7 +74,7 @@ def run_python(code: str) -> str:
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        cwd=PROJECT_DIR,
+        cwd=CHECKOUT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -371,6 +372,6 @@ def test_dagster_validates_the_definitions_of_the_workspace(
         [Path(sys.executable).with_name("dagster"), "definitions", "validate"],
         capture_output=True,
         text=True,
-        cwd=PROJECT_DIR,
+        cwd=CHECKOUT,
     )
     assert done.returncode == 0, done.stderr

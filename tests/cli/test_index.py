@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.settings import PROJECT_DIR
+from tests.support import CHECKOUT
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -88,7 +88,7 @@ def test_an_exported_entity_is_searched_without_a_database(embedded: Notes, tmp_
         env={
             **{name: value for name, value in os.environ.items() if "URL" not in name},
             **{"STAGING_DB_HOST": "nowhere.invalid", "PGVECTOR_HOST": "nowhere.invalid"},
-            **{"PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "2"},
+            **{"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "2"},
         },
         capture_output=True,
         text=True,

@@ -11,7 +11,8 @@ import pytest
 
 from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.entities.rendering import Rendered, text_hash
-from embeddings_pipeline.settings import DEFAULT_MODEL, PROJECT_DIR
+from embeddings_pipeline.settings import DEFAULT_MODEL
+from tests.support import CHECKOUT
 from tests.support.redis_server import RedisServer
 from tests.support.remembering import encoder_of, encoders, remembering
 from tests.support.words import WORDS, WordsEncoder
@@ -38,7 +39,7 @@ class Faulty(WordsEncoder):
 def test_what_one_process_has_encoded_another_takes_from_redis(redis: RedisServer) -> None:
     encoder_of(redis).encode_documents(["pump", "hose"])
     command = [sys.executable, "-c", ELSEWHERE, redis.url]
-    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "1"]
 
 
