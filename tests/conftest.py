@@ -22,6 +22,7 @@ from tests.support.clip import save_packed, save_plain
 from tests.support.gallery import publish_gallery
 from tests.support.published_shop import publish_shop
 from tests.support.redis_server import RedisServer
+from tests.support.remembering import close_all
 from tests.support.world import World, world_in
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
@@ -112,6 +113,7 @@ def redis() -> Iterator[RedisServer]:
     server = RedisServer(folder)
     server.start()
     yield server
+    close_all()
     server.close()
     shutil.rmtree(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import socketserver
@@ -103,6 +104,36 @@ def test_a_redis_that_hangs_up_is_not_called_again_and_again() -> None:
         server.shutdown()
         thread.join()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"$-1\r\n", b"*100000\r\n"], ids=["nothing", "one answer", "a long list"]
+)
+def test_a_redis_that_sends_a_byte_now_and_then_is_given_up(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drip(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"+OK\r\n" * 2 + head)
+            # until the client hangs up
+            with contextlib.suppress(OSError):
+                while True:
+                    self.request.sendall(b"$")
+                    gone.wait(0.02)
+
+    # each byte comes in time, and the whole answer never
+    monkeypatch.setattr(redis_cache, "_ANSWER_SECONDS", 0.2)
+    gone = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        made = encoders(None, embedding_redis_url=f"redis://127.0.0.1:{server.server_address[1]}")
+        made.add(WordsEncoder())
+        assert pump_and_hose(remembering(made)) == 0
+        assert made.cache.stats().errors == 1
+        assert made.cache.evict([text_hash("pump")]) is False
+        server.shutdown()
+        thread.join()
 
 
 def test_a_full_redis_is_read_from_all_the_same(redis: RedisServer) -> None:

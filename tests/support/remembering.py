@@ -14,12 +14,20 @@ from tests.support.redis_server import RedisServer
 from tests.support.words import WORDS, WordsEncoder
 
 OTHER = replace(WORDS, model="fake/other")
+_opened: list[Encoders] = []
 
 
 def encoders(redis: RedisServer | None, **settings: Any) -> Encoders:
     url = redis.url if redis else None
     made = {"embedding_redis_url": url, **settings}
-    return Encoders(Settings(_env_file=None, embedding_model=WORDS.model, **made))
+    _opened.append(Encoders(Settings(_env_file=None, embedding_model=WORDS.model, **made)))
+    return _opened[-1]
+
+
+def close_all() -> None:
+    """Close the connections of all encoders that `encoders` made."""
+    while _opened:
+        _opened.pop().cleanup()
 
 
 def remembering(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import numpy as np
 from pydantic import SecretStr
 
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.encoder import Kind
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from redis.asyncio import Redis
 
 
 T = TypeVar("T")
@@ -74,10 +75,7 @@ class RedisCache:
     def _read(
         self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
     ) -> dict[bytes, bytes]:
-        with self._client.pipeline(transaction=False) as pipe:
-            for text_hash in hashes:
-                pipe.hget(key_of(kind, text_hash), field_of(model))
-            answers = pipe.execute(raise_on_error=False)
+        answers = _call(self._hget(kind, model, hashes))
         found, invalid = {}, []
         for text_hash, answer in zip(hashes, answers, strict=True):
             value = (
@@ -94,6 +92,14 @@ class RedisCache:
             self.write_breaker.run(partial(self._unlink, invalid))
         return found
 
+    async def _hget(
+        self, kind: Kind, model: ModelIdentity, hashes: Sequence[bytes]
+    ) -> list[object]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for text_hash in hashes:
+                pipe.hget(key_of(kind, text_hash), field_of(model))
+            return await pipe.execute(raise_on_error=False)
+
     def write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
         """Store entries, replacing present ones."""
         if self.read_breaker.is_open:
@@ -101,16 +107,16 @@ class RedisCache:
             return
         for some in _in_batches([*values]):
             part = {text_hash: values[text_hash] for text_hash in some}
-            self.write_breaker.run(partial(self._write, kind, model, part))
+            self.write_breaker.run(lambda part=part: _call(self._write(kind, model, part)))
 
-    def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
+    async def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
         # in one transaction, so that no key is left without a TTL
-        with self._client.pipeline(transaction=True) as pipe:
+        async with self._client.pipeline(transaction=True) as pipe:
             for text_hash, value in values.items():
                 entry = pack_entry(value, kind, text_hash, model)
                 pipe.hset(key_of(kind, text_hash), field_of(model), entry)
                 pipe.expire(key_of(kind, text_hash), self._seconds[kind])
-            pipe.execute()
+            await pipe.execute()
 
     def evict(self, hashes: Collection[bytes]) -> bool:
         """Remove texts for all kinds and models. Returns whether Redis removed them."""
@@ -119,7 +125,7 @@ class RedisCache:
         return all(done)
 
     def _unlink(self, keys: Sequence[str]) -> bool:
-        self._client.unlink(*keys)
+        _call(self._client.unlink(*keys))
         return True
 
     def clear(self, pattern: str) -> int:
@@ -130,17 +136,17 @@ class RedisCache:
         from redis import RedisError
 
         try:
-            return sum(self._clear(keys, pattern) for keys in self._scan())
+            return sum(_call(self._clear(keys, pattern)) for keys in self._scan())
         except (RedisError, OSError) as error:
             raise EmbeddingsError(
                 f"Redis (EMBEDDING_REDIS_URL) cannot be cleared: {type(error).__name__}: {error}"
             ) from None
 
-    def _clear(self, keys: Sequence[bytes | str], pattern: str) -> int:
-        with self._client.pipeline(transaction=False) as pipe:
+    async def _clear(self, keys: Sequence[bytes | str], pattern: str) -> int:
+        async with self._client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hkeys(key)
-            answers = pipe.execute(raise_on_error=False)
+            answers = await pipe.execute(raise_on_error=False)
             removed = 0
             for key, fields in zip(keys, answers, strict=True):
                 if isinstance(fields, Exception):
@@ -148,25 +154,29 @@ class RedisCache:
                 elif chosen := [f for f in fields if fnmatchcase(_model_of(f), pattern)]:
                     pipe.hdel(key, *chosen)
                     removed += len(chosen)
-            pipe.execute()
+            await pipe.execute()
         return removed
 
     def _scan(self) -> Iterator[list[bytes | str]]:
         for kind in get_args(Kind):
             cursor, more = 0, True
             while more:
-                cursor, keys = self._client.scan(cursor, f"ep:{kind}:*", _KEYS_PER_REQUEST)
+                cursor, keys = _call(self._client.scan(cursor, f"ep:{kind}:*", _KEYS_PER_REQUEST))
                 yield keys
                 more = cursor != 0
 
     def server(self) -> ServerStats | None:
         """Return the server's statistics; None where the server does not answer."""
-        return None if self.read_breaker.is_open else self._stats_breaker.run(self._server)
+        return (
+            None
+            if self.read_breaker.is_open
+            else self._stats_breaker.run(lambda: _call(self._server()))
+        )
 
-    def _server(self) -> ServerStats:
-        info = self._client.info()
+    async def _server(self) -> ServerStats:
+        info = await self._client.info()
         return ServerStats(
-            self._client.dbsize(),
+            await self._client.dbsize(),
             info["used_memory"],
             info["keyspace_hits"],
             info["keyspace_misses"],
@@ -174,7 +184,7 @@ class RedisCache:
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        self._client.close()
+        _call(self._client.aclose())
 
 
 def _model_of(field: bytes) -> str:
@@ -190,9 +200,13 @@ def _in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + _KEYS_PER_REQUEST]
 
 
-_CONNECT_SECONDS = 0.3
-# the longest time that a search waits for Redis; the circuit breaker then skips Redis
+# the longest time that a search waits for Redis, with the time to connect; the circuit breaker then
+# skips Redis
 _ANSWER_SECONDS = 0.5
+
+
+def _call(work: Awaitable[T]) -> T:
+    return deadline.call(work, _ANSWER_SECONDS)
 
 
 def connect(url: SecretStr) -> Redis:
@@ -201,18 +215,14 @@ def connect(url: SecretStr) -> Redis:
     Raises ConfigurationError for an invalid URL, and where the package redis is missing.
     """
     try:
-        from redis import Redis
+        from redis.asyncio import Redis
     except ImportError:
         raise ConfigurationError(
             "EMBEDDING_REDIS_URL is set, but the package redis is not installed: pip install"
             " 'embeddings-pipeline[redis]'"
         ) from None
     try:
-        return Redis.from_url(
-            url.get_secret_value(),
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_ANSWER_SECONDS,
-        )
+        return Redis.from_url(url.get_secret_value(), socket_timeout=_ANSWER_SECONDS)
     except ValueError:
         # the client's message may quote the URL, and with it the password
         raise ConfigurationError(

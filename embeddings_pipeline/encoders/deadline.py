@@ -1,0 +1,53 @@
+"""Calls over a network, each with a deadline for the whole call.
+
+The timeouts of clients apply to each read and begin again with each byte, so a peer that sends a
+byte now and then could hold a call for ever. A coroutine can be cancelled wherever it waits: for a
+name, a connection, the head or the body of an answer, or the pause before another try. Cancelling
+closes its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import Future
+from functools import cache
+from threading import Lock, Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_starting = Lock()
+
+
+def call(work: Awaitable[T], seconds: float) -> T:
+    """Return the result of a coroutine. Raises TimeoutError after this time."""
+    future = start(work, seconds)
+    try:
+        return future.result()
+    finally:
+        # after an interrupt of the waiting thread, for example Ctrl-C
+        future.cancel()
+
+
+def start(work: Awaitable[T], seconds: float) -> Future[T]:
+    """Begin a coroutine in the thread of network calls.
+
+    The future raises TimeoutError after this time. Cancelling the future ends the coroutine.
+    """
+
+    async def limited() -> T:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    with _starting:
+        loop = _event_loop()
+    return asyncio.run_coroutine_threadsafe(limited(), loop)
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the process. Clients of coroutines belong to one loop."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="network", daemon=True).start()
+    return loop
