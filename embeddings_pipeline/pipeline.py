@@ -31,12 +31,11 @@ from embeddings_pipeline.errors import (
     Unavailable,
 )
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import migrations, schema
+from embeddings_pipeline.store import declarations, migrations
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
-from embeddings_pipeline.store.migrations import Migration
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.staging.reader import source_of
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync import publish, status
@@ -417,7 +416,7 @@ class Pipeline:
         """
         with self.vectors.connection() as connection:
             # for an entity whose declaration is wrong now
-            stored, _ = schema.stored_entities(connection, self.schema)
+            stored, _ = declarations.stored_entities(connection, self.schema)
         unreadable = self._staging_problem()
         found, failures = [], Failures()
         for name in names or self.declared.models:

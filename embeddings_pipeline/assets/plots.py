@@ -10,9 +10,8 @@ import numpy as np
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.store import coverage
+from embeddings_pipeline.store import coverage, vector_sets
 from embeddings_pipeline.store.tables import open_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
 
 _VECTORS = 1_000
 _TEXTS = 5
@@ -30,7 +29,7 @@ def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) ->
         return {}
     names = pipeline.names_of(entity)
     with open_tables(pipeline.vectors, names) as tables:
-        (newest, *_) = reversed(vector_sets.vector_sets(tables, ("live", "building")))
+        (newest, *_) = reversed(vector_sets.read(tables, ("live", "building")))
         vectors, labels = coverage.sample_vectors(tables, newest, _VECTORS)
         texts = coverage.sample_texts(tables, _TEXTS)
     title = next(iter(names.source.filters), "")

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service.schemas import Document, Documents
-from embeddings_pipeline.store import schema
+from embeddings_pipeline.store import declarations
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.sync.documents import sync_documents
 from embeddings_pipeline.sync.run_options import RunOptions
@@ -34,7 +34,7 @@ class DocumentSync:
         """
         pipeline = self._pipeline
         with self._database().connection() as connection:
-            entity = schema.stored_entity(connection, pipeline.schema, name)
+            entity = declarations.stored_entity(connection, pipeline.schema, name)
         result = sync_documents(
             pipeline.staging,
             pipeline.vectors,

@@ -15,7 +15,7 @@ from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEncoder
 from embeddings_pipeline.service.metrics import Metrics
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # enough to load a model, or encode a batch of long texts, on a slow machine
 _TIMEOUT_SECONDS = 60

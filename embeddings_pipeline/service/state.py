@@ -22,16 +22,15 @@ from embeddings_pipeline.service.schemas import (
     Run,
     Stats,
 )
-from embeddings_pipeline.store import run_ledger, schema
+from embeddings_pipeline.store import declarations, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import filters, published
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import quarantine
-from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import states_of
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.status import served, status
 
 logger = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ class State:
 
     def _stats(self) -> Stats:
         with self._database().connection() as connection:
-            known, failures = schema.stored_entities(connection, self._pipeline.schema)
+            known, failures = declarations.stored_entities(connection, self._pipeline.schema)
         states = {}
         for name, entity in known.items():
             with failures.of(name):
@@ -105,10 +104,10 @@ class State:
         return Stats(entities=[states[name] for name in sorted(states)])
 
     def _state(self, entity: Entity) -> EntityState:
-        names = schema.as_stored(self._pipeline.schema, entity)
+        names = declarations.as_stored(self._pipeline.schema, entity)
         now = status(self._database(), self._pipeline.schema, entity)
         with open_tables(self._database(), names) as tables:
-            shown = served(vector_sets.vector_sets(tables, ("live", "building")))
+            shown = served(vector_sets.read(tables, ("live", "building")))
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)

@@ -10,6 +10,7 @@ __all__ = [
     "comparison",
     "connection",
     "coverage",
+    "declarations",
     "locks",
     "migrations",
     "planning",
@@ -19,5 +20,7 @@ __all__ = [
     "run_ledger",
     "schema",
     "tables",
+    "vector_sets",
     "views",
+    "wire",
 ]

@@ -12,8 +12,8 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.cache import next_version
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # the length of a normalized vector stored as two-byte floats may differ from 1 by this much
 _TOLERANCE = 1e-2

@@ -12,7 +12,7 @@ from psycopg import sql
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.store.index.build import OPERATORS
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 def shared_sample(

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from psycopg import Connection, sql
+from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage, schema, views
-from embeddings_pipeline.store.connection import Postgres, Row, columns_of, only
+from embeddings_pipeline.store import schema, vector_sets, views
+from embeddings_pipeline.store.connection import Postgres, Row, check_server, columns_of, only
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
-from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.sets import create_states_view
 
 # windows of the range of hashes, copied one after the other
 WINDOWS = 64
@@ -37,6 +38,36 @@ class Migration:
     table: str
     rows: int
     what: str
+
+
+def create_control_tables(connection: Connection[Row], name: str) -> None:
+    """Create missing shared tables, and migrate tables of an earlier version.
+
+    Raises ConfigurationError for a missing extension or privilege, and for tables that were created
+    by a newer version or altered by hand.
+    """
+    try:
+        with connection.transaction():
+            # concurrent first runs would both try to create the extension, the schema or a table
+            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
+            check_server(connection, name)
+            if needed(connection, name):
+                migrate(connection, name)
+            schema.create_missing(connection, name)
+        schema.refuse_altered(connection, name)
+    except InsufficientPrivilege as error:
+        user = connection.info.user
+        raise ConfigurationError(
+            f"user {user!r} may not keep tables in schema {name!r}"
+            f" ({error.diag.message_primary}): run"
+            f' `grant create, usage on schema "{name}" to "{user}"`, or use the role that owns'
+            " the tables"
+        ) from None
+    except ReadOnlySqlTransaction:
+        raise ConfigurationError(
+            f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
+            " perhaps a replica; vectors need one that can be written to"
+        ) from None
 
 
 def needed(connection: Connection[Row], name: str) -> bool:
@@ -142,11 +173,11 @@ def migrate(connection: Connection[Row], name: str) -> None:
         _execute(connection, name, statement)
     for entity, _, _ in entities:
         tables = EntityTables(connection, _as_stored(connection, name, entity))
-        for vector_set in vector_sets.vector_sets(tables):
-            vector_sets.create_states_view(tables, vector_set)
+        for vector_set in vector_sets.read(tables):
+            create_states_view(tables, vector_set)
         text_tables.create_text_indexes(connection, name, tables.source.entity)
         views.replace_published(connection, name, entity, again=True)
-    coverage.replace_coverage(connection, name)
+    views.replace_coverage(connection, name)
 
 
 def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, int]]:

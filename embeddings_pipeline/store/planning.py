@@ -11,12 +11,12 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.staging.columns import hash_key
 from embeddings_pipeline.store.tables import EntityTables, TableNames
-from embeddings_pipeline.store.texts.partition_keys import hash_key
 from embeddings_pipeline.store.texts.texts import Text
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import Scope, to_encode
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def without_texts(tables: EntityTables) -> bool:

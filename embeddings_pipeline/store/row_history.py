@@ -10,8 +10,8 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import chunk_states
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import states_of
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def present(tables: EntityTables, ids: Sequence[str]) -> set[str]:

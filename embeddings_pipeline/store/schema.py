@@ -1,19 +1,14 @@
-"""The tables that all entities share, in this version, and the declarations stored there."""
+"""The tables that all entities share, in this version."""
 
 from __future__ import annotations
 
 import re
 
 from psycopg import Connection, sql
-from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import Identifier
-from pydantic import ValidationError
 
-from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.entities.fields import Source
-from embeddings_pipeline.errors import ConfigurationError, Failures, NotFound, RunNeeded
-from embeddings_pipeline.store.connection import Row, check_server, columns_of
-from embeddings_pipeline.store.tables import TableNames
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.connection import Row, columns_of
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
@@ -151,38 +146,6 @@ _INDEXES_AND_SEQUENCES = (
 )
 
 
-def create_control_tables(connection: Connection[Row], schema: str) -> None:
-    """Create missing shared tables, and migrate tables of an earlier version.
-
-    Raises ConfigurationError for a missing extension or privilege, and for tables that were created
-    by a newer version or altered by hand.
-    """
-    from embeddings_pipeline.store import migrations
-
-    try:
-        with connection.transaction():
-            # concurrent first runs would both try to create the extension, the schema or a table
-            connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
-            check_server(connection, schema)
-            if migrations.needed(connection, schema):
-                migrations.migrate(connection, schema)
-            create_missing(connection, schema)
-        refuse_altered(connection, schema)
-    except InsufficientPrivilege as error:
-        user = connection.info.user
-        raise ConfigurationError(
-            f"user {user!r} may not keep tables in schema {schema!r}"
-            f" ({error.diag.message_primary}): run"
-            f' `grant create, usage on schema "{schema}" to "{user}"`, or use the role that owns'
-            " the tables"
-        ) from None
-    except ReadOnlySqlTransaction:
-        raise ConfigurationError(
-            f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
-            " perhaps a replica; vectors need one that can be written to"
-        ) from None
-
-
 def create_missing(connection: Connection[Row], schema: str) -> None:
     """Create missing shared tables, indexes, sequences and functions."""
     named = Identifier(schema)
@@ -228,61 +191,3 @@ def columns_sql(table: str, schema: str) -> sql.Composable:
     parts = _TABLES[table].split("{schema}")
     separated = [sql.SQL(part) for part in parts]
     return sql.Composed([piece for part in separated for piece in (Identifier(schema), part)][1:])
-
-
-def vector_tables(connection: Connection[Row], schema: str, entity: str) -> list[str]:
-    """The tables of all vector sets of the entity, in any state."""
-    rows = connection.execute(
-        sql.SQL("select table_name from {} where entity = %s order by number").format(
-            Identifier(schema, "vector_sets")
-        ),
-        (entity,),
-    )
-    return [name for (name,) in rows]
-
-
-def stored_entities(connection: Connection[Row], schema: str) -> tuple[dict[str, Entity], Failures]:
-    """Every entity that was ever run, by name, and the failures of unreadable declarations."""
-    found, failures = {}, Failures()
-    for name, definition in _stored(connection, schema).items():
-        with failures.of(name):
-            found[name] = read_definition(name, definition)
-    return found, failures
-
-
-def stored_entity(connection: Connection[Row], schema: str, name: str) -> Entity:
-    """A stored entity. Raises NotFound with the choices, or as `read_definition` does."""
-    known = _stored(connection, schema)
-    if name not in known:
-        raise NotFound(f"there is no entity {name!r} (entities: {', '.join(known) or 'none yet'})")
-    return read_definition(name, known[name])
-
-
-def read_definition(name: str, definition: str) -> Entity:
-    """The entity of a stored declaration. Raises RunNeeded for a declaration that is not valid in
-    this version."""
-    try:
-        return Entity.model_validate_json(definition)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"
-            for problem in error.errors(include_url=False)
-        )
-        raise RunNeeded(
-            f"entity {name!r}: the declaration that its last run stored cannot be read ({wrong}):"
-            f" run `embeddings-pipeline run {name}` first"
-        ) from error
-
-
-def _stored(connection: Connection[Row], schema: str) -> dict[str, str]:
-    rows = connection.execute(
-        sql.SQL("select entity, definition::text from {} order by entity").format(
-            Identifier(schema, "entities")
-        )
-    )
-    return dict(rows.fetchall())
-
-
-def as_stored(schema: str, entity: Entity, columns: dict[str, str] | None = None) -> TableNames:
-    """The names of an entity's tables, for statements that do not read the staging model."""
-    return TableNames(schema, Source(entity, columns or {}, "text", (), {}))

@@ -14,7 +14,7 @@ from embeddings_pipeline.store.adoption import Foreign
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import tables as text_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
+from embeddings_pipeline.store.vectors.sets import ensure_set
 
 # rows whose vectors are compared with new ones before any is adopted
 _PROOF = 5
@@ -53,7 +53,7 @@ def adopt(
         _refuse_other_dimensions(
             adoption.dimensions(tables.connection, foreign), encoder.identity.dimension
         )
-        vector_set = vector_sets.ensure_set(tables, encoder.identity)
+        vector_set = ensure_set(tables, encoder.identity)
         for text, vector in adoption.sample(tables, foreign, vector_set, _PROOF):
             _prove(vector, encoder.encode_documents([text]).raise_if_stopped().vectors[0], text)
         with locks.entity(tables):

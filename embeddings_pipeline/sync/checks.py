@@ -12,14 +12,13 @@ from typing import Any, Literal
 
 from embeddings_pipeline.entities.entity import Freshness
 from embeddings_pipeline.store import coverage as stored_coverage
-from embeddings_pipeline.store import locks
+from embeddings_pipeline.store import locks, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.index import recall as stored
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.status import served
 
 # the question of each check
@@ -39,7 +38,7 @@ def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
     """The result of every check of an entity that has texts, by the name of the check."""
     entity = names.source.entity
     with open_tables(database, names) as tables:
-        sets = vector_sets.vector_sets(tables, ("live", "building"))
+        sets = vector_sets.read(tables, ("live", "building"))
         shown = measured(tables, served(sets))
         covered = stored_coverage.coverage(tables, shown)
         reads = shown.max_tokens if shown else None
@@ -177,7 +176,7 @@ def measured(tables: EntityTables, shown: VectorSet | None) -> VectorSet | None:
         return shown
     with locks.index(tables, shown.table_name):
         stored.measure(tables, shown)
-    return vector_sets.read(tables, shown.number)
+    return vector_sets.read_one(tables, shown.number)
 
 
 def index_recall(shown: VectorSet | None, target: float) -> CheckResult:

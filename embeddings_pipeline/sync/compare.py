@@ -8,11 +8,10 @@ import numpy as np
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import comparison
+from embeddings_pipeline.store import comparison, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.tables import TableNames, open_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall
 
 _SAMPLE = 100
@@ -49,8 +48,8 @@ def compare(
     Raises ConfigurationError where there are not two sets.
     """
     with open_tables(database, names) as tables:
-        live = vector_sets.vector_sets(tables, ("live",))
-        others = vector_sets.vector_sets(tables, ("retired", "building"))
+        live = vector_sets.read(tables, ("live",))
+        others = vector_sets.read(tables, ("retired", "building"))
         if not live or not others:
             raise ConfigurationError(
                 f"entity {names.source.entity.name!r} does not have two vector sets to compare"

@@ -9,13 +9,12 @@ from typing import Literal, TypeAlias
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
-from embeddings_pipeline.store import locks, row_status
+from embeddings_pipeline.store import locks, row_status, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures, partition_keys
-from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import collect_erased
 from embeddings_pipeline.sync.run_options import RunOptions
@@ -137,7 +136,7 @@ def _refuse_without_run(tables: EntityTables) -> None:
     why = None
     if not partition_keys.follow_definition(tables):
         why = "its declaration or its staging model is another than in the last run"
-    elif not vector_sets.vector_sets(tables, ("live",)):
+    elif not vector_sets.read(tables, ("live",)):
         why = "nothing is published yet"
     if why:
         raise RunNeeded(f"entity {name!r}: {why}: run `embeddings-pipeline run {name}` first")
@@ -161,7 +160,7 @@ def _vectors(
 def _outcomes(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> Mapping[str, Outcome]:
     with open_tables(vectors, names) as tables:
         empty = row_status.without_text(tables, ids)
-        live = next(iter(vector_sets.vector_sets(tables, ("live",))), None)
+        live = next(iter(vector_sets.read(tables, ("live",))), None)
         failed = row_status.quarantined(tables, live, ids)
     outcome_of = {}
     for row_id in ids:

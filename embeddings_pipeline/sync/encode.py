@@ -36,19 +36,19 @@ from embeddings_pipeline.errors import (
     Interrupted,
     RowError,
 )
-from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.texts import quarantine, texts
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import pending, projection, renewals
-from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.cache import MAX_COMPONENT, EmbeddingCache
 from embeddings_pipeline.store.vectors.claims import RENEW_SECONDS, Claim, Claims
 from embeddings_pipeline.store.vectors.pending import Backlog, Selected
 from embeddings_pipeline.store.vectors.projection import Projected
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vectors.sets import ensure_set, replace_where_much_is_missing
 from embeddings_pipeline.sync.plan import dollars, record_plan
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
@@ -122,8 +122,8 @@ def prepare_sets(
     def prepare() -> list[VectorSet]:
         with open_tables(database, names) as tables:
             if identity is not None:
-                vector_sets.ensure_set(tables, identity)
-            sets = vector_sets.maintained(vector_sets.vector_sets(tables))
+                ensure_set(tables, identity)
+            sets = vector_sets.maintained(vector_sets.read(tables))
             if options.force:
                 renewals.begin(tables, sets, options.partition_keys)
             return sets
@@ -200,7 +200,7 @@ def _replacement(
     database: Postgres, names: TableNames, live: VectorSet, backlog: Backlog
 ) -> VectorSet | None:
     with open_tables(database, names) as tables:
-        return vector_sets.replace_where_much_is_missing(tables, live, backlog.missing)
+        return replace_where_much_is_missing(tables, live, backlog.missing)
 
 
 @resumed

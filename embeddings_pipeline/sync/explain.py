@@ -11,7 +11,7 @@ from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import planning, row_history
+from embeddings_pipeline.store import planning, row_history, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.row_history import StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
@@ -21,8 +21,7 @@ from embeddings_pipeline.store.texts import erasures, quarantine
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
 from embeddings_pipeline.store.texts.texts import Text
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync import texts as text_pass
 from embeddings_pipeline.sync.plan import sets_of_run
 
@@ -179,7 +178,7 @@ def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
     maintained = sets_of_run(tables, encoders)
     numbers = {found.number for found, _ in maintained if found}
     known = []
-    sets = vector_sets.vector_sets(tables)
+    sets = vector_sets.read(tables)
     for stored in sets:
         left = None
         if stored.number not in numbers:

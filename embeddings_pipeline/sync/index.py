@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import coverage, locks, run_ledger
+from embeddings_pipeline.store import coverage, locks, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index import build, filter_indexes, progress, recall
 from embeddings_pipeline.store.index.build import IndexDrift
@@ -19,9 +19,8 @@ from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import lexemes
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import projection
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 
@@ -58,7 +57,7 @@ def sync_index(
     row of the run `run_id`."""
     with open_tables(database, names) as tables:
         lexemes.refresh_counts(tables)
-        sets = vector_sets.maintained(vector_sets.vector_sets(tables))
+        sets = vector_sets.maintained(vector_sets.read(tables))
     results = [_sync_one(database, names, s, rebuild=rebuild, report=report) for s in sets]
     built = sum(result.seconds for result in results if result.action == "built")
     if run_id is not None and built:
@@ -76,7 +75,7 @@ def _sync_one(
         locks.index(tables, vector_set.table_name),
     ):
         projection.vacuum(tables, vector_set)
-        vector_set = vector_sets.read(tables, vector_set.number)
+        vector_set = vector_sets.read_one(tables, vector_set.number)
         drift = build.drift(tables, vector_set, vector_set.indexed_at)
         watch = progress.watched(
             database, tables.connection.info.backend_pid, _reporter(names, vector_set, report)
@@ -84,7 +83,7 @@ def _sync_one(
         due = _due(tables, vector_set, drift, rebuild=rebuild)
         action = _bring_up_to_date(tables, vector_set, due, drift, watch)
         return IndexResult(
-            vector_sets.read(tables, vector_set.number),
+            vector_sets.read_one(tables, vector_set.number),
             action,
             due.why if due else "",
             drift.rows,
@@ -170,9 +169,9 @@ def _build(
     """Build and measure an index, with more links as long as its recall is below the target."""
     while settings is not None:
         build.build(tables, vector_set, settings, drift)
-        vector_set = vector_sets.read(tables, vector_set.number)
+        vector_set = vector_sets.read_one(tables, vector_set.number)
         recall.measure(tables, vector_set)
-        vector_set = vector_sets.read(tables, vector_set.number)
+        vector_set = vector_sets.read_one(tables, vector_set.number)
         settings = _stronger(tables.names, vector_set)
 
 

@@ -26,7 +26,7 @@ from embeddings_pipeline.entities.chunking import estimate_tokens, measure_token
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
-from embeddings_pipeline.store import planning, run_ledger
+from embeddings_pipeline.store import planning, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row
 from embeddings_pipeline.store.planning import PlannedBacklog, PlannedCaches
 from embeddings_pipeline.store.run_ledger import Rates
@@ -36,10 +36,10 @@ from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import partition_keys
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts import texts as stored_texts
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities, renewals
-from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.pending import Selected, chunk_states
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vectors.sets import is_faster_replaced, storage_of
 from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.run_options import RunOptions
 
@@ -214,7 +214,7 @@ class Planner:
             limit = self._left if encoder else 0
             states = [self._states(tables, vector_set, identity) for vector_set in sets]
             if not self._keep:
-                known = vector_sets.vector_sets(tables)
+                known = vector_sets.read(tables)
                 self._caches.seed(tables, identity, [s for s in known if s.identity == identity])
             self._caches.encode(tables, identity, states, scope, limit)
             cache = self._caches.of(tables, identity)
@@ -287,7 +287,7 @@ class Planner:
             place=0,
             max_tokens=identity.max_tokens,
         ).missing
-        if vector_sets.is_faster_replaced(tables, live, missing):
+        if is_faster_replaced(tables, live, missing):
             return [(None, identity), *chosen[1:]]
         return chosen
 
@@ -298,7 +298,7 @@ class Planner:
         renewal = None
         if self._options.force:
             keys = self._options.partition_keys
-            sets = vector_sets.maintained(vector_sets.vector_sets(tables))
+            sets = vector_sets.maintained(vector_sets.read(tables))
             if not any(renewals.is_unfinished(tables, s, keys) for s in sets):
                 renewal = renewals.as_planned(keys, self._caches.version)
         stored = identities.find(self._target, tables.schema, identity)
@@ -377,8 +377,8 @@ def sets_of_run(
     """The sets that a run maintains, in the order of the run, with their identities; None is a set
     that the run creates."""
     wanted = encoders.for_entity(tables.source.entity).identity
-    storage = vector_sets.storage_of(tables.source.entity, wanted.dimension)
-    known = vector_sets.vector_sets(tables)
+    storage = storage_of(tables.source.entity, wanted.dimension)
+    known = vector_sets.read(tables)
     of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
     chosen = max(of_wanted, key=lambda s: (s.state != "retired", s.number), default=None)
     others = [s for s in known if s.state == "live" and s != chosen]

@@ -9,10 +9,10 @@ from embeddings_pipeline.encoders.prefetch import prefetch
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import pending, projection
 from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # ids selected by one query, and rows written in one transaction
 _SLICE_ROWS, WINDOW_ROWS = 50_000, 2_000

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage, locks, views
+from embeddings_pipeline.store import coverage, locks, vector_sets, views
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors.sets import (
+    drop_set,
+    hold_publishing,
+    publishing_held,
+    retire,
+    set_state,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def publish(database: Postgres, names: TableNames, *, explicit: bool = False) ->
             return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
         with tables.connection.transaction():
             _flip(tables, live, building)
-            vector_sets.hold_publishing(tables, held=False)
+            hold_publishing(tables, held=False)
         _drop_surplus(tables)
         return PublishResult(_live(tables), True, [])
 
@@ -88,7 +94,7 @@ def _roll_back_from(
         if live and live.number != number:
             return PublishResult(live, True, []), _pending(tables, live)
         former = max(
-            (s for s in vector_sets.vector_sets(tables, ("retired", "building")) if s.published_at),
+            (s for s in vector_sets.read(tables, ("retired", "building")) if s.published_at),
             key=lambda s: (s.published_at, s.number),
             default=None,
         )
@@ -100,7 +106,7 @@ def _roll_back_from(
         behind = _pending(tables, former)
         with tables.connection.transaction():
             _flip(tables, live, former)
-            vector_sets.hold_publishing(tables, held=True)
+            hold_publishing(tables, held=True)
         return PublishResult(_live(tables), True, []), behind
 
 
@@ -109,16 +115,16 @@ def _pending(tables: EntityTables, vector_set: VectorSet) -> int:
 
 
 def _live(tables: EntityTables) -> VectorSet | None:
-    return next(iter(vector_sets.vector_sets(tables, ("live",))), None)
+    return next(iter(vector_sets.read(tables, ("live",))), None)
 
 
 def _building(tables: EntityTables) -> VectorSet | None:
-    return next(iter(vector_sets.vector_sets(tables, ("building",))), None)
+    return next(iter(vector_sets.read(tables, ("building",))), None)
 
 
 def _manual_reasons(tables: EntityTables) -> list[str]:
     name = tables.entity
-    if vector_sets.publishing_held(tables):
+    if publishing_held(tables):
         return [f"held since a rollback: run `embeddings-pipeline publish {name}`"]
     if tables.source.entity.publish == "manual":
         return [f"publish is manual: run `embeddings-pipeline publish {name}`"]
@@ -127,17 +133,17 @@ def _manual_reasons(tables: EntityTables) -> list[str]:
 
 def _flip(tables: EntityTables, live: VectorSet | None, to: VectorSet) -> None:
     if live is not None:
-        vector_sets.retire(tables, live, superseded=to.replaces(live))
-    vector_sets.set_state(tables, to.number, "live")
+        retire(tables, live, superseded=to.replaces(live))
+    set_state(tables, to.number, "live")
     views.replace_published(tables.connection, tables.schema, tables.entity)
-    coverage.replace_coverage(tables.connection, tables.schema)
+    views.replace_coverage(tables.connection, tables.schema)
 
 
 def _drop_surplus(tables: EntityTables) -> None:
     """Drop the retired sets beyond `keep_sets`, first sets that were never published, then the
     oldest. Also drop sets that a newer set of the same identity and storage has replaced."""
     live = _live(tables)
-    retired = vector_sets.vector_sets(tables, ("retired",))
+    retired = vector_sets.read(tables, ("retired",))
     superseded = [s for s in retired if live and s.is_like(live)]
     retired = [s for s in retired if s not in superseded]
     newest_first = sorted(
@@ -146,7 +152,7 @@ def _drop_surplus(tables: EntityTables) -> None:
     for vector_set in [*superseded, *newest_first[tables.source.entity.keep_sets :]]:
         # a set that is being read is dropped by a later publish
         with suppress(LockNotAvailable):
-            vector_sets.drop_set(tables, vector_set)
+            drop_set(tables, vector_set)
 
 
 def readiness_problems(

@@ -8,14 +8,13 @@ from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store import coverage as stored_coverage
-from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.declarations import as_stored
 from embeddings_pipeline.store.run_ledger import Cost
-from embeddings_pipeline.store.schema import as_stored
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
 def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
     """Coverage by partition of the set that searches use."""
     with open_tables(database, names) as tables:
-        sets = vector_sets.vector_sets(tables, ("live", "building"))
+        sets = vector_sets.read(tables, ("live", "building"))
         return stored_coverage.coverage(tables, served(sets))
 
 
@@ -111,7 +110,7 @@ def served(sets: Sequence[VectorSet]) -> VectorSet | None:
 
 
 def _read(tables: EntityTables) -> EntityStatus:
-    sets = vector_sets.vector_sets(tables, ("live", "building"))
+    sets = vector_sets.read(tables, ("live", "building"))
     shown = served(sets)
     partitions = stored_coverage.coverage(tables, shown)
     rows = sum(p.rows for p in partitions)

@@ -34,7 +34,7 @@ from embeddings_pipeline.entities.rendering import (
     within_limit,
 )
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
-from embeddings_pipeline.store import locks, run_ledger
+from embeddings_pipeline.store import locks, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
@@ -46,8 +46,8 @@ from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import UNSETTLED, Failure
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vectors import cache, pending
-from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.pending import Scope
+from embeddings_pipeline.store.vectors.sets import replace_where_much_is_missing
 from embeddings_pipeline.sync.erase import collect_erased
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
@@ -256,7 +256,7 @@ def _project(
 ) -> None:
     """Project rows whose text has a vector already, because it moved from another row. The other
     row is deleted afterwards."""
-    sets = vector_sets.maintained(vector_sets.vector_sets(tables))
+    sets = vector_sets.maintained(vector_sets.read(tables))
     if options.force or not (moved.stored and sets):
         return
     everything = Scope(options.partition_keys)
@@ -269,7 +269,7 @@ def _project(
                 backlog = pending.backlog(tables, vector_set, everything)
         if not backlog.to_project:
             continue
-        if options.is_unrestricted and vector_sets.replace_where_much_is_missing(
+        if options.is_unrestricted and replace_where_much_is_missing(
             tables, vector_set, backlog.missing
         ):
             # the vectors asset projects the replacement set instead

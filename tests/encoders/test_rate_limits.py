@@ -14,7 +14,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.openai.rate_limits import SharedLimits
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import create_control_tables
 from tests.support.world import SCHEMA
 
 # takes what it gets until nothing is left for it, and says how often it got something

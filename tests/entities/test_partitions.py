@@ -18,8 +18,8 @@ from embeddings_pipeline.entities import partitions
 from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions, select_keys
 from embeddings_pipeline.errors import ConfigurationError, RowError
+from embeddings_pipeline.store.staging.columns import hash_key
 from embeddings_pipeline.store.tables import TableNames
-from embeddings_pipeline.store.texts.partition_keys import hash_key
 from tests.support.declared import declared
 
 COUNTS = (1, 2, 7, 8, 10, 11, 100, 101, 1000, 1001, 1024)

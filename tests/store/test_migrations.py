@@ -144,7 +144,7 @@ def test_tables_of_a_newer_version_are_refused(world: World) -> None:
         world.postgres.connection() as connection,
         pytest.raises(ConfigurationError, match="have version 2, and this program knows version 1"),
     ):
-        schema.create_control_tables(connection, SCHEMA)
+        migrations.create_control_tables(connection, SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -164,4 +164,4 @@ def test_tables_that_somebody_altered_are_refused(world: World, altered: str, sa
         world.postgres.connection() as connection,
         pytest.raises(ConfigurationError, match=said),
     ):
-        schema.create_control_tables(connection, SCHEMA)
+        migrations.create_control_tables(connection, SCHEMA)

@@ -16,7 +16,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import connection as store_connection
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import create_control_tables
 
 SCHEMA = "vectors of mine"
 CONTROL_TABLES = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.index import sync_index

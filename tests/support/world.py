@@ -15,13 +15,12 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import run_ledger
+from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import sync_index
 from embeddings_pipeline.sync.plan import Plan, plans
@@ -146,7 +145,7 @@ class World:
 
     def sets(self, entity: Entity) -> list[VectorSet]:
         with open_tables(self.postgres, self.names_of(entity)) as tables:
-            return vector_sets.vector_sets(tables)
+            return vector_sets.read(tables)
 
     def view(self, name: str = "item") -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of the published view."""

@@ -16,11 +16,10 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.entities.rendering import render
-from embeddings_pipeline.store import coverage
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store import coverage, vector_sets
+from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
-from embeddings_pipeline.store.vectors import sets as vector_sets
 from embeddings_pipeline.store.vectors.cache import Evict
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store.schema import create_control_tables
+from embeddings_pipeline.store.migrations import create_control_tables
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
 from tests.sync.test_any_history import statement

@@ -15,7 +15,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.rendering import text_hash
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.texts import erasures
+from embeddings_pipeline.store.texts import candidates, erasures
 from embeddings_pipeline.store.vectors import cache
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.erase import Erased, erase
@@ -162,12 +162,12 @@ def test_the_last_two_references_dropped_at_one_moment_leave_no_entry(things: Wo
         one, two = (EntityTables(first, things.names_of(e)) for e in (item(things), other))
         with first.transaction():
             one.execute("delete from {texts} where {id} = 1")
-            cache.note(one, _pump(one))
+            candidates.note(one, _pump(one))
             with things.postgres.connection() as second:
                 there = EntityTables(second, two.names)
                 with second.transaction():
                     there.execute("delete from {texts} where {id} = 1")
-                    cache.note(there, _pump(there))
+                    candidates.note(there, _pump(there))
     things.retain(item(things))
     things.retain(other)
     assert not has(things, "name: Pump")
@@ -194,13 +194,13 @@ def test_a_text_that_is_dropped_again_while_it_is_collected_is_collected_again(
         if len(asked) == 1:
             with things.postgres.connection() as other:
                 tables = things.tables(other, item(things))
-                cache.note(tables, _pump(tables))
+                candidates.note(tables, _pump(tables))
         return True
 
     with things.postgres.connection() as connection:
         tables = things.tables(connection, item(things))
         tables.execute("delete from {texts} where {id} = 1")
-        cache.note(tables, _pump(tables))
+        candidates.note(tables, _pump(tables))
         cache.collect(tables, evict)
         assert noted(things) == 1
         cache.collect(tables, evict)

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 _LOCK_TIMEOUT = "5s"
 

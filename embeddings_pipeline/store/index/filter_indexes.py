@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # a B-tree rejects values above 2,704 bytes, which texts may have; a hash index takes any value
 _METHODS: dict[str, LiteralString] = {

@@ -14,13 +14,13 @@ from psycopg.sql import Literal
 from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.store.connection import columns_of
-from embeddings_pipeline.store.coverage import SAMPLED
 from embeddings_pipeline.store.index import build
 from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search import filters
 from embeddings_pipeline.store.search.dense import better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.texts.texts import SAMPLED
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the maximum of pgvector
 _EFFORTS: dict[str, Sequence[int | None]] = {

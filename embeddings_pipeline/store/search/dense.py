@@ -10,7 +10,7 @@ from psycopg.sql import Literal
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search.published import Published
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # similarities, where greater is nearer; <#> is the negative inner product
 _SIMILARITY: dict[str, LiteralString] = {

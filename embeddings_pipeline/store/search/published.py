@@ -9,11 +9,10 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
-from embeddings_pipeline.store import schema as store_schema
+from embeddings_pipeline.store import declarations, vector_sets
 from embeddings_pipeline.store.connection import Row, columns_of
 from embeddings_pipeline.store.tables import EntityTables, TableNames
-from embeddings_pipeline.store.vectors import sets as vector_sets
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +80,10 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
                 raise NotFound(f"there is no entity {entity!r} (published: {choices})")
             raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
         current, definition, id_type, documents, average_tokens = row
-        declared = store_schema.read_definition(entity, definition)
+        declared = declarations.read_definition(entity, definition)
         source = Source(declared, {}, id_type, (), {})
         tables = EntityTables(connection, TableNames(schema, source))
-        (live,) = vector_sets.vector_sets(tables, ("live",))
+        (live,) = vector_sets.read(tables, ("live",))
         columns = columns_of(connection, schema, live.table_name)
     filters = {name: columns[name] for name in declared.filters if name in columns}
     return Published(

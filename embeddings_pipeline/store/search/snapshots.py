@@ -21,10 +21,10 @@ from psycopg.sql import Literal
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.coverage import SAMPLED
 from embeddings_pipeline.store.search.hybrid import fields
 from embeddings_pipeline.store.search.published import Published, read, version
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts.texts import SAMPLED
 
 _BATCH = 2_000
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psycopg import sql
-from psycopg.sql import Identifier
+from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import BYTES, Source
-from embeddings_pipeline.entities.partitions import DayPartitions
+from embeddings_pipeline.entities.partitions import DayPartitions, HashPartitions
 from embeddings_pipeline.entities.rendering import MAX_IMAGE_BYTES
 from embeddings_pipeline.store.connection import trusted
-from embeddings_pipeline.store.texts.partition_keys import hash_key
 
 
 def relation(source: Source) -> sql.Composable:
@@ -74,6 +73,14 @@ def partition_key(source: Source) -> sql.Composable:
             day(partitions, source), sql.Literal(partitions.start.isoformat())
         )
     return hash_key(partitions, Identifier(source.entity.id))
+
+
+def hash_key(partitions: HashPartitions, row_id: sql.Composable) -> sql.Composable:
+    """The partition key of an id in SQL; the same as `HashPartitions.key_of` in Python."""
+    return sql.SQL(
+        "lpad(mod(('x' || left(md5(({id})::text), 8))::bit(32)::bigint, {count})::text, {width},"
+        " '0')"
+    ).format(id=row_id, count=Literal(partitions.count), width=Literal(partitions.width))
 
 
 def day(partitions: DayPartitions, source: Source) -> sql.Composable:

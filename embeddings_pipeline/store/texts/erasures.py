@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from embeddings_pipeline.store.schema import vector_tables
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors import cache
+from embeddings_pipeline.store.texts import candidates
 
 
 def add(tables: EntityTables, ids: Sequence[str]) -> None:
@@ -48,10 +48,10 @@ def stored(tables: EntityTables) -> list[str]:
 def count_remains(tables: EntityTables) -> int:
     """Rows of erased ids that remain in texts, vectors or quarantine, and hashes that remain in
     caches; 0 where every erasure is complete."""
-    found = cache.count_erased(tables)
+    found = candidates.count_erased(tables)
     for table in (
         f"{tables.entity}_texts",
-        *vector_tables(tables.connection, tables.schema, tables.entity),
+        *vector_sets.table_names(tables.connection, tables.schema, tables.entity),
     ):
         (rows,) = tables.one(
             "select count(*) from {table} where {id} = any(array("

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg import sql
 from psycopg.sql import Identifier, Literal
 from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.staging.columns import hash_key
 from embeddings_pipeline.store.tables import EntityTables
-
-
-def hash_key(partitions: HashPartitions, row_id: sql.Composable) -> sql.Composable:
-    """The partition key of an id in SQL; the same as `HashPartitions.key_of` in Python."""
-    return sql.SQL(
-        "lpad(mod(('x' || left(md5(({id})::text), 8))::bit(32)::bigint, {count})::text, {width},"
-        " '0')"
-    ).format(id=row_id, count=Literal(partitions.count), width=Literal(partitions.width))
 
 
 def scheme_changed(tables: EntityTables) -> bool:

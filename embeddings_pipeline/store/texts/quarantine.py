@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors.wire import hash_array
+from embeddings_pipeline.store.wire import hash_array
 
 # a text that failed this often is not encoded until it changes, or until a `retry`
 MAX_ATTEMPTS = 3

@@ -12,9 +12,8 @@ from psycopg.sql import Identifier
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS, Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import views
+from embeddings_pipeline.store import vector_sets, views
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
-from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import lexemes
 
@@ -167,7 +166,7 @@ def create_text_indexes(connection: Connection[Row], schema: str, entity: Entity
 
 def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: Source) -> None:
     name = source.entity.name
-    tables = [f"{name}_texts", *vector_tables(connection, schema, name)]
+    tables = [f"{name}_texts", *vector_sets.table_names(connection, schema, name)]
     changes = [
         change for table in tables for change in _filter_changes(connection, schema, table, source)
     ]

@@ -9,15 +9,17 @@ from psycopg import sql
 from psycopg.errors import UniqueViolation
 from psycopg.sql import Identifier, Literal
 
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.connection import asynchronous_commit
-from embeddings_pipeline.store.schema import vector_tables
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.texts import quarantine
+from embeddings_pipeline.store.texts import candidates, quarantine
 from embeddings_pipeline.store.texts.quarantine import Failure
-from embeddings_pipeline.store.vectors import cache
-from embeddings_pipeline.store.vectors.sets import vector_sets
-from embeddings_pipeline.store.vectors.wire import hash_array
+from embeddings_pipeline.store.wire import hash_array
 
+# a random but stable order of chunks, by an index of `texts`; a limit follows
+SAMPLED: LiteralString = (
+    "select {id}, chunk from {texts} where text_hash is not null order by text_hash"
+)
 _COLUMNS = (
     *("chunk", "partition_key", "fingerprint", "text", "text_hash", "tokens", "parts"),
     *("part_hashes", "part_tokens", "weights", "source_changed_at"),
@@ -70,7 +72,7 @@ def write(
     with asynchronous_commit(tables.connection):
         _receive(tables, texts)
         _keep_unread(tables, failures)
-        cache.note(tables, _replaced(tables))
+        candidates.note(tables, _replaced(tables))
         _upsert(tables)
         tables.execute(
             """
@@ -80,7 +82,7 @@ def write(
             where t.{id} = i.{id} and t.chunk > i.chunk
             """
         )
-        for table in vector_tables(tables.connection, tables.schema, tables.entity):
+        for table in vector_sets.table_names(tables.connection, tables.schema, tables.entity):
             _trim(tables, table)
             if tables.source.filters:
                 _update_filters(tables, table)
@@ -102,7 +104,7 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
         tables.execute(
             "select from {texts} where {id} = {chosen} order by {id}, chunk for update", **names
         )
-        cache.note(
+        candidates.note(
             tables,
             tables.fill(
                 "select text_hash, part_hashes from {texts} where {id} = {chosen}", **names
@@ -114,7 +116,7 @@ def delete(tables: EntityTables, ids: Sequence[str], *, erased: bool = False) ->
             " select count(*) filter (where chunk = 0) from deleted",
             **names,
         )
-        sets = vector_sets(tables)
+        sets = vector_sets.read(tables)
         for vector_set in sets:
             rests = not erased and any(other.replaces(vector_set) for other in sets)
             tables.execute(

@@ -9,6 +9,4 @@ __all__ = [
     "projection",
     "renewals",
     "sets",
-    "vector_set",
-    "wire",
 ]

@@ -25,9 +25,9 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.store.connection import Row, only
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import StoredIdentity
 from embeddings_pipeline.store.vectors import identities
-from embeddings_pipeline.store.vectors.identities import StoredIdentity
-from embeddings_pipeline.store.vectors.wire import (
+from embeddings_pipeline.store.wire import (
     Matrix,
     hash_array,
     number_array,
@@ -187,24 +187,6 @@ Evict = Callable[[Collection[bytes]], bool]
 _CANDIDATES_AT_ONCE = 10_000
 
 
-def note(tables: EntityTables, dropped: sql.Composable, *, erased: bool = False) -> None:
-    """Note the hashes that a query of (text_hash, part_hashes) returns; for weighted texts, the
-    hashes of the parts."""
-    tables.execute(
-        """
-        insert into {candidates} as k (entity, text_hash, erased)
-        select distinct {entity}, h, {erased} from ({dropped}) as d,
-            unnest(coalesce(d.part_hashes, array[d.text_hash])) as h
-        where h is not null order by h
-        on conflict (entity, text_hash) do update set since = excluded.since,
-            erased = k.erased or excluded.erased
-        """,
-        candidates=tables.names.identifiers["cache_candidates"],
-        erased=Literal(erased),
-        dropped=dropped,
-    )
-
-
 def collect(
     tables: EntityTables,
     evict: Evict,
@@ -273,15 +255,6 @@ def _settle(tables: EntityTables, settled: Mapping[bytes, datetime]) -> None:
         (hash_array([*settled]), [*settled.values()]),
         candidates=tables.names.identifiers["cache_candidates"],
     )
-
-
-def count_erased(tables: EntityTables) -> int:
-    """How many hashes of erased texts are still to be evicted from caches."""
-    (count,) = tables.one(
-        "select count(*) from {candidates} where entity = {entity} and erased",
-        candidates=tables.names.identifiers["cache_candidates"],
-    )
-    return int(count)
 
 
 def _unused(tables: EntityTables, hashes: list[bytes], referenced: sql.Composable) -> set[bytes]:

@@ -14,8 +14,8 @@ from psycopg.sql import Literal
 
 from embeddings_pipeline.store.connection import asynchronous_commit
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vectors.identities import StoredIdentity
-from embeddings_pipeline.store.vectors.wire import hash_array, number_array
+from embeddings_pipeline.store.vector_sets import StoredIdentity
+from embeddings_pipeline.store.wire import hash_array, number_array
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 
 from psycopg import Connection, sql
@@ -10,17 +10,9 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.store.connection import Row, only
+from embeddings_pipeline.store.vector_sets import StoredIdentity
 
 _COLUMNS = sql.SQL("provider, model, revision, dimension, max_tokens, normalized, document_prompt")
-
-
-@dataclass(frozen=True)
-class StoredIdentity:
-    """A model identity, its number and the name of its cache table."""
-
-    number: int
-    identity: ModelIdentity
-    cache_table: str
 
 
 def find(

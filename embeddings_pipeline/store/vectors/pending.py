@@ -20,8 +20,8 @@ from psycopg.sql import Literal
 from embeddings_pipeline.entities.rendering import HASH_BYTES
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.quarantine import NOT_TO_BE_TRIED
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
-from embeddings_pipeline.store.vectors.wire import fixed_rows, hash_array
+from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.wire import fixed_rows, hash_array
 
 
 @dataclass(frozen=True)

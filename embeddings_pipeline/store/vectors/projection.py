@@ -15,8 +15,8 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.store.connection import asynchronous_commit, columns_of
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import states_of
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 # the vector of a text `t` in a set; no row where the cache lacks an entry
 _PLAIN: LiteralString = (

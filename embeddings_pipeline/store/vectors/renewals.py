@@ -8,9 +8,9 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.cache import next_version
 from embeddings_pipeline.store.vectors.pending import chunk_states
-from embeddings_pipeline.store.vectors.vector_set import VectorSet
 
 
 def begin(

@@ -1,80 +1,24 @@
-"""The `vector_sets` table: which sets an entity has, created, kept, replaced and dropped."""
+"""Vector sets are created, replaced, retired and dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.errors import UndefinedObject
-from psycopg.rows import class_row
-from psycopg.sql import Identifier, Literal
+from psycopg.sql import Literal
 
 from embeddings_pipeline.entities.entity import MAX_INDEXED_HALFVEC, MAX_INDEXED_VECTOR, Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage
-from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store import views
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.tables import filter_columns
+from embeddings_pipeline.store.vector_sets import State, Storage, VectorSet, read, read_one
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
-from embeddings_pipeline.store.vectors.vector_set import State, Storage, VectorSet
-from embeddings_pipeline.store.views import limit_lock_wait
 
 # a live set that lacks more than this share of its rows is replaced by a new one, which is
 # projected, indexed in bulk and published: pgvector adds about 700 rows a second to an HNSW graph
 REPLACE_SHARE = 0.2
-
-
-_QUERY = """
-    select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
-        i.dimension, i.max_tokens, i.normalized, i.document_prompt, i.cache_table, s.storage,
-        s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows, s.recall,
-        s.ef_search, s.indexed_at, s.canary as recall_check
-    from {sets} s join {identities} i on i.number = s.identity
-"""
-
-
-def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
-    """The published set of each entity that has one."""
-    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
-        return cursor.execute(
-            sql.SQL(_QUERY + " where s.state = 'live' order by s.entity").format(
-                sets=Identifier(schema, "vector_sets"),
-                identities=Identifier(schema, "model_identities"),
-            )
-        ).fetchall()
-
-
-def vector_sets(
-    tables: EntityTables,
-    states: Sequence[State] = ("building", "live", "retired"),
-) -> list[VectorSet]:
-    """The entity's sets in these states, oldest first."""
-    with tables.connection.cursor(row_factory=class_row(VectorSet)) as cursor:
-        return cursor.execute(
-            tables.fill(
-                _QUERY + " where s.entity = {entity} and s.state = any(%s) order by s.number",
-                sets=tables.names.identifiers["vector_sets"],
-                identities=tables.names.identifiers["model_identities"],
-            ),
-            (list(states),),
-        ).fetchall()
-
-
-def read(tables: EntityTables, number: int) -> VectorSet:
-    """One set as it is stored now."""
-    return next(s for s in vector_sets(tables) if s.number == number)
-
-
-def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
-    """The sets that runs keep up to date, the live one first. A live set whose replacement is being
-    built is left out."""
-    in_use = [s for s in sets if s.state != "retired"]
-    return sorted(
-        (s for s in in_use if not any(other.replaces(s) for other in in_use)),
-        key=lambda s: s.state != "live",
-    )
 
 
 def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
@@ -87,7 +31,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     storage = storage_of(entity, identity.dimension)
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
-        known = vector_sets(tables)
+        known = read(tables)
         found = [s for s in known if (s.identity, s.storage) == (identity, storage)]
         if found:
             # a building set of the same kind as the live one is its replacement
@@ -108,7 +52,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
                 " where entity = {entity} and number = %s",
                 (entity.metric, chosen.number),
             )
-    return read(tables, chosen.number)
+    return read_one(tables, chosen.number)
 
 
 def replace_where_much_is_missing(
@@ -120,7 +64,7 @@ def replace_where_much_is_missing(
         return None
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
-        known = vector_sets(tables, ("building",))
+        known = read(tables, ("building",))
         if known:
             return known[0] if known[0].replaces(live) else None
         return _create(tables, live.identity, live.storage)
@@ -160,7 +104,7 @@ def storage_of(entity: Entity, dimension: int) -> Storage:
 
 def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> VectorSet:
     stored = identities.ensure(tables.connection, tables.schema, identity)
-    number = max((s.number for s in vector_sets(tables)), default=0) + 1
+    number = max((s.number for s in read(tables)), default=0) + 1
     table = f"{tables.entity}_vectors_{number}"
     try:
         tables.execute(
@@ -196,9 +140,9 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
         " values ({entity}, %s, %s, %s, %s, %s, 'building')",
         (number, stored.number, storage, tables.source.entity.metric, table),
     )
-    created = read(tables, number)
+    created = read_one(tables, number)
     create_states_view(tables, created)
-    coverage.replace_coverage(tables.connection, tables.schema)
+    views.replace_coverage(tables.connection, tables.schema)
     return created
 
 
@@ -247,7 +191,7 @@ def publishing_held(tables: EntityTables) -> bool:
 def drop_set(tables: EntityTables, vector_set: VectorSet) -> None:
     """Drop a set with its vectors. Raises LockNotAvailable where a long query reads it."""
     with tables.connection.transaction():
-        limit_lock_wait(tables.connection)
+        views.limit_lock_wait(tables.connection)
         for statement in (
             "drop view if exists {view}",
             "drop table if exists {table}",

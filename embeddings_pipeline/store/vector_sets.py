@@ -1,0 +1,153 @@
+"""The rows of the `vector_sets` table: the sets that each entity has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg import Connection, sql
+from psycopg.rows import class_row
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.tables import EntityTables
+
+State = Literal["building", "live", "retired"]
+Storage = Literal["vector", "halfvec"]
+
+
+@dataclass(frozen=True)
+class StoredIdentity:
+    """A model identity, its number and the name of its cache table."""
+
+    number: int
+    identity: ModelIdentity
+    cache_table: str
+
+
+@dataclass(frozen=True)
+class VectorSet:
+    """A row of `vector_sets` and its identity. `index_rows` is the number of rows when the index
+    was built, at `indexed_at`. `recall` is recall@10 of the index, `ef_search` the effort
+    that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement."""
+
+    entity: str
+    number: int
+    identity_number: int
+    provider: str
+    model: str
+    revision: str
+    dimension: int
+    max_tokens: int
+    normalized: bool
+    document_prompt: str
+    cache_table: str
+    storage: Storage
+    metric: str
+    table_name: str
+    state: State
+    published_at: datetime | None
+    index_settings: dict[str, Any] | None = None
+    index_rows: int | None = None
+    recall: float | None = None
+    ef_search: int | None = None
+    indexed_at: datetime | None = None
+    recall_check: dict[str, Any] | None = None
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model that encoded the vectors."""
+        return ModelIdentity(
+            self.provider,
+            self.model,
+            self.revision,
+            self.dimension,
+            self.max_tokens,
+            self.normalized,
+            self.document_prompt,
+        )
+
+    @property
+    def stored_identity(self) -> StoredIdentity:
+        """The identity with its number and its cache table."""
+        return StoredIdentity(self.identity_number, self.identity, self.cache_table)
+
+    @property
+    def states_view(self) -> str:
+        """The name of the view that shows the state of each chunk in this set."""
+        return f"{self.entity}_chunks_{self.number}"
+
+    def replaces(self, other: VectorSet) -> bool:
+        """Whether this set is being built to replace the live set `other`, which is not updated
+        meanwhile."""
+        return self.state == "building" and other.state == "live" and self.is_like(other)
+
+    def is_like(self, other: VectorSet) -> bool:
+        """Whether both sets have the same identity and storage."""
+        mine, others = (self.identity_number, self.storage), (other.identity_number, other.storage)
+        return mine == others
+
+
+_QUERY = """
+    select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
+        i.dimension, i.max_tokens, i.normalized, i.document_prompt, i.cache_table, s.storage,
+        s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows, s.recall,
+        s.ef_search, s.indexed_at, s.canary as recall_check
+    from {sets} s join {identities} i on i.number = s.identity
+"""
+
+
+def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
+    """The published set of each entity that has one."""
+    with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+        return cursor.execute(
+            sql.SQL(_QUERY + " where s.state = 'live' order by s.entity").format(
+                sets=Identifier(schema, "vector_sets"),
+                identities=Identifier(schema, "model_identities"),
+            )
+        ).fetchall()
+
+
+def read(
+    tables: EntityTables,
+    states: Sequence[State] = ("building", "live", "retired"),
+) -> list[VectorSet]:
+    """The entity's sets in these states, oldest first."""
+    with tables.connection.cursor(row_factory=class_row(VectorSet)) as cursor:
+        return cursor.execute(
+            tables.fill(
+                _QUERY + " where s.entity = {entity} and s.state = any(%s) order by s.number",
+                sets=tables.names.identifiers["vector_sets"],
+                identities=tables.names.identifiers["model_identities"],
+            ),
+            (list(states),),
+        ).fetchall()
+
+
+def read_one(tables: EntityTables, number: int) -> VectorSet:
+    """One set as it is stored now."""
+    return next(s for s in read(tables) if s.number == number)
+
+
+def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
+    """The sets that runs keep up to date, the live one first. A live set whose replacement is being
+    built is left out."""
+    in_use = [s for s in sets if s.state != "retired"]
+    return sorted(
+        (s for s in in_use if not any(other.replaces(s) for other in in_use)),
+        key=lambda s: s.state != "live",
+    )
+
+
+def table_names(connection: Connection[Row], schema: str, entity: str) -> list[str]:
+    """The tables of all vector sets of the entity, in any state."""
+    rows = connection.execute(
+        sql.SQL("select table_name from {} where entity = %s order by number").format(
+            Identifier(schema, "vector_sets")
+        ),
+        (entity,),
+    )
+    return [name for (name,) in rows]
