@@ -20,9 +20,12 @@ T = TypeVar("T")
 _starting = Lock()
 
 
-def call(work: Awaitable[T], seconds: float) -> T:
-    """Return the result of a coroutine. Raises TimeoutError after this time."""
-    future = start(work, seconds)
+def call(work: Awaitable[T], seconds: float, loop: asyncio.AbstractEventLoop | None = None) -> T:
+    """Return the result of a coroutine. Raises TimeoutError after this time.
+
+    `loop` is the running event loop of a client that has its own.
+    """
+    future = start(work, seconds, loop)
     try:
         return future.result()
     finally:
@@ -30,8 +33,10 @@ def call(work: Awaitable[T], seconds: float) -> T:
         future.cancel()
 
 
-def start(work: Awaitable[T], seconds: float) -> Future[T]:
-    """Begin a coroutine in the thread of network calls.
+def start(
+    work: Awaitable[T], seconds: float, loop: asyncio.AbstractEventLoop | None = None
+) -> Future[T]:
+    """Begin a coroutine, by default in the thread of network calls.
 
     The future raises TimeoutError after this time. Cancelling the future ends the coroutine.
     """
@@ -41,8 +46,7 @@ def start(work: Awaitable[T], seconds: float) -> Future[T]:
             return await work
 
     with _starting:
-        loop = _event_loop()
-    return asyncio.run_coroutine_threadsafe(limited(), loop)
+        return asyncio.run_coroutine_threadsafe(limited(), loop or _event_loop())
 
 
 @cache

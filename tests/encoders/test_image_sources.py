@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3fs import S3FileSystem
 
 from embeddings_pipeline.encoders.images import remote
 from embeddings_pipeline.encoders.images.sources import ImageFiles, pinned
 from embeddings_pipeline.errors import RowError
 from embeddings_pipeline.settings import Settings
 from tests.support.image_hosts import Host, hosting
+from tests.support.waiting import until
 
 DATA = b"not decoded here, and so no image"
 
@@ -241,6 +243,34 @@ def test_a_host_that_is_silent_or_slow_is_given_up(
     assert "incomplete after 0 seconds" in slow
 
 
+@pytest.mark.parametrize("part", ["head", "body"])
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_host_that_sends_a_byte_now_and_then_is_given_up(
+    host: Host, monkeypatch: pytest.MonkeyPatch, part: str, scheme: str
+) -> None:
+    path = "/bucket/a.png"
+    (host.dripping_head if part == "head" else host.dripping_body).add(path)
+    host.files["/bucket/b.png"] = DATA
+    bucket_at(host, monkeypatch)
+    hosts = f"{host.name},s3://bucket"
+    with files(hosts=hosts) as images:
+        # the first image takes the time to load the client
+        assert images.read("s3://bucket/b.png") == DATA
+    monkeypatch.setattr(remote, "_SECONDS", 0.3)
+    uri = f"{host.url}{path}" if scheme == "http" else "s3://bucket/a.png"
+    refused = refusal(uri, hosts=hosts)
+    assert "the response was incomplete after 0.3 seconds" in refused
+    # the connection is closed, not left to a thread that reads on
+    until(lambda: host.hung_up == [path])
+
+
+def test_redirects_share_the_time_of_one_image(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.redirects = {"/a": "/b", "/b": "/c"}
+    host.dripping_body = {"/c"}
+    monkeypatch.setattr(remote, "_SECONDS", 0.3)
+    assert "incomplete after 0.3 seconds" in refusal(f"{host.url}/a", hosts=host.name)
+
+
 def test_a_host_that_is_gone_is_a_failure_of_the_row() -> None:
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -258,11 +288,16 @@ def test_other_schemes_are_refused(uri: str) -> None:
 # --- buckets
 
 
-def test_an_image_is_read_from_a_named_bucket(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def bucket_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", host.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     remote._s3.cache_clear()
+    S3FileSystem.clear_instance_cache()
+
+
+def test_an_image_is_read_from_a_named_bucket(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket_at(host, monkeypatch)
     host.files["/bucket/folder/a.png"] = DATA
     host.files["/bucket/large.png"] = bytes(101)
     with files(hosts="s3://bucket", max_bytes=100) as images:

@@ -11,7 +11,7 @@ from threading import Event, Thread
 class Host(ThreadingHTTPServer):
     """Has these files by path; leads from others elsewhere; sends some without end, or nothing.
 
-    `asked` is the paths of all requests.
+    `asked` is the paths of all requests, `hung_up` those of dripping answers that nobody reads.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -20,8 +20,12 @@ class Host(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.endless: set[str] = set()
         self.silent: set[str] = set()
+        # these send a byte now and then, from the head on or from the body on
+        self.dripping_head: set[str] = set()
+        self.dripping_body: set[str] = set()
         self.headers: dict[str, str] = {}
         self.asked: list[str] = []
+        self.hung_up: list[str] = []
         self.closing = Event()
         self.name = f"127.0.0.1:{self.server_port}"
         self.url = f"http://{self.name}"
@@ -38,6 +42,15 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path in self.server.silent:
             self.server.closing.wait()
+        elif path in self.server.dripping_head | self.server.dripping_body:
+            if path in self.server.dripping_body:
+                self._send(200, {"Content-Length": "1000000"})
+            else:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-More: ")
+            with suppress(OSError):
+                while not self.server.closing.wait(0.02):
+                    self.wfile.write(b"x")
+            self.server.hung_up.append(path)
         elif path in self.server.endless:
             self._send(200, {"Content-Type": "image/png"})
             # until the client has had enough

@@ -7,19 +7,30 @@ redirects by itself.
 
 from __future__ import annotations
 
-import time
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.errors import ConfigurationError, RowError
 
-# the longest silence of a host, and the longest time for one image
+# the longest silence of a host, and the longest time for one image, redirects included
 _SILENCE_SECONDS = 10.0
 _SECONDS = 60.0
 _REDIRECTS = 5
+
+T = TypeVar("T")
+
+
+def _call(work: Awaitable[T], loop: AbstractEventLoop | None = None) -> T:
+    try:
+        return deadline.call(work, _SECONDS, loop)
+    except TimeoutError:
+        raise RowError(f"the response was incomplete after {_SECONDS:g} seconds") from None
 
 
 class HttpImages:
@@ -28,7 +39,7 @@ class HttpImages:
     def __init__(self, *, hosts: frozenset[str], max_bytes: int) -> None:
         self._hosts = hosts
         self._max_bytes = max_bytes
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             timeout=_SILENCE_SECONDS,
             # a few compressed bytes could expand to gigabytes
             headers={"Accept-Encoding": "identity"},
@@ -39,15 +50,20 @@ class HttpImages:
 
         Raises RowError for a host that is not named, and for any failure.
         """
-        until = time.monotonic() + _SECONDS
-        url = _url(uri)
+        return _call(self._read(_url(uri)))
+
+    async def _read(self, url: httpx.URL) -> bytes:
         for _ in range(_REDIRECTS + 1):
             self._require_named(url)
             try:
-                with self._client.stream("GET", url) as response:
+                async with self._client.stream("GET", url) as response:
                     if not response.has_redirect_location:
-                        return self._body(response, until)
+                        return await self._body(response)
                     url = url.join(_url(response.headers["Location"]))
+            except httpx.TimeoutException:
+                raise RowError(
+                    f"{url.host}: timed out after {_SILENCE_SECONDS:g} seconds without a byte"
+                ) from None
             # InvalidURL, which is no HTTPError, comes from a redirect's location
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise RowError(f"{url.host}: {str(error) or type(error).__name__}") from None
@@ -55,7 +71,7 @@ class HttpImages:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        _call(self._client.aclose())
 
     def _require_named(self, url: httpx.URL) -> None:
         if url.userinfo:
@@ -67,16 +83,14 @@ class HttpImages:
                 f" ({', '.join(sorted(self._hosts)) or 'none'})"
             )
 
-    def _body(self, response: httpx.Response, until: float) -> bytes:
+    async def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != httpx.codes.OK:
             raise RowError(f"{response.url.host} answers {response.status_code}")
         body = bytearray()
-        for block in response.iter_raw():
+        async for block in response.aiter_raw():
             body += block
             if len(body) > self._max_bytes:
                 break
-            if time.monotonic() > until:
-                raise RowError(f"the response was incomplete after {_SECONDS:.0f} seconds")
         return bytes(body)
 
 
@@ -92,8 +106,10 @@ def read_s3(uri: str, *, hosts: frozenset[str], max_bytes: int) -> bytes:
             f" ({', '.join(sorted(hosts)) or 'none'})"
         )
     try:
-        data: bytes = _s3().cat_file(f"{parts.netloc}{parts.path}", start=0, end=max_bytes + 1)
-    except ConfigurationError:
+        s3 = _s3()
+        reading = s3._cat_file(f"{parts.netloc}{parts.path}", start=0, end=max_bytes + 1)
+        data: bytes = _call(reading, loop=s3.loop)
+    except (ConfigurationError, RowError):
         raise
     # botocore, aiohttp and s3fs raise their own classes
     except Exception as error:
