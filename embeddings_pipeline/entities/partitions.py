@@ -5,22 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from embeddings_pipeline.entities.values import Column, Day, Whole
 from embeddings_pipeline.errors import ConfigurationError, RowError
-
-
-@lru_cache
-def _bucket_keys(count: int) -> tuple[str, ...]:
-    return tuple(str(bucket).zfill(_width(count)) for bucket in range(count))
-
-
-def _width(count: int) -> int:
-    return max(2, len(str(count - 1)))
 
 
 class HashPartitions(BaseModel):
@@ -33,17 +24,22 @@ class HashPartitions(BaseModel):
 
     def keys(self) -> list[str]:
         """Return the keys in order, zero-padded so that text order is numeric order."""
-        return list(_bucket_keys(self.count))
+        return [*self._keys]
 
     def key_of(self, row_id: str) -> str:
         """Return the key of a row: the first 8 hex digits of md5(id as text), modulo count."""
         digest = hashlib.md5(row_id.encode(), usedforsecurity=False).digest()
-        return _bucket_keys(self.count)[int.from_bytes(digest[:4]) % self.count]
+        keys = self._keys
+        return keys[int.from_bytes(digest[:4]) % len(keys)]
 
     @property
     def width(self) -> int:
         """The number of digits of a key."""
-        return _width(self.count)
+        return max(2, len(str(self.count - 1)))
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return [str(bucket).zfill(self.width) for bucket in range(self.count)]
 
 
 class DayPartitions(BaseModel):

@@ -31,6 +31,11 @@ class Rendered(NamedTuple):
     image_hash: bytes | None = None
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the model reads: the text, or its weighted parts."""
+        return self.parts or (self.text,)
+
+    @property
     def text_hash(self) -> bytes:
         """The hash of what the model reads: the text, or the bytes of an image."""
         if self.image_hash is not None:

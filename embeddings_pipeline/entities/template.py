@@ -28,11 +28,15 @@ def template_columns(template: str) -> tuple[str, ...]:
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """Return the template with each column replaced by its value."""
-    return "".join(
-        literal + (values[name] if name is not None else "") for literal, name in _parsed(template)
-    )
+    pattern, names = _compiled(template)
+    return pattern % tuple([values[name] for name in names])
 
 
 @lru_cache
-def _parsed(template: str) -> list[tuple[str, str | None]]:
-    return [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
+def _compiled(template: str) -> tuple[str, tuple[str, ...]]:
+    """The template with %s for each column, which is faster to fill, and the columns."""
+    parsed = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
+    pattern = "".join(
+        literal.replace("%", "%%") + ("" if name is None else "%s") for literal, name in parsed
+    )
+    return pattern, tuple(name for _, name in parsed if name is not None)

@@ -1,81 +1,97 @@
-"""Hashes and vectors in Postgres' binary format, many at a time.
+"""Hashes, vectors and ids in Postgres' binary format, many at a time.
 
 psycopg converts value by value, which takes longer than the statement on the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
-from psycopg import Connection, Copy, adapters
+from psycopg import Copy, adapters
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from embeddings_pipeline.entities.rendering import HASH_BYTES
-from embeddings_pipeline.store.connection import only
 
 Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+# values of one type, each of the same size and in the server's binary format
+Column: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-_UUID_OID, _INT8_OID = 2950, 20
+_UUID_OID, _INT8_OID, _TEXT_OID = 2950, 20, 25
 # COPY's binary format begins with signature, flags and extension length, and ends with a trailer
-_HEADER_BYTES, _TRAILER_BYTES = 19, 2
+_HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
 class BinaryArray:
     """An array parameter in the server's binary format. The statement casts it to its type."""
 
-    def __init__(self, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        self.buffer = buffer
+    def __init__(self, elements: Iterable[bytes], count: int, oid: int) -> None:
+        # dimensions, has-nulls flag, element type; length and lower bound of the dimension
+        head = (1, 0, oid, count, 1) if count else (0, 0, oid)
+        self.data = b"".join([struct.pack(f">{len(head)}i", *head), *elements])
 
 
 class _BinaryArrayDumper(Dumper):
     format = Format.BINARY
 
     def dump(self, obj: BinaryArray) -> Buffer:
-        return obj.buffer.data
+        return obj.data
 
 
 adapters.register_dumper(BinaryArray, _BinaryArrayDumper)
 
 
+def hash_elements(hashes: Sequence[bytes]) -> Column:
+    """Hashes as values of type uuid."""
+    return np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
+
+
 def hash_array(hashes: Sequence[bytes]) -> BinaryArray:
     """Hashes as a `uuid[]` parameter."""
-    array, rows = _empty(len(hashes), [("hash", f"V{HASH_BYTES}")], HASH_BYTES, _UUID_OID)
-    rows["hash"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
-    return array
+    return _array(hash_elements(hashes), _UUID_OID)
+
+
+def text_array(texts: Sequence[str]) -> BinaryArray:
+    """Texts as a `text[]` parameter."""
+    encoded = [text.encode() for text in texts]
+    elements = chain.from_iterable((len(text).to_bytes(4), text) for text in encoded)
+    return BinaryArray(elements, len(texts), _TEXT_OID)
 
 
 def number_array(numbers: Sequence[int]) -> BinaryArray:
     """Numbers as an `int8[]` parameter."""
-    array, rows = _empty(len(numbers), [("number", ">i8")], 8, _INT8_OID)
-    rows["number"] = numbers
-    return array
+    return _array(np.asarray(numbers, ">i8"), _INT8_OID)
 
 
-def vector_array(vectors: Matrix, oid: int) -> BinaryArray:
-    """Vectors, shape (n, dimension), as a `vector[]` parameter. `oid` identifies type vector.
-
-    An element is its dimension, two empty bytes and big-endian floats (vector_recv of pgvector).
-    """
+def vector_elements(vectors: Matrix) -> Column:
+    """Vectors, shape (n, dimension), as n values of type vector: the dimension, two empty bytes and
+    big-endian floats (vector_recv of pgvector)."""
     count, dimension = vectors.shape
-    array, rows = _empty(
-        count,
-        [("dimension", ">i2"), ("unused", ">i2"), ("numbers", ">f4", (dimension,))],
-        4 + 4 * dimension,
-        oid,
-    )
-    rows["dimension"] = dimension
-    rows["unused"] = 0
-    rows["numbers"] = vectors
-    return array
+    fields: list[Any] = [("dimension", ">i2"), ("unused", ">i2"), ("numbers", ">f4", (dimension,))]
+    elements = np.zeros(count, fields)
+    elements["dimension"] = dimension
+    elements["numbers"] = vectors
+    return elements
 
 
-def vector_oid(connection: Connection[Any]) -> int:
-    """The oid of type vector in this database."""
-    return int(only(connection.execute("select 'vector'::regtype::oid::int8"))[0])
+def write_rows(copy: Copy, *columns: Column) -> None:
+    """Send rows to a binary COPY; each column has a value for each row."""
+    fields: list[Any] = [("count", ">i2")]
+    for n, column in enumerate(columns):
+        fields += [(f"length_{n}", ">i4"), (f"value_{n}", column.dtype)]
+    rows = np.empty(len(columns[0]), fields)
+    rows["count"] = len(columns)
+    for n, column in enumerate(columns):
+        rows[f"length_{n}"] = column.dtype.itemsize
+        rows[f"value_{n}"] = column
+    copy.write(_HEADER)
+    copy.write(rows.view(np.uint8).data)
+    copy.write(_TRAILER)
 
 
 def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any, np.dtype[Any]]:
@@ -85,18 +101,11 @@ def fixed_rows(copy: Copy, columns: Sequence[tuple[str, str]]) -> np.ndarray[Any
     for name, kind in columns:
         fields += [(f"_length_{name}", ">i4"), (name, kind)]
     block = b"".join(bytes(part) for part in copy)
-    return np.frombuffer(block[_HEADER_BYTES:-_TRAILER_BYTES], dtype=fields)
+    return np.frombuffer(block[len(_HEADER) : -len(_TRAILER)], dtype=fields)
 
 
-def _empty(
-    count: int, fields: list[Any], size: int, oid: int
-) -> tuple[BinaryArray, np.ndarray[Any, np.dtype[Any]]]:
-    """An array of `count` elements of `size` bytes, and the rows to fill in."""
-    row = np.dtype([("length", ">i4"), *fields])
-    # number of dimensions, has-nulls flag, element type; length and lower bound of the dimension
-    head = np.array([1, 0, oid, count, 1] if count else [0, 0, oid], ">i4")
-    buffer = np.empty(head.nbytes + count * row.itemsize, np.uint8)
-    buffer[: head.nbytes] = head.view(np.uint8)
-    rows = buffer[head.nbytes :].view(row)
-    rows["length"] = size
-    return BinaryArray(buffer), rows
+def _array(elements: Column, oid: int) -> BinaryArray:
+    rows = np.empty(len(elements), [("length", ">i4"), ("value", elements.dtype)])
+    rows["length"] = elements.dtype.itemsize
+    rows["value"] = elements
+    return BinaryArray([rows.tobytes()], len(elements), oid)

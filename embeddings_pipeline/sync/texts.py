@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 
 from psycopg import Connection
 
@@ -385,11 +385,10 @@ def rendered(
             done.append((row, key, settled, [None]))
         else:
             done.append((row, key, row.fingerprint, pieces))
-    pieces_with_text = [piece for *_, pieces in done for piece in pieces if piece]
-    parts = [piece.parts or (piece.text,) for piece in pieces_with_text]
-    each = chain.from_iterable(parts)
-    counts = repeat(0) if names.source.entity.image else iter(count([*each]))
-    tokens = iter([[next(counts) for _ in group] for group in parts])
+    inputs = [piece.inputs for *_, pieces in done for piece in pieces if piece]
+    every = chain.from_iterable(inputs)
+    counts = repeat(0) if names.source.entity.image else iter(count([*every]))
+    tokens = ([*islice(counts, len(of_piece))] for of_piece in inputs)
     written = [
         _text(row, key, fingerprint, chunk, piece, next(tokens) if piece else [])
         for row, key, fingerprint, pieces in done

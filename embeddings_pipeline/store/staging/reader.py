@@ -6,6 +6,7 @@ import json
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import psycopg
@@ -25,6 +26,7 @@ from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
 from embeddings_pipeline.store.staging import columns as staged_columns
+from embeddings_pipeline.store.wire import text_array
 
 # errors of a statement, not of the server
 _REFUSALS = (
@@ -226,8 +228,8 @@ def moved_rows(
     )
     try:
         with connection.cursor() as cursor, cursor.copy(query) as copy:
-            for block in copy:
-                yield bytes(block)
+            while rows := b"".join(islice(copy, _ROWS_AT_ONCE)):
+                yield rows
     except _REFUSALS as error:
         # an expression may fail for the values of a single row
         raise _wrong(connection, source, _parts(source), error, rows=True) from error
@@ -238,14 +240,14 @@ def eligible_ids(connection: Connection[Row], source: Source, ids: Sequence[str]
     rows = connection.execute(
         sql.SQL(
             "select {id}::text from {relation} as source"
-            " where {eligible} and {id} = any(%s::{type}[])"
+            " where {eligible} and {id} = any(%s::text[]::{type}[])"
         ).format(
             id=Identifier(source.entity.id),
             relation=staged_columns.relation(source),
             eligible=staged_columns.eligible(source),
             type=trusted(source.id_type),
         ),
-        (list(ids),),
+        (text_array(ids),),
     )
     return [row_id for (row_id,) in rows]
 
@@ -299,7 +301,8 @@ def _read_rows(
     ]
     filters_from = 4 + len(source.text_columns)
     query = sql.SQL(
-        "select {columns} from {relation} as source where {eligible} and {id} = any(%s::{type}[])"
+        "select {columns} from {relation} as source"
+        " where {eligible} and {id} = any(%s::text[]::{type}[])"
     ).format(
         columns=sql.SQL(", ").join(columns),
         relation=staged_columns.relation(source),
@@ -309,7 +312,7 @@ def _read_rows(
     )
     with connection.transaction(), connection.cursor("staged_rows") as cursor:
         cursor.itersize = _IMAGES_AT_ONCE if entity.image else _ROWS_AT_ONCE
-        for row in cursor.execute(query, (list(ids),)):
+        for row in cursor.execute(query, (text_array(ids),)):
             yield StagedRow(
                 id=row[0],
                 fingerprint=row[1],

@@ -20,7 +20,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import LiteralString
 
+import numpy as np
 from psycopg import Connection, sql
+from psycopg.errors import UniqueViolation
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.store.connection import Row, only
@@ -28,16 +30,19 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import StoredIdentity
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.wire import (
+    Column,
     Matrix,
     hash_array,
-    number_array,
-    vector_array,
-    vector_oid,
+    hash_elements,
+    vector_elements,
+    write_rows,
 )
 
 # the largest component of a halfvec: the projection of a larger one would fail, and with it the
 # whole window
 MAX_COMPONENT = 65_504.0
+
+_COLUMNS = sql.SQL("text_hash, embedding, version, run_id")
 
 
 def next_version(connection: Connection[Row], schema: str) -> int:
@@ -83,39 +88,72 @@ class EmbeddingCache:
         does not come back. A newer entry is kept.
         """
         _announce_write(self._tables.connection, self._names["cache"])
-        (places,) = self._tables.one(
+        found = self._tables.execute(
             """
-            with incoming as materialized (
-                select i.text_hash, i.embedding, i.version, i.place
-                from unnest(%(hashes)s::uuid[], %(vectors)s::vector[], %(versions)s::int8[])
-                    with ordinality as i (text_hash, embedding, version, place)
-                where exists (select from {texts} t where {has_hash})
-            ),
-            written as (
-                insert into {cache} as c (text_hash, embedding, version, run_id)
-                select text_hash, embedding, version, %(run_id)s from incoming
-                -- in one order, so that two writers do not deadlock
-                order by text_hash
-                on conflict (text_hash) do update set embedding = excluded.embedding,
-                    version = excluded.version, encoded_at = clock_timestamp(),
-                    run_id = excluded.run_id
-                where c.version < excluded.version
-            ),
-            recovered as (
-                delete from {quarantine} q using incoming i
-                where q.identity = {identity} and q.text_hash = i.text_hash
-            )
-            select coalesce(array_agg(place::int4), '{{}}') from incoming
+            select i.place::int4 - 1, exists (select from {cache} c where c.text_hash = i.text_hash)
+            from unnest(%s::uuid[]) with ordinality as i (text_hash, place)
+            where exists (select from {texts} t where {has_hash})
+            -- in one order, so that two writers do not deadlock
+            order by i.text_hash
             """,
-            {
-                "hashes": hash_array(hashes),
-                "vectors": vector_array(vectors, vector_oid(self._tables.connection)),
-                "versions": number_array(versions),
-                "run_id": run_id,
-            },
+            (hash_array(hashes),),
+            **self._names,
+        ).fetchall()
+        if not found:
+            return []
+        places = [place for place, _ in found]
+        stored = [hashes[place] for place in places]
+        columns = (
+            hash_elements(stored),
+            vector_elements(vectors[places]),
+            np.asarray(versions, ">i8")[places],
+            np.full(len(found), run_id.encode()),
+        )
+        if any(present for _, present in found) or not self._insert(columns):
+            self._upsert(columns)
+        self._tables.execute(
+            "delete from {quarantine} where identity = {identity} and text_hash = any(%s::uuid[])",
+            (hash_array(stored),),
             **self._names,
         )
-        return [hashes[place - 1] for place in places]
+        return stored
+
+    def _insert(self, columns: Sequence[Column]) -> bool:
+        """Insert new entries; False where another run has written one of them meanwhile."""
+        try:
+            with self._tables.connection.transaction():
+                self._copy(self._names["cache"], columns)
+        except UniqueViolation:
+            return False
+        return True
+
+    def _upsert(self, columns: Sequence[Column]) -> None:
+        incoming = Identifier(f"incoming_{self.stored.cache_table}")
+        self._tables.execute(
+            "create temporary table if not exists {incoming} (like {cache} including defaults)"
+            " on commit delete rows",
+            incoming=incoming,
+            **self._names,
+        )
+        self._copy(incoming, columns)
+        self._tables.execute(
+            """
+            insert into {cache} as c ({columns}) select {columns} from {incoming}
+            order by text_hash
+            on conflict (text_hash) do update set embedding = excluded.embedding,
+                version = excluded.version, encoded_at = clock_timestamp(),
+                run_id = excluded.run_id
+            where c.version < excluded.version
+            """,
+            columns=_COLUMNS,
+            incoming=incoming,
+            **self._names,
+        )
+
+    def _copy(self, table: sql.Composable, columns: Sequence[Column]) -> None:
+        query = sql.SQL("copy {} ({}) from stdin (format binary)").format(table, _COLUMNS)
+        with self._tables.connection.cursor() as cursor, cursor.copy(query) as copy:
+            write_rows(copy, *columns)
 
     def seed(self, hashes: Sequence[bytes]) -> int:
         """Copy vectors with these hashes from the sets of this identity, of any entity, where the

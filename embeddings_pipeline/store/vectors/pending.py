@@ -57,6 +57,7 @@ def chunk_states(
     identity: int | None = None,
     texts: sql.Composable | None = None,
     renewal: sql.Composable | None = None,
+    further: Sequence[sql.Composable] = (),
 ) -> sql.Composable:
     """A query of each chunk that has a text, and its state in a set.
 
@@ -64,7 +65,8 @@ def chunk_states(
     changed_at (when its text changed), floor (the lowest sufficient version), missing, outdated,
     quarantined and pending. Without a set every chunk is missing, and a chunk is quarantined if the
     `identity` failed on it. A plan passes the `texts` as the next pass will leave them, and the
-    `renewal` that a forced run would begin.
+    `renewal` that a forced run would begin. `further` columns are taken from the text `t` and its
+    row `v` of the set.
     """
     number = Literal(vector_set.number if vector_set else None)
     floors = names.fill(
@@ -97,7 +99,7 @@ def chunk_states(
             t.part_tokens, coalesce(t.source_changed_at, t.serialised_at) as changed_at,
             {floor} as floor, {missing} as missing, {outdated} as outdated,
             {quarantined} as quarantined,
-            ({missing} or {outdated}) and not {quarantined} as pending
+            ({missing} or {outdated}) and not {quarantined} as pending {further}
         from {texts_now} t
         left join {vectors} v on v.{id} = t.{id} and v.chunk = t.chunk
         left join (
@@ -114,6 +116,7 @@ def chunk_states(
         ),
         floors=floors,
         floor=floor,
+        further=sql.SQL("").join(sql.SQL(", {}").format(column) for column in further),
         **conditions,
     )
 

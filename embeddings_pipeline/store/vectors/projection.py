@@ -16,7 +16,8 @@ from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.store.connection import asynchronous_commit, columns_of
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.store.vectors.pending import chunk_states, states_of
+from embeddings_pipeline.store.wire import BinaryArray, text_array
 
 # the vector of a text `t` in a set; no row where the cache lacks an entry
 _PLAIN: LiteralString = (
@@ -57,59 +58,65 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     names: dict[str, sql.Composable] = {
         "cache": tables.table(vector_set.cache_table),
         "vectors": tables.table(vector_set.table_name),
-        "states": states_of(tables.names, vector_set),
         "storage": sql.SQL(vector_set.storage),
         "dimension": Literal(vector_set.dimension),
-        "chosen": tables.fill("any(%(ids)s::{id_type}[])"),
+        "chosen": tables.fill("any(%(ids)s::text[]::{id_type}[])"),
         "embedding": sql.SQL(""),
     }
     names["embedding"] = sql.SQL(_WEIGHTED if weighted else _PLAIN).format(**names)
-    values = {"ids": list(ids)}
+    values = {"ids": text_array(ids)}
     with asynchronous_commit(tables.connection):
         # texts are locked in the order in which they are written, so that transactions do not
-        # deadlock. Later statements of this transaction see the rows as they stay until its end
+        # deadlock. Later statements of this transaction see the rows as they stay until its end,
+        # and no other projection inserts the rows that are absent
         tables.execute(
-            "select from {texts} t where t.{id} = {chosen} order by t.{id}, t.chunk for share",
+            "select from {texts} t where t.{id} = {chosen} order by t.{id}, t.chunk"
+            " for no key update",
             values,
             **names,
         )
         filters = _filter_columns(tables)
+        columns = ["text", "text_hash", "embedding", "version", "run_id", *filters]
+        of_text = ["text", *filters, *(["weights"] if weighted else [])]
         (chunks, tokens) = tables.one(
             """
             with states as materialized (
-                select {id}, chunk, t.text, t.text_hash, t.tokens {text_filters}, s.quarantined,
-                    s.missing or s.outdated as stale, c.version >= s.floor as cached, c.embedding,
-                    c.version, c.run_id
-                from {states} s
-                join {texts} t using ({id}, chunk)
-                left join lateral ({embedding}) as c on (s.missing or s.outdated) and {usable}
-                where s.{id} = {chosen} and t.{id} = {chosen}
+                select t.*, t.missing or t.outdated as stale, c.version >= t.floor as cached,
+                    c.embedding, c.version, c.run_id
+                from ({states}) t
+                left join lateral ({embedding}) as c on (t.missing or t.outdated) and {usable}
+                where t.{id} = {chosen}
             ),
-            written as (
-                insert into {vectors} as v
-                    ({id}, chunk, text, text_hash, embedding, version, run_id {filters})
-                select {id}, chunk, text, text_hash, embedding, version, run_id {filters}
-                from states s
+            ready as not materialized (
+                select * from states
                 where stale and embedding is not null and {id} not in (
                     select {id} from states where stale and not quarantined and cached is not true
                 )
-                -- one order, so that transactions do not deadlock; it separates equal texts:
-                -- an HNSW graph built from hundreds of consecutive equal vectors does not find the
-                -- other vectors
+            ),
+            inserted as (
+                insert into {vectors} ({id}, chunk, {columns})
+                select {id}, chunk, {columns} from ready where not stored
+                -- an order that separates equal texts: an HNSW graph built from hundreds of
+                -- consecutive equal vectors does not find the other vectors
                 order by hashtextextended({id}::text, chunk)
-                on conflict ({id}, chunk) do update set text = excluded.text,
-                    text_hash = excluded.text_hash, embedding = excluded.embedding,
-                    version = excluded.version, run_id = excluded.run_id,
-                    updated_at = clock_timestamp() {assigned_filters}
-                where v.text_hash is distinct from excluded.text_hash
-                    or v.version < excluded.version
                 returning {id}, chunk
             ),
+            updated as (
+                update {vectors} v set ({columns}, updated_at) = row({values}, clock_timestamp())
+                from ready r
+                where r.stored and v.{id} = r.{id} and v.chunk = r.chunk
+                    and (v.text_hash <> r.text_hash or v.version < r.version)
+                returning v.{id}, v.chunk
+            ),
+            written as (select * from inserted union all select * from updated),
             -- chunks that the text of the row no longer has
             removed as (
                 delete from {vectors} v
                 -- an array makes the planner use the index, even while the set has few rows
-                where v.{id} = any(array(select {id} from written))
+                where v.{id} = any(array(
+                        select {id} from states where stored
+                        intersect select {id} from written
+                    ))
                     and (v.{id}, v.chunk) not in (select {id}, chunk from written)
                     and not exists (
                         select from {texts} t where t.{id} = v.{id} and t.chunk = v.chunk
@@ -120,14 +127,17 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             from written join states s using ({id}, chunk)
             """,
             values,
+            states=chunk_states(
+                tables.names,
+                vector_set,
+                further=[
+                    sql.SQL("v.text_hash is not null as stored"),
+                    *(Identifier("t", column) for column in of_text),
+                ],
+            ),
             usable=sql.SQL("vector_norm(c.embedding::vector) > 0" if weighted else "true"),
-            filters=sql.SQL("").join(sql.SQL(", {}").format(Identifier(c)) for c in filters),
-            text_filters=sql.SQL("").join(
-                sql.SQL(", {}").format(Identifier("t", c)) for c in filters
-            ),
-            assigned_filters=sql.SQL("").join(
-                sql.SQL(", {c} = excluded.{c}").format(c=Identifier(c)) for c in filters
-            ),
+            columns=sql.SQL(", ").join(map(Identifier, columns)),
+            values=sql.SQL(", ").join(Identifier("r", c) for c in columns),
             **names,
         )
         if weighted:
@@ -145,7 +155,7 @@ def _filter_columns(tables: EntityTables) -> list[str]:
 def _quarantine_cancelled(
     tables: EntityTables,
     vector_set: VectorSet,
-    values: dict[str, list[str]],
+    values: dict[str, BinaryArray],
     names: dict[str, sql.Composable],
 ) -> None:
     """Quarantine rows whose weighted mean is zero: a zero vector has no direction."""
@@ -160,6 +170,7 @@ def _quarantine_cancelled(
         on conflict (identity, text_hash) where stage = 'encode' do nothing
         """,
         values,
+        states=states_of(tables.names, vector_set),
         identity=Literal(vector_set.identity_number),
         attempts=Literal(1 << 30),
         **names,
