@@ -15,7 +15,7 @@ from embeddings_pipeline.store.vectors.pending import Scope
 from embeddings_pipeline.store.vectors.projection import Projected
 
 # ids selected by one query, and rows written in one transaction
-_SLICE_ROWS, WINDOW_ROWS = 50_000, 2_000
+_SLICE_ROWS, WINDOW_ROWS = 50_000, 4_000
 # sessions that write at the same time
 _SESSIONS = 2
 
