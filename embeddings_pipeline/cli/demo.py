@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import textwrap
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.init import write_project
 from embeddings_pipeline.cli.run import Runner, print_runs
+from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.settings import Settings, project_dir
 
+_FOLDER = Path("embeddings_demo")
+_DBT_PROJECT = re.compile(r"^name: embeddings_pipeline$", re.MULTILINE)
 _SEARCHES = (
     ("product", "play chess against the computer"),
     ("transcript", "how do I keep my users' data private"),
@@ -20,9 +28,17 @@ _HITS = 3
 _WIDTH = 100
 
 
-def demo() -> None:
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Where the example project is, or is to be written. By default the one around the"
+            f" working directory, or ./{_FOLDER}."
+        ),
+    ] = None,
+) -> None:
     """Seed the example tables, embed five entities and search them."""
-    settings = Settings.load()
+    settings = _enter(folder)
     with output.progress() as report, Runner(settings, report) as runner:
         runs = runner.run((), {}, dbt=True, marts=True, seeds=True)
         print_runs(runs)
@@ -32,6 +48,28 @@ def demo() -> None:
         for entity, query in _SEARCHES:
             if entity in runner.pipeline.entities:
                 _search(runner.pipeline, entity, query)
+
+
+def _enter(folder: Path | None) -> Settings:
+    """Make the example project the working directory, written where it is missing; returns its
+    settings."""
+    if folder is None:
+        folder = project_dir() if _is_example(project_dir()) else _FOLDER
+    if not _is_example(folder):
+        write_project(folder, "example")
+        output.print_message(f"the example project is in {folder}")
+    os.chdir(folder)
+    settings = Settings.load()
+    if settings.dbt_project_dir.resolve() != Path("dbt_project").resolve():
+        raise ConfigurationError(
+            f"DBT_PROJECT_DIR names {str(settings.dbt_project_dir)!r}: unset it to run the demo"
+        )
+    return settings
+
+
+def _is_example(folder: Path) -> bool:
+    dbt_project = folder / "dbt_project" / "dbt_project.yml"
+    return dbt_project.is_file() and bool(_DBT_PROJECT.search(dbt_project.read_text()))
 
 
 def _search(pipeline: Pipeline, entity: str, query: str) -> None:

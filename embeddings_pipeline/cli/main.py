@@ -18,8 +18,25 @@ if TYPE_CHECKING:
 
 FAILED, WRONG = 1, 2
 _PACKAGE = "embeddings_pipeline.cli"
+# the extra that installs a module; those of a single feature are named where it is used
+_EXTRAS = {
+    "dagster": "dagster",
+    "dagster_dbt": "dagster",
+    "dagster_postgres": "dagster",
+    "fastapi": "search",
+    "matplotlib": "dagster",
+    "prometheus_client": "search",
+    "pyrate_limiter": "search",
+    "starlette": "search",
+    "uvicorn": "search",
+}
 # module, name and short help of each command; the help is the first sentence of its docstring
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "init": (
+        "init",
+        "init",
+        "Write a project to start from: a dbt project with one table, and its Dagster location.",
+    ),
     "demo": ("demo", "demo", "Seed the example tables, embed five entities and search them."),
     "dev": ("dev", "dev", "Start the Dagster UI, and the daemon that runs the schedules."),
     "plan": ("plan", "plan", "Say what the next run would do, why, and what it would cost."),
@@ -137,8 +154,21 @@ def main() -> None:
         code = _exit_code(error)
         if code is None or "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {str(error).strip() or type(error).__name__}", err=True)
+        typer.echo(f"error: {_message(error)}", err=True)
         sys.exit(code)
+
+
+def _message(error: BaseException) -> str:
+    if extra := _missing_extra(error):
+        return f"this command needs more: pip install 'embeddings-pipeline[{extra}]'"
+    return str(error).strip() or type(error).__name__
+
+
+def _missing_extra(error: BaseException) -> str | None:
+    """The extra that would install the module that is missing."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _EXTRAS.get(error.name.partition(".")[0])
+    return None
 
 
 def _exit_code(error: BaseException) -> int | None:
@@ -147,7 +177,7 @@ def _exit_code(error: BaseException) -> int | None:
 
     from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError) or _missing_extra(error):
         return WRONG
     expected = isinstance(error, EmbeddingsError | psycopg.Error | KeyboardInterrupt)
     return FAILED if expected else None

