@@ -139,7 +139,7 @@ def test_the_store_imports_no_encoder() -> None:
 @pytest.mark.parametrize(
     ("library", "places"),
     [
-        ("dagster", ("assets/", "resources/", "definitions.py", "cli/")),
+        ("dagster", ("assets/", "resources/", "definitions.py", "cli/", "templates/")),
         ("dbt", ("resources/",)),
     ],
 )
