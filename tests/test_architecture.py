@@ -25,13 +25,31 @@ DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
 PATH_ROOMS = ("sync/", "store/staging/", "store/texts/", "store/vectors/")
 # the layers, the highest first; a module imports from its own layer and those below
 LAYERS = (
-    ("cli/", "definitions.py"),
+    ("cli/", "definitions.py", "component.py"),
     ("assets/", "resources/", "service/"),
     ("pipeline.py",),
     ("sync/", "search/"),
     ("encoders/", "store/"),
     ("entities/",),
     ("settings.py", "errors.py", "database.py", "files.py"),
+)
+
+# the same inside the store, the lowest first: what all rooms use, the rooms in the order of a row's
+# path, and what reads or makes the tables of several rooms
+STORE = (
+    (
+        *("embedded/", "connection.py", "retry.py", "tables.py", "locks.py", "wire.py"),
+        *("vector_sets.py", "filters.py", "views.py", "declarations.py", "run_ledger.py"),
+    ),
+    ("staging/",),
+    ("texts/",),
+    ("vectors/",),
+    ("index/",),
+    ("search/",),
+    (
+        *("adoption.py", "comparison.py", "coverage.py", "planning.py", "row_history.py"),
+        *("row_status.py", "run_counts.py", "schema.py", "migrations.py"),
+    ),
 )
 
 
@@ -126,6 +144,21 @@ def test_no_import_runs_upward() -> None:
     assert upward == []
 
 
+def test_rooms_of_the_store_import_no_later_room() -> None:
+    def place(file: str) -> int | None:
+        if not file.startswith("store/"):
+            return None
+        return next(n for n, parts in enumerate(STORE) if file[6:].startswith(parts))
+
+    files = [file for file in FILES if file.startswith("store/") and file != "store/__init__.py"]
+    assert [
+        f"{file} -> {imported}"
+        for file in files
+        for imported in imports(PACKAGE / file)
+        if (theirs := place(imported)) is not None and theirs > (place(file) or 0)
+    ] == []
+
+
 def test_the_store_imports_no_encoder() -> None:
     assert [
         f"{file} -> {imported}"
@@ -139,7 +172,10 @@ def test_the_store_imports_no_encoder() -> None:
 @pytest.mark.parametrize(
     ("library", "places"),
     [
-        ("dagster", ("assets/", "resources/", "definitions.py", "cli/", "templates/")),
+        (
+            "dagster",
+            ("assets/", "resources/", "definitions.py", "component.py", "cli/", "templates/"),
+        ),
         ("dbt", ("resources/",)),
     ],
 )

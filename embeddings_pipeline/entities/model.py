@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,11 @@ class ModelIdentity:
     max_tokens: int
     normalized: bool
     document_prompt: str = ""
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """The identity in an object that has all its fields."""
+        return cls(**{field.name: getattr(row, field.name) for field in fields(cls)})
 
 
 # float32, shapes (texts, dimension) and (dimension,)

@@ -13,7 +13,6 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound
-from embeddings_pipeline.search.find import PublishedSetChanged, RowQuery, apply_threshold, find
 from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.query_vectors import Encode, query_encoder
 from embeddings_pipeline.search.requests import (
@@ -25,13 +24,19 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
+from embeddings_pipeline.search.threshold import apply_threshold
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.retry import is_lost_connection
-from embeddings_pipeline.store.search import hybrid, session
 from embeddings_pipeline.store.search import published as store
-from embeddings_pipeline.store.search.hybrid import Found
+from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.published import Published
+from embeddings_pipeline.store.search.published_search import (
+    Found,
+    PublishedSearch,
+    PublishedSetChanged,
+    RowQuery,
+)
 
 # seconds to wait for a connection, and for a statement; a slower search is of no use
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
@@ -96,7 +101,7 @@ class Searcher:
         def query_for(published: Published) -> RowQuery:
             (row_id,) = published.names.source.canonical_ids([request.id])
             with self._database.connection() as connection:
-                vector = hybrid.vector_of(connection, published, row_id)
+                vector = PublishedSearch(connection, published).vector_of(row_id)
             if vector is None:
                 raise NotFound(
                     f"entity {request.entity!r}: row {request.id!r} has no published vector"
@@ -209,7 +214,7 @@ class Searcher:
                 " declare the columns as filters"
             )
         with self._database.connection() as connection:
-            return hybrid.with_columns(connection, published, columns, found)
+            return PublishedSearch(connection, published).with_columns(found, columns)
 
     def _reranked(self, model: str, query: str, found: Sequence[Found]) -> list[Found]:
         scores = self._rerankers.scores(model, query, [row.text for row in found])
@@ -245,7 +250,7 @@ class PublishedSets:
             try:
                 query = query_for(published)
                 with self._database.connection() as connection:
-                    return published, find(connection, published, query)
+                    return published, PublishedSearch(connection, published).find(query)
             except (PublishedSetChanged, UndefinedTable):
                 self._known.pop(entity, None)
             except ConfigurationError:

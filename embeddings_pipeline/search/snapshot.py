@@ -13,7 +13,6 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.search.find import apply_threshold
 from embeddings_pipeline.search.query_vectors import Encode
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -23,8 +22,9 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
+from embeddings_pipeline.search.threshold import apply_threshold
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.search.dense import better_compared
+from embeddings_pipeline.store.index.build import better_compared
 from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRows
 from embeddings_pipeline.sync import snapshot
 from embeddings_pipeline.sync.snapshot import Manifest, Scores, Vectors

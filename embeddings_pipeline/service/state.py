@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Condition
 
 from cachetools import TTLCache, cached
@@ -25,8 +25,9 @@ from embeddings_pipeline.service.schemas import (
 from embeddings_pipeline.store import declarations, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of
 from embeddings_pipeline.store.retry import is_lost_connection
-from embeddings_pipeline.store.search import filters, published
+from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
+from embeddings_pipeline.store.search.published_search import PublishedSearch
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -87,7 +88,7 @@ class State:
             metric=shown.vector_set.metric,
             language=entity.language,
             images=entity.image is not None,
-            filters=[_filter(connection, shown, *column) for column in shown.filters.items()],
+            filters=_filters(PublishedSearch(connection, shown), shown.filters),
             fields=fields,
         )
 
@@ -139,7 +140,10 @@ def _raise_lost(failures: Failures) -> None:
         logger.warning("entity %r: %s", name, " ".join(str(error).split()))
 
 
-def _filter(connection: Connection[Row], shown: Published, name: str, kind: str) -> FilterColumn:
-    found = filters.facets(connection, shown, name, _FEW)
-    values = None if found is None else [Facet(value=value, count=n) for value, n in found]
-    return FilterColumn(name=name, type=kind, values=values)
+def _filters(search: PublishedSearch, types: Mapping[str, str]) -> list[FilterColumn]:
+    columns = []
+    for name, kind in types.items():
+        found = search.facets(name, _FEW)
+        values = None if found is None else [Facet(value=value, count=n) for value, n in found]
+        columns.append(FilterColumn(name=name, type=kind, values=values))
+    return columns

@@ -11,6 +11,7 @@ __all__ = [
     "connection",
     "coverage",
     "declarations",
+    "filters",
     "locks",
     "migrations",
     "planning",

@@ -60,15 +60,7 @@ class VectorSet:
     @property
     def identity(self) -> ModelIdentity:
         """The model that encoded the vectors."""
-        return ModelIdentity(
-            self.provider,
-            self.model,
-            self.revision,
-            self.dimension,
-            self.max_tokens,
-            self.normalized,
-            self.document_prompt,
-        )
+        return ModelIdentity.of(self)
 
     @property
     def stored_identity(self) -> StoredIdentity:

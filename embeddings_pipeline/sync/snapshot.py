@@ -11,14 +11,13 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import uuid4
 
 import numpy as np
-from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embeddings_pipeline.entities.entity import Index
@@ -26,12 +25,10 @@ from embeddings_pipeline.entities.fields import IdType
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.files import lock, sync, write_atomically
-from embeddings_pipeline.store.connection import Postgres, Row
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index.build import default_lists
-from embeddings_pipeline.store.search import published as published_sets
 from embeddings_pipeline.store.search import snapshots as store
-from embeddings_pipeline.store.search.published import Published
-from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRow
+from embeddings_pipeline.store.search.snapshots import Numbers, PublishedRows, SnapshotRow
 from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 try:
@@ -63,10 +60,10 @@ def export(
     with (
         held(folder),
         database.connection() as connection,
-        store.one_moment(connection, schema, entity) as published,
+        store.one_moment(connection, schema, entity) as rows,
     ):
         remove_leftovers(folder)
-        work = _Export(connection, published, folder, kind, report)
+        work = _Export(rows, folder, kind, report)
         try:
             manifest = work.write()
         except (OSError, RuntimeError) as error:
@@ -78,16 +75,17 @@ def export(
 
 @dataclass(frozen=True)
 class _Export:
-    connection: Connection[Row]
-    published: Published
+    rows: PublishedRows
     folder: Path
     kind: Kind
     report: Report
 
     def write(self) -> Manifest:
         """Write the two files; returns the manifest that names them."""
-        entity, vector_set = self.published.names.source.entity, self.published.vector_set
-        count = store.count(self.connection, self.published)
+        published = self.rows.published
+        source, vector_set = published.names.source, published.vector_set
+        entity = source.entity
+        count = self.rows.count()
         if not count:
             raise EmbeddingsError(f"entity {entity.name!r} has no vectors to export")
         created_at = datetime.now(UTC)
@@ -100,30 +98,22 @@ class _Export:
             "rows": new_path(self.folder, "sqlite"),
         }
         batches = self._added(index, count)
-        store.write(paths["rows"], self.published.filters, batches)
+        store.write(paths["rows"], published.filters, batches)
         write_index(index, paths["index"])
-        coverage, _ = published_sets.coverage(
-            self.connection, self.published.names.schema, entity.name
-        )
         return Manifest(
             entity=entity.name,
             id=entity.id,
-            id_type=self.published.names.source.id_type,
+            id_type=source.id_type,
             chunked=entity.chunk is not None,
-            provider=vector_set.provider,
-            model=vector_set.model,
-            revision=vector_set.revision,
-            max_tokens=vector_set.max_tokens,
-            normalized=vector_set.normalized,
-            dimension=vector_set.dimension,
+            **asdict(vector_set.identity),
             vector_set=vector_set.number,
             storage=vector_set.storage,
             metric=vector_set.metric,
-            columns=self.published.filters,
+            columns=published.filters,
             kind=self.kind,
             effort=least_effort(index, sample[:_QUERIES], entity.index.recall),
             count=index.ntotal,
-            coverage=coverage,
+            coverage=self.rows.coverage(),
             created_at=created_at,
             index=finished(paths["index"]),
             rows=finished(paths["rows"]),
@@ -132,7 +122,7 @@ class _Export:
     def _sample(self, index: Any) -> Vectors:
         """Vectors with which to choose the effort. Also trains an index that needs training."""
         size = max(_QUERIES, training_rows(index))
-        sample, _ = self._comparable(store.sample(self.connection, self.published, size))
+        sample, _ = self._comparable(self.rows.sample(size))
         if not index.is_trained:
             index.train(sample)
         return sample
@@ -140,7 +130,7 @@ class _Export:
     def _added(self, index: Any, count: int) -> Iterator[Sequence[SnapshotRow]]:
         """The rows of each batch, after its vectors were added to the index."""
         started = time.monotonic()
-        for batch in store.batches(self.connection, self.published):
+        for batch in self.rows.batches():
             vectors, norms = self._comparable(batch.vectors)
             first = index.ntotal
             index.add(vectors)
@@ -148,7 +138,7 @@ class _Export:
                 SnapshotRow(first + n, *row, norm=float(norms[n]))
                 for n, row in enumerate(batch.rows)
             ]
-            name, seconds = self.published.names.source.entity.name, time.monotonic() - started
+            name, seconds = self.rows.published.names.source.entity.name, time.monotonic() - started
             self.report(Progress(name, index.ntotal, count, seconds, unit="vectors"))
 
     def _comparable(
@@ -157,7 +147,7 @@ class _Export:
         """The vectors as the index compares them, and their norms. FAISS has no cosine, but the
         inner product of normalized vectors is the same."""
         norms = np.linalg.norm(vectors, axis=1).astype(np.float32)
-        if self.published.vector_set.metric != "cosine":
+        if self.rows.published.vector_set.metric != "cosine":
             return vectors, np.ones_like(norms)
         return vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, None], norms
 
@@ -186,7 +176,7 @@ class Manifest(_Part):
     rows with vectors, `columns` the filter columns with their Postgres types. `effort` is efSearch
     or nprobe, None for an exact index."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     entity: str
     id: str
     id_type: IdType
@@ -197,6 +187,7 @@ class Manifest(_Part):
     max_tokens: int
     normalized: bool
     dimension: int
+    document_prompt: str
     vector_set: int
     storage: Literal["vector", "halfvec"]
     metric: Literal["cosine", "l2", "ip"]
@@ -212,14 +203,7 @@ class Manifest(_Part):
     @property
     def identity(self) -> ModelIdentity:
         """The model of the vectors, which also encodes queries."""
-        return ModelIdentity(
-            self.provider,
-            self.model,
-            self.revision,
-            self.dimension,
-            self.max_tokens,
-            self.normalized,
-        )
+        return ModelIdentity.of(self)
 
 
 @contextmanager
@@ -278,6 +262,11 @@ def read_manifest(folder: Path) -> Manifest:
             f" `embeddings-pipeline export ENTITY --to {folder}`"
         ) from None
     except ValidationError as error:
+        if any(e["loc"] == ("format",) for e in error.errors()):
+            raise EmbeddingsError(
+                f"the snapshot in {folder} has the format of another version of"
+                " embeddings-pipeline: export it again"
+            ) from None
         found = "; ".join(
             f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()
         )

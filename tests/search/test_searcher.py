@@ -78,7 +78,7 @@ def test_every_row_that_passes_the_filters_is_found_and_no_other(
     ("filters", "says"),
     [
         ({"price": "cheap"}, "filter 'price': 'cheap' is not a numeric"),
-        ({"price": {"lt": True}}, "filter 'price': True is not a numeric"),
+        ({"price": {"lt": True}}, "filter 'price': 'true' is not a numeric"),
         ({"is_active": ["yes", "perhaps"]}, "filter 'is_active': 'perhaps' is not a boolean"),
         ({"name": "x"}, "filter 'name' is not a filter column (kind, price, is_active)"),
     ],

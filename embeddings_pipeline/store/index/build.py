@@ -157,6 +157,19 @@ EFFORT_SETTINGS: dict[str, LiteralString] = {
 }
 
 
+# the cost of a row visited through an index, relative to a row compared exactly
+_INDEX_PRICE = 10
+
+
+def better_compared(passing: int, total: int, wanted: int) -> bool:
+    """Whether comparing all rows that pass a filter is cheaper than using the index.
+
+    Comparing m of n rows costs m units. An index visits k n / m rows to find k of them, at about
+    ten units each.
+    """
+    return passing**2 <= _INDEX_PRICE * wanted * total
+
+
 def settings_of(index: Index, metric: str, rows: int) -> dict[str, Any]:
     """The settings of an index, as they are stored with the set."""
     if index.type == "hnsw":

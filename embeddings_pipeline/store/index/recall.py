@@ -13,11 +13,10 @@ from psycopg import sql
 from psycopg.sql import Literal
 from psycopg.types.json import Jsonb
 
+from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import columns_of
 from embeddings_pipeline.store.index import build
-from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
-from embeddings_pipeline.store.search import filters
-from embeddings_pipeline.store.search.dense import better_compared
+from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS, better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -299,9 +298,9 @@ def _nearest(names: TableNames, share: float, values: list[_Value]) -> SampledFi
     best = min(values, key=distance, default=None)
     if best is None or distance(best) > _NEAR_SHARE:
         return None
-    wanted = {best.column: best.value}
-    condition = filters.clause(filters.forms(wanted), {best.column: best.kind})
-    return SampledFilter(best.share, best.column, condition, filters.values(wanted))
+    conditions = filters.parse({best.column: best.value}, {best.column: best.kind})
+    condition = filters.where([condition.predicate for condition in conditions])
+    return SampledFilter(best.share, best.column, condition, filters.parameters(conditions))
 
 
 def _by_hash(names: TableNames, share: float) -> SampledFilter:

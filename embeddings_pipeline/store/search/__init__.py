@@ -3,10 +3,10 @@
 # the modules that other rooms may import; the rest is this room's own
 __all__ = [
     "dense",
-    "filters",
     "hybrid",
     "lexical",
     "published",
+    "published_search",
     "session",
     "snapshots",
 ]

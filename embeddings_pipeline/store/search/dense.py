@@ -7,7 +7,6 @@ from typing import LiteralString
 from psycopg import sql
 from psycopg.sql import Literal
 
-from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -20,17 +19,6 @@ _SIMILARITY: dict[str, LiteralString] = {
 }
 NOTHING = sql.SQL("")
 _MAX_EF_SEARCH = 1000
-# the cost of a row visited through an index, relative to a row compared exactly
-_INDEX_PRICE = 10
-
-
-def better_compared(passing: int, total: int, wanted: int) -> bool:
-    """Whether comparing all rows that pass a filter is cheaper than using the index.
-
-    Comparing m of n rows costs m units. An index visits k n / m rows to find k of them, at about
-    ten units each.
-    """
-    return passing**2 <= _INDEX_PRICE * wanted * total
 
 
 def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
@@ -70,32 +58,9 @@ def near(
         similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
         distance=distance,
         more=more,
-        vectors=published.names.table(vector_set.table_name),
+        vectors=published.vectors,
         where=where,
         # an index does not match the sum
         order=sql.SQL("({}) + 0").format(distance) if exact else distance,
         chunks=Literal(chunks),
     )
-
-
-def least_similarity(
-    metric: str, min_similarity: float | None, max_distance: float | None
-) -> float | None:
-    """The lowest similarity of a result; None where there is no bound.
-
-    A distance is that of pgvector: the cosine distance, the Euclidean distance, or the negative
-    inner product.
-    """
-    bounds = [min_similarity] if min_similarity is not None else []
-    if max_distance is not None:
-        if metric == "l2" and max_distance < 0:
-            raise ConfigurationError(
-                f"max_distance {max_distance} is below 0: an l2 distance is not negative"
-            )
-        similarity = {
-            "cosine": 1 - max_distance,
-            "l2": 1 / (1 + max_distance) if metric == "l2" else 0,
-            "ip": -max_distance,
-        }
-        bounds.append(similarity[metric])
-    return max(bounds, default=None)

@@ -1,21 +1,14 @@
 """The statement of a whole search: the results of each way, the best chunk of each row, and their
-fusion. Also reads stored vectors and further columns for searches."""
+fusion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
-from embeddings_pipeline.entities.model import Vector
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.connection import Row, columns_of
 from embeddings_pipeline.store.search.published import Published, version
-from embeddings_pipeline.store.tables import EntityTables
 
 # Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009). The weights are within 0.001 of
 # the best that `benchmarks.quality --tune` finds on the train split of SciFact. Constants below 5
@@ -24,20 +17,9 @@ RANK_CONSTANT = 5
 WEIGHTS = {"dense": 0.45, "text": 0.55}
 
 
-@dataclass(frozen=True)
-class Found:
-    """A row that was found; `fields` are its filter columns as JSON."""
-
-    id: str
-    chunk: int
-    score: float
-    text: str
-    fields: Mapping[str, Any]
-
-
 def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
-    """A statement that returns (version, number of chunks by way, and the five fields of `Found`),
-    the best row first.
+    """A statement that returns (version, number of chunks by way, id, chunk, score, text, fields),
+    the best row first. The fields are the row's filter columns as JSON.
 
     `ways` are queries of (id, chunk, score). Where nothing is found, the last five are null.
     """
@@ -63,7 +45,7 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
             )
         ),
         fields=fields(published),
-        vectors=names.table(published.vector_set.table_name),
+        vectors=published.vectors,
         rows=Literal(rows),
     )
 
@@ -123,46 +105,3 @@ def fields(published: Published) -> sql.Composable:
     columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
     # f.* also works where a column is named f
     return sql.SQL("(select to_jsonb(f.*) from (select {}) as f)").format(columns)
-
-
-def vector_of(connection: Connection[Row], published: Published, row_id: str) -> Vector | None:
-    """The published vector of a row, the mean of its chunks' vectors; None where it has none."""
-    tables = EntityTables(connection, published.names)
-    (mean,) = tables.one(
-        "select avg(embedding::vector) from {vectors} where {id} = {row_id}::{id_type}",
-        vectors=tables.table(published.vector_set.table_name),
-        row_id=sql.Literal(row_id),
-    )
-    return None if mean is None else np.asarray(mean.to_numpy(), dtype=np.float32)
-
-
-def with_columns(
-    connection: Connection[Row],
-    published: Published,
-    columns: Sequence[str],
-    found: Sequence[Found],
-) -> list[Found]:
-    """The rows, with these columns of the staging model added to their fields, as JSON.
-
-    A row that is gone from the model has nulls. Raises ConfigurationError for a column that the
-    model lacks.
-    """
-    entity = published.names.source.entity
-    present = columns_of(connection, entity.db_schema, entity.table)
-    for column in columns:
-        if column not in present:
-            raise ConfigurationError(
-                f"column {column!r} is not in {entity.table} (columns: {', '.join(present)})"
-            )
-    rows = connection.execute(
-        published.names.fill(
-            "select s.{id}::text, (select to_jsonb(f.*) from (select {columns}) as f)"
-            " from {staging} as s where s.{id} = any(%s::{id_type}[])",
-            columns=sql.SQL(", ").join(Identifier("s", column) for column in columns),
-            staging=Identifier(entity.db_schema, entity.table),
-        ),
-        ([row.id for row in found],),
-    )
-    more: dict[str, dict[str, Any]] = dict(rows.fetchall())
-    nothing = dict.fromkeys(columns)
-    return [replace(row, fields={**row.fields, **more.get(row.id, nothing)}) for row in found]

@@ -12,13 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from psycopg import Connection, sql
+from psycopg import sql
 from psycopg.sql import Literal, Placeholder
 
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.texts.lexemes import OFTEN
@@ -39,44 +37,26 @@ _FREQUENCY = sql.SQL(
 )
 
 
-def words(connection: Connection[Row], published: Published, query: str) -> Words:
-    """The words of a query, the rarest first, without the stop words of the language.
-
-    Raises ConfigurationError where the lexemes have not been counted yet.
-    """
-    entity = published.names.source.entity
-    if published.documents is None:
-        raise ConfigurationError(
-            f"entity {entity.name!r} has no index of its texts yet: run `embeddings-pipeline run"
-            f" {entity.name}`"
-        )
-    found = connection.execute(
-        published.names.fill(
-            """
-            select word, coalesce(l.documents, (
-                select count(*) from (
-                    select from {texts} where lexemes @@ word::tsquery limit {most}
-                ) as found
-            )) as documents
-            from unnest(tsvector_to_array({tsvector})) as lexeme
-            cross join lateral (
-                select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
-            ) as quoted
-            left join {lexemes} l using (lexeme)
-            order by documents, word limit {words}
-            """,
-            tsvector=lexemes.tsvector(entity, Placeholder("query")),
-            most=Literal(_MAX_COUNT),
-            words=Literal(_MAX_WORDS),
-        ),
-        {"query": query},
-    ).fetchall()
-    total = published.documents
-    return Words(
-        [word for word, _ in found],
-        [n for _, n in found],
-        [idf(total, n) for _, n in found],
-        total,
+def lookup(published: Published) -> sql.Composed:
+    """A statement that returns (lexeme quoted for tsquery, number of texts with it) for the
+    parameter `query`: its rarest words first, without the stop words of the language."""
+    return published.names.fill(
+        """
+        select word, coalesce(l.documents, (
+            select count(*) from (
+                select from {texts} where lexemes @@ word::tsquery limit {most}
+            ) as found
+        )) as documents
+        from unnest(tsvector_to_array({tsvector})) as lexeme
+        cross join lateral (
+            select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
+        ) as quoted
+        left join {lexemes} l using (lexeme)
+        order by documents, word limit {words}
+        """,
+        tsvector=lexemes.tsvector(published.names.source.entity, Placeholder("query")),
+        most=Literal(_MAX_COUNT),
+        words=Literal(_MAX_WORDS),
     )
 
 
@@ -105,7 +85,7 @@ def matching(
         k1=Literal(K1),
         b=Literal(B),
         average=Literal(published.average_tokens),
-        vectors=published.names.table(published.vector_set.table_name),
+        vectors=published.vectors,
         where=where,
         of=Literal(of),
         chunks=Literal(chunks),
@@ -174,6 +154,12 @@ class Words:
     documents: Sequence[int]
     idf: Sequence[float]
     total: int
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, int]], total: int) -> Self:
+        """The words of `lookup`, among `total` texts."""
+        words, documents = [word for word, _ in rows], [count for _, count in rows]
+        return cls(words, documents, [idf(total, count) for count in documents], total)
 
     def values(self, match: str) -> dict[str, Any]:
         """The parameters of a search among the texts that match this tsquery."""

@@ -29,6 +29,11 @@ class Published:
     average_tokens: float
 
     @property
+    def vectors(self) -> Identifier:
+        """The table of the live set."""
+        return self.names.table(self.vector_set.table_name)
+
+    @property
     def filters(self) -> dict[str, str]:
         """The filter columns and their types."""
         return dict(self.names.source.filters)

@@ -4,11 +4,13 @@ number of a row is that of its vector in the index."""
 from __future__ import annotations
 
 import json
+import math
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -21,8 +23,9 @@ from psycopg.sql import Literal
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.filters import Condition, base_type, is_not_a, parse
 from embeddings_pipeline.store.search.hybrid import fields
-from embeddings_pipeline.store.search.published import Published, read, version
+from embeddings_pipeline.store.search.published import Published, coverage, read, version
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 
@@ -37,8 +40,54 @@ class Batch:
     vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
+class PublishedRows:
+    """Reads a published set as a whole, over one connection."""
+
+    def __init__(self, connection: Connection[Row], published: Published) -> None:
+        self._tables = EntityTables(connection, published.names)
+        self.published = published
+
+    def count(self) -> int:
+        """The number of vectors of the set."""
+        (vectors,) = self._tables.one(
+            "select count(*) from {vectors}", vectors=self.published.vectors
+        )
+        return int(vectors)
+
+    def sample(self, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """A sample of the vectors, shape (at most size, dimension), the same each time."""
+        query = self._tables.fill(
+            "select v.embedding::vector from ({sampled} limit {size}) as t"
+            " join {vectors} v using ({id}, chunk)",
+            sampled=self._tables.fill(SAMPLED),
+            vectors=self.published.vectors,
+            size=Literal(size),
+        )
+        rows = self._tables.connection.execute(query, binary=True).fetchall()
+        return np.stack([vector.to_numpy() for (vector,) in rows]).astype(np.float32)
+
+    def batches(self) -> Iterator[Batch]:
+        """All chunks of the set, a few thousand at a time."""
+        with self._tables.connection.cursor(name="export", binary=True) as cursor:
+            cursor.execute(
+                self._tables.fill(
+                    "select v.{id}::text, v.chunk, v.text, {fields}, v.embedding::vector"
+                    " from {vectors} v",
+                    fields=fields(self.published),
+                    vectors=self.published.vectors,
+                )
+            )
+            while rows := cursor.fetchmany(_BATCH):
+                vectors = np.stack([row[4].to_numpy() for row in rows]).astype(np.float32)
+                yield Batch([row[:4] for row in rows], vectors)
+
+    def coverage(self) -> float:
+        """The percentage of the entity's rows with vectors."""
+        return coverage(self._tables.connection, self._tables.schema, self._tables.entity)[0]
+
+
 @contextmanager
-def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterator[Published]:
+def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterator[PublishedRows]:
     """The published set of an entity. All reads in the block see the same state of the database.
 
     Raises ConfigurationError where nothing is published.
@@ -52,54 +101,10 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
             raise EmbeddingsError(
                 f"entity {entity!r} was published again during the read: try again"
             )
-        yield published
-
-
-def count(connection: Connection[Row], published: Published) -> int:
-    """The number of vectors of the set."""
-    tables = EntityTables(connection, published.names)
-    (vectors,) = tables.one(
-        "select count(*) from {vectors}", vectors=tables.table(published.vector_set.table_name)
-    )
-    return int(vectors)
-
-
-def sample(
-    connection: Connection[Row], published: Published, size: int
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """A sample of the vectors, shape (at most size, dimension), the same each time."""
-    rows = connection.execute(
-        published.names.fill(
-            "select v.embedding::vector from ({sampled} limit {size}) as t"
-            " join {vectors} v using ({id}, chunk)",
-            sampled=published.names.fill(SAMPLED),
-            vectors=published.names.table(published.vector_set.table_name),
-            size=Literal(size),
-        ),
-        binary=True,
-    ).fetchall()
-    return np.stack([vector.to_numpy() for (vector,) in rows]).astype(np.float32)
-
-
-def batches(connection: Connection[Row], published: Published) -> Iterator[Batch]:
-    """All chunks of the set, a few thousand at a time."""
-    with connection.cursor(name="export", binary=True) as cursor:
-        cursor.execute(
-            published.names.fill(
-                "select v.{id}::text, v.chunk, v.text, {fields}, v.embedding::vector"
-                " from {vectors} v",
-                fields=fields(published),
-                vectors=published.names.table(published.vector_set.table_name),
-            )
-        )
-        while rows := cursor.fetchmany(_BATCH):
-            vectors = np.stack([row[4].to_numpy() for row in rows]).astype(np.float32)
-            yield Batch([row[:4] for row in rows], vectors)
+        yield PublishedRows(connection, published)
 
 
 Numbers: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-_OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,12 @@ class SnapshotRows:
         """
         clauses: list[str] = []
         values: list[Any] = []
-        for column, wanted in filters.items():
-            self._add(column, wanted, clauses, values)
+        for condition in parse(filters, self._columns):
+            # columns are named by number, because a filter may have any name
+            number = list(self._columns).index(condition.predicate.column)
+            clause, compared = _compare(f"c{number}", condition)
+            clauses.append(clause)
+            values += compared
         if without is not None:
             clauses.append("id <> ?")
             values.append(without)
@@ -185,28 +194,6 @@ class SnapshotRows:
         rows = self._rows("select number from rows where " + " and ".join(clauses), values)  # noqa: S608 - marks only
         return np.array([number for (number,) in rows], dtype=np.int64)
 
-    def _add(self, column: str, wanted: Any, clauses: list[str], values: list[Any]) -> None:
-        if column not in self._columns:
-            choices = ", ".join(self._columns) or "none is declared"
-            raise ConfigurationError(f"filter {column!r} is not a filter column ({choices})")
-        name, kind = f"c{list(self._columns).index(column)}", self._columns[column]
-        if wanted is None:
-            clauses.append(f"{name} is null")
-        elif isinstance(wanted, Mapping):
-            for bound, value in wanted.items():
-                clauses.append(f"{name} {_OPERATORS[bound]} ?")
-                values.append(filter_value(column, kind, value))
-        elif isinstance(wanted, list | tuple):
-            among = [filter_value(column, kind, value) for value in wanted if value is not None]
-            clauses.append(
-                f"({name} in ({', '.join('?' * len(among))})"
-                f"{f' or {name} is null' if None in wanted else ''})"
-            )
-            values += among
-        else:
-            clauses.append(f"{name} = ?")
-            values.append(filter_value(column, kind, wanted))
-
     def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
         with self._lock:
             return self._file.execute(query, values).fetchall()
@@ -214,58 +201,127 @@ class SnapshotRows:
 
 Comparable: TypeAlias = int | float | str | None
 
-_BOOLEANS = {"true": 1, "t": 1, "false": 0, "f": 0}
+
+def _compare(name: str, condition: Condition) -> tuple[str, list[Comparable]]:
+    """A condition on a column of SQLite, and its values.
+
+    Raises ConfigurationError for a value that does not fit the type, or a type that a snapshot
+    does not compare.
+    """
+    predicate = condition.predicate
+    if predicate.operator == "is null":
+        return f"{name} is null", []
+    parse_value = _PARSERS.get(predicate.kind)
+    if parse_value is None:
+        raise ConfigurationError(
+            f"filter {predicate.column!r}: a snapshot does not compare values of type"
+            f" {predicate.kind}"
+        )
+    values = []
+    for value in condition.values:
+        try:
+            values.append(parse_value(value))
+        except (ValueError, OverflowError):
+            raise is_not_a(condition, value) from None
+    if predicate.operator == "any":
+        among = f"{name} in ({', '.join('?' * len(values))})"
+        return (f"({among} or {name} is null)" if predicate.or_null else among), values
+    return f"{name} {predicate.operator} ?", values
+
+
+_BOOLEANS = {"true": 1, "yes": 1, "on": 1, "1": 1, "false": 0, "no": 0, "off": 0, "0": 0}
+
+
+def _boolean(text: str) -> int:
+    # Postgres takes a part of a word that is the beginning of only one of them
+    word = text.strip().lower()
+    (value,) = {value for name, value in _BOOLEANS.items() if word and name.startswith(word)}
+    return value
+
+
+def _integer(text: str, bits: int) -> int:
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) or not -(2**bits) <= int(text) < 2**bits:
+        raise ValueError(text)
+    return int(text)
+
+
+def _float(text: str) -> float | str:
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    number = float(text)
+    # SQLite has no NaN. Postgres sorts it above all numbers, as SQLite sorts a text
+    return "NaN" if math.isnan(number) else number
+
+
+def _real(text: str) -> float | str:
+    number = _float(text)
+    return number if isinstance(number, str) else float(np.float32(number))
+
+
+def _numeric(text: str) -> int | float | str:
+    number = _float(text)
+    with suppress(ValueError):
+        # a double has 53 bits
+        return _integer(text.strip().removesuffix(".0"), 63)
+    return number
+
+
+def _date(text: str) -> str:
+    return _infinite(text) or datetime.fromisoformat(text.strip()).date().isoformat()
 
 
 def _time(text: str) -> str:
-    return datetime.fromisoformat(text).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return _infinite(text) or _micros(datetime.fromisoformat(text.strip()).replace(tzinfo=None))
 
 
 def _moment(text: str) -> str:
-    moment = datetime.fromisoformat(text)
+    if infinite := _infinite(text):
+        return infinite
+    moment = datetime.fromisoformat(text.strip())
     # a time without a zone is in UTC, as in the pipeline's sessions
     with_zone = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return with_zone.astimezone(UTC).isoformat(timespec="microseconds")
+    return _micros(with_zone.astimezone(UTC).replace(tzinfo=None))
 
 
+def _micros(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")
+
+
+def _infinite(text: str) -> str | None:
+    # as texts, they sort below and above all digits
+    word = text.strip().lower()
+    return word if word in ("infinity", "-infinity") else None
+
+
+# by type; values compare in SQLite as those of the type do in Postgres
 _PARSERS: Mapping[str, Callable[[str], Comparable]] = {
-    "boolean": lambda text: _BOOLEANS[text.lower()],
-    **dict.fromkeys(("smallint", "integer", "bigint"), int),
-    **dict.fromkeys(("numeric", "real", "double precision"), float),
-    **dict.fromkeys(("text", "character varying", "character"), str),
+    "boolean": _boolean,
+    "smallint": lambda text: _integer(text, 15),
+    "integer": lambda text: _integer(text, 31),
+    "bigint": lambda text: _integer(text, 63),
+    "numeric": _numeric,
+    "real": _real,
+    "double precision": _float,
+    **dict.fromkeys(("text", "character varying"), str),
+    # Postgres ignores the blanks with which it fills a `character`
+    "bpchar": lambda text: text.rstrip(" "),
     "uuid": lambda text: str(UUID(text)),
-    "date": lambda text: date.fromisoformat(text).isoformat(),
+    "date": _date,
     "timestamp without time zone": _time,
     "timestamp with time zone": _moment,
 }
 
 
 def stored(kind: str, value: Any) -> Comparable:
-    """A JSON value from the database in comparable form. A value that Python cannot parse
-    (infinity, a year beyond 9999) stays a text."""
-    read = _PARSERS.get(_base(kind))
-    if value is None or read is None:
+    """A JSON value from the database in comparable form. A value that Python cannot parse (a year
+    beyond 9999), and one of a type that a snapshot does not compare, stays a text."""
+    if value is None:
         return None
-    with suppress(ValueError, KeyError, OverflowError):
-        return read(str(value))
-    return str(value)
+    parse_value = _PARSERS.get(base_type(kind), str)
+    with suppress(ValueError, OverflowError):
+        return parse_value(_as_text(value))
+    return _as_text(value)
 
 
-def filter_value(column: str, kind: str, value: Any) -> Comparable:
-    """A value of a request in comparable form. Raises ConfigurationError where it does not fit the
-    column, or where a snapshot cannot compare the type."""
-    read = _PARSERS.get(_base(kind))
-    if read is None:
-        raise ConfigurationError(
-            f"filter {column!r}: a snapshot does not compare values of type {kind}"
-        )
-    try:
-        return read(str(value))
-    except (ValueError, KeyError):
-        raise ConfigurationError(f"filter {column!r}: {value!r} is not a {kind}") from None
-
-
-def _base(kind: str) -> str:
-    """A type without length or precision."""
-    head, _, rest = kind.partition("(")
-    return (head + rest.partition(")")[2]).strip()
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

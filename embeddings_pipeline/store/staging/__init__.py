@@ -2,6 +2,7 @@
 
 # the modules that other rooms may import; the rest is this room's own
 __all__ = [
+    "columns",
     "diff",
     "reader",
 ]

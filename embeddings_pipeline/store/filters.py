@@ -1,0 +1,133 @@
+"""Filters on the filter columns of an entity: their parsed form, and its evaluation in Postgres.
+
+`store.search.snapshots` evaluates the same form in a snapshot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, LiteralString, NamedTuple, TypeAlias
+
+from psycopg import sql
+from psycopg.sql import Identifier, Placeholder
+
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.connection import trusted
+
+Operator: TypeAlias = Literal["is null", "=", "any", ">", ">=", "<", "<="]
+BOUNDS: Mapping[str, Operator] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+# texts are compared by their characters' code points, so that every server and a snapshot agree
+TEXTS = frozenset({"text", "character varying", "bpchar"})
+
+
+class Predicate(NamedTuple):
+    """A condition without its values. Requests with equal predicates share a statement.
+
+    `kind` is the type of the column without length or precision. `or_null` also passes rows without
+    a value.
+    """
+
+    column: str
+    kind: str
+    operator: Operator
+    or_null: bool = False
+
+
+class Condition(NamedTuple):
+    """A predicate and its values: none for `is null`, any number for `any`, else one. A value is
+    written as text, which the type of the column parses."""
+
+    predicate: Predicate
+    values: tuple[str, ...] = ()
+
+
+def parse(filters: Mapping[str, Any], types: Mapping[str, str]) -> tuple[Condition, ...]:
+    """The conditions of a request, all of which a row must pass. Each filter is a value, None, a
+    list of values and None, or a mapping of `gt`, `gte`, `lt` or `lte` to a value.
+
+    Raises ConfigurationError for a column that is not a filter, and for a list on arrays.
+    """
+    return tuple(
+        condition
+        for column, wanted in filters.items()
+        for condition in _conditions(column, _kind(column, types), wanted)
+    )
+
+
+def _kind(column: str, types: Mapping[str, str]) -> str:
+    if column not in types:
+        choices = ", ".join(types) or "none is declared"
+        raise ConfigurationError(f"filter {column!r} is not a filter column ({choices})")
+    return base_type(types[column])
+
+
+def _conditions(column: str, kind: str, wanted: Any) -> Iterator[Condition]:
+    if wanted is None:
+        yield Condition(Predicate(column, kind, "is null"))
+    elif isinstance(wanted, Mapping):
+        for bound, value in wanted.items():
+            yield Condition(Predicate(column, kind, BOUNDS[bound]), (_as_text(value),))
+    elif isinstance(wanted, list | tuple):
+        if kind.endswith("[]"):
+            raise ConfigurationError(f"filter {column!r} has arrays: ask for one, like '{{a,b}}'")
+        values = tuple(_as_text(value) for value in wanted if value is not None)
+        yield Condition(Predicate(column, kind, "any", or_null=None in wanted), values)
+    else:
+        yield Condition(Predicate(column, kind, "="), (_as_text(wanted),))
+
+
+def _as_text(value: Any) -> str:
+    # Postgres writes its booleans in lower case
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def base_type(kind: str) -> str:
+    """A type without length or precision: a cast to it neither cuts nor rounds a value."""
+    without = re.sub(r"\([\d, -]+\)", "", kind)
+    # without a length, these two types have length 1
+    return {"character": "bpchar", "bit": "varbit"}.get(without, without)
+
+
+def is_not_a(condition: Condition, value: str) -> ConfigurationError:
+    """The error for a value that does not fit the type of its column."""
+    column, kind, *_ = condition.predicate
+    return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind}")
+
+
+def where(predicates: Sequence[Predicate]) -> sql.Composable:
+    """The predicates as a condition on a table `v`, with the parameters of `parameters`."""
+    return sql.SQL(" and ").join(
+        [sql.SQL("true"), *(_compare(f"f{n}", predicate) for n, predicate in enumerate(predicates))]
+    )
+
+
+def parameters(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """The parameters of `where`."""
+    return {
+        f"f{n}": list(values) if predicate.operator == "any" else values[0]
+        for n, (predicate, values) in enumerate(conditions)
+        if predicate.operator != "is null"
+    }
+
+
+_OPERATORS: dict[Operator, LiteralString] = {"=": "=", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
+
+
+def _compare(parameter: str, predicate: Predicate) -> sql.Composable:
+    column: sql.Composable = Identifier("v", predicate.column)
+    if predicate.operator == "is null":
+        return sql.SQL("{} is null").format(column)
+    if predicate.operator == "any":
+        among = sql.SQL("{} = any({}::{})").format(
+            column, Placeholder(parameter), trusted(f"{predicate.kind}[]")
+        )
+        return sql.SQL("({} or {} is null)").format(among, column) if predicate.or_null else among
+    if predicate.operator != "=" and predicate.kind in TEXTS:
+        column = sql.SQL('{} collate "C"').format(column)
+    return sql.SQL("{} {} {}::{}").format(
+        column,
+        sql.SQL(_OPERATORS[predicate.operator]),
+        Placeholder(parameter),
+        trusted(predicate.kind),
+    )
