@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint format dist bench bench-encoder bench-search bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist bench bench-encoder bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,7 +37,10 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd dbt_project && ../$(BIN)/sqlfluff lint models
+	$(MAKE) lint-sql
+
+lint-sql: $(DEV_STAMP)
+	cd dbt_project && ../$(BIN)/sqlfluff lint models ../embeddings_pipeline/templates/starter
 
 dist: $(DEV_STAMP)
 	rm -rf dist
