@@ -18,7 +18,8 @@ from tests.support.waiting import until
 from tests.support.wheel import Installed, build_wheel
 from tests.support.world import World
 
-pytestmark = pytest.mark.long
+# several processes, each of which imports all that a stranger's does
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,6 @@ def answers(url: str) -> bool:
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
-        (("dev",), "dagster"),
         (("serve",), "search"),
         (("db", "start"), "embedded"),
     ],

@@ -68,7 +68,6 @@ class Installed:
             env=self.environment(**variables),
             capture_output=True,
             text=True,
-            timeout=240,
         )
 
     def environment(self, **variables: str) -> dict[str, str]:
