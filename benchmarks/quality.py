@@ -70,16 +70,16 @@ def judged(folder: Path, split: str) -> Qrels:
     return read_qrels(folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv")
 
 
-def tune(searcher: Searcher, judgements: Qrels) -> None:
+def tune(searcher: Searcher, qrels: Qrels) -> None:
     """Print the nDCG@10 of each constant and weight, the best first."""
-    dense = ranked(searcher, judgements, "dense")
-    text = ranked(searcher, judgements, "text")
+    dense = ranked(searcher, qrels, "dense")
+    text = ranked(searcher, qrels, "text")
     tried = sorted(
         (
             (
                 fmean(
-                    ndcg(fused(dense[q], text[q], constant, share), judgements.relevant[q], 10)
-                    for q in judgements.queries
+                    ndcg(fused(dense[q], text[q], constant, share), qrels.relevant[q], 10)
+                    for q in qrels.queries
                 ),
                 constant,
                 share,
@@ -92,7 +92,7 @@ def tune(searcher: Searcher, judgements: Qrels) -> None:
         report(tune="train", ndcg_at_10=gain, rank_constant=constant, text_weight=share)
 
 
-def ranked(searcher: Searcher, judgements: Qrels, mode: Mode) -> Mapping[str, Sequence[str]]:
+def ranked(searcher: Searcher, qrels: Qrels, mode: Mode) -> Mapping[str, Sequence[str]]:
     """The ids that each query finds, best first."""
     return {
         key: [
@@ -101,7 +101,7 @@ def ranked(searcher: Searcher, judgements: Qrels, mode: Mode) -> Mapping[str, Se
                 SearchRequest(entity="item", query=query, mode=mode, top_k=_DEPTH, exact=True)
             ).results
         ]
-        for key, query in judgements.queries.items()
+        for key, query in qrels.queries.items()
     }
 
 

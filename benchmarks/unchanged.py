@@ -1,7 +1,7 @@
 """Runs in which nothing or little changed, beside one sequential scan of the same table.
 
-The first vectors are random: what is measured is finding out. Only the rows that change are
-encoded with the model, whose own time on them stands beside.
+The first vectors are random, because only the search for changes is measured. Only changed rows are
+encoded with the model; its own time for them is printed, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RandomEncoder(WordsEncoder):
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--synthetic", type=int, help="so many made-up rows, not the packages")
+    parser.add_argument("--synthetic", type=int, help="made-up rows, instead of the packages")
     options = parser.parse_args()
     with world() as scratch:
         real = Encoders(Settings()).get(DEFAULT_MODEL)
@@ -121,7 +121,7 @@ def sequential_scan(scratch: World) -> None:
 
 
 def measured(scratch: World, item: Entity) -> float:
-    """The median of some runs, each of which must find nothing to do."""
+    """The median of some runs that find nothing to do."""
 
     def run() -> None:
         counts = scratch.run(item)

@@ -32,12 +32,12 @@ _SHELVES = 100
 _FILTERS: Mapping[str, dict[str, Any]] = {"": {}, "filtered_": {"shelf": 5}}
 _MODES: tuple[Mode, ...] = ("text", "hybrid")
 _PHRASES = ("library for the system", "tools package support", "the library", "package library use")
-# of the words that a hundred texts have, or more: so many that fewest have, and that most have
+# number of queries of the rarest and of the most frequent words, among words of at least 100 texts
 _RARE, _COMMON = 1000, 60
 
 
 class OneVector(MadeUpEncoder):
-    """The same vector for any query: what an encoder takes is not what is measured."""
+    """The same vector for any query, because the encoder is not measured."""
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         return Encodings(self._queries[[0] * len(texts)], Usage(texts=len(texts)))
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def load(scratch: World, rows: Sequence[Mapping[str, str]], count: int) -> None:
-    """Publish so many texts. One goes through a run, which makes the tables; the others are put
+    """Publish a number of texts. One goes through a run, which makes the tables; the others are put
     beside it, without a model."""
     documents, asked = made_up(count, 1)
     scratch.use(OneVector(documents, asked))

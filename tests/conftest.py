@@ -41,7 +41,7 @@ NUMBERS = count(1)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what takes long before the rest, which is in random order by now."""
+    """Run the slow tests first. The others keep the random order of the plugin."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

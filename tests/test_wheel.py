@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from tests.support.wheel import Installed, build_wheel
 from tests.support.world import World
 
-# several processes, each of which imports all that a stranger's does
+# several processes, and each imports what a new user's process imports
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 

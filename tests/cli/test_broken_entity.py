@@ -1,4 +1,4 @@
-"""Commands over two entities of which one is declared wrongly: the other is worked on as ever."""
+"""Commands over two entities: a wrong declaration of one does not stop the other."""
 
 from __future__ import annotations
 

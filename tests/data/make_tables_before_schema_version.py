@@ -28,7 +28,7 @@ from embeddings_pipeline.sync.erase import erase
 from embeddings_pipeline.sync.plan import Plan
 
 if __name__ == "__main__":
-    # modules of COMMIT, some of which have other names today
+    # modules of COMMIT; some have other names today
     from tests.words import WORDS, WordsEncoder
     from tests.world import SCHEMA, World, world_in
 

@@ -49,7 +49,7 @@ def test_many_texts_take_few_round_trips(redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "garbage",
     [
         b"",
         b"\x00" * 255,
@@ -62,12 +62,12 @@ def test_many_texts_take_few_round_trips(redis: RedisServer) -> None:
         np.full(64, 1 / 8, "<f4").tobytes() + b"12345678",
     ],
 )
-def test_rubbish_in_place_of_a_vector_is_a_miss_and_made_good(
-    redis: RedisServer, rubbish: bytes
+def test_garbage_in_place_of_a_vector_is_a_miss_and_made_good(
+    redis: RedisServer, garbage: bytes
 ) -> None:
     pump_and_hose(encoder_of(redis))
     (field,) = redis.client.hkeys(KEY)
-    redis.client.hset(KEY, field, rubbish)
+    redis.client.hset(KEY, field, garbage)
     assert pump_and_hose(encoder_of(redis)) == 1
     assert pump_and_hose(encoder_of(redis)) == 2
 
@@ -91,9 +91,9 @@ def test_a_vector_of_zeros_is_a_miss(redis: RedisServer) -> None:
     cache.close()
 
 
-def test_rubbish_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -> None:
+def test_garbage_in_place_of_a_key_is_a_miss_and_made_good(redis: RedisServer) -> None:
     pump_and_hose(encoder_of(redis))
-    redis.client.set(KEY, "rubbish")
+    redis.client.set(KEY, "garbage")
     made = encoders(redis)
     made.add(WordsEncoder())
     assert pump_and_hose(remembering(made)) == 1
@@ -119,7 +119,7 @@ def test_the_vectors_of_some_models_are_cleared(redis: RedisServer) -> None:
         remembering(made, model).encode_documents(["pump", "hose"])
     remembering(made).encode_query(["pump"])
     redis.client.set("somebody's", "else")
-    redis.client.set("ep:query:rubbish", "rubbish")
+    redis.client.set("ep:query:garbage", "garbage")
 
     assert made.cache.clear("*/other") == 2
     assert remembering(made, OTHER.model).encode_documents(["pump"]).usage.cached == 0

@@ -193,12 +193,12 @@ def test_what_cannot_be_cleared_is_an_error(redis: RedisServer) -> None:
         encoders(redis).cache.clear("*")
 
 
-def test_a_redis_that_may_only_be_read_gives_what_is_good_beside_rubbish(
+def test_a_redis_that_may_only_be_read_gives_what_is_good_beside_garbage(
     redis: RedisServer,
 ) -> None:
     pump_and_hose(encoder_of(redis))
     key = f"ep:document:{text_hash('pump').hex()}"
     (field,) = redis.client.hkeys(key)
-    redis.client.hset(key, field, "rubbish")
+    redis.client.hset(key, field, "garbage")
     redis.client.replicaof("127.0.0.1", "1")
     assert pump_and_hose(encoder_of(redis)) == 1

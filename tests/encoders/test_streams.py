@@ -1,4 +1,4 @@
-"""The threads of a stream, whatever the model is."""
+"""The threads of a stream of encoded batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stream_of(
     preparing: int = 1,
     pool: ThreadPoolExecutor | None = None,
 ) -> Generator[EncodedBatch, None, None]:
-    """Batches of `size` texts; the source is read by `size`, and so many are prepared ahead."""
+    """Batches of `size` texts; `size` texts are read at a time, and `size` are prepared ahead."""
     with ExitStack() as stack:
         pool = stack.enter_context(pool or ThreadPoolExecutor(threads))
         stream = stack.enter_context(closing(Stream(max_running=threads, max_held=held)))

@@ -1,4 +1,4 @@
-"""What a declaration may say, and what is said of one that may not."""
+"""Valid declarations, and the errors of invalid ones."""
 
 from __future__ import annotations
 

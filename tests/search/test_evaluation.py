@@ -19,11 +19,11 @@ def test_each_mode_is_measured_exactly_and_through_the_index(world: World, searc
     world.table("id bigint, name text")
     world.insert((1, "red shoe"), (2, "blue lamp"), (3, "water pump"))
     world.run(world.declare(template="{name}"))
-    judgements = Qrels(
+    qrels = Qrels(
         {"a": "red shoe", "b": "a lamp that is blue", "c": "pump"},
         {"a": {"1": 1}, "b": {"2": 2}, "c": {"1": 1}},
     )
-    measured = evaluate(search.searcher, "item", judgements)
+    measured = evaluate(search.searcher, "item", qrels)
     assert [(m.mode, m.exact) for m in measured] == [
         *(("dense", True), ("dense", False), ("text", True), ("text", False)),
         *(("hybrid", True), ("hybrid", False)),
@@ -42,7 +42,7 @@ def test_a_query_that_is_a_row_is_not_its_own_answer(world: World, search: Searc
     assert {m.mrr for m in measured} == {1}
 
 
-def test_judgements_without_queries_are_refused(search: Search) -> None:
+def test_qrels_without_queries_are_refused(search: Search) -> None:
     with pytest.raises(ConfigurationError, match="no query has a relevant row"):
         evaluate(search.searcher, "item", Qrels({}, {}))
 

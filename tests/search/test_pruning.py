@@ -24,7 +24,7 @@ QUERIES = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6, unique=T
 
 @contextmanager
 def looking_at(texts: int) -> Iterator[None]:
-    """Searches that learn from so many texts what score they need."""
+    """Searches that estimate the score that they need from this number of texts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lexical, "MIN_SAMPLE", texts)
         yield

@@ -1,4 +1,4 @@
-"""What a request may be: everything has a bound, and every refusal says what is wrong."""
+"""Valid requests, the bounds of their fields, and the errors of invalid ones."""
 
 from __future__ import annotations
 

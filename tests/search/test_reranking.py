@@ -1,4 +1,4 @@
-"""A cross-encoder that the test builds itself, with random weights, orders the best anew."""
+"""A cross-encoder with random weights, built by the test, reorders the best rows."""
 
 from __future__ import annotations
 

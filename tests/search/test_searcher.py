@@ -1,4 +1,4 @@
-"""Searching one entity: what is found, by which words, filters and thresholds."""
+"""Searches of one entity: results, filters and thresholds."""
 
 from __future__ import annotations
 

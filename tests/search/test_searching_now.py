@@ -1,4 +1,4 @@
-"""A search goes by what is published, erased and connected at that moment."""
+"""A search follows publications, erasures and lost connections at once."""
 
 from __future__ import annotations
 

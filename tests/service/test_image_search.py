@@ -1,4 +1,4 @@
-"""Rows found by an image: over HTTP, by the model of the entity, whatever is sent."""
+"""Searches by an image over HTTP, also with damaged or oversized images."""
 
 from __future__ import annotations
 

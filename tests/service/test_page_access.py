@@ -97,7 +97,7 @@ def test_words_stand_out_from_their_ground(
         assert page.evaluate(FAINT) == []
 
 
-# text with a contrast under 4.5 to what is behind it: WCAG 2.2, 1.4.3 and its relative luminance
+# text with a contrast below 4.5 to its background: WCAG 2.2, 1.4.3 and its relative luminance
 FAINT = """
 () => {
   const luminance = (rgb) => {

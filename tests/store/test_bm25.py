@@ -11,7 +11,7 @@ TWO = Words(["'red'", "'pump'"], [10, 900], [4.0, 0.5], 1000)
 
 
 def bound(times: int) -> float:
-    """What a word said so many times adds at the most: in a text of no length."""
+    """The most that a word with this frequency adds to the score: in a text of length 0."""
     return times / (times + 0.9 * 0.6)
 
 

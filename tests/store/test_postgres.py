@@ -1,4 +1,4 @@
-"""Connections: what is said where one cannot be made, and what a session brings and leaves."""
+"""Connections: the errors of a failed connection, and the settings of a session."""
 
 from __future__ import annotations
 

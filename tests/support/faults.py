@@ -33,9 +33,9 @@ class Died(BaseException):
 class Exchanges:
     """Counts what the process exchanges with the server while armed, and spoils one of it.
 
-    All threads are counted together, in the order in which they come. An exchange is whatever
-    waits for the server: a statement, a begin or a commit, a part of a COPY. What the pool does by
-    itself before it lends a connection is none.
+    All threads are counted together, in the order in which they come. An exchange
+    is a call that waits for the server: a statement, a begin or a commit, a part of a COPY. Calls
+    of the pool before it lends a connection do not count.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Exchanges:
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Neither count nor spoil what is done here."""
+        """Neither count nor spoil exchanges in the block."""
         former, self._unseen.now = getattr(self._unseen, "now", False), True
         try:
             yield

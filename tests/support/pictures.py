@@ -32,7 +32,7 @@ def data_uri(data: bytes) -> str:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of so many pixels, all black, in a few bytes: its body is not even whole."""
+    """A PNG with this number of black pixels in a few bytes; its body is cut off."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     body = zlib.compress(bytes(1_000))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

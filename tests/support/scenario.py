@@ -35,7 +35,7 @@ Act = Callable[[], object]
 
 @dataclass(frozen=True)
 class Step:
-    """A call, and what is prepared for it: a declaration, and changes in staging."""
+    """A call, and its preparation: a declaration, and changes in staging."""
 
     name: str
     call: Callable[[World, Entity], Act]
@@ -86,7 +86,7 @@ def flip_by_hand(world: World, entity: Entity) -> Act:
 def go_back(world: World, entity: Entity) -> Act:
     names = world.names_of(entity)
 
-    # a person looks at what is live before asking for it, above all a second time
+    # a person looks at the live set before a rollback, above all before a second one
     ((live,),) = world.sql(f"select number from {SCHEMA}.vector_sets where state = 'live'")
     return lambda: live == 2 and rollback(world.postgres, names)
 

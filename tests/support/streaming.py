@@ -18,7 +18,7 @@ SECONDS = 30
 
 
 class Source:
-    """Texts, of which `read` were asked for. Before the one at `pause` it waits for `go_on`."""
+    """Texts; `read` counts the texts taken. Waits for `go_on` before the text at `pause`."""
 
     def __init__(self, texts: Iterable[str], pause: int | None = None) -> None:
         self._texts = texts

@@ -98,7 +98,7 @@ class World:
         )
 
     def retain(self, entity: Entity, *, grace: int = 0) -> None:
-        """What ends a run: caches forget what has been of no use for so many seconds."""
+        """Delete cache entries without a text for `grace` seconds, as the end of a run does."""
         settings = self.settings.model_copy(update={"embedding_cache_grace": grace})
         retain(self.postgres, self.names_of(entity), self.encoders, settings)
 

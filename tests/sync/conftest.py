@@ -32,7 +32,7 @@ def exchanges() -> Iterator[Exchanges]:
         patch.setattr(texts, "SLICE", 5)
         patch.setattr(project, "WINDOW_ROWS", 3)
         patch.setattr(encode, "_READ_AT_ONCE", 3)
-        # a connection that was lost is taken anew at once
+        # a lost connection is replaced at once
         patch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
         yield exchanges
 

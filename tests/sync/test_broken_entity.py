@@ -23,7 +23,7 @@ SHOP = {"id": "id", "include": ["name"]}
 
 @pytest.fixture
 def shop(world: World, tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
-    """A pipeline over the entities `first`, `item` and `last`, of which `item` is declared with
+    """A pipeline over the entities `first`, `item` and `last`. `item` is declared with
     these keys."""
     for name in ("first", "item", "last"):
         world.table(COLUMNS, f"stg_{name}")

@@ -44,15 +44,15 @@ def test_a_set_agrees_with_one_of_the_same_vectors_and_less_with_another(two_set
     assert compare(two_sets.postgres, names, two_sets.encoders).overlap_at_10 < 0.95
 
 
-def test_judgements_give_each_set_its_quality(two_sets: World, tmp_path: Path) -> None:
+def test_qrels_measure_the_quality_of_each_set(two_sets: World, tmp_path: Path) -> None:
     queries = tmp_path / "queries.jsonl"
     queries.write_text(json.dumps({"_id": "q1", "text": "name blue lamp 2"}) + "\n")
-    qrels = tmp_path / "test.tsv"
-    qrels.write_text("query-id\tcorpus-id\tscore\nq1\t2\t1\nq1\t20\t0\n")
+    judged = tmp_path / "test.tsv"
+    judged.write_text("query-id\tcorpus-id\tscore\nq1\t2\t1\nq1\t20\t0\n")
     item = two_sets.declare(publish="manual", storage="halfvec")
     two_sets.vectors(item)
-    judgements = read_qrels(queries, qrels)
-    result = compare(two_sets.postgres, two_sets.names_of(item), two_sets.encoders, judgements)
+    qrels = read_qrels(queries, judged)
+    result = compare(two_sets.postgres, two_sets.names_of(item), two_sets.encoders, qrels)
     assert [(q.ndcg_at_10, q.recall_at_100) for q in result.quality] == [(1.0, 1.0)] * 2
 
 
@@ -73,15 +73,15 @@ def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
 
 
 def test_any_text_and_any_id_are_read(tmp_path: Path) -> None:
-    queries, qrels = tmp_path / "queries.jsonl", tmp_path / "test.tsv"
+    queries, judged = tmp_path / "queries.jsonl", tmp_path / "test.tsv"
     text = "two\u2028lines\u0085or three"
     records = [{"_id": "NA", "text": text}, {"_id": '7"', "text": "inches"}]
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
     queries.write_text("\n".join([*lines, "", ""]), encoding="utf-8")
-    qrels.write_text('query-id\tcorpus-id\tscore\nNA\tnull\t1\n7"\t12"\t2\n')
-    judgements = read_qrels(queries, qrels)
-    assert judgements.queries == {"NA": text, '7"': "inches"}
-    assert judgements.relevant == {"NA": {"null": 1}, '7"': {'12"': 2}}
+    judged.write_text('query-id\tcorpus-id\tscore\nNA\tnull\t1\n7"\t12"\t2\n')
+    qrels = read_qrels(queries, judged)
+    assert qrels.queries == {"NA": text, '7"': "inches"}
+    assert qrels.relevant == {"NA": {"null": 1}, '7"': {'12"': 2}}
 
 
 def test_the_measures_are_those_of_their_definitions() -> None:

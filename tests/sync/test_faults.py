@@ -1,4 +1,4 @@
-"""Runs that are killed, raced, interrupted or refused, and what is left after the next run."""
+"""Runs that are killed, raced, interrupted or refused, and the tables after the next run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def while_the_model_runs(world: World, change: str) -> None:
 
 @pytest.fixture
 def changed(world: World) -> World:
-    """Two published rows, one of which has a new text without a vector yet."""
+    """Two published rows; one has a new text without a vector yet."""
     world.table("id bigint, name text")
     world.insert((1, "Pump"), (2, "Hose"))
     world.run(world.declare())

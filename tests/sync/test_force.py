@@ -1,4 +1,4 @@
-"""A forced run encodes again what is current, each text once, and goes on with one cut short."""
+"""A forced run encodes current texts again, each once, and finishes an interrupted forced run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def force(world: World, **request: Any) -> int:
 
 
 def interrupt(world: World, after: int) -> None:
-    """A forced run that is asked to stop after so many texts."""
+    """A forced run that is stopped after this number of texts."""
     with pytest.raises(Interrupted, match="run again to go on"):
         force(world, stopped=lambda: len(world.encoder.encoded) >= after)
 

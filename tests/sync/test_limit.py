@@ -1,4 +1,4 @@
-"""A limit bounds what is encoded, and leaves no row behind for ever."""
+"""A limit bounds the encoded texts, and later runs reach every row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def long(row_id: int, sentences: int) -> str:
 
 
 def chunked(world: World, *sentences: int) -> Entity:
-    """Rows of so many sentences, each in chunks of about four."""
+    """Rows of this number of sentences, in chunks of about four."""
     world.table("id bigint, body text")
     world.insert(*[(n, long(n, count)) for n, count in enumerate(sentences)])
     item = world.declare(include=["body"], chunk={"tokens": 64}, partitions={"count": 1})

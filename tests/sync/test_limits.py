@@ -17,7 +17,7 @@ PRICES = {"fake/words": 1_000_000, "fake/other": 1_000_000}
 
 @pytest.fixture
 def item(world: World) -> Entity:
-    """20 rows, of which 5 have no vector in the live set; a set of another model is to be made."""
+    """20 rows, 5 without a vector in the live set; a set of another model is missing."""
     world.encoders._settings = Settings(
         _env_file=None, embedding_model="fake/words", embedding_prices=PRICES
     )

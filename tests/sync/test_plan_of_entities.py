@@ -20,7 +20,7 @@ def two(world: World) -> World:
 def planned_and_done(world: World, *entities: Entity) -> list[tuple[int, int]]:
     """What each encodes and takes over, as planned, checked against the runs that follow."""
     planned = [(p.sets[0].encode, p.sets[0].reusable) for p in world.plans(*entities)]
-    # texts of all come first, and what is of no use is forgotten last
+    # the texts of all come first, and unused cache entries are deleted last
     read = [world.texts(entity).counts for entity in entities]
     done = [r + world.vectors(e).counts for r, e in zip(read, entities, strict=True)]
     assert [(d.encoded, d.reused) for d in done] == planned

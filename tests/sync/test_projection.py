@@ -1,4 +1,4 @@
-"""Vector sets are what the embedding cache has of their texts, whatever happens meanwhile."""
+"""A vector set holds the cached vectors of its texts, also when rows change during a projection."""
 
 from __future__ import annotations
 

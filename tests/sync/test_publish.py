@@ -103,7 +103,7 @@ def test_after_a_rollback_the_live_model_keeps_its_cache(published: World) -> No
     other = published.declare(model="fake/other")
     published.run(other)
     rollback(published.postgres, published.names_of(other))
-    # what is encoded for it from now on stays
+    # vectors that are encoded for it from now on stay
     published.insert((3, "Valve"))
     item = published.declare()
     published.texts(item)

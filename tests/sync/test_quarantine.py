@@ -41,7 +41,7 @@ def a_day_later(world: World) -> None:
 
 
 def given_up(world: World) -> Entity:
-    """Two rows, on one of which the model failed until it was left alone."""
+    """Two rows; the model failed on one until it was no longer tried."""
     world.table("id bigint, name text")
     world.insert((1, "odd"), (2, "even"))
     item = world.declare()

@@ -92,7 +92,7 @@ def test_a_run_that_lost_its_locks_to_another_stores_nothing_stale(
         )
         second = threads.submit(other.vectors, item)
         other.encoder.before.reached()
-        # both models are at work on the same window, of which one row changes meanwhile
+        # both models work on the same window, and one row changes meanwhile
         ((changed,),) = other.sql(
             f"select id from {SCHEMA}.item_texts where text = '{world.encoder.before.batch[0]}'"
         )

@@ -211,7 +211,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def fill(disk: Path, free: int) -> None:
-    """Leave so many KiB free beside the tables."""
+    """Leave this number of KiB free beside the tables."""
     ballast = disk / "ballast"
     ballast.unlink(missing_ok=True)
     there = os.statvfs(disk)

@@ -22,7 +22,7 @@ from tests.support.world import SCHEMA, World
 
 @pytest.fixture
 def staged(database: Database) -> Iterator[Postgres]:
-    """Seven rows, of which two have a value in no encoding."""
+    """Seven rows; two have a value that is not valid in any encoding."""
     ascii_ = replace(database, name=f"{database.name}_ascii")
     name = Identifier(ascii_.name)
     with closing(psycopg.connect(database.url, autocommit=True)) as connection:
