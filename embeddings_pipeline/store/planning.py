@@ -16,7 +16,7 @@ from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities
-from embeddings_pipeline.store.vectors.pending import Scope, to_encode
+from embeddings_pipeline.store.vectors.pending import Scope, missing_hashes
 
 
 def without_texts(tables: EntityTables) -> bool:
@@ -197,8 +197,8 @@ class PlannedCaches:
         to the cache."""
         tables.execute("drop table if exists selected")
         tables.execute(
-            "create temporary table selected as {to_encode}",
-            to_encode=to_encode(
+            "create temporary table selected as {missing_hashes}",
+            missing_hashes=missing_hashes(
                 tables.names, states, sql.SQL("{} ").format(self.of(tables, identity)), scope, limit
             ),
         )

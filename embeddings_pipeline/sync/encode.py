@@ -325,7 +325,7 @@ class Encoding:
         @resumed
         def select() -> Selected:
             with open_tables(self._database, self.names) as tables:
-                return pending.select_to_encode(
+                return pending.select_missing(
                     tables,
                     self._sets,
                     self._scope,

@@ -263,7 +263,7 @@ def _project(
     for vector_set in sets:
         backlog = pending.backlog(tables, vector_set, everything)
         if not keep and backlog.missing:
-            wanted = pending.select_to_encode(tables, [vector_set], everything, backlog.missing)
+            wanted = pending.select_missing(tables, [vector_set], everything, backlog.missing)
             stored = vector_set.stored_identity
             if cache.EmbeddingCache(tables, stored).seed([bytes(h) for h in wanted.hashes]):
                 backlog = pending.backlog(tables, vector_set, everything)

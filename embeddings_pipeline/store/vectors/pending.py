@@ -141,7 +141,7 @@ class Selected:
         return len(self.hashes)
 
 
-def to_encode(
+def missing_hashes(
     names: TableNames,
     states: Sequence[sql.Composable],
     cache: sql.Composable,
@@ -195,14 +195,14 @@ def to_encode(
     )
 
 
-def select_to_encode(
+def select_missing(
     tables: EntityTables, sets: Sequence[VectorSet], scope: Scope, limit: int
 ) -> Selected:
     """At most `limit` texts to encode for these sets, all of one identity."""
     query = tables.fill(
-        "copy (select text_hash, tokens, floor from ({to_encode}) as e order by n)"
+        "copy (select text_hash, tokens, floor from ({missing_hashes}) as e order by n)"
         " to stdout (format binary)",
-        to_encode=to_encode(
+        missing_hashes=missing_hashes(
             tables.names,
             [states_of(tables.names, vector_set) for vector_set in sets],
             tables.table(sets[0].cache_table),
