@@ -21,6 +21,7 @@ from embeddings_pipeline.entities.manifest import (
     describe_location,
     entities_of,
     load_manifest,
+    manifest_path,
 )
 from embeddings_pipeline.entities.partitions import select_keys
 from embeddings_pipeline.errors import (
@@ -37,6 +38,7 @@ from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.staging.reader import source_of
+from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
@@ -117,8 +119,9 @@ class EntityRun:
 class Pipeline:
     """Keeps vectors in step with the staging models of a dbt project.
 
-    The manifest of the dbt project says which entities there are; dbt itself is not run. Nothing
-    is connected or loaded before it is used. Use it in a `with`, or close it:
+    The manifest of the dbt project says which entities there are; dbt itself is not run. It is
+    DBT_MANIFEST, or the one that dbt wrote last for the project. Nothing is connected or loaded
+    before it is used. Use it in a `with`, or close it:
 
         with Pipeline.open() as pipeline:
             print(pipeline.plan("product").to_pandas())
@@ -127,12 +130,15 @@ class Pipeline:
     """
 
     @classmethod
-    def open(cls, settings: Settings | None = None) -> Self:
-        """A pipeline with these settings; by default those of the environment and `.env`.
+    def open(
+        cls, settings: Settings | None = None, manifest: Path | Mapping[str, Any] | None = None
+    ) -> Self:
+        """A pipeline with these settings and this dbt manifest, its path or its content; by default
+        those of the environment and `.env`.
 
         Raises ConfigurationError for a variable that is wrong.
         """
-        return cls(settings or Settings.load())
+        return cls(settings or Settings.load(), manifest)
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +146,11 @@ class Pipeline:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, manifest: Path | Mapping[str, Any] | None = None
+    ) -> None:
         self.settings = settings
+        self._manifest = manifest
         self.encoders = Encoders(settings, lambda: self.vectors.transaction_in(self.schema))
 
     @property
@@ -180,9 +189,16 @@ class Pipeline:
         return self.settings.staging_database == self.settings.vectors_database
 
     @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """The dbt manifest. Raises ConfigurationError where there is none, or a damaged one."""
+        if isinstance(self._manifest, Mapping):
+            return self._manifest
+        return load_manifest(self._manifest or manifest_path(self.settings))
+
+    @cached_property
     def declared(self) -> Declared:
         """What the dbt project's manifest declares, rightly or wrongly."""
-        return entities_of(load_manifest(manifest_path(self.settings)))
+        return entities_of(self.manifest)
 
     @property
     def entities(self) -> dict[str, Entity]:
@@ -192,13 +208,7 @@ class Pipeline:
     def entity(self, name: str) -> Entity:
         """One entity. Raises ConfigurationError with what is wrong with its declaration, or that
         names the choices."""
-        if name in self.declared.broken:
-            raise self.declared.broken[name]
-        if name not in self.entities:
-            raise ConfigurationError(
-                f"there is no entity {name!r} (entities: {', '.join(self.declared.models)})"
-            )
-        return self.entities[name]
+        return self.declared.entity(name)
 
     def chosen(self, names: Iterable[str] = ()) -> tuple[list[Entity], Failures]:
         """The named entities, or all, and those of them that are declared wrongly.
@@ -355,7 +365,7 @@ class Pipeline:
         `max_delete_share` of the rows would go, Interrupted when stopped.
         """
         keep = self.settings.embedding_cache_keep
-        names = self.names_of(entity)
+        names = self._reached(entity)
         return sync_texts(self.staging, self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_vectors(self, entity: Entity, options: RunOptions) -> EncodeResult:
@@ -365,7 +375,8 @@ class Pipeline:
         be had.
         """
         keep = self.settings.embedding_cache_keep
-        return encode_entity(self.vectors, self.names_of(entity), self.encoders, options, keep=keep)
+        names = self._reached(entity)
+        return encode_entity(self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_index(
         self,
@@ -481,6 +492,13 @@ class Pipeline:
                 self.__dict__[name].close()
         self.encoders.cleanup()
 
+    @resumed
+    def _reached(self, entity: Entity) -> TableNames:
+        """The entity checked against its staging model. Waits for a database that takes no
+        connection yet, as the rest of a run does."""
+        with self.vectors.connection():
+            return self.names_of(entity)
+
     def _staging_problem(self) -> Exception | None:
         """Why the staging models cannot be looked at; what is stored is told in any case."""
         try:
@@ -499,8 +517,3 @@ class Pipeline:
     @cached_property
     def _embedded(self) -> Database:
         return embedded.start(self.settings.embedded_data_dir)
-
-
-def manifest_path(settings: Settings) -> Path:
-    """Where dbt writes the manifest of the project."""
-    return settings.dbt_project_dir / "target" / "manifest.json"

@@ -37,7 +37,15 @@ def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
 
 
 class NoConnection(psycopg.OperationalError):
-    """No connection was available in time."""
+    """No connection was available in time, or the server takes none now. A run waits for it."""
+
+
+# parts of libpq's and the server's messages where a later attempt may succeed: libpq gives no code
+_MAY_PASS = (
+    *("Connection refused", "timeout expired", "closed the connection", "reset by peer"),
+    *("unreachable", "starting up", "shutting down", "in recovery mode", "too many"),
+    *("remaining connection slots", "no more connections allowed"),
+)
 
 
 # libpq would wait about two minutes for a server that does not answer
@@ -58,8 +66,20 @@ _SETTINGS = """
     set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
     set client_min_messages = 'warning';
     -- comparing a whole table sorts and hashes it, which with the default of 4 MB goes to disk
-    set work_mem = '64MB'
+    set work_mem = '64MB';
+    -- limits that a role or a server sets for its applications would cancel what is paid for
+    set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0;
+    set idle_in_transaction_session_timeout = 0;
+    -- a statement must see what was committed while it waited for a lock
+    set default_transaction_isolation = 'read committed';
+    -- the extension may be in a schema that the role does not search
+    select set_config('search_path', concat_ws(', ',
+            nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), false)
+        from pg_extension e join pg_namespace n on n.oid = e.extnamespace
+        where e.extname = 'vector' and n.nspname <> all(current_schemas(true))
 """
+# the first version with transaction_timeout
+_TRANSACTION_TIMEOUT_SINCE = 170000
 
 
 class Postgres:
@@ -107,18 +127,19 @@ class Postgres:
     def connection(self) -> Iterator[Connection[Row]]:
         """A connection for a block; session-level locks end with the block.
 
-        Raises Unavailable with the reason where the first connection fails, and NoConnection where
-        none is available in time.
+        Raises Unavailable with the reason where the first connection is refused for good, or goes
+        through a pooler that does not keep sessions, and NoConnection where none is available in
+        time.
         """
-        if self._pool.closed and (reason := self._refusal()):
-            raise Unavailable(reason)
+        if self._pool.closed and (refusal := self._refusal()):
+            raise refusal
         self._pool.open()
         try:
             with self._pool.connection() as connection:
                 yield connection
         except PoolTimeout:
             raise NoConnection(
-                self._refusal()
+                str(self._refusal() or "")
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
 
@@ -147,14 +168,36 @@ class Postgres:
                 (f"{self._statement_seconds * 1000:.0f}ms",),
             )
 
-    def _refusal(self) -> str | None:
-        """Why a connection cannot be made, or None. The pool retries without a reason."""
+    def _refusal(self) -> Unavailable | NoConnection | None:
+        """Why a connection cannot be made or used, or None. The pool retries without a reason."""
         try:
-            psycopg.connect(self.database.url, **_CONNECTION).close()
+            with self._connect() as connection:
+                if self._prepare is None and self._keeps_no_session(connection):
+                    return Unavailable(
+                        f"{self.database} is reached through a pooler in transaction mode"
+                        " (pool_mode = transaction of PgBouncer), which gives each transaction"
+                        " another session; this needs sessions of its own, for locks and temporary"
+                        " tables: set pool_mode = session for this database, or connect to the"
+                        " server directly"
+                    )
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
-            return f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
+            message = f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
+            may_pass = any(part in reason for part in _MAY_PASS)
+            return NoConnection(message) if may_pass else Unavailable(message)
         return None
+
+    def _connect(self) -> Connection[Row]:
+        return psycopg.connect(self.database.url, autocommit=True, **_CONNECTION)
+
+    def _keeps_no_session(self, connection: Connection[Row]) -> bool:
+        """Whether another connection gets the server's process of this one, or this one gets
+        another process. A pooler announces a number of its own in place of the process's id."""
+        process = _process_of(connection)
+        if process == connection.info.backend_pid:
+            return False
+        with self._connect() as other:
+            return process == _process_of(other) or process != _process_of(connection)
 
     def renew(self) -> None:
         """Replace lost connections."""
@@ -165,8 +208,15 @@ class Postgres:
         self._pool.close()
 
 
+def _process_of(connection: Connection[Row]) -> int:
+    """The id of the server's process that executes this statement."""
+    return int(only(connection.execute("select pg_backend_pid()"))[0])
+
+
 def _apply_settings(connection: Connection[Row]) -> None:
     connection.execute(_SETTINGS)
+    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+        connection.execute("set transaction_timeout = 0")
 
 
 def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:

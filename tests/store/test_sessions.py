@@ -1,0 +1,134 @@
+"""Runs on databases that are set up as other teams set them up: limits of roles and servers,
+extensions elsewhere, poolers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.errors import Unavailable
+from embeddings_pipeline.store.connection import NoConnection, Postgres
+from tests.support.pgbouncer import pgbouncer
+from tests.support.world import SCHEMA, World, world_in
+
+# the model takes longer than each of the limits below
+MODEL_SECONDS = 0.5
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[Database]:
+    """The test's database through a role of its own, which owns it."""
+    role = replace(database, user=f"owner_of_{database.name}", password=SecretStr("secret"))
+    name = Identifier(role.user)
+    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        admin.execute(SQL("create role {} login password 'secret'").format(name))
+        admin.execute(SQL("alter database {} owner to {}").format(Identifier(database.name), name))
+        yield role
+        admin.execute(SQL("reassign owned by {} to current_user").format(name))
+        admin.execute(SQL("drop owned by {} cascade").format(name))
+        admin.execute(SQL("drop role {}").format(name))
+
+
+def administer(database: Database, *statements: str) -> None:
+    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        for statement in statements:
+            admin.execute(statement)
+
+
+def run_twice(world: World) -> None:
+    """A first run and a run after a change, with a model that takes its time."""
+    world.encoder.before = lambda texts: time.sleep(MODEL_SECONDS)
+    world.table("id bigint, name text, kind text")
+    world.insert(*((n, f"thing {n}", "a") for n in range(5)))
+    entity = world.declare(filters=["kind"])
+    world.run(entity)
+    world.sql("update staging.stg_item set name = 'other thing' where id = 1")
+    assert world.run(entity)["encoded"] == 1
+    assert len(world.view()) == 5
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "statement_timeout = '300ms'",
+        "lock_timeout = '1ms'",
+        "idle_in_transaction_session_timeout = '300ms'",
+        "idle_session_timeout = '300ms'",
+        "transaction_timeout = '300ms'",
+        "search_path = ''",
+        "search_path = pg_catalog",
+        "timezone = 'Asia/Tokyo'",
+        "datestyle = 'German'",
+        "client_encoding = 'latin1'",
+        "default_transaction_isolation = 'repeatable read'",
+        "work_mem = '64kB'",
+        "enable_hashjoin = off",
+    ],
+)
+def test_a_run_works_whatever_its_role_is_set_to(
+    database: Database, owner: Database, setting: str
+) -> None:
+    administer(database, f"alter role {owner.user} set {setting}")
+    with world_in(owner) as world:
+        run_twice(world)
+
+
+@pytest.mark.parametrize("path", ["public", "pg_catalog"])
+def test_the_extension_may_be_in_a_schema_that_the_role_does_not_search(
+    database: Database, owner: Database, path: str
+) -> None:
+    administer(
+        database,
+        "create schema extensions",
+        "alter extension vector set schema extensions",
+        f"grant usage on schema extensions to {owner.user}",
+        f"alter role {owner.user} set search_path = {path}",
+    )
+    with world_in(owner) as world:
+        run_twice(world)
+
+
+def test_a_run_works_with_few_connections(database: Database, owner: Database) -> None:
+    administer(database, f"alter role {owner.user} connection limit 6")
+    with world_in(owner) as world:
+        run_twice(world)
+
+
+def test_a_pooler_in_session_mode_serves_a_run(database: Database) -> None:
+    with pgbouncer(database, "session") as through, world_in(through) as world:
+        run_twice(world)
+
+
+def test_a_pooler_in_transaction_mode_is_refused_before_anything_is_written(
+    database: Database,
+) -> None:
+    with (
+        pgbouncer(database, "transaction") as through,
+        pytest.raises(Unavailable, match="set pool_mode = session"),
+        world_in(through),
+    ):
+        raise AssertionError("connected")
+    with closing(psycopg.connect(database.url)) as connection:
+        found = connection.execute("select 1 from pg_namespace where nspname = %s", (SCHEMA,))
+        assert found.fetchone() is None
+
+
+def test_a_server_without_a_free_connection_is_waited_for_by_a_run(
+    database: Database, owner: Database
+) -> None:
+    administer(database, f"alter role {owner.user} connection limit 1")
+    with (
+        closing(psycopg.connect(owner.url)),
+        closing(Postgres(owner)) as postgres,
+        pytest.raises(NoConnection, match="too many connections"),
+        postgres.connection(),
+    ):
+        raise AssertionError("connected")
