@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
 from psycopg.sql import Identifier, Literal
+from pydantic import ValidationError
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
@@ -235,13 +236,23 @@ def _entities(connection: Connection[Row], name: str) -> list[tuple[str, str, li
 def _as_stored(connection: Connection[Row], name: str, entity: str) -> TableNames:
     """The names of the tables of an entity whose definition an earlier version wrote."""
     stored = connection.execute(
-        sql.SQL("select definition::text, id_type from {} where entity = %s").format(
+        sql.SQL("select definition, id_type from {} where entity = %s").format(
             Identifier(name, "entities")
         ),
         (entity,),
     )
     definition, id_type = only(stored)
-    return TableNames(name, Source(Entity.model_validate_json(definition), {}, id_type, (), {}))
+    return TableNames(name, Source(_readable(definition), {}, id_type, (), {}))
+
+
+def _readable(definition: dict[str, Any]) -> Entity:
+    """The entity of a stored declaration, without the keys that this version cannot read. A
+    migration needs the columns only, and the next run stores the declaration of the dbt project."""
+    try:
+        return Entity.model_validate(definition)
+    except ValidationError as error:
+        unreadable = {problem["loc"][0] for problem in error.errors()}
+        return Entity.model_validate({k: v for k, v in definition.items() if k not in unreadable})
 
 
 def _stub(connection: Connection[Row], name: str, view: str) -> None:

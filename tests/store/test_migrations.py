@@ -78,6 +78,20 @@ def test_the_next_run_encodes_what_the_earlier_version_would_have(
     assert result.counts.quarantined == (name == "item")
 
 
+def test_a_stored_declaration_that_cannot_be_read_keeps_no_table_from_migrating(
+    before: Database,
+) -> None:
+    shown = view(before, "shoe")
+    with closing(psycopg.connect(before.url, autocommit=True)) as connection:
+        connection.execute(
+            f"""update {SCHEMA}.entities set definition = definition ||
+            '{{"index": {{"type": "of old"}}, "former_key": 1}}' where entity = 'item'"""
+        )
+    with world_in(before, fresh=False):
+        pass
+    assert [row[:4] for row in view(before, "shoe")] == [row[:4] for row in shown]
+
+
 def test_a_forced_run_that_was_cut_short_goes_on(migrated: World) -> None:
     seed(migrated)
     forced = migrated.declare("forced", **DECLARED["forced"])
