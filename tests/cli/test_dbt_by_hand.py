@@ -38,7 +38,7 @@ def test_models_that_were_built_by_hand_are_embedded(project: Path) -> None:
     programs = Path(sys.executable).parent
     script = """
         eval "$(embeddings-pipeline db env)"
-        dbt build --quiet --select +stg_note
+        dbt build --quiet --select +path:models/staging
         embeddings-pipeline run note --no-dbt
         embeddings-pipeline search note "flour for bread"
     """

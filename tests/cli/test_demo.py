@@ -43,12 +43,18 @@ def demo(*arguments: str) -> Result:
 
 
 def keep_rows(project: Path, count: int) -> None:
-    """Leave but the first rows of each seed."""
-    for seed in (project / "dbt_project" / "seeds").glob("*.csv"):
+    """Leave a few rows of each seed, and only what belongs to the clips that are left."""
+    seeds = project / "dbt_project" / "seeds"
+    clips: set[str] = set()
+    for seed in sorted(seeds.glob("*.csv"), key=lambda seed: seed.stem != "raw_clips"):
         with seed.open(newline="") as file:
-            rows = list(csv.reader(file))
+            rows = [*csv.DictReader(file)]
+        clips = clips or {row["clip_id"] for row in rows[:count]}
+        kept = [row for row in rows if row.get("clip_id") in {None, *clips}]
         with seed.open("w", newline="") as file:
-            csv.writer(file).writerows(rows[: count + 1])
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(kept[:count])
 
 
 @pytest.mark.long
