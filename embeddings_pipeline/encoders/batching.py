@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import count, islice
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -153,33 +153,42 @@ class Channel(Generic[T]):
         self._items: deque[Item[T]] = deque()
         self._weight = 0
         self._closed = False
-        self._changed = Condition()
+        # a stream passes each text through two channels: a lock and a count of the threads that
+        # wait cost half of what a condition alone costs
+        self._lock = Lock()
+        self._waiting = 0
+        self._changed = Condition(self._lock)
 
     @property
     def over(self) -> bool:
         """Whether the queue is empty and no more items will come."""
-        with self._changed:
+        with self._lock:
             return self._closed or not (self._items or self._writers)
 
-    def put(self, item: Item[T]) -> bool:
-        """Add an item, after waiting for capacity. Returns false where the channel is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._weight < self._capacity)
-            if not self._closed:
+    def put(self, *items: Item[T]) -> bool:
+        """Add items, each after waiting for capacity. Returns false where the channel is closed."""
+        with self._lock:
+            for item in items:
+                if self._weight >= self._capacity:
+                    self._wait_for(lambda: self._closed or self._weight < self._capacity)
+                if self._closed:
+                    return False
                 self._items.append(item)
                 self._weight += self._weight_of(item)
+            if self._waiting:
                 self._changed.notify_all()
-            return not self._closed
+            return True
 
     def take(self, max_items: int | None = None, seconds: float | None = None) -> list[Item[T]]:
         """Wait for an item and take up to `max_items` items.
 
         Returns an empty list where the channel is over, or no item came within `seconds`.
         """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._items or not self._writers, timeout=seconds
-            )
+        with self._lock:
+            if not self._items:
+                self._wait_for(
+                    lambda: self._closed or self._items or not self._writers, timeout=seconds
+                )
             count = len(self._items) if max_items is None else min(max_items, len(self._items))
             taken = [self._items.popleft() for _ in range(count)]
             self._weight -= sum(map(self._weight_of, taken))
@@ -188,16 +197,25 @@ class Channel(Generic[T]):
 
     def end(self) -> None:
         """Say that one writer adds no more items. Each writer calls this once."""
-        with self._changed:
+        with self._lock:
             self._writers -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
         """Drop the items and wake all waiting threads."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._items.clear()
             self._changed.notify_all()
+
+    def _wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        # the items that were added so far may be what another thread waits for
+        self._changed.notify_all()
+        self._waiting += 1
+        try:
+            self._changed.wait_for(ready, timeout=timeout)
+        finally:
+            self._waiting -= 1
 
     def _weight_of(self, item: Item[T]) -> int:
         return max(item.tokens, self._min_weight)
@@ -254,9 +272,8 @@ class Stream:
 
         def run() -> None:
             while items := source.take(max_items):
-                for item in work(items):
-                    if not channel.put(item):
-                        return
+                if not channel.put(*work(items)):
+                    return
 
         for _ in range(threads):
             self._start(run, channel.end)

@@ -14,20 +14,30 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding, Tokenizer
 
+from embeddings_pipeline.encoders.local.bert_weights import read_weights
 from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
-from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
+from embeddings_pipeline.encoders.local.devices import has_nvidia_card
+from embeddings_pipeline.encoders.local.loaded_model import (
+    DEFAULT_LIMITS,
+    PreparedInput,
+    Tokens,
+)
+from embeddings_pipeline.encoders.local.workers import Workers
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
 
 
 # number of rows that oneDNN optimises the packed weights for; other numbers also work
@@ -42,81 +52,56 @@ class Group(NamedTuple):
 
 
 class Bert:
-    """A BERT with the weights of a checkpoint. Raises KeyError where a weight is missing.
+    """A BERT on any device, whose batches hold texts of like length. Thread-safe.
 
     In bfloat16 on a CPU the weights of linear layers are reordered for oneDNN once, not in each
-    call.
+    call. Raises KeyError where a weight is missing.
     """
+
+    limits = DEFAULT_LIMITS
 
     def __init__(
         self, weights: Path, config: dict[str, Any], *, device: str, dtype: torch.dtype
     ) -> None:
         import torch
-        from safetensors.torch import load_file
 
-        stored = load_file(weights, device=device)
         packed = (
             device == "cpu"
             and dtype == torch.bfloat16
             and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
 
-        def affine(*names: str) -> list[Tensor]:
-            # query, key and value are computed by one matrix product
-            return [
-                torch.cat([stored[f"{name}.{part}"] for name in names]).to(dtype)
-                for part in ("weight", "bias")
-            ]
+        def pack(weight: Tensor) -> Tensor:
+            if not packed:
+                return weight
+            reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+            return reordered
 
-        def linear(*names: str) -> list[Tensor]:
-            weight, bias = affine(*names)
-            if packed:
-                weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-            return [weight, bias]
-
-        # every token belongs to the first segment
-        positions = (
-            stored["embeddings.position_embeddings.weight"]
-            + stored["embeddings.token_type_embeddings.weight"][0]
-        )
-        self._embeddings = [
-            stored["embeddings.word_embeddings.weight"].to(dtype),
-            positions.to(dtype),
-            *affine("embeddings.LayerNorm"),
-        ]
-        self._layers = [
-            [
-                *linear(*(f"{name}.attention.self.{part}" for part in ("query", "key", "value"))),
-                *linear(f"{name}.attention.output.dense"),
-                *affine(f"{name}.attention.output.LayerNorm"),
-                *linear(f"{name}.intermediate.dense"),
-                *linear(f"{name}.output.dense"),
-                *affine(f"{name}.output.LayerNorm"),
-            ]
-            for name in (f"encoder.layer.{n}" for n in range(int(config["num_hidden_layers"])))
-        ]
-        self._heads = int(config["num_attention_heads"])
-        self._epsilon = float(config["layer_norm_eps"])
+        self._weights = read_weights(weights, config, device=device, dtype=dtype, pack=pack)
+        self._device = device
         self._forward = forward_pass(device, packed=packed)
 
-    def __call__(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
-        """Return the last hidden states, shape (tokens, hidden).
-
-        `ids` are the token ids of consecutive texts without padding, shape (tokens,). `groups`
-        gives the lengths of the texts, in order.
-        """
+    def means(self, texts: Sequence[Tokens]) -> Vectors:
+        """Return the mean of each text's token vectors, float32, shape (texts, dimension)."""
         import torch
 
+        groups = [Group(len([*same]), length) for length, same in groupby(map(len, texts))]
+        ids = torch.from_numpy(np.concatenate(texts)).long().to(self._device)
         places = torch.cat([torch.arange(group.tokens).repeat(group.texts) for group in groups])
-        return self._forward(
-            ids,
-            places.to(ids.device),
-            [(group.texts, group.tokens) for group in groups],
-            self._embeddings,
-            self._layers,
-            self._heads,
-            self._epsilon,
-        )
+        with torch.inference_mode():
+            hidden = self._forward(
+                ids,
+                places.to(self._device),
+                [(group.texts, group.tokens) for group in groups],
+                *self._weights,
+            ).float()
+            parts = torch.split(hidden, [group.texts * group.tokens for group in groups])
+            means = [
+                part.view(*group, -1).mean(1) for part, group in zip(parts, groups, strict=True)
+            ]
+            vectors: Vectors = torch.cat(means).cpu().numpy()
+        return vectors
 
 
 if TYPE_CHECKING:
@@ -249,22 +234,33 @@ class PlainBert:
     """A loaded BERT with its tokenizer. Loading may raise any exception for damaged files."""
 
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
-
-        self.cpu_workers = CpuWorkers() if device == "cpu" else None
-        self._device = device
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
-        config = _read(folder / "config.json")
-        self._model = Bert(folder / "model.safetensors", config, device=device, dtype=dtype)
+        weights, config = folder / "model.safetensors", _read(folder / "config.json")
+        self.workers: Workers | None = None
+        self._model: Bert | CudaBert
+        if has_nvidia_card(device):
+            from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, CudaWorkers
+
+            self.workers = CudaWorkers()
+            self._model = CudaBert(read_weights(weights, config, device=device, dtype=dtype))
+        else:
+            self.workers = CpuWorkers() if device == "cpu" else None
+            self._model = Bert(weights, config, device=device, dtype=dtype)
+        self.limits = self._model.limits
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
         """Tokenise each text."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        ends = [0, *accumulate(map(len, encodings))]
+        # one array of which each text has a view: an array each would take longer
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, ends[-1])
         return [
             PreparedInput(
-                len(encoding.ids) + sum(_text_tokens(o) for o in encoding.overflowing), encoding.ids
+                end - start + sum(map(_text_tokens, encoding.overflowing)), ids[start:end]
             )
-            for encoding in self._tokenizer.encode_batch_fast(list(texts))
+            for encoding, (start, end) in zip(encodings, pairwise(ends), strict=True)
         ]
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
@@ -273,19 +269,7 @@ class PlainBert:
         The vectors are not normalized. `query` has no effect, since the model has no prompts.
         """
         del query
-        import torch
-
-        tokens = [cast(list[int], text.content) for text in batch]
-        groups = [Group(len([*same]), length) for length, same in groupby(map(len, tokens))]
-        ids = torch.tensor([*chain.from_iterable(tokens)])
-        with torch.inference_mode():
-            hidden = self._model(ids.to(self._device), groups).float()
-            texts = torch.split(hidden, [group.texts * group.tokens for group in groups])
-            means = [
-                part.view(*group, -1).mean(1) for part, group in zip(texts, groups, strict=True)
-            ]
-            vectors: Vectors = torch.cat(means).cpu().numpy()
-        return vectors
+        return self._model.means([cast(Tokens, text.content) for text in batch])
 
 
 def _text_tokens(overflow: Encoding) -> int:

@@ -6,18 +6,20 @@ delay recurs in each operation. Workers on separate cores wait for one another o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import TypeVar
+
+from embeddings_pipeline.encoders.batching import batches_by_length, taper_batches
+from embeddings_pipeline.encoders.local.workers import Workers
 
 # more workers would wait for the interpreter's lock, which each operation takes
 _MAX_WORKERS = 8
+# tokens of a worker's batch: a smaller batch wastes time, a larger one is no faster
+_MIN_TOKENS, _MAX_TOKENS = 256, 512
 
-T = TypeVar("T")
 
-
-class CpuWorkers:
+class CpuWorkers(Workers):
     """A `pool` of one thread for each thread that torch uses in one operation, at most eight.
 
     With more than eight torch threads, each worker uses several.
@@ -27,24 +29,30 @@ class CpuWorkers:
         import torch
 
         threads = torch.get_num_threads()
-        self.count = min(threads, _MAX_WORKERS)
-        ready = Barrier(self.count + 1)
-        self.pool = ThreadPoolExecutor(
-            self.count,
+        count = min(threads, _MAX_WORKERS)
+        ready = Barrier(count + 1)
+        pool = ThreadPoolExecutor(
+            count,
             thread_name_prefix="cpu-worker",
             initializer=_limit_threads,
-            initargs=(threads // self.count,),
+            initargs=(threads // count,),
         )
-        for _ in range(self.count):
-            self.pool.submit(ready.wait)
+        for _ in range(count):
+            pool.submit(ready.wait)
         ready.wait()
         # torch makes the number that a thread sets the default of later threads
         torch.set_num_threads(threads)
+        super().__init__(count, pool)
 
-    def run(self, work: Callable[[T], None], parts: Iterable[T]) -> None:
-        """Run `work` on each part and wait for all. Raises an error of one part afterwards."""
-        for done in wait([self.pool.submit(work, part) for part in parts]).done:
-            done.result()
+    def batches(
+        self, lengths: Sequence[int], *, max_tokens: int, max_texts: int, taper: bool
+    ) -> list[list[int]]:
+        """Group the indexes of texts of like length, longest texts first."""
+        # few texts are shared by all workers; of many, no worker ends with a long batch
+        share = max(sum(lengths) // self.count + max(lengths), _MIN_TOKENS)
+        tokens = min(max_tokens, share, _MAX_TOKENS)
+        batches = batches_by_length(lengths, max_tokens=tokens, max_texts=max_texts)
+        return taper_batches(batches, workers=self.count) if taper else batches
 
 
 def _limit_threads(threads: int) -> None:

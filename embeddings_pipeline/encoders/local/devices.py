@@ -63,6 +63,13 @@ def _is_fast_at_bfloat16(device: str) -> bool:
     return bool(_BFLOAT16_FLAGS & set(flags.read_text().split()))
 
 
+def has_nvidia_card(device: str) -> bool:
+    """Whether the device is a card of NVIDIA; torch calls those of AMD `cuda`, too."""
+    import torch
+
+    return device.startswith("cuda") and torch.version.cuda is not None
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of memory. CUDA raises its own class, a CPU a RuntimeError."""
     import torch

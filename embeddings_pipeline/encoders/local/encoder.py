@@ -70,6 +70,6 @@ class SentenceTransformersEncoder:
         shortened = vectors[:, : self._identity.dimension].astype(np.float32, copy=False)
         if self._identity.normalized:
             # normalized again in float32, since the model may use less; a zero vector stays zero
-            lengths = np.linalg.norm(shortened, axis=1, keepdims=True)
-            shortened = (shortened / np.where(lengths, lengths, 1)).astype(np.float32)
+            lengths = np.sqrt(np.einsum("ij,ij->i", shortened, shortened))[:, None]
+            shortened = (shortened / np.where(lengths, lengths, 1)).astype(np.float32, copy=False)
         return shortened

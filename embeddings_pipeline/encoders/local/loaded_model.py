@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddings_pipeline.encoders.local.workers import Workers
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+# the token ids of one text
+Tokens: TypeAlias = NDArray[np.int32]
+
+
+class BatchLimits(NamedTuple):
+    """The most texts and the most tokens in one batch."""
+
+    texts: int
+    tokens: int
+
+
+# of a CPU; larger batches are no faster there
+DEFAULT_LIMITS = BatchLimits(texts=256, tokens=2048)
 
 
 class PreparedInput(NamedTuple):
@@ -20,15 +37,19 @@ class PreparedInput(NamedTuple):
     """
 
     tokens: int
-    content: list[int] | str | Image
+    content: Tokens | str | Image
 
 
 class LoadedModel(Protocol):
     """A model that tokenises many texts at once, so that texts of like length share a batch."""
 
     @property
-    def cpu_workers(self) -> CpuWorkers | None:
+    def workers(self) -> Workers | None:
         """The threads that may call `encode` at the same time. None allows one thread."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The size of batches with which the model is fast on its device."""
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
         """Return each text with its length in tokens."""

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from embeddings_pipeline.encoders.encoder import token_count
-from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
+from embeddings_pipeline.encoders.local.loaded_model import (
+    DEFAULT_LIMITS,
+    BatchLimits,
+    PreparedInput,
+)
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+# tokens of a batch on a card, padding included
+_CARD_TOKENS = 16_384
 
 
 class SentenceTransformersModel:
@@ -44,8 +51,14 @@ class SentenceTransformersModel:
         self._token_count = token_count(folder)
 
     @property
-    def cpu_workers(self) -> None:
+    def workers(self) -> None:
         """None: the tokenizer is not safe for several threads."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The size of batches; a card is idle while it waits for small ones."""
+        on_card = self._model.device.type == "cuda"
+        return DEFAULT_LIMITS._replace(tokens=_CARD_TOKENS) if on_card else DEFAULT_LIMITS
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
         """Return the texts with their lengths in tokens; `encode` truncates them."""

@@ -20,7 +20,6 @@ from embeddings_pipeline.encoders.batching import (
     Stream,
     batches_by_length,
     encode_batch,
-    taper_batches,
 )
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
 from embeddings_pipeline.encoders.local.bert import PlainBert, is_plain_bert
@@ -30,7 +29,11 @@ from embeddings_pipeline.encoders.local.devices import (
     is_out_of_memory,
     release_memory,
 )
-from embeddings_pipeline.encoders.local.loaded_model import LoadedModel, PreparedInput
+from embeddings_pipeline.encoders.local.loaded_model import (
+    BatchLimits,
+    LoadedModel,
+    PreparedInput,
+)
 from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 from embeddings_pipeline.errors import ConfigurationError
@@ -39,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 # lower bound of a batch after running out of memory: one text of most models
 _MIN_BATCH_TOKENS = 256
-# tokens of a worker's batch: a smaller batch wastes time, a larger one is no faster
-_MIN_WORKER_TOKENS, _MAX_WORKER_TOKENS = 256, 512
 # of a stream: texts tokenised at once; tokens read ahead, among which texts of like length are
 # found; tokens that a short text counts, so that at most 8,192 texts are read ahead
 _CHUNK_TEXTS = 512
@@ -53,12 +54,13 @@ _RUNNING, _HELD = 2, 16
 @dataclass(frozen=True)
 class LocalOptions:
     """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
-    tokens (padding included) in one batch. A `trusted` model may run its own code."""
+    tokens (padding included) in one batch; None leaves them to the model. A `trusted` model may run
+    its own code."""
 
     device: str = "auto"
     precision: str = "auto"
-    batch_texts: int = 256
-    batch_tokens: int = 2048
+    batch_texts: int | None = None
+    batch_tokens: int | None = None
     trusted: bool = False
 
 
@@ -73,7 +75,7 @@ class SharedModel:
         self.identity = identity
         self.folder = folder
         self.options = options
-        self._batch_tokens = options.batch_tokens
+        self._memory_limit: int | None = None
         self._lock = Lock()
 
     @cached_property
@@ -88,7 +90,8 @@ class SharedModel:
 
     def batch_capacity(self, tokens: int) -> int:
         """Return how many inputs of `tokens` tokens each fit in one batch."""
-        return max(1, min(self._batch_tokens // tokens, self.options.batch_texts))
+        limits = self._limits
+        return max(1, min(limits.tokens // tokens, limits.texts))
 
     def encode_prepared(self, batch: Sequence[PreparedInput]) -> Vectors:
         """Return the vectors of one batch of prepared documents, at the full dimension."""
@@ -115,8 +118,8 @@ class SharedModel:
                 vectors[batch] = self._run(model, contents, query=query)
 
             batches = self._batches(model, lengths, taper=True)
-            if model.cpu_workers:
-                model.cpu_workers.run(fill, batches)
+            if model.workers:
+                model.workers.run(fill, batches)
             else:
                 for batch in batches:
                     fill(batch)
@@ -142,11 +145,9 @@ class SharedModel:
         model = self._model
         with ExitStack() as stack:
             pool = (
-                model.cpu_workers.pool
-                if model.cpu_workers
-                else stack.enter_context(ThreadPoolExecutor(1))
+                model.workers.pool if model.workers else stack.enter_context(ThreadPoolExecutor(1))
             )
-            threads = model.cpu_workers.count if model.cpu_workers else 1
+            threads = model.workers.count if model.workers else 1
             stream = Stream(max_running=_RUNNING * threads, max_held=_HELD * threads)
             stack.enter_context(closing(stream))
             prepared = stream.stage(
@@ -155,6 +156,7 @@ class SharedModel:
                 max_items=_CHUNK_TEXTS,
                 capacity=_AHEAD_TOKENS,
                 min_weight=_MIN_TEXT_TOKENS,
+                threads=model.workers.preparers if model.workers else 1,
             )
             encode = partial(self._encode_batch, model, finish)
             yield from stream.batches(self._cut(model, prepared), encode, pool)
@@ -180,7 +182,7 @@ class SharedModel:
         )
 
         def encode() -> Encodings:
-            with nullcontext() if model.cpu_workers else self._lock:
+            with nullcontext() if model.workers else self._lock:
                 vectors = self._run(model, contents, query=False)
             return Encodings(finish(vectors), usage)
 
@@ -198,18 +200,21 @@ class SharedModel:
     def _batches(
         self, model: LoadedModel, lengths: Sequence[int], *, taper: bool
     ) -> list[list[int]]:
-        """Group texts of these lengths into batches of indexes, sized for the workers if any.
+        """Group texts of these lengths into batches of indexes; with `taper` no more follow."""
+        texts, tokens = self._limits
+        if model.workers:
+            return model.workers.batches(lengths, max_tokens=tokens, max_texts=texts, taper=taper)
+        return batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
 
-        With `taper` the last batches are smaller.
-        """
-        tokens, texts = self._batch_tokens, self.options.batch_texts
-        if model.cpu_workers is None:
-            return batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
-        # few texts are shared by all workers; of many, no worker ends with a long batch
-        share = max(sum(lengths) // model.cpu_workers.count + max(lengths), _MIN_WORKER_TOKENS)
-        tokens = min(tokens, share, _MAX_WORKER_TOKENS)
-        batches = batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
-        return taper_batches(batches, workers=model.cpu_workers.count) if taper else batches
+    @property
+    def _limits(self) -> BatchLimits:
+        """The most texts and tokens of a batch, by the settings or else by the model, and the most
+        tokens that fitted in memory."""
+        limits, options = self._model.limits, self.options
+        tokens = options.batch_tokens or limits.tokens
+        return BatchLimits(
+            options.batch_texts or limits.texts, min(tokens, self._memory_limit or tokens)
+        )
 
     def _run(self, model: LoadedModel, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Encode a batch. After running out of memory, halve this batch and later batches."""
@@ -219,12 +224,12 @@ class SharedModel:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
         release_memory(self.device)
-        self._batch_tokens = max(self._batch_tokens // 2, _MIN_BATCH_TOKENS)
+        self._memory_limit = max(self._limits.tokens // 2, _MIN_BATCH_TOKENS)
         logger.warning(
             "%s ran out of memory with %d texts: batches have %d tokens from now on",
             self.identity.model,
             len(batch),
-            self._batch_tokens,
+            self._memory_limit,
         )
         half = len(batch) // 2
         halves = (batch[:half], batch[half:])

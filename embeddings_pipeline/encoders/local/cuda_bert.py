@@ -1,0 +1,164 @@
+"""Runs a BERT with mean pooling on an NVIDIA card, without padding. Importing it imports torch.
+
+The texts of a batch stand one behind the other, and attention is told where each begins. The pass
+is one TorchScript function, which needs the interpreter's lock once and not for each of its
+operations. Batches queue on the card: one thread waits for the vectors of its batch while others
+send the next, so the card does not wait for them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from embeddings_pipeline.encoders.batching import batches_in_order
+from embeddings_pipeline.encoders.local.bert_weights import BertWeights
+from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, Tokens
+from embeddings_pipeline.encoders.local.workers import Workers
+from embeddings_pipeline.entities.model import Vectors
+
+# compute capability of NVIDIA Ampere, the first generation that flash attention runs on
+_FLASH_CAPABILITY = (8, 0)
+# up to this length memory-efficient attention is faster than flash attention
+_SHORT_TOKENS = 64
+# more tokens are hardly faster; a kernel's grid has room for fewer than 65,536 texts
+_MAX_TOKENS, _MAX_TEXTS = 65_536, 32_768
+# a thread may wait for the interpreter's lock while the batches of two others are on the card
+_WORKERS = 3
+# the share of the card's free memory that a batch may take: other processes use the card, too
+_MEMORY_SHARE = 0.25
+
+
+class CudaWorkers(Workers):
+    """Three threads: one waits for its vectors while the others send their batches."""
+
+    preparers = 2
+
+    def __init__(self) -> None:
+        super().__init__(_WORKERS, ThreadPoolExecutor(_WORKERS, thread_name_prefix="cuda-worker"))
+
+    def batches(
+        self, lengths: Sequence[int], *, max_tokens: int, max_texts: int, taper: bool
+    ) -> list[list[int]]:
+        """Group the indexes of texts in their order: without padding, lengths may differ."""
+        del taper
+        return batches_in_order(lengths, max_tokens=max_tokens, max_texts=max_texts)
+
+
+class Packed(NamedTuple):
+    """A batch as one array, int32: token ids, the place of each token in its text, and where the
+    texts start and the last one ends. `longest` is the number of tokens of the longest text."""
+
+    numbers: torch.Tensor
+    tokens: int
+    longest: int
+
+
+def pack(texts: Sequence[Tokens]) -> Packed:
+    """Put the token ids of texts one behind the other."""
+    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
+    starts = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum(lengths, out=starts[1:])
+    tokens = int(starts[-1])
+    places = np.arange(tokens, dtype=np.int32) - np.repeat(starts[:-1], lengths)
+    numbers = np.concatenate([*texts, places, starts])
+    return Packed(torch.from_numpy(numbers), tokens, int(lengths.max()))
+
+
+class CudaBert:
+    """A BERT on an NVIDIA card. Thread-safe."""
+
+    def __init__(self, weights: BertWeights) -> None:
+        self._weights = weights
+        words, *_ = weights.embeddings
+        self._device = words.device
+        self._flash = (
+            words.dtype != torch.float32
+            and torch.cuda.get_device_capability(self._device) >= _FLASH_CAPABILITY
+        )
+        # hidden state, residual, query, key, value and attention; and the inner state
+        width, inner = words.shape[1], weights.layers[0][6].shape[0]
+        bytes_a_token = words.element_size() * (6 * width + inner)
+        free, _ = torch.cuda.mem_get_info(self._device)
+        fitting = int(free * _MEMORY_SHARE) // bytes_a_token
+        self.limits = BatchLimits(texts=_MAX_TEXTS, tokens=min(fitting, _MAX_TOKENS))
+        with warnings.catch_warnings():
+            # torch recommends torch.compile: 4 s to compile for a shape, and a tenth faster
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._forward = torch.jit.script(_mean_vectors)
+
+    def means(self, texts: Sequence[Tokens]) -> Vectors:
+        """Return the mean of each text's token vectors, float32, shape (texts, dimension)."""
+        packed = pack(texts)
+        # a copy that does not block must have pinned memory at its other end
+        numbers = packed.numbers.pin_memory().to(self._device, non_blocking=True)
+        vectors = self.forward(packed._replace(numbers=numbers)).to("cpu", non_blocking=True)
+        # only for this batch, and without the interpreter's lock
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream(self._device).record_event(done)
+        done.synchronize()
+        return vectors.numpy()
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """Return the means on the device of the weights, without waiting for them."""
+        with torch.inference_mode():
+            means: torch.Tensor = self._forward(
+                packed.numbers,
+                packed.tokens,
+                packed.longest,
+                self._flash and packed.longest > _SHORT_TOKENS,
+                *self._weights,
+            )
+        return means
+
+
+def _attended(
+    projected: torch.Tensor, starts: torch.Tensor, longest: int, heads: int, flash: bool
+) -> torch.Tensor:
+    # softmax(QK'/sqrt(d))V within each text, arxiv.org/abs/1706.03762
+    q, k, v = projected.view(projected.shape[0], 3, heads, -1).unbind(1)
+    if flash:
+        mixed: torch.Tensor = torch.ops.aten._flash_attention_forward(
+            q, k, v, starts, starts, longest, longest, 0.0, False, False
+        )[0]
+    else:
+        mixed = torch.ops.aten._efficient_attention_forward(
+            q[None], k[None], v[None], None, starts, starts, longest, longest, 0.0, 0
+        )[0][0]
+    return mixed.flatten(1)
+
+
+def _mean_vectors(
+    numbers: torch.Tensor,
+    tokens: int,
+    longest: int,
+    flash: bool,
+    embeddings: list[torch.Tensor],
+    layers: list[list[torch.Tensor]],
+    heads: int,
+    epsilon: float,
+) -> torch.Tensor:
+    ids, places, starts = numbers[:tokens], numbers[tokens : 2 * tokens], numbers[2 * tokens :]
+    words, positions, weight, bias = embeddings
+    hidden = functional.embedding(ids, words) + functional.embedding(places, positions)
+    shape = hidden.shape[1:]
+    hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
+    for layer in layers:
+        qkv, qkv_b, out, out_b, norm_1, norm_1_b, up, up_b, down, down_b, norm_2, norm_2_b = layer
+        projected = functional.linear(hidden, qkv, qkv_b)
+        attended = _attended(projected, starts, longest, heads, flash)
+        hidden = hidden + functional.linear(attended, out, out_b)
+        hidden = functional.layer_norm(hidden, shape, norm_1, norm_1_b, epsilon)
+        # one kernel; on a card its GELU is the approximation by tanh, within the error of halves
+        inner = torch._addmm_activation(up_b, hidden, up.t(), use_gelu=True)
+        hidden = hidden + functional.linear(inner, down, down_b)
+        hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
+    every = torch.arange(tokens, dtype=torch.int32, device=hidden.device)
+    means = functional.embedding_bag(every, hidden, starts, mode="mean", include_last_offset=True)
+    return means.float()
