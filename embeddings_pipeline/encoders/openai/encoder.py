@@ -31,6 +31,8 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
+# texts of a request where EMBEDDING_BATCH_SIZE is not set
+_BATCH_TEXTS = 256
 # splitting a call into smaller parallel requests than this saves no time
 _MIN_BATCH_TOKENS = 8_000
 # texts of a stream whose tokens are counted at once
@@ -56,7 +58,7 @@ def request_options(settings: Settings) -> RequestOptions:
     default = RequestOptions()
     a_minute = settings.embedding_tokens_per_minute or default.batch_tokens
     return RequestOptions(
-        batch_texts=min(settings.embedding_batch_size, default.batch_texts),
+        batch_texts=min(settings.embedding_batch_size or _BATCH_TEXTS, default.batch_texts),
         batch_tokens=min(a_minute, default.batch_tokens),
     )
 
