@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embeddings_pipeline.assets.factory import build_embedding_defs
+    from embeddings_pipeline.component import EmbeddingsComponent
     from embeddings_pipeline.entities.entity import Entity
     from embeddings_pipeline.errors import (
         Busy,
@@ -32,6 +34,7 @@ __all__ = [
     "ConfigurationError",
     "CostLimitReached",
     "DeletesRefused",
+    "EmbeddingsComponent",
     "EmbeddingsError",
     "Entity",
     "Interrupted",
@@ -41,13 +44,16 @@ __all__ = [
     "Searcher",
     "Settings",
     "Unavailable",
+    "build_embedding_defs",
 ]
 
 _MODULES = {
+    "EmbeddingsComponent": "component",
     "Entity": "entities.entity",
     "Pipeline": "pipeline",
     "Searcher": "search.searcher",
     "Settings": "settings",
+    "build_embedding_defs": "assets.factory",
 }
 
 

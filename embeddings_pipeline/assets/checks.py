@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from embeddings_pipeline.assets import metadata
+from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult
@@ -24,18 +25,23 @@ _ASSET_OF = {
 _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN, "error": dg.AssetCheckSeverity.ERROR}
 
 
-def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
+def entity_checks(entity: Entity, options: DefsOptions) -> dg.AssetChecksDefinition:
     """All checks of an entity, in one step, since they read the same state."""
     specs = [
-        dg.AssetCheckSpec(name, asset=[entity.name, asset], description=QUESTIONS[name])
+        dg.AssetCheckSpec(name, asset=options.key(entity.name, asset), description=QUESTIONS[name])
         for name, asset in _ASSET_OF.items()
     ]
 
-    @dg.multi_asset_check(name=f"{entity.name}_checks", specs=specs, can_subset=True)
-    def checks(
-        context: dg.AssetCheckExecutionContext, embeddings: dg.ResourceParam[RunContext]
-    ) -> Iterator[dg.AssetCheckResult]:
-        results = embeddings.pipeline.check(entity)
+    @dg.multi_asset_check(
+        name=options.op(entity.name, "checks"),
+        specs=specs,
+        can_subset=True,
+        required_resource_keys={options.name},
+        op_tags=options.op_tags,
+    )
+    def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        running = RunContext.of(context, options.name)
+        results = running.pipeline.check(running.entity(entity, context.run))
         for key in sorted(context.selected_asset_check_keys):
             yield dg.AssetCheckResult(
                 asset_key=key.asset_key, check_name=key.name, **_finding(results[key.name])
@@ -44,10 +50,12 @@ def entity_checks(entity: Entity) -> dg.AssetChecksDefinition:
     return checks
 
 
-def evaluation(entity: str, name: str, result: CheckResult) -> dg.AssetCheckEvaluation:
+def evaluation(
+    entity: str, name: str, result: CheckResult, options: DefsOptions
+) -> dg.AssetCheckEvaluation:
     """The event with a check's result, for a run outside of Dagster."""
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey([entity, _ASSET_OF[name]]), check_name=name, **_finding(result)
+        asset_key=options.key(entity, _ASSET_OF[name]), check_name=name, **_finding(result)
     )
 
 

@@ -2,40 +2,44 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from embeddings_pipeline.assets import metadata, partitions
-from embeddings_pipeline.assets.dbt_nodes import key_of, owners
+from embeddings_pipeline.assets.options import ASSETS, DefsOptions
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.resources.run_context import RunContext
-from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store.run_ledger import Counts
 
-# runs that encode share the machine's processor or accelerator: dagster.yaml limits this pool
-POOL = "encoder"
-ASSETS = ("texts", "vectors", "index", "embeddings")
 # the keys of a declaration that decide the content of each asset
-_TEXTS = {
-    "id",
-    "include",
-    "exclude",
-    "template",
-    "weights",
-    "chunk",
-    "image",
-    "filters",
-    "deleted",
-    "where",
-    "changed_at",
-    "partitions",
+_DECIDES = {
+    "texts": {
+        "id",
+        "include",
+        "exclude",
+        "template",
+        "weights",
+        "chunk",
+        "image",
+        "filters",
+        "deleted",
+        "where",
+        "changed_at",
+        "partitions",
+    },
+    "vectors": {"model", "dimension", "storage"},
+    "index": {"index", "metric"},
+    "embeddings": {"id", "filters", "publish"},
 }
-_VECTORS = {"model", "dimension", "storage"}
-_INDEX = {"index", "metric"}
-_EMBEDDINGS = {"id", "filters", "publish"}
+_KINDS = {
+    "texts": {"python", "postgres"},
+    "vectors": {"huggingface", "postgres"},
+    "index": {"postgres"},
+    "embeddings": {"postgres", "view"},
+}
+_PARTITIONED = {"texts", "vectors"}
 
 
 class TextsConfig(dg.Config):
@@ -58,145 +62,197 @@ class VectorsConfig(dg.Config):
 
 
 def entity_assets(
-    entity: Entity,
-    manifest: Mapping[str, Any],
-    node: Mapping[str, Any],
-    settings: Settings,
-    pool: str | None = POOL,
+    entity: Entity, model: dg.AssetSpec, options: DefsOptions
 ) -> list[dg.AssetsDefinition]:
-    """The four assets of an entity whose staging model is this node of the manifest."""
-    owned_by = owners(manifest, node)
-    return [
-        _texts(entity, owned_by, node, settings),
-        _vectors(entity, owned_by, settings, pool),
-        _index(entity, owned_by),
-        _embeddings(entity, owned_by, settings),
-    ]
+    """The four assets of an entity, downstream of its staging model."""
+    specs = {asset: _spec(entity, asset, model, options) for asset in ASSETS}
+    makers = {
+        "texts": _make_texts,
+        "vectors": _make_vectors,
+        "index": _make_index,
+        "embeddings": _make_embeddings,
+    }
+    return [make(entity, specs[asset], options) for asset, make in makers.items()]
 
 
 def broken_assets(
-    name: str, error: Exception, node: Mapping[str, Any]
+    name: str, error: Exception, model: dg.AssetKey, options: DefsOptions
 ) -> list[dg.AssetsDefinition]:
     """The four assets of an entity whose declaration is wrong. Assets downstream still find them,
     and each run of them fails with the error."""
-    upstream = [key_of(node), *(dg.AssetKey([name, asset]) for asset in ASSETS)]
-    return [_broken(name, *pair, error) for pair in zip(ASSETS, upstream, strict=False)]
+    upstream = [model, *options.keys(name)]
+    return [_broken(name, *pair, error, options) for pair in zip(ASSETS, upstream, strict=False)]
 
 
-def _broken(name: str, asset: str, upstream: dg.AssetKey, error: Exception) -> dg.AssetsDefinition:
-    @dg.asset(name=asset, key_prefix=name, group_name=name, deps=[upstream], description=str(error))
+def _broken(
+    name: str, asset: str, upstream: dg.AssetKey, error: Exception, options: DefsOptions
+) -> dg.AssetsDefinition:
+    spec = dg.AssetSpec(
+        options.key(name, asset),
+        deps=[upstream],
+        group_name=options.group or name,
+        description=str(error),
+    )
+
+    @dg.multi_asset(name=options.op(name, asset), specs=[spec])
     def broken() -> None:
         raise dg.Failure(str(error), allow_retries=False)
 
     return broken
 
 
-def _texts(
-    entity: Entity, owned_by: Sequence[str], node: Mapping[str, Any], settings: Settings
-) -> dg.AssetsDefinition:
-    @dg.asset(
-        key_prefix=entity.name,
-        group_name=entity.name,
-        owners=owned_by,
-        deps=[key_of(node)],
-        description=f"A text for each row of `{node['name']}` (or each chunk), with its hash.",
-        kinds={"python", "postgres"},
-        code_version=_version(entity, _TEXTS),
-        partitions_def=partitions.definition(entity),
-        backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
+def _spec(entity: Entity, asset: str, model: dg.AssetSpec, options: DefsOptions) -> dg.AssetSpec:
+    upstream = [model.key, *options.keys(entity.name)][ASSETS.index(asset)]
+    return dg.AssetSpec(
+        options.key(entity.name, asset),
+        deps=[upstream],
+        description=_description(entity, asset, model.key, options),
+        group_name=options.group or entity.name,
+        owners=model.owners,
+        kinds=_KINDS[asset],
+        code_version=_version(entity, asset, options),
+        # checks on the index report recall, which does not age
+        freshness_policy=None if asset == "index" else _freshness(entity),
+        automation_condition=_automation(entity),
     )
-    def texts(
-        context: dg.AssetExecutionContext,
-        config: TextsConfig,
-        embeddings: dg.ResourceParam[RunContext],
-    ) -> dg.MaterializeResult[None]:
+
+
+def _description(entity: Entity, asset: str, model: dg.AssetKey, options: DefsOptions) -> str:
+    if asset == "texts":
+        return f"A text for each row of `{entity.table}` (or each chunk), with its hash."
+    if asset == "vectors":
+        return (
+            f"Vectors of the texts by `{_model(entity, options)}`; only changed texts are encoded."
+        )
+    if asset == "index":
+        return "The vector index of each set, its recall measured against exact search."
+    schema = options.settings.get("pgvector_schema")
+    view = f"{schema}.{entity.name}_embeddings" if schema else f"{entity.name}_embeddings"
+    return (
+        f"The view `{view}`, which searches and marts read. It shows a new set once the set is"
+        " complete."
+    )
+
+
+def _freshness(entity: Entity) -> dg.FreshnessPolicy:
+    return dg.FreshnessPolicy.time_window(
+        fail_window=entity.freshness.fail, warn_window=entity.freshness.warn
+    )
+
+
+def _automation(entity: Entity) -> dg.AutomationCondition[dg.AssetKey] | None:
+    """Follows the staging model: all partitions, or the days of a scheduled run."""
+    if entity.automation is None:
+        return None
+    eager = dg.AutomationCondition.eager()
+    if not isinstance(entity.partitions, DayPartitions):
+        return eager
+    return eager.replace(
+        "in_latest_time_window",
+        dg.AutomationCondition.in_latest_time_window(
+            timedelta(days=entity.partitions.lookback_days + 1)
+        ),
+    )
+
+
+def _model(entity: Entity, options: DefsOptions) -> str:
+    return entity.model or options.settings.get("embedding_model") or "EMBEDDING_MODEL"
+
+
+def _version(entity: Entity, asset: str, options: DefsOptions) -> str:
+    """A digest of the keys that decide an asset, which is stale for Dagster when it changes."""
+    decides = entity.model_dump(mode="json", include=_DECIDES[asset])
+    if asset == "vectors":
+        decides["model"] = _model(entity, options)
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _arguments(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dict[str, Any]:
+    """The arguments of `multi_asset`: unlike `asset`, it lets the op have a name of its own."""
+    asset = spec.key.path[-1]
+    arguments: dict[str, Any] = {
+        "name": options.op(entity.name, asset),
+        "specs": [spec],
+        "required_resource_keys": {options.name},
+        "op_tags": options.op_tags,
+    }
+    if asset in _PARTITIONED:
+        arguments["partitions_def"] = partitions.definition(entity)
+        arguments["backfill_policy"] = partitions.backfill_policy(options.partitions_per_run)
+    return arguments
+
+
+def _make_texts(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
+    @dg.multi_asset(**_arguments(entity, spec, options))
+    def texts(context: dg.AssetExecutionContext, config: TextsConfig) -> dg.MaterializeResult[None]:
+        running = RunContext.of(context, options.name)
         keys = partitions.keys_of(context)
-        with embeddings.options(context.run_id, keys, **config.model_dump()) as options:
-            result = embeddings.pipeline.sync_texts(entity, options)
-        return dg.MaterializeResult(metadata=metadata.of_texts(result))
+        built = running.entity(entity, context.run)
+        with running.options(context.run_id, keys, **config.model_dump()) as run_options:
+            result = running.pipeline.sync_texts(built, run_options)
+        return _result(context, metadata.of_texts(running.pipeline, built, result, keys))
 
     return texts
 
 
-def _vectors(
-    entity: Entity, owned_by: Sequence[str], settings: Settings, pool: str | None
-) -> dg.AssetsDefinition:
-    model = entity.model or settings.embedding_model
-
-    @dg.asset(
-        key_prefix=entity.name,
-        group_name=entity.name,
-        owners=owned_by,
-        deps=[dg.AssetKey([entity.name, "texts"])],
-        description=f"Vectors of the texts by `{model}`; only changed texts are encoded.",
-        kinds={"huggingface", "postgres"},
-        code_version=_version(entity, _VECTORS, {"model": model}),
-        partitions_def=partitions.definition(entity),
-        backfill_policy=partitions.backfill_policy(settings.embedding_partitions_per_run),
-        pool=pool,
-    )
+def _make_vectors(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
+    @dg.multi_asset(**_arguments(entity, spec, options), pool=options.pool)
     def vectors(
-        context: dg.AssetExecutionContext,
-        config: VectorsConfig,
-        embeddings: dg.ResourceParam[RunContext],
+        context: dg.AssetExecutionContext, config: VectorsConfig
     ) -> dg.MaterializeResult[None]:
+        running = RunContext.of(context, options.name)
         keys = partitions.keys_of(context)
-        with embeddings.options(context.run_id, keys, **config.model_dump()) as options:
-            result = embeddings.pipeline.sync_vectors(entity, options)
-        partitions.record(context, embeddings.pipeline.coverage(entity), result.keys)
-        return dg.MaterializeResult(metadata=metadata.of_sets(result))
+        built = running.entity(entity, context.run)
+        with running.options(context.run_id, keys, **config.model_dump()) as run_options:
+            result = running.pipeline.sync_vectors(built, run_options)
+        return _result(
+            context, metadata.of_vectors(running.pipeline, built, result, context.run_id, keys)
+        )
 
     return vectors
 
 
-def _index(entity: Entity, owned_by: Sequence[str]) -> dg.AssetsDefinition:
-    @dg.asset(
-        key_prefix=entity.name,
-        group_name=entity.name,
-        owners=owned_by,
-        deps=[dg.AssetKey([entity.name, "vectors"])],
-        description="The vector index of each set, its recall measured against exact search.",
-        kinds={"postgres"},
-        code_version=_version(entity, _INDEX),
-    )
-    def index(
-        context: dg.AssetExecutionContext, embeddings: dg.ResourceParam[RunContext]
-    ) -> dg.MaterializeResult[None]:
-        pipeline = embeddings.pipeline
-        results = pipeline.sync_index(entity, context.run_id, report=embeddings.report)
+def _make_index(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
+    @dg.multi_asset(**_arguments(entity, spec, options))
+    def index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        running = RunContext.of(context, options.name)
+        built = running.entity(entity, context.run)
+        results = running.pipeline.sync_index(built, context.run_id, report=running.report)
         return dg.MaterializeResult(metadata=metadata.of_indexes(results))
 
     return index
 
 
-def _embeddings(entity: Entity, owned_by: Sequence[str], settings: Settings) -> dg.AssetsDefinition:
-    @dg.asset(
-        name="embeddings",
-        key_prefix=entity.name,
-        group_name=entity.name,
-        owners=owned_by,
-        deps=[dg.AssetKey([entity.name, "index"])],
-        description=f"The view `{settings.pgvector_schema}.{entity.name}_embeddings`, which"
-        " searches and marts read. It shows a new set once the set is complete.",
-        kinds={"postgres", "view"},
-        code_version=_version(entity, _EMBEDDINGS),
-        freshness_policy=dg.FreshnessPolicy.time_window(
-            fail_window=entity.freshness.fail, warn_window=entity.freshness.warn
-        ),
-    )
-    def published(
-        context: dg.AssetExecutionContext, embeddings: dg.ResourceParam[RunContext]
-    ) -> dg.MaterializeResult[None]:
-        pipeline = embeddings.pipeline
-        result = pipeline.publish(entity)
-        counts = pipeline.counts_of(entity, context.run_id) or asdict(Counts())
-        facts = metadata.of_publication(pipeline, entity, result, counts)
+def _make_embeddings(
+    entity: Entity, spec: dg.AssetSpec, options: DefsOptions
+) -> dg.AssetsDefinition:
+    @dg.multi_asset(**_arguments(entity, spec, options))
+    def embeddings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        running = RunContext.of(context, options.name)
+        built = running.entity(entity, context.run)
+        result = running.pipeline.publish(built)
+        facts = metadata.of_publication(running.pipeline, built, result, context.run_id)
+        context.instance.add_run_tags(context.run_id, metadata.run_tags(built, facts))
+        context.log_event(
+            dg.AssetMaterialization(
+                options.coverage_key, metadata=metadata.of_coverage_view(running.pipeline)
+            )
+        )
         return dg.MaterializeResult(metadata=facts)
 
-    return published
+    return embeddings
 
 
-def _version(entity: Entity, keys: set[str], given: Mapping[str, str] | None = None) -> str:
-    """A digest of the keys that decide an asset, which is stale for Dagster when it changes."""
-    decides = entity.model_dump(mode="json", include=keys) | dict(given or {})
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+def _result(
+    context: dg.AssetExecutionContext, facts: metadata.OfPartitions
+) -> dg.MaterializeResult[None]:
+    """Give each partition its own counts, and report other partitions that the run touched."""
+    for key, counts in facts.by_partition.items():
+        context.add_asset_metadata(counts, partition_key=key)
+    for key, counts in facts.beyond.items():
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key, metadata=facts.shared | counts, partition=key
+            )
+        )
+    return dg.MaterializeResult(metadata=facts.shared)

@@ -1,10 +1,12 @@
 """The job that writes the published rows to files, to search without a database."""
 
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
 import dagster as dg
 
+from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.resources.run_context import RunContext
 
 
@@ -24,39 +26,47 @@ class ExportConfig(dg.Config):
     type: SnapshotType = SnapshotType.FLAT
 
 
-@dg.op(description="A FAISS index of the published vectors, with their rows.")
-def export_snapshot(
-    config: ExportConfig, embeddings: dg.ResourceParam[RunContext]
-) -> dg.Output[None]:
-    """Write the snapshot; its counts are metadata of the output."""
-    # FAISS is an extra
-    from embeddings_pipeline.sync.snapshot import export
+def export_job(options: DefsOptions) -> dg.JobDefinition:
+    """A job of one op; the counts of the snapshot are metadata of its output."""
 
-    folder = Path(config.folder)
-    manifest = export(
-        embeddings.pipeline.vectors,
-        embeddings.pipeline.schema,
-        config.entity,
-        folder,
-        config.type.value,
-        embeddings.report,
+    @dg.op(
+        name=f"{options.name}__export",
+        description="A FAISS index of the published vectors, with their rows.",
+        required_resource_keys={options.name},
+        out=dg.Out(dg.Nothing),
     )
-    return dg.Output(
-        None,
-        metadata={
-            "folder": dg.MetadataValue.path(str(folder)),
-            "vectors": manifest.count,
-            "model": manifest.model,
-            "bytes": manifest.index.bytes + manifest.rows.bytes,
-        },
+    def export_snapshot(
+        context: dg.OpExecutionContext, config: ExportConfig
+    ) -> Iterator[dg.Output[None]]:
+        # FAISS is an extra
+        from embeddings_pipeline.sync.snapshot import export
+
+        running = RunContext.of(context, options.name)
+        folder = Path(config.folder)
+        manifest = export(
+            running.pipeline.vectors,
+            running.pipeline.schema,
+            config.entity,
+            folder,
+            config.type.value,
+            running.report,
+        )
+        yield dg.Output(
+            None,
+            metadata={
+                "folder": dg.MetadataValue.path(str(folder)),
+                "vectors": manifest.count,
+                "model": manifest.model,
+                "bytes": manifest.index.bytes + manifest.rows.bytes,
+            },
+        )
+
+    @dg.job(
+        name=f"{options.name}_export",
+        executor_def=dg.in_process_executor,
+        description="Writes a snapshot that `embeddings-pipeline search --snapshot` reads.",
     )
+    def job() -> None:
+        export_snapshot()
 
-
-@dg.job(
-    name="export",
-    executor_def=dg.in_process_executor,
-    description="Writes a snapshot that `embeddings-pipeline search --snapshot` reads.",
-)
-def export_job() -> None:
-    """One op."""
-    export_snapshot()
+    return job

@@ -2,18 +2,21 @@
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import plots
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.store import run_counts
 from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.run_ledger import Counts
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.index import IndexResult
+from embeddings_pipeline.sync.progress import usd
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.texts import TextsResult
 
@@ -21,6 +24,90 @@ Metadata = dict[str, Any]
 
 # digits after the point; others are whole. A text may cost a millionth of a dollar
 _DIGITS = {"seconds": 3, "encode_seconds": 3, "cost_usd": 6, "saved_usd": 6}
+
+
+@dataclass(frozen=True)
+class OfPartitions:
+    """Facts of a partitioned asset. `shared` is the same for each partition of the run,
+    `by_partition` has each partition's own counts, and `beyond` those of partitions that the run
+    touched without being asked for them. The counts of the whole run are on `embeddings`."""
+
+    shared: Metadata
+    by_partition: dict[str, Metadata] = field(default_factory=dict)
+    beyond: dict[str, Metadata] = field(default_factory=dict)
+
+
+def of_texts(
+    pipeline: Pipeline, entity: Entity, result: TextsResult, keys: Sequence[str] | None
+) -> OfPartitions:
+    """The rows of each partition, and how many of them have a new text. A run of one partition, or
+    without any, has the counts of the pass."""
+    shared = _table(pipeline, f"{entity.name}_texts")
+    if keys is None or len(keys) == 1:
+        shared |= of_counts(asdict(result.counts))
+        shared |= {"new": result.new, "rekeyed": result.rekeyed}
+    if keys is None:
+        return OfPartitions(shared)
+    with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
+        changed = run_counts.changed_rows(tables, result.seconds)
+    return _of_partitions(shared, ["chunks"], {"changed": changed}, pipeline.coverage(entity), keys)
+
+
+def of_vectors(
+    pipeline: Pipeline,
+    entity: Entity,
+    result: EncodeResult,
+    run_id: str,
+    keys: Sequence[str] | None,
+) -> OfPartitions:
+    """The chunks of each partition, and how many texts were encoded for it. A run of one partition,
+    or without any, has the counts of all sets together."""
+    tables_of_sets = [s.table_name for s in result.sets]
+    shared: Metadata = {
+        # the live set is the first
+        **(_table(pipeline, tables_of_sets[0]) if tables_of_sets else {}),
+        "device": ", ".join(result.devices) or "not used",
+        "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
+        **({"frozen": result.frozen} if result.frozen else {}),
+    }
+    if keys is None or len(keys) == 1:
+        shared |= of_counts(asdict(result.counts))
+    if keys is None:
+        return OfPartitions(shared)
+    with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
+        encoded = run_counts.encoded_texts(tables, tables_of_sets, run_id)
+    coverage = pipeline.coverage(entity)
+    states = ["chunks", "vectors", "pending", "quarantined"]
+    return _of_partitions(shared, states, {"encoded": encoded}, coverage, keys, result.keys)
+
+
+def _of_partitions(
+    shared: Metadata,
+    states: Sequence[str],
+    counts: Mapping[str, Mapping[str, int]],
+    coverage: Sequence[PartitionCoverage],
+    keys: Sequence[str],
+    touched: Iterable[str] = (),
+) -> OfPartitions:
+    """The rows and these states of each partition of the run, and what the run counted for it."""
+    found = {partition.partition_key: partition for partition in coverage}
+    touched = {*touched, *(key for by_partition in counts.values() for key in by_partition)}
+
+    def of_partition(key: str) -> Metadata:
+        partition = found.get(key)
+        rows = partition.rows if partition else 0
+        return {
+            "rows": rows,
+            "dagster/partition_row_count": rows,
+            **{state: getattr(partition, state, 0) for state in states},
+            **{name: by_partition.get(key, 0) for name, by_partition in counts.items()},
+        }
+
+    return OfPartitions(
+        shared,
+        {key: of_partition(key) for key in keys},
+        {key: of_partition(key) for key in sorted(touched) if key in found and key not in keys},
+    )
 
 
 def of_counts(counts: Mapping[str, Any]) -> Metadata:
@@ -32,20 +119,6 @@ def of_counts(counts: Mapping[str, Any]) -> Metadata:
     if counts["encoded"] and counts["encode_seconds"]:
         shown["tokens_per_second"] = round(counts["tokens"] / counts["encode_seconds"], 1)
     return shown | {"peak_memory_mib": peak_memory_mib()}
-
-
-def of_texts(result: TextsResult) -> Metadata:
-    """The counts of a pass over the texts."""
-    return of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
-
-
-def of_sets(result: EncodeResult) -> Metadata:
-    """The counts of all sets together, their models and devices."""
-    return of_counts(asdict(result.counts)) | {
-        "device": ", ".join(result.devices) or "not used",
-        "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
-        **({"frozen": result.frozen} if result.frozen else {}),
-    }
 
 
 def of_indexes(results: Sequence[IndexResult]) -> Metadata:
@@ -72,17 +145,53 @@ def of_indexes(results: Sequence[IndexResult]) -> Metadata:
 
 
 def of_publication(
-    pipeline: Pipeline, entity: Entity, result: PublishResult, counts: Mapping[str, Any]
+    pipeline: Pipeline, entity: Entity, result: PublishResult, run_id: str
 ) -> Metadata:
-    """The published set, the counts of the whole run, and a plot where vectors changed."""
-    shown = {"published": result.summary, "flipped": result.flipped}
-    return of_counts(counts) | shown | plots.of_changes(pipeline, entity, counts)
+    """The published set, the counts of the whole run, a link to the search page, and a plot where
+    vectors changed."""
+    # matplotlib and numpy are slow to import
+    from embeddings_pipeline.assets import plots
+
+    counts = pipeline.counts_of(entity, run_id) or asdict(Counts())
+    rows = sum(partition.covered for partition in pipeline.coverage(entity))
+    return {
+        **of_counts(counts),
+        **_table(pipeline, f"{entity.name}_embeddings"),
+        "dagster/row_count": rows,
+        "published": result.summary,
+        "flipped": result.flipped,
+        "search_page": dg.MetadataValue.url(
+            f"{pipeline.settings.search_page}/?entity={entity.name}"
+        ),
+        **plots.of_changes(pipeline, entity, counts),
+    }
 
 
-def of_partition(partition: PartitionCoverage) -> Metadata:
-    """The counts of one partition, with a prefix: names without it count the whole run."""
-    names = ("rows", "chunks", "vectors", "pending", "quarantined")
-    return {f"partition_{name}": getattr(partition, name) for name in names}
+def run_tags(entity: Entity, published: Mapping[str, Any]) -> dict[str, str]:
+    """A tag with the counts of a run, for the list of runs."""
+    counts = f"{published['encoded']:,} encoded, {published['reused']:,} reused"
+    cost = float(published["cost_usd"])
+    return {f"embeddings/{entity.name}": counts + (f", {usd(cost)}" if cost else "")}
+
+
+def of_coverage_view(pipeline: Pipeline) -> Metadata:
+    """The rows of the view that counts the rows and vectors of every entity."""
+    with pipeline.vectors.connection() as connection:
+        rows = run_counts.entity_coverage(connection, pipeline.schema)
+    return {
+        **_table(pipeline, "entity_coverage"),
+        "dagster/row_count": len(rows),
+        "entities": table([_without_nulls(row) for row in rows]),
+    }
+
+
+def _without_nulls(row: Mapping[str, Any]) -> Metadata:
+    return {name: "" if value is None else value for name, value in row.items()}
+
+
+def _table(pipeline: Pipeline, name: str) -> Metadata:
+    """The name of a table, as Dagster shows it in the side panel."""
+    return {"dagster/table_name": f"{pipeline.vectors.database.name}.{pipeline.schema}.{name}"}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:

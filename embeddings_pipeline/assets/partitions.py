@@ -1,13 +1,11 @@
-"""An entity's partitions as Dagster's, and the metadata of each."""
+"""An entity's partitions as Dagster's."""
 
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
-from embeddings_pipeline.store.coverage import PartitionCoverage
 
 
 def definition(entity: Entity) -> dg.PartitionsDefinition[str]:
@@ -43,28 +41,3 @@ def tags(keys: Sequence[str]) -> Mapping[str, str]:
 def keys_of(context: dg.AssetExecutionContext) -> list[str] | None:
     """The partitions of a run; None where it was started without any."""
     return list(context.partition_keys) if context.has_partition_key_range else None
-
-
-def record(
-    context: dg.AssetExecutionContext,
-    coverage: Sequence[PartitionCoverage],
-    touched: Sequence[str],
-) -> None:
-    """Add the counts of each partition of the run, and report the other partitions that it touched
-    as materialised."""
-    of_run, beyond = facts(coverage, keys_of(context) or (), touched)
-    for key, found in of_run.items():
-        context.add_asset_metadata(found, partition_key=key)
-    for key, found in beyond.items():
-        context.log_event(dg.AssetMaterialization(context.asset_key, metadata=found, partition=key))
-
-
-def facts(
-    coverage: Sequence[PartitionCoverage], keys: Sequence[str], touched: Sequence[str]
-) -> tuple[dict[str, metadata.Metadata], dict[str, metadata.Metadata]]:
-    """The counts by partition: of the partitions of a run that have rows, and of those that it
-    touched beyond them."""
-    found = {partition.partition_key: metadata.of_partition(partition) for partition in coverage}
-    of_run = {key: found[key] for key in keys if key in found}
-    beyond = {key: found[key] for key in touched if key in found and key not in of_run}
-    return of_run, beyond

@@ -1,23 +1,29 @@
 """The job that says what the next runs would do and cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
 from embeddings_pipeline.assets import metadata
-from embeddings_pipeline.entities.manifest import Declared
+from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.sync.plan import Plan
 
 
-def plan_job(declared: Declared) -> dg.JobDefinition:
+def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
     """A job of one op that materialises nothing: the plans are metadata of its output. Where an
     entity cannot be planned, the op fails afterwards with the error."""
 
-    @dg.op(description="What the next run of each entity would do. Writes nothing, loads no model.")
-    def plan_runs(embeddings: dg.ResourceParam[RunContext]) -> Iterator[dg.Output[None]]:
-        planned = embeddings.pipeline.plan(*declared.models, raise_errors=False)
+    @dg.op(
+        name=f"{options.name}__plan",
+        description="What the next run of each entity would do. Writes nothing, loads no model.",
+        required_resource_keys={options.name},
+        out=dg.Out(dg.Nothing),
+    )
+    def plan_runs(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+        pipeline = RunContext.of(context, options.name).pipeline
+        planned = pipeline.plan(*entities, raise_errors=False)
         failures = planned.failures
         yield dg.Output(
             None,
@@ -30,7 +36,7 @@ def plan_job(declared: Declared) -> dg.JobDefinition:
         failures.raise_any()
 
     @dg.job(
-        name="plan",
+        name=f"{options.name}_plan",
         executor_def=dg.in_process_executor,
         description="Says what the next run of each entity would do and cost.",
     )

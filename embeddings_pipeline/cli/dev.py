@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,11 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli import instance, output
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.resources.dbt_project import parse
 from embeddings_pipeline.settings import Settings, project_dir
+
+_MODULE = "embeddings_pipeline.definitions"
 
 
 def dev(
@@ -20,14 +24,22 @@ def dev(
 ) -> None:
     """Start the Dagster UI, and the daemon that runs the schedules."""
     settings = Settings.load()
-    # an error in the project is one line here; Dagster would print a page of traceback
-    prepared_manifest(settings)
+    dagster = Path(sys.executable).with_name("dagster")
+    if not dagster.exists() or not instance.is_possible():
+        raise ConfigurationError(
+            "Dagster is not installed: pip install 'embeddings-pipeline[dagster]'"
+        )
+    if settings.dbt_manifest is None:
+        # an error in the project is one line here; Dagster would print a page of traceback
+        parse(settings)
     instance.prepare(settings)
     _close_orphaned_runs(settings)
-    dagster = Path(sys.executable).with_name("dagster")
     workspace = project_dir() / "workspace.yaml"
+    location = ["-w", str(workspace)] if workspace.exists() else ["-m", _MODULE]
     output.print_message(f"Dagster UI: http://{host}:{port}")
-    arguments = ["dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+    # a shell lets what it starts in the background ignore SIGINT, and Dagster treats SIGTERM alike
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = ["dev", *location, "-h", host, "-p", str(port)]
     os.execv(dagster, [str(dagster), *arguments])  # noqa: S606 - our own arguments
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.files import write_atomically
 from embeddings_pipeline.settings import Settings, project_dir
+
+_POSTGRES = """
+storage:
+  postgres:
+    postgres_url:
+      env: DAGSTER_POSTGRES_URL
+"""
 
 
 def is_configured(settings: Settings) -> bool:
@@ -16,18 +26,42 @@ def is_configured(settings: Settings) -> bool:
     return settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
 
 
-def _own(settings: Settings) -> Path:
-    return settings.embedded_data_dir / "dagster"
+def is_possible() -> bool:
+    """Whether Dagster is installed."""
+    return find_spec("dagster") is not None
 
 
 def prepare(settings: Settings) -> Path:
-    """Set DAGSTER_HOME unless it is set, to a folder beside the embedded Postgres; returns it."""
+    """Set DAGSTER_HOME unless it is set, to a folder beside the embedded Postgres; returns it.
+
+    That folder gets the project's dagster.yaml, or the package's. Runs and events are in SQLite
+    files there, or in Postgres at DAGSTER_POSTGRES_URL.
+    """
+    if settings.dagster_postgres_url:
+        # SQLAlchemy would choose psycopg 3, with which dagster-postgres does not work
+        url = settings.dagster_postgres_url.get_secret_value()
+        os.environ["DAGSTER_POSTGRES_URL"] = re.sub(
+            r"^postgres(ql)?://", "postgresql+psycopg2://", url
+        )
     home = settings.dagster_home
     if home is None:
         home = _own(settings)
         home.mkdir(parents=True, exist_ok=True)
-        shutil.copy(project_dir() / "dagster.yaml", home)
+        config = _dagster_yaml().read_text()
+        if settings.dagster_postgres_url and not re.search(r"^storage:", config, re.MULTILINE):
+            config += _POSTGRES
+        write_atomically(home / "dagster.yaml", config)
     if not home.is_dir():
         raise ConfigurationError(f"DAGSTER_HOME {str(home)!r} is not a folder: create it")
     os.environ["DAGSTER_HOME"] = str(home.resolve())
     return home
+
+
+def _own(settings: Settings) -> Path:
+    return settings.embedded_data_dir / "dagster"
+
+
+def _dagster_yaml() -> Path:
+    own = project_dir() / "dagster.yaml"
+    template = Path(str(files("embeddings_pipeline"))) / "templates" / "project" / "dagster.yaml"
+    return own if own.exists() else template

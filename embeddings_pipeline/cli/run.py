@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from embeddings_pipeline.cli import instance, output, plan, selection
-from embeddings_pipeline.cli.selection import AsJson, session
-from embeddings_pipeline.errors import EmbeddingsError, Interrupted
+from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, session
+from embeddings_pipeline.cli.staging import build_marts, build_staging
+from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
+from embeddings_pipeline.resources.dbt_project import Build, parse
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import stopping
 from embeddings_pipeline.sync.progress import Report, of_counts
@@ -27,7 +28,7 @@ def run(
         list[str] | None, typer.Argument(metavar="ENTITY", help="The entities to run.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every entity, and the marts.")] = False,
-    dbt: Annotated[bool, typer.Option("--dbt/--no-dbt", help="Build the dbt models first.")] = True,
+    dbt: BuildsDbt = None,
     allow_deletes: Annotated[
         bool, typer.Option(help="Delete more than max_delete_share of the rows.")
     ] = False,
@@ -60,6 +61,7 @@ def run(
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     names = entities or []
+    builds = selection.builds_dbt(settings, dbt)
     options: dict[str, Any] = {
         "partitions": selection.partition_range(partitions),
         "limit": limit,
@@ -67,17 +69,17 @@ def run(
         "allow_deletes": allow_deletes,
     }
     if dry_run:
-        with session(settings) as pipeline:
+        # a dry run builds nothing, but reads what dbt would build
+        manifest = parse(settings) if builds else None
+        with session(settings, manifest) as pipeline:
             selection.require_entities(pipeline, names, everything)
-            planned = pipeline.plan(*names, **options, raise_errors=False)
-        max_cost_usd = settings.cost_limit(max_cost)
-        plan.show(planned, as_json=as_json, max_cost_usd=max_cost_usd)
-        planned.failures.raise_any()
+            planned = plan.planned(pipeline, names, options)
+        plan.show(planned, as_json=as_json, max_cost_usd=settings.cost_limit(max_cost))
         return
     options["max_cost_usd"] = max_cost
     with output.progress() as report, Runner(settings, report) as runner:
         selection.require_entities(runner.pipeline, names, everything)
-        runs = runner.run(names, options, dbt=dbt, marts=dbt and everything, dagster=dagster)
+        runs = runner.run(names, options, dbt=builds, marts=builds and everything, dagster=dagster)
     if as_json:
         documents = [{"entity": run.entity.name, **run.counts} for run in runs]
         document = {"entities": documents, "failed": runs.failures.messages()}
@@ -88,8 +90,8 @@ def run(
 
 
 class Runner:
-    """Runs entities with their staging models and marts, which Dagster's jobs build, and reports
-    the run to Dagster. Use it in a `with`."""
+    """Runs entities with their staging models and marts, and reports the run to Dagster. Use it in
+    a `with`."""
 
     def __init__(self, settings: Settings, report: Report) -> None:
         self._settings = settings
@@ -97,7 +99,6 @@ class Runner:
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
-        prepared_manifest(self._settings)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -105,14 +106,8 @@ class Runner:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The pipeline of the run."""
-        return self._exits.enter_context(Pipeline.open(self._settings))
-
-    @cached_property
-    def _jobs(self) -> Jobs:
-        from embeddings_pipeline.cli import jobs
-
-        return self._exits.enter_context(jobs.open_jobs(self.pipeline, self._report))
+        """The pipeline over the manifest that is there, or that dbt wrote for this run."""
+        return self._exits.enter_context(session(self._settings))
 
     def run(
         self,
@@ -126,13 +121,12 @@ class Runner:
     ) -> Results[EntityRun]:
         """Run staging models, entities and marts. `options` are the arguments of `Pipeline.run`.
         Where an entity fails, the others run."""
-        chosen, failures = self.pipeline.chosen(names)
-        names = [entity.name for entity in chosen]
-        if dbt and names:
-            output.print_message("building staging models")
-            for name, reason in self._jobs.staging(names, seeds=seeds).items():
-                failures[name] = EmbeddingsError(reason)
-        names = [name for name in names if name not in failures]
+        failures, builds = Failures(), []
+        if dbt:
+            failures, builds = self._build_staging(names, seeds=seeds)
+        chosen, wrong = self.pipeline.chosen(names)
+        failures.update(wrong)
+        names = [entity.name for entity in chosen if entity.name not in failures]
         runs: Results[EntityRun] = Results()
         if names and dagster:
             runs = self._jobs.run(names, options)
@@ -141,15 +135,36 @@ class Runner:
                 runs = self.pipeline.run(
                     *names, **options, report=self._report, stopped=stopped, raise_errors=False
                 )
-            if instance.is_configured(self._settings):
-                self._jobs.report(runs)
         runs.failures.update(failures)
         interrupted = any(isinstance(error, Interrupted) for error in runs.failures.values())
         if marts and not interrupted:
             output.print_message("building marts")
             with runs.failures.of("marts"):
-                self._jobs.marts()
+                builds.append(
+                    build_marts(self._settings, self.pipeline.staging, self.pipeline.manifest)
+                )
+        if instance.is_possible() and (dbt or instance.is_configured(self._settings)):
+            self._jobs.report([] if dagster else runs, [build for build in builds if build])
         return runs
+
+    def _build_staging(
+        self, names: Sequence[str], *, seeds: bool
+    ) -> tuple[Failures, list[Build | None]]:
+        """Build the staging models, and go on with the manifest that dbt wrote."""
+        output.print_message("building staging models")
+        before = self.pipeline
+        built = build_staging(self._settings, before.staging, before.manifest, names, seeds=seeds)
+        self.pipeline = self._exits.enter_context(Pipeline.open(self._settings, built.manifest))
+        for warning in self.pipeline.declared.warnings:
+            if warning not in before.declared.warnings:
+                output.print_message(f"warning: {warning}")
+        return built.failures, [built.build]
+
+    @cached_property
+    def _jobs(self) -> Jobs:
+        from embeddings_pipeline.cli import jobs
+
+        return self._exits.enter_context(jobs.open_jobs(self.pipeline, self._report))
 
 
 def print_runs(runs: Sequence[EntityRun]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from embeddings_pipeline.cli.output import print_message
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
+from embeddings_pipeline.resources.dbt_project import existing_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import TableNames
 
@@ -33,15 +34,32 @@ EntityName = Annotated[str, typer.Argument(metavar="ENTITY", help="The entity.")
 EntityNames = Annotated[
     list[str] | None, typer.Argument(metavar="ENTITY", help="All where none is named.")
 ]
+BuildsDbt = Annotated[
+    bool | None,
+    typer.Option(
+        "--dbt/--no-dbt",
+        help="Build the dbt models first, or run no dbt and read the manifest that is there.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
+def builds_dbt(settings: Settings, asked: bool | None) -> bool:
+    """Whether a run builds dbt models: as asked, else where DBT_MANIFEST is not set."""
+    return settings.dbt_manifest is None if asked is None else asked
+
+
 @contextmanager
-def session(settings: Settings | None = None) -> Iterator[Pipeline]:
-    """A pipeline over the dbt project, whose manifest is brought up to date first."""
+def session(
+    settings: Settings | None = None, manifest: Mapping[str, Any] | None = None
+) -> Iterator[Pipeline]:
+    """A pipeline over this manifest, or the one that is there; dbt writes it where there is none.
+    What looks like a declaration and is none is told on standard error."""
     settings = settings or Settings.load()
-    prepared_manifest(settings)
-    with Pipeline.open(settings) as pipeline:
+    with Pipeline.open(settings, manifest or existing_manifest(settings)) as pipeline:
+        for warning in pipeline.declared.warnings:
+            print_message(f"warning: {warning}")
         yield pipeline
 
 

@@ -8,10 +8,7 @@ import typer
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.cache import redis_summary
-from embeddings_pipeline.cli.selection import AsJson
-from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.progress import usd
 from embeddings_pipeline.sync.status import EntityStatus
@@ -19,9 +16,7 @@ from embeddings_pipeline.sync.status import EntityStatus
 
 def status(as_json: AsJson = False) -> None:
     """Show rows, vectors, coverage, pending chunks and cost of each entity."""
-    settings = Settings.load()
-    prepared_manifest(settings)
-    with Pipeline.open(settings) as pipeline:
+    with session() as pipeline:
         found = pipeline.status()
         for remark in found.remarks:
             output.print_message(remark)

@@ -161,6 +161,7 @@ class Entity(_StrictModel):
     index: Annotated[Index, TypeOrOptions] = Index()
     partitions: Annotated[Partitions, Field(discriminator="by")] = HashPartitions()
     schedule: Cron = "0 2 * * *"
+    automation: Literal["eager"] | None = None
     limit: Whole | None = Field(None, ge=1)
     freshness: Freshness = Freshness()
     publish: Literal["auto", "manual"] = "auto"

@@ -1,28 +1,76 @@
-"""Gives assets the pipeline, reports their progress, and stops them on a signal."""
+"""Gives assets the pipeline and the entities of a run, reports their progress, and stops them on a
+signal."""
+
+from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embeddings_pipeline.errors import Interrupted
-from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.manifest import entities_of, load_manifest
+from embeddings_pipeline.errors import ConfigurationError, Interrupted
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import stopping
-from embeddings_pipeline.sync.progress import Progress, Report, of_progress
-from embeddings_pipeline.sync.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.pipeline import Pipeline
+    from embeddings_pipeline.sync.progress import Progress, Report
+    from embeddings_pipeline.sync.run_options import RunOptions
 
 _LOG_EVERY_SECONDS = 5
+# dagster-dbt names the folder of an invocation by the op and this many characters of the run's id
+_RUN_ID_PREFIX = 7
 
 
 class RunContext:
-    """The pipeline of a run, and the function that receives its progress."""
+    """The pipeline of a run, the function that receives its progress, and the folders in which
+    single dbt builds of the code location leave their manifests."""
 
-    def __init__(self, pipeline: Pipeline, report: Report) -> None:
+    def __init__(self, pipeline: Pipeline, report: Report, targets: Sequence[Path] = ()) -> None:
         self.pipeline = pipeline
         self.report = report
+        self._targets = targets
+
+    @classmethod
+    def of(cls, context: Any, resource: str) -> RunContext:
+        """The resource of a step."""
+        running: RunContext = getattr(context.resources, resource)
+        return running
+
+    def entity(self, loaded: Entity, run: dg.DagsterRun) -> Entity:
+        """The entity as the dbt build of this run declares it, else as the manifest does now.
+
+        Its schema, name, columns and model may be others than when the code location was loaded:
+        an environment variable, a profile or the project has changed since. Raises
+        ConfigurationError for a declaration that is wrong now, or is gone, or has other partitions.
+        """
+        path = self._built_manifest(run)
+        declared = entities_of(load_manifest(path)) if path else self.pipeline.declared
+        built = declared.entity(loaded.name)
+        if built.partitions != loaded.partitions:
+            raise ConfigurationError(
+                f"entity {loaded.name!r}: its partitions are declared differently since the code"
+                " location was loaded: reload it"
+            )
+        return built
+
+    def _built_manifest(self, run: dg.DagsterRun) -> Path | None:
+        """The newest manifest of dbt builds in this run, or in the run that it repeats."""
+        for run_id in (run.run_id, run.parent_run_id, run.root_run_id):
+            if not run_id:
+                continue
+            found = [
+                path
+                for target in self._targets
+                for path in target.glob(f"*-{run_id[:_RUN_ID_PREFIX]}-*/manifest.json")
+            ]
+            if found:
+                return max(found, key=lambda path: path.stat().st_mtime)
+        return None
 
     @contextmanager
     def options(
@@ -33,6 +81,9 @@ class RunContext:
         A step without a limit of its own may cost EMBEDDING_MAX_COST_USD. Raises
         DagsterExecutionInterruptedError when stopped; Dagster shows the run as canceled.
         """
+        from embeddings_pipeline.sync import stopping
+        from embeddings_pipeline.sync.run_options import RunOptions
+
         config["max_cost_usd"] = self.pipeline.settings.cost_limit(config.get("max_cost_usd"))
         with stopping.on_signals() as stopped, self.pipeline.encoders.stop_when(stopped):
             try:
@@ -43,22 +94,41 @@ class RunContext:
                 raise dg.DagsterExecutionInterruptedError(str(error)) from error
 
 
-class PipelineResource(dg.ConfigurableResource[RunContext]):
-    """The pipeline, one for each run. `batch_size` replaces EMBEDDING_BATCH_SIZE in a run."""
+def pipeline_resource(
+    settings: Mapping[str, Any],
+    manifest: Path | Mapping[str, Any],
+    targets: Sequence[Path] = (),
+) -> dg.ResourceDefinition:
+    """The resource that gives each run its pipeline over a dbt manifest.
 
-    batch_size: int | None = None
+    Settings that are not given come from the environment when a run starts; a `dg.EnvVar` among
+    the given ones is read then, too, so a secret is in no definition. `batch_size` replaces
+    EMBEDDING_BATCH_SIZE in a run.
+    """
 
-    @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[RunContext]:
-        """Open the pipeline for a run, and close it afterwards."""
-        settings = Settings.load()
-        if self.batch_size is not None:
-            settings = settings.model_copy(update={"embedding_batch_size": self.batch_size})
-        with Pipeline.open(settings) as pipeline:
-            yield RunContext(pipeline, _logged(context))
+    @dg.resource(
+        config_schema={"batch_size": dg.Field(dg.Noneable(int), default_value=None)},
+        description="The databases, encoders and entities of a run.",
+    )
+    def resource(context: dg.InitResourceContext) -> Iterator[RunContext]:
+        from embeddings_pipeline.pipeline import Pipeline
+
+        given = {name: _value(value) for name, value in settings.items()}
+        if batch_size := context.resource_config["batch_size"]:
+            given["embedding_batch_size"] = batch_size
+        with Pipeline.open(Settings.load(**given), manifest) as pipeline:
+            yield RunContext(pipeline, _logged(context), targets)
+
+    return resource
+
+
+def _value(given: Any) -> Any:
+    return given.get_value() if isinstance(given, dg.EnvVar) else given
 
 
 def _logged(context: dg.InitResourceContext) -> Report:
+    from embeddings_pipeline.sync.progress import of_progress
+
     last = time.monotonic()
 
     def report(progress: Progress) -> None:

@@ -49,7 +49,7 @@ def test_the_job_of_the_entity_says_what_is_wrong_and_another_goes_its_way(broke
 
 
 def test_the_others_are_planned_before_the_job_says_what_is_wrong(broken: Notes) -> None:
-    failed = broken.execute("plan", raise_on_error=False)
+    failed = broken.execute("embeddings_plan", raise_on_error=False)
     (output,) = [e for e in failed.all_events if e.event_type_value == "STEP_OUTPUT"]
     rows = output.event_specific_data.metadata["plan"].records
     assert [row.data["entity"] for row in rows] == ["note"]

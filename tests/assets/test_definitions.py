@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from copy import deepcopy
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +15,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from embeddings_pipeline.assets.dbt_nodes import asset_nodes, asset_spec, check_specs
-from embeddings_pipeline.definitions import definitions
-from embeddings_pipeline.entities.manifest import load_manifest
+from embeddings_pipeline.assets.upstream import DbtModels
+from embeddings_pipeline.entities.manifest import load_manifest, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources import dbt_project
-from embeddings_pipeline.resources.dbt_project import prepared_manifest
-from embeddings_pipeline.resources.run_context import PipelineResource
 from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
 
@@ -42,26 +39,30 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
         patch.chdir(folder)
-        prepared_manifest(Settings.load())
+        dbt_project.parse(Settings.load())
         yield folder / "project"
 
 
 @pytest.fixture
-def manifest(project: Path) -> dict[str, Any]:
-    return load_manifest(project / "target" / "manifest.json")
+def manifest(project: Path) -> Iterator[dict[str, Any]]:
+    """The manifest; what a test makes of it is undone."""
+    path = manifest_path(Settings.load())
+    content = path.read_bytes()
+    yield load_manifest(path)
+    path.write_bytes(content)
 
 
 def load(**settings: Any) -> dg.Definitions:
-    return definitions(Settings.load().model_copy(update=settings), PipelineResource())
+    # importing dagster-dbt warns of its libraries
+    from embeddings_pipeline.assets.project import project_definitions
+
+    return project_definitions(Settings.load().model_copy(update=settings))
 
 
-def load_edited(
-    manifest: dict[str, Any], patch: pytest.MonkeyPatch, edit: dict[str, Any], **settings: Any
-) -> dg.Definitions:
+def load_edited(manifest: dict[str, Any], edit: dict[str, Any], **settings: Any) -> dg.Definitions:
     """The definitions after an edit of the declaration in stg_note.yml."""
-    edited = deepcopy(manifest)
-    edited["nodes"]["model.notes.stg_note"]["config"]["meta"]["embedding"] |= edit
-    patch.setattr("embeddings_pipeline.definitions.load_manifest", lambda path: edited)
+    manifest["nodes"]["model.notes.stg_note"]["config"]["meta"]["embedding"] |= edit
+    manifest_path(Settings.load()).write_text(json.dumps(manifest))
     return load(**settings)
 
 
@@ -80,15 +81,17 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-def test_the_definitions_load_without_a_model_or_dbt() -> None:
-    load = (
+def test_a_code_location_of_entities_loads_neither_a_model_nor_dbt(project: Path) -> None:
+    # dagster-dbt itself imports dbt where both are installed, so a translator of the team's would
+    manifest = str(manifest_path(Settings.load()))
+    loaded = run_python(
         "import sys\n"
-        "import embeddings_pipeline.definitions\n"
-        "names = {'torch', 'sentence_transformers', 'dbt', 'matplotlib', 'pandas'}\n"
+        "from embeddings_pipeline import build_embedding_defs\n"
+        f"build_embedding_defs({manifest!r}).get_repository_def()\n"
+        "names = {'torch', 'sentence_transformers', 'dbt', 'dagster_dbt', 'matplotlib', 'pandas'}\n"
         "print(*(names & set(sys.modules)))"
     )
-    run_python(load)  # parses the project where that was not done yet
-    assert run_python(load).split() == []
+    assert loaded.split() == []
 
 
 @pytest.mark.parametrize(
@@ -120,35 +123,27 @@ def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow(pa
 
 def test_loading_starts_no_database(project: Path) -> None:
     load().get_repository_def()
-    assert not (project.parent / "data").exists()
+    assert not (project.parent / "data" / "postgres").exists()
 
 
-def test_models_and_tests_are_what_dagster_dbt_says_they_are(manifest: dict[str, Any]) -> None:
+def test_models_have_the_keys_and_owners_that_dagster_dbt_gives_them(
+    manifest: dict[str, Any],
+) -> None:
     from dagster_dbt import DagsterDbtTranslator
-    from dagster_dbt.asset_utils import build_dbt_specs
 
-    specs, checks = build_dbt_specs(
-        translator=DagsterDbtTranslator(),
-        manifest=manifest,
-        select="fqn:*",
-        exclude="",
-        selector="",
-        io_manager_key=None,
-        project=None,
-    )
-    nodes = asset_nodes(manifest)
-
-    def facts(spec: dg.AssetSpec) -> tuple[Any, ...]:
-        return ({d.asset_key for d in spec.deps}, spec.code_version, [*spec.owners], spec.skippable)
-
-    def check_facts(spec: dg.AssetCheckSpec) -> tuple[Any, ...]:
-        return ({d.asset_key for d in spec.additional_deps}, spec.blocking)
-
-    mine = [asset_spec(manifest, unique_id) for unique_id in nodes]
-    assert {s.key: facts(s) for s in mine} == {s.key: facts(s) for s in specs}
-    assert {c.key: check_facts(c) for c in check_specs(manifest, nodes)} == {
-        c.key: check_facts(c) for c in checks
-    }
+    manifest["groups"]["group.notes.team"] = {"name": "team", "owner": {"email": "t@example.com"}}
+    edits: list[dict[str, Any]] = [
+        {},
+        {"group": "team", "config": {"schema": None, "meta": {}}, "meta": {}},
+        {"version": 2, "alias": "stg_note_v2"},
+        {"config": {"meta": {"dagster": {"asset_key": ["a", "b"]}}}, "meta": {}},
+    ]
+    for edit in edits:
+        node = manifest["nodes"]["model.notes.stg_note"] | edit
+        edited = {**manifest, "nodes": {**manifest["nodes"], node["unique_id"]: node}}
+        ours = DbtModels(edited).spec(node)
+        theirs = DbtModels(edited, translator=DagsterDbtTranslator()).spec(node)
+        assert (ours.key, [*ours.owners]) == (theirs.key, [*theirs.owners])
 
 
 def test_the_assets_of_an_entity_lead_from_its_model_to_the_marts(project: Path) -> None:
@@ -201,9 +196,13 @@ def test_a_backfill_is_one_run_unless_it_is_to_fan_out(
     assert asset.backfill_policy.max_partitions_per_run == most
 
 
-def test_what_is_started_by_hand_runs_in_one_process_too(project: Path) -> None:
-    repository = load().get_repository_def()
-    assert {job.executor_def.name for job in repository.get_all_jobs()} == {"in_process"}
+def test_the_jobs_run_in_one_process_and_the_location_keeps_its_own_executor(
+    project: Path,
+) -> None:
+    jobs = load().get_repository_def().get_all_jobs()
+    executors = {job.name: job.executor_def.name for job in jobs}
+    assert executors.pop("__ASSET_JOB") == "multi_or_in_process_executor"
+    assert {*executors.values()} == {"in_process"}
 
 
 def test_runs_that_encode_share_a_pool(project: Path) -> None:
@@ -212,11 +211,11 @@ def test_runs_that_encode_share_a_pool(project: Path) -> None:
 
 
 def test_another_template_or_model_shows_as_another_code_version(
-    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    manifest: dict[str, Any],
 ) -> None:
     edit = {"template": "To do: {title}", "include": None}
     before = load()
-    after = load_edited(manifest, monkeypatch, edit, embedding_model="fake/other")
+    after = load_edited(manifest, edit, embedding_model="fake/other")
 
     def versions(defs: dg.Definitions) -> list[str | None]:
         return [spec_of(defs, "note", name).code_version for name in ("texts", "vectors", "index")]
@@ -234,18 +233,18 @@ def test_schedules_are_on_unless_embedding_is_off(
 ) -> None:
     schedules = load(embedding_enabled=enabled).get_repository_def().schedule_defs
     assert {s.name: s.cron_schedule for s in schedules} == {
-        "note_schedule": "0 2 * * *",
-        "event_schedule": "0 */6 * * *",
+        "note_embeddings_schedule": "0 2 * * *",
+        "event_embeddings_schedule": "0 */6 * * *",
         "marts_schedule": "0 4 * * *",
     }
     assert {s.default_status for s in schedules} == {status}
 
 
 def test_a_wrong_declaration_fails_its_own_job_and_lets_the_others_load(
-    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    manifest: dict[str, Any],
 ) -> None:
     good = load().get_repository_def()
-    defs = load_edited(manifest, monkeypatch, {"colour": "red"})
+    defs = load_edited(manifest, {"colour": "red"})
     repository = defs.get_repository_def()
     assert repository.job_names == good.job_names
     assert [s.name for s in repository.schedule_defs] == [s.name for s in good.schedule_defs]
@@ -267,9 +266,9 @@ def test_a_wrong_declaration_fails_its_own_job_and_lets_the_others_load(
 
 @pytest.mark.parametrize("name", ["my notes", "", "note"])
 def test_an_entity_without_a_name_for_dagster_lets_the_others_load(
-    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+    manifest: dict[str, Any], name: str
 ) -> None:
-    defs = load_edited(manifest, monkeypatch, {"entity": name, "limit": 0})
+    defs = load_edited(manifest, {"entity": name, "limit": 0})
     repository = defs.get_repository_def()
     assert repository.has_job("event_embeddings")
     assert repository.has_job("note_embeddings") == (name == "note")
@@ -280,14 +279,14 @@ def test_what_dagster_refuses_of_an_entity_fails_it_alone(
 ) -> None:
     from embeddings_pipeline.assets import automation
 
-    made = automation.entity_job
+    made = automation.entity_schedule
 
-    def refused(entity: Any, node: Any) -> Any:
+    def refused(entity: Any, *arguments: Any) -> Any:
         if entity.name == "note":
             raise dg.DagsterInvalidDefinitionError("no such thing")
-        return made(entity, node)
+        return made(entity, *arguments)
 
-    monkeypatch.setattr(automation, "entity_job", refused)
+    monkeypatch.setattr(automation, "entity_schedule", refused)
     defs = load()
     assert spec_of(defs, "note", "texts").description == "no such thing"
     assert spec_of(defs, "event", "texts").description != "no such thing"
@@ -298,17 +297,15 @@ def test_what_dagster_refuses_of_an_entity_fails_it_alone(
     [
         ({"owners": ["nobody", "team:data", "a@example.com"]}, ["team:data", "a@example.com"]),
         ({"owners": 5}, []),
-        ({"group": 5, "owners": []}, []),
-        ("wrong", []),
+        ({"owners": []}, []),
     ],
 )
 def test_what_dagster_refuses_of_a_model_is_left_out(
-    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, meta: Any, owners: list[str]
+    manifest: dict[str, Any], meta: Any, owners: list[str]
 ) -> None:
-    edited = deepcopy(manifest)
-    edited["nodes"]["model.notes.stg_note"]["config"]["meta"]["dagster"] = meta
-    monkeypatch.setattr("embeddings_pipeline.definitions.load_manifest", lambda path: edited)
-    defs = load()
+    node = manifest["nodes"]["model.notes.stg_note"]
+    node["config"]["meta"]["dagster"] = node["meta"]["dagster"] = meta
+    defs = load_edited(manifest, {})
     defs.get_repository_def()
     assert [*spec_of(defs, "note", "vectors").owners] == owners
     assert [*spec_of(defs, "staging", "stg_note").owners] == owners
@@ -337,29 +334,29 @@ def test_a_project_that_dbt_cannot_parse_is_told_by_dbts_words(
         load()
 
 
-def test_the_manifest_is_parsed_again_only_where_the_project_changed(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_in_development_the_project_is_parsed_each_time_that_it_is_loaded(
+    project: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings.load()
-    prepared_manifest(settings)
-    parsed = []
-    monkeypatch.setattr(dbt_project, "_parse", lambda *arguments: parsed.append(arguments))
-    prepared_manifest(settings)
-    assert parsed == []
-    (project / "seeds" / "raw_notes.csv").touch()
-    prepared_manifest(settings)
-    assert parsed == []
-    (project / "models" / "staging" / "stg_note.sql").touch()
-    prepared_manifest(settings)
-    assert len(parsed) == 1
-    prepared_manifest(settings.model_copy(update={"dbt_target": "other"}))
-    assert len(parsed) == 2
+    event = manifest["nodes"]["model.notes.stg_event"]
+    event["meta"] = event["config"]["meta"] = {}
+    assert not load_edited(manifest, {}).get_repository_def().has_job("event_embeddings")
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    assert load().get_repository_def().has_job("event_embeddings")
+
+
+def test_with_a_manifest_of_the_teams_only_the_entities_are_there(
+    project: Path, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    repository = load(dbt_manifest=tmp_path / "manifest.json").get_repository_def()
+    assert repository.has_job("note_embeddings")
+    assert not repository.has_job("staging")
 
 
 def test_a_folder_without_a_project_is_refused(tmp_path: Path) -> None:
     settings = Settings.load().model_copy(update={"dbt_project_dir": tmp_path})
     with pytest.raises(ConfigurationError, match="holds no dbt project"):
-        prepared_manifest(settings)
+        dbt_project.parse(settings)
 
 
 def test_dagster_validates_the_definitions_of_the_workspace(

@@ -46,7 +46,11 @@ def run_of_texts(
         f"{entity}_embeddings",
         [[entity, "texts"]],
         tags=tags([partition]),
-        run_config={"ops": {f"{entity}__texts": {"config": {"include_backlog": include_backlog}}}},
+        run_config={
+            "ops": {
+                f"embeddings__{entity}__texts": {"config": {"include_backlog": include_backlog}}
+            }
+        },
     )
     (made,) = materialised(result, entity, "texts")
     assert made.partition == partition
@@ -71,10 +75,10 @@ def test_a_model_shows_its_columns_and_where_they_come_from(
 ) -> None:
     (model,) = materialised(note_run, "staging", "stg_note")
     schema = model.metadata["dagster/column_schema"].schema
-    assert {c.name: (c.type, c.description) for c in schema.columns} == {
-        "note_id": ("integer", "Key of the note."),
-        "title": ("text", "What to do."),
-        "category": ("text", "Where to do it."),
+    assert {c.name: c.type for c in schema.columns} == {
+        "note_id": "integer",
+        "title": "text",
+        "category": "text",
     }
     lineage = model.metadata["dagster/column_lineage"].lineage.deps_by_column
     assert lineage["title"] == [dg.TableColumnDep(dg.AssetKey(["raw", "raw_notes"]), "title")]
@@ -98,24 +102,56 @@ def test_every_check_of_an_entity_is_evaluated(note_run: dg.ExecuteInProcessResu
     }
 
 
-def test_each_partition_has_its_own_facts(note_run: dg.ExecuteInProcessResult) -> None:
-    found = {m.partition: m.metadata for m in materialised(note_run, "note", "vectors")}
-    assert sorted(found) == ["00", "01", "02", "03"]
-    assert sum(m["partition_rows"].value for m in found.values() if "partition_rows" in m) == 8
-
-
-def test_a_materialisation_says_what_the_run_did(note_run: dg.ExecuteInProcessResult) -> None:
+def test_each_partition_has_its_own_counts_and_the_run_has_their_sums(
+    note_run: dg.ExecuteInProcessResult,
+) -> None:
+    (published,) = materialised(note_run, "note", "embeddings")
+    for asset, count in (("texts", "changed"), ("vectors", "encoded")):
+        found = {m.partition: m.metadata for m in materialised(note_run, "note", asset)}
+        assert sorted(found) == ["00", "01", "02", "03"]
+        for name in ("rows", "chunks", count):
+            assert all(isinstance(m[name].value, int) for m in found.values())
+        assert sum(m["rows"].value for m in found.values()) == 8
+        # no hash of the eight ids has all rows in one partition
+        assert max(m["rows"].value for m in found.values()) < 8
+    vectors = {m.partition: m.metadata for m in materialised(note_run, "note", "vectors")}
+    encoded = sum(m["encoded"].value for m in vectors.values())
+    assert encoded == published.metadata["encoded"].value
     texts = materialised(note_run, "note", "texts")
-    assert sorted(m.partition or "" for m in texts) == ["00", "01", "02", "03"]
-    for made in texts:
-        assert (made.metadata["read"].value, made.metadata["new"].value) == (8, 8)
+    assert sum(m.metadata["changed"].value for m in texts) == 8
+
+
+def test_a_materialisation_says_what_the_run_did(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
     vectors = materialised(note_run, "note", "vectors")[0].metadata
-    # the other entity has six of the eight texts
-    assert vectors["encoded"].value + vectors["reused"].value == 8
-    assert vectors["reused"].value == 5
     assert vectors["device"].value == "cpu" or vectors["device"].value.startswith("cuda")
+    (published,) = materialised(note_run, "note", "embeddings")
+    counts = published.metadata
+    # the other entity has six of the eight texts
+    assert (counts["encoded"].value, counts["reused"].value) == (3, 5)
     for name in ("pending", "deleted", "tokens", "tokens_per_second", "seconds", "peak_memory_mib"):
-        assert name in vectors
+        assert name in counts
+    run = notes.instance.get_run_by_id(note_run.run_id)
+    assert run is not None
+    assert run.tags["embeddings/note"] == "3 encoded, 5 reused"
+
+
+def test_the_side_panel_has_the_table_its_rows_and_a_link_to_the_search_page(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    (published,) = materialised(note_run, "note", "embeddings")
+    name = f"{notes.database.name}.analytics_features.note_embeddings"
+    assert published.metadata["dagster/table_name"].value == name
+    assert published.metadata["dagster/row_count"].value == 8
+    assert published.metadata["search_page"].value == "http://127.0.0.1:8000/?entity=note"
+
+
+def test_the_view_of_the_coverage_is_shown_as_it_is(note_run: dg.ExecuteInProcessResult) -> None:
+    (view,) = materialised(note_run, "entity_coverage")
+    found = {row.data["entity"]: row.data for row in view.metadata["entities"].records}
+    assert found["note"]["rows"] == found["note"]["rows_with_vectors"] == 8
+    assert found["note"]["coverage_percent"] == 100.0
 
 
 def test_a_plot_and_texts_are_shown_where_vectors_changed(
@@ -177,11 +213,11 @@ def test_a_run_of_some_partitions_leaves_the_others(
     half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags(["00", "01"]))
     found = materialised(half, "note", "vectors")
     assert sorted(m.partition or "" for m in found) == ["00", "01"]
-    assert all(m.metadata["partition_pending"].value == 0 for m in found)
+    assert all(m.metadata["pending"].value == 0 for m in found)
     (coverage,) = [c for c in half.get_asset_check_evaluations() if c.check_name == "coverage"]
     assert not coverage.passed
     rest = notes.scheduled("note")
-    assert materialised(rest, "note", "vectors")[0].metadata["encoded"].value > 0
+    assert materialised(rest, "note", "embeddings")[0].metadata["encoded"].value > 0
     assert notes.sql(f"select count(*) from {VIEW} where text like '%% today'") == [(8,)]
 
 
@@ -245,7 +281,6 @@ def test_a_model_that_cannot_be_built_fails_with_the_words_of_dbt(
     finally:
         model.write_text(good)
     assert 'column "titel" does not exist' in str(failure.value.description)
-    assert "dbt: stg_note: Database Error" in str(failure.value.description)
 
 
 def test_the_plan_is_shown_without_materialising_anything(
@@ -253,7 +288,7 @@ def test_the_plan_is_shown_without_materialising_anything(
 ) -> None:
     ((relation,),) = notes.sql("select 'staging.stg_note'::regclass::text")
     notes.sql(f"update {relation} set title = 'Sell the house' where note_id = 5")
-    result = notes.execute("plan")
+    result = notes.execute("embeddings_plan")
     assert result.get_asset_materialization_events() == []
     (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
     shown = output.event_specific_data.metadata

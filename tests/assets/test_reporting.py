@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embeddings_pipeline.assets.checks import entity_checks
-from embeddings_pipeline.assets.entity import ASSETS
+from embeddings_pipeline.assets.options import ASSETS, DefsOptions
 from embeddings_pipeline.cli.main import app
 from tests.support.notes import Notes, notes
 
@@ -49,7 +49,7 @@ def checked(notes: Notes, entity: str) -> dict[str, tuple[Any, ...]]:
     """The latest result of each check of the entity."""
     found = {}
     declared = notes.running.pipeline.entity(entity)
-    for spec in entity_checks(declared).check_specs:
+    for spec in entity_checks(declared, DefsOptions()).check_specs:
         (record,) = notes.instance.event_log_storage.get_asset_check_execution_history(
             spec.key, limit=1
         )

@@ -165,6 +165,50 @@ def test_a_name_used_twice_keeps_no_other_from_being_read() -> None:
     assert "limit is 0" in message
 
 
+def test_of_a_versioned_model_the_latest_version_is_the_entity() -> None:
+    versions = [
+        model("stg_item", {"id": "id"}, version=v, latest_version=2, alias=f"stg_item_v{v}")
+        for v in (1, 2, 3)
+    ]
+    for n, node in enumerate(versions):
+        node["unique_id"] = f"model.shop.stg_item.v{n + 1}"
+    declared = entities_of({"nodes": {node["unique_id"]: node for node in versions}})
+    assert declared.broken == {}
+    assert declared.entities["item"].table == "stg_item_v2"
+
+
+def test_an_older_version_that_alone_declares_an_entity_is_that_entity() -> None:
+    node = model("stg_item", {"id": "id"}, version=1, latest_version=2, alias="stg_item_v1")
+    assert entities_of(manifest(node)).entities["item"].table == "stg_item_v1"
+
+
+@pytest.mark.parametrize("key", ["embeddings", "Embedding", "embeding", "embed"])
+def test_a_key_that_looks_like_a_declaration_is_told_with_the_one_that_is_meant(key: str) -> None:
+    node = model("stg_lamp", patch_path="shop://models/stg_lamp.yml")
+    node["config"]["meta"] = {key: {"id": "id"}, "modelling": "star", "owner": "me"}
+    assert entities_of(manifest(node)).warnings == [
+        f"model 'stg_lamp' (models/stg_lamp.yml): meta.{key} is not read: the key is meta.embedding"
+    ]
+
+
+def test_a_declaration_in_a_wrong_place_is_told() -> None:
+    config = model("stg_lamp")
+    config["config"]["embedding"] = {"id": "id"}
+    column = model("stg_shoe", columns={"id": {"config": {"meta": {"embedding": {"id": "id"}}}}})
+    seed = model("raw_shoe", {"id": "id"}, resource_type="seed")
+    declared = entities_of(manifest(config, column, seed))
+    assert declared.entities == {}
+    assert declared.warnings == [
+        "model 'stg_lamp': config.embedding is not read: write it as config.meta.embedding",
+        "model 'stg_shoe': meta.embedding of column 'id' is not read: it belongs to the model",
+        "seed 'raw_shoe': meta.embedding is not read here: only a model can declare an entity",
+    ]
+
+
+def test_a_right_declaration_is_not_warned_of() -> None:
+    assert entities_of(manifest(model("stg_product", {"id": "id"}))).warnings == []
+
+
 def test_a_manifest_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(manifest(model("stg_product", {"id": "id"}))))
@@ -172,7 +216,7 @@ def test_a_manifest_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest_says_how_it_is_made(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"no dbt manifest at .*run `dbt parse`"):
+    with pytest.raises(ConfigurationError, match=r"no dbt manifest at .*DBT_MANIFEST"):
         load_manifest(tmp_path / "manifest.json")
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
+from dagster_shared.record import replace as replace_record
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.definitions import definitions
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
@@ -36,7 +36,12 @@ class Notes:
         self.instance = instance
         self.settings = Settings.load()
         self.running = RunContext(Pipeline(self.settings), lambda progress: None)
-        self.defs = definitions(self.settings, self.running)
+        # importing dagster-dbt warns of its libraries
+        from embeddings_pipeline.assets.project import project_definitions
+
+        defs = project_definitions(self.settings)
+        shared = {"embeddings": self.running}
+        self.defs = replace_record(defs, resources={**(defs.resources or {}), **shared})
 
     def execute(
         self, job: str, assets: Sequence[Sequence[str]] | None = None, **options: Any
@@ -50,7 +55,7 @@ class Notes:
 
     def scheduled(self, entity: str) -> dg.ExecuteInProcessResult:
         """What the entity's schedule starts."""
-        schedule = self.defs.get_schedule_def(f"{entity}_schedule")
+        schedule = self.defs.get_schedule_def(f"{entity}_embeddings_schedule")
         context = dg.build_schedule_context(instance=self.instance)
         (request,) = schedule.evaluate_tick(context).run_requests or []
         return self.execute(
@@ -64,7 +69,8 @@ class Notes:
 
 
 @contextmanager
-def _database(server: Database, name: str) -> Iterator[Database]:
+def scratch_database(server: Database, name: str) -> Iterator[Database]:
+    """A database of this name, with pgvector, dropped afterwards."""
     fresh = replace(server, name=name)
     maintenance = psycopg.connect(replace(server, name="postgres").url, autocommit=True)
     with closing(maintenance) as connection:
@@ -79,7 +85,7 @@ def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The project, seeded; the environment names it and its database."""
     folder = tmp_path_factory.mktemp("notes")
     shutil.copytree(PROJECT, folder / "project")
-    with pytest.MonkeyPatch.context() as patch, _database(server, folder.name) as database:
+    with pytest.MonkeyPatch.context() as patch, scratch_database(server, folder.name) as database:
         for field in Settings.model_fields:
             patch.delenv(field.upper(), raising=False)
         patch.setenv("STAGING_DB_URL", database.url)
