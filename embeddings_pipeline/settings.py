@@ -93,8 +93,9 @@ class Settings(BaseSettings):
     embedding_cache_grace: int = Field(24 * 3600, ge=0)
     embedding_cache_keep: bool = True
     openai_api_key: SecretStr | None = None
-    # no credentials, which logs would show; no query or fragment, since paths are appended
-    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+$")
+    # no credentials, which logs would show; a query, as Azure's api-version, goes with each request
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+(\?[^@\s#]*)?$")
+    openai_encoding_format: Literal["base64", "float", "none"] | None = None
     embedding_image_max_bytes: int = Field(20 << 20, ge=1)
     # hosts, with a port unless it is the scheme's default, and buckets as s3://name
     embedding_image_hosts: str = ""
@@ -147,13 +148,13 @@ class Settings(BaseSettings):
         return self.embedding_max_cost_usd if given is None else given
 
     @classmethod
-    def load(cls, **given: Any) -> Settings:
-        """Return the given settings, and others of the environment and the project's `.env`.
+    def load(cls, **values: Any) -> Settings:
+        """Return these settings, and others of the environment and the project's `.env`.
 
         Raises ConfigurationError that names each wrong variable.
         """
         try:
-            settings = cls(_env_file=project_dir() / ".env", **given)
+            settings = cls(_env_file=project_dir() / ".env", **values)
         except ValidationError as error:
             raise ConfigurationError(f"settings: {_describe(error)}") from None
         except SettingsError as error:

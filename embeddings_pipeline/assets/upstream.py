@@ -55,8 +55,9 @@ class DbtModels:
         """
         if isinstance(source, Mapping):
             return cls(source, None, None, translator, translation)
+        project: Any = None
         if isinstance(source, str | Path):
-            path, project = Path(source), None
+            path = Path(source)
         elif hasattr(source, "manifest_path"):
             path, project = source.manifest_path, source
         elif hasattr(source, "dbt_project"):
