@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli import instance, output
 from embeddings_pipeline.cli.init import write_project
 from embeddings_pipeline.cli.run import Runner, print_runs
 from embeddings_pipeline.errors import ConfigurationError
@@ -39,6 +39,9 @@ def demo(
 ) -> None:
     """Seed the example tables, embed five entities and search them."""
     settings = _enter(folder)
+    if instance.is_possible():
+        # so that `dev` shows this run
+        instance.prepare(settings)
     with output.progress() as report, Runner(settings, report) as runner:
         runs = runner.run((), {}, dbt=True, marts=True, seeds=True)
         print_runs(runs)

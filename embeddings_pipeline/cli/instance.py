@@ -22,8 +22,9 @@ storage:
 
 def is_configured(settings: Settings) -> bool:
     """Whether there is an instance to which runs are reported: DAGSTER_HOME, or the project's own,
-    which `demo`, `dev` and a run that builds dbt models make."""
-    return settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
+    which `demo`, `dev` and `run --dagster` make."""
+    known = settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
+    return known and is_possible()
 
 
 def is_possible() -> bool:

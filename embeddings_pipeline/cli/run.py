@@ -143,7 +143,7 @@ class Runner:
                 builds.append(
                     build_marts(self._settings, self.pipeline.staging, self.pipeline.manifest)
                 )
-        if instance.is_possible() and (dbt or instance.is_configured(self._settings)):
+        if instance.is_configured(self._settings):
             self._jobs.report([] if dagster else runs, [build for build in builds if build])
         return runs
 
