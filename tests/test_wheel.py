@@ -7,11 +7,13 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
 import pytest
 
+from embeddings_pipeline.cli.init import write_project
 from tests.conftest import new_data_dir
 from tests.support.published_shop import publish_shop
 from tests.support.waiting import until
@@ -24,10 +26,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Installed]:
-    """Environments of the wheel, by their extras."""
+    """Environments of the wheel, by their extras; each is made once."""
     folder = tmp_path_factory.mktemp("wheel")
     wheel = build_wheel(folder / "dist")
-    return lambda *extras: Installed(folder / "-".join(("venv", *extras)), wheel, *extras)
+    return cache(lambda *extras: Installed(folder / "-".join(("venv", *extras)), wheel, *extras))
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ def test_a_new_project_runs_from_the_wheel_and_writes_nothing_into_the_package(
         assert (planned["entity"], planned["unchanged"]) == ("article", 12)
         (state,) = json.loads(call("status", "--json"))["entities"]
         assert (state["rows"], state["pending"]) == (12, 0)
+        assert "embeddings_pipeline.EmbeddingsComponent" in call("list", "components", program="dg")
         call("check", "defs", program="dg")
         assert (folder / "shop" / ".data").is_dir()
     finally:
@@ -115,6 +118,8 @@ def answers(url: str) -> bool:
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
+        (("dev",), "dagster"),
+        (("run", "--all"), "dbt"),
         (("serve",), "search"),
         (("db", "start"), "embedded"),
     ],
@@ -122,7 +127,8 @@ def answers(url: str) -> bool:
 def test_a_command_without_its_extra_names_the_extra(
     installed: Callable[..., Installed], folder: Path, command: tuple[str, ...], extra: str
 ) -> None:
-    done = installed().run("embeddings-pipeline", *command, cwd=folder)
+    write_project(folder / "shop", "starter")
+    done = installed().run("embeddings-pipeline", *command, cwd=folder / "shop", PATH="/nowhere")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert f"pip install 'embeddings-pipeline[{extra}]'" in done.stderr

@@ -93,8 +93,8 @@ def executable() -> str:
     found = str(own) if own.exists() else shutil.which("dbt")
     if found is None:
         raise ConfigurationError(
-            "there is no dbt command: install dbt-postgres, or build the models yourself and set"
-            " DBT_MANIFEST to the manifest.json that dbt writes"
+            "there is no dbt command: pip install 'embeddings-pipeline[dbt]', or build the models"
+            " yourself and set DBT_MANIFEST to the manifest.json that dbt writes"
         )
     return found
 
@@ -198,7 +198,8 @@ def scratch(settings: Settings) -> Iterator[Path]:
     if not (settings.dbt_project_dir / "dbt_project.yml").exists():
         raise ConfigurationError(
             f"DBT_PROJECT_DIR {str(settings.dbt_project_dir)!r} holds no dbt project: there is no"
-            " dbt_project.yml"
+            " dbt_project.yml. Go to the folder of a project, or make one: `embeddings-pipeline init"
+            " FOLDER`"
         )
     kept = target_dir(settings)
     try:
