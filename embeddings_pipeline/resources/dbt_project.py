@@ -198,8 +198,8 @@ def scratch(settings: Settings) -> Iterator[Path]:
     if not (settings.dbt_project_dir / "dbt_project.yml").exists():
         raise ConfigurationError(
             f"DBT_PROJECT_DIR {str(settings.dbt_project_dir)!r} holds no dbt project: there is no"
-            " dbt_project.yml. Go to the folder of a project, or make one: `embeddings-pipeline init"
-            " FOLDER`"
+            " dbt_project.yml. Go to the folder of a project, or make one:"
+            " `embeddings-pipeline init FOLDER`"
         )
     kept = target_dir(settings)
     try:
