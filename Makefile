@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint lint-sql format dist bench bench-encoder bench-search bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist bench bench-encoder bench-gpu bench-search bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -64,6 +64,10 @@ $(FASTEMBED)/.installed:
 bench-encoder: $(DEV_STAMP) $(FASTEMBED)/.installed
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt onnx
 	$(BIN)/python -m benchmarks.encoder $(DATA) --fastembed $(FASTEMBED)/bin/python
+
+# says so and ends where the machine has no NVIDIA card
+bench-gpu: $(DEV_STAMP)
+	$(BIN)/python -m benchmarks.gpu $(DATA)
 
 bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from embeddings_pipeline.encoders.batching import batches_in_order
+from embeddings_pipeline.encoders.batching import batches_by_length
 from embeddings_pipeline.encoders.local.bert_weights import BertWeights
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, Tokens
 from embeddings_pipeline.encoders.local.workers import Workers
@@ -46,9 +46,9 @@ class CudaWorkers(Workers):
     def batches(
         self, lengths: Sequence[int], *, max_tokens: int, max_texts: int, taper: bool
     ) -> list[list[int]]:
-        """Group the indexes of texts in their order: without padding, lengths may differ."""
+        """Group the indexes of texts of like length: the longest decides how attention runs."""
         del taper
-        return batches_in_order(lengths, max_tokens=max_tokens, max_texts=max_texts)
+        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts)
 
 
 class Packed(NamedTuple):
