@@ -61,7 +61,8 @@ class SetPlan:
     `reusable` chunks have a cache entry or share a text with another chunk. `waiting` counts
     pending rows whose text has not changed. `tokens_estimated` is whether the model's own count
     of tokens was not taken of every text. `seconds` is the time of the model. `frozen` is the
-    reason why a run would encode nothing for the set.
+    reason why a run would encode nothing for the set. `replaces_for` names the keys of the
+    declaration for which a set is built beside the live one.
     """
 
     number: int | None
@@ -76,6 +77,7 @@ class SetPlan:
     seconds: float | None
     cost_usd: float
     frozen: str | None
+    replaces_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Plan:
     """What a run would do to an entity, in rows, and to each of its sets.
 
     `why` gives the reasons for work on rows that are not new, each with its share: changed content,
-    changed columns that leave the text the same, changed keys of the declaration, a new model, an
-    unfinished run, a forced run. `seconds` is the time of the whole run, estimated from earlier
-    runs in the ledger; None where there are none.
+    changed columns that leave the text the same, changed keys of the declaration of the texts or of
+    the vector set, an unfinished run, a forced run. `seconds` is the time of the whole run,
+    estimated from earlier runs in the ledger; None where there are none.
     """
 
     entity: str
@@ -208,6 +210,7 @@ class Planner:
         plans: list[SetPlan] = []
         scope = self._options.scope(tables.source.entity)
         chosen = self._chosen(tables)
+        live = next((s for s, _ in chosen if s and s.state == "live"), None)
         for identity in dict.fromkeys(identity for _, identity in chosen):
             sets = [vector_set for vector_set, other in chosen if other == identity]
             encoder, frozen = self._encoder(identity)
@@ -230,17 +233,19 @@ class Planner:
                 costs = self._costs(tables, encoder, place, backlog)
                 if self._left is not None:
                     self._left -= backlog.encode
-                plans.append(
-                    self._set_plan(
-                        tables,
-                        vector_set,
-                        identity,
-                        backlog,
-                        costs,
-                        frozen=frozen,
-                        estimated=estimated,
-                    )
+                planned = self._set_plan(
+                    tables,
+                    vector_set,
+                    identity,
+                    backlog,
+                    costs,
+                    frozen=frozen,
+                    estimated=estimated,
                 )
+                if live and not planned.live:
+                    keys = _keys_of_set(live, identity, tables.source.entity)
+                    planned = replace(planned, replaces_for=keys)
+                plans.append(planned)
         return plans
 
     def _set_plan(
@@ -425,19 +430,37 @@ def _why(
 ) -> dict[str, float]:
     """The reasons for work on rows that are not new, with their shares."""
     live = [part for part in sets if part.live]
-    # unchanged rows wait for another model than that of the live set, or for an unfinished run
-    model = max((part.waiting for part in sets if not part.live), default=0) if live else 0
+    # unchanged rows wait for a set that is built beside the live one, or for an unfinished run
+    built = {part.replaces_for: part.waiting for part in sets if live and not part.live}
+    most = max(built.values(), default=0)
     waiting = max((part.waiting for part in live or sets), default=0)
     counts = {
         "content": changed.content,
         "columns": changed.columns,
         _changed_keys(former, names): changed.declaration,
-        "model": 0 if force else max(model - waiting, 0),
+        **{keys: 0 if force else max(rows - waiting, 0) for keys, rows in built.items()},
         "unfinished": 0 if force else waiting,
-        "forced": max(model, waiting) if force else 0,
+        "forced": max(most, waiting) if force else 0,
     }
     total = sum(counts.values())
     return {reason: rows / total for reason, rows in counts.items() if rows}
+
+
+def _keys_of_set(live: VectorSet, identity: ModelIdentity, entity: Entity) -> str:
+    """The keys of the declaration for which the live set is replaced, like `dimension, storage`."""
+    old = live.identity
+    if (old.provider, old.model, old.revision) != (
+        identity.provider,
+        identity.model,
+        identity.revision,
+    ):
+        return "model"
+    changed = {
+        "dimension": old.dimension != identity.dimension,
+        "prompts": old.document_prompt != identity.document_prompt,
+        "storage": live.storage != storage_of(entity, identity.dimension),
+    }
+    return ", ".join(key for key, differs in changed.items() if differs) or "model"
 
 
 def _changed_keys(former: TableNames | None, names: TableNames) -> str:

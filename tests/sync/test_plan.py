@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import project
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
+from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
 
 
@@ -98,6 +100,24 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     assert reasons(planned) == {"model": 1.0}
     assert [(s.number, s.encode) for s in planned.sets] == [(1, 0), (None, 150)]
     assert things.run(item)["encoded"] == 150
+
+
+@pytest.mark.parametrize(
+    ("keys", "changed", "why"),
+    [
+        ({"storage": "halfvec"}, {}, "storage"),
+        ({}, {"dimension": 32}, "dimension"),
+        ({}, {"document_prompt": "passage: "}, "prompts"),
+        ({"storage": "halfvec"}, {"dimension": 32}, "dimension, storage"),
+        ({"storage": "halfvec"}, {"revision": "r2"}, "model"),
+    ],
+)
+def test_the_keys_for_which_a_set_is_replaced_are_its_reason(
+    things: World, keys: dict[str, Any], changed: dict[str, Any], why: str
+) -> None:
+    things.run(things.declare(include=["name"]))
+    things.use(WordsEncoder(replace(things.encoder.identity, **changed)))
+    assert reasons(things.plan(things.declare(include=["name"], **keys))) == {why: 1.0}
 
 
 def test_rows_that_a_run_before_left_over_are_not_laid_to_a_model(things: World) -> None:
