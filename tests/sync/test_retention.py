@@ -17,6 +17,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import candidates, erasures
 from embeddings_pipeline.store.vectors import cache
+from embeddings_pipeline.store.vectors.sets import ensure_set
 from embeddings_pipeline.sync.checks import check
 from embeddings_pipeline.sync.erase import Erased, erase
 from tests.support.redis_server import RedisServer
@@ -149,6 +150,24 @@ def test_a_model_that_no_set_builds_on_loses_its_cache(things: World) -> None:
     things.run(item(things))
     things.retain(item(things))
     assert (cached(things, 1), cached(things, 2)) == (0, 3)
+
+
+def test_a_cache_that_a_set_begins_to_use_is_not_cleared(things: World) -> None:
+    former = things.encoder
+    things.run(item(things))
+    things.use(former.revised("r2"))
+    things.run(item(things))
+    things.sql(
+        f"insert into {SCHEMA}.embedding_cache_1 (text_hash, embedding, version, run_id)"
+        f" select text_hash, embedding, version, run_id from {SCHEMA}.item_vectors_1"
+    )
+    with ThreadPoolExecutor(1) as threads, things.postgres.connection() as connection:
+        with connection.transaction():
+            ensure_set(things.tables(connection, item(things)), former.identity)
+            cleared = threads.submit(things.retain, item(things))
+            wait_for(things, "select exists (select from pg_locks where not granted)")
+        cleared.result(60)
+    assert cached(things, 1) == 3
 
 
 def test_the_last_two_references_dropped_at_one_moment_leave_no_entry(things: World) -> None:

@@ -37,9 +37,7 @@ def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) ->
 
     Call it in a transaction: it holds a lock until the transaction ends.
     """
-    connection.execute(
-        "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"identities/{schema}",)
-    )
+    _lock(connection, schema)
     found = find(connection, schema, identity)
     if found is None:
         created = connection.execute(
@@ -82,6 +80,13 @@ def ensure(connection: Connection[Row], schema: str, identity: ModelIdentity) ->
     return found
 
 
+def _lock(connection: Connection[Row], schema: str) -> None:
+    """Let `ensure` and `clear_unused` take turns, until the transaction ends."""
+    connection.execute(
+        "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"identities/{schema}",)
+    )
+
+
 def all_of(connection: Connection[Row], schema: str) -> list[StoredIdentity]:
     """Every identity, by number."""
     rows = connection.execute(
@@ -97,6 +102,15 @@ def clear_unused(connection: Connection[Row], schema: str, keep: dict[int, timed
 
     `keep` gives, by number, how long an identity keeps its cache after its last set was retired.
     """
+    with connection.transaction():
+        # no set begins to use an identity between the decision and the truncation
+        _lock(connection, schema)
+        return _clear_unused(connection, schema, keep)
+
+
+def _clear_unused(
+    connection: Connection[Row], schema: str, keep: dict[int, timedelta]
+) -> list[str]:
     connection.execute(
         sql.SQL(
             """
