@@ -32,7 +32,7 @@ from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import states_of
-from embeddings_pipeline.sync.status import served, status
+from embeddings_pipeline.sync.status import status
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class State:
         names = declarations.as_stored(self._pipeline.schema, entity)
         now = status(self._database(), self._pipeline.schema, entity)
         with open_tables(self._database(), names) as tables:
-            shown = served(vector_sets.read(tables, ("live", "building")))
+            shown = vector_sets.served(vector_sets.read(tables, ("live", "building")))
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)

@@ -177,7 +177,7 @@ def migrate(connection: Connection[Row], name: str) -> None:
         for vector_set in vector_sets.read(tables):
             create_states_view(tables, vector_set)
         text_tables.create_text_indexes(connection, name, tables.source.entity)
-        views.replace_published(connection, name, entity, again=True)
+        views.PublishedView(connection, name, entity).replace(again=True)
     views.replace_coverage(connection, name)
 
 

@@ -94,12 +94,26 @@ _QUERY = """
 
 def live_sets(connection: Connection[Row], schema: str) -> list[VectorSet]:
     """The published set of each entity that has one."""
+    return _of_all_entities(connection, schema, ("live",))
+
+
+def served_sets(connection: Connection[Row], schema: str) -> dict[str, VectorSet]:
+    """The `served` set of each entity that has one, by entity."""
+    sets = _of_all_entities(connection, schema, ("live", "building"))
+    by_entity = {s.entity: [other for other in sets if other.entity == s.entity] for s in sets}
+    return {entity: found for entity, own in by_entity.items() if (found := served(own))}
+
+
+def _of_all_entities(
+    connection: Connection[Row], schema: str, states: Sequence[State]
+) -> list[VectorSet]:
     with connection.cursor(row_factory=class_row(VectorSet)) as cursor:
         return cursor.execute(
-            sql.SQL(_QUERY + " where s.state = 'live' order by s.entity").format(
+            sql.SQL(_QUERY + " where s.state = any(%s) order by s.entity, s.number").format(
                 sets=Identifier(schema, "vector_sets"),
                 identities=Identifier(schema, "model_identities"),
-            )
+            ),
+            (list(states),),
         ).fetchall()
 
 
@@ -132,6 +146,12 @@ def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:
         (s for s in in_use if not any(other.replaces(s) for other in in_use)),
         key=lambda s: s.state != "live",
     )
+
+
+def served(sets: Sequence[VectorSet]) -> VectorSet | None:
+    """The live set, or the first set while it is built; None without sets."""
+    in_use = [s for s in sets if s.state != "retired"]
+    return min(in_use, key=lambda s: s.state != "live", default=None)
 
 
 def table_names(connection: Connection[Row], schema: str, entity: str) -> list[str]:

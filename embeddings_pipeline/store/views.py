@@ -11,10 +11,12 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.entity import RESERVED_COLUMNS
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
+from embeddings_pipeline.store.vector_sets import VectorSet
 
 # a statement that waits for a long reader blocks all later readers
-_LOCK_TIMEOUT = "10s"
+LOCK_TIMEOUT = "10s"
 _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
 
 
@@ -30,126 +32,128 @@ def limit_lock_wait(connection: Connection[Row]) -> None:
     """Make the statements of this transaction raise LockNotAvailable, where they would wait for a
     long reader. The next run tries again.
     """
-    connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+    connection.execute(sql.SQL("set local lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
 
 
-def replace_published(
-    connection: Connection[Row], schema: str, entity: str, *, again: bool = False
-) -> bool:
-    """Make `<entity>_embeddings` show the live vector set; False where there is none.
+class PublishedView:
+    """The view `<entity>_embeddings` of an entity."""
 
-    Columns keep their positions, so that dependent views and grants survive. A current view is not
-    replaced, unless `again` is true, because replacing it waits for its readers and blocks new
-    ones.
-    """
-    live = connection.execute(
-        sql.SQL(
-            "select s.table_name, i.model, e.definition->>'id' from {sets} s"
-            " join {identities} i on i.number = s.identity join {entities} e using (entity)"
-            " where entity = %s and state = 'live'"
-        ).format(
-            sets=Identifier(schema, "vector_sets"),
-            identities=Identifier(schema, "model_identities"),
-            entities=Identifier(schema, "entities"),
-        ),
-        (entity,),
-    ).fetchone()
-    if live is None:
-        return False
-    table, model, id_column = live
-    view = f"{entity}_embeddings"
-    fixed = (id_column, *_FIXED)
-    filters = [
-        column
-        for column in columns_of(connection, schema, table)
-        if column not in RESERVED_COLUMNS and column != id_column
-    ]
-    present = list(columns_of(connection, schema, view))
-    known = [column for column in present if column in filters]
-    ordered = known + [column for column in filters if column not in known]
-    right = present == [*fixed, *ordered] and _reads(connection, schema, view, table)
-    if right and not again:
-        return True
-    # the cast drops the dimension: `create or replace view` does not change the type of a column
-    values = {
-        "embedding": sql.SQL("embedding::vector"),
-        "model": sql.Literal(model),
-        # the view has always shown the hash as bytea
-        "text_hash": sql.SQL("uuid_send(text_hash)"),
-    }
-    columns = sql.SQL(", ").join(
-        sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))
-        for column in (*fixed, *ordered)
-    )
-    limit_lock_wait(connection)
-    connection.execute(
-        sql.SQL("create or replace view {} as select {} from {}").format(
-            Identifier(schema, view), columns, Identifier(schema, table)
+    def __init__(self, connection: Connection[Row], schema: str, entity: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._entity = entity
+        self._name = f"{entity}_embeddings"
+        self._view = Identifier(schema, self._name)
+
+    def replace(self, *, again: bool = False) -> bool:
+        """Make the view show the live vector set; False where there is none.
+
+        Columns keep their positions, so that dependent views and grants survive. A current view is
+        not replaced, unless `again` is true, because replacing it waits for its readers and blocks
+        new ones.
+        """
+        live = self._connection.execute(
+            sql.SQL(
+                "select s.table_name, i.model, e.definition->>'id' from {sets} s"
+                " join {identities} i on i.number = s.identity join {entities} e using (entity)"
+                " where entity = %s and state = 'live'"
+            ).format(
+                sets=Identifier(self._schema, "vector_sets"),
+                identities=Identifier(self._schema, "model_identities"),
+                entities=Identifier(self._schema, "entities"),
+            ),
+            (self._entity,),
+        ).fetchone()
+        if live is None:
+            return False
+        table, model, id_column = live
+        fixed = (id_column, *_FIXED)
+        filters = [
+            column
+            for column in columns_of(self._connection, self._schema, table)
+            if column not in RESERVED_COLUMNS and column != id_column
+        ]
+        present = list(columns_of(self._connection, self._schema, self._name))
+        known = [column for column in present if column in filters]
+        ordered = known + [column for column in filters if column not in known]
+        right = present == [*fixed, *ordered] and self._reads(table)
+        if right and not again:
+            return True
+        # the cast drops the dimension: `create or replace view` does not change the type of a
+        # column
+        values = {
+            "embedding": sql.SQL("embedding::vector"),
+            "model": sql.Literal(model),
+            # the view has always shown the hash as bytea
+            "text_hash": sql.SQL("uuid_send(text_hash)"),
+        }
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))
+            for column in (*fixed, *ordered)
         )
-    )
-    return True
+        limit_lock_wait(self._connection)
+        self._connection.execute(
+            sql.SQL("create or replace view {} as select {} from {}").format(
+                self._view, columns, Identifier(self._schema, table)
+            )
+        )
+        return True
 
+    def drop(self) -> list[Grant]:
+        """Drop the view, to remove a column; returns the grants on it.
 
-def _reads(connection: Connection[Row], schema: str, view: str, table: str) -> bool:
-    """Whether the view reads this table."""
-    return (
-        connection.execute(
+        Raises ConfigurationError with the objects that depend on the view.
+        """
+        granted = self._connection.execute(
+            """
+            select r.rolname, a.privilege_type, a.is_grantable
+            from pg_class c cross join aclexplode(c.relacl) a
+            left join pg_roles r on r.oid = a.grantee
+            where c.oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+                and a.grantee <> c.relowner
+            """,
+            (self._schema, self._name),
+        ).fetchall()
+        try:
+            with self._connection.transaction():
+                self._connection.execute(sql.SQL("drop view if exists {}").format(self._view))
+        except DependentObjectsStillExist as error:
+            raise ConfigurationError(
+                f"entity {self._entity!r}: a filter was removed or changed its type, but"
+                f" {error.diag.message_detail}; drop the dependent objects (dbt builds its models"
+                " again), then run once more"
+            ) from None
+        return [Grant(*row) for row in granted]
+
+    def grant(self, grants: Sequence[Grant]) -> None:
+        """Grant the privileges of the dropped view on the new one."""
+        for role, privilege, grantable in grants:
+            self._connection.execute(
+                sql.SQL("grant {} on {} to {}{}").format(
+                    trusted(privilege, escaped=False),
+                    self._view,
+                    Identifier(role) if role else sql.SQL("public"),
+                    sql.SQL(" with grant option" if grantable else ""),
+                )
+            )
+
+    def _reads(self, table: str) -> bool:
+        """Whether the view reads this table."""
+        row = self._connection.execute(
             """
             select from pg_rewrite r
             join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
             where r.ev_class = to_regclass(format('%%I.%%I', %(schema)s::text, %(view)s::text))
                 and d.refobjid = to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))
             """,
-            {"schema": schema, "view": view, "table": table},
+            {"schema": self._schema, "view": self._name, "table": table},
         ).fetchone()
-        is not None
-    )
-
-
-def drop_published(connection: Connection[Row], schema: str, entity: str) -> list[Grant]:
-    """Drop the view, to remove a column; returns the grants on it.
-
-    Raises ConfigurationError with the objects that depend on the view.
-    """
-    view = Identifier(schema, f"{entity}_embeddings")
-    granted = connection.execute(
-        """
-        select r.rolname, a.privilege_type, a.is_grantable
-        from pg_class c cross join aclexplode(c.relacl) a left join pg_roles r on r.oid = a.grantee
-        where c.oid = to_regclass(format('%%I.%%I', %s::text, %s::text))
-            and a.grantee <> c.relowner
-        """,
-        (schema, f"{entity}_embeddings"),
-    ).fetchall()
-    try:
-        with connection.transaction():
-            connection.execute(sql.SQL("drop view if exists {}").format(view))
-    except DependentObjectsStillExist as error:
-        raise ConfigurationError(
-            f"entity {entity!r}: a filter was removed or changed its type, but"
-            f" {error.diag.message_detail}; drop the dependent objects (dbt builds its models"
-            " again), then run once more"
-        ) from None
-    return [Grant(*row) for row in granted]
-
-
-def grant_published(
-    connection: Connection[Row], schema: str, entity: str, grants: Sequence[Grant]
-) -> None:
-    """Grant the privileges of a dropped view on the new one."""
-    for role, privilege, grantable in grants:
-        connection.execute(
-            sql.SQL("grant {} on {} to {}{}").format(
-                trusted(privilege, escaped=False),
-                Identifier(schema, f"{entity}_embeddings"),
-                Identifier(role) if role else sql.SQL("public"),
-                sql.SQL(" with grant option" if grantable else ""),
-            )
-        )
+        return row is not None
 
 
 def replace_coverage(connection: Connection[Row], schema: str) -> None:
-    """Create `entity_coverage` again, with a row for every entity that has texts.
+    """Create `entity_coverage` again, with a row for every entity that has texts, of its live set
+    or else of the one that is built.
 
     Call it in a transaction: it holds a lock until the transaction ends.
     """
@@ -158,20 +162,19 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
     )
     rows = connection.execute(
         sql.SQL(
-            "select e.entity, e.definition->>'id', s.table_name, s.number from {entities} e"
-            " left join {sets} s on s.entity = e.entity and s.state = 'live'"
+            "select e.entity, e.definition->>'id' from {entities} e"
             # an entity whose tables were dropped is left out
             " where to_regclass(format('%I.%I', {schema}::text, e.entity || '_texts')) is not null"
             " order by 1"
         ).format(
             schema=sql.Literal(schema),
             entities=Identifier(schema, "entities"),
-            sets=Identifier(schema, "vector_sets"),
         )
     ).fetchall()
     if not rows:
         return
-    selects = [_coverage_of(schema, *row) for row in rows]
+    shown = vector_sets.served_sets(connection, schema)
+    selects = [_coverage_of(schema, entity, key, shown.get(entity)) for entity, key in rows]
     connection.execute(
         sql.SQL("create or replace view {} as {}").format(
             Identifier(schema, "entity_coverage"), sql.SQL(" union all ").join(selects)
@@ -180,9 +183,9 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
 
 
 def _coverage_of(
-    schema: str, entity: str, id_column: str, table: str | None, number: int | None
+    schema: str, entity: str, id_column: str, shown: VectorSet | None
 ) -> sql.Composable:
-    """The query of one row of the coverage view. Without a live set every text is pending."""
+    """The query of one row of the coverage view. Without a set every text is pending."""
     key = Identifier(id_column)
     without_set = sql.SQL(
         "(select {key}, true as missing, false as outdated, false as quarantined, true as pending,"
@@ -216,11 +219,11 @@ def _coverage_of(
     ).format(
         entity=sql.Literal(entity),
         key=key,
-        states=Identifier(schema, f"{entity}_chunks_{number}") if number else without_set,
+        states=Identifier(schema, shown.states_view) if shown else without_set,
         quarantine=Identifier(schema, "quarantine"),
         recent=sql.SQL(
             "(select count(*) from {} where updated_at > now() - interval '24 hours')"
-        ).format(Identifier(schema, table))
-        if table
+        ).format(Identifier(schema, shown.table_name))
+        if shown
         else sql.SQL("0::bigint"),
     )

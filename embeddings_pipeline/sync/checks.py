@@ -19,7 +19,6 @@ from embeddings_pipeline.store.index import recall as stored
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync.status import served
 
 # the question of each check
 QUESTIONS = {
@@ -39,7 +38,7 @@ def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
     entity = names.source.entity
     with open_tables(database, names) as tables:
         sets = vector_sets.read(tables, ("live", "building"))
-        shown = measured(tables, served(sets))
+        shown = measured(tables, vector_sets.served(sets))
         covered = stored_coverage.coverage(tables, shown)
         reads = shown.max_tokens if shown else None
         counts = stored_coverage.text_counts(tables, reads or 1 << 30)

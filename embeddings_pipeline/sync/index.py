@@ -13,7 +13,7 @@ from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import coverage, locks, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index import build, filter_indexes, progress, recall
-from embeddings_pipeline.store.index.build import IndexDrift
+from embeddings_pipeline.store.index.build import IndexDrift, VectorIndex
 from embeddings_pipeline.store.index.progress import Phase
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
@@ -43,7 +43,6 @@ class _Due:
     why: str
 
 
-@resumed
 def sync_index(
     database: Postgres,
     names: TableNames,
@@ -55,39 +54,61 @@ def sync_index(
     """Build the index of each maintained set where that is due, or always with `rebuild`. Also
     count the lexemes of the texts, for the ranking of full-text search. Adds the time to the ledger
     row of the run `run_id`."""
-    with open_tables(database, names) as tables:
-        lexemes.refresh_counts(tables)
-        sets = vector_sets.maintained(vector_sets.read(tables))
-    results = [_sync_one(database, names, s, rebuild=rebuild, report=report) for s in sets]
+    results = []
+    for vector_set in _counted(database, names):
+        # a build that goes on over another connection keeps its time
+        started = time.monotonic()
+        results.append(
+            _sync_one(database, names, vector_set, started, rebuild=rebuild, report=report)
+        )
     built = sum(result.seconds for result in results if result.action == "built")
     if run_id is not None and built:
-        with open_tables(database, names) as tables:
-            run_ledger.record(tables, run_id, "index", Counts(seconds=built))
+        _record(database, names, run_id, built)
     return results
 
 
+@resumed
+def _counted(database: Postgres, names: TableNames) -> list[VectorSet]:
+    """Count the lexemes; returns the maintained sets."""
+    with open_tables(database, names) as tables:
+        lexemes.refresh_counts(tables)
+        return vector_sets.maintained(vector_sets.read(tables))
+
+
+@resumed
+def _record(database: Postgres, names: TableNames, run_id: str, seconds: float) -> None:
+    with open_tables(database, names) as tables:
+        run_ledger.record(tables, run_id, "index", Counts(seconds=seconds))
+
+
+@resumed
 def _sync_one(
-    database: Postgres, names: TableNames, vector_set: VectorSet, *, rebuild: bool, report: Report
+    database: Postgres,
+    names: TableNames,
+    vector_set: VectorSet,
+    started: float,
+    *,
+    rebuild: bool,
+    report: Report,
 ) -> IndexResult:
-    started = time.monotonic()
     with (
         open_tables(database, names) as tables,
         locks.index(tables, vector_set.table_name),
     ):
         projection.vacuum(tables, vector_set)
         vector_set = vector_sets.read_one(tables, vector_set.number)
-        drift = build.drift(tables, vector_set, vector_set.indexed_at)
+        drift = VectorIndex(tables, vector_set).drift(vector_set.indexed_at)
         watch = progress.watched(
             database, tables.connection.info.backend_pid, _reporter(names, vector_set, report)
         )
         due = _due(tables, vector_set, drift, rebuild=rebuild)
-        action = _bring_up_to_date(tables, vector_set, due, drift, watch)
+        action, why = _bring_up_to_date(tables, vector_set, due, drift, watch)
         return IndexResult(
             vector_sets.read_one(tables, vector_set.number),
             action,
-            due.why if due else "",
+            why,
             drift.rows,
-            build.size(tables, vector_set),
+            VectorIndex(tables, vector_set).size(),
             time.monotonic() - started,
         )
 
@@ -98,20 +119,20 @@ def _bring_up_to_date(
     due: _Due | None,
     drift: IndexDrift,
     watch: AbstractContextManager[None],
-) -> str:
-    """Build what is due; returns the action."""
+) -> tuple[str, str]:
+    """Build what is due; returns the action and why."""
     if due and any(p.missing for p in coverage.coverage(tables, vector_set)):
-        return "waiting"
+        return "waiting", due.why
     filter_indexes.ensure(tables, vector_set)
     if due:
         with watch:
             _build(tables, vector_set, due.settings, drift)
-        return "built"
-    build.remove_leftovers(tables, vector_set)
+        return "built", due.why
+    VectorIndex(tables, vector_set).remove_leftovers()
     if vector_set.recall is None:
-        # the last build was stopped before it was measured
         recall.measure(tables, vector_set)
-    return "kept"
+        return "built", "the last build was stopped before it was measured"
+    return "kept", ""
 
 
 def _due(
@@ -132,7 +153,7 @@ def _due(
         return _Due(declared, "there was none")
     if not _same(present["declared"], declared, index):
         return _Due(declared, "another one is declared")
-    if index.type != "none" and build.size(tables, vector_set) is None:
+    if index.type != "none" and VectorIndex(tables, vector_set).size() is None:
         return _Due(declared, "it is gone")
     if share > index.rebuild:
         return _Due(declared, f"{share:.0%} of the rows changed")
@@ -168,7 +189,7 @@ def _build(
 ) -> None:
     """Build and measure an index, with more links as long as its recall is below the target."""
     while settings is not None:
-        build.build(tables, vector_set, settings, drift)
+        VectorIndex(tables, vector_set).build(settings, drift)
         vector_set = vector_sets.read_one(tables, vector_set.number)
         recall.measure(tables, vector_set)
         vector_set = vector_sets.read_one(tables, vector_set.number)

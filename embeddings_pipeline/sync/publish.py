@@ -22,6 +22,7 @@ from embeddings_pipeline.store.vectors.sets import (
     retire,
     set_state,
 )
+from embeddings_pipeline.store.views import PublishedView
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def publish(database: Postgres, names: TableNames, *, explicit: bool = False) ->
         live, building = _live(tables), _building(tables)
         if building is None:
             with tables.connection.transaction():
-                views.replace_published(tables.connection, names.schema, names.source.entity.name)
+                _view(tables).replace()
             # a run that was killed after the switch leaves surplus sets
             _drop_surplus(tables)
             return PublishResult(live, False, [])
@@ -122,6 +123,10 @@ def _building(tables: EntityTables) -> VectorSet | None:
     return next(iter(vector_sets.read(tables, ("building",))), None)
 
 
+def _view(tables: EntityTables) -> PublishedView:
+    return PublishedView(tables.connection, tables.schema, tables.entity)
+
+
 def _manual_reasons(tables: EntityTables) -> list[str]:
     name = tables.entity
     if publishing_held(tables):
@@ -135,7 +140,7 @@ def _flip(tables: EntityTables, live: VectorSet | None, to: VectorSet) -> None:
     if live is not None:
         retire(tables, live, superseded=to.replaces(live))
     set_state(tables, to.number, "live")
-    views.replace_published(tables.connection, tables.schema, tables.entity)
+    _view(tables).replace()
     views.replace_coverage(tables.connection, tables.schema)
 
 

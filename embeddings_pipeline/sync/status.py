@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,17 +100,12 @@ def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
     """Coverage by partition of the set that searches use."""
     with open_tables(database, names) as tables:
         sets = vector_sets.read(tables, ("live", "building"))
-        return stored_coverage.coverage(tables, served(sets))
-
-
-def served(sets: Sequence[VectorSet]) -> VectorSet | None:
-    """The live set, or the first set while it is built; None without sets."""
-    return min(sets, key=lambda s: s.state != "live", default=None)
+        return stored_coverage.coverage(tables, vector_sets.served(sets))
 
 
 def _read(tables: EntityTables) -> EntityStatus:
     sets = vector_sets.read(tables, ("live", "building"))
-    shown = served(sets)
+    shown = vector_sets.served(sets)
     partitions = stored_coverage.coverage(tables, shown)
     rows = sum(p.rows for p in partitions)
     ages = [p.oldest_pending_seconds for p in partitions if p.oldest_pending_seconds is not None]

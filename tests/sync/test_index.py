@@ -1,9 +1,10 @@
-"""When an index is built, what is left of a build that was killed, and how it is measured."""
+"""When an index is built, how a killed build is finished, and how recall is measured."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.embedded import postmaster
 from embeddings_pipeline.store.index import build, progress
+from embeddings_pipeline.sync import index
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Progress
@@ -36,7 +38,7 @@ def only(world: World, item: Entity, **options: Any) -> IndexResult:
 
 
 def oid(world: World) -> int:
-    """Another one where the index was built anew."""
+    """The oid of the index; a rebuilt index has another one."""
     ((number,),) = world.sql(f"select '{SCHEMA}.item_vectors_1_index'::regclass::oid::int")
     return int(number)
 
@@ -54,7 +56,7 @@ def test_an_index_is_kept_while_few_rows_change(world: World, item: Entity) -> N
     assert (result.action, result.why, oid(world)) == ("kept", "", built)
 
 
-def test_an_index_is_built_anew_when_more_than_its_share_of_rows_changed(
+def test_an_index_is_rebuilt_when_more_than_its_share_of_rows_changed(
     world: World, item: Entity
 ) -> None:
     built = oid(world)
@@ -106,9 +108,19 @@ def test_nothing_is_built_while_rows_are_pending(world: World, item: Entity) -> 
     assert oid(world) == built
 
 
+def test_a_build_that_was_not_measured_is_finished(world: World, item: Entity) -> None:
+    world.sql(f"update {SCHEMA}.vector_sets set recall = null, canary = null")
+    result = only(world, item)
+    assert (result.action, result.vector_set.recall) == ("built", 1.0)
+    assert result.why == "the last build was stopped before it was measured"
+    assert only(world, item).action == "kept"
+
+
 def test_a_build_whose_backend_is_killed_leaves_the_old_index_and_then_ends_well(
-    world: World, item: Entity
+    world: World, item: Entity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(index, "time", SimpleNamespace(monotonic=lambda: clock.now))
     built = oid(world)
     with (
         ThreadPoolExecutor(1) as threads,
@@ -118,11 +130,14 @@ def test_a_build_whose_backend_is_killed_leaves_the_old_index_and_then_ends_well
         writer.execute(f"update {SCHEMA}.item_vectors_1 set run_id = 'other' where id = 1")
         run = threads.submit(only, world, item, rebuild=True)
         world.sql("select pg_terminate_backend(%s)", waiting(world, "create index concurrently%"))
+        clock.now = 100.0
         # the work is done again over another connection, which first removes what was left
         waiting(world, "drop index concurrently%")
         assert oid(world) == built
         writer.rollback()
-        assert run.result(60).action == "built"
+        result = run.result(60)
+    # the time counts from the first try
+    assert (result.action, result.seconds) == ("built", 100.0)
     assert oid(world) != built
     assert world.sql(
         "select c.relname, indisvalid from pg_index join pg_class c on c.oid = indexrelid"
@@ -141,7 +156,7 @@ def waiting(world: World, statement: str) -> int:
 def test_a_build_tells_how_far_it_is(
     world: World, item: Entity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
     told: list[Progress] = []
     with (
         ThreadPoolExecutor(1) as threads,
@@ -201,7 +216,7 @@ def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
 ) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n} of {n % 7}") for n in range(500)])
-    # so many lists that one of them holds few of the neighbours
+    # with many lists, one list has few of the neighbours
     world.run(world.declare(index={"type": "ivfflat", "lists": 50, "recall": 0.9}))
     ((effort, recall),) = world.sql(f"select ef_search, recall from {SCHEMA}.vector_sets")
     assert recall >= 0.9

@@ -33,7 +33,7 @@ def test_a_run_that_flips_nothing_waits_for_no_reader_of_the_view(
 def test_a_search_waits_for_no_index_that_takes_the_place_of_another(
     world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_LOCK_TIMEOUT", "2s")
+    monkeypatch.setattr(build, "LOCK_TIMEOUT", "2s")
     with (
         ThreadPoolExecutor(1) as threads,
         closing(psycopg.connect(world.database.url)) as reader,
@@ -92,7 +92,7 @@ def test_an_index_that_was_left_unfinished_is_dropped_even_if_it_is_wanted_no_mo
 def test_a_set_that_someone_reads_is_dropped_by_a_later_run(
     world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "_LOCK_TIMEOUT", "1s")
+    monkeypatch.setattr(views, "LOCK_TIMEOUT", "1s")
     world.use(world.encoder.revised("r2"))
     item = world.declare(keep_sets=0)
     with (
@@ -109,7 +109,7 @@ def test_a_set_that_someone_reads_is_dropped_by_a_later_run(
 def test_a_change_of_filters_does_not_wait_for_ever_for_a_reader(
     world: World, undisturbed: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "_LOCK_TIMEOUT", "1s")
+    monkeypatch.setattr(views, "LOCK_TIMEOUT", "1s")
     item = world.declare(filters=["name"])
     with (
         ThreadPoolExecutor(1) as threads,

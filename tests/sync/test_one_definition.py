@@ -1,4 +1,4 @@
-"""What is pending is the same number for everyone who asks."""
+"""The number of pending chunks is the same in plan, check, status and view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Refuses:
 
 
 def told(world: World, item: Entity) -> dict[str, int]:
-    """What each of them calls pending; nothing is changed by asking."""
+    """The pending chunks by each of them. Changes nothing."""
     names = world.names_of(item)
     (coverage,) = world.sql(
         f"select sum(pending)::int from {SCHEMA}.entity_coverage where entity = 'item'"
@@ -56,7 +56,7 @@ def test_before_and_after_a_text_failed_all_agree(world: World, refuses: Refuses
     world.vectors(item, limit=2)
     assert set(told(world, item).values()) == {4}
 
-    # one attempt of three: what is left alone for some hours is pending for nobody
+    # one attempt of three: a text that is not tried for some hours is pending for nobody
     world.run(item)
     assert set(told(world, item).values()) == {0}
     assert len(world.view()) == 8
@@ -74,7 +74,26 @@ def test_before_and_after_a_text_failed_all_agree(world: World, refuses: Refuses
     assert set(told(world, item).values()) == {0}
 
 
-def test_what_is_tried_again_is_encoded_and_pending_for_nobody(
+def test_while_the_first_set_is_built_all_agree(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(10)])
+    item = world.declare()
+    world.texts(item)
+    world.vectors(item, limit=4)
+    assert set(told(world, item).values()) == {6}
+    assert world.sql(
+        f"select rows, rows_with_vectors, vectors_last_24h from {SCHEMA}.entity_coverage"
+    ) == [(10, 4, 4)]
+
+    # another model takes the place of a set that was never live
+    world.use(world.encoder.revised("r2"))
+    world.vectors(item, limit=3)
+    assert set(told(world, item).values()) == {7}
+    world.run(world.declare(keep_sets=0))
+    assert set(told(world, item).values()) == {0}
+
+
+def test_a_text_that_is_retried_is_encoded_and_no_longer_pending(
     world: World, refuses: Refuses
 ) -> None:
     item = world.declare()

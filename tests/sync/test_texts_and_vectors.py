@@ -183,7 +183,7 @@ def test_a_time_of_change_without_end_is_none(world: World) -> None:
     world.texts(item)
     assert world.vectors(item, limit=1).counts.encoded == 1
     ((pending,),) = world.sql(f"select pending from {SCHEMA}.entity_coverage")
-    assert pending == 3
+    assert pending == 2
     with world.postgres.connection() as connection:
         covered = coverage.coverage(world.tables(connection, item), world.sets(item)[0])
     assert sum(part.rows for part in covered) == 3

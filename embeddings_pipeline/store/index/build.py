@@ -18,85 +18,104 @@ from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import VectorSet
 
-_LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT = "5s"
 
 # bytes of a node of pgvector's HNSW graph in memory, without its vector, and of each link over all
 # layers; a little more than HnswElementData and 2 m HnswCandidates take (hnsw.h)
 _NODE, _LINK = 256, 40
 
 
-def build(
-    tables: EntityTables,
-    vector_set: VectorSet,
-    settings: dict[str, Any],
-    drift: IndexDrift,
-) -> None:
-    """Build the index beside an old one, then drop the old one. Does not measure the recall.
+class VectorIndex:
+    """The vector index of one set."""
 
-    Searches can use one of the two at any time, and wait for neither.
-    """
-    name, fresh, old = _names(vector_set)
-    # the build needs the names of the leftovers; it would wait for their readers anyway
-    remove_leftovers(tables, vector_set, patience="0")
-    if settings["type"] != "none":
-        _use_memory(tables.connection, _graph_bytes(vector_set, settings, drift.rows))
-        _use_workers(tables.connection, vector_set)
-        tables.execute(
-            "create index {concurrently} {fresh} on {table} using {method}"
-            " (embedding {opclass}) {options}",
-            # readers and writers of a live set do not wait for the build
-            concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
-            fresh=Identifier(fresh),
-            table=tables.table(vector_set.table_name),
-            method=sql.SQL(settings["type"]),
-            opclass=sql.SQL(f"{vector_set.storage}_{settings['metric']}_ops"),
-            options=_options(settings),
-        )
-    with tables.connection.transaction():
-        # the stored settings must always describe the index with the final name
-        tables.execute(
-            "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
-            " recall = null, canary = null where entity = {entity} and number = %s",
-            (Jsonb(settings), drift.rows, drift.at, vector_set.number),
-        )
-        _rename(tables, name, old)
-        _rename(tables, fresh, name)
-    remove_leftovers(tables, vector_set)
+    def __init__(self, tables: EntityTables, vector_set: VectorSet) -> None:
+        self._tables = tables
+        self._set = vector_set
+        self._name = f"{vector_set.table_name}_index"
+        # the index being built, and the one being replaced
+        self._fresh, self._old = f"{self._name}_new", f"{self._name}_old"
+        self._vectors = tables.table(vector_set.table_name)
 
+    def build(self, settings: dict[str, Any], drift: IndexDrift) -> None:
+        """Build the index beside an old one, then drop the old one. Does not measure the recall.
 
-def remove_leftovers(
-    tables: EntityTables, vector_set: VectorSet, patience: str | None = None
-) -> None:
-    """Drop indexes that a build left: an unfinished one, and one that was replaced.
-
-    Waits for readers of the set for `patience` (a lock_timeout), 5 seconds by default. An index
-    that is in use for longer is left to the next call.
-    """
-    _, *leftovers = _names(vector_set)
-    timeout = sql.Literal(patience or _LOCK_TIMEOUT)
-    for index in leftovers:
-        tables.connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
-        with suppress(LockNotAvailable):
-            # a plain drop would wait for readers, and block new ones
-            tables.execute(
-                "drop index concurrently if exists {index}",
-                index=tables.table(index),
+        Searches can use one of the two at any time, and wait for neither.
+        """
+        # the build needs the names of the leftovers; it would wait for their readers anyway
+        self.remove_leftovers(patience="0")
+        if settings["type"] != "none":
+            connection = self._tables.connection
+            _use_memory(connection, _graph_bytes(self._set, settings, drift.rows))
+            _use_workers(connection, self._set)
+            self._tables.execute(
+                "create index {concurrently} {fresh} on {vectors} using {method}"
+                " (embedding {opclass}) {options}",
+                concurrently=concurrently(self._set),
+                fresh=Identifier(self._fresh),
+                vectors=self._vectors,
+                method=sql.SQL(settings["type"]),
+                opclass=sql.SQL(f"{self._set.storage}_{settings['metric']}_ops"),
+                options=_options(settings),
             )
-        tables.connection.execute("reset lock_timeout")
+        with self._tables.connection.transaction():
+            # the stored settings must always describe the index with the final name
+            self._tables.execute(
+                "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
+                " recall = null, canary = null where entity = {entity} and number = %s",
+                (Jsonb(settings), drift.rows, drift.at, self._set.number),
+            )
+            self._rename(self._name, self._old)
+            self._rename(self._fresh, self._name)
+        self.remove_leftovers()
+
+    def remove_leftovers(self, patience: str | None = None) -> None:
+        """Drop indexes that a build left: an unfinished one, and one that was replaced.
+
+        Waits for readers of the set for `patience` (a lock_timeout), 5 seconds by default. An index
+        that is in use for longer is left to the next call.
+        """
+        timeout = sql.Literal(patience or LOCK_TIMEOUT)
+        for index in (self._fresh, self._old):
+            self._tables.connection.execute(sql.SQL("set lock_timeout = {}").format(timeout))
+            with suppress(LockNotAvailable):
+                # a plain drop would wait for readers, and block new ones
+                self._tables.execute(
+                    "drop index concurrently if exists {index}", index=self._tables.table(index)
+                )
+            self._tables.connection.execute("reset lock_timeout")
+
+    def drift(self, since: datetime | None) -> IndexDrift:
+        """What was written to the set since a time; None counts all rows."""
+        return IndexDrift(
+            *self._tables.one(
+                "select count(*), count(*) filter (where updated_at > {since}), clock_timestamp()"
+                " from {vectors}",
+                since=sql.SQL("coalesce({}::timestamptz, '-infinity')").format(sql.Literal(since)),
+                vectors=self._vectors,
+            )
+        )
+
+    def size(self) -> int | None:
+        """The bytes of the index; None where there is no valid index."""
+        name = self._tables.table(self._name).as_string(self._tables.connection)
+        row = self._tables.execute(
+            "select pg_relation_size(indexrelid) from pg_index"
+            " where indexrelid = to_regclass({index}) and indisvalid",
+            index=sql.Literal(name),
+        ).fetchone()
+        return row[0] if row else None
+
+    def _rename(self, name: str, to: str) -> None:
+        self._tables.execute(
+            "alter index if exists {name} rename to {to}",
+            name=self._tables.table(name),
+            to=Identifier(to),
+        )
 
 
-def _names(vector_set: VectorSet) -> tuple[str, str, str]:
-    """The names of the index, of the one being built, and of the one being replaced."""
-    name = index_name(vector_set)
-    return name, f"{name}_new", f"{name}_old"
-
-
-def _rename(tables: EntityTables, name: str, to: str) -> None:
-    tables.execute(
-        "alter index if exists {name} rename to {to}",
-        name=tables.table(name),
-        to=Identifier(to),
-    )
+def concurrently(vector_set: VectorSet) -> sql.SQL:
+    """The option with which readers and writers of a live set do not wait for a build."""
+    return sql.SQL("concurrently" if vector_set.state == "live" else "")
 
 
 def _options(settings: dict[str, Any]) -> sql.Composable:
@@ -221,30 +240,3 @@ class IndexDrift:
         """The share of rows that are new, changed or gone since there were `former` rows."""
         gone = former - (self.rows - self.fresh)
         return max(self.fresh, gone) / max(self.rows, former, 1)
-
-
-def drift(tables: EntityTables, vector_set: VectorSet, since: datetime | None) -> IndexDrift:
-    """What was written to a set since a time; None counts all rows."""
-    return IndexDrift(
-        *tables.one(
-            "select count(*), count(*) filter (where updated_at > {since}), clock_timestamp()"
-            " from {vectors}",
-            since=sql.SQL("coalesce({}::timestamptz, '-infinity')").format(sql.Literal(since)),
-            vectors=tables.table(vector_set.table_name),
-        )
-    )
-
-
-def index_name(vector_set: VectorSet) -> str:
-    """The name of the index that searches of a set use."""
-    return f"{vector_set.table_name}_index"
-
-
-def size(tables: EntityTables, vector_set: VectorSet) -> int | None:
-    """The bytes of a set's index; None where there is no valid index."""
-    row = tables.execute(
-        "select pg_relation_size(indexrelid) from pg_index"
-        " where indexrelid = to_regclass({index}) and indisvalid",
-        index=sql.Literal(tables.table(index_name(vector_set)).as_string(tables.connection)),
-    ).fetchone()
-    return row[0] if row else None

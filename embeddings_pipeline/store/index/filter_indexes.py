@@ -7,6 +7,7 @@ from typing import LiteralString
 from psycopg import sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.index.build import concurrently
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -34,7 +35,7 @@ def ensure(tables: EntityTables, vector_set: VectorSet) -> None:
         tables.execute(
             "create index {concurrently} if not exists {index} on {table} using {method}"
             " ({column})",
-            concurrently=sql.SQL("concurrently" if vector_set.state == "live" else ""),
+            concurrently=concurrently(vector_set),
             index=Identifier(index),
             table=tables.table(vector_set.table_name),
             method=sql.SQL(method),

@@ -11,7 +11,7 @@ import psycopg
 
 from embeddings_pipeline.store.connection import Postgres
 
-_POLL_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def watched(database: Postgres, backend: int, report: Callable[[Phase], None]) -
 def _watch(database: Postgres, backend: int, report: Callable[[Phase], None], over: Event) -> None:
     # the build reports a lost connection itself
     with suppress(psycopg.Error):
-        while not over.wait(_POLL_SECONDS):
+        while not over.wait(POLL_SECONDS):
             if phase := read(database, backend):
                 report(phase)
 

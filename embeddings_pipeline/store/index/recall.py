@@ -15,8 +15,12 @@ from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import columns_of
-from embeddings_pipeline.store.index import build
-from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS, better_compared
+from embeddings_pipeline.store.index.build import (
+    EFFORT_SETTINGS,
+    OPERATORS,
+    VectorIndex,
+    better_compared,
+)
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -77,7 +81,7 @@ def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
     if vector_set.recall_check is None:
         return vector_set.index_settings is not None
     measured_at = datetime.fromisoformat(vector_set.recall_check["measured_at"])
-    drift = build.drift(tables, vector_set, measured_at)
+    drift = VectorIndex(tables, vector_set).drift(measured_at)
     changed = drift.share(vector_set.recall_check["rows"])
     return changed > _MEASURE_AGAIN or drift.at - measured_at > _MEASURE_DAILY
 

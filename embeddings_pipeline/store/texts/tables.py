@@ -172,9 +172,10 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
     ]
     if changes:
         views.limit_lock_wait(connection)
+    view = views.PublishedView(connection, schema, name)
     grants: list[views.Grant] = []
     if any(statement is _DROP for statement, _, _ in changes):
-        grants = views.drop_published(connection, schema, name)
+        grants = view.drop()
     for statement, table, column in changes:
         connection.execute(
             sql.SQL(statement).format(
@@ -183,8 +184,8 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
                 type=trusted(source.filters.get(column, "")),
             )
         )
-    if changes and views.replace_published(connection, schema, name):
-        views.grant_published(connection, schema, name, grants)
+    if changes and view.replace():
+        view.grant(grants)
 
 
 _DROP = "alter table {table} drop column {column}"

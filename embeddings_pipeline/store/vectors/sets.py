@@ -45,6 +45,9 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
                 set_state(tables, other.number, "retired")
         if chosen.state == "retired":
             set_state(tables, chosen.number, "building")
+        if chosen not in known or chosen.state == "retired":
+            # the view shows the set that is built where none is live
+            views.replace_coverage(tables.connection, tables.schema)
         if chosen.metric != entity.metric:
             # the index is built again, for another operator class on the same vectors
             tables.execute(
@@ -142,7 +145,6 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
     )
     created = read_one(tables, number)
     create_states_view(tables, created)
-    views.replace_coverage(tables.connection, tables.schema)
     return created
 
 
