@@ -34,11 +34,12 @@ def call(work: Awaitable[T], seconds: float, loop: asyncio.AbstractEventLoop | N
 
 
 def start(
-    work: Awaitable[T], seconds: float, loop: asyncio.AbstractEventLoop | None = None
+    work: Awaitable[T], seconds: float | None, loop: asyncio.AbstractEventLoop | None = None
 ) -> Future[T]:
     """Begin a coroutine, by default in the thread of network calls.
 
-    The future raises TimeoutError after this time. Cancelling the future ends the coroutine.
+    The future raises TimeoutError after this time; None leaves the limit to the coroutine.
+    Cancelling the future ends the coroutine.
     """
 
     async def limited() -> T:

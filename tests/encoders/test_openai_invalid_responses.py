@@ -7,7 +7,7 @@ from threading import Barrier
 import pytest
 
 from embeddings_pipeline.encoders.openai import client
-from embeddings_pipeline.encoders.openai.client import RetryTimes
+from embeddings_pipeline.encoders.openai.client import Timeouts
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
@@ -21,32 +21,43 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again(
     provider: Provider, change: Change | str
 ) -> None:
     provider.changes = [change]
-    done = encoder(provider).encode_documents(TEXTS)
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS)
     assert_right(done, TEXTS)
-    assert len(provider.asked) == 4 + 1
+    # where vectors are missing, a text may be at fault: the probe, and two halves
+    assert len(provider.asked) == 4 + (3 if change is misbehaving.one_less else 1)
 
 
 def test_an_answer_that_never_can_be_used_is_not_paid_for_ever(provider: Provider) -> None:
     provider.chance = lambda texts: misbehaving.one_less
     done = encoder(provider, in_flight=1).encode_documents(TEXTS)
-    with pytest.raises(EmbeddingsError, match="9 vectors for 10 texts"):
+    with pytest.raises(EmbeddingsError, match="cannot be used: 0 vectors for 1 texts"):
         done.raise_if_stopped()
     assert done.usage.tokens == provider.tokens
-    # and three times whether it can encode anything at all
-    assert [len(body["input"]) for body in provider.asked] == [10] * 4 + [1] * 3
+    # the probe has no vectors, also as numbers
+    assert [len(body["input"]) for body in provider.asked] == [10, 1, 1]
+
+
+def test_an_answer_that_leaves_open_which_vector_is_whose_is_paid_for_once(
+    provider: Provider,
+) -> None:
+    provider.chance = lambda texts: misbehaving.one_twice
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS)
+    with pytest.raises(EmbeddingsError, match="cannot be used: two vectors have the index 0"):
+        done.raise_if_stopped()
+    assert [len(body["input"]) for body in provider.asked] == [10]
 
 
 def test_unusable_answers_are_paid_for(provider: Provider) -> None:
     provider.changes = [misbehaving.one_less, misbehaving.shorter]
     done = encoder(provider).encode_documents(TEXTS)
     assert done.usage.tokens == provider.tokens
-    assert sum(provider.billed.values()) == 60
+    assert sum(provider.billed.values()) > 40
 
 
 def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
     provider.changes = ["dripping"]
-    impatient = RetryTimes(answer=0.3, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, retry_times=impatient, in_flight=1).encode_documents(TEXTS[:3])
+    impatient = Timeouts(answer=0.3, total=20)
+    done = encoder(provider, timeouts=impatient, in_flight=1).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2
 
@@ -54,17 +65,17 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
 @pytest.mark.parametrize("trouble", ["dripping head", "dripping error"])
 def test_an_error_or_a_head_that_drips_is_not_waited_for(provider: Provider, trouble: str) -> None:
     provider.troubles = [trouble]
-    impatient = RetryTimes(answer=0.5, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, retry_times=impatient).encode_documents(TEXTS[:3])
+    impatient = Timeouts(answer=0.5, total=20)
+    done = encoder(provider, timeouts=impatient).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2
 
 
 def test_an_answer_that_is_packed_unasked_is_not_unpacked(provider: Provider) -> None:
     provider.changes = ["packed"] * 99
-    impatient = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    impatient = Timeouts(answer=5, total=0.1)
     with pytest.raises(EmbeddingsError, match=r"the response is compressed \(gzip\)"):
-        encoder(provider, retry_times=impatient).encode_documents(TEXTS[:1])
+        encoder(provider, timeouts=impatient).encode_documents(TEXTS[:1])
 
 
 def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provider) -> None:
@@ -78,16 +89,17 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_MAX_BYTES", 1_000)
-    impatient = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
+    impatient = Timeouts(answer=5, total=0.1)
     with pytest.raises(EmbeddingsError, match="the response has more than 1,000 bytes"):
-        encoder(provider, retry_times=impatient).encode_documents(TEXTS[:1])
+        encoder(provider, timeouts=impatient).encode_documents(TEXTS[:1])
 
 
 def test_a_page_of_who_stands_before_the_provider_is_sat_out(provider: Provider) -> None:
     provider.changes = ["page"] * 9
     done = encoder(provider, in_flight=1).encode_documents(TEXTS[:1])
     assert_right(done, TEXTS[:1])
-    assert (done.failures, len(provider.asked)) == ({}, 10)
+    # four tries, the probe that waits for the provider, and the text again
+    assert (done.failures, len(provider.asked)) == ({}, 4 + 6 + 1)
 
 
 def test_a_server_that_knows_no_base64_is_asked_for_numbers(provider: Provider) -> None:
@@ -131,7 +143,9 @@ def test_only_the_text_whose_vector_is_not_finite_is_sent_again(provider: Provid
 
 
 def test_a_text_whose_vector_is_never_finite_fails_alone(provider: Provider) -> None:
-    provider.changes = [misbehaving.not_finite] * 3
+    provider.chance = lambda texts: misbehaving.not_finite if TEXTS[0] in texts else None
     done = encoder(provider, in_flight=1).encode_documents(TEXTS)
     assert_right(done, TEXTS)
-    assert done.failures == {0: "the provider's vector is not finite, 3 times"}
+    assert done.failures == {0: "the answer cannot be used: the vector is not finite"}
+    # the batch, and twice the text and the probe
+    assert [len(body["input"]) for body in provider.asked] == [10, 1, 1, 1, 1, 10, 10, 10]

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from embeddings_pipeline.encoders.openai.client import RetryTimes
+from embeddings_pipeline.encoders.openai.client import Timeouts
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
@@ -40,10 +40,9 @@ def test_a_pause_that_the_provider_asks_for_is_kept(
 ) -> None:
     if value == "a date":
         value = formatdate(time.time() + 60, usegmt=True)
-    # more than all of the patience: so it is not even tried again
     provider.always = (429, {"message": "slow down"}, {name: value})
-    with pytest.raises(EmbeddingsError, match=r"in 1 tries and 0 s \(429: slow down\)"):
-        encoder(provider).encode_documents(["pump"])
+    with pytest.raises(EmbeddingsError, match=r"in 1 tries and \d s \(429: slow down\)"):
+        encoder(provider, timeouts=Timeouts(answer=5, total=0.3)).encode_documents(["pump"])
     assert len(provider.asked) == 1
 
 
@@ -53,9 +52,9 @@ def test_a_provider_that_asks_for_no_pause_gets_growing_ones(
 ) -> None:
     provider.always = (429, {"message": "slow down"}, {"Retry-After": value})
     # pauses of 0.1, 0.2, 0.4 … s: without them it would be asked hundreds of times
-    retry_times = RetryTimes(answer=5, first=0.1, longest=10, total=1)
-    with pytest.raises(EmbeddingsError, match="slow down"):
-        encoder(provider, retry_times=retry_times).encode_documents(["pump"])
+    timeouts = Timeouts(answer=5, total=1)
+    with misbehaving.pauses(0.1, 10), pytest.raises(EmbeddingsError, match="slow down"):
+        encoder(provider, timeouts=timeouts).encode_documents(["pump"])
     assert len(provider.asked) <= 5
 
 
@@ -68,16 +67,16 @@ def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: st
 
 def test_retries_end(provider: Provider) -> None:
     provider.always = BROKEN
-    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.2)
+    timeouts = Timeouts(answer=5, total=0.4)
     with pytest.raises(EmbeddingsError, match="500: internal error"):
-        encoder(provider, retry_times=retry_times).encode_documents(TEXTS)
+        encoder(provider, timeouts=timeouts).encode_documents(TEXTS)
     assert len(provider.asked) > 4
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again(provider: Provider) -> None:
     provider.troubles = ["silent"]
-    retry_times = RetryTimes(answer=0.3, first=0.001, longest=0.01, total=20)
-    done = encoder(provider, retry_times=retry_times).encode_documents(["pump"])
+    timeouts = Timeouts(answer=0.3, total=20)
+    done = encoder(provider, timeouts=timeouts).encode_documents(["pump"])
     assert_right(done, ["pump"])
     assert len(provider.asked) == 2
 
@@ -89,8 +88,7 @@ def test_a_text_that_the_provider_stumbles_over_fails_alone(
 ) -> None:
     texts = [*others[:7], "stumble", *others[7:]]
     provider.chance = lambda asked: trouble if "stumble" in asked else None
-    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = encoder(provider, in_flight=1, retry_times=retry_times).encode_documents(texts)
+    done = encoder(provider, in_flight=1).encode_documents(texts)
     assert_right(done, texts)
     assert list(done.failures) == [len(others) // 2]
     said = "500: internal error" if trouble is BROKEN else "0 vectors for 1 texts"
@@ -107,9 +105,7 @@ def test_a_provider_that_goes_away_while_a_text_is_looked_for_blames_none(
         return BROKEN if away or "stumble" in texts else None
 
     provider.chance = chance
-    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = encoder(provider, in_flight=1, retry_times=retry_times).encode_documents(
-        ["pump", "stumble"]
-    )
+    timeouts = Timeouts(answer=5, total=0.3)
+    done = encoder(provider, in_flight=1, timeouts=timeouts).encode_documents(["pump", "stumble"])
     with pytest.raises(EmbeddingsError, match="500: internal error"):
         done.raise_if_stopped()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.encoders.openai import client
-from embeddings_pipeline.encoders.openai.client import RetryTimes, Session
+from embeddings_pipeline.encoders.openai.client import Timeouts
+from embeddings_pipeline.encoders.openai.isolation import Session
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import SMALL, TEXTS, encoder
@@ -121,10 +122,11 @@ def test_what_is_in_flight_when_the_key_is_refused_comes_out_before_the_error(
     monkeypatch.setattr(Session, "failed", noted)
 
     def chance(texts: list[str]) -> Trouble | None:
-        if texts[0] == TEXTS[0]:
-            both.wait(SECONDS)
+        if texts == ["probe"]:
             return REVOKED
         both.wait(SECONDS)
+        if texts[0] == TEXTS[0]:
+            return REVOKED
         assert refused.wait(SECONDS)
         return None
 
@@ -135,8 +137,8 @@ def test_what_is_in_flight_when_the_key_is_refused_comes_out_before_the_error(
     assert done.places == [*range(10, 20)]
     assert_right(done, TEXTS)
     assert done.usage.tokens == provider.tokens
-    # nothing was sent after it
-    assert len(provider.asked) == 2
+    # nothing but the probe was sent after it
+    assert len(provider.asked) == 3
 
 
 def test_what_was_answered_of_a_request_that_ends_the_run_comes_out_before_the_error(
@@ -144,7 +146,14 @@ def test_what_was_answered_of_a_request_that_ends_the_run_comes_out_before_the_e
 ) -> None:
     # the last one is cut before it is sent
     texts = ["pump", "hose", "poison", "valve " * 20_000]
-    provider.chance = lambda asked: REVOKED if asked[0].startswith("valve") else None
+    refused: list[str] = []
+
+    def chance(asked: list[str]) -> Trouble | None:
+        if asked[0].startswith("valve"):
+            refused.append(asked[0])
+        return REVOKED if refused else None
+
+    provider.chance = chance
     done = streamed(encoder(provider).encode_stream(texts))
     assert "revoked" in str(done.raised)
     assert done.places == [0, 1, 2]
@@ -154,34 +163,36 @@ def test_what_was_answered_of_a_request_that_ends_the_run_comes_out_before_the_e
     assert done.usage.truncated == 0
 
 
-@pytest.mark.parametrize("change", [misbehaving.one_less, misbehaving.shorter])
+@pytest.mark.parametrize(
+    ("change", "usable"), [(misbehaving.one_less, []), (misbehaving.shorter, [6, 7, 8, 9])]
+)
 def test_answers_that_cannot_be_used_are_counted_though_they_have_no_texts(
-    provider: Provider, change: Change
+    provider: Provider, change: Change, usable: list[int]
 ) -> None:
     provider.chance = lambda texts: None if "number 5" in texts[0] else change
     done = streamed(encoder(provider, batch_texts=5, in_flight=1).encode_stream(TEXTS[5:20]))
-    assert "the response is invalid" in str(done.raised)
-    assert [[*batch.places] for batch in done.batches] == [[*range(5)], []]
-    assert done.batches[1].encodings.vectors.shape == (0, 1536)
+    assert "cannot be used" in str(done.raised)
+    assert [[*batch.places] for batch in done.batches] == [[*range(5)], usable]
+    assert done.batches[1].encodings.vectors.shape == (len(usable), 1536)
     assert done.usage.tokens == provider.tokens
-    assert done.usage.texts == 5
+    assert done.usage.texts == 5 + len(usable)
 
 
-def test_the_provider_is_probed_once_for_all_texts_that_it_refuses(provider: Provider) -> None:
+def test_the_provider_is_probed_before_it_is_a_texts_fault(provider: Provider) -> None:
     texts = [f"poison {n}" if n % 5 == 2 else f"text {n}" for n in range(40)]
     done = streamed(encoder(provider, batch_texts=5).encode_stream(texts))
     assert (done.raised, done.places) == (None, [*range(40)])
     assert sorted(done.failures) == [*range(2, 40, 5)]
     assert_right(done, texts)
-    assert provider.billed["probe"] == 1
+    # at most once for a request and once for a text, and not where others have just succeeded
+    assert 1 <= provider.billed["probe"] <= 2 * 8
     assert done.usage.tokens == provider.tokens
 
 
 def test_texts_that_the_provider_stumbles_over_fail_alone(provider: Provider) -> None:
     texts = [*TEXTS[:7], "stumble", *TEXTS[7:]]
     provider.chance = lambda asked: BROKEN if "stumble" in asked else None
-    retry_times = RetryTimes(answer=5, first=0.001, longest=0.01, total=0.1)
-    done = streamed(encoder(provider, retry_times=retry_times).encode_stream(texts))
+    done = streamed(encoder(provider).encode_stream(texts))
     assert (done.raised, done.places, [*done.failures]) == (None, [*range(41)], [7])
     assert_right(done, texts)
     assert done.usage.tokens == provider.tokens
@@ -207,7 +218,7 @@ def test_what_the_source_raises_comes_after_what_was_sent(provider: Provider) ->
     assert done.usage.tokens == provider.tokens
 
 
-PATIENT = RetryTimes(answer=60, total=300)
+PATIENT = Timeouts(answer=60, total=300)
 
 
 def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
@@ -215,7 +226,7 @@ def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
 ) -> None:
     provider.chance = lambda texts: None if TEXTS[0] in texts else (429, {}, {"Retry-After": "60"})
     stopping = Event()
-    stream = encoder(provider, in_flight=2, retry_times=PATIENT, stopping=stopping.is_set)
+    stream = encoder(provider, in_flight=2, timeouts=PATIENT, stopping=stopping.is_set)
     batches = stream.encode_stream(TEXTS)
     assert [*next(batches).places] == [*range(10)]
     until(lambda: len(provider.asked) == 3)
@@ -232,7 +243,7 @@ def test_an_answer_in_flight_is_not_waited_for_long_when_the_run_is_to_stop(
     assert client._GRACE_SECONDS + client._STEP_SECONDS < 2
     monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
     provider.troubles = ["silent"]
-    stream = encoder(provider, retry_times=PATIENT, stopping=lambda: bool(provider.asked))
+    stream = encoder(provider, timeouts=PATIENT, stopping=lambda: bool(provider.asked))
     done = streamed(stream.encode_stream(TEXTS[:1]))
     assert "stopped before the response came" in str(done.raised)
 
@@ -263,10 +274,10 @@ def test_who_waits_to_try_again_need_not_once_the_key_is_refused(provider: Provi
         return REVOKED
 
     provider.chance = chance
-    done = streamed(encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS))
+    done = streamed(encoder(provider, in_flight=2, timeouts=PATIENT).encode_stream(TEXTS))
     # and what it raises then is not what ended the run
     assert "revoked" in str(done.raised)
-    assert (done.batches, len(provider.asked)) == ([], 2)
+    assert (done.batches, len(provider.asked)) == ([], 3)
 
 
 def test_the_first_error_is_what_all_requests_raise(
@@ -284,6 +295,8 @@ def test_the_first_error_is_what_all_requests_raise(
         return first
 
     def chance(texts: list[str]) -> Trouble:
+        if texts == ["probe"]:
+            return REVOKED
         both.wait(SECONDS)
         if texts[0] == TEXTS[0]:
             return 429, {"message": "too many"}, {"Retry-After": "60"}
@@ -291,13 +304,13 @@ def test_the_first_error_is_what_all_requests_raise(
 
     monkeypatch.setattr(Session, "failed", late)
     provider.chance = chance
-    done = streamed(encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS))
+    done = streamed(encoder(provider, in_flight=2, timeouts=PATIENT).encode_stream(TEXTS))
     assert "revoked" in str(done.raised)
 
 
 def test_closing_sends_no_more_and_ends_the_threads(provider: Provider) -> None:
     provider.chance = lambda texts: None if TEXTS[0] in texts else (429, {}, {"Retry-After": "60"})
-    batches = encoder(provider, in_flight=2, retry_times=PATIENT).encode_stream(TEXTS)
+    batches = encoder(provider, in_flight=2, timeouts=PATIENT).encode_stream(TEXTS)
     next(batches)
     until(lambda: len(provider.asked) == 3)
     batches.close()
@@ -309,4 +322,4 @@ def test_a_key_that_was_never_right_sends_few_requests(provider: Provider) -> No
     wrong = encoder(provider, SMALL, key=KEY[:-1], batch_texts=1, in_flight=2)
     done = streamed(wrong.encode_stream(f"text {n}" for n in count()))
     assert isinstance(done.raised, ConfigurationError)
-    assert (done.batches, len(provider.asked) <= 2) == ([], True)
+    assert (done.batches, len(provider.asked) <= 4) == ([], True)

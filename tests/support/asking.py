@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import SecretStr
 
 from embeddings_pipeline.encoders.encoder import Encodings
-from embeddings_pipeline.encoders.openai.client import RetryTimes
+from embeddings_pipeline.encoders.openai.client import Timeouts
 from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder, RequestOptions
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.models import remote_model
@@ -17,7 +17,7 @@ from tests.support import provider as misbehaving
 from tests.support.provider import KEY, Provider
 
 SMALL = "text-embedding-3-small"
-QUICK = RetryTimes(answer=5, first=0.001, longest=0.01, total=20)
+QUICK = Timeouts(answer=5, total=20)
 TEXTS = [f"text number {n}" for n in range(40)]
 
 
@@ -33,7 +33,7 @@ def encoder(
     remote = remote_model(model)
     assert remote is not None
     endpoint = Endpoint(provider.url, SecretStr(key) if key else None)
-    options = {"retry_times": QUICK, "batch_texts": 10} | options
+    options = {"timeouts": QUICK, "batch_texts": 10} | options
     made = OpenAIEncoder(
         *(model, remote, endpoint),
         dimension=dimension,

@@ -18,7 +18,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.status import status
 from tests.support import provider as misbehaving
-from tests.support.provider import BROKEN, BUSY, KEY, Provider
+from tests.support.provider import BROKEN, BUSY, KEY, Provider, Trouble
 from tests.support.world import SCHEMA, World
 
 MODEL = "openai:some/model"
@@ -128,7 +128,14 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
     item = world.declare(template="{name}", chunk={"tokens": 32}, partitions={"count": 1})
     world.texts(item)
     revoked = (401, {"message": "revoked"}, {})
-    provider.chance = lambda texts: revoked if "text number 9" in texts else None
+    refused: list[str] = []
+
+    def chance(texts: list[str]) -> Trouble | None:
+        if "text number 9" in texts:
+            refused.append("the key")
+        return revoked if refused else None
+
+    provider.chance = chance
 
     with pytest.raises(ConfigurationError, match="revoked"):
         world.vectors(item, "cut short")

@@ -107,9 +107,12 @@ class RedisCache:
             return
         for some in _in_batches([*values]):
             part = {text_hash: values[text_hash] for text_hash in some}
-            self.write_breaker.run(lambda part=part: _call(self._write(kind, model, part)))
+            self.write_breaker.run(partial(self._write, kind, model, part))
 
-    async def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
+    def _write(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
+        _call(self._hset(kind, model, values))
+
+    async def _hset(self, kind: Kind, model: ModelIdentity, values: Mapping[bytes, bytes]) -> None:
         # in one transaction, so that no key is left without a TTL
         async with self._client.pipeline(transaction=True) as pipe:
             for text_hash, value in values.items():

@@ -1,333 +1,176 @@
-"""Sends texts to an OpenAI-compatible endpoint, retries transient errors, and limits the time and
-size of responses."""
+"""Sends texts to an OpenAI-compatible endpoint with OpenAI's client, which retries and pauses.
+
+Added here is what that client lacks: a deadline for a whole answer and for all tries, a limit on
+the size of an answer, an end of all waiting soon after a stop, rate limits that processes share,
+and the suspicion of texts for which every try fails.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import CancelledError, wait
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from functools import cache
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    wait_exponential_jitter,
-    wait_random,
-)
-
-from embeddings_pipeline.encoders.batching import Item
-from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, Usage
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.encoders.openai.responses import (
     EmbeddingResponse,
     InvalidResponse,
-    RejectedInput,
-    RetriesExhausted,
-    TransientError,
-    classify_error,
-    parse_json,
     parse_response,
 )
-from embeddings_pipeline.encoders.openai.truncation import (
-    estimate,
-    truncate,
-    truncate_to_reported_limit,
-)
-from embeddings_pipeline.entities.model import Vectors
+from embeddings_pipeline.encoders.openai.truncation import is_server_length_error
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 
 if TYPE_CHECKING:
     import httpx2
+    import openai
+
+# a text that every model accepts: where it is refused, too, the texts are not at fault
+PROBE = "probe"
+
+# more than fit in the time for all tries
+_MAX_RETRIES = 100
+# failed tries after which the texts are suspected; a provider that is busy (429) does not count
+_SUSPICIOUS_TRIES = 4
+_QUOTA = re.compile(r"insufficient_quota|billing_hard_limit_reached")
+# 2,048 vectors of 4,096 dimensions, written as numbers
+_MAX_BYTES = 256 << 20
+# an answer that is about to come is already billed; with the step below a stop takes two seconds
+_GRACE_SECONDS = 1.5
+# interval at which a waiting thread checks whether it should stop
+_STEP_SECONDS = 0.25
+
+# how the numbers of a vector are written; with `none` the request does not say
+Format = Literal["base64", "float", "none"]
+_NEXT_FORMAT: dict[Format, Format] = {"base64": "float", "float": "none"}
+_FORMAT_ERRORS: dict[Format, re.Pattern[str]] = {
+    "base64": re.compile(r"encoding.?format|base64|\bfloats?\b", re.IGNORECASE),
+    "float": re.compile(r"encoding.?format", re.IGNORECASE),
+    "none": re.compile(r"(?!)"),
+}
 
 
-_FINITE_TRIES = 3
+@dataclass(frozen=True)
+class Timeouts:
+    """Limits in seconds: of one answer as a whole, and of all tries with their pauses."""
+
+    answer: float = 60.0
+    total: float = 300.0
 
 
-class RequestText(NamedTuple):
-    """A text as it is sent; `truncated` says that only its beginning is sent."""
+@dataclass
+class Learnt:
+    """What a model's answers showed, for the life of the process: the format to ask for, and the
+    most texts and tokens in one request."""
 
-    text: str
-    truncated: bool
-
-
-def truncate_texts(texts: Sequence[Item[str]], max_tokens: int) -> list[Item[RequestText]]:
-    """Count the tokens of texts, and cut texts of more than `max_tokens`."""
-    return [
-        Item(item.place, RequestText(text, before > max_tokens), tokens)
-        for item, before in zip(texts, estimate([item.content for item in texts]), strict=True)
-        for text, tokens in [truncate(item.content, before, max_tokens)]
-    ]
+    format: Format = "base64"
+    max_texts: int | None = None
+    max_tokens: int | None = None
 
 
-class Session:
-    """The state that all requests of a stream share: their parameters and the first error.
+@cache
+def learnt_about(url: str, model: str) -> Learnt:
+    """Return what this process learnt about a model at an address."""
+    return Learnt()
 
-    Once `stopping` returns true, or a request fails, nothing more is sent and no request waits
-    long.
+
+class Refusal(Exception):
+    """The provider gives no vectors for these texts; the texts or the provider may be at fault.
+
+    `error` is what the refusal means where the provider is at fault. `message` is the provider's
+    whole message; it may contain the key: do not show it. `may_pass` says that another try may
+    succeed. `tokens` were billed.
     """
 
     def __init__(
         self,
-        requests: Requests,
+        reason: str,
+        error: EmbeddingsError,
         *,
-        dimension: int,
-        shortened: bool,
-        stopping: Callable[[], bool],
+        message: str = "",
+        may_pass: bool = False,
+        other_format: bool = False,
+        tokens: int = 0,
     ) -> None:
-        self.dimension = dimension
-        self._requests = requests
-        self._shortened = shortened
-        self._stopped = Stop(stopping)
-        self._error: BaseException | None = None
-        self._lock = Lock()
-        self._probing = Lock()
-        self._probed = False
-
-    def send(
-        self, texts: Sequence[str], tokens: int, billed: Callable[[int], None], *, fail_fast: bool
-    ) -> EmbeddingResponse:
-        """Send texts; see `Requests.send`. Raises EmbeddingsError once the session is stopped."""
-        self.check()
-        return self._requests.send(
-            texts,
-            tokens=tokens,
-            dimension=self.dimension,
-            shortened=self._shortened,
-            fail_fast=fail_fast,
-            stopped=self._stopped,
-            billed=billed,
-        )
-
-    def probe(self, billed: Callable[[int], None]) -> None:
-        """Check once that the provider accepts a short text.
-
-        Raises ConfigurationError where the provider rejects that text too.
-        """
-        with self._probing:
-            if self._probed:
-                return
-            try:
-                self.send([PROBE], 1, billed, fail_fast=False)
-            except RejectedInput as refusal:
-                raise ConfigurationError(
-                    f"the provider rejects even the text {PROBE!r}: {refusal}"
-                ) from None
-            self._probed = True
-
-    def check(self) -> None:
-        """Raise EmbeddingsError once the session is stopped."""
-        if self.stopped:
-            raise EmbeddingsError("stopped before all texts were sent: run again to continue")
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing more is sent."""
-        return self._stopped.is_set()
-
-    def close(self) -> None:
-        """Stop the session and end the pauses between retries."""
-        self._stopped.set()
-
-    def failed(self, error: BaseException) -> BaseException:
-        """Stop the session for an error. Returns the first error, the cause of later ones."""
-        with self._lock:
-            self._error = self._error or error
-        self.close()
-        return self._error
+        super().__init__(reason)
+        self.error = error
+        self.message = message
+        self.may_pass = may_pass
+        self.other_format = other_format
+        self.tokens = tokens
 
 
-def send_batch(session: Session, batch: Sequence[Item[RequestText]]) -> Iterator[EncodedBatch]:
-    """Send a batch and yield its vectors, also those that were billed before an error.
+@dataclass
+class _Call:
+    """One call of OpenAI's client, with its tries. `last` is why the last try failed, and `total`
+    ends all tries."""
 
-    Raises the errors of `Requests.send` except RejectedInput, ConfigurationError where the provider
-    rejects every text, and the error of another batch that failed first.
-    """
-    call = _BatchRequest(session, batch)
-    error = None
-    try:
-        call.run()
-    # vectors that were paid for are yielded before the error is raised
-    except BaseException as raised:
-        error = session.failed(raised)
-    read = [i for i in range(len(batch)) if i not in call.unread]
-    if read or call.tokens:
-        yield EncodedBatch(
-            [batch[i].place for i in read],
-            Encodings(
-                call.vectors[read],
-                Usage(
-                    texts=len(read) - len(call.failures),
-                    tokens=call.tokens,
-                    truncated=len(call.truncated.intersection(read)),
-                ),
-                {n: call.failures[i] for n, i in enumerate(read) if i in call.failures},
-            ),
-        )
-    if error:
-        raise error
-
-
-class _BatchRequest:
-    """The texts of a batch and their results. A text that has a vector is never sent again.
-
-    `vectors` has the shape (texts, dimension); rows at the indexes in `failures` and `unread` have
-    no meaning. `truncated` holds the indexes of texts that were cut. `tokens` were billed.
-    """
-
-    def __init__(self, session: Session, batch: Sequence[Item[RequestText]]) -> None:
-        self._session = session
-        self._texts = [item.content.text for item in batch]
-        self._lengths = [item.tokens for item in batch]
-        self.vectors: Vectors = np.zeros((len(batch), session.dimension), np.float32)
-        # OpenAI rejects a whole request for one empty text
-        self.failures = {i: "the text is empty" for i, text in enumerate(self._texts) if not text}
-        self.unread = {*range(len(batch))} - {*self.failures}
-        self.truncated = {i for i, item in enumerate(batch) if item.content.truncated}
-        self.tokens = 0
-
-    def run(self) -> None:
-        """Send all texts."""
-        if self.unread:
-            self._take(sorted(self.unread))
-
-    def _take(
-        self, batch: list[int], tries: int = _FINITE_TRIES, *, fail_fast: bool = False
-    ) -> None:
-        try:
-            answer = self._send(
-                [self._texts[i] for i in batch],
-                sum(self._lengths[i] for i in batch),
-                fail_fast=fail_fast,
-            )
-        except RejectedInput as refusal:
-            self._divide(batch, refusal, fail_fast=fail_fast)
-            return
-        except RetriesExhausted as error:
-            self._isolate(batch, error)
-            return
-        finite = [bool(np.isfinite(vector).all()) for vector in answer.vectors]
-        self.vectors[batch] = answer.vectors
-        left = [i for i, is_finite in zip(batch, finite, strict=True) if not is_finite]
-        self.unread -= {*batch} - {*left}
-        if left and tries > 1:
-            self._take(left, tries - 1, fail_fast=fail_fast)
-        elif left:
-            self._fail(left, f"the provider's vector is not finite, {_FINITE_TRIES} times")
-
-    def _send(
-        self, texts: Sequence[str], tokens: int, *, fail_fast: bool = False
-    ) -> EmbeddingResponse:
-        return self._session.send(texts, tokens, self._bill, fail_fast=fail_fast)
-
-    def _bill(self, tokens: int) -> None:
-        self.tokens += tokens
-
-    def _isolate(self, batch: list[int], error: RetriesExhausted) -> None:
-        """Find the texts that make the provider fail, by halving the batch.
-
-        A probe before each step makes sure that the provider still accepts other texts.
-        """
-        if self._session.stopped or not error.last.input_suspected:
-            raise error
-        try:
-            self._send([PROBE], 1, fail_fast=True)
-        except (RetriesExhausted, RejectedInput):
-            raise error from None
-        if len(batch) == 1:
-            self._fail(batch, f"the provider fails on this text and no other ({error.last})")
-            return
-        half = len(batch) // 2
-        self._take(batch[:half], fail_fast=True)
-        self._take(batch[half:], fail_fast=True)
-
-    def _divide(self, batch: list[int], refusal: RejectedInput, *, fail_fast: bool) -> None:
-        """Find the rejected texts by halving the batch, and cut those that are too long."""
-        self._session.probe(self._bill)
-        if len(batch) > 1:
-            half = len(batch) // 2
-            self._take(batch[:half], fail_fast=fail_fast)
-            self._take(batch[half:], fail_fast=fail_fast)
-            return
-        (index,) = batch
-        shorter = truncate_to_reported_limit(self._texts[index], refusal.full_message)
-        if shorter is None:
-            self._fail(batch, str(refusal))
-            return
-        self._texts[index] = shorter
-        self._lengths[index] = estimate([shorter])[0]
-        self.truncated.add(index)
-        self._take(batch, fail_fast=fail_fast)
-
-    def _fail(self, batch: Sequence[int], reason: str) -> None:
-        self.failures |= dict.fromkeys(batch, reason)
-        self.unread -= {*batch}
-
-
-# a text that every model accepts
-PROBE = "probe"
-
-_FORMAT_ERROR = re.compile(r"encoding.?format|base64|\bfloats?\b", re.IGNORECASE)
-# an invalid response is billed like a valid one
-_MAX_INVALID_RESPONSES = 4
-# tries where the texts themselves may cause the failure
-_FAIL_FAST_TRIES = 3
-
-
-@dataclass(frozen=True)
-class RetryTimes:
-    """Limits in seconds: of one response, the first pause, the longest pause, and all tries."""
-
-    answer: float = 60.0
-    first: float = 0.5
-    longest: float = 60.0
-    total: float = 300.0
-
-
-class _EmbeddingRequest(NamedTuple):
-    texts: Sequence[str]
     tokens: int
-    dimension: int | None
-    shortened: bool
     stopped: Event
+    is_probe: bool
+    tries: int = 0
+    failed: int = 0
+    last: str = ""
+    sending: bool = False
+    total: asyncio.Timeout | None = None
+
+    def fails(self, reason: str) -> bool:
+        """Note a failed try. Returns whether the texts are suspected now."""
+        self.last = reason
+        self.failed += 1
+        return self.failed >= _SUSPICIOUS_TRIES and not self.is_probe
 
 
-class Requests:
-    """Sends requests for the vectors of one model. Thread-safe."""
+_current_call: ContextVar[_Call] = ContextVar("call")
+
+
+class Client:
+    """Sends requests for the vectors of one model. Thread-safe.
+
+    `format` is the only one to ask for; by default the client finds one that works.
+    """
 
     def __init__(
-        self, model: str, endpoint: Endpoint, limits: RateLimits, retry_times: RetryTimes
+        self,
+        model: str,
+        endpoint: Endpoint,
+        limits: RateLimits,
+        timeouts: Timeouts,
+        format: Format | None = None,
     ) -> None:
         import openai
 
+        self.learnt = learnt_about(endpoint.url, model)
+        self._format = format
         self._model = model
         self._endpoint = endpoint
-        self._limits = limits
-        self._retry_times = retry_times
-        self._client = openai.OpenAI(
-            # the client requires a key, even for an endpoint without one
-            api_key=endpoint.key.get_secret_value() if endpoint.key else "none",
-            base_url=endpoint.url,
-            timeout=retry_times.answer,
-            max_retries=0,
-            http_client=limited_http_client(),
+        self._timeouts = timeouts
+        # the client requires a key, even for an endpoint without one
+        key = endpoint.key.get_secret_value() if endpoint.key else "none"
+        self._headers: dict[str, str | openai.Omit] = (
+            {"api-key": key, "Authorization": openai.omit} if endpoint.is_azure else {}
         )
-        self._backoff = wait_exponential_jitter(
-            multiplier=retry_times.first, max=retry_times.longest, jitter=retry_times.first
+        self._client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=endpoint.base_url,
+            default_query=endpoint.query,
+            timeout=timeouts.answer,
+            max_retries=_MAX_RETRIES,
+            http_client=_http_client(limits, timeouts),
         )
-        self._jitter = wait_random(0, retry_times.first)
-        self._as_numbers = False
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        deadline.call(self._client.close(), self._timeouts.answer)
 
     def send(
         self,
@@ -336,199 +179,267 @@ class Requests:
         tokens: int,
         dimension: int | None = None,
         shortened: bool = False,
-        fail_fast: bool = False,
         stopped: Event,
         billed: Callable[[int], None] = lambda tokens: None,
     ) -> EmbeddingResponse:
         """Return the vectors of texts of about `tokens` tokens.
 
-        `billed` is called with the tokens of each response, valid or not; with `tokens` where the
-        response does not say. `shortened` requests fewer dimensions than the model's full one.
-        `fail_fast` allows fewer tries where the texts may cause the error.
+        `billed` is called with the tokens of each answer, usable or not; with `tokens` where the
+        answer does not say. `shortened` requests fewer dimensions than the model's full one.
 
-        Raises RejectedInput where the provider rejects the texts, ConfigurationError for a rejected
-        key or an unknown model, EmbeddingsError for an exhausted quota, and RetriesExhausted where
-        no try succeeded in time or `stopped` was set.
+        Raises Refusal where the texts or the provider may be at fault, ConfigurationError for a
+        redirect, and EmbeddingsError for an exhausted quota, an answer that leaves open which
+        vector is whose, no answer in time, or a stop.
         """
-        request = _EmbeddingRequest(texts, tokens, dimension, shortened, stopped)
-        started = time.monotonic()
-        failed: list[TransientError] = []
-        held_back = 0.0
-
-        def once() -> EmbeddingResponse:
-            nonlocal held_back
-            if failed and stopped.is_set():
-                # the pause was cut short by a stop: no retry
-                raise failed[-1]
-            arrived = time.monotonic()
-            self._limits.wait(tokens, stopped)
-            held_back += time.monotonic() - arrived
+        body: dict[str, object] = {"model": self._model, "input": [*texts]}
+        if shortened and dimension:
+            body["dimensions"] = dimension
+        wasted = 0
+        while True:
+            # other threads may change it meanwhile
+            format = self._format or self.learnt.format
+            encoding = {} if format == "none" else {"encoding_format": format}
+            call = _Call(tokens, stopped, is_probe=[*texts] == [PROBE])
             try:
-                return self._answer(request)
-            except TransientError as error:
-                failed.append(error)
-                billed(error.billed or 0)
-                raise
+                content = self._post(body | encoding, call, format)
+                answer = parse_response(content, texts, dimension)
+            except InvalidResponse as error:
+                cost = tokens if error.tokens is None else error.tokens
+                billed(cost)
+                wasted += cost
+                if not (error.other_format and format == "base64" and not self._format):
+                    raise self._unusable(error, wasted) from None
+            except Refusal as refusal:
+                if not refusal.other_format or self._format:
+                    raise
+            else:
+                billed(tokens if answer.tokens is None else answer.tokens)
+                return answer
+            # asked for once in the next format, which is kept
+            self.learnt.format = _NEXT_FORMAT[format]
 
-        retrying = Retrying(
-            retry=retry_if_exception_type(TransientError),
-            wait=self._wait,
-            stop=lambda state: (
-                stopped.is_set()
-                or sum(error.billed is not None for error in failed) >= _MAX_INVALID_RESPONSES
-                or (
-                    fail_fast and sum(error.input_suspected for error in failed) >= _FAIL_FAST_TRIES
-                )
-                # waiting for our own rate limits does not count
-                or time.monotonic() - started - held_back + state.upcoming_sleep
-                >= self._retry_times.total
-            ),
-            sleep=sleep_using_event(stopped),
-            reraise=True,
+    def _unusable(self, error: InvalidResponse, tokens: int) -> Exception:
+        reason = self._endpoint.redacted(str(error))
+        ended = EmbeddingsError(
+            f"an answer of {self._endpoint.host} for {self._model!r} cannot be used: {reason}. No"
+            " vector of this answer was stored"
         )
-        try:
-            answer = retrying(once)
-        except TransientError as error:
-            raise RetriesExhausted(
-                f"{self._endpoint.host} returned no vectors of {self._model!r} in"
-                f" {retrying.statistics['attempt_number']} tries and"
-                f" {time.monotonic() - started:.0f} s ({error}): run again to continue",
-                error,
-            ) from None
-        billed(tokens if answer.tokens is None else answer.tokens)
-        return answer
+        if not error.texts_suspected:
+            return ended
+        return Refusal(f"the answer cannot be used: {reason}", ended, may_pass=True, tokens=tokens)
 
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        backoff = self._backoff(state)
-        after = error.after if isinstance(error, TransientError) else None
-        # jitter, since several threads may get the same retry-after; the backoff is the minimum,
-        # since an overloaded provider may send 0 or a time in the past
-        return backoff if after is None else max(backoff, after) + self._jitter(state)
-
-    def _answer(self, request: _EmbeddingRequest) -> EmbeddingResponse:
-        """Send the request once and return its response."""
-        # other threads may change the attribute meanwhile
-        as_numbers = self._as_numbers
-        try:
-            return parse_response(self._post(request, as_numbers), request.texts, request.dimension)
-        except RejectedInput as refusal:
-            if as_numbers or not _FORMAT_ERROR.search(refusal.full_message):
-                raise
-            # a server without base64 gets requests for numbers from now on
-            self._as_numbers = True
-            return self._answer(request)
-        except InvalidResponse as error:
-            reason = self._endpoint.redacted(str(error))
-            raise TransientError(
-                f"the response is invalid: {reason}",
-                input_suspected=True,
-                billed=request.tokens if error.tokens is None else error.tokens,
-            ) from None
-
-    def _post(self, request: _EmbeddingRequest, as_numbers: bool) -> object:
-        """Return the JSON of the response."""
+    def _post(self, body: dict[str, object], call: _Call, format: Format) -> bytes:
+        """Return the body of the answer."""
         import openai
 
-        ask = partial(
-            self._client.embeddings.with_raw_response.create,
-            model=self._model,
-            input=list(request.texts),
-            dimensions=request.dimension
-            if request.shortened and request.dimension
-            else openai.omit,
-            encoding_format="float" if as_numbers else openai.omit,
-        )
+        started = time.monotonic()
+        future = deadline.start(self._tries(body, call), None)
+        while not future.done():
+            wait([future], timeout=_STEP_SECONDS)
+            if call.stopped.is_set():
+                wait([future], timeout=_GRACE_SECONDS if call.sending else 0)
+                future.cancel()
         try:
-            response = call_with_deadline(ask, self._retry_times.answer, request.stopped)
+            return future.result()
         except openai.APIStatusError as error:
-            raise classify_error(error, self._endpoint, self._model) from None
-        except (openai.APIConnectionError, IncompleteResponse) as error:
-            reason = self._endpoint.redacted(str(error.__cause__ or error)) or str(error)
-            raise TransientError(reason, input_suspected=True) from None
-        return parse_json(response.http_response.content)
-
-
-# 2,048 vectors of 4,096 dimensions, written as numbers
-_MAX_BYTES = 256 << 20
-# a response that is about to come is already billed; with the step below a stop takes two seconds
-_GRACE_SECONDS = 1.5
-# interval at which a waiting thread checks whether it should stop
-_STEP_SECONDS = 0.25
-
-T = TypeVar("T")
-
-
-class IncompleteResponse(Exception):
-    """A response that is too large, too slow, or compressed."""
-
-
-def call_with_deadline(ask: Callable[[], T], seconds: float, stopped: Event) -> T:
-    """Return the result of `ask`, which may take `seconds`, or two seconds after a stop.
-
-    `ask` runs in a thread of its own, which is abandoned at the deadline: an HTTP timeout applies
-    to each part of a response, so a slow head or body could take any time. Raises
-    IncompleteResponse at the deadline.
-    """
-    answer: Future[T] = Future()
-    Thread(target=_settle, args=(answer, ask), name="asking", daemon=True).start()
-    until = time.monotonic() + seconds
-    stopping = False
-    while (left := until - time.monotonic()) > 0 and not answer.done():
-        wait([answer], timeout=min(left, _STEP_SECONDS))
-        if not stopping and stopped.is_set():
-            stopping = True
-            until = min(until, time.monotonic() + _GRACE_SECONDS)
-    if not answer.done():
-        raise IncompleteResponse(
-            "stopped before the response came"
-            if stopping
-            else f"no complete response in {seconds:g} s"
+            message = _message(error.response.text)
+            reason = f"{error.status_code}: {self._endpoint.redacted(message)}"
+            raised = self._classified(error, reason, message, format)
+            if raised:
+                raise raised from None
+        except (openai.APIConnectionError, _Lost) as error:
+            reason = self._endpoint.redacted(_cause(error))
+        except TimeoutError:
+            reason = self._endpoint.redacted(call.last or "no answer")
+        except (CancelledError, _Stopped):
+            raise EmbeddingsError(
+                f"stopped before the response came ({call.tries} tries"
+                f"{f', {self._endpoint.redacted(call.last)}' if call.last else ''})"
+            ) from None
+        ended = EmbeddingsError(
+            f"{self._endpoint.host} returned no vectors of {self._model!r} in {call.tries} tries"
+            f" and {time.monotonic() - started:.0f} s ({reason}): run again to continue"
         )
-    return answer.result()
+        if call.failed < _SUSPICIOUS_TRIES:
+            raise ended
+        raise Refusal(
+            f"the provider fails on this text and no other ({reason})", ended, may_pass=True
+        )
+
+    async def _tries(self, body: dict[str, object], call: _Call) -> bytes:
+        import httpx2
+
+        _current_call.set(call)
+        async with asyncio.timeout(self._timeouts.total) as total:
+            call.total = total
+            response = await self._client.post(
+                "/embeddings",
+                cast_to=httpx2.Response,
+                body=body,
+                options={"headers": self._headers},
+            )
+        content: bytes = response.content
+        return content
+
+    def _classified(
+        self, error: openai.APIStatusError, reason: str, message: str, format: Format
+    ) -> Exception | None:
+        """Return the error that an HTTP status means; None where retries did not solve it."""
+        host, status = self._endpoint.host, error.status_code
+        if status == 402 or _QUOTA.search(error.response.text):
+            return EmbeddingsError(f"the quota at {host} is exhausted ({reason})")
+        if 300 <= status < 400:
+            to = self._endpoint.redacted(error.response.headers.get("location", "another address"))
+            return ConfigurationError(
+                f"{host} redirects to {to} ({status}), and redirects are not followed: set"
+                " OPENAI_BASE_URL to the provider's address"
+            )
+        if status == 429 or (_is_lost(status) and not is_server_length_error(message)):
+            return None
+        if status in (401, 403):
+            meaning = (
+                f"{host} does not accept the key ({reason}): set OPENAI_API_KEY to one that may use"
+                f" {self._model!r}"
+            )
+        elif status == 404:
+            meaning = (
+                f"{host} has no model {self._model!r} ({reason}): check the name and"
+                " OPENAI_BASE_URL"
+            )
+        else:
+            meaning = f"{host} rejects even the text {PROBE!r} ({reason})"
+        return Refusal(
+            f"{host} rejects the text ({reason})",
+            ConfigurationError(meaning),
+            message=message,
+            other_format=bool(_FORMAT_ERRORS[format].search(message)),
+        )
 
 
-def _settle(answer: Future[T], ask: Callable[[], T]) -> None:
+def _is_lost(status: int) -> bool:
+    # Request Timeout and Conflict, which OpenAI's client retries like server errors
+    return status in (408, 409) or status >= 500
+
+
+def _message(body: str) -> str:
+    """Return a provider's words: servers differ in where they put them."""
     try:
-        answer.set_result(ask())
-    # the waiting thread raises the error
-    except BaseException as error:
-        answer.set_exception(error)
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and found.get(key):
+            found = found[key]
+    return found if isinstance(found, str) else json.dumps(found)
 
 
-def limited_http_client() -> httpx2.Client:
-    """Return OpenAI's HTTP client with a limit on the size of a body and without redirects.
+def _cause(error: BaseException) -> str:
+    """Return what is known about a lost answer: a refused connection is the cause of a cause."""
+    first = error
+    while isinstance(cause := first.__cause__ or first.__context__, Exception):
+        first = cause
+    return str(first) or str(error) or type(error).__name__
+
+
+class _Lost(Exception):
+    """No complete answer came."""
+
+
+class _Stopped(Exception):
+    """The call was stopped between two tries."""
+
+
+def _http_client(limits: RateLimits, timeouts: Timeouts) -> httpx2.AsyncClient:
+    """Return OpenAI's HTTP client, with limits for each try and without redirects.
 
     A redirect would send the texts to another host than the configured one.
     """
     import httpx2
     import openai
 
-    class Bounded(httpx2.SyncByteStream):
-        def __init__(self, inner: httpx2.SyncByteStream) -> None:
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, inner: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
             self._inner = inner
-            self._size = 0
+            self._request = request
 
-        def __iter__(self) -> Iterator[bytes]:
-            for part in self._inner:
-                self._size += len(part)
-                if self._size > _MAX_BYTES:
-                    raise IncompleteResponse(f"the response has more than {_MAX_BYTES:,} bytes")
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in self._inner:
+                size += len(part)
+                if size > _MAX_BYTES:
+                    raise httpx2.DecodingError(
+                        f"the response has more than {_MAX_BYTES:,} bytes", request=self._request
+                    )
                 yield part
 
-        def close(self) -> None:
-            self._inner.close()
+        async def aclose(self) -> None:
+            await self._inner.aclose()
 
-    def bound(response: httpx2.Response) -> None:
+    async def bound(response: httpx2.Response) -> None:
         packing = response.headers.get("content-encoding", "identity")
         if packing != "identity":
-            raise IncompleteResponse(f"the response is compressed ({packing}) against the request")
-        if isinstance(response.stream, httpx2.SyncByteStream):
-            response.stream = Bounded(response.stream)
+            raise httpx2.DecodingError(
+                f"the response is compressed ({packing}) against the request",
+                request=response.request,
+            )
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = Bounded(response.stream, response.request)
 
-    return openai.DefaultHttpxClient(
+    class Limited(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            call = _current_call.get()
+            await _admitted(call, limits)
+            call.tries += 1
+            call.sending = True
+            try:
+                async with asyncio.timeout(timeouts.answer):
+                    response = await super().send(request, **options)
+                if response.is_success and response.content.lstrip()[:1] == b"<":
+                    # a page of a proxy in front of the provider, which has billed nothing
+                    page = " ".join(re.sub(r"<[^>]*>", " ", response.text).split())
+                    raise _Lost(f"the response is an HTML page, not JSON: {page}")
+            except (TimeoutError, httpx2.RequestError, _Lost) as error:
+                reason = _cause(error)
+                if isinstance(error, TimeoutError):
+                    reason = f"no complete response in {timeouts.answer:g} s"
+                if call.fails(reason):
+                    raise _Lost(reason) from None
+                # OpenAI's client retries this class
+                raise httpx2.RemoteProtocolError(reason, request=request) from None
+            finally:
+                call.sending = False
+            if not response.is_success:
+                _advise_retries(response, call)
+            return response
+
+    return Limited(
         event_hooks={"response": [bound]},
         # a few compressed bytes could expand to gigabytes
         headers={"Accept-Encoding": "identity"},
         follow_redirects=False,
     )
+
+
+async def _admitted(call: _Call, limits: RateLimits) -> None:
+    """Wait for our own rate limits, which does not count as waiting for the provider."""
+    if call.stopped.is_set():
+        raise _Stopped
+    loop, until = asyncio.get_running_loop(), call.total.when() if call.total else None
+    if call.total and until is not None:
+        left = until - loop.time()
+        call.total.reschedule(None)
+        await asyncio.to_thread(limits.wait, call.tokens, call.stopped)
+        call.total.reschedule(loop.time() + left)
+
+
+def _advise_retries(response: httpx2.Response, call: _Call) -> None:
+    """Set the header by which OpenAI's client decides whether to try again."""
+    status, text = response.status_code, response.text
+    final = False
+    if _is_lost(status):
+        final = call.fails(f"{status}: {_message(text)}") or is_server_length_error(text)
+    elif status == 429:
+        call.last = f"{status}: {_message(text)}"
+        final = bool(_QUOTA.search(text))
+    if final:
+        response.headers["x-should-retry"] = "false"

@@ -13,19 +13,16 @@ import numpy as np
 
 from embeddings_pipeline.encoders.batching import Item, Stream, batches_in_order, fill_batches
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, TokenCount, Usage
-from embeddings_pipeline.encoders.openai.client import (
-    PROBE,
-    Requests,
+from embeddings_pipeline.encoders.openai.client import PROBE, Client, Format, Refusal, Timeouts
+from embeddings_pipeline.encoders.openai.endpoint import Endpoint
+from embeddings_pipeline.encoders.openai.isolation import (
     RequestText,
-    RetryTimes,
     Session,
     send_batch,
     truncate_texts,
 )
-from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.encoders.openai.models import RemoteModel
 from embeddings_pipeline.encoders.openai.rate_limits import NoLimits, RateLimits
-from embeddings_pipeline.encoders.openai.responses import RejectedInput
 from embeddings_pipeline.encoders.openai.truncation import estimate
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -41,7 +38,8 @@ _CHUNK_TEXTS = 512
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The most texts and tokens in one request, and the number of requests in flight.
+    """The most texts and tokens in one request, the number of requests in flight, and the format of
+    vectors; without one, the first that works.
 
     OpenAI accepts at most 2,048 texts and 300,000 tokens in one request
     (platform.openai.com/docs/api-reference/embeddings, from memory).
@@ -50,7 +48,8 @@ class RequestOptions:
     batch_texts: int = 2_048
     batch_tokens: int = 300_000
     in_flight: int = 4
-    retry_times: RetryTimes = field(default_factory=RetryTimes)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    format: Format | None = None
 
 
 def request_options(settings: Settings) -> RequestOptions:
@@ -60,6 +59,7 @@ def request_options(settings: Settings) -> RequestOptions:
     return RequestOptions(
         batch_texts=min(settings.embedding_batch_size or _BATCH_TEXTS, default.batch_texts),
         batch_tokens=min(a_minute, default.batch_tokens),
+        format=settings.openai_encoding_format,
     )
 
 
@@ -89,22 +89,38 @@ class OpenAIEncoder:
         self._options = options or RequestOptions()
         self._limits = limits or NoLimits()
         self._stopping = stopping
+        self._stored: set[int] = set()
+
+    def expect(self, stored: Iterable[ModelIdentity]) -> None:
+        """Tell of identities whose vectors are stored: this model's have the same dimension."""
+        self._stored |= {
+            other.dimension
+            for other in stored
+            if (other.provider, other.model, other.revision)
+            == ("openai", self._model, self._revision)
+        }
 
     @cached_property
     def identity(self) -> ModelIdentity:
         """The identity of the model. An unknown dimension takes one request to the provider.
 
-        One name at two hosts may mean two models, so the revision names a host other than OpenAI.
+        Raises EmbeddingsError where that request fails, and ConfigurationError where its answer is
+        not of a dimension that is stored.
         """
-        name = self._remote.name
         return ModelIdentity(
             provider="openai",
             model=self._model,
-            revision=name if self._endpoint.is_default else f"{name}@{self._endpoint.host}",
+            revision=self._revision,
             dimension=self._dimension or self._own_dimension,
             max_tokens=self._remote.max_tokens,
             normalized=self._remote.normalized,
         )
+
+    @property
+    def _revision(self) -> str:
+        # one name at two hosts may mean two models
+        name = self._remote.name
+        return name if self._endpoint.is_default else f"{name}@{self._endpoint.name}"
 
     @property
     def device(self) -> str:
@@ -118,7 +134,7 @@ class OpenAIEncoder:
 
     def check(self) -> None:
         """Create the client. The first request checks the key, not this method."""
-        _ = self._requests
+        _ = self._client
 
     def encode_documents(self, texts: Sequence[str]) -> Encodings:
         """Return the vectors of the texts; a text that the provider rejects is in `failures`.
@@ -198,8 +214,8 @@ class OpenAIEncoder:
 
     def close(self) -> None:
         """Close open connections."""
-        if "_requests" in self.__dict__:
-            self._requests.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
     def _sent(
         self, cut: Callable[[Stream, Session], Iterable[Sequence[Item[RequestText]]]]
@@ -207,7 +223,7 @@ class OpenAIEncoder:
         """Send batches, each as one request, and yield the results."""
         in_flight = self._options.in_flight
         session = Session(
-            self._requests,
+            self._client,
             dimension=self.identity.dimension,
             shortened=self.identity.dimension != self._own_dimension,
             stopping=self._stopping,
@@ -218,10 +234,11 @@ class OpenAIEncoder:
             yield from stream.batches(cut(stream, session), partial(send_batch, session), pool)
 
     @cached_property
-    def _requests(self) -> Requests:
+    def _client(self) -> Client:
+        options = self._options
         try:
-            return Requests(
-                self._remote.name, self._endpoint, self._limits, self._options.retry_times
+            return Client(
+                self._remote.name, self._endpoint, self._limits, options.timeouts, options.format
             )
         except ImportError:
             raise ConfigurationError(
@@ -234,14 +251,20 @@ class OpenAIEncoder:
         """The model's full dimension."""
         if self._remote.dimension is not None:
             return self._remote.dimension
+        if self._dimension is None and len(self._stored) == 1:
+            return next(iter(self._stored))
         try:
-            answer = self._requests.send([PROBE], tokens=1, stopped=Stop(self._stopping))
-        except RejectedInput as refusal:
+            answer = self._client.send([PROBE], tokens=1, stopped=Stop(self._stopping))
+        except Refusal as refusal:
+            raise refusal.error from None
+        found: int = answer.vectors.shape[1]
+        if self._dimension is None and self._stored and found not in self._stored:
             raise ConfigurationError(
-                f"the dimension of model {self._model!r} is unknown, and a request to learn it"
-                f" failed: {refusal}"
-            ) from None
-        return len(answer.vectors[0])
+                f"model {self._model!r} answered with {found} dimensions, but its stored vectors"
+                f" have {' or '.join(map(str, sorted(self._stored)))}: if the model was changed,"
+                f" declare `dimension: {found}`"
+            )
+        return found
 
 
 def _check_dimension(model: str, remote: RemoteModel, dimension: int | None) -> None:

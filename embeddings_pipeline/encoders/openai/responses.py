@@ -1,29 +1,15 @@
-"""Parses and validates the responses of an OpenAI-compatible endpoint, and classifies its errors.
-
-Nothing in a response is trusted.
-"""
+"""Parses and validates the answers of an OpenAI-compatible endpoint. Nothing in one is trusted."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-import time
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from embeddings_pipeline.encoders.openai.endpoint import Endpoint
-from embeddings_pipeline.encoders.openai.truncation import is_server_length_error
 from embeddings_pipeline.entities.model import Vector, Vectors
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-
-if TYPE_CHECKING:
-    from httpx2 import Headers
-    from openai import APIStatusError
-
 
 # upper bounds for a plausible bill: no tokenizer makes this many tokens of a byte, and a provider
 # may put a prompt of this many tokens before each text
@@ -31,85 +17,148 @@ _TOKENS_A_BYTE, _TOKENS_OF_A_PROMPT = 4, 1_000
 
 
 class EmbeddingResponse(NamedTuple):
-    """Vectors in the order of their texts, shape (texts, dimension), possibly not finite.
+    """Vectors in the order of their texts, shape (texts, dimension).
 
-    `tokens` are the billed tokens, None where the response does not say.
+    `unusable` maps the index of a text to the reason why it has no vector; its row has no meaning.
+    `tokens` are the billed tokens, None where the answer does not say.
     """
 
     vectors: Vectors
+    unusable: Mapping[int, str]
     tokens: int | None
 
 
 class InvalidResponse(Exception):
-    """A response without the requested vectors, of which `tokens` were billed; None if unknown."""
+    """An answer without a usable vector, of which `tokens` were billed; None if unknown.
 
-    def __init__(self, reason: str, tokens: int | None = None) -> None:
+    `other_format` says that another encoding of the numbers may help. `texts_suspected` says that a
+    text may have caused the answer; without it the provider did.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        tokens: int | None = None,
+        *,
+        other_format: bool = False,
+        texts_suspected: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.tokens = tokens
+        self.other_format = other_format
+        self.texts_suspected = texts_suspected
 
 
-def parse_json(body: bytes) -> object:
-    """Return the JSON of a response.
+def parse_response(body: bytes, texts: Sequence[str], dimension: int | None) -> EmbeddingResponse:
+    """Return the vectors of an answer in the order of the texts.
 
-    Raises InvalidResponse for a body that is not JSON, and TransientError for an HTML page.
+    A `dimension` of None accepts the dimension of the first vector. What the answer lacks is no
+    error where it is clear without it: usage, model, object, and the indexes of as many vectors as
+    texts. Raises InvalidResponse where it is not clear which vector belongs to which text, or no
+    vector is usable.
     """
-    if body.lstrip()[:1] == b"<":
-        # a page of a proxy in front of the provider, which has billed nothing
-        raise TransientError("the response is an HTML page, not JSON")
+    content = _json(body)
+    tokens = _tokens(content, texts)
+    data = content
+    if isinstance(content, dict):
+        data = content.get("data", content.get("embeddings"))
+        if error := None if data else content.get("error"):
+            message = error.get("message") if isinstance(error, dict) else None
+            raise InvalidResponse(
+                f"an error: {message or error}", tokens or 0, texts_suspected=True
+            )
+    if not isinstance(data, list):
+        raise InvalidResponse("no vectors", tokens, other_format=True, texts_suspected=True)
+    if len(data) != len(texts):
+        # the indexes may have been counted without the missing ones
+        raise InvalidResponse(
+            f"{len(data)} vectors for {len(texts)} texts",
+            tokens,
+            other_format=not data,
+            texts_suspected=True,
+        )
+    embeddings = _in_order(data, tokens)
+    vectors: list[Vector] = []
+    unusable: dict[int, str] = {}
+    for index, embedding in enumerate(embeddings):
+        made = _vector(embedding, dimension)
+        if isinstance(made, str):
+            unusable[index] = made
+        else:
+            vectors.append(made)
+            dimension = dimension or len(made)
+    if not vectors:
+        # numbers that are written out do not change with the encoding
+        encoded = all(isinstance(e, str) or not e for e in embeddings)
+        raise InvalidResponse(unusable[0], tokens, other_format=encoded, texts_suspected=True)
+    stacked = np.zeros((len(texts), len(vectors[0])), np.float32)
+    stacked[[i for i in range(len(texts)) if i not in unusable]] = vectors
+    return EmbeddingResponse(stacked, unusable, tokens)
+
+
+def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
     # deeply nested JSON raises RecursionError
     except (ValueError, RecursionError) as error:
-        raise InvalidResponse(f"not JSON: {error}") from None
+        raise InvalidResponse(
+            f"not JSON: {error}", other_format=True, texts_suspected=True
+        ) from None
 
 
-def parse_response(body: Any, texts: Sequence[str], dimension: int | None) -> EmbeddingResponse:
-    """Return the vectors of a response's JSON in the order of their indexes.
-
-    Raises InvalidResponse where the response does not have one vector of this dimension for each
-    text. A `dimension` of None accepts any dimension that all vectors share.
-    """
-    if not isinstance(body, dict):
-        raise InvalidResponse(f"JSON of type {type(body).__name__}, not an object")
-    tokens = _tokens(body, texts)
-    if "data" not in body and body.get("error"):
-        error = body["error"]
-        message = error.get("message") if isinstance(error, dict) else None
-        raise InvalidResponse(f"an error: {message or error}", tokens or 0)
-    try:
-        vectors = _in_order(body["data"], len(texts))
-        return EmbeddingResponse(_stacked(vectors, dimension or len(vectors[0])), tokens)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InvalidResponse(f"{type(error).__name__}: {error}", tokens) from None
-
-
-def _in_order(data: Sequence[Mapping[str, Any]], texts: int) -> list[Vector]:
-    if len(data) != texts:
-        raise ValueError(f"{len(data)} vectors for {texts} texts")
-    by_index = {item["index"]: _vector(item["embedding"]) for item in data}
-    if set(by_index) != set(range(texts)):
-        raise ValueError(f"the indexes of {texts} vectors are not 0 to {texts - 1}")
-    return [by_index[index] for index in range(texts)]
+def _in_order(data: list[Any], tokens: int | None) -> list[Any]:
+    """Return the embeddings in the order of their indexes, or as they came where none has one."""
+    items = [item if isinstance(item, dict) else {"embedding": item} for item in data]
+    embeddings = [item.get("embedding") for item in items]
+    # some servers write numbers as text; a bool is neither
+    named = [str(item.get("index")) for item in items]
+    if {*named} == {"None"}:
+        return embeddings
+    places = {name: place for place, name in enumerate(named)}
+    for first in (0, 1):
+        numbers = [str(number) for number in range(first, first + len(data))]
+        if {*named} == {*numbers}:
+            return [embeddings[places[number]] for number in numbers]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    raise InvalidResponse(
+        f"two vectors have the index {twice}"
+        if twice not in (None, "None")
+        else f"the vectors have the indexes {', '.join(named[:10])}, not 0 to {len(data) - 1}",
+        tokens,
+    )
 
 
-def _vector(embedding: str | Sequence[float]) -> Vector:
-    # the client requests base64; some servers send numbers anyway
+def _vector(embedding: object, dimension: int | None) -> Vector | str:
+    """Return a vector, or why the embedding is not usable."""
     if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
-    return np.asarray(embedding, np.float32)
+        try:
+            # some encoders leave out the padding
+            raw = base64.b64decode(embedding + "=" * (-len(embedding) % 4), validate=True)
+            vector = np.frombuffer(raw, "<f4")
+        except ValueError:
+            return "the vector is not the base64 of numbers of four bytes"
+    elif isinstance(embedding, list):
+        # true is a number to Python, and "0.1" to NumPy
+        if {*map(type, embedding)} - {int, float}:
+            other = next(value for value in embedding if type(value) not in (int, float))
+            return f"the vector has {json.dumps(other)[:50]} in place of a number"
+        try:
+            with np.errstate(over="ignore"):
+                vector = np.array(embedding, np.float32)
+        except (TypeError, OverflowError):
+            return "the vector has values that are not numbers of four bytes"
+    else:
+        return f"the vector is {json.dumps(embedding)[:50]}"
+    if not len(vector) or len(vector) != (dimension or len(vector)):
+        wanted = f", not {dimension}" if dimension else ""
+        return f"the vector has {len(vector)} dimensions{wanted}"
+    if not np.isfinite(vector).all():
+        return "the vector is not finite"
+    return vector
 
 
-def _stacked(vectors: Sequence[Vector], dimension: int) -> Vectors:
-    if not dimension:
-        raise ValueError("a vector of no dimensions")
-    for vector in vectors:
-        if vector.shape != (dimension,):
-            raise ValueError(f"a vector of shape {vector.shape}, not of {dimension} dimensions")
-    return np.stack(vectors)
-
-
-def _tokens(body: Mapping[str, Any], texts: Sequence[str]) -> int | None:
-    usage = body.get("usage")
+def _tokens(body: Any, texts: Sequence[str]) -> int | None:
+    usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return None
     most = sum(_TOKENS_A_BYTE * len(text.encode()) + _TOKENS_OF_A_PROMPT for text in texts)
@@ -118,102 +167,3 @@ def _tokens(body: Mapping[str, Any], texts: Sequence[str]) -> int | None:
         if type(tokens) is int and 0 < tokens <= most:
             return tokens
     return None
-
-
-_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
-# Request Timeout, Conflict, Too Early, Too Many Requests
-_TRANSIENT_STATUSES = {408, 409, 425, 429}
-
-
-class RejectedInput(Exception):
-    """The provider rejects these texts; a retry cannot succeed.
-
-    `full_message` is the provider's whole message. It may contain the key: do not show it.
-    """
-
-    def __init__(self, reason: str, full_message: str) -> None:
-        super().__init__(reason)
-        self.full_message = full_message
-
-
-class TransientError(Exception):
-    """An error that a retry may solve, after at least `after` seconds.
-
-    `input_suspected` says that the texts themselves may cause the error. `billed` are the tokens of
-    an invalid response; None where no response came.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        after: float | None = None,
-        *,
-        input_suspected: bool = False,
-        billed: int | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.after = after
-        self.input_suspected = input_suspected
-        self.billed = billed
-
-
-class RetriesExhausted(EmbeddingsError):
-    """A transient error that no retry solved; `last` is the error of the last try."""
-
-    def __init__(self, message: str, last: TransientError) -> None:
-        super().__init__(message)
-        self.last = last
-
-
-def classify_error(error: APIStatusError, endpoint: Endpoint, model: str) -> Exception:
-    """Return the error that an HTTP status means, with the key removed from its message.
-
-    The result is a TransientError, a RejectedInput, or an EmbeddingsError that ends the run.
-    """
-    status, host = error.status_code, endpoint.host
-    body = error.body
-    # servers differ in where they put the message
-    full_message = str(
-        (body.get("message") if isinstance(body, dict) else None) or body or error.message
-    )
-    message = endpoint.redacted(full_message)
-    if {str(error.code), str(error.type)} & _QUOTA_CODES or status == 402:
-        return EmbeddingsError(f"the quota at {host} is exhausted ({status}: {message})")
-    if status in (401, 403):
-        return ConfigurationError(
-            f"{host} does not accept the key ({status}: {message}): set OPENAI_API_KEY to one that"
-            f" may use {model!r}"
-        )
-    if status == 404:
-        return ConfigurationError(
-            f"{host} has no model {model!r} ({status}: {message}): check the name and"
-            " OPENAI_BASE_URL"
-        )
-    if 300 <= status < 400:
-        to = endpoint.redacted(error.response.headers.get("location", "another address"))
-        return ConfigurationError(
-            f"{host} redirects to {to} ({status}), and redirects are not followed: set"
-            " OPENAI_BASE_URL to the provider's address"
-        )
-    if status == 500 and is_server_length_error(full_message):
-        return RejectedInput(f"{host} rejects the texts ({status}: {message})", full_message)
-    if status in _TRANSIENT_STATUSES or status >= 500:
-        after = _retry_after(error.response.headers)
-        return TransientError(f"{status}: {message}", after, input_suspected=status >= 500)
-    return RejectedInput(f"{host} rejects the texts ({status}: {message})", full_message)
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Return the seconds of a retry-after header, which may hold a number or a date; or None."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            after = float(headers[name]) / unit
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(after):
-            return after
-    try:
-        return parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
-    # a date may be out of the platform's range
-    except (KeyError, ValueError, OverflowError, OSError):
-        return None
