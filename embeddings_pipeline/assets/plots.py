@@ -18,6 +18,8 @@ _TEXTS = 5
 _COLOURS = 10
 _SHOWN_CHARACTERS = 300
 
+_Floats = np.ndarray[Any, np.dtype[np.float32]]
+
 
 def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) -> dict[str, Any]:
     """A plot and texts where vectors changed; nothing for an entity with `where`.
@@ -32,44 +34,59 @@ def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) ->
         (newest, *_) = reversed(vector_sets.read(tables, ("live", "building")))
         vectors, labels = coverage.sample_vectors(tables, newest, _VECTORS)
         texts = coverage.sample_texts(tables, _TEXTS)
-    title = next(iter(names.source.filters), "")
+    label = next(iter(names.source.filters), None)
     lines = [f"- `{row_id}` {text[:_SHOWN_CHARACTERS]}" for row_id, text in texts]
     shown = {"texts": dg.MetadataValue.md("\n".join(lines))}
     if len(vectors) > 2:
-        shown["plot"] = dg.MetadataValue.md(_markdown(_draw(_project(vectors), labels, title)))
+        points, variance = _project(vectors)
+        title = f"{entity.name}: {len(vectors):,} vectors of set {newest.number}"
+        png = _draw(points, labels, title=title, label=label, variance=variance)
+        caption = (
+            f"{title} ({newest.model}, {newest.dimension} dimensions), each a point. The two"
+            f" principal components show {variance.sum():.0%} of the variance."
+        )
+        if label:
+            caption += f" The colour is the `{label}` of the row."
+        shown["plot"] = dg.MetadataValue.md(_markdown(png, caption))
     return shown
 
 
-def _project(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, Any]:
-    """The two principal components, shape (rows, 2)."""
+def _project(vectors: _Floats) -> tuple[_Floats, _Floats]:
+    """The two principal components, shape (rows, 2), and the share of the variance of each."""
     centred = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    projected: np.ndarray[Any, Any] = centred @ axes[:2].T
-    return projected
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    variance = singular**2 / max(float((singular**2).sum()), np.finfo(np.float32).tiny)
+    return centred @ axes[:2].T, variance[:2]
 
 
-def _draw(points: np.ndarray[Any, Any], labels: Sequence[str], title: str) -> bytes:
+def _draw(
+    points: _Floats, labels: Sequence[str], *, title: str, label: str | None, variance: _Floats
+) -> bytes:
     """A scatter plot as PNG; the most frequent labels have colours of their own."""
     # takes half a second to import
     from matplotlib.figure import Figure
 
     names, counts = np.unique(np.array(labels), return_counts=True)
     frequent = list(names[np.argsort(-counts)][: _COLOURS - 1])
-    figure = Figure(figsize=(6, 4), dpi=90, layout="constrained")
+    figure = Figure(figsize=(7, 4.2), dpi=90, layout="constrained")
     axes = figure.add_subplot()
-    others = np.array([label not in frequent for label in labels])
-    axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgrey", label="others")
+    others = np.array([value not in frequent for value in labels])
+    if others.any():
+        axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgrey", label="others")
     for name in frequent:
-        labelled = np.array([label == name for label in labels])
+        labelled = np.array([value == name for value in labels])
         shown = str(name)[:24] or "(none)"
         axes.scatter(points[labelled, 0], points[labelled, 1], s=8, label=shown)
-    axes.set(xticks=[], yticks=[])
-    if title:
-        axes.legend(title=title, loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel(f"principal component 1 ({variance[0]:.0%} of the variance)")
+    axes.set_ylabel(f"principal component 2 ({variance[1]:.0%})")
+    axes.tick_params(labelsize="x-small")
+    if label:
+        axes.legend(title=label, loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
 
 
-def _markdown(png: bytes) -> str:
-    return f"![vectors](data:image/png;base64,{base64.b64encode(png).decode()})"
+def _markdown(png: bytes, caption: str) -> str:
+    return f"![vectors](data:image/png;base64,{base64.b64encode(png).decode()})\n\n*{caption}*"
