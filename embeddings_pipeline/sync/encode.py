@@ -172,14 +172,13 @@ def _encode_entity(
             encoding.run()
             options = options.less(encoding.counts)
     finally:
-        seconds = Counts(seconds=time.monotonic() - started)
-        for encoding in done:
-            _record(database, encoding, seconds)
-            seconds = Counts()
+        spent = Counts(seconds=time.monotonic() - started)
+        for number, encoding in enumerate(done):
+            _record(database, encoding, Counts() if number else spent)
     return EncodeResult(
         sets=sets,
         keys=sorted({key for backlog in backlogs for key in backlog.pending}),
-        counts=sum((encoding.counts for encoding in done), Counts()),
+        counts=sum((encoding.counts for encoding in done), spent),
         by_model={e.model: e.counts for e in done},
         devices=sorted({e.device for e in done if e.device}),
         frozen=frozen,

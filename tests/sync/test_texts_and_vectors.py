@@ -176,6 +176,16 @@ def test_a_refused_pass_is_in_the_ledger_with_what_it_did_before(world: World) -
     assert (read, reused, deleted) == (2, 1, 0)
 
 
+def test_the_result_has_the_seconds_of_the_ledger(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Pump"))
+    item = world.declare()
+    world.texts(item)
+    counts = world.vectors(item, "timed").counts
+    ((seconds,),) = world.sql(f"select seconds from {SCHEMA}.run_ledger where run_id = 'timed'")
+    assert counts.seconds == seconds > 0
+
+
 def test_a_time_of_change_without_end_is_none(world: World) -> None:
     world.table("id bigint, name text, changed timestamptz")
     world.insert((1, "Pump", "-infinity"), (2, "Hose", "infinity"), (3, "Tap", "2026-01-01"))
