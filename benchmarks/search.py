@@ -135,8 +135,8 @@ def through(setup: Setup, **request: Any) -> Callable[[int], list[int]]:
     """A search by the pipeline."""
 
     def search(number: int) -> list[int]:
-        asked = SearchRequest(entity="item", query=f"query {number}", top_k=_K, **request)
-        return [int(hit.id) for hit in setup.searcher.search(asked).results]
+        search_request = SearchRequest(entity="item", query=f"query {number}", top_k=_K, **request)
+        return [int(hit.id) for hit in setup.searcher.search(search_request).results]
 
     return search
 

@@ -51,11 +51,11 @@ def main() -> None:
     rows = packages(options.data)
     with world() as scratch:
         load(scratch, rows, options.rows)
-        asked = queries(scratch, rows, options.queries)
+        chosen = queries(scratch, rows, options.queries)
         with Searcher(engine_of(scratch)) as searcher:
             figures = {
-                f"{filtered}{mode}_{kind}": compared(searcher, asked[kind], mode, filters)
-                for (filtered, filters), mode, kind in product(_FILTERS.items(), _MODES, asked)
+                f"{filtered}{mode}_{kind}": compared(searcher, chosen[kind], mode, filters)
+                for (filtered, filters), mode, kind in product(_FILTERS.items(), _MODES, chosen)
             }
     report(
         bench="words",
@@ -68,8 +68,8 @@ def main() -> None:
 def load(scratch: World, rows: Sequence[Mapping[str, str]], count: int) -> None:
     """Publish a number of texts. One goes through a run, which makes the tables; the others are put
     beside it, without a model."""
-    documents, asked = made_up(count, 1)
-    scratch.use(OneVector(documents, asked))
+    documents, chosen = made_up(count, 1)
+    scratch.use(OneVector(documents, chosen))
     scratch.table("id bigint, name text, shelf int")
     scratch.insert((0, "item 0", 0))
     item = scratch.declare(template="{name}", filters=["shelf"], index={"type": "none"})
@@ -131,7 +131,7 @@ def queries(scratch: World, rows: Sequence[Mapping[str, str]], each: int) -> dic
 
 
 def compared(
-    searcher: Searcher, asked: Sequence[str], mode: Mode, filters: dict[str, Any]
+    searcher: Searcher, chosen: Sequence[str], mode: Mode, filters: dict[str, Any]
 ) -> dict[str, float | bool]:
     """Milliseconds of these searches, and of those that read all; whether both found the same."""
 
@@ -143,11 +143,11 @@ def compared(
         with reading_all():
             return search(query)
 
-    for warm in asked[:2]:
+    for warm in chosen[:2]:
         search(warm)
     seconds: dict[Callable[[str], list[float]], list[float]] = {search: [], all_read: []}
     same = True
-    for turn, query in enumerate(asked):
+    for turn, query in enumerate(chosen):
         found = []
         for way in (search, all_read) if turn % 2 else (all_read, search):
             took, scores = timed(lambda w=way, q=query: w(q))  # type: ignore[misc]

@@ -47,13 +47,13 @@ def rollback(entity: EntityName) -> None:
 def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: bool) -> None:
     if (queries is None) != (qrels is None):
         raise ConfigurationError("--queries and --qrels go together")
-    judgements = None
+    judged = None
     if queries and qrels:
         from embeddings_pipeline.sync.qrels import read_qrels
 
-        judgements = read_qrels(queries, qrels)
+        judged = read_qrels(queries, qrels)
     with session_on(entity) as (pipeline, names):
-        result = compare_sets(pipeline.vectors, names, pipeline.encoders, judgements)
+        result = compare_sets(pipeline.vectors, names, pipeline.encoders, judged)
     if as_json:
         print_json(result)
     else:

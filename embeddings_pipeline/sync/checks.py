@@ -113,7 +113,7 @@ def erased(remains: int) -> CheckResult:
         " reached, are left; the next run of `texts` removes them"
         if remains
         else "nothing is left of what was erased",
-        metadata={"traces": remains},
+        metadata={"remains": remains},
     )
 
 

@@ -48,7 +48,7 @@ def test_a_pending_row_is_an_error_of_coverage_in_its_partition(world: World, it
 def test_what_is_left_of_an_erased_row_is_an_error(world: World, item: Entity) -> None:
     world.sql(f"insert into {SCHEMA}.erasures (entity, id) values ('item', '2')")
     found = verdict(world, item, "erased")
-    assert (found.passed, found.severity, found.metadata["traces"]) == (False, "error", 2)
+    assert (found.passed, found.severity, found.metadata["remains"]) == (False, "error", 2)
     world.texts(item)
     assert verdict(world, item, "erased").passed
 
