@@ -113,7 +113,7 @@ def _spec(entity: Entity, asset: str, model: dg.AssetSpec, options: DefsOptions)
         code_version=_version(entity, asset, options),
         # checks on the index report recall, which does not age
         freshness_policy=None if asset == "index" else _freshness(entity),
-        automation_condition=_automation(entity),
+        automation_condition=_automation(entity, asset),
     )
 
 
@@ -140,11 +140,14 @@ def _freshness(entity: Entity) -> dg.FreshnessPolicy:
     )
 
 
-def _automation(entity: Entity) -> dg.AutomationCondition[dg.AssetKey] | None:
+def _automation(entity: Entity, asset: str) -> dg.AutomationCondition[dg.AssetKey] | None:
     """Follows the staging model: all partitions, or the days of a scheduled run."""
     if entity.automation is None:
         return None
     eager = dg.AutomationCondition.eager()
+    if asset not in _PARTITIONED:
+        # days before the declared ones of a run may never have been materialised
+        return eager.without(~dg.AutomationCondition.any_deps_missing())
     if not isinstance(entity.partitions, DayPartitions):
         return eager
     return eager.replace(

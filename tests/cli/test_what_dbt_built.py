@@ -46,7 +46,7 @@ PROJECT = {
         profile: diary
         models: {diary: {+materialized: table}}
     """,
-    "dbt/models/base_note.sql": "select * from raw.notes",
+    "dbt/models/base_note.sql": "{{ config(materialized='view') }} select * from raw.notes",
     "dbt/models/stg_note.sql": "select id, title, body from {{ ref('base_note') }}",
     "dbt/models/stg_note.yml": """
         models:
