@@ -16,7 +16,7 @@ from embeddings_pipeline.store.search import published, session
 # lifetime of a value: counting reads whole tables of texts and vectors
 _SECONDS = 10
 # longest time that the first search of an entity waits for the count
-_PATIENCE_SECONDS = 1
+PATIENCE_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Freshness:
         counting = self._running_count(entity)
         if known is None:
             with suppress(TimeoutError, psycopg.Error):
-                return counting.result(_PATIENCE_SECONDS)
+                return counting.result(PATIENCE_SECONDS)
         return known or Coverage()
 
     def close(self) -> None:

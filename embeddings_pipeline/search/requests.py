@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.store.search.published_search import Hit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,20 +151,6 @@ class ImageRequest(_Request):
 
 
 AnyRequest: TypeAlias = SearchRequest | SimilarRequest | ImageRequest
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A row that was found, with its best chunk. `fields` has plain values for JSON.
-
-    A greater `score` is better; docs/search.md explains the score of each mode.
-    """
-
-    id: str
-    chunk: int
-    score: float
-    text: str
-    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

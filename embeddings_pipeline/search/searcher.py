@@ -18,7 +18,6 @@ from embeddings_pipeline.search.query_vectors import Encode, query_encoder
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
-    Hit,
     ImageRequest,
     Mode,
     SearchRequest,
@@ -32,14 +31,14 @@ from embeddings_pipeline.store.search import published as store
 from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import (
-    Found,
+    Hit,
     PublishedSearch,
     PublishedSetChanged,
     RowQuery,
 )
 
 # seconds to wait for a connection, and for a statement; a slower search is of no use
-_PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
+_PATIENCE_SECONDS, STATEMENT_SECONDS = 5, 10
 # fewest rows that a re-ranker scores
 _MIN_RERANKED = 50
 
@@ -78,7 +77,7 @@ class Searcher:
             max_size=connections,
             prepare=session.prepare,
             patience=_PATIENCE_SECONDS,
-            statement_seconds=_STATEMENT_SECONDS,
+            statement_seconds=STATEMENT_SECONDS,
         )
         self._rerankers = Rerankers(context.settings)
         self._published_sets = PublishedSets(self._database, context.schema)
@@ -186,16 +185,13 @@ class Searcher:
         request: AnyRequest,
         mode: Mode,
         published: Published,
-        found: Sequence[Found],
+        found: Sequence[Hit],
     ) -> Answer:
         covered = self._freshness.of(request.entity)
         return Answer(
             entity=request.entity,
             mode=mode,
-            results=[
-                Hit(row.id, row.chunk, row.score, row.text, row.fields)
-                for row in self._with_columns(published, request.columns, found)
-            ],
+            results=self._with_columns(published, request.columns, found),
             coverage=covered.coverage,
             data_lag_seconds=covered.data_lag_seconds,
             model=published.vector_set.model,
@@ -204,8 +200,8 @@ class Searcher:
         )
 
     def _with_columns(
-        self, published: Published, columns: Sequence[str], found: Sequence[Found]
-    ) -> Sequence[Found]:
+        self, published: Published, columns: Sequence[str], found: Sequence[Hit]
+    ) -> Sequence[Hit]:
         if not columns:
             return found
         if not self._context.one_database:
@@ -216,7 +212,7 @@ class Searcher:
         with self._database.connection() as connection:
             return PublishedSearch(connection, published).with_columns(found, columns)
 
-    def _reranked(self, model: str, query: str, found: Sequence[Found]) -> list[Found]:
+    def _reranked(self, model: str, query: str, found: Sequence[Hit]) -> list[Hit]:
         scores = self._rerankers.scores(model, query, [row.text for row in found])
         best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
         return [replace(row, score=score) for score, row in best]
@@ -239,7 +235,7 @@ class PublishedSets:
 
     def find(
         self, entity: str, query_for: Callable[[Published], RowQuery]
-    ) -> tuple[Published, Sequence[Found]]:
+    ) -> tuple[Published, Sequence[Hit]]:
         """Return the published set that was searched, and the rows found by `query_for(set)`.
 
         Raises ConfigurationError for an unknown entity or one without a published set, and the

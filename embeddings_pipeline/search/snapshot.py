@@ -17,7 +17,6 @@ from embeddings_pipeline.search.query_vectors import Encode
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
-    Hit,
     ImageRequest,
     SearchRequest,
     SimilarRequest,
@@ -25,6 +24,7 @@ from embeddings_pipeline.search.requests import (
 from embeddings_pipeline.search.threshold import apply_threshold
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.index.build import better_compared
+from embeddings_pipeline.store.search.published_search import Hit
 from embeddings_pipeline.store.search.snapshots import Numbers, SnapshotRows
 from embeddings_pipeline.sync import snapshot
 from embeddings_pipeline.sync.snapshot import Manifest, Scores, Vectors

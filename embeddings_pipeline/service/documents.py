@@ -14,7 +14,7 @@ from embeddings_pipeline.sync.documents import sync_documents
 from embeddings_pipeline.sync.run_options import RunOptions
 
 # time to wait for a run that holds the same rows, which also encodes them
-_PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 10
 
 
 class DocumentSync:
@@ -44,7 +44,7 @@ class DocumentSync:
                 run_id=f"documents-{uuid4()}",
                 ids=[str(row_id) for row_id in ids],
                 max_cost_usd=pipeline.settings.embedding_max_cost_usd,
-                patience=_PATIENCE_SECONDS,
+                patience=PATIENCE_SECONDS,
                 stopped=self._stopping.is_set,
             ),
         )

@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 1 << 20
 # key of the scope under which `allow_body` stores a larger limit
 _ALLOWED = "max_body_bytes"
 # time for a whole body, in any number of pieces
-_BODY_SECONDS = 60
+BODY_SECONDS = 60
 # headers of every answer; the page's scripts and styles are separate files
 _HEADERS = {
     "Content-Security-Policy": (
@@ -83,7 +83,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     """Return a `receive` that raises HTTPException 413 for a large body and 408 for a slow one."""
     size = 0
     whole = False
-    deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def received() -> Message:
         nonlocal size, whole
@@ -95,7 +95,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
                 message = await receive()
         except TimeoutError:
             raise HTTPException(
-                408, f"the body was incomplete after {_BODY_SECONDS} seconds"
+                408, f"the body was incomplete after {BODY_SECONDS} seconds"
             ) from None
         size += len(message.get("body", b""))
         most = scope.get(_ALLOWED, MAX_BODY_BYTES)

@@ -131,7 +131,7 @@ def test_a_server_that_is_away_is_an_error_of_the_database(shop: World, search: 
 def test_a_search_does_not_wait_until_a_large_entity_is_counted(
     shop: World, search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(freshness, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(freshness, "PATIENCE_SECONDS", 0.05)
     counted = Event()
 
     def count(*_: Any) -> tuple[float, float]:

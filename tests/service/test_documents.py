@@ -124,7 +124,7 @@ def test_another_declaration_waits_for_a_run(client: httpx.Client, shop: World) 
 def test_a_run_at_work_is_waited_for_a_little_only(
     client: httpx.Client, shop: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(asked, "PATIENCE_SECONDS", 0)
     names = shop.names_of(item(shop))
     with open_tables(shop.postgres, names) as tables, locks.entity(tables):
         answer = client.post("/entities/item/documents", json={"ids": ["1"]})

@@ -84,7 +84,7 @@ def test_a_service_that_starts_before_its_database_finds_it_later(
 def test_a_search_that_takes_too_long_is_ended(
     own: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embeddings_pipeline.search.searcher._STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr("embeddings_pipeline.search.searcher.STATEMENT_SECONDS", 0.2)
     with served(own) as client, psycopg.connect(own.url) as connection:
         assert right(client)
         # whoever reads the table waits for this

@@ -121,7 +121,7 @@ def test_a_body_that_does_not_say_its_length_is_counted_as_it_comes(client: http
 def test_a_body_that_comes_drop_by_drop_is_given_up(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.5)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.5)
     host, port = client.base_url.host, client.base_url.port
     assert port is not None
     with socket.create_connection((host, port), timeout=30) as line:

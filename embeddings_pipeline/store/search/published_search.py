@@ -55,8 +55,12 @@ class RowQuery:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A row that was found; `fields` are its filter columns as JSON."""
+class Hit:
+    """A row that was found, with its best chunk. `fields` are its filter columns, as plain values
+    for JSON.
+
+    A greater `score` is better; docs/search.md explains the score of each mode.
+    """
 
     id: str
     chunk: int
@@ -86,7 +90,7 @@ class PublishedSearch:
         self._tables = EntityTables(connection, published.names)
         self._published = published
 
-    def find(self, query: RowQuery) -> list[Found]:
+    def find(self, query: RowQuery) -> list[Hit]:
         """Return the rows found, best first; fewer than `query.rows` only where no more match.
 
         Raises PublishedSetChanged where another vector set was published meanwhile, and
@@ -110,7 +114,7 @@ class PublishedSearch:
         )
         return None if mean is None else np.asarray(mean.to_numpy(), dtype=np.float32)
 
-    def with_columns(self, found: Sequence[Found], columns: Sequence[str]) -> list[Found]:
+    def with_columns(self, found: Sequence[Hit], columns: Sequence[str]) -> list[Hit]:
         """The rows, with these columns of the staging model added to their fields, as JSON.
 
         A row that is gone from the model has nulls. Raises ConfigurationError for a column that the
@@ -152,7 +156,7 @@ class PublishedSearch:
             return None
         return rows if len(rows) <= most else None
 
-    def _find(self, query: RowQuery, conditions: Sequence[Condition]) -> list[Found]:
+    def _find(self, query: RowQuery, conditions: Sequence[Condition]) -> list[Hit]:
         words = None if query.query is None else self._words(query.query)
         passing = self._count_passing(conditions) if conditions else None
         shape = self._first_shape(query, conditions, words, passing)
@@ -169,7 +173,7 @@ class PublishedSearch:
             version, seen = rows[0][:2]
             if version != self._published.version:
                 raise PublishedSetChanged
-            found = [Found(*row[2:]) for row in rows if row[2] is not None]
+            found = [Hit(*row[2:]) for row in rows if row[2] is not None]
             if len(found) >= query.rows:
                 return found
             if max(seen) >= shape.chunks:

@@ -29,7 +29,7 @@ from embeddings_pipeline.store.search.published import Published, coverage, read
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 
-_BATCH = 2_000
+BATCH_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PublishedRows:
                     vectors=self.published.vectors,
                 )
             )
-            while rows := cursor.fetchmany(_BATCH):
+            while rows := cursor.fetchmany(BATCH_ROWS):
                 vectors = np.stack([row[4].to_numpy() for row in rows]).astype(np.float32)
                 yield Batch([row[:4] for row in rows], vectors)
 

@@ -49,7 +49,7 @@ from embeddings_pipeline.sync import snapshot
 from embeddings_pipeline.sync.snapshot import export
 folder, at, host, port, name, user, password = sys.argv[1:]
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-snapshots._BATCH = 100
+snapshots.BATCH_ROWS = 100
 if at == "files": snapshot._sha256 = die
 if at == "manifest": snapshot.remove_leftovers = lambda folder: None; Path.replace = die
 report = die if at == "rows" else lambda progress: None
@@ -101,7 +101,7 @@ def test_a_snapshot_is_of_one_moment(
     shop: World, folder: Path, read: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(shop)
-    monkeypatch.setattr(store_export, "_BATCH", 50)
+    monkeypatch.setattr(store_export, "BATCH_ROWS", 50)
     told: list[Progress] = []
 
     def change(progress: Progress) -> None:
