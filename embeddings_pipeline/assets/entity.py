@@ -29,7 +29,7 @@ _DECIDES = {
         "changed_at",
         "partitions",
     },
-    "vectors": {"model", "dimension", "storage"},
+    "vectors": {"model", "prompts", "dimension", "storage"},
     "index": {"index", "metric"},
     "embeddings": {"id", "filters", "publish"},
 }
