@@ -1,7 +1,9 @@
 """The database: all SQL stands here.
 
-There is a room for each kind of table. What all rooms use stands beside them: `connection`,
-`retry`, `locks` and `tables`.
+There is a room for each kind of table, in the order of a row's path: staging, texts, vectors, index,
+search. A room imports only earlier rooms. Beside them stand the tools of all rooms (`connection`,
+`tables`, `vector_sets`, `filters` …), and what reads or makes the tables of several rooms
+(`coverage`, `planning`, `migrations` …).
 """
 
 # the modules that other rooms may import; the rest is this room's own
@@ -18,6 +20,7 @@ __all__ = [
     "retry",
     "row_history",
     "row_status",
+    "run_counts",
     "run_ledger",
     "schema",
     "tables",
