@@ -3,7 +3,7 @@ use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from threading import Lock
@@ -26,13 +26,18 @@ from embeddings_pipeline.encoders.openai.rate_limits import (
     Transaction,
 )
 from embeddings_pipeline.encoders.prices import usd_per_token
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.encoders.prompts import PromptedEncoder
+from embeddings_pipeline.entities.entity import Entity, Prompts
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder
+
+
+# nothing is declared: a local model has the prompts in its files
+_OWN_PROMPTS = Prompts()
 
 
 class Encoders:
@@ -46,8 +51,8 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._stopping: Callable[[], bool] = lambda: False
-        self._encoders: dict[tuple[str, int | None], StreamingEncoder] = {}
-        self._local_models: dict[str, SharedModel] = {}
+        self._encoders: dict[tuple[str, int | None, Prompts], StreamingEncoder] = {}
+        self._local_models: dict[tuple[str, bool], SharedModel] = {}
         self._lock = Lock()
 
     @cached_property
@@ -66,14 +71,23 @@ class Encoders:
         self._closing.callback(images.close)
         return images
 
-    def for_entity(self, entity: Entity) -> StreamingEncoder:
+    def for_entity(self, entity: Entity, stored: Iterable[ModelIdentity] = ()) -> StreamingEncoder:
         """Return the encoder of an entity's model, or of EMBEDDING_MODEL.
+
+        `stored` are the identities of the entity's sets. A provider's model that is among them has
+        the same dimension still, whatever a single answer says.
 
         Raises ConfigurationError where the entity declares `image` and the model reads only text,
         or the reverse.
         """
         model = entity.model or self._settings.embedding_model
-        encoder = self.get(model, entity.dimension)
+        encoder = self.get(model, entity.dimension, entity.prompts)
+        if remote_model(model):
+            from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder
+
+            inner = encoder.inner if isinstance(encoder, PromptedEncoder) else encoder
+            if isinstance(inner, OpenAIEncoder):
+                inner.expect(stored)
         reads_images = isinstance(encoder, ImageQueryEncoder)
         if entity.image and not reads_images:
             raise ConfigurationError(
@@ -87,17 +101,23 @@ class Encoders:
             )
         return encoder
 
-    def get(self, model: str, dimension: int | None = None) -> StreamingEncoder:
+    def get(
+        self, model: str, dimension: int | None = None, prompts: Prompts = _OWN_PROMPTS
+    ) -> StreamingEncoder:
         """Return the encoder of a model. `dimension` shortens the vectors; None keeps the model's.
+
+        Declared `prompts` replace those in the model's files.
 
         Raises ConfigurationError where the model is not found, or EMBEDDING_ENABLED is false.
         """
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
-        key = (model, dimension)
+        key = (model, dimension, prompts)
         with self._lock:
             if key not in self._encoders:
-                self._encoders[key] = self._make(model, dimension)
+                made = self._make(model, dimension, own_prompts=prompts == _OWN_PROMPTS)
+                declared = prompts != _OWN_PROMPTS
+                self._encoders[key] = PromptedEncoder(made, prompts) if declared else made
             return self._encoders[key]
 
     def for_identity(self, identity: ModelIdentity) -> StreamingEncoder:
@@ -106,10 +126,11 @@ class Encoders:
         Raises ConfigurationError where the model is not found, or its weights, dimension or
         maximum length differ from the identity.
         """
-        for (model, _), encoder in list(self._encoders.items()):
-            if model == identity.model and encoder.identity == identity:
+        prompts = Prompts(query=identity.query_prompt, document=identity.document_prompt)
+        for (model, _, others), encoder in list(self._encoders.items()):
+            if (model, others) == (identity.model, prompts) and encoder.identity == identity:
                 return encoder
-        encoder = self.get(identity.model, identity.dimension)
+        encoder = self.get(identity.model, identity.dimension, prompts)
         if encoder.identity != identity:
             raise ConfigurationError(
                 f"model {identity.model!r} has changed: the vectors were made with"
@@ -135,7 +156,7 @@ class Encoders:
 
     def add(self, encoder: StreamingEncoder, dimension: int | None = None) -> None:
         """Use this encoder for its model, in place of one created here."""
-        self._encoders[encoder.identity.model, dimension] = encoder
+        self._encoders[encoder.identity.model, dimension, _OWN_PROMPTS] = encoder
 
     @contextmanager
     def stop_when(self, stopping: Callable[[], bool]) -> Iterator[None]:
@@ -155,12 +176,15 @@ class Encoders:
         for name in ("cache", "images"):
             vars(self).pop(name, None)
 
-    def _make(self, model: str, dimension: int | None) -> StreamingEncoder:
+    def _make(self, model: str, dimension: int | None, *, own_prompts: bool) -> StreamingEncoder:
         remote = remote_model(model)
         if remote is None:
-            if model not in self._local_models:
-                self._local_models[model] = shared_model(model, self._settings)
-            return local_encoder(self._local_models[model], dimension, self.images)
+            key = (model, own_prompts)
+            if key not in self._local_models:
+                self._local_models[key] = shared_model(
+                    model, self._settings, own_prompts=own_prompts
+                )
+            return local_encoder(self._local_models[key], dimension, self.images)
         if model == self._settings.embedding_model and self._settings.embedding_model_path:
             raise ConfigurationError(
                 "EMBEDDING_MODEL_PATH is the folder of a local model, but EMBEDDING_MODEL"
@@ -199,7 +223,7 @@ def _described(identity: ModelIdentity) -> str:
     return f"{weights}, {identity.dimension} dimensions {length}, {identity.max_tokens} tokens"
 
 
-def shared_model(model: str, settings: Settings) -> SharedModel:
+def shared_model(model: str, settings: Settings, *, own_prompts: bool = True) -> SharedModel:
     """Return a model of this machine, not loaded yet.
 
     Raises ConfigurationError where the model is not found, or has parts that are not supported.
@@ -207,7 +231,7 @@ def shared_model(model: str, settings: Settings) -> SharedModel:
     folder = download.find_or_download(model, settings)
     trusted = settings.trusts(model)
     return SharedModel(
-        describe(model, folder, None, trusted=trusted),
+        describe(model, folder, None, trusted=trusted, own_prompts=own_prompts),
         folder,
         LocalOptions(
             device=settings.embedding_device,
@@ -215,6 +239,7 @@ def shared_model(model: str, settings: Settings) -> SharedModel:
             batch_texts=settings.embedding_batch_size,
             batch_tokens=settings.embedding_batch_tokens,
             trusted=trusted,
+            own_prompts=own_prompts,
         ),
     )
 
@@ -227,7 +252,10 @@ def local_encoder(
     Raises ConfigurationError for a dimension larger than the model's.
     """
     name, folder = model.identity.model, model.folder
-    identity = describe(name, folder, dimension, trusted=model.options.trusted)
+    options = model.options
+    identity = describe(
+        name, folder, dimension, trusted=options.trusted, own_prompts=options.own_prompts
+    )
     encoder = SentenceTransformersEncoder(identity, model)
     seen = vision(name, folder)
     return ImageEncoder(encoder, seen, images) if seen else encoder

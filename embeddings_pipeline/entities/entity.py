@@ -87,6 +87,14 @@ class Chunk(_StrictModel):
         return self
 
 
+class Prompts(_StrictModel):
+    """What is put before each query, and before each document or chunk. Replaces the prompts in a
+    model's own files."""
+
+    query: str = ""
+    document: str = ""
+
+
 class Index(_StrictModel):
     """The vector index of an entity.
 
@@ -155,6 +163,7 @@ class Entity(_StrictModel):
     where: Text | None = None
     changed_at: Column | None = None
     model: Text | None = None
+    prompts: Prompts = Prompts()
     dimension: Whole | None = Field(None, ge=1, le=16000)
     storage: Literal["vector", "halfvec"] | None = None
     metric: Literal["cosine", "l2", "ip"] = "cosine"
@@ -179,7 +188,9 @@ class Entity(_StrictModel):
     @model_validator(mode="after")
     def _one_way_to_text(self) -> Self:
         ways = [key for key in ("include", "template", "weights") if getattr(self, key)]
-        of_text = [*ways, *(key for key in ("exclude", "chunk") if getattr(self, key))]
+        texts_only = [key for key in ("exclude", "chunk") if getattr(self, key)]
+        texts_only += ["prompts"] if self.prompts != Prompts() else []
+        of_text = [*ways, *texts_only]
         if self.image and of_text:
             raise ValueError(
                 f"image and {' and '.join(of_text)} exclude one another: a row has an image or a"
@@ -217,6 +228,7 @@ class Entity(_StrictModel):
 
 _NESTED: Mapping[str, type[BaseModel]] = {
     "chunk": Chunk,
+    "prompts": Prompts,
     "index": Index,
     "freshness": Freshness,
     "hash": HashPartitions,

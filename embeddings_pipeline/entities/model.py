@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -14,7 +14,9 @@ class ModelIdentity:
 
     `revision` is the sha256 of the weights, or the provider's name of the model. `max_tokens` is
     the most tokens that the model reads of a text. `document_prompt` is put before each document;
-    prompts in the model's own files are part of `revision` instead.
+    prompts in the model's own files are part of `revision` instead. `query_prompt` is put before
+    each query; documents have the same vectors whatever it is, so it does not make identities
+    different.
     """
 
     provider: str
@@ -24,11 +26,12 @@ class ModelIdentity:
     max_tokens: int
     normalized: bool
     document_prompt: str = ""
+    query_prompt: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, row: Any) -> Self:
         """The identity in an object that has all its fields."""
-        return cls(**{field.name: getattr(row, field.name) for field in fields(cls)})
+        return cls(**{own.name: getattr(row, own.name) for own in fields(cls)})
 
 
 # float32, shapes (texts, dimension) and (dimension,)

@@ -31,7 +31,7 @@ class Models:
         self._default = pipeline.settings.embedding_model
         self._live_sets = live_sets
         self._metrics = metrics
-        self._cached_encoders: dict[ModelIdentity, CachedEncoder] = {}
+        self._cached_encoders: dict[tuple[ModelIdentity, str], CachedEncoder] = {}
         self._batched: list[BatchedEncoder] = []
         self._loaded: set[ModelIdentity] = set()
         self._lock = Lock()
@@ -140,9 +140,11 @@ class Models:
 
     def _encoder(self, identity: ModelIdentity) -> CachedEncoder:
         with self._lock:
-            if identity not in self._cached_encoders:
-                self._cached_encoders[identity] = self._make(identity)
-            return self._cached_encoders[identity]
+            # equal identities may have other prompts for queries
+            key = (identity, identity.query_prompt)
+            if key not in self._cached_encoders:
+                self._cached_encoders[key] = self._make(identity)
+            return self._cached_encoders[key]
 
     def _make(self, identity: ModelIdentity) -> CachedEncoder:
         with _as_unavailable():

@@ -133,6 +133,7 @@ def migrate(connection: Connection[Row], name: str) -> None:
     _separate_identities(connection, name)
     for statement in (
         "alter table {entities} add passes jsonb not null default '{{}}'",
+        "alter table {vector_sets} add query_prompt text not null default ''",
         "alter table {run_ledger} drop column if exists cached,"
         " add stages jsonb not null default '{{}}'",
     ):

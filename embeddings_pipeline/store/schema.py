@@ -52,6 +52,7 @@ _TABLES = {
         number int not null,
         identity int not null references {schema}.model_identities,
         storage text not null,
+        query_prompt text not null default '',
         metric text not null,
         table_name text not null,
         state text not null check (state in ('building', 'live', 'retired')),

@@ -44,6 +44,7 @@ class VectorSet:
     max_tokens: int
     normalized: bool
     document_prompt: str
+    query_prompt: str
     cache_table: str
     storage: Storage
     metric: str
@@ -85,9 +86,9 @@ class VectorSet:
 
 _QUERY = """
     select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
-        i.dimension, i.max_tokens, i.normalized, i.document_prompt, i.cache_table, s.storage,
-        s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows, s.recall,
-        s.ef_search, s.indexed_at, s.canary as recall_check
+        i.dimension, i.max_tokens, i.normalized, i.document_prompt, s.query_prompt, i.cache_table,
+        s.storage, s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows,
+        s.recall, s.ef_search, s.indexed_at, s.canary as recall_check
     from {sets} s join {identities} i on i.number = s.identity
 """
 

@@ -27,7 +27,7 @@ from embeddings_pipeline.encoders.images import sources
 from embeddings_pipeline.encoders.images.sources import pinned
 from embeddings_pipeline.encoders.prefetch import prefetch
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.entities.model import Vector
+from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import (
     Busy,
     ConfigurationError,
@@ -114,8 +114,16 @@ def prepare_sets(
 ) -> list[VectorSet]:
     """The sets that the run maintains; creates a set for the entity's model where it is missing,
     and records the floors of a forced run. A run of chosen ids uses the existing sets."""
+
+    @resumed
+    def stored() -> list[ModelIdentity]:
+        with open_tables(database, names) as tables:
+            return [s.identity for s in vector_sets.read(tables)]
+
     identity = (
-        None if options.ids is not None else encoders.for_entity(names.source.entity).identity
+        None
+        if options.ids is not None
+        else encoders.for_entity(names.source.entity, stored()).identity
     )
 
     @resumed

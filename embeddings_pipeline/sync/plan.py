@@ -381,9 +381,10 @@ def sets_of_run(
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
     """The sets that a run maintains, in the order of the run, with their identities; None is a set
     that the run creates."""
-    wanted = encoders.for_entity(tables.source.entity).identity
-    storage = storage_of(tables.source.entity, wanted.dimension)
     known = vector_sets.read(tables)
+    encoder = encoders.for_entity(tables.source.entity, (s.identity for s in known))
+    wanted = encoder.identity
+    storage = storage_of(tables.source.entity, wanted.dimension)
     of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
     chosen = max(of_wanted, key=lambda s: (s.state != "retired", s.number), default=None)
     others = [s for s in known if s.state == "live" and s != chosen]

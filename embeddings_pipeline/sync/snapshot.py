@@ -188,6 +188,7 @@ class Manifest(_Part):
     normalized: bool
     dimension: int
     document_prompt: str
+    query_prompt: str = ""
     vector_set: int
     storage: Literal["vector", "halfvec"]
     metric: Literal["cosine", "l2", "ip"]

@@ -95,7 +95,7 @@ def test_known_texts_load_no_model(redis: RedisServer) -> None:
         made = encoders(redis)
         encoder = remembering(made, DEFAULT_MODEL, 64)
         done = encoder.encode_documents(["pump"]).usage + encoder.encode_query(["pump"]).usage
-        loaded = "_model" in vars(made._local_models[DEFAULT_MODEL])
+        loaded = "_model" in vars(made._local_models[DEFAULT_MODEL, True])
         assert (done.texts, done.cached, loaded) == ((2, 0, True) if first else (0, 2, False))
         made.cleanup()
 

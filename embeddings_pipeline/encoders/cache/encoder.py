@@ -73,12 +73,17 @@ class CachedEncoder:
 
     def encode_query(self, texts: Sequence[str]) -> Encodings:
         """Return the vectors of queries, from the cache where possible."""
-        return self._encode("query", texts, self.uncached.encode_query)
+        return self._encode("query", texts, self.uncached.encode_query, self.identity.query_prompt)
 
     def _encode(
-        self, kind: Kind, texts: Sequence[str], encode: Callable[[Sequence[str]], Encodings]
+        self,
+        kind: Kind,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], Encodings],
+        prompt: str = "",
     ) -> Encodings:
-        hashes = [text_hash(text) for text in texts]
+        # the key of an entry has the document's prompt, and not the query's
+        hashes = [text_hash(prompt + text) for text in texts]
         text_by_hash = dict(zip(hashes, texts, strict=True))
         found = self._cache.read(kind, self.identity, [*text_by_hash])
         missing = [key for key in text_by_hash if key not in found]

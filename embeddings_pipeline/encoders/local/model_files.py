@@ -34,9 +34,16 @@ class Vision(NamedTuple):
 
 
 def describe(
-    model: str, folder: Path, dimension: int | None, *, trusted: bool = False
+    model: str,
+    folder: Path,
+    dimension: int | None,
+    *,
+    trusted: bool = False,
+    own_prompts: bool = True,
 ) -> ModelIdentity:
     """Return the identity of the model in a folder; `dimension` shortens its vectors.
+
+    Without `own_prompts` the prompts in its files are not used.
 
     Raises ConfigurationError for pickled weights, for a dimension larger than the model's, and for
     a model with unsupported parts that is not `trusted`.
@@ -54,7 +61,7 @@ def describe(
             # a trusted model's own code also decides its vectors
             revision=revision(
                 _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
-                _encoding_config(folder, modules),
+                _encoding_config(folder, modules, own_prompts=own_prompts),
             ),
             dimension=dimension or full,
             max_tokens=_max_tokens(modules[0].folder),
@@ -124,7 +131,9 @@ def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
     ]
 
 
-def _encoding_config(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]:
+def _encoding_config(
+    folder: Path, modules: Sequence[_Module], *, own_prompts: bool
+) -> dict[str, Any]:
     """Return the settings beside the weights that decide the vectors: prompts, pooling and case.
 
     Settings that have the usual value are left out.
@@ -137,7 +146,7 @@ def _encoding_config(folder: Path, modules: Sequence[_Module]) -> dict[str, Any]
     ]
     lower = _json(modules[0].folder / "sentence_bert_config.json").get("do_lower_case")
     config = {
-        "prompts": [prompts, default] if prompts else None,
+        "prompts": [prompts, default] if prompts and own_prompts else None,
         "pooling": pooling if pooling not in ([], [["mean"]]) else None,
         "lower_case": lower or None,
     }

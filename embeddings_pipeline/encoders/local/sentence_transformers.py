@@ -23,7 +23,8 @@ _CARD_TOKENS = 16_384
 
 
 class SentenceTransformersModel:
-    """A model loaded by sentence-transformers; a `trusted` model may run its own code.
+    """A model loaded by sentence-transformers; a `trusted` model may run its own code. Without
+    `own_prompts` the prompts in its files are not used.
 
     Loading may raise any exception of sentence-transformers.
     """
@@ -36,6 +37,7 @@ class SentenceTransformersModel:
         device: str,
         dtype: torch.dtype,
         trusted: bool = False,
+        own_prompts: bool = True,
     ) -> None:
         from sentence_transformers import SentenceTransformer
 
@@ -48,6 +50,8 @@ class SentenceTransformersModel:
             model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
         self._model.max_seq_length = max_tokens
+        if not own_prompts:
+            self._model.prompts, self._model.default_prompt_name = {}, None
         self._token_count = token_count(folder)
 
     @property

@@ -62,6 +62,7 @@ class LocalOptions:
     batch_texts: int | None = None
     batch_tokens: int | None = None
     trusted: bool = False
+    own_prompts: bool = True
 
 
 class SharedModel:
@@ -248,7 +249,11 @@ class SharedModel:
         device = self.device
         dtype = dtype_for(self.options.precision, device)
         logger.info("loading %s on %s as %s", self.identity.model, device, dtype)
-        general = partial(SentenceTransformersModel, trusted=self.options.trusted)
+        general = partial(
+            SentenceTransformersModel,
+            trusted=self.options.trusted,
+            own_prompts=self.options.own_prompts,
+        )
         load = PlainBert if is_plain_bert(self.folder) else general
         try:
             return load(

@@ -48,6 +48,13 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
         if chosen not in known or chosen.state == "retired":
             # the view shows the set that is built where none is live
             views.replace_coverage(tables.connection, tables.schema)
+        if chosen.query_prompt != entity.prompts.query:
+            # the vectors of documents are the same
+            tables.execute(
+                "update {vector_sets} set query_prompt = %s"
+                " where entity = {entity} and number = %s",
+                (entity.prompts.query, chosen.number),
+            )
         if chosen.metric != entity.metric:
             # the index is built again, for another operator class on the same vectors
             tables.execute(
@@ -106,6 +113,7 @@ def storage_of(entity: Entity, dimension: int) -> Storage:
 
 
 def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> VectorSet:
+    entity = tables.source.entity
     stored = identities.ensure(tables.connection, tables.schema, identity)
     number = max((s.number for s in read(tables)), default=0) + 1
     table = f"{tables.entity}_vectors_{number}"
@@ -139,9 +147,10 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
             " `alter extension vector set schema public`"
         ) from None
     tables.execute(
-        "insert into {vector_sets} (entity, number, identity, storage, metric, table_name, state)"
-        " values ({entity}, %s, %s, %s, %s, %s, 'building')",
-        (number, stored.number, storage, tables.source.entity.metric, table),
+        "insert into {vector_sets}"
+        " (entity, number, identity, storage, query_prompt, metric, table_name, state)"
+        " values ({entity}, %s, %s, %s, %s, %s, %s, 'building')",
+        (number, stored.number, storage, entity.prompts.query, entity.metric, table),
     )
     created = read_one(tables, number)
     create_states_view(tables, created)
