@@ -1,7 +1,7 @@
 """The database: all SQL stands here.
 
-There is a room for each kind of table, in the order of a row's path: staging, texts, vectors, index,
-search. A room imports only earlier rooms. Beside them stand the tools of all rooms (`connection`,
+There is a room for each kind of table, in the order of a row's path: staging, texts, vectors,
+index, search. A room imports only earlier rooms. Beside them stand the tools of all (`connection`,
 `tables`, `vector_sets`, `filters` …), and what reads or makes the tables of several rooms
 (`coverage`, `planning`, `migrations` …).
 """
