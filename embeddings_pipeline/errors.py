@@ -43,6 +43,10 @@ class RunNeeded(ConfigurationError):
     """A run must first bring the stored data of the entity up to date."""
 
 
+class ReadOnly(ConfigurationError):
+    """The database may only be read: it is a replica, or the role lacks privileges."""
+
+
 class Unavailable(ConfigurationError):
     """A database or a model cannot be used now, but may be usable later."""
 

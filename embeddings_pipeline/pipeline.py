@@ -37,8 +37,8 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
-from embeddings_pipeline.store.staging.reader import source_of
 from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.staging.reader import source_of
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
@@ -166,7 +166,7 @@ class Pipeline:
     @cached_property
     def vectors(self) -> Postgres:
         """The database of the vectors, with our shared tables in it."""
-        database = self._vectors_database()
+        database = Postgres(self.vectors_database)
         with database.connection() as connection:
             create_control_tables(connection, self.schema)
         return database
@@ -175,13 +175,15 @@ class Pipeline:
         """What becomes of tables of an earlier version when `vectors` is first asked for; nothing
         where they are of this one. Raises ConfigurationError for those of a later version."""
         with (
-            closing(self._vectors_database()) as database,
+            closing(Postgres(self.vectors_database)) as database,
             database.connection() as connection,
         ):
             return migrations.planned(connection, self.schema)
 
-    def _vectors_database(self) -> Postgres:
-        return Postgres(self.settings.vectors_database or self._embedded)
+    @property
+    def vectors_database(self) -> Database:
+        """The address of the database of the vectors, which searches only read."""
+        return self.settings.vectors_database or self._embedded
 
     @property
     def one_database(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.entities.model import Vector
@@ -27,6 +28,7 @@ from embeddings_pipeline.search.threshold import apply_threshold
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.retry import is_lost_connection
+from embeddings_pipeline.store.schema import refuse_unreadable
 from embeddings_pipeline.store.search import published as store
 from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.published import Published
@@ -51,7 +53,7 @@ class SearchContext(Protocol):
     encoders: Encoders
 
     @property
-    def vectors(self) -> Postgres: ...
+    def vectors_database(self) -> Database: ...
 
     @property
     def schema(self) -> str: ...
@@ -73,7 +75,7 @@ class Searcher:
         self._context = context
         self._encode = encode or query_encoder(context.encoders)
         self._database = Postgres(
-            context.vectors.database,
+            context.vectors_database,
             max_size=connections,
             prepare=session.prepare,
             patience=_PATIENCE_SECONDS,
@@ -259,6 +261,7 @@ class PublishedSets:
 
     def _read(self, entity: str) -> Published:
         with self._database.connection() as connection:
+            refuse_unreadable(connection, self._schema)
             published = store.read(connection, self._schema, entity)
         self._known[entity] = published
         return published

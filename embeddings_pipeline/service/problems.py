@@ -18,6 +18,7 @@ from embeddings_pipeline.errors import (
     ConfigurationError,
     EmbeddingsError,
     NotFound,
+    ReadOnly,
     RunNeeded,
     Unavailable,
 )
@@ -28,6 +29,7 @@ _RETRY_SECONDS = "2"
 _STATUS: dict[type[EmbeddingsError], int] = {
     NotFound: 404,
     RunNeeded: 409,
+    ReadOnly: 501,
     ConfigurationError: 422,
 }
 

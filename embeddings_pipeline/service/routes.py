@@ -438,7 +438,7 @@ def _usage_fields(service: Service, identity: ModelIdentity, made: Encodings) ->
 documents_router = APIRouter(
     tags=["documents"],
     dependencies=[Depends(writer)],
-    responses=problems.responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+    responses=problems.responses(400, 401, 403, 404, 409, 413, 422, 429, 501, 503),
 )
 
 

@@ -14,7 +14,12 @@ from fastapi import Depends, Request
 from prometheus_client import generate_latest
 
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Unavailable
+from embeddings_pipeline.errors import (
+    ConfigurationError,
+    EmbeddingsError,
+    RunNeeded,
+    Unavailable,
+)
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -29,6 +34,7 @@ from embeddings_pipeline.service.models import Models
 from embeddings_pipeline.service.schemas import Health, Part
 from embeddings_pipeline.service.state import State
 from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.schema import refuse_unreadable
 
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 _WARM_AGAIN_SECONDS = 2
@@ -55,15 +61,23 @@ class Service:
         self._lock = RLock()
 
     def database(self) -> Postgres:
-        """Return the connection pool of the service. Raises Unavailable without a database."""
+        """Return the connection pool of the service. Raises Unavailable without a database, and
+        RunNeeded before the first run."""
         with self._opening():
             if self._opened is None:
-                self._opened = Postgres(
-                    self.pipeline.vectors.database,
+                opened = Postgres(
+                    self.pipeline.vectors_database,
                     max_size=4,
                     patience=_PATIENCE_SECONDS,
                     statement_seconds=_STATEMENT_SECONDS,
                 )
+                try:
+                    with opened.connection() as connection:
+                        refuse_unreadable(connection, self.pipeline.schema)
+                except Exception:
+                    opened.close()
+                    raise
+                self._opened = opened
             return self._opened
 
     def searcher(self) -> Searcher:
@@ -111,6 +125,9 @@ class Service:
             with self.database().connection():
                 pass
             live = self.state.live_sets()
+        except RunNeeded as error:
+            missing = Part.missing("published vectors", str(error))
+            return Health(ready=False, parts=[Part(part="database", ready=True), missing])
         except (EmbeddingsError, psycopg.Error):
             return Health(ready=False, parts=[Part.missing("database", "does not answer")])
         parts = [Part(part="database", ready=True)]

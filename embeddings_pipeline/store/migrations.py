@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ReadOnly
 from embeddings_pipeline.store import schema, vector_sets, views
-from embeddings_pipeline.store.connection import Postgres, Row, check_server, columns_of, only
+from embeddings_pipeline.store.connection import Postgres, Row, check_server, only
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
@@ -58,16 +58,17 @@ def create_control_tables(connection: Connection[Row], name: str) -> None:
         schema.refuse_altered(connection, name)
     except InsufficientPrivilege as error:
         user = connection.info.user
-        raise ConfigurationError(
+        raise ReadOnly(
             f"user {user!r} may not keep tables in schema {name!r}"
             f" ({error.diag.message_primary}): run"
             f' `grant create, usage on schema "{name}" to "{user}"`, or use the role that owns'
             " the tables"
         ) from None
     except ReadOnlySqlTransaction:
-        raise ConfigurationError(
+        raise ReadOnly(
             f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
-            " perhaps a replica; vectors need one that can be written to"
+            " perhaps a replica: it can be searched, and to write name the primary server in"
+            " PGVECTOR_HOST or PGVECTOR_URL"
         ) from None
 
 
@@ -76,24 +77,8 @@ def needed(connection: Connection[Row], name: str) -> bool:
 
     Raises ConfigurationError where they have a later one.
     """
-    version = stored_version(connection, name)
-    if version is not None and version > schema.VERSION:
-        raise ConfigurationError(
-            f"the tables in schema {name!r} have version {version}, and this program knows"
-            f" version {schema.VERSION}: install the version of embeddings-pipeline that made them,"
-            " or a later one"
-        )
+    version = schema.stored_version(connection, name)
     return version is not None and version < schema.VERSION
-
-
-def stored_version(connection: Connection[Row], name: str) -> int | None:
-    """The version of the tables; None where there are none."""
-    if columns_of(connection, name, "schema_version"):
-        row = connection.execute(
-            sql.SQL("select max(version) from {}").format(Identifier(name, "schema_version"))
-        ).fetchone()
-        return row[0] if row else None
-    return 0 if columns_of(connection, name, "entities") else None
 
 
 def planned(connection: Connection[Row], name: str) -> list[Migration]:

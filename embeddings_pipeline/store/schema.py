@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from psycopg import Connection, sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import Identifier
 
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
+from embeddings_pipeline.store.connection import Row, columns_of, only
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
@@ -164,6 +165,46 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
         )
     )
     lexemes.create_function(connection, schema)
+
+
+def stored_version(connection: Connection[Row], schema: str) -> int | None:
+    """The version of the tables; None where there are none. Raises ConfigurationError for tables
+    that a later version made."""
+    version: int | None = 0 if columns_of(connection, schema, "entities") else None
+    if columns_of(connection, schema, "schema_version"):
+        (version,) = only(
+            connection.execute(
+                sql.SQL("select max(version) from {}").format(Identifier(schema, "schema_version"))
+            )
+        )
+    if version is not None and version > VERSION:
+        raise ConfigurationError(
+            f"the tables in schema {schema!r} have version {version}, and this program knows"
+            f" version {VERSION}: install the version of embeddings-pipeline that made them, or a"
+            " later one"
+        )
+    return version
+
+
+def refuse_unreadable(connection: Connection[Row], schema: str) -> None:
+    """Raise an error where searches cannot read the tables: RunNeeded where they are missing or of
+    an earlier version, Unavailable where the role lacks a privilege. Writes nothing."""
+    try:
+        version = stored_version(connection, schema)
+    except InsufficientPrivilege as error:
+        user = connection.info.user
+        raise Unavailable(
+            f"user {user!r} may not read schema {schema!r} ({error.diag.message_primary}): run"
+            f' `grant usage on schema "{schema}" to "{user}"` and'
+            f' `grant select on all tables in schema "{schema}" to "{user}"`'
+        ) from None
+    if version is None:
+        raise RunNeeded(f"schema {schema!r} has no tables yet: run `embeddings-pipeline run` first")
+    if version < VERSION:
+        raise RunNeeded(
+            f"the tables in schema {schema!r} are of an earlier version: run"
+            " `embeddings-pipeline db migrate` first"
+        )
 
 
 def refuse_altered(connection: Connection[Row], schema: str) -> None:

@@ -40,7 +40,7 @@ def opened(world: World) -> Iterator[Callable[..., Search]]:
 
         def open_searcher(**settings: Any) -> Search:
             pipeline = SimpleNamespace(
-                vectors=world.postgres,
+                vectors_database=world.database,
                 schema=SCHEMA,
                 encoders=world.encoders,
                 settings=Settings(_env_file=None, **settings),

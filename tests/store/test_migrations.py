@@ -147,7 +147,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(before: Database) ->
             *(f"{name}_vectors_1" for name in DECLARED),
             "item_vectors_2",
         }
-        assert migrations.stored_version(connection, SCHEMA) == 0
+        assert schema.stored_version(connection, SCHEMA) == 0
     with world_in(before, fresh=False) as world, world.postgres.connection() as connection:
         assert migrations.planned(connection, SCHEMA) == []
 

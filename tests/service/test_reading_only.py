@@ -1,0 +1,100 @@
+"""Searches only read: a role that may select serves them, and so does a replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+from pydantic import SecretStr
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.store.embedded import server as embedded
+from tests.service.test_problems import assert_problem
+from tests.support.published_shop import publish_shop
+from tests.support.serving import served
+from tests.support.standby import caught_up, standby
+from tests.support.world import SCHEMA, World, world_in
+
+SEARCH = {"entity": "item", "query": "red boots", "top_k": 2, "columns": ["name"]}
+
+
+@pytest.fixture
+def reader(shop: World) -> Iterator[Database]:
+    """The shop's database through a role that may only select."""
+    reader = replace(
+        shop.database, user=f"reader_of_{shop.database.name}", password=SecretStr("secret")
+    )
+    role = Identifier(reader.user)
+    with closing(psycopg.connect(shop.database.url, autocommit=True)) as admin:
+        admin.execute(SQL("create role {} login password 'secret'").format(role))
+        for schema in (SCHEMA, "staging"):
+            names = {"schema": Identifier(schema), "role": role}
+            admin.execute(SQL("grant usage on schema {schema} to {role}").format(**names))
+            admin.execute(
+                SQL("grant select on all tables in schema {schema} to {role}").format(**names)
+            )
+        yield reader
+        admin.execute(SQL("drop owned by {}").format(role))
+        admin.execute(SQL("drop role {}").format(role))
+
+
+def assert_all_is_read(client: httpx.Client) -> None:
+    """Each call that reads answers as it does over the primary and its owner."""
+    answer = client.post("/search", json=SEARCH).raise_for_status().json()
+    assert [(hit["id"], hit["fields"]["name"]) for hit in answer["results"]] == [
+        ("4", "red boots of leather"),
+        ("1", "red shoe"),
+    ]
+    for mode in ("dense", "text"):
+        assert client.post("/search", json=SEARCH | {"mode": mode}).json()["results"]
+    assert client.get("/similar/item/1").raise_for_status().json()["results"]
+    assert client.get("/entities").raise_for_status().json()["entities"][0]["filters"]
+    assert client.get("/stats").raise_for_status().json()["entities"][0]["coverage"] == 100
+    assert client.get("/health/ready").status_code == 200
+    assert client.get("/metrics").status_code == 200
+
+
+def test_a_role_that_may_only_select_serves_searches(shop: World, reader: Database) -> None:
+    with served(reader, shop.encoder) as client:
+        assert_all_is_read(client)
+
+
+def test_a_role_that_may_only_select_is_told_that_documents_cannot_be_written(
+    shop: World, reader: Database
+) -> None:
+    with served(reader, shop.encoder) as client:
+        answer = client.post("/entities/item/documents", json={"ids": ["1"]})
+        assert "may not keep tables" in assert_problem(answer, 501)
+
+
+def test_a_role_without_privileges_is_no_fault_of_the_caller(shop: World, reader: Database) -> None:
+    shop.sql(f'revoke usage on schema {SCHEMA} from "{reader.user}"')
+    with served(reader, shop.encoder) as client:
+        assert_problem(client.post("/search", json=SEARCH), 503)
+
+
+def test_a_service_over_a_database_without_tables_writes_none(database: Database) -> None:
+    with served(database) as client:
+        assert_problem(client.post("/search", json=SEARCH), 409)
+        parts = client.get("/health/ready").json()["parts"]
+        assert [part["ready"] for part in parts] == [True, False]
+    with closing(psycopg.connect(database.url)) as connection:
+        found = connection.execute("select 1 from pg_namespace where nspname = %s", (SCHEMA,))
+        assert found.fetchone() is None
+
+
+def test_a_replica_serves_searches(data_dir: Path) -> None:
+    primary = embedded.start(data_dir)
+    with world_in(primary) as world, standby(primary, data_dir / "replica") as replica:
+        publish_shop(world)
+        caught_up(primary, replica)
+        with served(replica, world.encoder) as client:
+            assert_all_is_read(client)
+            answer = client.post("/entities/item/documents", json={"ids": ["1"]})
+            assert "read-only" in assert_problem(answer, 501)
