@@ -146,6 +146,7 @@ def _mean_vectors(
 ) -> torch.Tensor:
     ids, places, starts = numbers[:tokens], numbers[tokens : 2 * tokens], numbers[2 * tokens :]
     words, positions, weight, bias = embeddings
+    exact = words.dtype == torch.float32
     hidden = functional.embedding(ids, words) + functional.embedding(places, positions)
     shape = hidden.shape[1:]
     hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
@@ -155,8 +156,11 @@ def _mean_vectors(
         attended = _attended(projected, starts, longest, heads, flash)
         hidden = hidden + functional.linear(attended, out, out_b)
         hidden = functional.layer_norm(hidden, shape, norm_1, norm_1_b, epsilon)
-        # one kernel; on a card its GELU is the approximation by tanh, within the error of halves
-        inner = torch._addmm_activation(up_b, hidden, up.t(), use_gelu=True)
+        if exact:
+            inner = functional.gelu(functional.linear(hidden, up, up_b))
+        else:
+            # one kernel, with the approximation of GELU by tanh: its error is below that of halves
+            inner = torch._addmm_activation(up_b, hidden, up.t(), use_gelu=True)
         hidden = hidden + functional.linear(inner, down, down_b)
         hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
     every = torch.arange(tokens, dtype=torch.int32, device=hidden.device)
