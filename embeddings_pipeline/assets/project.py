@@ -129,7 +129,7 @@ def _dbt_models(
                 invocation = dbt.cli(
                     ["build", *dbt_project.variables(settings)], context=context, target_path=folder
                 )
-            with _short_warnings():
+            with short_warnings():
                 yield from invocation.stream().fetch_column_metadata()
 
     return dbt_models
@@ -179,7 +179,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _short_warnings() -> Iterator[None]:
+def short_warnings() -> Iterator[None]:
     """One line where the columns of a model cannot be derived, in place of a traceback."""
 
     def shorten(record: logging.LogRecord) -> bool:
@@ -188,7 +188,7 @@ def _short_warnings() -> Iterator[None]:
             record.exc_info = None
         return True
 
-    logger = logging.getLogger("dagster")
+    logger = dg.get_dagster_logger()
     logger.addFilter(shorten)
     try:
         yield

@@ -372,3 +372,22 @@ def test_dagster_validates_the_definitions_of_the_workspace(
         cwd=CHECKOUT,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_columns_that_cannot_be_derived_are_one_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from embeddings_pipeline.assets.project import short_warnings
+
+    logger = dg.get_dagster_logger()
+    with short_warnings(), caplog.at_level("WARNING"):
+        try:
+            raise ValueError("Cannot resolve 'm'")
+        except ValueError as error:
+            logger.warning("No lineage of stg_note.\n\nException: %s", error, exc_info=True)
+        logger.warning("two\nlines")
+    assert [record.getMessage() for record in caplog.records] == [
+        "No lineage of stg_note.",
+        "two\nlines",
+    ]
+    assert "Traceback" not in caplog.text

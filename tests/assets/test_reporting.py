@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,9 @@ from typer.testing import CliRunner
 
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.options import ASSETS, DefsOptions
+from embeddings_pipeline.assets.reporting import report_build
 from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.resources.dbt_project import Build
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -98,3 +101,37 @@ def test_the_option_dagster_executes_the_job(notes: Notes) -> None:
     assert result.exception is None
     (newest, *_) = notes.instance.get_runs()
     assert (len(notes.instance.get_runs()), newest.job_name) == (before + 1, "note_embeddings")
+
+
+def test_what_a_dbt_command_built_is_reported_with_its_tests(tmp_path: Path) -> None:
+    model, test = "model.shop.stg_shoe", "test.shop.unique_shoe.1"
+    config = {"schema": "staging", "meta": {}, "severity": "warn"}
+    node = {"resource_type": "model", "name": "stg_shoe", "config": config}
+    manifest = {
+        "nodes": {
+            model: node,
+            "model.shop.stg_hat": node | {"name": "stg_hat"},
+            test: {
+                "unique_id": test,
+                "resource_type": "test",
+                "name": "unique_shoe",
+                "config": config,
+                "depends_on": {"nodes": [model]},
+            },
+        }
+    }
+    results = {model: {"status": "success"}, "model.shop.stg_hat": {"status": "error"}}
+    build = Build(manifest, {**results, test: {"status": "warn"}}, "")
+    key = dg.AssetKey(["staging", "stg_shoe"])
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        report_build(instance, build)
+        assert instance.get_latest_materialization_event(key) is not None
+        hat = dg.AssetKey(["staging", "stg_hat"])
+        assert instance.get_latest_materialization_event(hat) is None
+        (record,) = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(key, "unique_shoe"), limit=1
+        )
+    assert record.event is not None
+    evaluation = record.event.asset_check_evaluation
+    assert evaluation is not None
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
