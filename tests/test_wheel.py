@@ -69,6 +69,8 @@ def test_a_new_project_runs_from_the_wheel_and_writes_nothing_into_the_package(
         assert (state["rows"], state["pending"]) == (12, 0)
         assert "embeddings_pipeline.EmbeddingsComponent" in call("list", "components", program="dg")
         call("check", "defs", program="dg")
+        validate = ("definitions", "validate", "-w", "../workspace.yaml")
+        call(*validate, program="dagster", cwd="shop/dbt_project")
         assert (folder / "shop" / ".data").is_dir()
     finally:
         call("db", "stop")

@@ -71,5 +71,5 @@ def _identifier(folder: str) -> str:
 
 def _named_files(folder: Path) -> Iterator[Path]:
     """The files that hold the project's name; no others, which may have dollar signs."""
-    yield from (folder / "README.md", folder / "pyproject.toml")
+    yield from (folder / "README.md", folder / "pyproject.toml", folder / "workspace.yaml")
     yield from (folder / "dbt_project").glob("*.yml")
