@@ -24,13 +24,13 @@ KEY = "sk-test-0123456789abcdef"
 POISON = "poison"
 ITEMS, REQUEST_TOKENS = 2048, 300_000
 
-# (status, error, headers) of a request that is not served
-Trouble = tuple[int, dict[str, Any], dict[str, str]]
+# (status, error, headers) of a request that is not served; an error of text is a page
+Trouble = tuple[int, dict[str, Any] | str, dict[str, str]]
 BUSY: Trouble = (429, {"message": "too many requests"}, {"Retry-After": "0"})
 BROKEN: Trouble = (500, {"message": "internal error"}, {})
 
-# what may become of an answer: its body changed, its bytes changed
-Change = Callable[[dict[str, Any]], object]
+# what may become of an answer: its body changed, or these bytes in its place
+Change = Callable[[dict[str, Any]], object] | bytes
 
 
 def vector_of(text: str, dimension: int) -> Vector:
@@ -71,6 +71,8 @@ class Provider(ThreadingHTTPServer):
         self.numbers = self.without_usage = self.without_base64 = False
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.billed: Counter[str] = Counter()
         self.usable: Counter[str] = Counter()
         self.tokens = 0
@@ -131,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         with provider.lock:
             provider.asked.append(body)
             provider.keys.append(self.headers["Authorization"])
+            provider.headers.append(dict(self.headers.items()))
+            provider.paths.append(self.path)
             provider.at_once += 1
             provider.most_at_once = max(provider.most_at_once, provider.at_once)
             trouble = provider.always or (provider.troubles.pop(0) if provider.troubles else None)
@@ -139,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             if trouble is None and change is None:
                 # not under the lock: requests may wait for one another there
                 drawn = provider.chance(body["input"])
-                trouble, change = (drawn, None) if isinstance(drawn, tuple) else (None, drawn)
+                is_trouble = isinstance(drawn, tuple) or drawn == "hang up"
+                trouble, change = (drawn, None) if is_trouble else (None, drawn)
             self._serve(body, trouble, change)
         finally:
             with provider.lock:
@@ -162,23 +167,29 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble == "hang up":
             self.close_connection = True
             return
-        if trouble is None and self.headers["Authorization"] not in (
-            f"Bearer {KEY}",
-            "Bearer none",
+        if (
+            trouble is None
+            and self.headers["Authorization"] not in (f"Bearer {KEY}", "Bearer none")
+            and self.headers["api-key"] != KEY
         ):
             said = f"Incorrect API key provided: {self.headers['Authorization']}"
             trouble = (401, {"message": said, "code": "invalid_api_key"}, {})
         trouble = trouble or provider.refusal(body)
         if isinstance(trouble, tuple):
             status, error, headers = trouble
-            self._send(json.dumps({"error": error}).encode(), status, headers)
+            page = isinstance(error, str)
+            self._send(
+                error.encode() if isinstance(error, str) else json.dumps({"error": error}).encode(),
+                status,
+                headers | ({"Content-Type": "text/html"} if page else {}),
+            )
             return
         answer = provider.answer(body)
         if callable(change):
             change(answer)
         elif change is None:
             provider.usable.update(body["input"])
-        raw = json.dumps(answer).encode()
+        raw = change if isinstance(change, bytes) else json.dumps(answer).encode()
         if change == "nested":
             raw = b"[" * 200_000
         if change == "dripping":
@@ -216,9 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         promised: int | None = None,
     ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(promised or len(body)))
-        for name, value in (headers or {}).items():
+        for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -336,9 +336,11 @@ def _message(body: str) -> str:
 def _cause(error: BaseException) -> str:
     """Return what is known about a lost answer: a refused connection is the cause of a cause."""
     first = error
-    while isinstance(cause := first.__cause__ or first.__context__, Exception):
+    while True:
+        cause = first.__cause__ or (None if first.__suppress_context__ else first.__context__)
+        if cause is None:
+            return str(first) or str(error) or type(error).__name__
         first = cause
-    return str(first) or str(error) or type(error).__name__
 
 
 class _Lost(Exception):
