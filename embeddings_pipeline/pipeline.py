@@ -62,8 +62,8 @@ T = TypeVar("T")
 
 
 class Results(list[T], Generic[T]):
-    """One result for each entity. `failures` says why some entities have none, or what is wrong
-    with them; `remarks` is about all of them."""
+    """One result for each entity. `failures` has the errors of entities by name; `remarks` are
+    about all of them."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Results(list[T], Generic[T]):
 
 @dataclass
 class EntityRun:
-    """What a run did to one entity: the result of each stage that it got to, and its `counts` by
-    the ledger. `status` is how far the entity is afterwards, None where the run did not end."""
+    """What a run did to one entity: the result of each stage that it reached, and its `counts` in
+    the run ledger. `status` is the entity's status afterwards, None where the run did not end."""
 
     entity: Entity
     options: RunOptions
@@ -106,7 +106,7 @@ class EntityRun:
 
     @property
     def warnings(self) -> list[str]:
-        """What the checks found that should not be."""
+        """The name and the description of each check that did not pass."""
         return [f"{name}: {c.description}" for name, c in self.checks.items() if not c.passed]
 
     def row(self) -> dict[str, Any]:
@@ -133,10 +133,10 @@ class Pipeline:
     def open(
         cls, settings: Settings | None = None, manifest: Path | Mapping[str, Any] | None = None
     ) -> Self:
-        """A pipeline with these settings and this dbt manifest, its path or its content; by default
-        those of the environment and `.env`.
+        """A pipeline with these settings and this dbt manifest, a path or its content. By default
+        the settings are read from the environment and `.env`.
 
-        Raises ConfigurationError for a variable that is wrong.
+        Raises ConfigurationError for a wrong variable.
         """
         return cls(settings or Settings.load(), manifest)
 
@@ -172,8 +172,8 @@ class Pipeline:
         return database
 
     def planned_migration(self) -> list[Migration]:
-        """What becomes of tables of an earlier version when `vectors` is first asked for; nothing
-        where they are of this one. Raises ConfigurationError for those of a later version."""
+        """What the first use of `vectors` will do to tables of an earlier version; empty where they
+        have this version. Raises ConfigurationError for tables of a later version."""
         with (
             closing(Postgres(self.vectors_database)) as database,
             database.connection() as connection,
@@ -199,23 +199,23 @@ class Pipeline:
 
     @cached_property
     def declared(self) -> Declared:
-        """What the dbt project's manifest declares, rightly or wrongly."""
+        """The declarations of the manifest, valid and wrong ones."""
         return entities_of(self.manifest)
 
     @property
     def entities(self) -> dict[str, Entity]:
-        """The entities that are declared rightly, by name."""
+        """The entities with a valid declaration, by name."""
         return self.declared.entities
 
     def entity(self, name: str) -> Entity:
-        """One entity. Raises ConfigurationError with what is wrong with its declaration, or that
-        names the choices."""
+        """One entity. Raises ConfigurationError with the error of its declaration, or with the
+        choices where there is no such entity."""
         return self.declared.entity(name)
 
     def chosen(self, names: Iterable[str] = ()) -> tuple[list[Entity], Failures]:
-        """The named entities, or all, and those of them that are declared wrongly.
+        """The named entities, or all, and the errors of those with a wrong declaration.
 
-        Raises ConfigurationError that names the choices for one that is not declared at all.
+        Raises ConfigurationError with the choices for a name that is not declared.
         """
         entities, failures = [], Failures()
         for name in list(names) or self.declared.models:
@@ -229,7 +229,7 @@ class Pipeline:
         """The entity checked against its staging model.
 
         Raises ConfigurationError that names the model, the key of the declaration, its value and
-        what is wrong with it.
+        the reason.
         """
         if isinstance(entity, str):
             entity = self.entity(entity)
@@ -248,8 +248,8 @@ class Pipeline:
         allow_deletes: bool = False,
         raise_errors: bool = True,
     ) -> Results[Plan]:
-        """What a run of these entities, or of all, would do and cost. Writes nothing, loads no
-        model. The arguments are those of `run`.
+        """What a run of these entities, or of all, would do and cost. Writes nothing and loads no
+        model. `run` explains the arguments.
 
         Raises ConfigurationError or EmbeddingsError for entities that have no plan, unless
         `raise_errors` is False.
@@ -294,13 +294,13 @@ class Pipeline:
 
         `partitions` is a key, FIRST..LAST or a list of keys, which each of the entities must have.
         `limit` is the most texts to encode and `max_cost_usd` the most US dollars to spend in all
-        (default EMBEDDING_MAX_COST_USD). `force` encodes again what is current, and
-        `allow_deletes` lets a run delete more than max_delete_share of the rows. `report` is called
-        with the progress, and `stopped` is asked all the time whether to stop.
+        (default EMBEDDING_MAX_COST_USD). `force` encodes current texts again, and `allow_deletes`
+        lets a run delete more than max_delete_share of the rows. `report` is called with the
+        progress. The run ends soon after `stopped` returns True.
 
-        What fails in one entity keeps no other from running. Raises, at the end and unless
-        `raise_errors` is False, EmbeddingsError with what failed, or ConfigurationError where that
-        is all wrong declarations.
+        An error of one entity does not stop the others. At the end, unless `raise_errors` is False,
+        a run raises EmbeddingsError with all errors, or ConfigurationError where each of them is a
+        wrong declaration.
         """
         chosen, failures = self.chosen(names)
         keys = self.partition_keys(chosen, partitions)
@@ -364,17 +364,17 @@ class Pipeline:
         """Bring the texts of an entity in step with its staging model.
 
         Raises ConfigurationError for null or repeated ids, DeletesRefused where more than
-        `max_delete_share` of the rows would go, Interrupted when stopped.
+        `max_delete_share` of the rows would be deleted, Interrupted when stopped.
         """
         keep = self.settings.embedding_cache_keep
         names = self._reached(entity)
         return sync_texts(self.staging, self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_vectors(self, entity: Entity, options: RunOptions) -> EncodeResult:
-        """Encode and project what the vector sets of an entity lack.
+        """Encode and project the pending chunks of an entity's vector sets.
 
         Raises CostLimitReached, Busy, Interrupted, and ConfigurationError for a model that cannot
-        be had.
+        be loaded.
         """
         keep = self.settings.embedding_cache_keep
         names = self._reached(entity)
@@ -388,17 +388,16 @@ class Pipeline:
         rebuild: bool = False,
         report: Report = ignore_progress,
     ) -> list[IndexResult]:
-        """Build the vector index of each set of an entity where that is due, or with `rebuild`
-        anyway, and measure its recall."""
+        """Build the vector index of each set of an entity where it is due, or always with
+        `rebuild`, and measure its recall."""
         return sync_index(
             self.vectors, self.names_of(entity), run_id=run_id, rebuild=rebuild, report=report
         )
 
     def publish(self, entity: Entity | str, *, explicit: bool = False) -> PublishResult:
-        """Let the view show the set that is being built where that is ready, and delete the cache
-        entries that are needed no longer.
+        """Publish the set that is built, where it is ready, and delete unused cache entries.
 
-        `explicit` publishes also an entity whose `publish` is manual, or that was rolled back.
+        `explicit` also publishes an entity whose `publish` is manual, or that was rolled back.
         """
         names = self.names_of(entity)
         result = publish.publish(self.vectors, names, explicit=explicit)
@@ -410,22 +409,22 @@ class Pipeline:
         return check(self.vectors, self.names_of(entity))
 
     def coverage(self, entity: Entity) -> list[PartitionCoverage]:
-        """How much of each partition of an entity has vectors, in the set that is searched."""
+        """The coverage of each partition of an entity, in the set that searches read."""
         return status.coverage(self.vectors, self.names_of(entity))
 
     def counts_of(self, entity: Entity, run_id: str) -> dict[str, Any]:
-        """What a run put into the ledger for an entity; nothing of one that did not get so far."""
+        """The counts of a run in the ledger for an entity; empty where it recorded none."""
         return status.counts_of_run(self.vectors, self.schema, entity, run_id)
 
     def status_of(self, entity: Entity) -> EntityStatus:
-        """How far one entity is; all zeros for one that was never run."""
+        """The status of one entity; zeros for an entity that was never run."""
         return status.status(self.vectors, self.schema, entity)
 
     def status(self, *names: str) -> Results[EntityStatus]:
-        """How far these entities, or all, are: rows, vectors, what is pending, what it cost.
+        """The status of these entities, or of all: rows, vectors, pending chunks and cost.
 
-        Raises nothing for what is wrong with a declaration: `failures` has it, and the `problem`
-        of the entity's status.
+        The error of a declaration is not raised: it is in `failures`, and in the `problem` of the
+        entity's status.
         """
         with self.vectors.connection() as connection:
             # for an entity whose declaration is wrong now
@@ -450,11 +449,11 @@ class Pipeline:
         return Results(found, failures, remarks)
 
     def search(self, entity: str, query: str, **options: Any) -> Answer:
-        """The rows of an entity that answer a query best: `top_k` (default
+        """The best rows of an entity for a query: `top_k` (default
         EMBEDDING_SIMILARITY_TOP_K), `mode` (dense, text or hybrid), `filters`, `columns`, `rerank`
         and the other options of the search API (docs/search.md).
 
-        Raises ConfigurationError for a wrong option, and where nothing is published yet.
+        Raises ConfigurationError for a wrong option, and RunNeeded before anything is published.
         """
         from embeddings_pipeline.search.requests import SearchRequest
 
@@ -471,9 +470,9 @@ class Pipeline:
     def partition_keys(
         entities: Iterable[Entity], partitions: str | Sequence[str] | None
     ) -> Sequence[str] | None:
-        """The keys that a selection means, which each of the entities must have; None for all.
+        """The partition keys of a selection, which each of the entities must have; None for all.
 
-        Raises ConfigurationError for a key that is not there, naming the choices.
+        Raises ConfigurationError with the choices for an unknown key.
         """
         if partitions is None:
             return None
@@ -488,7 +487,7 @@ class Pipeline:
         return chosen
 
     def close(self) -> None:
-        """Close the connections that were opened and let go of the models."""
+        """Close the open connections, and free the models."""
         for name in ("searcher", "staging", "vectors"):
             if name in self.__dict__:
                 self.__dict__[name].close()
@@ -502,7 +501,7 @@ class Pipeline:
             return self.names_of(entity)
 
     def _staging_problem(self) -> Exception | None:
-        """Why the staging models cannot be looked at; what is stored is told in any case."""
+        """Why the staging models cannot be read; the stored status is shown without them."""
         try:
             with self.staging.connection():
                 return None
@@ -510,7 +509,8 @@ class Pipeline:
             return error
 
     def _place_of(self, entity: Entity) -> str:
-        """Where the entity is declared, to begin a message with; "" where no manifest says so."""
+        """The place of the entity's declaration, as the beginning of a message; "" without a
+        manifest."""
         try:
             return f"{describe_location(self.declared.models[entity.name])}, "
         except (ConfigurationError, KeyError):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from embeddings_pipeline.assets import partitions
 from embeddings_pipeline.assets.options import DefsOptions
@@ -19,7 +18,13 @@ if TYPE_CHECKING:
     )
 
 ENTITY_CRON = Entity.model_fields["schedule"].default
-_WAITING = [dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def entity_job(name: str, options: DefsOptions, description: str) -> AssetJob:
@@ -59,7 +64,7 @@ def entity_schedule(entity: Entity, job: AssetJob, options: DefsOptions) -> dg.S
         description=f"Brings the vectors of {entity.name} up to date.",
     )
     def run(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        for record in context.instance.get_runs(dg.RunsFilter(statuses=_WAITING)):
+        for record in context.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
             if entities_of_run(record, [entity.name], options):
                 return dg.SkipReason(
                     f"run {record.run_id} of {entity.name} is {record.status.value.lower()}"
