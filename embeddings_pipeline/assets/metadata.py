@@ -43,14 +43,13 @@ def of_texts(
     """The rows of each partition, and how many of them have a new text. A run of one partition, or
     without any, has the counts of the pass."""
     shared = _table(pipeline, f"{entity.name}_texts")
-    if keys is None or len(keys) == 1:
-        shared |= of_counts(asdict(result.counts))
-        shared |= {"new": result.new, "rekeyed": result.rekeyed}
+    totals = of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
     if keys is None:
-        return OfPartitions(shared)
+        return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         changed = run_counts.changed_rows(tables, result.seconds)
-    return _of_partitions(shared, ["chunks"], {"changed": changed}, pipeline.coverage(entity), keys)
+    coverage = pipeline.coverage(entity)
+    return _of_partitions(shared, totals, ["chunks"], {"changed": changed}, coverage, keys)
 
 
 def of_vectors(
@@ -70,26 +69,28 @@ def of_vectors(
         "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
         **({"frozen": result.frozen} if result.frozen else {}),
     }
-    if keys is None or len(keys) == 1:
-        shared |= of_counts(asdict(result.counts))
+    totals = of_counts(asdict(result.counts))
     if keys is None:
-        return OfPartitions(shared)
+        return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         encoded = run_counts.encoded_texts(tables, tables_of_sets, run_id)
     coverage = pipeline.coverage(entity)
     states = ["chunks", "vectors", "pending", "quarantined"]
-    return _of_partitions(shared, states, {"encoded": encoded}, coverage, keys, result.keys)
+    counts = {"encoded": encoded}
+    return _of_partitions(shared, totals, states, counts, coverage, keys, result.keys)
 
 
 def _of_partitions(
     shared: Metadata,
+    totals: Metadata,
     states: Sequence[str],
     counts: Mapping[str, Mapping[str, int]],
     coverage: Sequence[PartitionCoverage],
     keys: Sequence[str],
     touched: Iterable[str] = (),
 ) -> OfPartitions:
-    """The rows and these states of each partition of the run, and what the run counted for it."""
+    """The rows and these states of each partition of the run, and what the run counted for it.
+    `totals` are the counts of the run, and those of its partition where it has only one."""
     found = {partition.partition_key: partition for partition in coverage}
     touched = {*touched, *(key for by_partition in counts.values() for key in by_partition)}
 
@@ -103,9 +104,10 @@ def _of_partitions(
             **{name: by_partition.get(key, 0) for name, by_partition in counts.items()},
         }
 
+    of_run = totals if len(keys) == 1 else {}
     return OfPartitions(
         shared,
-        {key: of_partition(key) for key in keys},
+        {key: of_run | of_partition(key) for key in keys},
         {key: of_partition(key) for key in sorted(touched) if key in found and key not in keys},
     )
 
