@@ -299,8 +299,10 @@ def providing(world: World, **settings: Any) -> Iterator[Provider]:
             **settings,
         )
         world.encoders = Encoders(made, lambda: world.postgres.transaction_in(SCHEMA))
-        yield provider
-        world.encoders.cleanup()
+        try:
+            yield provider
+        finally:
+            world.encoders.cleanup()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -334,3 +336,103 @@ def test_a_misbehaviour_has_its_price_and_its_words(world: World, name: str) -> 
     assert not re.search(r"Error:|Traceback|KeyError|NoneType", actual.message)
     assert KEY not in actual.message
     assert bool(expected.message) == bool(actual.message)
+
+
+def test_a_run_ends_after_many_refused_texts_in_a_row(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, f"text number {n}") for n in range(60)))
+    item = world.declare(template="{name}", partitions={"count": 1})
+    world.texts(item)
+    with providing(world) as provider:
+        provider.chance = lambda texts: None if texts == ["probe"] else refusal(403, "unsafe")
+        with pytest.raises(EmbeddingsError, match=r"25 texts in a row were refused.*403: unsafe"):
+            world.vectors(item)
+        requests = len(provider.asked)
+        provider.chance = lambda texts: None
+        world.vectors(item, "the next run")
+    # each of the 25 texts and a probe for it, and the halves on the way to them
+    assert requests < 4 * 25
+    assert world.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(35,)]
+    assert world.sql(f"select count(*) from {SCHEMA}.quarantine") == [(25,)]
+
+
+def test_what_is_paid_to_find_texts_at_fault_is_bounded(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, f"text number {n}") for n in range(64)))
+    item = world.declare(template="{name}", partitions={"count": 1})
+    world.texts(item)
+    with providing(world) as provider:
+        # every answer is billed, and only a text that is alone has a vector
+        provider.chance = lambda texts: misbehaving.one_less if len(texts) > 1 else None
+        world.vectors(item)
+        assert sum(provider.billed.values()) < 3 * 64
+    assert world.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(64,)]
+
+
+def test_texts_at_fault_are_not_looked_for_at_any_price(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, f"text number {n}") for n in range(64)))
+    item = world.declare(template="{name}", partitions={"count": 1})
+    world.texts(item)
+    with providing(world) as provider:
+        # every second text is at fault, and each answer for one of them is billed
+        provider.chance = lambda texts: (
+            misbehaving.one_less if any(text[-1] in "13579" for text in texts) else None
+        )
+        with pytest.raises(EmbeddingsError, match="tokens were billed for answers that cannot be"):
+            world.vectors(item)
+        # the texts once, three times in vain, and a probe for each that is at fault
+        assert sum(provider.billed.values()) < 4 * 64 + 64 + 64
+    assert world.sql(f"select count(*) from {SCHEMA}.item_vectors_1") > [(0,)]
+
+
+@pytest.mark.parametrize("learns", ["a number of texts", "a format"])
+def test_what_is_learnt_of_a_provider_is_remembered(world: World, learns: str) -> None:
+    world.table("id bigint, name text")
+    world.insert(*enumerate(TEXTS))
+    item = world.declare(template="{name}", partitions={"count": 1})
+    behave = at_most(3, "at most 3") if learns == "a number of texts" else refusing("base64")
+    with providing(world) as provider:
+        provider.chance = lambda texts: behave(texts, provider.asked[-1])
+        world.texts(item)
+        world.vectors(item)
+        world.insert(*((100 + n, f"more {n}") for n in range(8)))
+        world.texts(item)
+        provider.asked.clear()
+        # another encoder of the same process
+        world.encoders.cleanup()
+        world.vectors(item)
+        sizes = [len(body["input"]) for body in provider.asked]
+        formats = {body["encoding_format"] for body in provider.asked}
+    assert sizes == ([3, 3, 2] if learns == "a number of texts" else [8])
+    assert formats == ({"base64"} if learns == "a number of texts" else {"float"})
+
+
+def test_a_single_answer_of_another_dimension_changes_nothing(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*enumerate(TEXTS))
+    item = world.declare(
+        template="{name}", partitions={"count": 1}, model="openai:some/model", publish="auto"
+    )
+    with providing(world) as provider:
+        provider.dimension = 32
+        world.run(item)
+        assert provider.billed["probe"] == 1
+    world.insert((100, "one more"))
+    with providing(world) as provider:
+        provider.dimension = 64
+        # a process that knows nothing yet asks the same address
+        sets = world.sql(f"select number, state, identity from {SCHEMA}.vector_sets")
+        world.sql(
+            f"update {SCHEMA}.model_identities set revision = %s",
+            f"some/model@127.0.0.1:{provider.server_port}",
+        )
+        world.texts(item)
+        with pytest.raises(EmbeddingsError, match="the vector has 64 dimensions, not 32"):
+            world.vectors(item)
+        # the text, also as numbers, and the probe: the dimension is not asked for again
+        assert provider.billed == {"one more": 2, "probe": 1}
+        provider.dimension = 32
+        world.vectors(item, "the next run")
+    assert world.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(9,)]
+    assert world.sql(f"select number, state, identity from {SCHEMA}.vector_sets") == sets
