@@ -173,9 +173,7 @@ def _of_latest_version(uses: _Uses) -> _Uses:
     """Without the older versions of a model, which dbt gives the model's meta, too."""
     latest = [use for use in uses if use[0].get("version") == use[0].get("latest_version")]
     versions = {node["name"] for node, _ in latest}
-    return latest + [
-        use for use in uses if use not in latest and use[0]["name"] not in versions
-    ]
+    return latest + [use for use in uses if use not in latest and use[0]["name"] not in versions]
 
 
 def _used_twice(name: str, uses: _Uses) -> ConfigurationError:
