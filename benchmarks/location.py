@@ -20,8 +20,8 @@ project = DbtProject({project!r}, target_path={target!r})
 @dbt_assets(manifest=project.manifest_path, project=project)
 def models(context, dbt: DbtCliResource):
     yield from dbt.cli(["build"], context=context).stream()
-defs = dg.Definitions(assets=[models], resources={{"dbt": DbtCliResource(project, dbt_executable={dbt!r})}})
-defs.get_repository_def()
+dbt = DbtCliResource(project, dbt_executable={dbt!r})
+dg.Definitions(assets=[models], resources={{"dbt": dbt}}).get_repository_def()
 """
 _OURS = """
 from embeddings_pipeline.definitions import defs
@@ -48,12 +48,13 @@ def main() -> None:
     settings = Settings.load()
     target = target_dir(settings).resolve()
     dbt_project.parse(settings)
-    dbt = dbt_project.executable()
     codes = {
         "dagster": "import dagster",
         "component": _COMPONENT.format(manifest=str(target / MANIFEST)),
         "bare_location": _BARE.format(
-            project=str(settings.dbt_project_dir), target=str(target), dbt=dbt
+            project=str(settings.dbt_project_dir),
+            target=str(target),
+            dbt=dbt_project.executable(),
         ),
         "our_location": _OURS,
     }
