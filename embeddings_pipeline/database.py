@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from embeddings_pipeline.errors import ConfigurationError
@@ -41,6 +39,10 @@ class Database:
 
         Raises ConfigurationError, without the URI, for an invalid URI and for further parameters.
         """
+        # slow to import
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
         try:
             parts = conninfo_to_dict(url.get_secret_value())
         except ProgrammingError:

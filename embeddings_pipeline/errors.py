@@ -6,8 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg
-
 logger = logging.getLogger(__name__)
 
 
@@ -66,7 +64,7 @@ class Failures(dict[str, Exception]):
         except Interrupted:
             raise
         except Exception as error:
-            if not isinstance(error, EmbeddingsError | psycopg.Error):
+            if not _is_expected(error):
                 logger.exception("entity %r", entity)
             self[entity] = error
 
@@ -90,9 +88,16 @@ class Failures(dict[str, Exception]):
         raise (ConfigurationError if wrong else EmbeddingsError)("\n".join(lines))
 
 
+def _is_expected(error: Exception) -> bool:
+    # slow to import: definitions of entities need it only once something failed
+    import psycopg
+
+    return isinstance(error, EmbeddingsError | psycopg.Error)
+
+
 def _message(error: Exception) -> str:
     message = str(error).strip()
-    if isinstance(error, EmbeddingsError | psycopg.Error):
+    if _is_expected(error):
         return message or type(error).__name__
     return f"{type(error).__name__}: {message}"
 

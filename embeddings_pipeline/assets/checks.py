@@ -1,26 +1,33 @@
 """An entity's checks as Dagster's; `sync.checks` decides their results."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.resources.run_context import RunContext
-from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult
 
-# the asset of each check
-_ASSET_OF = {
-    "truncated": "texts",
-    "without_text": "texts",
-    "coverage": "vectors",
-    "orphans": "vectors",
-    "erased": "vectors",
-    "unit_norm": "vectors",
-    "recall": "index",
-    "data_lag": "embeddings",
+if TYPE_CHECKING:
+    from embeddings_pipeline.sync.checks import CheckResult
+
+# the asset of each check of `sync.checks`, and the check's question
+CHECKS = {
+    "truncated": (
+        "texts",
+        "Is a text longer than the model reads? The rest of it is not in its vector.",
+    ),
+    "without_text": ("texts", "Has a row no text to embed, or one that cannot be rendered?"),
+    "coverage": (
+        "vectors",
+        "Has every row that should have vectors got them, for its current text?",
+    ),
+    "orphans": ("vectors", "Has a vector lost its row?"),
+    "erased": ("vectors", "Is something left of a row that was erased?"),
+    "unit_norm": ("vectors", "Are the vectors of length 1, where the model makes them so?"),
+    "recall": ("index", "Does the index find what an exact search finds?"),
+    "data_lag": ("embeddings", "How long has the oldest change waited for its vector?"),
 }
 _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN, "error": dg.AssetCheckSeverity.ERROR}
 
@@ -28,8 +35,8 @@ _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN, "error": dg.AssetCheckSeverity.
 def entity_checks(entity: Entity, options: DefsOptions) -> dg.AssetChecksDefinition:
     """All checks of an entity, in one step, since they read the same state."""
     specs = [
-        dg.AssetCheckSpec(name, asset=options.key(entity.name, asset), description=QUESTIONS[name])
-        for name, asset in _ASSET_OF.items()
+        dg.AssetCheckSpec(name, asset=options.key(entity.name, asset), description=question)
+        for name, (asset, question) in CHECKS.items()
     ]
 
     @dg.multi_asset_check(
@@ -51,15 +58,17 @@ def entity_checks(entity: Entity, options: DefsOptions) -> dg.AssetChecksDefinit
 
 
 def evaluation(
-    entity: str, name: str, result: CheckResult, options: DefsOptions
+    entity: str, name: str, result: "CheckResult", options: DefsOptions
 ) -> dg.AssetCheckEvaluation:
     """The event with a check's result, for a run outside of Dagster."""
     return dg.AssetCheckEvaluation(
-        asset_key=options.key(entity, _ASSET_OF[name]), check_name=name, **_finding(result)
+        asset_key=options.key(entity, CHECKS[name][0]), check_name=name, **_finding(result)
     )
 
 
-def _finding(result: CheckResult) -> dict[str, Any]:
+def _finding(result: "CheckResult") -> dict[str, Any]:
+    from embeddings_pipeline.assets import metadata
+
     return {
         "passed": result.passed,
         "severity": _SEVERITY[result.severity],

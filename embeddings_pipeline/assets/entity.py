@@ -3,15 +3,19 @@
 import hashlib
 import json
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import metadata, partitions
+from embeddings_pipeline.assets import partitions
 from embeddings_pipeline.assets.options import ASSETS, DefsOptions
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.resources.run_context import RunContext
+
+if TYPE_CHECKING:
+    # the pipeline is imported when a step runs: it takes longer than Dagster's own definitions
+    from embeddings_pipeline.assets.metadata import OfPartitions
 
 # the keys of a declaration that decide the content of each asset
 _DECIDES = {
@@ -188,6 +192,8 @@ def _arguments(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dict
 def _make_texts(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
     @dg.multi_asset(**_arguments(entity, spec, options))
     def texts(context: dg.AssetExecutionContext, config: TextsConfig) -> dg.MaterializeResult[None]:
+        from embeddings_pipeline.assets import metadata
+
         running = RunContext.of(context, options.name)
         keys = partitions.keys_of(context)
         built = running.entity(entity, context.run)
@@ -203,6 +209,8 @@ def _make_vectors(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> d
     def vectors(
         context: dg.AssetExecutionContext, config: VectorsConfig
     ) -> dg.MaterializeResult[None]:
+        from embeddings_pipeline.assets import metadata
+
         running = RunContext.of(context, options.name)
         keys = partitions.keys_of(context)
         built = running.entity(entity, context.run)
@@ -218,6 +226,8 @@ def _make_vectors(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> d
 def _make_index(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
     @dg.multi_asset(**_arguments(entity, spec, options))
     def index(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        from embeddings_pipeline.assets import metadata
+
         running = RunContext.of(context, options.name)
         built = running.entity(entity, context.run)
         results = running.pipeline.sync_index(built, context.run_id, report=running.report)
@@ -231,6 +241,8 @@ def _make_embeddings(
 ) -> dg.AssetsDefinition:
     @dg.multi_asset(**_arguments(entity, spec, options))
     def embeddings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        from embeddings_pipeline.assets import metadata
+
         running = RunContext.of(context, options.name)
         built = running.entity(entity, context.run)
         result = running.pipeline.publish(built)
@@ -246,9 +258,7 @@ def _make_embeddings(
     return embeddings
 
 
-def _result(
-    context: dg.AssetExecutionContext, facts: metadata.OfPartitions
-) -> dg.MaterializeResult[None]:
+def _result(context: dg.AssetExecutionContext, facts: "OfPartitions") -> dg.MaterializeResult[None]:
     """Give each partition its own counts, and report other partitions that the run touched."""
     for key, counts in facts.by_partition.items():
         context.add_asset_metadata(counts, partition_key=key)

@@ -1,14 +1,15 @@
 """The job that says what the next runs would do and cost."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import metadata
 from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.resources.run_context import RunContext
-from embeddings_pipeline.sync.plan import Plan
+
+if TYPE_CHECKING:
+    from embeddings_pipeline.sync.plan import Plan
 
 
 def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
@@ -22,6 +23,8 @@ def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
         out=dg.Out(dg.Nothing),
     )
     def plan_runs(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+        from embeddings_pipeline.assets import metadata
+
         pipeline = RunContext.of(context, options.name).pipeline
         planned = pipeline.plan(*entities, raise_errors=False)
         failures = planned.failures
@@ -46,7 +49,7 @@ def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
     return job
 
 
-def _row(planned: Plan) -> dict[str, Any]:
+def _row(planned: "Plan") -> dict[str, Any]:
     row = planned.row()
     seconds = "unknown" if planned.seconds is None else round(planned.seconds, 1)
     return row | {"seconds": seconds, "usd": round(planned.cost_usd, 6)}

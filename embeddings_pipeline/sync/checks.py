@@ -20,18 +20,6 @@ from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tabl
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vector_sets import VectorSet
 
-# the question of each check
-QUESTIONS = {
-    "truncated": "Is a text longer than the model reads? The rest of it is not in its vector.",
-    "without_text": "Has a row no text to embed, or one that cannot be rendered?",
-    "coverage": "Has every row that should have vectors got them, for its current text?",
-    "orphans": "Has a vector lost its row?",
-    "unit_norm": "Are the vectors of length 1, where the model makes them so?",
-    "erased": "Is something left of a row that was erased?",
-    "recall": "Does the index find what an exact search finds?",
-    "data_lag": "How long has the oldest change waited for its vector?",
-}
-
 
 def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
     """The result of every check of an entity that has texts, by the name of the check."""

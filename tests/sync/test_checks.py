@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from embeddings_pipeline.assets.checks import CHECKS
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.sync.checks import QUESTIONS, CheckResult, check
+from embeddings_pipeline.sync.checks import CheckResult, check
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -29,7 +30,7 @@ def verdict(world: World, item: Entity, name: str) -> CheckResult:
 
 def test_a_whole_entity_passes_every_check(world: World, item: Entity) -> None:
     verdicts = check(world.postgres, world.names_of(item))
-    assert verdicts.keys() == QUESTIONS.keys()
+    assert verdicts.keys() == CHECKS.keys()
     assert {name for name, verdict in verdicts.items() if not verdict.passed} == set()
 
 
