@@ -125,7 +125,8 @@ def test_whatever_happens_vectors_are_right_and_no_text_is_paid_twice_for_nothin
     def chance(texts: list[str]) -> Trouble | Change | str | None:
         if random.random() < 0.5:
             return None
-        troubles = [BUSY, BROKEN, (502, {}, {"retry-after-ms": "2"}), misbehaving.shuffled]
+        slow: Trouble = (502, {}, {"retry-after-ms": "2"})
+        troubles: list[Trouble | Change | str] = [BUSY, BROKEN, slow, misbehaving.shuffled]
         # a series of unusable answers would rightly end the run
         few = all(provider.billed[text] < 1 for text in texts) and texts != ["probe"]
         return random.choice([*troubles, *troubles, *(UNUSABLE if few else [])])

@@ -15,7 +15,7 @@ from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
-from tests.support.provider import KEY, Provider
+from tests.support.provider import KEY, Provider, Trouble
 
 
 def test_a_poisoned_text_fails_alone_and_the_others_are_paid_once(provider: Provider) -> None:
@@ -129,7 +129,9 @@ def test_the_key_is_in_no_error_and_no_log(
     caplog.set_level(logging.DEBUG)
     wrong = "sk-wrong-9876543210"
     messages = []
-    for trouble in (None, (400, {"message": f"no: {wrong}"}, {}), (500, {"message": wrong}, {})):
+    refused: Trouble = (400, {"message": f"no: {wrong}"}, {})
+    broken: Trouble = (500, {"message": wrong}, {})
+    for trouble in (None, refused, broken):
         provider.always = trouble
         with pytest.raises(EmbeddingsError) as raised:
             encoder(provider, key=wrong, timeouts=Timeouts(5, 0.1)).encode_documents(["pump"])

@@ -143,8 +143,12 @@ class _Handler(BaseHTTPRequestHandler):
             if trouble is None and change is None:
                 # not under the lock: requests may wait for one another there
                 drawn = provider.chance(body["input"])
-                is_trouble = isinstance(drawn, tuple) or drawn == "hang up"
-                trouble, change = (drawn, None) if is_trouble else (None, drawn)
+                if isinstance(drawn, tuple):
+                    trouble = drawn
+                elif drawn == "hang up":
+                    trouble = "hang up"
+                else:
+                    change = drawn
             self._serve(body, trouble, change)
         finally:
             with provider.lock:
