@@ -199,7 +199,9 @@ def _make_texts(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.
         built = running.entity(entity, context.run)
         with running.options(context.run_id, keys, **config.model_dump()) as run_options:
             result = running.pipeline.sync_texts(built, run_options)
-        return _result(context, metadata.of_texts(running.pipeline, built, result, keys))
+        return _result(
+            context, metadata.of_texts(running.pipeline, built, result, context.run_id, keys)
+        )
 
     return texts
 

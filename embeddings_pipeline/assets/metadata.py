@@ -38,7 +38,11 @@ class OfPartitions:
 
 
 def of_texts(
-    pipeline: Pipeline, entity: Entity, result: TextsResult, keys: Sequence[str] | None
+    pipeline: Pipeline,
+    entity: Entity,
+    result: TextsResult,
+    run_id: str,
+    keys: Sequence[str] | None,
 ) -> OfPartitions:
     """The rows of each partition, and how many of them have a new text. A run of one partition, or
     without any, has the counts of the pass."""
@@ -47,7 +51,7 @@ def of_texts(
     if keys is None:
         return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
-        changed = run_counts.changed_rows(tables, result.seconds)
+        changed = run_counts.changed_rows(tables, run_id)
     coverage = pipeline.coverage(entity)
     return _of_partitions(shared, totals, ["chunks"], {"changed": changed}, coverage, keys)
 

@@ -58,7 +58,7 @@ def _events(pipeline: Pipeline, run: EntityRun, options: DefsOptions) -> Iterato
     entity = run.entity
     keys = list(run.options.keys or partitions.covered_by_schedule(entity))
     if run.texts:
-        facts = metadata.of_texts(pipeline, entity, run.texts, keys)
+        facts = metadata.of_texts(pipeline, entity, run.texts, run.run_id, keys)
         yield from _of_partitions(options.key(entity.name, "texts"), facts)
     if run.vectors:
         facts = metadata.of_vectors(pipeline, entity, run.vectors, run.run_id, keys)

@@ -13,14 +13,14 @@ from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 
 
-def changed_rows(tables: EntityTables, seconds: float) -> dict[str, int]:
-    """How many rows of each partition have a text that was written in the last seconds."""
+def changed_rows(tables: EntityTables, run_id: str) -> dict[str, int]:
+    """How many rows of each partition have a text that was written since a run began."""
     return dict(
         tables.execute(
             "select partition_key, count(distinct {id}) from {texts}"
-            " where serialised_at >= clock_timestamp() - make_interval(secs => %s)"
-            " group by 1",
-            (seconds,),
+            " where serialised_at >= (select started_at from {run_ledger}"
+            " where entity = {entity} and run_id = %s) group by 1",
+            (run_id,),
         ).fetchall()
     )
 
