@@ -85,8 +85,12 @@ def planned(connection: Connection[Row], name: str) -> list[Migration]:
     """What `migrate` would do; empty where the tables have this version."""
     if not needed(connection, name):
         return []
-    found = []
-    for entity, _, sets in _entities(connection, name):
+    entities = _entities(connection, name)
+    every = sum(len(sets) for _, _, sets in entities)
+    found = [Migration("vector_sets", every, "columns added and renamed")]
+    if schema.stored_version(connection, name) != 0:
+        return found
+    for entity, _, sets in entities:
         tables = [(f"{entity}_texts", "rewritten with shorter hashes")]
         tables += [
             (
@@ -106,6 +110,25 @@ def planned(connection: Connection[Row], name: str) -> list[Migration]:
 
 def migrate(connection: Connection[Row], name: str) -> None:
     """Change the definitions of all tables to this version's. To be called in a transaction."""
+    if schema.stored_version(connection, name) == 0:
+        _add_embedding_caches(connection, name)
+        return
+    for statement in (
+        *_VERSION_2,
+        "insert into {schema_version} (version) values ({version})",
+    ):
+        _execute(connection, name, statement, version=Literal(schema.VERSION))
+    views.replace_coverage(connection, name)
+
+
+_VERSION_2: tuple[LiteralString, ...] = (
+    "alter table {vector_sets} add query_prompt text not null default ''",
+    "alter table {vector_sets} rename canary to recall_check",
+)
+
+
+def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
+    """Bring tables from before `schema_version` to this version."""
     connection.execute(
         sql.SQL("alter table {} rename to quarantine_of_version_0").format(
             Identifier(name, "quarantine")
@@ -117,8 +140,8 @@ def migrate(connection: Connection[Row], name: str) -> None:
         _stub(connection, name, f"{entity}_embeddings")
     _separate_identities(connection, name)
     for statement in (
+        *_VERSION_2,
         "alter table {entities} add passes jsonb not null default '{{}}'",
-        "alter table {vector_sets} add query_prompt text not null default ''",
         "alter table {run_ledger} drop column if exists cached,"
         " add stages jsonb not null default '{{}}'",
     ):
@@ -355,6 +378,7 @@ def _execute(
     shared: dict[str, sql.Composable] = {
         table: Identifier(name, table)
         for table in (
+            "schema_version",
             "entities",
             "run_ledger",
             "vector_sets",

@@ -13,7 +13,7 @@ from embeddings_pipeline.store.connection import Row, columns_of, only
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
-VERSION = 1
+VERSION = 2
 
 _TABLES = {
     "schema_version": """
@@ -64,7 +64,7 @@ _TABLES = {
         recall double precision,
         ef_search int,
         indexed_at timestamptz,
-        canary jsonb,
+        recall_check jsonb,
         primary key (entity, number)
     """,
     "cache_candidates": """

@@ -88,7 +88,7 @@ _QUERY = """
     select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
         i.dimension, i.max_tokens, i.normalized, i.document_prompt, s.query_prompt, i.cache_table,
         s.storage, s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows,
-        s.recall, s.ef_search, s.indexed_at, s.canary as recall_check
+        s.recall, s.ef_search, s.indexed_at, s.recall_check
     from {sets} s join {identities} i on i.number = s.identity
 """
 

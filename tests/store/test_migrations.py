@@ -92,6 +92,24 @@ def test_a_stored_declaration_that_cannot_be_read_keeps_no_table_from_migrating(
     assert [row[:4] for row in view(before, "shoe")] == [row[:4] for row in shown]
 
 
+def test_tables_of_the_first_version_get_what_came_later(world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "red shoe"))
+    entity = world.declare()
+    world.run(entity)
+    world.sql(
+        f"alter table {SCHEMA}.vector_sets drop query_prompt;"
+        f"alter table {SCHEMA}.vector_sets rename recall_check to canary;"
+        f"update {SCHEMA}.schema_version set version = 1"
+    )
+    with world.postgres.connection() as connection:
+        (planned,) = migrations.planned(connection, SCHEMA)
+    assert (planned.table, planned.rows) == ("vector_sets", 1)
+    with world_in(world.database, fresh=False) as again:
+        assert again.run(entity)["encoded"] == 0
+        assert again.sql(f"select max(version) from {SCHEMA}.schema_version") == [(schema.VERSION,)]
+
+
 def test_a_forced_run_that_was_cut_short_goes_on(migrated: World) -> None:
     seed(migrated)
     forced = migrated.declare("forced", **DECLARED["forced"])
@@ -145,7 +163,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(before: Database) ->
         assert set(found) == {
             *(f"{name}_texts" for name in DECLARED),
             *(f"{name}_vectors_1" for name in DECLARED),
-            "item_vectors_2",
+            *("item_vectors_2", "vector_sets"),
         }
         assert schema.stored_version(connection, SCHEMA) == 0
     with world_in(before, fresh=False) as world, world.postgres.connection() as connection:
@@ -156,7 +174,7 @@ def test_tables_of_a_newer_version_are_refused(world: World) -> None:
     world.sql(f"update {SCHEMA}.schema_version set version = {schema.VERSION + 1}")
     with (
         world.postgres.connection() as connection,
-        pytest.raises(ConfigurationError, match="have version 2, and this program knows version 1"),
+        pytest.raises(ConfigurationError, match="have version 3, and this program knows version 2"),
     ):
         migrations.create_control_tables(connection, SCHEMA)
 

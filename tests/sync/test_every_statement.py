@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 UNCOMPARED = (
     *("run_id", "version", "attempts", "serialised_at", "encoded_at", "updated_at", "created_at"),
     *("published_at", "first_seen", "last_seen", "erased_at", "last_pass_at", "migrated_at"),
-    *("indexed_at", "canary", "counted_at", "since", "unused_since"),
+    *("indexed_at", "recall_check", "counted_at", "since", "unused_since"),
 )
 ABOUT_TABLES = (
     f"select 'views', definition from pg_views where schemaname = '{SCHEMA}'",

@@ -109,7 +109,7 @@ def test_nothing_is_built_while_rows_are_pending(world: World, item: Entity) -> 
 
 
 def test_a_build_that_was_not_measured_is_finished(world: World, item: Entity) -> None:
-    world.sql(f"update {SCHEMA}.vector_sets set recall = null, canary = null")
+    world.sql(f"update {SCHEMA}.vector_sets set recall = null, recall_check = null")
     result = only(world, item)
     assert (result.action, result.vector_set.recall) == ("built", 1.0)
     assert result.why == "the last build was stopped before it was measured"
@@ -184,8 +184,8 @@ def test_memory_for_a_build_is_what_its_graph_needs(world: World, item: Entity) 
 
 
 def levels(world: World) -> list[dict[str, Any]]:
-    ((canary,),) = world.sql(f"select canary from {SCHEMA}.vector_sets")
-    found: list[dict[str, Any]] = canary["levels"]
+    ((recall_check,),) = world.sql(f"select recall_check from {SCHEMA}.vector_sets")
+    found: list[dict[str, Any]] = recall_check["levels"]
     return found
 
 
@@ -228,7 +228,7 @@ def verdict(world: World, item: Entity) -> CheckResult:
 
 
 def measured_at(world: World) -> str:
-    ((at,),) = world.sql(f"select canary->>'measured_at' from {SCHEMA}.vector_sets")
+    ((at,),) = world.sql(f"select recall_check->>'measured_at' from {SCHEMA}.vector_sets")
     return str(at)
 
 
@@ -240,8 +240,8 @@ def test_the_check_measures_again_after_changes_and_after_a_day(world: World, it
     assert verdict(world, item).passed
     second = measured_at(world)
     assert second > first
-    old = "jsonb_set(canary, '{measured_at}', to_jsonb(now() - interval '25 hours'))"
-    world.sql(f"update {SCHEMA}.vector_sets set canary = {old}, ef_search = 1")
+    old = "jsonb_set(recall_check, '{measured_at}', to_jsonb(now() - interval '25 hours'))"
+    world.sql(f"update {SCHEMA}.vector_sets set recall_check = {old}, ef_search = 1")
     assert verdict(world, item).metadata["effort"] > 1
     assert measured_at(world) > second
 
@@ -262,7 +262,7 @@ def test_a_filter_that_makes_the_index_find_too_little_is_a_warning(
     low = '[{"share": 1, "column": null, "recall_at_10": 1}, {"share": 0.1, "column": "kind",'
     low += ' "recall_at_10": 0.5}]'
     world.sql(
-        f"update {SCHEMA}.vector_sets set canary = jsonb_set(canary, '{{levels}}', %s::jsonb)", low
+        f"update {SCHEMA}.vector_sets set recall_check = jsonb_set(recall_check, '{{levels}}', %s::jsonb)", low
     )
     found = verdict(world, item)
     assert (found.passed, found.severity) == (False, "warn")

@@ -61,7 +61,7 @@ class VectorIndex:
             # the stored settings must always describe the index with the final name
             self._tables.execute(
                 "update {vector_sets} set index_settings = %s, index_rows = %s, indexed_at = %s,"
-                " recall = null, canary = null where entity = {entity} and number = %s",
+                " recall = null, recall_check = null where entity = {entity} and number = %s",
                 (Jsonb(settings), drift.rows, drift.at, self._set.number),
             )
             self._rename(self._name, self._old)

@@ -112,7 +112,7 @@ def measure(tables: EntityTables, vector_set: VectorSet) -> RecallCheck:
 def _record(tables: EntityTables, vector_set: VectorSet, check: RecallCheck) -> None:
     tables.execute(
         """
-        update {vector_sets} set recall = %s, ef_search = %s, canary = jsonb_build_object(
+        update {vector_sets} set recall = %s, ef_search = %s, recall_check = jsonb_build_object(
             'measured_at', clock_timestamp(), 'rows', (select count(*) from {vectors}),
             'levels', %s::jsonb
         ) where entity = {entity} and number = %s
