@@ -277,7 +277,8 @@ class EmbeddingsComponent(dg.Component, dg.Resolvable):
         if isinstance(self.manifest, ComponentPath):
             # in development this writes the manifest
             context.build_defs(self.manifest.path)
-            component = arguments["manifest"] = context.load_component(self.manifest.path)
+            component: Any = context.load_component(self.manifest.path)
+            arguments["manifest"] = component
             if not hasattr(component, "dbt_project"):
                 raise ConfigurationError(
                     f"manifest.component is {self.manifest.path!r}: that is a"

@@ -144,7 +144,7 @@ def _freshness(entity: Entity) -> dg.FreshnessPolicy:
     )
 
 
-def _automation(entity: Entity, asset: str) -> dg.AutomationCondition[dg.AssetKey] | None:
+def _automation(entity: Entity, asset: str) -> dg.AutomationCondition[Any] | None:
     """Follows the staging model: all partitions, or the days of a scheduled run."""
     if entity.automation is None:
         return None

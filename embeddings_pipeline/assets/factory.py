@@ -235,7 +235,8 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         field = fields[name]
         try:
-            TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
+            adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+            adapter.validate_python(value)
         except ValidationError as error:
             shown = "" if "SecretStr" in str(field.annotation) else f" is {value!r}"
             message = error.errors()[0]["msg"]

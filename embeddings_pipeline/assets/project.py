@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -19,7 +20,7 @@ from dagster._core.definitions.definitions_load_context import (
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.asset_utils import group_from_dbt_resource_props_fallback_to_directory
 
-from embeddings_pipeline.assets.factory import build_embedding_defs
+from embeddings_pipeline.assets.factory import Status, build_embedding_defs
 from embeddings_pipeline.assets.upstream import valid_owners
 from embeddings_pipeline.entities.manifest import MANIFEST, load_manifest, target_dir
 from embeddings_pipeline.resources import dbt_project
@@ -57,10 +58,10 @@ def project_definitions(settings: Settings) -> dg.Definitions:
     ConfigurationError where there is no manifest and dbt cannot parse the project.
     """
     translator = Translator()
-    status = "RUNNING" if settings.embedding_enabled else "STOPPED"
-    project = None if settings.dbt_manifest else _project(settings)
+    status: Status = "RUNNING" if settings.embedding_enabled else "STOPPED"
+    source: DbtProject | Path = settings.dbt_manifest or _project(settings)
     embedding_defs = build_embedding_defs(
-        project or settings.dbt_manifest,
+        source,
         translator=translator,
         partitions_per_run=settings.embedding_partitions_per_run,
         default_status=status,
@@ -69,10 +70,10 @@ def project_definitions(settings: Settings) -> dg.Definitions:
             "pgvector_schema": settings.pgvector_schema,
         },
     )
-    if project is None:
+    if isinstance(source, Path):
         return embedding_defs
-    manifest = load_manifest(project.manifest_path)
-    models = _dbt_models(project, manifest, translator, settings)
+    manifest = load_manifest(source.manifest_path)
+    models = _dbt_models(source, manifest, translator, settings)
     jobs = _dbt_jobs(manifest, models, embedding_defs)
     return dg.Definitions.merge(
         embedding_defs,
@@ -89,7 +90,7 @@ def project_definitions(settings: Settings) -> dg.Definitions:
                 for job in jobs
                 if job.name == "marts"
             ],
-            resources={"dbt": DbtCliResource(project, dbt_executable=dbt_project.executable())},
+            resources={"dbt": DbtCliResource(source, dbt_executable=dbt_project.executable())},
         ),
     )
 
@@ -140,11 +141,12 @@ def _dbt_jobs(
 ) -> "list[AssetJob]":
     """A job for the models before the vectors, and one for those that read the vectors, where there
     are any."""
-    ours = {
-        key
-        for asset in embedding_defs.assets or []
-        for key in ([asset.key] if isinstance(asset, dg.AssetSpec) else asset.keys)
-    }
+    ours: set[dg.AssetKey] = set()
+    for asset in embedding_defs.assets or []:
+        if isinstance(asset, dg.AssetSpec):
+            ours.add(asset.key)
+        elif isinstance(asset, dg.AssetsDefinition):
+            ours.update(asset.keys)
     read = [
         unique_id
         for unique_id, source in manifest["sources"].items()

@@ -121,7 +121,8 @@ class Runner:
     ) -> Results[EntityRun]:
         """Run staging models, entities and marts. `options` are the arguments of `Pipeline.run`.
         Where an entity fails, the others run."""
-        failures, builds = Failures(), []
+        failures = Failures()
+        builds: list[Build | None] = []
         if dbt:
             failures, builds = self._build_staging(names, seeds=seeds)
         chosen, wrong = self.pipeline.chosen(names)

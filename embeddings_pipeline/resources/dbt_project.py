@@ -81,7 +81,8 @@ class Build:
         """The model that a test is about: the only one that it reads, or that it is declared on."""
         test = self.manifest["nodes"].get(test_id, {})
         read = test.get("depends_on", {}).get("nodes", [])
-        return read[0] if len({*read}) == 1 else test.get("attached_node")
+        found: str | None = read[0] if len({*read}) == 1 else test.get("attached_node")
+        return found
 
 
 def executable() -> str:
