@@ -268,7 +268,7 @@ def test_a_backfill_of_two_partitions_is_two_runs(
         )
         for _ in range(3):
             list(execute_backfill_iteration(workspace, logging.getLogger("backfill")))
-            wait_for_runs_to_finish(instance)
+            wait_for_runs_to_finish(instance, timeout=240)
     runs = [run for run in instance.get_runs() if run.run_id not in before]
     assert [run.tags["dagster/partition"] for run in runs] in (["00", "01"], ["01", "00"])
     assert all(run.status in FINISHED_STATUSES and run.is_success for run in runs)
