@@ -93,8 +93,10 @@ class Settings(BaseSettings):
     embedding_cache_grace: int = Field(24 * 3600, ge=0)
     embedding_cache_keep: bool = True
     openai_api_key: SecretStr | None = None
-    # no credentials, which logs would show; a query, as Azure's api-version, goes with each request
-    openai_base_url: str | None = Field(None, pattern=r"^https?://[^@\s?#]+(\?[^@\s#]*)?$")
+    # no credentials, which logs would show: no user, and no query but the version that Azure asks for
+    openai_base_url: str | None = Field(
+        None, pattern=r"^https?://[^@\s?#]+(\?api-version=[\w.-]+)?$"
+    )
     openai_encoding_format: Literal["base64", "float", "none"] | None = None
     embedding_image_max_bytes: int = Field(20 << 20, ge=1)
     # hosts, with a port unless it is the scheme's default, and buckets as s3://name
