@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     embedding_cache_grace: int = Field(24 * 3600, ge=0)
     embedding_cache_keep: bool = True
     openai_api_key: SecretStr | None = None
-    # no credentials, which logs would show: no user, and no query but the version that Azure asks for
+    # no credentials, which logs would show: no user, and only the query that Azure asks for
     openai_base_url: str | None = Field(
         None, pattern=r"^https?://[^@\s?#]+(\?api-version=[\w.-]+)?$"
     )
