@@ -63,7 +63,9 @@ DBT_PROJECT = {
           - name: support
             owner: {name: Support, email: support@acme.example}
     """,
-    "models/staging/stg_ticket_v1.sql": "select id as ticket_id, title from {{ source('raw', 'tickets') }}",
+    "models/staging/stg_ticket_v1.sql": """
+        select id as ticket_id, title from {{ source('raw', 'tickets') }}
+    """,
     "models/staging/stg_ticket_v2.sql": """
         select id as ticket_id, title, priority from {{ source('raw', 'tickets') }}
     """,

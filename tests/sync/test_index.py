@@ -262,7 +262,9 @@ def test_a_filter_that_makes_the_index_find_too_little_is_a_warning(
     low = '[{"share": 1, "column": null, "recall_at_10": 1}, {"share": 0.1, "column": "kind",'
     low += ' "recall_at_10": 0.5}]'
     world.sql(
-        f"update {SCHEMA}.vector_sets set recall_check = jsonb_set(recall_check, '{{levels}}', %s::jsonb)", low
+        f"update {SCHEMA}.vector_sets"
+        " set recall_check = jsonb_set(recall_check, '{levels}', %s::jsonb)",
+        low,
     )
     found = verdict(world, item)
     assert (found.passed, found.severity) == (False, "warn")
