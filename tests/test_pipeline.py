@@ -137,9 +137,12 @@ class ScriptedRunner(Runner):
     _jobs = create_autospec(Jobs, instance=True)
 
 
-def test_marts_that_fail_are_named_beside_the_entities() -> None:
+def test_marts_that_fail_are_named_beside_the_entities(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise EmbeddingsError("dbt: mart: no such column")
+
+    monkeypatch.setattr("embeddings_pipeline.cli.run.build_marts", fail)
     runner = ScriptedRunner(Settings(_env_file=None, embedded_data_dir="/nowhere"), ignore_progress)
-    runner._jobs.marts.side_effect = EmbeddingsError("dbt: mart: no such column")
     runs = runner.run(["note"], {}, dbt=False, marts=True)
     assert [run.entity.name for run in runs] == ["note"]
     assert runs.failures.messages() == {"marts": "dbt: mart: no such column"}

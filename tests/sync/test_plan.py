@@ -107,7 +107,6 @@ def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
     [
         ({"storage": "halfvec"}, {}, "storage"),
         ({}, {"dimension": 32}, "dimension"),
-        ({}, {"document_prompt": "passage: "}, "prompts"),
         ({"storage": "halfvec"}, {"dimension": 32}, "dimension, storage"),
         ({"storage": "halfvec"}, {"revision": "r2"}, "model"),
     ],

@@ -82,6 +82,7 @@ def test_another_document_prompt_is_another_model_and_another_query_prompt_is_no
     )
 
     other = world.declare(template="{name}", prompts=E5 | {"document": "search_document: "})
+    assert world.plan(other).why["prompts"] == 1.0
     world.run(other)
     assert {"search_document: pump", "search_document: hose"} <= provider.billed.keys()
     assert [s.state for s in sets_of(world, other)] == ["retired", "live"]
