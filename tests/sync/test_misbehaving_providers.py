@@ -286,6 +286,9 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     "away for a while": (times(9, misbehaving.BROKEN), Expected(8, 9, 11)),
 }
 
+# refused for their number, so that others may be on their way meanwhile
+PROBE_MAY_BE_SPARED = {"few texts, without a number", "a small request"}
+
 
 @contextmanager
 def providing(world: World, **settings: Any) -> Iterator[Provider]:
@@ -331,7 +334,11 @@ def test_a_misbehaviour_has_its_price_and_its_words(world: World, name: str) -> 
     paid = sum(provider.billed.values())
     actual = Expected(len(stored), paid, len(provider.asked), exit_code, said + quarantined)
     assert expected.message in actual.message
-    assert actual._replace(message="") == expected._replace(message=""), actual.message
+    counted = expected._replace(message="")
+    # no probe is sent where another request has succeeded since the refused one was sent
+    spared = counted._replace(paid=counted.paid - 1, requests=counted.requests - 1)
+    right = (counted, spared) if name in PROBE_MAY_BE_SPARED else (counted,)
+    assert actual._replace(message="") in right, actual.message
     # no jargon of the program, and not the key
     assert not re.search(r"Error:|Traceback|KeyError|NoneType", actual.message)
     assert KEY not in actual.message
