@@ -29,8 +29,8 @@ _DIGITS = {"seconds": 3, "encode_seconds": 3, "cost_usd": 6, "saved_usd": 6}
 @dataclass(frozen=True)
 class OfPartitions:
     """Facts of a partitioned asset. `shared` is the same for each partition of the run,
-    `by_partition` has each partition's own counts, and `beyond` those of partitions that the run
-    touched without being asked for them. The counts of the whole run are on `embeddings`."""
+    `by_partition` has the counts of each partition of the run, and `beyond` the counts of other
+    partitions that it changed. The counts of the whole run are on `embeddings`."""
 
     shared: Metadata
     by_partition: dict[str, Metadata] = field(default_factory=dict)

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from itertools import count, islice
 from threading import Condition, Lock, Thread
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -93,31 +92,6 @@ def encode_batch(places: Sequence[int], encode: Callable[[], Encodings]) -> Enco
         if ends and not isinstance(error, RowError):
             raise
         return EncodedBatch(places, Encodings(np.empty((0, 0), np.float32), Usage()), error)
-
-
-def stream_in_batches(
-    encode: Callable[[Sequence[str]], Encodings], texts: Iterable[str], size: int
-) -> Generator[EncodedBatch, None, None]:
-    """Stream texts through `encode`, `size` texts at a time, in order, in the consumer's thread.
-
-    For an encoder without a stream of its own.
-    """
-    left = iter(texts)
-    for start in count(0, size):
-        some = [*islice(left, size)]
-        if not some:
-            return
-        places = range(start, start + len(some))
-        batch = encode_batch(places, lambda some=some: encode(some))  # type: ignore[misc]
-        stopped = batch.encodings.stopped
-        if stopped:
-            # texts that were not encoded are in the failures
-            good = [i for i in range(len(some)) if i not in batch.encodings.failures]
-            made = Encodings(batch.encodings.vectors[good], batch.encodings.usage)
-            batch = EncodedBatch([places[i] for i in good], made)
-        yield batch
-        if stopped:
-            raise stopped
 
 
 # time that an incomplete batch waits for another text

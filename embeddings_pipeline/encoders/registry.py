@@ -75,7 +75,7 @@ class Encoders:
         """Return the encoder of an entity's model, or of EMBEDDING_MODEL.
 
         `stored` are the identities of the entity's sets. A provider's model that is among them has
-        the same dimension still, whatever a single answer says.
+        the same dimension still, even if a single answer has another.
 
         Raises ConfigurationError where the entity declares `image` and the model reads only text,
         or the reverse.

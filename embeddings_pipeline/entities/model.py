@@ -15,7 +15,7 @@ class ModelIdentity:
     `revision` is the sha256 of the weights, or the provider's name of the model. `max_tokens` is
     the most tokens that the model reads of a text. `document_prompt` is put before each document;
     prompts in the model's own files are part of `revision` instead. `query_prompt` is put before
-    each query; documents have the same vectors whatever it is, so it does not make identities
+    each query; it does not change the vectors of documents, so it does not make identities
     different.
     """
 

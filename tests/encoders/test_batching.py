@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from embeddings_pipeline.encoders.batching import (
     batches_by_length,
-    stream_in_batches,
     taper_batches,
 )
 from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, RowError
-from tests.support.streaming import Source, lengths_of, streamed
+from tests.support.streaming import Source, lengths_of, stream_in_batches, streamed
 from tests.support.words import WordsEncoder
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import reduce
+from itertools import count, islice
 from operator import add
 from threading import Event
 from threading import enumerate as living
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from embeddings_pipeline.encoders.batching import encode_batch
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
 from embeddings_pipeline.entities.model import Vectors
 
@@ -87,3 +89,28 @@ def lengths_of(texts: Sequence[str]) -> Encodings:
     """A model of one dimension: how long each text is."""
     vectors = np.array([[len(text)] for text in texts], np.float32)
     return Encodings(vectors, Usage(texts=len(texts)))
+
+
+def stream_in_batches(
+    encode: Callable[[Sequence[str]], Encodings], texts: Iterable[str], size: int
+) -> Generator[EncodedBatch, None, None]:
+    """Stream texts through `encode`, `size` texts at a time, in order, in the consumer's thread.
+
+    For an encoder without a stream of its own.
+    """
+    left = iter(texts)
+    for start in count(0, size):
+        some = [*islice(left, size)]
+        if not some:
+            return
+        places = range(start, start + len(some))
+        batch = encode_batch(places, lambda some=some: encode(some))  # type: ignore[misc]
+        stopped = batch.encodings.stopped
+        if stopped:
+            # texts that were not encoded are in the failures
+            good = [i for i in range(len(some)) if i not in batch.encodings.failures]
+            made = Encodings(batch.encodings.vectors[good], batch.encodings.usage)
+            batch = EncodedBatch([places[i] for i in good], made)
+        yield batch
+        if stopped:
+            raise stopped

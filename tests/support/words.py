@@ -9,10 +9,10 @@ from hashlib import sha256
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import stream_in_batches
 from embeddings_pipeline.encoders.encoder import DEFAULT_TOKEN_COUNT, EncodedBatch, Encodings, Usage
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
+from tests.support.streaming import stream_in_batches
 
 WORDS = ModelIdentity("fake", "fake/words", "r1", 64, 256, True)
 

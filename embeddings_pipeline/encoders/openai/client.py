@@ -215,7 +215,7 @@ class Client:
             else:
                 billed(tokens if answer.tokens is None else answer.tokens)
                 return answer
-            # asked for once in the next format, which is kept
+            # requested once in the next format, which is kept
             self.learnt.format = _NEXT_FORMAT[format]
 
     def _unusable(self, error: InvalidResponse, tokens: int) -> Exception:

@@ -1,8 +1,8 @@
 """Sends batches of texts, and finds the texts that the provider refuses.
 
-Whatever the status of a refusal, a probe tells whether the provider or the texts are at fault: a
-gateway may refuse one text with the status of a bad key. Then the batch is divided until each text
-at fault is alone.
+The status of a refusal does not tell whether the provider or the texts are at fault, since a
+gateway may refuse one text with the status of a bad key. A probe tells. Then the batch is divided
+until each text at fault is alone.
 """
 
 from __future__ import annotations
