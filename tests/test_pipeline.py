@@ -24,7 +24,7 @@ class Scripted(Pipeline):
     """A pipeline whose stages only note that they were called, and fail where they are told to."""
 
     def __init__(self, fail: Callable[[str, str], None] = lambda stage, entity: None) -> None:
-        super().__init__(Settings(_env_file=None))
+        super().__init__(Settings(_env_file=None), {"nodes": {}, "sources": {}})
         self.calls: list[tuple[str, str]] = []
         self.limits: list[tuple[int | None, float | None]] = []
         self.counts: dict[str, dict[str, Any]] = {}

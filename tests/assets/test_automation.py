@@ -47,7 +47,8 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 def tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> dg.ScheduleExecutionData:
     schedule = defs.get_schedule_def("shoe_embeddings_schedule")
-    return schedule.evaluate_tick(dg.build_schedule_context(instance=instance))
+    with dg.build_schedule_context(instance=instance) as context:
+        return schedule.evaluate_tick(context)
 
 
 def running(instance: dg.DagsterInstance, **about: Any) -> dg.DagsterRun:

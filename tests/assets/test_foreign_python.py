@@ -35,14 +35,15 @@ DEFINITIONS = {
         from embeddings_pipeline import build_embedding_defs
 
 
-        def note_loaded_models():
+        def note_loaded_models(path):
             if "torch" in sys.modules:
-                with open(os.environ["LOADED_MODELS"], "a") as file:
+                with open(path, "a") as file:
                     file.write(f"{os.getpid()}\\n")
 
 
         # at the end of each process, that of a step too
-        Finalize(None, note_loaded_models, exitpriority=1)
+        if path := os.environ.get("LOADED_MODELS"):
+            Finalize(None, note_loaded_models, (path,), exitpriority=1)
 
 
         class Translator(DagsterDbtTranslator):
@@ -94,7 +95,6 @@ def folder(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             patch.setenv(name, value)
         foreign.write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
         patch.setenv("DAGSTER_HOME", str(folder / "home"))
-        patch.setenv("LOADED_MODELS", str(folder / "loaded.txt"))
         patch.setenv("PATH", str(foreign.BIN), prepend=os.pathsep)
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
@@ -127,13 +127,14 @@ def test_a_dbt_selection_leaves_the_entities_of_other_models_out(defs: dg.Defini
 
 
 def test_the_model_is_loaded_in_one_process_of_a_run_with_a_process_for_each_step(
-    folder: Path, defs: dg.Definitions
+    folder: Path, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert defs.resolve_job_def("ticket_embeddings").executor_def.name == "multiprocess"
     tags = {
         "dagster/asset_partition_range_start": "00",
         "dagster/asset_partition_range_end": "01",
     }
+    monkeypatch.setenv("LOADED_MODELS", str(folder / "loaded.txt"))
     done = foreign.command(
         *("dagster", "job", "execute", "-m", "acme_defs", "-j", "ticket_embeddings"),
         *("--tags", json.dumps(tags)),

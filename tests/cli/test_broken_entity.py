@@ -83,7 +83,7 @@ def test_a_wrong_declaration_keeps_no_other_entity_from_anything(
 ) -> None:
     with declared(notes, old, new):
         plan, plan_error = failed(ConfigurationError, "plan")
-        dry, dry_error = failed(ConfigurationError, "run", "--all", "--dry-run")
+        dry, dry_error = failed(ConfigurationError, "run", "--all", "--dry-run", "--no-dbt")
         run, run_error = failed(ConfigurationError, "run", "--all", "--no-dbt")
         status, status_error = failed(ConfigurationError, "status")
         index, index_error = failed(ConfigurationError, "index")

@@ -118,13 +118,13 @@ def test_a_dry_run_says_what_that_run_would_do(embedded_notes: Notes) -> None:
         (only,) = entity["sets"]
         return int(only["encode"])
 
-    document("run", "note")
+    document("run", "note", "--no-dbt")
     embedded_notes.sql("update raw.raw_notes set title = title || ' twice'")
-    assert (planned(), planned("--limit", "3")) == (8, 3)
-    of_some = planned("--partitions", "00..01")
+    assert (planned(), planned("--no-dbt", "--limit", "3")) == (8, 3)
+    of_some = planned("--no-dbt", "--partitions", "00..01")
     assert 0 < of_some < 8
     assert document("run", "note", "--no-dbt", "--partitions", "00..01")["encoded"] == of_some
-    assert (planned(), planned("--force")) == (8 - of_some, 8)
+    assert (planned("--no-dbt"), planned("--no-dbt", "--force")) == (8 - of_some, 8)
     document("run", "note", "--no-dbt")
 
 
@@ -213,11 +213,14 @@ def test_mass_deletes_are_refused_until_they_are_meant(embedded_notes: Notes) ->
     [
         ([], r"name entities \(event, note\) or give --all"),
         (["note", "--all"], r"name entities \(event, note\) or give --all"),
-        (["nonsuch"], r"no entity 'nonsuch' \(entities: event, note\)"),
-        (["note", "--partitions", "00..09"], r"partition '09' does not exist"),
+        (["nonsuch", "--no-dbt"], r"no entity 'nonsuch' \(entities: event, note\)"),
+        (["note", "--partitions", "00..09", "--no-dbt"], r"partition '09' does not exist"),
         (["note", "--partitions", "00,01"], r"--partitions takes one key or FIRST..LAST"),
-        (["note", "event", "--partitions", "00"], r"event: partition '00' does not exist"),
-        (["--dry-run"], r"name entities \(event, note\) or give --all"),
+        (
+            ["note", "event", "--partitions", "00", "--no-dbt"],
+            r"event: partition '00' does not exist",
+        ),
+        (["--dry-run", "--no-dbt"], r"name entities \(event, note\) or give --all"),
     ],
 )
 def test_a_wrong_call_is_told_with_the_choices(

@@ -1,4 +1,4 @@
-"""A small dbt project of notes, and Dagster's definitions of it on a database of its own.
+"""A small dbt project of notes on a database of its own, and Dagster's definitions of it.
 
 `pytest.mark.filterwarnings("ignore")` goes with it: dbt and Dagster warn of themselves.
 """
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import pytest
 from dagster_shared.record import replace as replace_record
 from psycopg.sql import SQL, Identifier
 
+from embeddings_pipeline.cli.staging import build_staging
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.resources.dbt_project import parse
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
 from tests.conftest import TEMPLATE
@@ -36,12 +39,21 @@ class Notes:
         self.instance = instance
         self.settings = Settings.load()
         self.running = RunContext(Pipeline(self.settings), lambda progress: None)
+
+    @cached_property
+    def defs(self) -> dg.Definitions:
+        """The definitions of the project, whose runs share one pipeline."""
         # importing dagster-dbt warns of its libraries
         from embeddings_pipeline.assets.project import project_definitions
 
         defs = project_definitions(self.settings)
         shared = {"embeddings": self.running}
-        self.defs = replace_record(defs, resources={**(defs.resources or {}), **shared})
+        return replace_record(defs, resources={**(defs.resources or {}), **shared})
+
+    def build(self) -> None:
+        """Build the seeds and the staging models with dbt."""
+        manifest = parse(self.settings)
+        build_staging(self.settings, self.running.pipeline.staging, manifest, [], seeds=True)
 
     def execute(
         self, job: str, assets: Sequence[Sequence[str]] | None = None, **options: Any
@@ -56,8 +68,8 @@ class Notes:
     def scheduled(self, entity: str) -> dg.ExecuteInProcessResult:
         """What the entity's schedule starts."""
         schedule = self.defs.get_schedule_def(f"{entity}_embeddings_schedule")
-        context = dg.build_schedule_context(instance=self.instance)
-        (request,) = schedule.evaluate_tick(context).run_requests or []
+        with dg.build_schedule_context(instance=self.instance) as context:
+            (request,) = schedule.evaluate_tick(context).run_requests or []
         return self.execute(
             f"{entity}_embeddings", tags=request.tags, run_config=request.run_config
         )
@@ -98,6 +110,6 @@ def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.chdir(folder)
         with dg.DagsterInstance.get() as instance:
             notes = Notes(folder / "project", database, instance)
-            notes.execute("staging")
+            notes.build()
             yield notes
             notes.running.pipeline.close()

@@ -2,13 +2,16 @@
 
 The scenario is short but goes through all that a run does: windows, chunks, equal texts, a row
 without text and one that no model takes, changed and deleted rows, another definition, a new model
-beside the live one, a flip, a rollback, an erasure and a change of storage. In its n-th life the
-n-th exchange of each step goes wrong. After each step all that is stored must be what it is in a
-life in which nothing goes wrong.
+beside the live one, a flip, a rollback, an erasure and a change of storage. In each of its lives
+one exchange of each step goes wrong: a third of them in their turn, drawn by chance, or all where
+EVERY_STATEMENT is set. After each step all that is stored must be what it is in a life in which
+nothing goes wrong.
 """
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -54,6 +57,12 @@ class Undisturbed:
     left: dict[str, list[str]]
     exchanges: int
     durable: list[int]
+
+
+def drawn(exchanges: int) -> range:
+    """The numbers of the exchanges of a step that are to go wrong."""
+    every = 1 if os.environ.get("EVERY_STATEMENT") else 3
+    return range(random.randint(1, every), exchanges + 1, every)
 
 
 def refuse_poison(batch: Sequence[str]) -> None:
@@ -167,7 +176,7 @@ class TestRefused:
         plans = [
             [
                 Point(n, faults.refused(REFUSALS[n % len(REFUSALS)]), (psycopg.Error,))
-                for n in range(1, step.exchanges + 1)
+                for n in drawn(step.exchanges)
             ]
             for step in undisturbed
         ]
@@ -191,8 +200,7 @@ class TestLost:
         plans = [
             [
                 *(Point(n, faults.answer_lost, ()) for n in step.durable),
-                # a third of the others, since each takes a new connection
-                *(Point(n, passing[n % 2], ()) for n in range(1, step.exchanges + 1, 3)),
+                *(Point(n, passing[n % 2], ()) for n in drawn(step.exchanges)),
             ]
             for step in undisturbed
         ]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from threading import Event, Thread
 
 import psycopg
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync import encode, project
 from tests.support import provider as misbehaving
 from tests.support.provider import KEY, Provider
 from tests.support.world import SCHEMA, World
@@ -35,22 +36,18 @@ CHANGES = (
     "insert into staging.stg_item select 1000000 + %(n)s * 100 + k, 'new ' || %(n)s || ' ' || k"
     " from generate_series(1, 20) k on conflict do nothing",
 )
-_RUNNER = """
-import sys
-from pydantic import SecretStr
-from embeddings_pipeline.database import Database
-from embeddings_pipeline.sync import project
-from embeddings_pipeline.sync import encode
-from tests.sync.test_random_kills import declared
-from tests.sync.test_random_kills import encoders_of
-from tests.support.world import World
-encode._READ_AT_ONCE, project.WINDOW_ROWS = 50, 50
-host, port, name, user, password, url = sys.argv[1:]
-world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
-world.encoders = encoders_of(world, url)
-print("started", flush=True)
-world.run(declared(world), allow_deletes=True, report=lambda _: print("on", flush=True))
-"""
+# a new process each time, which begins with the imports done
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])
+
+
+def run_until_killed(database: Database, url: str, told: Connection) -> None:
+    """A run in windows of 50 rows, that tells each sign of progress."""
+    encode._READ_AT_ONCE, project.WINDOW_ROWS = 50, 50
+    world = World(database, fresh=False)
+    world.encoders = encoders_of(world, url)
+    told.send("started")
+    world.run(declared(world), allow_deletes=True, report=lambda _: told.send("on"))
 
 
 def encoders_of(world: World, url: str) -> Encoders:
@@ -103,6 +100,7 @@ def test_nothing_is_lost_and_no_stored_text_is_paid_twice(world: World) -> None:
         world.encoders = encoders_of(world, provider.url)
         world.run(declared(world), allow_deletes=True)
         again = {text for text, billed in stored.items() if provider.billed[text] > billed}
+        assert stored
         assert not again
         rows = world.sql("select id::text, name from staging.stg_item where name is not null")
         assert world.view() == {(row_id, 0): name for row_id, name in rows}
@@ -129,19 +127,18 @@ def note_stored(world: World, provider: Provider, stored: Counter[str]) -> None:
 
 def kill_at_random(world: World, provider: Provider, chance: random.Random) -> None:
     """Start a run in a process of its own and kill it somewhere on its way."""
-    where = (world.database.host, str(world.database.port), world.database.name)
-    secret = (world.database.user, world.database.password.get_secret_value(), provider.url)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _RUNNER, *where, *secret],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    tells, told = processes.Pipe(duplex=False)
+    process = processes.Process(
+        target=run_until_killed, args=(world.database, provider.url, told), daemon=True
     )
-    assert process.stdout
-    for _ in range(chance.randrange(1, 12)):
-        if not process.stdout.readline():
-            break
-    time.sleep(chance.random() * 0.2)
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    process.start()
+    told.close()
+    with tells:
+        for _ in range(chance.randrange(1, 12)):
+            try:
+                tells.recv()
+            except EOFError:
+                break
+        time.sleep(chance.random() * 0.2)
+        process.kill()
+        process.join()

@@ -19,6 +19,7 @@ from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.status import status
 from tests.support import provider as misbehaving
 from tests.support.provider import BROKEN, BUSY, KEY, Provider, Trouble
+from tests.support.waiting import until
 from tests.support.world import SCHEMA, World
 
 MODEL = "openai:some/model"
@@ -132,6 +133,7 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
 
     def chance(texts: list[str]) -> Trouble | None:
         if "text number 9" in texts:
+            until(lambda: any(text.startswith("part ") for text in provider.usable))
             refused.append("the key")
         return revoked if refused else None
 
