@@ -20,6 +20,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.settings import Settings
 from tests.support import foreign
 from tests.support.notes import scratch_database
+from tests.support.waiting import until
 
 # dbt and Dagster warn of themselves
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
@@ -240,6 +241,9 @@ def test_a_backfill_of_two_partitions_is_two_runs(
     from dagster._core.test_utils import create_test_daemon_workspace_context
     from dagster._core.workspace.load_target import ModuleTarget
     from dagster._daemon.backfill import execute_backfill_iteration
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
+        QueuedRunCoordinatorDaemon,
+    )
 
     instance = scaffolded.instance
     keys = [dg.AssetKey(["warehouse", "ticket", name]) for name in ("texts", "vectors")]
@@ -263,11 +267,18 @@ def test_a_backfill_of_two_partitions_is_two_runs(
             )
         )
         list(execute_backfill_iteration(workspace, logging.getLogger("backfill")))
-    # they wait in the queue for a daemon, which this test has not
-    runs = [run for run in instance.get_runs() if run.run_id not in before]
+        with QueuedRunCoordinatorDaemon(interval_seconds=1) as queue:
+            list(queue.run_iteration(workspace))
+
+        def runs() -> list[dg.DagsterRun]:
+            return [run for run in instance.get_runs() if run.run_id not in before]
+
+        until(lambda: all(run.is_finished for run in runs()), seconds=180)
     ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-    assert sorted([*map(run.tags.get, ends)] for run in runs) == [["00", "00"], ["01", "01"]]
-    assert all(run.asset_selection == {*keys} for run in runs)
+    assert sorted([*map(run.tags.get, ends)] for run in runs()) == [["00", "00"], ["01", "01"]]
+    assert all(run.is_success for run in runs())
+    for key in keys:
+        assert instance.get_materialized_partitions(key) == {"00", "01"}
 
 
 def test_two_components_keep_two_schemas(scaffolded: Project) -> None:
