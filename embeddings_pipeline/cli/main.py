@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -148,6 +149,8 @@ def options(
 
 def main() -> None:
     """Run a command. Exit code 1: the work failed; 2: the call or the configuration is wrong."""
+    # what the imports make stays to the end: a tenth of a short command would look for garbage there
+    gc.set_threshold(100_000)
     try:
         app()
     except (Exception, KeyboardInterrupt) as error:

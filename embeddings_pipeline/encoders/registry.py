@@ -65,8 +65,6 @@ class Encoders:
     @cached_property
     def images(self) -> ImageFiles:
         """The reader of images that entities refer to by URI."""
-        from embeddings_pipeline.encoders.images.sources import ImageFiles
-
         images = ImageFiles(self._settings)
         self._closing.callback(images.close)
         return images
