@@ -1,4 +1,5 @@
-"""The run ledger: one row for each run of an entity, to which its stages add their counts."""
+"""The run ledger: one row for each run of an entity, to which its stages add their counts. After a
+while the rows of a day become one."""
 
 from __future__ import annotations
 
@@ -40,6 +41,9 @@ class Counts:
         mine, others = asdict(self), asdict(other)
         return Counts(**{name: mine[name] + others[name] for name in mine})
 
+
+# days after which rows are put together: a client may ask for documents a thousand times an hour
+_DOCUMENTS_DAYS, _RUN_DAYS = 1, 90
 
 Stage = Literal["texts", "encode", "index"]
 Kind = Literal["run", "documents"]
@@ -244,6 +248,44 @@ def cost(tables: EntityTables) -> Cost:
             """,
         )
     )
+
+
+def summarize(tables: EntityTables) -> int:
+    """Put the rows of a day into one: of calls for documents after a day, of runs after ninety.
+    Returns how many rows are gone. What they did and cost in all stays the same."""
+    columns = [field.name for field in fields(Counts)]
+    with tables.connection.transaction():
+        tables.execute(
+            """
+            create temporary table summarized on commit drop as
+            select kind, started_at::date as day, array_agg(run_id) as run_ids, max(model) as model,
+                min(started_at) as started_at, max(finished_at) as finished_at, {sums}
+            from {run_ledger}
+            where entity = {entity} and started_at < current_date - case kind
+                when 'documents' then {documents_days} else {run_days} end
+            group by kind, day having count(*) > 1
+            """,
+            sums=sql.SQL(", ").join(
+                sql.SQL("sum({c}) as {c}").format(c=Identifier(c)) for c in columns
+            ),
+            documents_days=sql.Literal(_DOCUMENTS_DAYS),
+            run_days=sql.Literal(_RUN_DAYS),
+        )
+        gone = tables.execute(
+            "delete from {run_ledger} l using summarized s"
+            " where l.entity = {entity} and l.run_id = any(s.run_ids)"
+        ).rowcount
+        kept = tables.execute(
+            """
+            insert into {run_ledger}
+                (entity, run_id, kind, model, started_at, finished_at, {columns})
+            select {entity}, kind || ' of ' || day, kind, model, started_at, finished_at,
+                {columns}
+            from summarized
+            """,
+            columns=sql.SQL(", ").join(map(Identifier, columns)),
+        ).rowcount
+    return gone - kept
 
 
 def _numbers(counts: Counts) -> list[float]:

@@ -1,5 +1,5 @@
-"""What the embedding caches keep after a run, and for how long; and the end of a migration that
-fills them."""
+"""What the embedding caches and the ledger keep after a run, and for how long; and the end of a
+migration that fills the caches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import migrations
+from embeddings_pipeline.store import migrations, run_ledger
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import TableNames, open_tables
@@ -20,7 +20,7 @@ from embeddings_pipeline.sync.run_options import RunOptions
 
 @resumed
 def retain(database: Postgres, names: TableNames, encoders: Encoders, settings: Settings) -> None:
-    """Delete the cache entries that the entity does not need any more.
+    """Delete the cache entries that the entity does not need any more, and shorten its ledger.
 
     An entry is deleted EMBEDDING_CACHE_GRACE seconds after its last text, because a row that moves
     between partitions of different runs leaves the old one before it appears in the new one.
@@ -37,6 +37,7 @@ def retain(database: Postgres, names: TableNames, encoders: Encoders, settings: 
         if not settings.embedding_cache_keep:
             for identity in stored:
                 EmbeddingCache(tables, identity).clear_idle()
+        run_ledger.summarize(tables)
 
 
 @resumed
