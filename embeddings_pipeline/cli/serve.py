@@ -13,9 +13,6 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 
-_GRACE_SECONDS = 30
-_KEEP_ALIVE_SECONDS = 30
-
 
 def serve(
     host: Annotated[str | None, typer.Option(help="The address, in place of SEARCH_HOST.")] = None,
@@ -24,10 +21,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve searches over HTTP, with a page. On SIGTERM, requests at work are finished first."""
-    import uvicorn
-
     from embeddings_pipeline.service.app import create_app
     from embeddings_pipeline.service.auth import is_loopback
+    from embeddings_pipeline.service.server import server
 
     settings = Settings.load()
     host = host or settings.search_host
@@ -43,16 +39,7 @@ def serve(
     with Pipeline.open(settings) as pipeline:
         app = create_app(pipeline)
         output.print_message(f"search: http://{f'[{host}]' if ':' in host else host}:{port}")
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
+        server(app, host, port).run()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

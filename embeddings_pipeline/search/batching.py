@@ -112,6 +112,8 @@ class BatchedEncoder:
             ) from None
 
     def _documents(self, texts: Sequence[str]) -> Encodings:
+        # queries go before documents that came earlier
+        self._encode_waiting()
         encodings = self._inner.encode_documents(texts)
         self._on_usage("document", encodings.usage)
         return encodings

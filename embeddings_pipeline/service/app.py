@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
@@ -18,11 +17,10 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service import problems, routes
 from embeddings_pipeline.service.auth import Keys
 from embeddings_pipeline.service.middleware import RequestMiddleware
+from embeddings_pipeline.service.queues import Queues
 from embeddings_pipeline.service.service import Service
 
 PAGE = Path(__file__).parent / "page"
-# requests handled at the same time; further requests wait
-_THREADS = 32
 
 
 def create_app(pipeline: Pipeline) -> FastAPI:
@@ -44,6 +42,7 @@ def create_app(pipeline: Pipeline) -> FastAPI:
     )
     app.state.service = Service(pipeline)
     app.state.keys = Keys(pipeline.settings)
+    app.state.queues = Queues()
     problems.install(app)
     for router in (
         routes.search_router,
@@ -70,7 +69,6 @@ def create_app(pipeline: Pipeline) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    current_default_thread_limiter().total_tokens = _THREADS
     service: Service = app.state.service
     warming = Thread(target=service.warm, name="warm")
     warming.start()

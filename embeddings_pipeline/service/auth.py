@@ -30,12 +30,14 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 @dataclass(frozen=True)
 class Key:
-    """A key of SEARCH_API_KEYS. Scope `write` includes `read`. `digest` is its sha256."""
+    """A key of SEARCH_API_KEYS. Scope `write` includes `read`. `digest` is its sha256. `requests`
+    and `texts` count those of the last minute; texts are counted where their number is limited."""
 
     name: str
     scope: Literal["read", "write"]
     digest: bytes
-    bucket: InMemoryBucket
+    requests: InMemoryBucket
+    texts: InMemoryBucket | None
 
 
 class Keys:
@@ -45,7 +47,8 @@ class Keys:
         """Raises ConfigurationError for an invalid entry of SEARCH_API_KEYS."""
         given = settings.search_api_keys
         entries = given.get_secret_value().split(",") if given else []
-        self._rate = Rate(settings.search_requests_per_minute, Duration.MINUTE)
+        self._requests = settings.search_requests_per_minute
+        self._texts = settings.search_texts_per_minute
         self._known = [self._parsed(number, entry) for number, entry in enumerate(entries, 1)]
         names = [key.name for key in self._known]
         if len(set(names)) < len(names):
@@ -76,7 +79,8 @@ class Keys:
             )
         scope: Literal["read", "write"] = "write" if match["scope"] == "write" else "read"
         digest = bytes.fromhex(match["hash"])
-        return Key(match["name"], scope, digest, InMemoryBucket([self._rate]))
+        texts = _bucket(self._texts) if self._texts else None
+        return Key(match["name"], scope, digest, _bucket(self._requests), texts)
 
 
 async def reader(
@@ -95,6 +99,14 @@ async def writer(
 ) -> None:
     """Require a key that may write. Raises HTTPException 401, 403 or 429."""
     _admit(request, bearer, header, ("write",))
+
+
+def count_texts(request: Request, texts: int) -> None:
+    """Count the texts of a request to encode. Raises HTTPException 429 where its key may not send
+    as many now."""
+    key: Key | None = getattr(request.state, "key", None)
+    if key and key.texts:
+        _count(key, key.texts, texts, "SEARCH_TEXTS_PER_MINUTE")
 
 
 @lru_cache
@@ -130,18 +142,23 @@ def _admit(
         raise HTTPException(401, "the key is unknown", _CHALLENGE)
     if key.scope not in scopes:
         raise HTTPException(403, f"key {key.name!r} may read only")
-    _count(key)
+    _count(key, key.requests, 1, "SEARCH_REQUESTS_PER_MINUTE")
+    request.state.key = key
 
 
-def _count(key: Key) -> None:
+def _bucket(per_minute: int) -> InMemoryBucket:
+    return InMemoryBucket([Rate(per_minute, Duration.MINUTE)])
+
+
+def _count(key: Key, bucket: InMemoryBucket, weight: int, limit: str) -> None:
     now = time.monotonic_ns() // 1_000_000
-    key.bucket.leak(now)
+    bucket.leak(now)
     # an in-memory bucket returns the decision itself, not an awaitable
-    decision = cast(Decision, key.bucket.put_decision(RateItem(key.name, now)))
+    decision = cast(Decision, bucket.put_decision(RateItem(key.name, now, weight)))
     if not decision.allowed:
         wait = -(-(decision.retry_after_ms or 1_000) // 1_000)
         raise HTTPException(
             429,
-            f"key {key.name!r} exceeds SEARCH_REQUESTS_PER_MINUTE",
+            f"key {key.name!r} exceeds {limit}",
             {"Retry-After": str(max(1, wait))},
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Event
 from uuid import uuid4
 
@@ -13,8 +15,8 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.sync.documents import sync_documents
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# time to wait for a run that holds the same rows, which also encodes them
-PATIENCE_SECONDS = 10
+# time to wait for a turn and for runs that hold the same rows, in all; and time for the whole call
+PATIENCE_SECONDS, CALL_SECONDS = 10.0, 60.0
 
 
 class DocumentSync:
@@ -27,11 +29,15 @@ class DocumentSync:
         self._database = database
         self._stopping = stopping
 
-    def sync(self, name: str, ids: Sequence[str | int]) -> Documents:
-        """Sync the rows with these ids and return the outcome of each.
+    def begin(self, name: str, ids: Sequence[str | int]) -> Callable[[], Documents]:
+        """Return the sync of the rows with these ids, which returns the outcome of each row.
 
-        Raises NotFound for an unknown entity, and the errors of `sync_documents`.
+        The time for it starts now. It raises NotFound for an unknown entity, and the errors of
+        `sync_documents`.
         """
+        return partial(self._sync, name, ids, time.monotonic())
+
+    def _sync(self, name: str, ids: Sequence[str | int], began: float) -> Documents:
         pipeline = self._pipeline
         with self._database().connection() as connection:
             entity = declarations.stored_entity(connection, pipeline.schema, name)
@@ -44,8 +50,8 @@ class DocumentSync:
                 run_id=f"documents-{uuid4()}",
                 ids=[str(row_id) for row_id in ids],
                 max_cost_usd=pipeline.settings.embedding_max_cost_usd,
-                patience=PATIENCE_SECONDS,
-                stopped=self._stopping.is_set,
+                patience=max(0.0, began + PATIENCE_SECONDS - time.monotonic()),
+                stopped=lambda: self._stopping.is_set() or time.monotonic() > began + CALL_SECONDS,
             ),
         )
         return Documents(

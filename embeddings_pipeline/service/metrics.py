@@ -132,14 +132,21 @@ class Gauges(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield each gauge, with a value for each entity."""
         try:
-            entities = self._stats().entities
+            stats = self._stats()
         except (EmbeddingsError, psycopg.Error):
-            entities = None
-        up = entities is not None
+            stats = None
+        entities = stats.entities if stats else ()
+        up = stats is not None
         yield GaugeMetricFamily("database_up", "Whether the database answers", value=float(up))
+        if stats and stats.replica_lag_seconds is not None:
+            yield GaugeMetricFamily(
+                "replica_lag_seconds",
+                "Seconds that the replica is behind its primary",
+                value=stats.replica_lag_seconds,
+            )
         for name, (what, value_of) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, what, labels=["entity"])
-            for entity in entities or ():
+            for entity in entities:
                 if entity.problem:
                     continue
                 value = value_of(entity)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock
 
+import numpy as np
+from anyio.from_thread import check_cancelled
+
 from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
-from embeddings_pipeline.encoders.encoder import Encodings, ImageQueryEncoder, Kind
+from embeddings_pipeline.encoders.encoder import Encodings, ImageQueryEncoder, Kind, Usage
 from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
@@ -17,8 +21,13 @@ from embeddings_pipeline.search.batching import BatchedEncoder, BatchedImageEnco
 from embeddings_pipeline.service.metrics import Metrics
 from embeddings_pipeline.store.vector_sets import VectorSet
 
-# enough to load a model, or encode a batch of long texts, on a slow machine
+# enough to load a model on a slow machine
 _TIMEOUT_SECONDS = 60
+# time for which a local model encodes a slice of a batch, while queries wait; characters of the
+# first slice, one or two long texts; and the most texts of a slice
+_SLICE_SECONDS, _SLICE_CHARACTERS, _SLICE_TEXTS = 0.03, 1_000, 32
+# characters that a token has at least, on average: a model reads no more of a long text
+_TOKEN_CHARACTERS = 4
 
 
 class Models:
@@ -34,6 +43,8 @@ class Models:
         self._cached_encoders: dict[tuple[ModelIdentity, str], CachedEncoder] = {}
         self._batched: list[BatchedEncoder] = []
         self._loaded: set[ModelIdentity] = set()
+        # tokens that a model encodes in a second
+        self._speeds: dict[ModelIdentity, float] = {}
         self._lock = Lock()
 
     @property
@@ -112,6 +123,38 @@ class Models:
         with _as_unavailable():
             return self._counted(identity, encode(texts)).raise_if_stopped()
 
+    def encode_batch(
+        self, kind: Kind, identity: ModelIdentity, texts: Sequence[str], *, use_cache: bool = True
+    ) -> Encodings:
+        """Return the vectors of many texts, as `encode` does, and let queries be encoded between
+        slices of them. Ends between two slices where the request was cancelled."""
+        parts: list[Encodings] = []
+        done = 0
+        while done < len(texts):
+            check_cancelled()
+            some = texts[done : done + self._slice(identity, texts[done : done + _SLICE_TEXTS])]
+            parts.append(self.encode(kind, identity, some, use_cache=use_cache))
+            usage = parts[-1].usage
+            if usage.seconds:
+                self._speeds[identity] = usage.tokens / usage.seconds
+            done += len(some)
+        return _joined(parts)
+
+    def _slice(self, identity: ModelIdentity, texts: Sequence[str]) -> int:
+        """Return how many of the next texts are a slice."""
+        with _as_unavailable():
+            device = self._encoder(identity).device
+        # a provider's device is its host; its answers take as long for one text
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            return len(texts)
+        characters = self._speeds.get(identity, 0.0) * _SLICE_SECONDS * _TOKEN_CHARACTERS
+        left = max(characters, _SLICE_CHARACTERS)
+        for count, text in enumerate(texts):
+            left -= min(len(text), identity.max_tokens * _TOKEN_CHARACTERS)
+            if count and left < 0:
+                return count
+        return len(texts)
+
     def cost(self, identity: ModelIdentity, encodings: Encodings) -> float:
         """Return the cost of the encodings in US dollars."""
         return encodings.usage.tokens * self.usd_per_token(identity)
@@ -157,6 +200,20 @@ class Models:
         self._batched.append(batched)
         # the cache is outermost, so that a cached query does not wait for a batch
         return CachedEncoder(batched, self._encoders.cache)
+
+
+def _joined(parts: Sequence[Encodings]) -> Encodings:
+    """Join the encodings of the slices of a batch."""
+    failures: dict[int, str] = {}
+    start = 0
+    for part in parts:
+        failures |= {start + index: why for index, why in part.failures.items()}
+        start += len(part.vectors)
+    return Encodings(
+        np.concatenate([part.vectors for part in parts]),
+        sum((part.usage for part in parts), Usage()),
+        failures,
+    )
 
 
 @contextmanager

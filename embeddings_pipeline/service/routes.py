@@ -7,12 +7,14 @@ from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
 from embeddings_pipeline.encoders.encoder import Encodings, Kind
 from embeddings_pipeline.encoders.images.decoding import FORMATS
+from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Unavailable
 from embeddings_pipeline.search.requests import (
@@ -26,8 +28,9 @@ from embeddings_pipeline.search.requests import (
     SimilarRequest,
 )
 from embeddings_pipeline.service import problems
-from embeddings_pipeline.service.auth import reader, writer
+from embeddings_pipeline.service.auth import count_texts, reader, writer
 from embeddings_pipeline.service.middleware import allow_body
+from embeddings_pipeline.service.queues import CurrentQueues
 from embeddings_pipeline.service.schemas import (
     BatchBody,
     Documents,
@@ -66,6 +69,10 @@ async def _image(request: Request, service: CurrentService) -> bytes:
             415, f"Content-Type {kind!r} is not supported (types: {', '.join(_TYPES)})"
         )
     allow_body(request, service.pipeline.settings.embedding_image_max_bytes)
+    return await _read(request)
+
+
+async def _read(request: Request) -> bytes:
     try:
         return await request.body()
     except ClientDisconnect:
@@ -155,11 +162,14 @@ MaxDistance = Annotated[float | None, Query(description="Leave out hits that are
 @search_router.post(
     "/search", response_model=Answer, responses={**_ANSWER_RESPONSE, **problems.responses(400, 413)}
 )
-def search(
-    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)], service: CurrentService
+async def search(
+    request: Request,
+    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)],
+    service: CurrentService,
+    queues: CurrentQueues,
 ) -> Response:
     """Find the rows of an entity that answer a query, by vector, by words, or by both fused."""
-    return _json_response(service.search(body))
+    return await queues.queries.run(request, lambda: _json_response(service.search(body)))
 
 
 async def _common_parameters(
@@ -207,17 +217,18 @@ def _only_parameters(*more: str) -> Any:
     responses=_ANSWER_RESPONSE,
     dependencies=[_only_parameters("q", "mode")],
 )
-def search_entity(
+async def search_entity(
+    request: Request,
     entity: Entity,
     service: CurrentService,
+    queues: CurrentQueues,
     q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
     parameters: CommonParameters,
     mode: Mode = "dense",
 ) -> Response:
     """Find rows as POST /search does, by a link."""
-    return _json_response(
-        service.search(SearchRequest.of(entity=entity, query=q, mode=mode, **parameters))
-    )
+    search = SearchRequest.of(entity=entity, query=q, mode=mode, **parameters)
+    return await queues.queries.run(request, lambda: _json_response(service.search(search)))
 
 
 @search_router.post(
@@ -227,16 +238,20 @@ def search_entity(
     openapi_extra=IMAGE_BODY,
     dependencies=[_only_parameters()],
 )
-def search_by_image(
-    entity: Entity, image: Image, service: CurrentService, parameters: CommonParameters
+async def search_by_image(
+    request: Request,
+    entity: Entity,
+    image: Image,
+    service: CurrentService,
+    queues: CurrentQueues,
+    parameters: CommonParameters,
 ) -> Response:
     """Find the rows whose images are nearest to an image, by the model of the entity.
 
     The body is the image file: `curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg URL`.
     """
-    return _json_response(
-        service.by_image(ImageRequest.of(entity=entity, image=image, **parameters))
-    )
+    search = ImageRequest.of(entity=entity, image=image, **parameters)
+    return await queues.queries.run(request, lambda: _json_response(service.by_image(search)))
 
 
 @search_router.get(
@@ -245,18 +260,21 @@ def search_by_image(
     responses=_ANSWER_RESPONSE,
     dependencies=[_only_parameters()],
 )
-def similar(
+async def similar(
+    request: Request,
     entity: Entity,
-    id: Annotated[str, Path(max_length=1024, examples=["1001"])],
+    id: Annotated[str, Path(max_length=MAX_ID_BYTES, examples=["1001"])],
     service: CurrentService,
+    queues: CurrentQueues,
     parameters: CommonParameters,
 ) -> Response:
     """Find the rows whose vectors are nearest to a row, without that row."""
-    return _json_response(service.similar(SimilarRequest.of(entity=entity, id=id, **parameters)))
+    search = SimilarRequest.of(entity=entity, id=id, **parameters)
+    return await queues.queries.run(request, lambda: _json_response(service.similar(search)))
 
 
 def _json_response(answer: Answer) -> Response:
-    # serialised in the thread of the search; FastAPI would use another
+    # serialised in the thread of the search; FastAPI would do it in the event loop
     return Response(_ANSWER_ADAPTER.dump_json(answer), media_type="application/json")
 
 
@@ -282,15 +300,15 @@ open_router = APIRouter(prefix="/health", tags=["health"])
 
 
 @state_router.get("/entities")
-def entities(service: CurrentService) -> Entities:
+async def entities(request: Request, service: CurrentService, queues: CurrentQueues) -> Entities:
     """List the entities that can be searched, with their filter columns and values."""
-    return service.state.entities()
+    return await queues.state.run(request, service.state.entities)
 
 
 @state_router.get("/stats")
-def stats(service: CurrentService) -> Stats:
+async def stats(request: Request, service: CurrentService, queues: CurrentQueues) -> Stats:
     """Show the state of each entity: rows, vectors, coverage, lag, model, index, runs, cost."""
-    return service.state.stats()
+    return await queues.state.run(request, service.state.stats)
 
 
 @state_router.get(
@@ -298,15 +316,16 @@ def stats(service: CurrentService) -> Stats:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(service: CurrentService) -> Response:
+async def metrics(request: Request, service: CurrentService, queues: CurrentQueues) -> Response:
     """Metrics in Prometheus' format."""
-    return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
+    content = await queues.state.run(request, service.metrics)
+    return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
 @open_router.get("")
-def health(service: CurrentService) -> Health:
+async def health(request: Request, service: CurrentService, queues: CurrentQueues) -> Health:
     """Show whether the process lives and whether it can answer."""
-    return service.health()
+    return await queues.health.run(request, service.health)
 
 
 @open_router.get("/live")
@@ -316,9 +335,11 @@ async def live() -> Live:
 
 
 @open_router.get("/ready", responses={503: {"model": Health}})
-def ready(service: CurrentService, response: Response) -> Health:
+async def ready(
+    request: Request, service: CurrentService, queues: CurrentQueues, response: Response
+) -> Health:
     """Show whether the service can answer; `parts` names what is missing."""
-    found = service.health()
+    found = await queues.health.run(request, service.health)
     if not found.ready:
         response.status_code = 503
     return found
@@ -334,23 +355,68 @@ _BODY = problems.responses(400, 404, 413, 422)
 
 
 @embed_router.post("/text", responses=_BODY)
-def text(body: TextBody, service: CurrentService) -> Embedding:
+async def text(
+    request: Request, body: TextBody, service: CurrentService, queues: CurrentQueues
+) -> Embedding:
     """Encode a text as a document, which searches find."""
-    return _embed_one("document", body, service)
+    count_texts(request, 1)
+    return await queues.queries.run(request, lambda: _embed_one("document", body, service))
 
 
 @embed_router.post("/query", responses=_BODY)
-def query(body: TextBody, service: CurrentService) -> Embedding:
+async def query(
+    request: Request, body: TextBody, service: CurrentService, queues: CurrentQueues
+) -> Embedding:
     """Encode a text as a query."""
-    return _embed_one("query", body, service)
+    count_texts(request, 1)
+    return await queues.queries.run(request, lambda: _embed_one("query", body, service))
 
 
-@embed_router.post("/batch", responses=_BODY)
-def batch(body: BatchBody, service: CurrentService) -> Embeddings:
+async def _batch(request: Request, queues: CurrentQueues) -> bytes:
+    """Read the body, after the key was checked and where the queue has a place.
+
+    FastAPI would read and parse it first, which takes longer than the refusal of a batch.
+    """
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    # another site's page cannot send this type without a CORS preflight
+    if kind != "application/json":
+        raise HTTPException(415, f"Content-Type {kind!r} is not supported: send application/json")
+    await queues.batches.admit(request)
+    return await _read(request)
+
+
+@embed_router.post(
+    "/batch",
+    response_model=Embeddings,
+    responses={**_BODY, **problems.responses(408, 415)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": BatchBody.model_json_schema()}},
+        }
+    },
+)
+async def batch(
+    request: Request,
+    body: Annotated[bytes, Depends(_batch)],
+    service: CurrentService,
+    queues: CurrentQueues,
+) -> Response:
     """Encode several texts."""
+    return await queues.batches.run(request, lambda: _embed_batch(request, body, service))
+
+
+def _embed_batch(request: Request, content: bytes, service: Service) -> Response:
+    try:
+        body = BatchBody.model_validate_json(content)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**found, "loc": ("body", *found["loc"])} for found in error.errors()]
+        ) from None
+    count_texts(request, len(body.texts))
     identity = service.models.named(body.model, body.dimension)
-    made = service.models.encode(body.kind, identity, body.texts, use_cache=body.use_cache)
-    return Embeddings(
+    made = service.models.encode_batch(body.kind, identity, body.texts, use_cache=body.use_cache)
+    answer = Embeddings(
         embeddings=[
             None if index in made.failures else vector.tolist()
             for index, vector in enumerate(made.vectors)
@@ -359,11 +425,16 @@ def batch(body: BatchBody, service: CurrentService) -> Embeddings:
         cached=made.usage.cached,
         **_usage_fields(service, identity, made),
     )
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 @embed_router.get("/models")
-def models(service: CurrentService) -> Models:
+async def models(request: Request, service: CurrentService, queues: CurrentQueues) -> Models:
     """List the models that can encode."""
+    return await queues.state.run(request, lambda: _models(service))
+
+
+def _models(service: Service) -> Models:
     return Models(
         models=[
             Model(
@@ -380,19 +451,28 @@ def models(service: CurrentService) -> Models:
 
 
 @embed_router.get("/health", name="health", responses={503: {"model": Part}})
-def embed_health(service: CurrentService, response: Response) -> Part:
+async def embed_health(
+    request: Request, service: CurrentService, queues: CurrentQueues, response: Response
+) -> Part:
     """Show whether the default model can encode. Loads the model if needed."""
+    # not in the queue of probes: loading takes long
+    part = await queues.queries.run(request, lambda: _default_model(service))
+    if not part.ready:
+        response.status_code = 503
+    return part
+
+
+def _default_model(service: Service) -> Part:
     try:
         identity = service.models.default()
         service.models.load(identity)
     except Unavailable:
-        response.status_code = 503
         return Part.missing("default model", "cannot be loaded: see the service's log")
     return Part(part=f"model {identity.model}", ready=True)
 
 
 @embed_router.get("/metrics", name="metrics")
-def embed_metrics(service: CurrentService) -> EmbedMetrics:
+async def embed_metrics(service: CurrentService) -> EmbedMetrics:
     """Show the usage of encoding since the start or the last reset."""
     encoded = service.counters.encoded
     return EmbedMetrics(
@@ -408,10 +488,10 @@ def embed_metrics(service: CurrentService) -> EmbedMetrics:
 
 
 @embed_router.post("/metrics/reset", dependencies=[Depends(writer)])
-def reset(service: CurrentService) -> EmbedMetrics:
+async def reset(service: CurrentService) -> EmbedMetrics:
     """Set the usage of encoding to zero."""
     service.counters.reset()
-    return embed_metrics(service)
+    return await embed_metrics(service)
 
 
 def _embed_one(kind: Kind, body: TextBody, service: Service) -> Embedding:
@@ -443,13 +523,16 @@ documents_router = APIRouter(
 
 
 @documents_router.post("/entities/{entity}/documents")
-def documents(
+async def documents(
+    request: Request,
     entity: Annotated[str, Path(max_length=63, examples=["product"])],
     body: DocumentsBody,
     service: CurrentService,
+    queues: CurrentQueues,
 ) -> Documents:
     """Read rows from the staging model and bring their texts and vectors up to date.
 
     The next run has no work left for these rows. A refused id has a `reason`.
     """
-    return service.documents.sync(entity, body.ids)
+    sync = service.documents.begin(entity, body.ids)
+    return await queues.documents.run(request, sync)

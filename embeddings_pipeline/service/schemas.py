@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.search.requests import require_not_blank, require_storable
 
 MAX_TEXT = 32_768
@@ -19,7 +20,7 @@ Text = Annotated[
     AfterValidator(require_storable),
     AfterValidator(require_not_blank),
 ]
-Id = Annotated[StrictStr, Field(min_length=1, max_length=1024), AfterValidator(require_storable)]
+Id = Annotated[StrictStr, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 BigInt = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(require_storable)]
 
@@ -251,6 +252,8 @@ class EntityState(BaseModel):
 
 
 class Stats(BaseModel):
-    """The state of each entity."""
+    """The state of each entity. `replica_lag_seconds` is how far the database is behind its
+    primary, null where it is the primary."""
 
     entities: list[EntityState]
+    replica_lag_seconds: float | None = None

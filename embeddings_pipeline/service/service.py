@@ -13,6 +13,7 @@ import psycopg
 from fastapi import Depends, Request
 from prometheus_client import generate_latest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import (
     ConfigurationError,
@@ -33,7 +34,7 @@ from embeddings_pipeline.service.metrics import Gauges, Metrics
 from embeddings_pipeline.service.models import Models
 from embeddings_pipeline.service.schemas import Health, Part
 from embeddings_pipeline.service.state import State
-from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.connection import Postgres, replica_lag
 from embeddings_pipeline.store.schema import refuse_unreadable
 
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
@@ -54,31 +55,44 @@ class Service:
         self.counters = Metrics()
         self.state = State(pipeline, self.database)
         self.models = Models(pipeline, self.state.live_sets, self.counters)
-        self.documents = DocumentSync(pipeline, self.database, self.stopping)
+        self.documents = DocumentSync(pipeline, self.writable, self.stopping)
         self.counters.registry.register(Gauges(self.state.stats))
-        self._opened: Postgres | None = None
+        self._read: Postgres | None = None
+        self._written: Postgres | None = None
         self._searcher: Searcher | None = None
         self._lock = RLock()
 
     def database(self) -> Postgres:
-        """Return the connection pool of the service. Raises Unavailable without a database, and
-        RunNeeded before the first run."""
+        """Return the connection pool for what the service reads. Raises Unavailable without a
+        database, and RunNeeded before the first run."""
         with self._opening():
-            if self._opened is None:
-                opened = Postgres(
-                    self.pipeline.vectors_database,
-                    max_size=4,
-                    patience=_PATIENCE_SECONDS,
-                    statement_seconds=_STATEMENT_SECONDS,
-                )
-                try:
-                    with opened.connection() as connection:
-                        refuse_unreadable(connection, self.pipeline.schema)
-                except Exception:
-                    opened.close()
-                    raise
-                self._opened = opened
-            return self._opened
+            if self._read is None:
+                self._read = self._open(self.pipeline.search_database, reads=True)
+            return self._read
+
+    def writable(self) -> Postgres:
+        """Return the connection pool for documents. Raises as `database` does, and ReadOnly behind
+        a pooler that keeps no sessions."""
+        with self._opening():
+            if self._written is None:
+                self._written = self._open(self.pipeline.vectors_database, reads=False)
+            return self._written
+
+    def _open(self, database: Database, *, reads: bool) -> Postgres:
+        opened = Postgres(
+            database,
+            max_size=4,
+            reads=reads,
+            patience=_PATIENCE_SECONDS,
+            statement_seconds=_STATEMENT_SECONDS,
+        )
+        try:
+            with opened.connection() as connection:
+                refuse_unreadable(connection, self.pipeline.schema)
+        except Exception:
+            opened.close()
+            raise
+        return opened
 
     def searcher(self) -> Searcher:
         """Return the searcher. Raises Unavailable without a database."""
@@ -122,15 +136,16 @@ class Service:
         """
         try:
             # the pool checks a connection before handing it out
-            with self.database().connection():
-                pass
+            with self.database().connection() as connection:
+                lag = replica_lag(connection)
             live = self.state.live_sets()
         except RunNeeded as error:
             missing = Part.missing("published vectors", str(error))
             return Health(ready=False, parts=[Part(part="database", ready=True), missing])
         except (EmbeddingsError, psycopg.Error):
             return Health(ready=False, parts=[Part.missing("database", "does not answer")])
-        parts = [Part(part="database", ready=True)]
+        detail = None if lag is None else f"a replica, {lag:.1f} seconds behind"
+        parts = [Part(part="database", ready=True, detail=detail)]
         if not live:
             parts.append(Part.missing("published vectors", "run `embeddings-pipeline run` first"))
         identities = dict.fromkeys(vector_set.identity for vector_set in live)
@@ -151,8 +166,9 @@ class Service:
         self.stopping.set()
         if self._searcher is not None:
             self._searcher.close()
-        if self._opened is not None:
-            self._opened.close()
+        for opened in (self._read, self._written):
+            if opened is not None:
+                opened.close()
         self.models.close()
 
     def _warmed(self) -> bool:
@@ -161,6 +177,10 @@ class Service:
             live = self.state.live_sets()
         except (EmbeddingsError, psycopg.Error) as error:
             logger.warning("not ready yet: %s", error)
+            return False
+        except Exception:
+            # the thread must go on, for example after too many open files
+            logger.exception("not ready yet")
             return False
         loaded = [self._loads(v.identity) for v in live]
         return bool(loaded) and all(loaded)

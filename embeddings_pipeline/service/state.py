@@ -23,7 +23,7 @@ from embeddings_pipeline.service.schemas import (
     Stats,
 )
 from embeddings_pipeline.store import declarations, run_ledger, vector_sets
-from embeddings_pipeline.store.connection import Postgres, Row, columns_of
+from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
@@ -95,6 +95,7 @@ class State:
     def _stats(self) -> Stats:
         with self._database().connection() as connection:
             known, failures = declarations.stored_entities(connection, self._pipeline.schema)
+            lag = replica_lag(connection)
         states = {}
         for name, entity in known.items():
             with failures.of(name):
@@ -102,7 +103,7 @@ class State:
         _raise_lost(failures)
         for name, problem in failures.messages().items():
             states[name] = EntityState(entity=name, problem=problem)
-        return Stats(entities=[states[name] for name in sorted(states)])
+        return Stats(entities=[states[name] for name in sorted(states)], replica_lag_seconds=lag)
 
     def _state(self, entity: Entity) -> EntityState:
         names = declarations.as_stored(self._pipeline.schema, entity)

@@ -50,16 +50,18 @@ def sync_documents(
     """Read the rows `options.ids` from staging, and bring their texts and vectors up to date.
 
     Deletes nothing; only a run deletes rows. Raises RunNeeded where a run is needed first, Busy
-    where a run holds the entity for longer than `options.patience`, Unavailable where the model of
-    the live set is not available, and as `encode_entity` does.
+    where runs hold the entity, and then its texts, for longer than `options.patience` in all,
+    Unavailable where the model of the live set is not available, and as `encode_entity` does.
     """
+    until = time.monotonic() + options.patience
     known, refused = _canonical(names, options.ids or ())
     refused |= _erased(vectors, names, [*known.values()])
     wanted = [row_id for row_id in dict.fromkeys(known.values()) if row_id not in refused]
     found = _texts(staged, vectors, names, encoders, options, wanted)
     refused |= _missing(staged, names, [row_id for row_id in wanted if row_id not in found])
     chosen = [row_id for row_id in wanted if row_id in found]
-    counts = _vectors(vectors, names, encoders, options, chosen)
+    left = replace(options, patience=max(0.0, until - time.monotonic()))
+    counts = _vectors(vectors, names, encoders, left, chosen)
     outcome_of = _outcomes(vectors, names, chosen)
     outcomes = []
     for given in options.ids or ():

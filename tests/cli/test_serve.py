@@ -38,13 +38,16 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def serving(database: Database, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that serves, and its address."""
+def serving(
+    database: Database, folder: Path, files: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process that serves, and its address. It may open so many files."""
+    limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        command("serve", "--port", str(port)),
+        [*limit, *command("serve", "--port", str(port))],
         env=environment(database),
         cwd=folder,
         stderr=subprocess.PIPE,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.service import documents as asked
 from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.sync import documents
 from embeddings_pipeline.sync.erase import erase
 from tests.service.test_problems import assert_problem
 from tests.support.serving import served
@@ -131,6 +134,47 @@ def test_a_run_at_work_is_waited_for_a_little_only(
         assert "another run is at work" in assert_problem(answer, 503)
         assert answer.headers["retry-after"]
     assert statuses(sync(client, 1)) == ["searchable"]
+
+
+def test_calls_that_wait_for_a_run_keep_the_deadline_however_many_they_are(
+    shop: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked, "PATIENCE_SECONDS", 5)
+    names = shop.names_of(item(shop))
+    with served(shop.database) as client, ThreadPoolExecutor(30) as threads:
+
+        def answer(row_id: int) -> httpx.Response:
+            # far more than the deadline, far less than if the calls waited one after another
+            path = "/entities/item/documents"
+            return client.post(path, json={"ids": [row_id]}, timeout=15)
+
+        with open_tables(shop.postgres, names) as tables, locks.entity(tables):
+            for refused in threads.map(answer, range(30)):
+                assert_problem(refused, 503)
+                assert refused.headers["retry-after"]
+        assert answer(1).status_code == 200
+
+
+def test_a_call_waits_once_for_the_rows_and_for_their_texts(
+    shop: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    encode = documents.encode_entity
+
+    def noted(*arguments: Any) -> Any:
+        given.append(arguments[-1].patience)
+        return encode(*arguments)
+
+    monkeypatch.setattr(documents, "encode_entity", noted)
+    names = shop.names_of(item(shop))
+    with served(shop.database) as client, ThreadPoolExecutor(1) as threads:
+        with open_tables(shop.postgres, names) as tables, locks.entity(tables):
+            answer = threads.submit(sync, client, 1)
+            # the call has polled the lock for a while
+            time.sleep(1)
+            assert not answer.done()
+        assert statuses(answer.result()) == ["searchable"]
+    assert given[0] < asked.PATIENCE_SECONDS - 0.5
 
 
 def test_texts_of_a_replaced_model_are_brought_to_both_sets(shop: World) -> None:

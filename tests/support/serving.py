@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service.app import create_app
+from embeddings_pipeline.service.server import server as server_of
 from embeddings_pipeline.settings import Settings
 from tests.support.waiting import until
 from tests.support.words import WORDS, WordsEncoder
@@ -35,10 +35,7 @@ def served(
     )
     if encoder or "embedding_model" not in settings:
         pipeline.encoders.add(encoder or WordsEncoder())
-    config = uvicorn.Config(
-        create_app(pipeline), port=0, log_config=None, timeout_graceful_shutdown=10
-    )
-    server = uvicorn.Server(config)
+    server = server_of(create_app(pipeline), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:

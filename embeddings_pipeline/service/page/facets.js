@@ -28,6 +28,8 @@ function control(column, wanted, pick) {
 }
 
 function inputType(type) {
+  // a list is asked for one of its elements
+  if (type.endsWith("[]")) return null;
   if (NUMBER.test(type)) return "number";
   if (type === "date") return "date";
   return type.startsWith("timestamp") ? "datetime-local" : null;
