@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint lint-sql format dist bench bench-encoder bench-gpu bench-search bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist images bench bench-encoder bench-gpu bench-search bench-service bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -46,6 +46,10 @@ dist: $(DEV_STAMP)
 	rm -rf dist
 	$(BIN)/python -m build
 
+# both container images, without a registry; needs root
+images:
+	.ci/build-images
+
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.capacity $(DATA)
 	$(BIN)/python -m benchmarks.unchanged $(DATA)
@@ -73,6 +77,9 @@ bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.words $(DATA)
 	$(BIN)/python -m benchmarks.service $(DATA)
+
+bench-service: $(DEV_STAMP)
+	$(BIN)/python -m benchmarks.service_load
 
 bench-quality: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.quality $(DATA)
