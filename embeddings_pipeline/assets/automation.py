@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from embeddings_pipeline.assets import partitions
+from embeddings_pipeline.assets import partitions, placement
 from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.entities.entity import Entity
 
@@ -27,17 +27,18 @@ _UNFINISHED = [
 ]
 
 
-def entity_job(name: str, options: DefsOptions, description: str) -> AssetJob:
+def entity_job(entity: Entity, options: DefsOptions, description: str) -> AssetJob:
     """Staging model, texts, vectors, index, published view and all their checks.
 
     The staging model is in the job where the code location builds it.
     """
-    first, *_ = keys = options.keys(name)
+    first, *_ = keys = options.keys(entity.name)
     model = dg.AssetSelection.assets(first).upstream(depth=1, include_self=False)
     return dg.define_asset_job(
-        options.job(name),
+        options.job(entity.name),
         selection=dg.AssetSelection.assets(*keys) | model.materializable(),
-        executor_def=options.executor,
+        executor_def=options.executor_of(entity),
+        tags=placement.run_tags(entity.run),
         description=description,
     )
 

@@ -181,7 +181,7 @@ def _arguments(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dict
         "name": options.op(entity.name, asset),
         "specs": [spec],
         "required_resource_keys": {options.name},
-        "op_tags": options.op_tags,
+        "op_tags": options.op_tags_of(entity),
     }
     if asset in _PARTITIONED:
         arguments["partitions_def"] = partitions.definition(entity)
@@ -207,7 +207,7 @@ def _make_texts(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.
 
 
 def _make_vectors(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.AssetsDefinition:
-    @dg.multi_asset(**_arguments(entity, spec, options), pool=options.pool)
+    @dg.multi_asset(**_arguments(entity, spec, options), pool=options.pool_of(entity))
     def vectors(
         context: dg.AssetExecutionContext, config: VectorsConfig
     ) -> dg.MaterializeResult[None]:

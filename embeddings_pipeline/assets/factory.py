@@ -17,7 +17,7 @@ from embeddings_pipeline.assets.automation import OnFailure
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.entity import broken_assets, entity_assets
 from embeddings_pipeline.assets.exporting import export_job
-from embeddings_pipeline.assets.options import POOL, DefsOptions
+from embeddings_pipeline.assets.options import EXECUTORS, POOL, DefsOptions
 from embeddings_pipeline.assets.planning import plan_job
 from embeddings_pipeline.assets.upstream import DbtModels, ManifestSource, Translation
 from embeddings_pipeline.entities.entity import Entity
@@ -33,12 +33,6 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "STOPPED"]
 ExecutorName = Literal["in_process", "multiprocess", "default"]
-_EXECUTORS: dict[str, dg.ExecutorDefinition | None] = {
-    "in_process": dg.in_process_executor,
-    "multiprocess": dg.multiprocess_executor,
-    # that of the code location
-    "default": None,
-}
 
 
 def build_embedding_defs(
@@ -161,7 +155,7 @@ def _entity_definitions(
 ) -> dg.Definitions:
     try:
         description = f"Builds `{entity.table}` and brings the vectors of {entity.name} up to date."
-        job = automation.entity_job(entity.name, options, description)
+        job = automation.entity_job(entity, options, description)
         # an entity with `automation` has a schedule, too, where it declares one
         scheduled = entity.automation is None or "schedule" in entity.model_fields_set
         return dg.Definitions(
@@ -247,7 +241,7 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _executor(executor: object) -> dg.ExecutorDefinition | None:
     if isinstance(executor, dg.ExecutorDefinition):
         return executor
-    return _EXECUTORS[_choice("executor", executor, ExecutorName)]
+    return EXECUTORS[_choice("executor", executor, ExecutorName)]
 
 
 def _choice(key: str, value: object, choices: Any) -> str:

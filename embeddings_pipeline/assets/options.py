@@ -6,9 +6,18 @@ from typing import Any
 
 import dagster as dg
 
+from embeddings_pipeline.assets import placement
+from embeddings_pipeline.entities.entity import Entity
+
 ASSETS = ("texts", "vectors", "index", "embeddings")
 # runs that encode share the machine's processor or accelerator: an instance may limit this pool
 POOL = "encoder"
+EXECUTORS: Mapping[str, dg.ExecutorDefinition | None] = {
+    "in_process": dg.in_process_executor,
+    "multiprocess": dg.multiprocess_executor,
+    # that of the code location
+    "default": None,
+}
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,15 @@ class DefsOptions:
     def job(self, entity: str) -> str:
         """The name of an entity's job."""
         return f"{entity}_{self.name}"
+
+    def pool_of(self, entity: Entity) -> str | None:
+        """The concurrency pool of the step that encodes."""
+        return entity.run.pool or self.pool
+
+    def executor_of(self, entity: Entity) -> dg.ExecutorDefinition | None:
+        """The executor of an entity's job; None is that of the code location."""
+        return EXECUTORS[entity.run.executor] if entity.run.executor else self.executor
+
+    def op_tags_of(self, entity: Entity) -> dict[str, Any]:
+        """The tags of an entity's ops."""
+        return {**self.op_tags, **placement.op_tags(entity.run)}

@@ -32,8 +32,8 @@ def dev(
     if settings.dbt_manifest is None:
         # an error in the project is one line here; Dagster would print a page of traceback
         parse(settings)
-    instance.prepare(settings)
-    _close_orphaned_runs(settings)
+    with instance.opened(settings):
+        pass
     workspace = project_dir() / "workspace.yaml"
     location = ["-w", str(workspace)] if workspace.exists() else ["-m", _MODULE]
     output.print_message(f"Dagster UI: http://{host}:{port}")
@@ -41,12 +41,3 @@ def dev(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     arguments = ["dev", *location, "-h", host, "-p", str(port)]
     os.execv(dagster, [str(dagster), *arguments])  # noqa: S606 - our own arguments
-
-
-def _close_orphaned_runs(settings: Settings) -> None:
-    import dagster as dg
-
-    from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
-
-    with dg.DagsterInstance.get() as runs:
-        close_orphaned_runs(settings, runs)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import write_atomically
 from embeddings_pipeline.settings import Settings, project_dir
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _POSTGRES = """
 storage:
@@ -56,6 +62,22 @@ def prepare(settings: Settings) -> Path:
         raise ConfigurationError(f"DAGSTER_HOME {str(home)!r} is not a folder: create it")
     os.environ["DAGSTER_HOME"] = str(home.resolve())
     return home
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance for a block of work. Runs without a process are closed, and the pool of runs
+    that encode gets its limit, which Dagster itself would set after the first of them."""
+    prepare(settings)
+    import dagster as dg
+
+    from embeddings_pipeline.assets.options import POOL
+    from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
+
+    with dg.DagsterInstance.get() as runs:
+        close_orphaned_runs(settings, runs)
+        runs.event_log_storage.initialize_concurrency_limit_to_default(POOL)
+        yield runs
 
 
 def _own(settings: Settings) -> Path:

@@ -131,12 +131,7 @@ class Jobs:
 @contextmanager
 def open_jobs(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
     """The jobs for a block of work, on the instance of the environment."""
-    instance.prepare(pipeline.settings)
-    import dagster as dg
+    with instance.opened(pipeline.settings) as runs:
+        from embeddings_pipeline.resources.run_context import RunContext
 
-    from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
-    from embeddings_pipeline.resources.run_context import RunContext
-
-    with dg.DagsterInstance.get() as runs:
-        close_orphaned_runs(pipeline.settings, runs)
         yield Jobs(pipeline, RunContext(pipeline, report), runs)

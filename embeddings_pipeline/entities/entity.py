@@ -143,6 +143,27 @@ class Freshness(_StrictModel):
         return self
 
 
+class Resources(_StrictModel):
+    """What a run needs: `cpu` in cores, `memory` in Mi or Gi bytes, `gpu` in cards."""
+
+    cpu: Annotated[Number, Field(gt=0)] | None = None
+    memory: str | None = Field(None, pattern=r"^[1-9]\d*(Mi|Gi)$")
+    gpu: Whole | None = Field(None, ge=1)
+
+
+class Placement(_StrictModel):
+    """Where the runs of an entity go: `tags` of its job and runs, `op_tags` of its ops, the
+    concurrency `pool` of the step that encodes, the `queue` of Celery, and the `executor` of the
+    job."""
+
+    tags: dict[Text, Text] = {}
+    op_tags: dict[Text, Any] = {}
+    pool: Text | None = None
+    queue: Text | None = None
+    resources: Resources = Resources()
+    executor: Literal["in_process", "multiprocess", "default"] | None = None
+
+
 class Entity(_StrictModel):
     """A validated entity. All fields except the first three are keys of `meta.embedding`."""
 
@@ -172,6 +193,7 @@ class Entity(_StrictModel):
     schedule: Cron = "0 2 * * *"
     automation: Literal["eager"] | None = None
     limit: Whole | None = Field(None, ge=1)
+    run: Placement = Placement()
     freshness: Freshness = Freshness()
     publish: Literal["auto", "manual"] = "auto"
     keep_sets: Whole = Field(1, ge=0)
@@ -231,6 +253,8 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "prompts": Prompts,
     "index": Index,
     "freshness": Freshness,
+    "run": Placement,
+    "resources": Resources,
     "hash": HashPartitions,
     "day": DayPartitions,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from embeddings_pipeline.assets.automation import RunFailure
 from embeddings_pipeline.assets.factory import build_embedding_defs
+from embeddings_pipeline.entities.manifest import entities_of
 
 # some parts of Dagster are in beta
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -215,3 +218,58 @@ def test_a_failed_check_of_severity_error_is_reported_though_the_run_succeeds(
     (failure,) = reported(instance, failing_checks(), "embeddings_failed_checks", event)
     assert failure.checks == {"shoe/vectors: coverage": "coverage is not right"}
     assert failure.message == "1 checks failed"
+
+
+def test_an_entity_says_where_its_runs_go() -> None:
+    run = {
+        "tags": {"team": "shoes"},
+        "op_tags": {"dagster/priority": "3"},
+        "pool": "gpu",
+        "queue": "big",
+        "resources": {"cpu": 1.5, "memory": "8Gi", "gpu": 1},
+        "executor": "multiprocess",
+    }
+    defs = definitions(manifest(run=run), pool="encoder", op_tags={"of": "the team"})
+    job = defs.resolve_job_def("shoe_embeddings")
+    resources = {
+        "requests": {"cpu": "1.5", "memory": "8Gi"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": 1},
+    }
+    placed = {"container_config": {"resources": resources}}
+    assert json.loads(job.tags["dagster-k8s/config"]) == placed
+    assert json.loads(job.tags["dagster-ray/config"]) == {
+        "num_cpus": 1.5,
+        "num_gpus": 1,
+        "memory": 8 << 30,
+    }
+    assert job.tags.items() >= {
+        ("team", "shoes"),
+        ("dagster-celery/queue", "big"),
+        ("ecs/cpu", "1536"),
+        ("ecs/memory", "8192"),
+    }
+    assert job.executor_def.name == "multiprocess"
+    vectors = job.graph.node_named("embeddings__shoe__vectors").definition
+    assert isinstance(vectors, dg.OpDefinition)
+    assert vectors.pool == "gpu"
+    assert vectors.tags.items() >= {("of", "the team"), ("dagster/priority", "3")}
+    assert json.loads(vectors.tags["dagster-k8s/config"]) == placed
+
+
+def test_an_entity_that_says_nothing_has_no_tags_of_launchers() -> None:
+    job = definitions(manifest()).resolve_job_def("shoe_embeddings")
+    assert not [tag for tag in job.tags if tag.startswith(("ecs/", "dagster-"))]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"resources": {"memory": "8 GB"}}, "run.resources.memory is '?8 GB'?: must match"),
+        ({"resources": {"cores": 2}}, "run.resources has no key 'cores'"),
+        ({"executor": "celery"}, "run.executor is '?celery'?: must be"),
+        ({"nodes": 2}, "run has no key 'nodes'"),
+    ],
+)
+def test_a_wrong_placement_is_told_with_its_key(run: dict[str, Any], message: str) -> None:
+    (error,) = entities_of(manifest(run=run)).broken.values()
+    assert re.search(message, str(error))

@@ -53,3 +53,11 @@ def test_runs_and_events_are_in_the_postgres_that_is_named(
     assert events == [('["note"]',)]
     # the password stays in the environment
     assert database.password.get_secret_value() not in (home / "dagster.yaml").read_text()
+
+
+def test_the_pool_of_runs_that_encode_is_limited_before_the_first_of_them(
+    settings: Settings,
+) -> None:
+    with instance.opened(settings) as runs:
+        (limit,) = runs.event_log_storage.get_pool_limits()
+    assert (limit.name, limit.limit) == ("encoder", 1)
