@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json
+from embeddings_pipeline.cli.output import print_json, print_line
 from embeddings_pipeline.cli.selection import AsJson
 from embeddings_pipeline.encoders.cache.encoder import CacheStats
 from embeddings_pipeline.pipeline import Pipeline
@@ -24,7 +24,7 @@ def clear(
     """Remove the query vectors of the models that match, or of all models."""
     with Pipeline.open() as pipeline:
         removed = pipeline.encoders.cache.clear(pattern)
-    typer.echo(f"{removed:,} vectors removed")
+    print_line(f"{removed:,} vectors removed")
 
 
 @app.command()
@@ -35,7 +35,7 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         print_json(stats)
     else:
-        typer.echo(redis_summary(stats))
+        print_line(redis_summary(stats))
 
 
 def redis_summary(stats: CacheStats) -> str:

@@ -47,7 +47,7 @@ def demo(
         print_runs(runs)
         runs.failures.raise_any()
         if not any(run.counts["encoded"] for run in runs):
-            typer.echo("0 encoded: nothing changed")
+            output.print_line("0 encoded: nothing changed")
         for entity, query in _SEARCHES:
             if entity in runner.pipeline.entities:
                 _search(runner.pipeline, entity, query)
@@ -77,6 +77,8 @@ def _is_example(folder: Path) -> bool:
 
 def _search(pipeline: Pipeline, entity: str, query: str) -> None:
     answer = pipeline.search(entity, query, top_k=_HITS)
-    typer.echo(f"\n{entity}: {query}")
+    output.print_line(f"\n{entity}: {query}")
     for hit in answer.results:
-        typer.echo(f"  {hit.score:.3f}  {textwrap.shorten(hit.text, _WIDTH, placeholder=' …')}")
+        output.print_line(
+            f"  {hit.score:.3f}  {textwrap.shorten(hit.text, _WIDTH, placeholder=' …')}"
+        )

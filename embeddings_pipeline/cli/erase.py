@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import typer
 
-from embeddings_pipeline.cli.output import print_message
+from embeddings_pipeline.cli.output import print_line, print_message
 from embeddings_pipeline.cli.selection import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.adoption import Foreign
@@ -24,10 +24,10 @@ def erase(
     with session_on(entity) as (pipeline, names):
         if lift:
             count = erasure.lift(pipeline.vectors, names, ids)
-            typer.echo(f"{count} of {len(ids)} ids were erased; the next run embeds them again")
+            print_line(f"{count} of {len(ids)} ids were erased; the next run embeds them again")
         else:
             erased = erasure.erase(pipeline.vectors, names, ids, pipeline.encoders.cache.evict)
-            typer.echo(f"{len(ids)} ids erased; {erased.rows} of them had texts or vectors")
+            print_line(f"{len(ids)} ids erased; {erased.rows} of them had texts or vectors")
             if erased.left_in_cache:
                 print_message(
                     f"Redis (EMBEDDING_REDIS_URL) cannot be reached: vectors of"
@@ -39,7 +39,7 @@ def retry(entity: EntityName) -> None:
     """Let the next run try everything in quarantine again."""
     with session_on(entity) as (pipeline, names):
         count = erasure.retry(pipeline.vectors, names)
-    typer.echo(f"the next run tries {count} entries again")
+    print_line(f"the next run tries {count} entries again")
 
 
 def adopt(
@@ -56,7 +56,7 @@ def adopt(
     foreign = Foreign(schema if dot else "public", name, id_column, text, embedding)
     with session_on(entity) as (pipeline, names):
         adopted = adopt_table(pipeline.vectors, names, pipeline.encoders, foreign, str(uuid4()))
-    typer.echo(
+    print_line(
         f"{adopted.fitted:,} of {adopted.rows:,} rows were taken over; the others have another"
         " text, no row, a vector already, or a vector that the model cannot produce"
     )

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json
+from embeddings_pipeline.cli.output import print_json, print_line
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
+from embeddings_pipeline.cli.terminal import on_one_line
 from embeddings_pipeline.store.texts.quarantine import Entry
 from embeddings_pipeline.sync.explain import ChunkInSet, Explanation
 from embeddings_pipeline.sync.explain import explain as explain_row
@@ -34,18 +35,19 @@ def explain(
 
 def _show(explained: Explanation) -> None:
     where = f", partition {explained.partition}" if explained.partition else ""
-    typer.echo(f"{explained.entity} {explained.id}{where}")
-    typer.echo(f"the next run will {explained.next}")
+    print_line(f"{explained.entity} {on_one_line(explained.id)}{where}")
+    print_line(f"the next run will {on_one_line(explained.next)}")
     for chunk in explained.chunks:
         cut = ", truncated by the model" if chunk.truncated else ""
-        typer.echo(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
-        typer.echo(f"  {_short(chunk.text)}")
+        print_line(f"\nchunk {chunk.chunk}: {chunk.tokens} tokens{cut}, hash {chunk.text_hash}")
+        # a line of the text cannot be taken for one of ours
+        print_line("  " + _short(chunk.text).replace("\n", "\n  "))
         if chunk.equal:
-            typer.echo(f"  the same text as {', '.join(chunk.equal)}")
+            print_line(f"  the same text as {on_one_line(', '.join(chunk.equal))}")
         for in_set in chunk.sets:
-            typer.echo(f"  {_vector(in_set)}")
+            print_line(f"  {_vector(in_set)}")
     for failure in explained.quarantine:
-        typer.echo(f"\n{_failure(failure)}")
+        print_line(f"\n{on_one_line(_failure(failure))}")
 
 
 def _failure(failure: Entry) -> str:

@@ -39,7 +39,7 @@ def export(
 def show(folder: Path, manifest: Manifest) -> None:
     """Print one line about a snapshot."""
     megabytes = (manifest.index.bytes + manifest.rows.bytes) / (1 << 20)
-    typer.echo(
+    output.print_line(
         f"{manifest.entity}: {manifest.count:,} vectors of {manifest.model} in {folder}"
         f" ({manifest.kind}, {megabytes:,.1f} MiB)"
     )

@@ -45,7 +45,7 @@ def index(
         )
         for result in results:
             if result.why:
-                typer.echo(f"{_name(result)}: {result.action}, {result.why}")
+                output.print_line(f"{_name(result)}: {result.action}, {result.why}")
     failures.raise_any()
 
 

@@ -7,13 +7,17 @@ import logging
 import os
 import sys
 from importlib import import_module
+from traceback import format_exception
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from embeddings_pipeline.cli.terminal import LogFormatter, printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from typer import _click as click
 
@@ -143,13 +147,16 @@ def options(
     """Keeps pgvector in step with dbt models."""
     # the progress bars of libraries would mix with those of a run
     os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(logging.BASIC_FORMAT))
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, handlers=[handler])
     logging.captureWarnings(not debug)
 
 
 def main() -> None:
     """Run a command. Exit code 1: the work failed; 2: the call or the configuration is wrong."""
-    # what the imports make stays to the end: a tenth of a short command would look for garbage there
+    sys.excepthook = _print_traceback
+    # what the imports make stays to the end: a tenth of a short command went into looking at it
     gc.set_threshold(100_000)
     try:
         app()
@@ -157,8 +164,15 @@ def main() -> None:
         code = _exit_code(error)
         if code is None or "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {_message(error)}", err=True)
+        typer.echo(printable(f"error: {_message(error)}"), err=True)
         sys.exit(code)
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    lines = format_exception(kind, error, traceback)
+    typer.echo(printable("".join(lines)), err=True, nl=False)
 
 
 def _message(error: BaseException) -> str:

@@ -1,5 +1,5 @@
-"""The output of commands: tables, or one JSON document, on stdout; messages and progress on
-stderr."""
+"""The output of commands: lines, tables, or one JSON document, on stdout; messages and progress on
+stderr. Control characters are escaped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import typer
 
+from embeddings_pipeline.cli.terminal import printable, printable_json
 from embeddings_pipeline.sync.progress import Progress as EntityProgress
 from embeddings_pipeline.sync.progress import of_progress, usd
 
@@ -27,14 +28,19 @@ _LOG_EVERY_SECONDS = 5
 _WORD = re.compile(r"[^\W\d_]")
 
 
+def print_line(line: str) -> None:
+    """Print a line, or several, on standard output."""
+    typer.echo(printable(line))
+
+
 def print_message(message: str) -> None:
-    """Print a line on standard error."""
-    typer.echo(message, err=True)
+    """Print a line, or several, on standard error."""
+    typer.echo(printable(message), err=True)
 
 
 def print_json(document: object) -> None:
     """Print a document as JSON; dataclasses are objects, times in ISO form."""
-    typer.echo(json.dumps(document, ensure_ascii=False, default=_plain))
+    typer.echo(printable_json(json.dumps(document, ensure_ascii=False, default=_plain)))
 
 
 def _plain(value: object) -> Any:
@@ -53,14 +59,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     """Print a table on standard output: numbers to the right, words to the left."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(printable(title)) if title else None, title_justify="left")
     shown = [[_shown(value) for value in row] for row in rows]
     for n, column in enumerate(columns):
         words = any(_WORD.search(row[n]) for row in shown)
-        table.add_column(column, justify="left" if n == 0 or words else "right")
+        justify: Literal["left", "right"] = "left" if n == 0 or words else "right"
+        table.add_column(Text(printable(column)), justify=justify)
     for row in shown:
-        table.add_row(*row)
+        # a Text has no markup: square brackets stay
+        table.add_row(*(Text(printable(value)) for value in row))
     # a pipe has no width of its own
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

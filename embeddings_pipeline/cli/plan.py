@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import typer
-
-from embeddings_pipeline.cli.output import print_json, print_message, print_table
+from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, EntityNames, session
 from embeddings_pipeline.cli.staging import build_staging, is_built
 from embeddings_pipeline.entities.entity import Entity
@@ -118,7 +116,7 @@ def show(found: Planned, *, as_json: bool, max_cost_usd: float | None = None) ->
         print_table(_COLUMNS, [*map(_row, plans)])
         for planned in plans:
             for remark in _remarks(planned):
-                typer.echo(f"{planned.entity}: {remark}")
+                print_line(f"{planned.entity}: {remark}")
     plans.failures.raise_any()
 
 

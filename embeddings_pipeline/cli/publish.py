@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json, print_table
+from embeddings_pipeline.cli.output import print_json, print_line, print_table
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.sync import publish as publication
@@ -30,7 +30,7 @@ def publish(
         raise ConfigurationError("--queries, --qrels and --json go with --compare")
     with session_on(entity) as (pipeline, names):
         result = publication.publish(pipeline.vectors, names, explicit=True)
-    typer.echo(result.summary)
+    print_line(result.summary)
     if result.reasons:
         raise EmbeddingsError(f"{entity}: not published")
 
@@ -39,9 +39,9 @@ def rollback(entity: EntityName) -> None:
     """Publish the vector set that was live before. Nothing flips until the next `publish`."""
     with session_on(entity) as (pipeline, names):
         result, behind = publication.rollback(pipeline.vectors, names)
-    typer.echo(result.summary)
+    print_line(result.summary)
     if behind:
-        typer.echo(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")
+        print_line(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")
 
 
 def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: bool) -> None:
@@ -61,7 +61,7 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
 
 
 def _show(result: Comparison) -> None:
-    typer.echo(
+    print_line(
         f"set {result.other} agrees with the live set {result.live} on {result.overlap_at_10:.1%}"
         f" of the 10 nearest neighbours of {result.sample} chunks"
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.selection import AsJson, EntityName
@@ -136,10 +135,10 @@ def show(answer: Answer) -> None:
         ("id", "score", "text", *_shown_fields(answer)),
         [
             (
-                escape(hit.id),
+                hit.id,
                 f"{hit.score:.3f}",
-                escape(textwrap.shorten(hit.text, _WIDTH, placeholder=" …")),
-                *(escape(str(hit.fields.get(name))) for name in _shown_fields(answer)),
+                textwrap.shorten(hit.text, _WIDTH, placeholder=" …"),
+                *(str(hit.fields.get(name)) for name in _shown_fields(answer)),
             )
             for hit in answer.results
         ],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import typer
-
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.cache import redis_summary
 from embeddings_pipeline.cli.selection import AsJson, session
@@ -42,7 +40,7 @@ def status(as_json: AsJson = False) -> None:
         )
         if any(entity.cost != Cost() for entity in found):
             _print_costs({entity.entity: entity.cost for entity in found})
-        typer.echo(redis_summary(cache))
+        output.print_line(redis_summary(cache))
     found.failures.raise_any()
 
 

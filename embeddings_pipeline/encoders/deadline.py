@@ -9,7 +9,7 @@ closes its connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from functools import cache
 from threading import Lock, Thread
@@ -27,10 +27,29 @@ def call(work: Awaitable[T], seconds: float, loop: asyncio.AbstractEventLoop | N
     """
     future = start(work, seconds, loop)
     try:
-        return future.result()
+        # closing a connection may wait for its peer, too: that goes on without the caller
+        return future.result(seconds)
     finally:
         # after an interrupt of the waiting thread, for example Ctrl-C
         future.cancel()
+
+
+def call_blocking(work: Callable[[], T], seconds: float) -> T:
+    """Return the result of a function that blocks, of a client without coroutines. Raises
+    TimeoutError after this time.
+
+    The function cannot be ended. It goes on in a thread that does not keep the process alive.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="blocking call", daemon=True).start()
+    return future.result(seconds)
 
 
 def start(

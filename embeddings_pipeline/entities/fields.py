@@ -30,18 +30,55 @@ _ID_TYPES: Mapping[str, IdType] = {
 }
 
 
+# a B-tree page holds entries of up to 2,704 bytes: the id, and what stands beside it in a key
+MAX_ID_BYTES = 2_600
+_STAND_IN = re.compile(r".{0,60}\.\.\. \(md5 ([0-9a-f]{32})\)")
+_NOT_PLAIN = re.compile(rb"[^\x20-\x7e]|\\")
+
+
+def stand_in(row_id: bytes) -> str:
+    """Return the name under which a row is stored whose id no database column can hold: the
+    beginning of the id and its md5."""
+    digest = hashlib.md5(row_id, usedforsecurity=False).hexdigest()
+    return f"{_NOT_PLAIN.sub(b'?', row_id[:60]).decode()}... (md5 {digest})"
+
+
+def digest_of_stand_in(row_id: str) -> str | None:
+    """Return the md5 of the id that this is a stand-in for; None for an id."""
+    match = _STAND_IN.fullmatch(row_id)
+    return match[1] if match else None
+
+
 def _bigint(row_id: str) -> str:
+    # int() reads 1_0, and the digits of every script
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", row_id, re.ASCII):
+        raise ValueError
     number = int(row_id)
     if not -(2**63) <= number < 2**63:
         raise ValueError
     return str(number)
 
 
+def _uuid(row_id: str) -> str:
+    # UUID() reads urn:uuid:, underscores and the digits of every script
+    if not re.fullmatch(r"\{?[0-9A-Fa-f]{4}(-?[0-9A-Fa-f]{4}){7}\}?", row_id):
+        raise ValueError
+    return str(UUID(row_id))
+
+
+def _text(row_id: str) -> str:
+    encoded = row_id.encode()
+    if b"\0" in encoded:
+        raise ValueError
+    return row_id if len(encoded) <= MAX_ID_BYTES else stand_in(encoded)
+
+
 _CANONICAL: Mapping[IdType, Callable[[str], str]] = {
     "bigint": _bigint,
-    "uuid": lambda row_id: str(UUID(row_id)),
-    "text": str,
+    "uuid": _uuid,
+    "text": _text,
 }
+_SHOWN_ID = 100
 BYTES = "bytea"
 _IMAGE_TYPES = (BYTES, "text", "character varying")
 _TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
@@ -63,7 +100,8 @@ class Source:
         return self.entity.image is not None and self.columns[self.entity.image] != BYTES
 
     def canonical_ids(self, ids: Sequence[str]) -> list[str]:
-        """Return the ids as the database prints them: 007 as 7, a uuid in lower case.
+        """Return the ids as they are stored: 007 as 7, a uuid in lower case, an id that is too long
+        for an index as its stand-in.
 
         Raises ConfigurationError for a value that is not of the id's type.
         """
@@ -73,8 +111,9 @@ class Source:
         try:
             return _CANONICAL[self.id_type](row_id)
         except ValueError:
+            shown = row_id if len(row_id) <= _SHOWN_ID else f"{row_id[:_SHOWN_ID]}…"
             raise ConfigurationError(
-                f"entity {self.entity.name!r}: id {row_id!r} is not a {self.id_type}, the type of"
+                f"entity {self.entity.name!r}: id {shown!r} is not a {self.id_type}, the type of"
                 f" {self.entity.id}"
             ) from None
 

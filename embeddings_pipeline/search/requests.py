@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.search.published_search import Hit
 
@@ -83,9 +84,31 @@ class Range(_StrictModel):
         return self.model_dump(exclude_none=True)
 
 
+Members = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)]
+
+
+class Lists(_StrictModel):
+    """What a list has: one value, any of several, or all of several."""
+
+    has: Scalar | None = None
+    has_any: Members | None = None
+    has_all: Members | None = None
+
+    @model_validator(mode="after")
+    def _has_a_member(self) -> Self:
+        if not self.members():
+            raise ValueError("a filter on a list needs one of has, has_any, has_all")
+        return self
+
+    def members(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        """Return the given values by name."""
+        return self.model_dump(exclude_none=True)
+
+
 Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX_VALUES)]
-# equal to a value, one of several (null may be among them), within a range, or null
-Filter: TypeAlias = Scalar | Values | Range | None
+# equal to a value, one of several (null may be among them), within a range, or null; a list has a
+# value, or one of several
+Filter: TypeAlias = Scalar | Values | Range | Lists | None
 Filters = Annotated[Mapping[Name, Filter], Field(max_length=MAX_FILTERS)]
 
 
@@ -106,11 +129,8 @@ class _Request(_StrictModel):
     columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
 
     def plain_filters(self) -> dict[str, Any]:
-        """Return each filter as a value, a tuple of values, or a mapping of bounds."""
-        return {
-            column: condition.bounds() if isinstance(condition, Range) else condition
-            for column, condition in self.filters.items()
-        }
+        """Return each filter as a value, a tuple of values, or a mapping of bounds or members."""
+        return {column: _plain(condition) for column, condition in self.filters.items()}
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -141,7 +161,7 @@ class SearchRequest(_Request):
 class SimilarRequest(_Request):
     """A search for the rows whose vectors are nearest to the row `id`, which is left out."""
 
-    id: Annotated[str, Field(min_length=1, max_length=_MAX_VALUE), AfterValidator(require_storable)]
+    id: Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 
 
 class ImageRequest(_Request):
@@ -182,6 +202,12 @@ class Answer:
                 for h in self.results
             ]
         )
+
+
+def _plain(condition: Filter) -> Any:
+    if isinstance(condition, Range):
+        return condition.bounds()
+    return condition.members() if isinstance(condition, Lists) else condition
 
 
 def _describe(error: ValidationError) -> str:

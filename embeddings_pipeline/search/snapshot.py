@@ -189,4 +189,5 @@ def _open_verified(folder: Path, manifest: Manifest) -> _Files:
     # no file is parsed before its checksum was verified
     index = snapshot.verify(folder, manifest.index)
     rows = snapshot.verify(folder, manifest.rows)
-    return _Files(manifest, snapshot.read_index(index), SnapshotRows(rows, manifest.columns))
+    read = snapshot.read_index(index, manifest)
+    return _Files(manifest, read, SnapshotRows(rows, manifest.columns, manifest.count))

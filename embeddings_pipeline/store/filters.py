@@ -15,8 +15,10 @@ from psycopg.sql import Identifier, Placeholder
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.connection import trusted
 
-Operator: TypeAlias = Literal["is null", "=", "any", ">", ">=", "<", "<="]
+Operator: TypeAlias = Literal["is null", "=", "any", ">", ">=", "<", "<=", "has any", "has all"]
 BOUNDS: Mapping[str, Operator] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+# on columns of lists
+MEMBERS: Mapping[str, Operator] = {"has": "has all", "has_any": "has any", "has_all": "has all"}
 # texts are compared by their characters' code points, so that every server and a snapshot agree
 TEXTS = frozenset({"text", "character varying", "bpchar"})
 
@@ -35,8 +37,9 @@ class Predicate(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A predicate and its values: none for `is null`, any number for `any`, else one. A value is
-    written as text, which the type of the column parses."""
+    """A predicate and its values: none for `is null`, any number for `any`, `has any` and
+    `has all`, else one. A value is written as text, which the type of the column or of its elements
+    parses."""
 
     predicate: Predicate
     values: tuple[str, ...] = ()
@@ -44,9 +47,12 @@ class Condition(NamedTuple):
 
 def parse(filters: Mapping[str, Any], types: Mapping[str, str]) -> tuple[Condition, ...]:
     """The conditions of a request, all of which a row must pass. Each filter is a value, None, a
-    list of values and None, or a mapping of `gt`, `gte`, `lt` or `lte` to a value.
+    list of values and None, or a mapping: of `gt`, `gte`, `lt` or `lte` to a value; on a column of
+    lists, of `has` to a value, `has_any` or `has_all` to values. There a value alone means `has`,
+    and a list of values `has_any`.
 
-    Raises ConfigurationError for a column that is not a filter, and for a list on arrays.
+    Raises ConfigurationError for a column that is not a filter, and for a mapping that does not fit
+    the column.
     """
     return tuple(
         condition
@@ -63,18 +69,26 @@ def _kind(column: str, types: Mapping[str, str]) -> str:
 
 
 def _conditions(column: str, kind: str, wanted: Any) -> Iterator[Condition]:
+    lists = kind.endswith("[]")
     if wanted is None:
         yield Condition(Predicate(column, kind, "is null"))
     elif isinstance(wanted, Mapping):
-        for bound, value in wanted.items():
-            yield Condition(Predicate(column, kind, BOUNDS[bound]), (_as_text(value),))
+        for name, value in wanted.items():
+            if lists and name not in MEMBERS:
+                raise ConfigurationError(
+                    f"filter {column!r} has lists: ask for {', '.join(MEMBERS)}, not {name}"
+                )
+            if not lists and name not in BOUNDS:
+                raise ConfigurationError(f"filter {column!r} is a {kind}, and {name} is for lists")
+            values = value if isinstance(value, list | tuple) else (value,)
+            operator = MEMBERS[name] if lists else BOUNDS[name]
+            yield Condition(Predicate(column, kind, operator), tuple(map(_as_text, values)))
     elif isinstance(wanted, list | tuple):
-        if kind.endswith("[]"):
-            raise ConfigurationError(f"filter {column!r} has arrays: ask for one, like '{{a,b}}'")
+        among: Operator = "has any" if lists else "any"
         values = tuple(_as_text(value) for value in wanted if value is not None)
-        yield Condition(Predicate(column, kind, "any", or_null=None in wanted), values)
+        yield Condition(Predicate(column, kind, among, or_null=None in wanted), values)
     else:
-        yield Condition(Predicate(column, kind, "="), (_as_text(wanted),))
+        yield Condition(Predicate(column, kind, "has all" if lists else "="), (_as_text(wanted),))
 
 
 def _as_text(value: Any) -> str:
@@ -84,6 +98,8 @@ def _as_text(value: Any) -> str:
 
 def base_type(kind: str) -> str:
     """A type without length or precision: a cast to it neither cuts nor rounds a value."""
+    if kind.endswith("[]"):
+        return f"{base_type(kind.removesuffix('[]'))}[]"
     without = re.sub(r"\([\d, -]+\)", "", kind)
     # without a length, these two types have length 1
     return {"character": "bpchar", "bit": "varbit"}.get(without, without)
@@ -92,7 +108,7 @@ def base_type(kind: str) -> str:
 def is_not_a(condition: Condition, value: str) -> ConfigurationError:
     """The error for a value that does not fit the type of its column."""
     column, kind, *_ = condition.predicate
-    return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind}")
+    return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind.removesuffix('[]')}")
 
 
 def where(predicates: Sequence[Predicate]) -> sql.Composable:
@@ -105,29 +121,36 @@ def where(predicates: Sequence[Predicate]) -> sql.Composable:
 def parameters(conditions: Sequence[Condition]) -> dict[str, Any]:
     """The parameters of `where`."""
     return {
-        f"f{n}": list(values) if predicate.operator == "any" else values[0]
+        f"f{n}": list(values) if predicate.operator in _OF_SEVERAL else values[0]
         for n, (predicate, values) in enumerate(conditions)
         if predicate.operator != "is null"
     }
 
 
-_OPERATORS: dict[Operator, LiteralString] = {"=": "=", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
+_OF_SEVERAL: frozenset[Operator] = frozenset({"any", "has any", "has all"})
+_MEMBERSHIP: dict[Operator, LiteralString] = {"has any": "&&", "has all": "@>"}
+COMPARED_BY: dict[Operator, LiteralString] = {"=": "=", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 
 
 def _compare(parameter: str, predicate: Predicate) -> sql.Composable:
     column: sql.Composable = Identifier("v", predicate.column)
     if predicate.operator == "is null":
         return sql.SQL("{} is null").format(column)
-    if predicate.operator == "any":
-        among = sql.SQL("{} = any({}::{})").format(
-            column, Placeholder(parameter), trusted(f"{predicate.kind}[]")
-        )
+    if predicate.operator in _OF_SEVERAL:
+        if membership := _MEMBERSHIP.get(predicate.operator):
+            among = sql.SQL("{} {} {}::{}").format(
+                column, sql.SQL(membership), Placeholder(parameter), trusted(predicate.kind)
+            )
+        else:
+            among = sql.SQL("{} = any({}::{})").format(
+                column, Placeholder(parameter), trusted(f"{predicate.kind}[]")
+            )
         return sql.SQL("({} or {} is null)").format(among, column) if predicate.or_null else among
     if predicate.operator != "=" and predicate.kind in TEXTS:
         column = sql.SQL('{} collate "C"').format(column)
     return sql.SQL("{} {} {}::{}").format(
         column,
-        sql.SQL(_OPERATORS[predicate.operator]),
+        sql.SQL(COMPARED_BY[predicate.operator]),
         Placeholder(parameter),
         trusted(predicate.kind),
     )

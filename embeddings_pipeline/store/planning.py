@@ -138,7 +138,7 @@ def moved_partitions(tables: EntityTables, *, rekeyed: bool) -> int:
             return 0
         (moved,) = tables.one(
             "select count(*) from {texts} where chunk = 0 and partition_key <> {key}",
-            key=hash_key(partitions, Identifier(tables.source.entity.id)),
+            key=hash_key(tables.source, partitions, Identifier(tables.source.entity.id)),
         )
     else:
         (moved,) = tables.one(
@@ -299,5 +299,5 @@ def _key(names: TableNames) -> sql.Composable:
     """The partition of a stored text `t` by the current scheme."""
     partitions = names.source.entity.partitions
     if isinstance(partitions, HashPartitions):
-        return hash_key(partitions, Identifier("t", names.source.entity.id))
+        return hash_key(names.source, partitions, Identifier("t", names.source.entity.id))
     return sql.SQL("t.partition_key")

@@ -1,26 +1,37 @@
-"""Hashes, vectors and ids in Postgres' binary format, many at a time.
+"""Values on their way to Postgres and back: hashes, vectors and ids in its binary format, many at a
+time; texts that its encoding has; JSON numbers without rounding.
 
 psycopg converts value by value, which takes longer than the statement on the server.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import struct
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
-from psycopg import Copy, adapters
+from psycopg import Connection, Copy, adapters
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
+from embeddings_pipeline.entities.fields import stand_in
 from embeddings_pipeline.entities.rendering import HASH_BYTES
 
 Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 # values of one type, each of the same size and in the server's binary format
 Column: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# encodings of Postgres that hold every character; SQL_ASCII holds any bytes, so those of UTF-8 too
+_OF_ALL_CHARACTERS = frozenset({"UTF8", "SQL_ASCII"})
+# names of encodings that Python spells otherwise
+_PYTHON_NAMES = {"KOI8R": "koi8-r", "KOI8U": "koi8-u"}
 
 _UUID_OID, _INT8_OID, _TEXT_OID = 2950, 20, 25
 # COPY's binary format begins with signature, flags and extension length, and ends with a trailer
@@ -109,3 +120,56 @@ def _array(elements: Column, oid: int) -> BinaryArray:
     rows["length"] = elements.dtype.itemsize
     rows["value"] = elements
     return BinaryArray([rows.tobytes()], len(elements), oid)
+
+
+def encoding_of(connection: Connection[Any]) -> str | None:
+    """Python's name of the database's encoding; None where the database holds every character."""
+    name = connection.info.parameter_status("server_encoding") or "UTF8"
+    if name in _OF_ALL_CHARACTERS:
+        return None
+    try:
+        return codecs.lookup(_PYTHON_NAMES.get(name, name.replace("WIN", "cp"))).name
+    except LookupError:
+        # every encoding of Postgres has ASCII
+        return "ascii"
+
+
+def encodable(text: str, encoding: str | None) -> bool:
+    """Whether a database of this encoding holds the text."""
+    if encoding is None or text.isascii():
+        return True
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def stored_id(row_id: str, encoding: str | None) -> str:
+    """The id as a database of this encoding holds it: itself, or its stand-in."""
+    return row_id if encodable(row_id, encoding) else stand_in(row_id.encode())
+
+
+def storable_message(text: str, encoding: str | None) -> str:
+    """A message that a database of this encoding holds; other characters are escaped."""
+    text = text.replace("\0", "\\x00")
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _float(text: str) -> float | str:
+    number = float(text)
+    return number if Decimal(repr(number)) == Decimal(text) else text
+
+
+def _integer(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        # Python reads no integer of more than 4,300 digits
+        return text
+
+
+# psycopg's `json_loads`: a number with more digits than a float has stays a text, as NaN and
+# infinity are in JSON
+exact_json = partial(json.loads, parse_float=_float, parse_int=_integer)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
-from embeddings_pipeline.store.tables import TableNames, open_tables
+from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures, quarantine, texts
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache
 from embeddings_pipeline.store.vectors.cache import Evict
+from embeddings_pipeline.store.wire import encoding_of, stored_id
 
 
 class Erased(NamedTuple):
@@ -42,6 +43,7 @@ def collect_erased(database: Postgres, names: TableNames, evict: Evict) -> int:
 @resumed
 def _erase(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
     with open_tables(database, names) as tables:
+        ids = _stored(tables, ids)
         # an id may be erased before the first run of the entity
         text_tables.ensure_entity(tables.connection, names.schema, names.source)
         erasures.add(tables, ids)
@@ -55,7 +57,12 @@ def lift(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
     erased."""
     ids = names.source.canonical_ids(ids)
     with open_tables(database, names) as tables:
-        return erasures.remove(tables, ids)
+        return erasures.remove(tables, _stored(tables, ids))
+
+
+def _stored(tables: EntityTables, ids: Sequence[str]) -> list[str]:
+    encoding = encoding_of(tables.connection)
+    return [stored_id(row_id, encoding) for row_id in ids]
 
 
 @resumed

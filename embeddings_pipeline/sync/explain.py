@@ -22,6 +22,7 @@ from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.wire import encoding_of, stored_id
 from embeddings_pipeline.sync import texts as text_pass
 from embeddings_pipeline.sync.plan import sets_of_run
 
@@ -87,9 +88,10 @@ def explain(
     (row_id,) = names.source.canonical_ids([row_id])
     with staged.connection() as source, database.connection() as target:
         tables = EntityTables(target, TableNames(names.schema, names.source))
+        row_id = stored_id(row_id, encoding_of(target))
         text_tables.refuse_other_id(target, names.schema, names.source)
         is_new = planning.without_texts(tables)
-        row = next(reader.read_rows(source, names.source, [row_id]), None)
+        row = next(reader.read_rows(source, tables, [row_id]), None)
         stored = [] if is_new else row_history.texts(tables, row_id)
         failures = [] if is_new else quarantine.of_row(tables, row_id)
         erased = erasures.of_ids(tables, [row_id]).get(row_id)

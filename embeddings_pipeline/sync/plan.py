@@ -197,7 +197,7 @@ class Planner:
         rendered = 0
         planning.create(tables)
         for ids, _ in diff.changed_slices(tables, texts.SLICE):
-            with closing(reader.read_rows(self._source, tables.source, ids)) as rows:
+            with closing(reader.read_rows(self._source, tables, ids)) as rows:
                 for batch in texts.batches(rows, tables.names):
                     count = estimate_tokens if rendered >= _COUNT_ALL else measure_tokens
                     window = texts.rendered(batch, tables.names, images=None, count=count)
@@ -331,9 +331,7 @@ class Planner:
         tokens = planning.sampled_hashes(tables, place, SAMPLE)
         found: dict[bytes, str] = {}
         rows = planning.rows_of(tables, [*tokens])
-        with closing(
-            reader.read_rows(self._source, tables.source, sorted(set(rows.values())))
-        ) as read:
+        with closing(reader.read_rows(self._source, tables, sorted(set(rows.values())))) as read:
             for batch in texts.batches(read, tables.names):
                 for text in texts.rendered(batch, tables.names, images=None).texts:
                     if text.part_hashes and text.parts:

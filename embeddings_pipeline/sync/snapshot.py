@@ -176,7 +176,7 @@ class Manifest(_Part):
     rows with vectors, `columns` the filter columns with their Postgres types. `effort` is efSearch
     or nprobe, None for an exact index."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     entity: str
     id: str
     id_type: IdType
@@ -329,12 +329,42 @@ def write_index(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def read_index(path: Path) -> Any:
-    """Read an index from a file, ready for searches and for the reconstruction of vectors."""
-    index = faiss.read_index(str(path))
-    if isinstance(index, faiss.IndexIVFFlat):
-        index.make_direct_map()
+def read_index(path: Path, manifest: Manifest) -> Any:
+    """Read an index from a file, ready for searches and for the reconstruction of vectors.
+
+    Raises EmbeddingsError for a file that is not the index of this manifest.
+    """
+    try:
+        index = faiss.read_index(str(path))
+        wrong = _mismatch(index, manifest)
+        if not wrong and manifest.kind == "ivf":
+            index.make_direct_map()
+    # FAISS raises these for a file that is cut, or has other numbers than it needs
+    except (RuntimeError, AssertionError, MemoryError, AttributeError) as error:
+        wrong = " ".join(f"{type(error).__name__} {error}".split())
+    if wrong:
+        raise EmbeddingsError(f"{path} is damaged ({wrong}): export the entity again")
     return index
+
+
+_CLASSES = {
+    "flat": faiss.IndexFlat,
+    "ivf": faiss.IndexIVFFlat,
+    "hnsw": faiss.IndexHNSWFlat,
+}
+
+
+def _mismatch(index: Any, manifest: Manifest) -> str | None:
+    """How an index differs from what its manifest says; None where it does not."""
+    if not isinstance(index, _CLASSES[manifest.kind]):
+        return f"{type(index).__name__} instead of {manifest.kind}"
+    found = {"dimension": index.d, "vectors": index.ntotal, "metric": index.metric_type}
+    measure = faiss.METRIC_L2 if manifest.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    wanted = {"dimension": manifest.dimension, "vectors": manifest.count, "metric": measure}
+    for name, number in found.items():
+        if number != wanted[name]:
+            return f"{name} {number} instead of {wanted[name]}"
+    return None
 
 
 def nearest(

@@ -229,7 +229,7 @@ def write_rows(
     """Render and store those of the ids that staging has; returns these. `new` means that none of
     them is stored yet."""
     found: set[str] = set()
-    with closing(reader.read_rows(source, tables.source, ids)) as rows:
+    with closing(reader.read_rows(source, tables, ids)) as rows:
         # fetching images may take an hour: no cursor on staging stays open meanwhile
         held = iter([*rows]) if tables.source.has_uris else rows
         render = partial(rendered, names=tables.names, images=images)
@@ -429,14 +429,14 @@ def _pieces(row: StagedRow, names: TableNames) -> Pieces:
 
 def _refuse_unreadable(row: StagedRow) -> None:
     if row.error:
-        raise RowError(f"staging has a value that cannot be read: {row.error}")
+        raise RowError(row.error)
 
 
 def _partition_key(row: StagedRow, names: TableNames) -> str:
     partitions = names.source.entity.partitions
     if isinstance(partitions, DayPartitions):
         return partitions.key_of(row.day)
-    return partitions.key_of(row.id)
+    return row.bucket or partitions.key_of(row.id)
 
 
 def _text(

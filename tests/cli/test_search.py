@@ -26,13 +26,14 @@ def shop(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
     world.encoders = Encoders(Settings(_env_file=None, embedding_device="cpu"))
-    world.table("id bigint, name text, kind text, price numeric")
+    world.table("id bigint, name text, kind text, price numeric, tags text[]")
     world.insert(
-        (1, "red [leather] boots", "shoe", 40),
-        (2, "a lamp to read by", "lamp", 25),
-        (3, "water pump", None, 300),
+        (1, "red [leather] boots", "shoe", 40, ["red", "new"]),
+        (2, "a lamp to read by", "lamp", 25, ["new"]),
+        (3, "water pump", None, 300, []),
     )
-    world.run(world.declare(template="{name}", filters=["kind", "price"], model=DEFAULT_MODEL))
+    filters = ["kind", "price", "tags"]
+    world.run(world.declare(template="{name}", filters=filters, model=DEFAULT_MODEL))
     return world
 
 
@@ -49,7 +50,10 @@ def test_json_has_these_keys_and_no_others(shop: World) -> None:
     ]
     best = document["results"][0]
     assert list(best) == ["id", "chunk", "score", "text", "fields"]
-    assert (best["id"], best["fields"]) == ("1", {"kind": "shoe", "price": 40})
+    assert (best["id"], best["fields"]) == (
+        "1",
+        {"kind": "shoe", "price": 40, "tags": ["red", "new"]},
+    )
     assert (document["mode"], document["coverage"], document["shortfall"]) == ("dense", 100, 2)
 
 
@@ -67,6 +71,9 @@ def test_a_person_sees_a_table_and_what_is_missing(shop: World) -> None:
         (["kind=lamp"], {"2"}),
         (['{"kind": null}'], {"3"}),
         (['{"price": {"lt": 50}}', "kind=shoe"], {"1"}),
+        (["tags=red"], {"1"}),
+        (['{"tags": {"has_all": ["new", "red"]}}'], {"1"}),
+        (['{"tags": ["new", "old"]}'], {"1", "2"}),
     ],
 )
 def test_filters_are_short_or_json(shop: World, given: list[str], ids: set[str]) -> None:

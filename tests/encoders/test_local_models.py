@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find_or
 from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support.dripping import dripping
 from tests.support.hub import serving, use
 from tests.support.waiting import until
 
@@ -200,6 +200,9 @@ def test_a_hub_that_never_answers_is_given_up_on(
 ) -> None:
     assert download._HUB_SECONDS == 10
     monkeypatch.setattr(download, "_HUB_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        use(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
-        assert "timed out" in refusal("some/model", settings(tmp_path))
+    head = b"HTTP/1.1 200 OK\r\n"
+    for begin, pause in ((b"", 60), (head + b"X-More: ", 0.1), (head + b"\r\n[", 0.1)):
+        with dripping(begin, b" ", pause) as port:
+            use(f"http://127.0.0.1:{port}", monkeypatch)
+            refused = refusal("some/model", settings(tmp_path))
+            assert "the hub did not answer in 0.5 seconds" in refused

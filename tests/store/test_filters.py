@@ -11,12 +11,14 @@ import psycopg
 import pytest
 from psycopg import DataError
 from psycopg.sql import SQL, Literal
+from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.search.snapshots import SnapshotRow, SnapshotRows, write
+from embeddings_pipeline.store.wire import exact_json
 
 # by type: stored values, and the values that filters compare them with
 TYPES: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
@@ -28,8 +30,15 @@ TYPES: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
         ["9007199254740993", 9223372036854775807, 0],
     ),
     "numeric": (
-        ["-1.5", "0.1", "1", "1.10", "9007199254740993", "Infinity", "NaN"],
-        [0.1, "1.0", "1.1", 1, "9007199254740993", "-infinity", "inf", "nan"],
+        [
+            *("-1.5", "-1.55", "-0.02", "0", "0.1", "1", "1.10", "9007199254740993", "12"),
+            *("0.12345678901234567891", "0.12345678901234567892", "1e-300", "-1e300"),
+            *("9" * 4400, "-Infinity", "Infinity", "NaN"),
+        ],
+        [
+            *(0.1, "1.0", "1.1", 1, "9007199254740993", "-infinity", "inf", "nan", "-0", ".5"),
+            *("0.123456789012345678915", "-1.50", 1e16, "12e0", "1e4400", "-0.03"),
+        ],
     ),
     "numeric(8,2)": (["0.10", "11.00", "999999.99"], ["0.1", 11, "11.004"]),
     "real": (
@@ -48,27 +57,57 @@ TYPES: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
         ["{0000000000000000000000000000000A}", "ffffffff-0000-0000-0000-000000000000"],
     ),
     "date": (
-        ["2026-01-05", "1999-12-31", "-infinity", "infinity"],
-        ["2026-01-05", "20260105", "2026-01-05T10:00:00", "infinity", "-Infinity"],
+        ["2026-01-05", "1999-12-31", "-infinity", "infinity", "0044-03-15 BC", "10001-01-01"],
+        [
+            "0001-01-01",
+            "12026-03-01",
+            "2026-01-05",
+            "20260105",
+            "2026-01-05T10:00:00",
+            "infinity",
+            "-Infinity",
+        ],
     ),
     "timestamp without time zone": (
-        ["2026-01-05 10:00:00", "2026-01-05 10:00:00.000001", "infinity"],
+        [
+            *("2026-01-05 10:00:00", "2026-01-05 10:00:00.000001", "infinity"),
+            *("0001-01-01 00:00:00", "0001-12-31 23:59:59 BC", "99999-01-01 00:00:00"),
+        ],
         ["2026-01-05T10:00:00", "2026-01-05T10:00:00+02:00", "2026-01-05", "infinity"],
     ),
     "timestamp(3) with time zone": (
-        ["2026-01-05T10:00:00Z", "2026-01-05T10:00:00.5+02:00", "-infinity"],
+        [
+            *("2026-01-05T10:00:00Z", "2026-01-05T10:00:00.5+02:00", "-infinity"),
+            *("10000-01-01 00:30:00+02", "0001-01-01 00:30:00+02", "4713-12-31 00:00:00 BC"),
+        ],
         ["2026-01-05T10:00:00", "2026-01-05T12:00:00+02:00", "2026-01-05", "-infinity"],
     ),
 }
 # a snapshot knows only whether these have a value
-ONLY_NULL = {"interval": ["1 day"], "text[]": ["{a,b}"], "jsonb": ['{"a": 1}'], "inet": ["::1"]}
+ONLY_NULL = {"interval": ["1 day"], "jsonb": ['{"a": 1}'], "inet": ["::1"]}
+# by the type of a list: stored lists, and values that filters look for
+LISTS: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
+    "text[]": (
+        ["{red,blue}", "{red}", "{}", "{Red,NULL}", '{"a,b","",Infinity}', "{{x,y},{red,z}}"],
+        ["red", "Red", "blue", "a,b", "", "{red}", "y", "Infinity", "null"],
+    ),
+    "character varying(3)[]": (["{ab,c}", "{}"], ["ab", "a"]),
+    "character(3)[]": (["{ab,c}", "{}"], ["ab", "a", "ab "]),
+    "integer[]": (["{1,2}", "{NULL,3}", "{-1}"], [1, "2", 3, -1, "+1"]),
+    "numeric(8,2)[]": (["{1.50,NaN}", "{2}"], [1.5, "1.50", "nan", 2]),
+    "double precision[]": (["{Infinity,0.1}", "{-Infinity}"], ["inf", 0.1, "-Infinity"]),
+    "boolean[]": (["{t,f}", "{t}"], [True, False, "no"]),
+    "date[]": (["{2026-01-05,infinity}", "{}"], ["20260105", "infinity", "2026-01-06"]),
+    "uuid[]": (["{0000000000000000000000000000000a}"], ["0000000000000000000000000000000A"]),
+}
 OUTSIDE = {
     "boolean": ["o", "", "2"],
+    "integer[]": ["x", "1.5", "\u0661"],
     "smallint": ["32768", "1.0", "\u0661", ""],
     "bigint": ["9223372036854775808"],
-    "numeric": ["cheap", "\u0663", ""],
+    "numeric": ["cheap", "\u0663", "", ".", "e0", "1e", "--1"],
     "double precision": ["x"],
-    "uuid": ["x"],
+    "uuid": ["x", "0000000000000000000000000000_00a", "\u0661" * 32],
     "date": ["2026-02-30", "x"],
     "timestamp with time zone": ["x"],
 }
@@ -83,7 +122,7 @@ def connection(database: Database) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """The numbers of the rows that pass a filter, in Postgres and in a snapshot."""
-    types = {**TYPES, **{kind: (values, ()) for kind, values in ONLY_NULL.items()}}
+    types = {**TYPES, **LISTS, **{kind: (values, ()) for kind, values in ONLY_NULL.items()}}
     columns = {f"c{n}": kind for n, kind in enumerate(types)}
     number = 0
     connection.execute(
@@ -98,12 +137,13 @@ def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable
                 (number,),
             )
             number += 1
+    set_json_loads(exact_json, connection)
     rows = [
         SnapshotRow(number, str(number), 0, "", fields, 1.0)
         for number, fields in connection.execute("select number, to_jsonb(v) from v")
     ]
     write(tmp_path / "rows.sqlite", columns, [rows])
-    snapshot = SnapshotRows(tmp_path / "rows.sqlite", columns)
+    snapshot = SnapshotRows(tmp_path / "rows.sqlite", columns, number)
 
     def both(kind: str, wanted: Any) -> tuple[set[int], set[int]]:
         asked = {f"c{list(types).index(kind)}": wanted}
@@ -131,6 +171,22 @@ def test_every_operator_passes_the_same_rows_of_every_type(passing: Callable[...
         assert all(0 < len(passing(kind, value)[0]) < len(stored) for value in stored), kind
 
 
+def test_a_list_is_searched_for_its_elements_in_both(passing: Callable[..., Any]) -> None:
+    for kind, (stored, compared) in LISTS.items():
+        wanted: list[Any] = [None, *compared, [*compared], [*compared[:2], None]]
+        wanted += [{"has": value} for value in compared]
+        for name in ("has_any", "has_all"):
+            wanted += [{name: [a, b]} for a in compared for b in compared]
+        wanted += [{"has_any": [compared[0]], "has": compared[-1]}]
+        for one in wanted:
+            here, there = passing(kind, one)
+            assert there == here, (kind, one)
+        assert (
+            passing(kind, compared[0])[0] == passing(kind, {"has_all": [compared[0]]})[0] != {*()}
+        )
+        assert len(passing(kind, None)[0]) >= len(stored)
+
+
 def test_a_row_without_a_value_is_told_from_one_with_a_value_of_any_type(
     passing: Callable[..., Any],
 ) -> None:
@@ -144,26 +200,46 @@ def test_a_value_that_is_not_of_the_type_is_refused_by_both(
     connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     for kind, values in OUTSIDE.items():
-        write(tmp_path / f"{kind}.sqlite", {"c": kind}, [])
-        with closing(SnapshotRows(tmp_path / f"{kind}.sqlite", {"c": kind})) as snapshot:
+        (tmp_path / kind).mkdir()
+        rows = one_row(tmp_path / kind, kind)
+        element = kind.removesuffix("[]")
+        with closing(SnapshotRows(rows, {"c": kind}, 1)) as snapshot:
             for value in values:
                 with pytest.raises(DataError):
-                    connection.execute(SQL(f"select {{}}::{kind}").format(Literal(value)))
-                with pytest.raises(ConfigurationError, match=f"{value!r} is not a {kind}"):
+                    connection.execute(SQL(f"select {{}}::{element}").format(Literal(value)))
+                with pytest.raises(ConfigurationError, match=f"{value!r} is not a {element}"):
                     snapshot.passing({"c": value}, None)
 
 
 def test_a_snapshot_says_which_type_it_does_not_compare(tmp_path: Path) -> None:
-    write(tmp_path / "rows.sqlite", {"c": "interval"}, [])
+    rows = one_row(tmp_path, "interval")
     with (
-        closing(SnapshotRows(tmp_path / "rows.sqlite", {"c": "interval"})) as snapshot,
+        closing(SnapshotRows(rows, {"c": "interval"}, 1)) as snapshot,
         pytest.raises(ConfigurationError, match="does not compare values of type interval"),
     ):
         snapshot.passing({"c": "1 day"}, None)
 
 
-def test_a_list_is_no_filter_on_arrays_and_a_column_must_be_a_filter() -> None:
-    with pytest.raises(ConfigurationError, match="filter 'tags' has arrays: ask for one"):
-        filters.parse({"tags": ["{a}"]}, {"tags": "text[]"})
+def one_row(folder: Path, kind: str) -> Path:
+    path = folder / "rows.sqlite"
+    write(path, {"c": kind}, [[SnapshotRow(0, "0", 0, "", {"c": None}, 1.0)]])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "says"),
+    [
+        ({"gte": "a"}, "text[]", "filter 'c' has lists: ask for has, has_any, has_all, not gte"),
+        ({"has": "a"}, "text", "filter 'c' is a text, and has is for lists"),
+        ({"has_all": ["a"]}, "numeric(8,2)", "filter 'c' is a numeric, and has_all is for lists"),
+    ],
+)
+def test_bounds_are_for_values_and_members_for_lists(wanted: Any, kind: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        filters.parse({"c": wanted}, {"c": kind})
+    assert str(refused.value) == says
+
+
+def test_a_column_must_be_a_filter() -> None:
     with pytest.raises(ConfigurationError, match=r"'name' is not a filter column \(tags\)"):
         filters.parse({"name": 1}, {"tags": "text[]"})

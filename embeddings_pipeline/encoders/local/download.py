@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -77,16 +78,19 @@ def _from_hub(model: str, settings: Settings) -> Path:
     from huggingface_hub import HfApi
 
     try:
-        # the download has no timeout of its own for a hub that does not answer
-        HfApi().model_info(model, timeout=_HUB_SECONDS)
+        # the download has no deadline of its own for a hub that does not answer
+        hub = HfApi()
+        deadline.call_blocking(lambda: hub.model_info(model, timeout=_HUB_SECONDS), _HUB_SECONDS)
         return Path(_download(model, settings)())
+    except TimeoutError:
+        reason = f"the hub did not answer in {_HUB_SECONDS:g} seconds"
     # the hub's client raises many classes, down to network errors
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigurationError(
-            f"model {model!r} is not on this machine and cannot be downloaded ({reason}): check the"
-            " name, or set EMBEDDING_MODEL_PATH to the folder of the model"
-        ) from None
+    raise ConfigurationError(
+        f"model {model!r} is not on this machine and cannot be downloaded ({reason}): check the"
+        " name, or set EMBEDDING_MODEL_PATH to the folder of the model"
+    )
 
 
 def _download(model: str, settings: Settings) -> Callable[..., str]:

@@ -7,23 +7,33 @@ from typing import LiteralString
 from psycopg import sql
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.filters import base_type
 from embeddings_pipeline.store.index.build import concurrently
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import VectorSet
 
-# a B-tree rejects values above 2,704 bytes, which texts may have; a hash index takes any value
+# a B-tree rejects values above 2,704 bytes, which texts may have; a hash index takes any value. A
+# number or an element of a list that no index holds puts its row in quarantine
 _METHODS: dict[str, LiteralString] = {
-    **dict.fromkeys(("text", "character varying", "character"), "hash"),
+    **dict.fromkeys(("text", "character varying", "bpchar"), "hash"),
     **dict.fromkeys(("boolean", "smallint", "integer", "bigint", "numeric"), "btree"),
     **dict.fromkeys(("real", "double precision", "uuid", "date"), "btree"),
     **dict.fromkeys(("timestamp without time zone", "timestamp with time zone"), "btree"),
 }
 
 
+def _method(kind: str) -> LiteralString | None:
+    """The method of an index on a column of this type; None for a type without one."""
+    base = base_type(kind)
+    if base.endswith("[]"):
+        return "gin" if base.removesuffix("[]") in _METHODS else None
+    return _METHODS.get(base)
+
+
 def ensure(tables: EntityTables, vector_set: VectorSet) -> None:
     """Build missing indexes; a live set is read and written meanwhile."""
     for column, index, valid in _indexes(tables, vector_set):
-        method = _METHODS.get(tables.source.filters[column].partition("(")[0])
+        method = _method(tables.source.filters[column])
         if valid or method is None:
             continue
         if valid is not None:

@@ -287,10 +287,24 @@ def _frequencies(tables: EntityTables, vector_set: VectorSet) -> list[_Value]:
     """Frequent values of the filter columns, from the planner's statistics."""
     types = columns_of(tables.connection, tables.schema, vector_set.table_name)
     rows = tables.connection.execute(
-        "select attname, value, share from pg_stats cross join lateral"
-        " unnest(most_common_vals::text::text[], most_common_freqs) as common (value, share)"
-        " where schemaname = %s and tablename = %s and attname = any(%s)",
-        (tables.schema, vector_set.table_name, list(tables.source.entity.filters)),
+        """
+        select attname, value, share from pg_stats cross join lateral (
+            select value, share, false
+            from unnest(most_common_vals::text::text[], most_common_freqs) as v (value, share)
+            union all
+            -- after the frequencies of the elements come three of other meanings
+            select value, share, true
+            from unnest(most_common_elems::text::text[], most_common_elem_freqs) as v (value, share)
+            where value is not null
+        ) as common (value, share, of_elements)
+        where schemaname = %s and tablename = %s and attname = any(%s)
+            -- filters on lists ask for elements
+            and of_elements = (attname = any(%s))
+        """,
+        (
+            *(tables.schema, vector_set.table_name, list(tables.source.entity.filters)),
+            [column for column, kind in tables.source.filters.items() if kind.endswith("[]")],
+        ),
     )
     return [_Value(column, types[column], value, share) for column, value, share in rows]
 

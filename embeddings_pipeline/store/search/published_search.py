@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 from pgvector import Vector as PgVector
@@ -23,6 +23,7 @@ from embeddings_pipeline.store.search import dense, hybrid, lexical, session
 from embeddings_pipeline.store.search.lexical import Words
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.wire import encoding_of, stored_id
 
 # fewest chunks that the vector search and the text search each contribute to a hybrid search
 _MIN_HYBRID_CHUNKS = 100
@@ -110,7 +111,7 @@ class PublishedSearch:
         (mean,) = self._tables.one(
             "select avg(embedding::vector) from {vectors} where {id} = {row_id}::{id_type}",
             vectors=self._published.vectors,
-            row_id=Literal(row_id),
+            row_id=Literal(stored_id(row_id, encoding_of(self._tables.connection))),
         )
         return None if mean is None else np.asarray(mean.to_numpy(), dtype=np.float32)
 
@@ -139,16 +140,21 @@ class PublishedSearch:
         return [replace(row, fields={**row.fields, **more.get(row.id, nothing)}) for row in found]
 
     def facets(self, column: str, most: int) -> list[tuple[Any, int]] | None:
-        """The values of a filter column as JSON, the most frequent first, with their counts.
+        """The values of a filter column as JSON, the most frequent first, with their counts; of
+        lists, the values of their elements.
 
         None where there are more than `most` values, where values cannot be compared, or where the
         query times out.
         """
+        values: LiteralString = "select {}"
+        if self._published.filters[column].endswith("[]"):
+            values = "select distinct e from unnest({}) as e where e is not null"
         try:
             rows = self._tables.execute(
-                "select to_jsonb({column}), count(*) from {vectors} where chunk = 0"
-                " group by {column} order by 2 desc, {column} limit {limit}",
-                column=Identifier(column),
+                "select to_jsonb(value), count(*) from {vectors} v cross join lateral ({values}) as"
+                " one (value) where v.chunk = 0 group by value order by 2 desc, value"
+                " limit {limit}",
+                values=sql.SQL(values).format(Identifier("v", column)),
                 vectors=self._published.vectors,
                 limit=Literal(most + 1),
             ).fetchall()
@@ -195,6 +201,9 @@ class PublishedSearch:
                 f"entity {name!r} has no index of its texts yet: run `embeddings-pipeline run"
                 f" {name}`"
             )
+        if encoding := encoding_of(self._tables.connection):
+            # no stored text has the characters that the encoding lacks
+            query = query.encode(encoding, "replace").decode(encoding)
         lookup = lexical.lookup(self._published)
         rows = self._tables.connection.execute(lookup, {"query": query}).fetchall()
         return Words.of(rows, total)
@@ -259,18 +268,21 @@ class PublishedSearch:
     def _refuse_unfit(self, conditions: Sequence[Condition]) -> None:
         """Raise ConfigurationError with the value that does not fit the type of its column."""
         for condition in conditions:
-            column, kind, *_ = condition.predicate
+            column, kind, operator, _ = condition.predicate
             for value in condition.values:
                 try:
                     self._tables.connection.execute(
-                        sql.SQL("select %(v)s::{kind} = %(v)s::{kind}").format(kind=trusted(kind)),
+                        sql.SQL("select %(v)s::{kind} {operator} %(v)s::{kind}").format(
+                            kind=trusted(kind.removesuffix("[]")),
+                            operator=sql.SQL(filters.COMPARED_BY.get(operator, "=")),
+                        ),
                         {"v": value},
                     )
                 except DataError:
                     raise filters.is_not_a(condition, value) from None
                 except ProgrammingError:
                     raise ConfigurationError(
-                        f"filter {column!r}: values of type {kind} cannot be compared"
+                        f"filter {column!r}: values of type {kind} cannot be compared by {operator}"
                     ) from None
 
 

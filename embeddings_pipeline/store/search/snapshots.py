@@ -20,14 +20,16 @@ import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Literal
+from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.connection import Row, consistent_read
 from embeddings_pipeline.store.filters import Condition, base_type, is_not_a, parse
 from embeddings_pipeline.store.search.hybrid import fields
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
+from embeddings_pipeline.store.wire import exact_json
 
 BATCH_ROWS = 2_000
 
@@ -93,9 +95,9 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
     Raises ConfigurationError where nothing is published.
     """
     register_vector(connection)
+    set_json_loads(exact_json, connection)
     published = read(connection, schema, entity)
-    with connection.transaction():
-        connection.execute("set transaction isolation level repeatable read, read only")
+    with consistent_read(connection):
         query = sql.SQL("select {}").format(version(schema, entity))
         if connection.execute(query).fetchone() != (published.version,):
             raise EmbeddingsError(
@@ -145,15 +147,33 @@ def _stored(row: SnapshotRow, columns: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 class SnapshotRows:
-    """Reads the rows of a snapshot; several threads may use it."""
+    """Reads the rows of a snapshot; several threads may use it. Raises EmbeddingsError for a file
+    that does not have `count` rows with these filter columns, and wherever it is damaged."""
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, str], count: int) -> None:
+        self._path = path
         self._columns = columns
         # an open file stays readable when a new snapshot replaces it
         self._file = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._lock = Lock()
+        names = ", ".join(["chunk", "text", "fields", "norm", *self._names()])
+        try:
+            # a column that is missing is an error
+            self._rows(f"select id, {names} from rows limit 1", [])  # noqa: S608 - fixed names
+            found = self._rows("select count(*), min(number), max(number) from rows", [])
+            if found != [(count, 0, count - 1)]:
+                raise self._damaged(f"rows {found[0]} instead of {count}")
+        except EmbeddingsError:
+            self.close()
+            raise
+
+    def _names(self) -> list[str]:
+        return [f"c{n}" for n in range(len(self._columns))]
+
+    def _damaged(self, why: object) -> EmbeddingsError:
+        return EmbeddingsError(f"{self._path} is damaged ({why}): export the entity again")
 
     def close(self) -> None:
         """Close the file."""
@@ -166,7 +186,10 @@ class SnapshotRows:
             " where number in (select value from json_each(?))",
             [json.dumps(numbers.tolist())],
         )
-        return [SnapshotRow(n, i, c, t, json.loads(f), norm) for n, i, c, t, f, norm in rows]
+        try:
+            return [SnapshotRow(n, i, c, t, json.loads(f), norm) for n, i, c, t, f, norm in rows]
+        except (TypeError, ValueError) as error:
+            raise self._damaged(error) from None
 
     def of(self, row_id: str) -> list[tuple[int, float]]:
         """Number and norm of each chunk of a row."""
@@ -195,8 +218,11 @@ class SnapshotRows:
         return np.array([number for (number,) in rows], dtype=np.int64)
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
-        with self._lock:
-            return self._file.execute(query, values).fetchall()
+        try:
+            with self._lock:
+                return self._file.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from None
 
 
 Comparable: TypeAlias = int | float | str | None
@@ -211,7 +237,7 @@ def _compare(name: str, condition: Condition) -> tuple[str, list[Comparable]]:
     predicate = condition.predicate
     if predicate.operator == "is null":
         return f"{name} is null", []
-    parse_value = _PARSERS.get(predicate.kind)
+    parse_value = _PARSERS.get(predicate.kind.removesuffix("[]"))
     if parse_value is None:
         raise ConfigurationError(
             f"filter {predicate.column!r}: a snapshot does not compare values of type"
@@ -223,8 +249,11 @@ def _compare(name: str, condition: Condition) -> tuple[str, list[Comparable]]:
             values.append(parse_value(value))
         except (ValueError, OverflowError):
             raise is_not_a(condition, value) from None
-    if predicate.operator == "any":
-        among = f"{name} in ({', '.join('?' * len(values))})"
+    if predicate.operator == "has all":
+        return " and ".join([_has(name, "= ?")] * len(values)), values
+    if predicate.operator in ("any", "has any"):
+        marks = f"in ({', '.join('?' * len(values))})"
+        among = f"{name} {marks}" if predicate.operator == "any" else _has(name, marks)
         return (f"({among} or {name} is null)" if predicate.or_null else among), values
     return f"{name} {predicate.operator} ?", values
 
@@ -258,39 +287,96 @@ def _real(text: str) -> float | str:
     return number if isinstance(number, str) else float(np.float32(number))
 
 
-def _numeric(text: str) -> int | float | str:
-    number = _float(text)
-    with suppress(ValueError):
-        # a double has 53 bits
-        return _integer(text.strip().removesuffix(".0"), 63)
-    return number
+_DECIMAL = re.compile(
+    r"\s*([+-]?)(?:(?=\.?[0-9])0*([0-9]*)(?:\.([0-9]*))?(?:e([+-]?[0-9]{1,6}))?"
+    r"|(inf(?:inity)?)|(nan))\s*",
+    re.ASCII | re.IGNORECASE,
+)
+# numeric has at most 131,072 digits before the point, and 16,383 after it
+_EXPONENTS = 200_000
+_COMPLEMENT = str.maketrans("0123456789", "9876543210")
+
+
+def _numeric(text: str) -> str:
+    """A key that sorts as the number does: a float has only 15 digits.
+
+    It is a sign, the exponent and the digits; of a negative number these are complemented.
+    """
+    match = _DECIMAL.fullmatch(text)
+    if not match:
+        raise ValueError(text)
+    sign, before, after, exponent, infinite, nan = match.groups(default="")
+    if nan:
+        return "4"
+    if infinite:
+        return "/" if sign == "-" else "3"
+    digits = (before + after).lstrip("0")
+    if not digits:
+        return "1"
+    zeros = len(before + after) - len(digits)
+    power = len(before) - zeros + int(exponent or 0)
+    if abs(power) > _EXPONENTS:
+        raise ValueError(text)
+    key = f"{power + _EXPONENTS:06}{digits.rstrip('0')}"
+    return f"0{key.translate(_COMPLEMENT)}~" if sign == "-" else f"2{key}"
+
+
+_YEAR = re.compile(r"([0-9]{4,6})(-.*?)( BC)?", re.DOTALL)
+# the calendar repeats after so many years, and Python's has those from 1 to 9999
+_CYCLE = 400
+_BEFORE_ALL = 10_000
+
+
+def _calendar(text: str) -> tuple[int, datetime]:
+    """A time in a year that Python knows, and the years that it lies before the one that is
+    meant."""
+    match = _YEAR.fullmatch(text.strip())
+    if not match:
+        return 0, datetime.fromisoformat(text.strip())
+    meant = 1 - int(match[1]) if match[3] else int(match[1])
+    known = 2 * _CYCLE + meant % _CYCLE
+    return meant - known, datetime.fromisoformat(f"{known:04}{match[2]}")
 
 
 def _date(text: str) -> str:
-    return _infinite(text) or datetime.fromisoformat(text.strip()).date().isoformat()
+    if infinite := _infinite(text):
+        return infinite
+    years, found = _calendar(text)
+    return _key(years, found).partition("T")[0]
 
 
 def _time(text: str) -> str:
-    return _infinite(text) or _micros(datetime.fromisoformat(text.strip()).replace(tzinfo=None))
+    if infinite := _infinite(text):
+        return infinite
+    years, found = _calendar(text)
+    return _key(years, found.replace(tzinfo=None))
 
 
 def _moment(text: str) -> str:
     if infinite := _infinite(text):
         return infinite
-    moment = datetime.fromisoformat(text.strip())
+    years, found = _calendar(text)
     # a time without a zone is in UTC, as in the pipeline's sessions
-    with_zone = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return _micros(with_zone.astimezone(UTC).replace(tzinfo=None))
+    with_zone = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return _key(years, with_zone.astimezone(UTC).replace(tzinfo=None))
 
 
-def _micros(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds")
+def _key(years: int, found: datetime) -> str:
+    _, _, rest = found.isoformat(timespec="microseconds").partition("-")
+    return f"{found.year + years + _BEFORE_ALL:06}-{rest}"
 
 
 def _infinite(text: str) -> str | None:
     # as texts, they sort below and above all digits
     word = text.strip().lower()
     return word if word in ("infinity", "-infinity") else None
+
+
+def _uuid(text: str) -> str:
+    # UUID() also reads underscores and the digits of every script
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return str(UUID(text))
 
 
 # by type; values compare in SQLite as those of the type do in Postgres
@@ -305,7 +391,7 @@ _PARSERS: Mapping[str, Callable[[str], Comparable]] = {
     **dict.fromkeys(("text", "character varying"), str),
     # Postgres ignores the blanks with which it fills a `character`
     "bpchar": lambda text: text.rstrip(" "),
-    "uuid": lambda text: str(UUID(text)),
+    "uuid": _uuid,
     "date": _date,
     "timestamp without time zone": _time,
     "timestamp with time zone": _moment,
@@ -317,10 +403,33 @@ def stored(kind: str, value: Any) -> Comparable:
     beyond 9999), and one of a type that a snapshot does not compare, stays a text."""
     if value is None:
         return None
-    parse_value = _PARSERS.get(base_type(kind), str)
+    base = base_type(kind)
+    if base.endswith("[]"):
+        kind = base.removesuffix("[]")
+        return f"[{', '.join(_element(stored(kind, element)) for element in _flat(value))}]"
+    parse_value = _PARSERS.get(base, str)
     with suppress(ValueError, OverflowError):
         return parse_value(_as_text(value))
     return _as_text(value)
+
+
+def _flat(elements: Iterable[Any]) -> Iterator[Any]:
+    """The elements of a list that may have lists in it, as Postgres compares them."""
+    for element in elements:
+        if isinstance(element, list):
+            yield from _flat(element)
+        else:
+            yield element
+
+
+def _element(value: Comparable) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    # SQLite reads a number beyond all floats as infinity, for which JSON has no word
+    return text.replace("Infinity", "9e999") if isinstance(value, float) else text
+
+
+def _has(name: str, condition: str) -> str:
+    return f"exists (select 1 from json_each({name}) where value {condition})"  # noqa: S608 - marks only
 
 
 def _as_text(value: Any) -> str:

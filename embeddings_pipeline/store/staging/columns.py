@@ -41,6 +41,11 @@ def where(entity: Entity, *, escaped: bool = True) -> sql.Composable:
     return sql.SQL("({})").format(trusted(entity.where or "true", escaped=escaped))
 
 
+def row_digest(source: Source) -> sql.Composable:
+    """The md5 of a row's id, as `entities.fields.stand_in` computes it."""
+    return _digest(source, Identifier(source.entity.id))
+
+
 def changed_at(column: str) -> sql.Composable:
     """When a row changed, as text; null for an infinite time."""
     return sql.SQL("case when isfinite({t}::timestamptz) then {t}::timestamptz::text end").format(
@@ -72,15 +77,29 @@ def partition_key(source: Source) -> sql.Composable:
         return sql.SQL("greatest({}, {}::date)::text").format(
             day(partitions, source), sql.Literal(partitions.start.isoformat())
         )
-    return hash_key(partitions, Identifier(source.entity.id))
+    return hash_key(source, partitions, Identifier(source.entity.id))
 
 
-def hash_key(partitions: HashPartitions, row_id: sql.Composable) -> sql.Composable:
+def hash_key(source: Source, partitions: HashPartitions, row_id: sql.Composable) -> sql.Composable:
     """The partition key of an id in SQL; the same as `HashPartitions.key_of` in Python."""
     return sql.SQL(
-        "lpad(mod(('x' || left(md5(({id})::text), 8))::bit(32)::bigint, {count})::text, {width},"
-        " '0')"
-    ).format(id=row_id, count=Literal(partitions.count), width=Literal(partitions.width))
+        "lpad(mod(('x' || left({digest}, 8))::bit(32)::bigint, {count})::text, {width}, '0')"
+    ).format(
+        digest=_digest(source, row_id),
+        count=Literal(partitions.count),
+        width=Literal(partitions.width),
+    )
+
+
+def _digest(source: Source, row_id: sql.Composable) -> sql.Composable:
+    """The md5 of an id in UTF-8, whatever the encoding of the database."""
+    if source.id_type != "text":
+        return sql.SQL("md5(({})::text)").format(row_id)
+    # a database of the encoding SQL_ASCII has bytes, which it does not convert
+    return sql.SQL(
+        "md5(convert_to(({})::text, case current_setting('server_encoding')"
+        " when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end))"
+    ).format(row_id)
 
 
 def day(partitions: DayPartitions, source: Source) -> sql.Composable:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.sql import Literal
 
-from embeddings_pipeline.store.staging.reader import Digest
+from embeddings_pipeline.store.staging.reader import Digest, stored_ids
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.wire import encoding_of
 
 # stored rows per bucket: a small bucket sends few rows for a change, a large one keeps digests few
 _ROWS_A_BUCKET = 4
@@ -55,9 +56,10 @@ def compare(
     Neither contains an erased id. Call `bad_ids` before using the result.
     """
     tables.execute("create temporary table moved (bucket int, id {id_type}, fingerprint bigint)")
+    encoding = encoding_of(tables.connection)
     with tables.connection.cursor() as cursor, cursor.copy("copy moved from stdin") as copy:
         for block in moved:
-            copy.write(block)
+            copy.write(stored_ids(block, encoding))
     tables.execute("analyze moved")
     tables.execute(
         """

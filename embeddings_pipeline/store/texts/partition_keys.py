@@ -40,7 +40,7 @@ def rekey(tables: EntityTables) -> int:
                 )
                 select count(*) filter (where chunk = 0) from moved
                 """,
-                key=hash_key(partitions, Identifier(tables.source.entity.id)),
+                key=hash_key(tables.source, partitions, Identifier(tables.source.entity.id)),
             )
         tables.execute(
             "update {entities} set partition_scheme = %s where entity = {entity}",

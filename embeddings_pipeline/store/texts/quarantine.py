@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.wire import hash_array
+from embeddings_pipeline.store.wire import encoding_of, hash_array, storable_message
 
 # a text that failed this often is not encoded until it changes, or until a `retry`
 MAX_ATTEMPTS = 3
@@ -61,6 +61,7 @@ def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
         " where q.entity = {entity} and q.id = i.id and q.id <> all (%s)",
         ([failure.id for failure in failures],),
     )
+    encoding = encoding_of(tables.connection)
     for failure in failures:
         tables.execute(
             """
@@ -70,12 +71,13 @@ def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
                 stage = excluded.stage, error = excluded.error,
                 attempts = q.attempts + 1, last_seen = clock_timestamp()
             """,
-            (failure.id, failure.stage, failure.error),
+            (failure.id, failure.stage, storable_message(failure.error, encoding)),
         )
 
 
 def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str]) -> None:
     """Record that the model failed on these hashes, where a text of the entity still has them."""
+    encoding = encoding_of(tables.connection)
     of_text = "t.part_hashes @> array[f.h]" if tables.source.entity.weights else "t.text_hash = f.h"
     tables.execute(
         """
@@ -87,7 +89,7 @@ def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str])
         on conflict (identity, text_hash) where stage = 'encode' do update set
             error = excluded.error, attempts = q.attempts + 1, last_seen = clock_timestamp()
         """,
-        (hash_array([*errors]), [*errors.values()]),
+        (hash_array([*errors]), [storable_message(error, encoding) for error in errors.values()]),
         identity=Literal(identity),
         of_text=sql.SQL(of_text),
     )

@@ -271,14 +271,17 @@ def _trim(tables: EntityTables, table: str) -> None:
 
 
 def _update_filters(tables: EntityTables, table: str) -> None:
-    """Copy the filter columns of the rows to their vectors."""
+    """Copy the filter columns of the rows to their vectors.
+
+    Compares them as they are stored: values of another spelling may be equal, like 1.0 and 1.00.
+    """
     filters = tables.source.filters
     tables.execute(
         """
         update {vectors} v set ({names}) = row({values})
         from incoming_texts i
         where v.{id} = i.{id} and v.chunk = i.chunk
-            and row({current}) is distinct from row({values})
+            and row({current})::record *<> row({values})::record
         """,
         vectors=tables.table(table),
         names=sql.SQL(", ").join(Identifier(c) for c in filters),
