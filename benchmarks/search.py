@@ -77,7 +77,7 @@ def load(scratch: World, documents: Vectors, queries: Vectors) -> None:
 def engine_of(scratch: World) -> Pipeline:
     """As much of a pipeline as a search needs."""
     pipeline = SimpleNamespace(
-        vectors_database=scratch.database,
+        search_database=scratch.database,
         schema=SCHEMA,
         encoders=scratch.encoders,
         settings=Settings(_env_file=None),

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import SecretStr
 
 from embeddings_pipeline.errors import ConfigurationError
 
+# what a URL may say of the encryption of a connection
+_TLS = frozenset(
+    {"sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslnegotiation", "channel_binding"}
+)
+
 
 @dataclass(frozen=True)
 class Database:
-    """The address of one Postgres database. `repr` does not show the password."""
+    """The address of one Postgres database. `repr` does not show the password.
+
+    `tls` are libpq's parameters of encryption. `fallback` is the host and port of another server
+    of the same database, which libpq tries where the first does not answer.
+    """
 
     host: str
     port: int
     name: str
     user: str
     password: SecretStr
+    tls: tuple[tuple[str, str], ...] = ()
+    fallback: tuple[str, int] | None = None
 
     @property
     def url(self) -> str:
@@ -27,17 +38,24 @@ class Database:
         secret = quote(self.password.get_secret_value(), safe="")
         credentials = quote(self.user, safe="") + (f":{secret}" if secret else "")
         name = quote(self.name, safe="")
-        if self.host.startswith("/"):
-            socket_dir = quote(self.host, safe="")
-            return f"postgresql://{credentials}@/{name}?host={socket_dir}&port={self.port}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{credentials}@{host}:{self.port}/{name}"
+        parameters = dict(self.tls)
+        if self.fallback or self.host.startswith("/"):
+            servers = [(self.host, self.port), *([self.fallback] if self.fallback else [])]
+            address = ""
+            parameters["host"] = ",".join(host for host, _ in servers)
+            parameters["port"] = ",".join(str(port) for _, port in servers)
+        else:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            address = f"{host}:{self.port}"
+        query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+        return f"postgresql://{credentials}@{address}/{name}{query}"
 
     @classmethod
     def from_url(cls, variable: str, url: SecretStr) -> Self:
         """Return the database of a libpq URI, the value of an environment variable.
 
-        Raises ConfigurationError, without the URI, for an invalid URI and for further parameters.
+        Raises ConfigurationError, without the URI, for an invalid URI and for parameters other than
+        those of encryption.
         """
         # slow to import
         from psycopg import ProgrammingError
@@ -50,11 +68,12 @@ class Database:
             raise ConfigurationError(
                 f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"
             ) from None
-        extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"})
+        extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"} - _TLS)
         if extra:
             raise ConfigurationError(
-                f"{variable}: {', '.join(extra)} cannot be in the URL: set libpq's variables"
-                " (PGSSLMODE, PGSSLROOTCERT, …) instead"
+                f"{variable}: {', '.join(extra)} cannot be in the URL, which may have"
+                f" {', '.join(sorted(_TLS))} after the name: set libpq's variables (PGOPTIONS, …)"
+                " instead"
             )
         port = str(parts.get("port") or 5432)
         if not port.isdecimal():
@@ -65,7 +84,9 @@ class Database:
             name=str(parts.get("dbname") or "postgres"),
             user=str(parts.get("user") or "postgres"),
             password=SecretStr(str(parts.get("password") or "")),
+            tls=tuple((name, str(parts[name])) for name in sorted(_TLS & parts.keys())),
         )
 
     def __str__(self) -> str:
-        return f"{self.name} on {self.host}:{self.port}"
+        other = " or {}:{}".format(*self.fallback) if self.fallback else ""
+        return f"{self.name} on {self.host}:{self.port}{other}"

@@ -42,7 +42,8 @@ class RunNeeded(ConfigurationError):
 
 
 class ReadOnly(ConfigurationError):
-    """The database may only be read: it is a replica, or the role lacks privileges."""
+    """The database may only be read: it is a replica, the role lacks privileges, or a pooler gives
+    each transaction another session."""
 
 
 class Unavailable(ConfigurationError):

@@ -182,8 +182,13 @@ class Pipeline:
 
     @property
     def vectors_database(self) -> Database:
-        """The address of the database of the vectors, which searches only read."""
+        """The address of the database of the vectors."""
         return self.settings.vectors_database or self._embedded
+
+    @property
+    def search_database(self) -> Database:
+        """The address of the database that searches read: its replica where one is configured."""
+        return self.settings.search_database or self._embedded
 
     @property
     def one_database(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     pgvector_database: str = "postgres"
     pgvector_user: str = "postgres"
     pgvector_password: SecretStr = SecretStr("")
+    pgvector_replica_url: SecretStr | None = None
     pgvector_schema: str = Field("analytics_features", min_length=1, max_length=40)
 
     embedded_data_dir: Path = Field(default_factory=lambda: project_dir() / ".data")
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
     # name:scope:sha256 of each key, separated by commas
     search_api_keys: SecretStr | None = None
     search_requests_per_minute: int = Field(6000, ge=1)
+    # at least the texts of one batch
+    search_texts_per_minute: int | None = Field(None, ge=256)
     search_cors_origins: tuple[str, ...] = ()
     search_rerankers: tuple[str, ...] = ()
 
@@ -176,6 +180,11 @@ class Settings(BaseSettings):
                 f"{given} is configured but {missing} is not: set both (they may name the same"
                 " database), or neither to use the embedded server"
             )
+        if settings.pgvector_replica_url and settings.vectors_database is None:
+            raise ConfigurationError(
+                "PGVECTOR_REPLICA_URL is set but PGVECTOR_* is not: set the database of which it is"
+                " a replica, where runs write"
+            )
         return settings
 
     @property
@@ -216,6 +225,16 @@ class Settings(BaseSettings):
             self.pgvector_user,
             self.pgvector_password,
         )
+
+    @cached_property
+    def search_database(self) -> Database | None:
+        """The database that searches read: the replica, and that of the vectors where it does not
+        answer."""
+        primary = self.vectors_database
+        if self.pgvector_replica_url is None or primary is None:
+            return primary
+        replica = Database.from_url("PGVECTOR_REPLICA_URL", self.pgvector_replica_url)
+        return replace(replica, fallback=(primary.host, primary.port))
 
 
 def _describe(error: ValidationError) -> str:

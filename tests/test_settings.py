@@ -151,6 +151,32 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert "EMBEDDING_BATCH_SIZE" in str(error.value)
 
 
+def test_a_url_may_say_how_the_connection_is_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://me:secret@db:6543/x?sslmode=verify-full&sslrootcert=/etc/ca%20of%20ours.pem"
+    both(monkeypatch, PGVECTOR_URL=url)
+    database = Settings.load().vectors_database
+    assert database is not None
+    parts = conninfo_to_dict(database.url)
+    assert (parts["host"], parts["port"]) == ("db", "6543")
+    assert (parts["sslmode"], parts["sslrootcert"]) == ("verify-full", "/etc/ca of ours.pem")
+
+
+def test_searches_read_a_replica_and_then_the_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = "postgresql://reader:secret@replica/x"
+    both(monkeypatch, PGVECTOR_URL="postgresql://me@db:6543/x", PGVECTOR_REPLICA_URL=replica)
+    settings = Settings.load()
+    assert str(settings.vectors_database) == "x on db:6543"
+    assert settings.search_database is not None
+    parts = conninfo_to_dict(settings.search_database.url)
+    assert (parts["host"], parts["port"], parts["user"]) == ("replica,db", "5432,6543", "reader")
+
+
+def test_a_replica_needs_the_database_where_runs_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGVECTOR_REPLICA_URL", "postgresql://reader@replica/x")
+    with pytest.raises(ConfigurationError, match="PGVECTOR_REPLICA_URL is set but PGVECTOR_"):
+        Settings.load()
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -158,7 +184,7 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         ("postgresql://me:hunter2@[::1/x", "not a connection URL"),
         ("postgresql://me:hunter2@db:abc/x", "port 'abc'"),
         ("postgresql://me:hunter2@a:1,b:2/x", "port '1,2'"),
-        ("postgresql://me:hunter2@db/x?sslmode=require", "sslmode cannot be in the URL"),
+        ("postgresql://me:hunter2@db/x?options=-c%20a", "options cannot be in the URL"),
     ],
 )
 def test_a_wrong_url_is_named_without_its_password(

@@ -131,6 +131,8 @@ def environment(settings: Settings, database: Database | None) -> dict[str, str]
         "STAGING_DB_NAME": database.name,
         "STAGING_DB_USER": database.user,
         "STAGING_DB_PASSWORD": database.password.get_secret_value(),
+        # dbt-postgres connects by libpq, which reads PGSSLMODE and the like
+        **{f"PG{name.upper().replace('_', '')}": value for name, value in database.tls},
     }
 
 

@@ -53,7 +53,7 @@ class SearchContext(Protocol):
     encoders: Encoders
 
     @property
-    def vectors_database(self) -> Database: ...
+    def search_database(self) -> Database: ...
 
     @property
     def schema(self) -> str: ...
@@ -75,9 +75,11 @@ class Searcher:
         self._context = context
         self._encode = encode or query_encoder(context.encoders)
         self._database = Postgres(
-            context.vectors_database,
+            context.search_database,
             max_size=connections,
             prepare=session.prepare,
+            settings=session.SETTINGS,
+            reads=True,
             patience=_PATIENCE_SECONDS,
             statement_seconds=STATEMENT_SECONDS,
         )

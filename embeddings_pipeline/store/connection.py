@@ -4,16 +4,18 @@ the server."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection, Cursor, sql
+from psycopg import Connection, Cursor, IsolationLevel, sql
 from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import ConfigurationError, Unavailable
+from embeddings_pipeline.errors import ConfigurationError, ReadOnly, Unavailable
 
 Row = tuple[Any, ...]
 
@@ -33,6 +35,17 @@ def asynchronous_commit(connection: Connection[Row]) -> Iterator[None]:
     (https://www.postgresql.org/docs/current/wal-async-commit.html)."""
     with connection.transaction():
         connection.execute("set local synchronous_commit to off")
+        yield
+
+
+@contextmanager
+def consistent_read(connection: Connection[Row]) -> Iterator[None]:
+    """A transaction whose reads all see the same state of the database, and that writes nothing. It
+    is part of the one that is open, where there is one."""
+    begins = connection.info.transaction_status is TransactionStatus.IDLE
+    with connection.transaction():
+        if begins:
+            connection.execute("set transaction isolation level repeatable read, read only")
         yield
 
 
@@ -60,30 +73,40 @@ _CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
 }
 # the text of a value, and so the fingerprint of a row, must not depend on the client. Set by
-# statements, because PGTZ and PGDATESTYLE override the options of a connection
+# statements, because PGTZ and PGDATESTYLE override the options of a connection. `scope` is session,
+# or local for the transaction
 _SETTINGS = """
-    set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set timezone = 'UTC';
-    set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C';
-    set client_min_messages = 'warning';
+    set {scope} datestyle = 'ISO, YMD'; set {scope} intervalstyle = 'postgres';
+    set {scope} timezone = 'UTC'; set {scope} extra_float_digits = 1;
+    set {scope} bytea_output = 'hex'; set {scope} lc_monetary = 'C';
+    set {scope} client_min_messages = 'warning';
     -- comparing a whole table sorts and hashes it, which with the default of 4 MB goes to disk
-    set work_mem = '64MB';
+    set {scope} work_mem = '64MB';
     -- limits that a role or a server sets for its applications would cancel what is paid for
-    set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0;
-    set idle_in_transaction_session_timeout = 0;
+    set {scope} statement_timeout = {statement_timeout}; set {scope} lock_timeout = 0;
+    set {scope} idle_session_timeout = 0; set {scope} idle_in_transaction_session_timeout = 0;
     -- a statement must see what was committed while it waited for a lock
-    set default_transaction_isolation = 'read committed';
+    set {scope} default_transaction_isolation = 'read committed';
     -- the extension may be in a schema that the role does not search
     select set_config('search_path', concat_ws(', ',
-            nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), false)
+            nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), {is_local})
         from pg_extension e join pg_namespace n on n.oid = e.extnamespace
         where e.extname = 'vector' and n.nspname <> all(current_schemas(true))
 """
+_LOOKS_AT_POOLER = 5
 # the first version with transaction_timeout
 _TRANSACTION_TIMEOUT_SINCE = 170000
+_SINCE_17 = "; set {scope} transaction_timeout = 0"
+# how long a replica may take to answer, and after how long it is tried again
+_REPLICA_SECONDS, _REPLICA_AGAIN_SECONDS = 2, 300
 
 
 class Postgres:
-    """A pool of connections to one database, in autocommit. A returned connection is reset."""
+    """A pool of connections to one database, in autocommit. A returned connection is reset.
+
+    Where a pooler gives each transaction another session, and `reads` says that this will do, each
+    block is one transaction, a `consistent_read`, with the settings of a session.
+    """
 
     def __init__(
         self,
@@ -91,16 +114,24 @@ class Postgres:
         *,
         max_size: int = 8,
         prepare: Callable[[Connection[Row]], None] | None = None,
+        settings: LiteralString = "",
+        reads: bool = False,
         patience: float = 30,
-        statement_seconds: float | None = None,
+        statement_seconds: float = 0,
     ) -> None:
         """`prepare` prepares each new connection; such connections are not reset on return.
+        `settings` are further statements like those of `_SETTINGS`. `reads` means that no session
+        is needed: no locks and no temporary tables.
 
         `patience` is the longest wait for a connection in seconds, `statement_seconds` the
-        statement timeout.
+        statement timeout, 0 for none.
         """
         self.database = database
         self._prepare = prepare
+        self._settings = _SETTINGS + settings
+        self._reads = reads
+        self._sessions_are_shared = False
+        self._opening = Lock()
         self._statement_seconds = statement_seconds
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
             database.url,
@@ -109,9 +140,11 @@ class Postgres:
             timeout=patience,
             # pauses between attempts grow; a later caller begins with short ones again
             reconnect_timeout=patience,
+            # a replica that is back is used again
+            max_lifetime=_REPLICA_AGAIN_SECONDS if database.fallback else 3600,
             # psycopg does not notice that `discard all` drops prepared statements
             kwargs={
-                **_CONNECTION,
+                **_connection_of(database),
                 "autocommit": True,
                 "prepare_threshold": 5 if prepare else None,
             },
@@ -127,16 +160,22 @@ class Postgres:
     def connection(self) -> Iterator[Connection[Row]]:
         """A connection for a block; session-level locks end with the block.
 
-        Raises Unavailable with the reason where the first connection is refused for good, or goes
-        through a pooler that does not keep sessions, and NoConnection where none is available in
-        time.
+        Raises Unavailable with the reason where the first connection is refused for good, ReadOnly
+        where it goes through a pooler that does not keep sessions, and NoConnection where none is
+        available in time.
         """
-        if self._pool.closed and (refusal := self._refusal()):
-            raise refusal
-        self._pool.open()
+        with self._opening:
+            if self._pool.closed and (refusal := self._refusal()):
+                raise refusal
+            self._pool.open()
         try:
             with self._pool.connection() as connection:
-                yield connection
+                if not self._sessions_are_shared:
+                    yield connection
+                    return
+                with connection.transaction():
+                    self._apply_settings(connection, "local")
+                    yield connection
         except PoolTimeout:
             raise NoConnection(
                 str(self._refusal() or "")
@@ -152,28 +191,44 @@ class Postgres:
             yield connection
 
     def _configure(self, connection: Connection[Row]) -> None:
-        self._begin(connection)
-        if self._prepare:
-            self._prepare(connection)
+        scope: LiteralString = "session"
+        block: AbstractContextManager[object] = nullcontext()
+        if self._sessions_are_shared:
+            connection.prepare_threshold = None
+            connection.isolation_level = IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            scope, block = "local", connection.transaction()
+        with block:
+            self._apply_settings(connection, scope)
+            if self._prepare:
+                self._prepare(connection)
 
     def _forget(self, connection: Connection[Row]) -> None:
+        if self._sessions_are_shared:
+            return
         connection.execute("discard all")
-        self._begin(connection)
+        self._apply_settings(connection)
 
-    def _begin(self, connection: Connection[Row]) -> None:
-        _apply_settings(connection)
-        if self._statement_seconds is not None:
-            connection.execute(
-                "select set_config('statement_timeout', %s, false)",
-                (f"{self._statement_seconds * 1000:.0f}ms",),
+    def _apply_settings(
+        self, connection: Connection[Row], scope: LiteralString = "session"
+    ) -> None:
+        version = connection.info.server_version
+        newer = _SINCE_17 if version >= _TRANSACTION_TIMEOUT_SINCE else ""
+        connection.execute(
+            sql.SQL(self._settings + newer).format(
+                scope=sql.SQL(scope),
+                is_local=sql.Literal(scope == "local"),
+                statement_timeout=sql.Literal(int(self._statement_seconds * 1000)),
             )
+        )
 
-    def _refusal(self) -> Unavailable | NoConnection | None:
+    def _refusal(self) -> ReadOnly | Unavailable | NoConnection | None:
         """Why a connection cannot be made or used, or None. The pool retries without a reason."""
         try:
             with self._connect() as connection:
-                if self._prepare is None and self._keeps_no_session(connection):
-                    return Unavailable(
+                self._sessions_are_shared |= self._keeps_no_session(connection)
+                if self._sessions_are_shared and not self._reads:
+                    return ReadOnly(
                         f"{self.database} is reached through a pooler in transaction mode"
                         " (pool_mode = transaction of PgBouncer), which gives each transaction"
                         " another session; this needs sessions of its own, for locks and temporary"
@@ -188,7 +243,7 @@ class Postgres:
         return None
 
     def _connect(self) -> Connection[Row]:
-        return psycopg.connect(self.database.url, autocommit=True, **_CONNECTION)
+        return psycopg.connect(self.database.url, autocommit=True, **_connection_of(self.database))
 
     def _keeps_no_session(self, connection: Connection[Row]) -> bool:
         """Whether another connection gets the server's process of this one, or this one gets
@@ -197,7 +252,11 @@ class Postgres:
         if process == connection.info.backend_pid:
             return False
         with self._connect() as other:
-            return process == _process_of(other) or process != _process_of(connection)
+            # other clients of the pooler may hide it once
+            return any(
+                process == _process_of(other) or process != _process_of(connection)
+                for _ in range(_LOOKS_AT_POOLER)
+            )
 
     def renew(self) -> None:
         """Replace lost connections."""
@@ -213,10 +272,29 @@ def _process_of(connection: Connection[Row]) -> int:
     return int(only(connection.execute("select pg_backend_pid()"))[0])
 
 
-def _apply_settings(connection: Connection[Row]) -> None:
-    connection.execute(_SETTINGS)
-    if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-        connection.execute("set transaction_timeout = 0")
+def _connection_of(database: Database) -> dict[str, Any]:
+    # searches wait less for a replica, since the primary answers instead
+    return _CONNECTION | ({"connect_timeout": _REPLICA_SECONDS} if database.fallback else {})
+
+
+def replica_lag(connection: Connection[Row]) -> float | None:
+    """The seconds that this replica is behind its primary; None on a primary.
+
+    A replica that receives nothing is as old as the last transaction that it replayed.
+    """
+    (lag,) = only(
+        connection.execute(
+            """
+            select case
+                when not pg_is_in_recovery() then null
+                when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+                    and exists (select from pg_stat_wal_receiver) then 0
+                else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+            end::float8
+            """
+        )
+    )
+    return None if lag is None else float(lag)
 
 
 def trusted(fragment: str, *, escaped: bool = True) -> sql.SQL:
@@ -231,16 +309,28 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
     """The columns of a table or view with their types, in order; empty where it does not exist."""
     rows = connection.execute(
         """
-        select a.attname, format_type(t.oid, a.atttypmod)
+        select a.attname, format_type(t.oid, b.modifier)
         from pg_attribute a
         join pg_class c on c.oid = a.attrelid
         join pg_namespace n on n.oid = c.relnamespace
-        join pg_type d on d.oid = a.atttypid
-        -- the base type of a domain; an enum becomes text, because its type is unknown elsewhere
+        -- the base type of a domain, which may be one over a domain
+        cross join lateral (
+            with recursive bases as (
+                select oid, typtype, typelem, typbasetype, a.atttypmod as modifier
+                from pg_type where oid = a.atttypid
+                union all
+                select t.oid, t.typtype, t.typelem, t.typbasetype, d.typtypmod
+                from bases b join pg_type d on d.oid = b.oid join pg_type t on t.oid = d.typbasetype
+                where b.typtype = 'd'
+            )
+            select oid, typtype, typelem, modifier from bases where typtype <> 'd'
+        ) b
+        left join pg_type e on e.oid = b.typelem and e.typtype = 'e'
+        -- an enum becomes text, because its type is unknown elsewhere
         join pg_type t on t.oid = case
-            when d.typtype = 'd' then d.typbasetype
-            when d.typtype = 'e' then 'text'::regtype
-            else d.oid end
+            when e.oid is not null then 'text[]'::regtype
+            when b.typtype = 'e' then 'text'::regtype
+            else b.oid end
         where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
         order by a.attnum
         """,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import md5
 from typing import Any
 
 import pytest
@@ -214,7 +216,18 @@ def test_an_id_is_read_as_the_database_prints_it(kind: str, said: str, printed: 
         ("bigint", "7.0"),
         ("bigint", ""),
         ("bigint", "9223372036854775808"),
+        # read by int() and by UUID()
+        ("bigint", "1_0"),
+        ("bigint", "\u0661"),
+        ("bigint", "\uff17"),
+        ("bigint", "\u00a07"),
+        ("bigint", "0x7"),
         ("uuid", "7"),
+        ("uuid", f"urn:uuid:{'0' * 32}"),
+        ("uuid", f"{'0' * 30}_0"),
+        ("uuid", "\u0660" * 32),
+        ("text", "a\0b"),
+        ("text", "\udcff"),
         ("uuid", ""),
     ],
 )
@@ -222,9 +235,24 @@ def test_a_value_that_is_no_id_of_the_entity_is_refused(kind: str, said: str) ->
     source = bound({"product_id": kind})
     with pytest.raises(
         ConfigurationError,
-        match=f"entity 'product': id {said!r} is not a {kind}, the type of product_id",
+        match=re.escape(f"entity 'product': id {said!r} is not a {kind}, the type of product_id"),
     ):
         source.canonical_ids(["1" if kind == "bigint" else "0" * 32, said])
+
+
+def test_an_id_of_a_million_digits_is_shown_in_part() -> None:
+    with pytest.raises(ConfigurationError, match="is not a bigint") as refused:
+        bound({"product_id": "bigint"}).canonical_ids(["9" * 1_000_000])
+    assert len(str(refused.value)) < 300
+
+
+def test_an_id_that_is_too_long_for_an_index_has_a_stand_in() -> None:
+    source = bound({"product_id": "text"})
+    assert source.canonical_ids(["é" * 1300]) == ["é" * 1300]
+    too_long = "a\té\\" + "é" * 1300
+    (found,) = source.canonical_ids([too_long])
+    assert found == f"a{'?' * 59}... (md5 {md5(too_long.encode()).hexdigest()})"
+    assert source.canonical_ids([found]) == [found]
 
 
 @pytest.mark.parametrize("kind", ["text", "character varying", "character varying(300)", "bytea"])

@@ -40,7 +40,7 @@ def keys_in_sql(database: Database, kind: str, ids: list[str], count: int) -> li
     names = TableNames("s", bind(declared(), {"product_id": kind, "name": "text"}))
     query = names.fill(
         "select {key} from unnest(%s::{id_type}[]) with ordinality as u ({id}, n) order by n",
-        key=hash_key(scheme, names.identifiers["id"]),
+        key=hash_key(names.source, scheme, names.identifiers["id"]),
     )
     with closing(psycopg.connect(database.url)) as connection:
         return [key for (key,) in connection.execute(query, (ids,))]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
@@ -35,12 +36,12 @@ class Search:
 
 @pytest.fixture
 def opened(world: World) -> Iterator[Callable[..., Search]]:
-    """Opens a searcher with these settings."""
+    """Opens a searcher with these settings, over the world's database or another way to it."""
     with ExitStack() as stack:
 
-        def open_searcher(**settings: Any) -> Search:
+        def open_searcher(database: Database = world.database, **settings: Any) -> Search:
             pipeline = SimpleNamespace(
-                vectors_database=world.database,
+                search_database=database,
                 schema=SCHEMA,
                 encoders=world.encoders,
                 settings=Settings(_env_file=None, **settings),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.requests import Range, SearchRequest
+from embeddings_pipeline.search.requests import Lists, Range, SearchRequest
 
 NAUGHTY = Path(__file__).parent.parent / "data" / "blns.txt"
 
@@ -36,6 +36,10 @@ def refusal(**values: Any) -> str:
         ({"filters": {"a": []}}, "filters.a"),
         ({"filters": {"a": {}}}, "a range needs one of gt, gte, lt, lte"),
         ({"filters": {"a": {"like": "x"}}}, "filters.a"),
+        ({"filters": {"a": {}}}, "a filter on a list needs one of has, has_any, has_all"),
+        ({"filters": {"a": {"has_any": []}}}, "filters.a"),
+        ({"filters": {"a": {"has_all": [None]}}}, "filters.a"),
+        ({"filters": {"a": {"has": "x", "gte": 1}}}, "filters.a"),
         ({"filters": {"a": "x\0"}}, "filters.a"),
         ({"filters": {"a": float("nan")}}, "filters.a"),
         ({"filters": {"a": 10**400}}, "filters.a"),
@@ -55,7 +59,8 @@ def test_only_similarities_have_a_threshold(mode: str) -> None:
 
 def test_filters_are_read_from_json() -> None:
     filters = json.loads(
-        '{"a": "x", "b": [1, null, true], "c": {"gte": 1, "lt": 5.5}, "d": null, "e": false}'
+        '{"a": "x", "b": [1, null, true], "c": {"gte": 1, "lt": 5.5}, "d": null, "e": false,'
+        ' "f": {"has": "x", "has_any": [1, 2]}}'
     )
     assert SearchRequest.of(entity="item", query="q", filters=filters).filters == {
         "a": "x",
@@ -63,6 +68,7 @@ def test_filters_are_read_from_json() -> None:
         "c": Range(gte=1, lt=5.5),
         "d": None,
         "e": False,
+        "f": Lists(has="x", has_any=(1, 2)),
     }
 
 

@@ -16,9 +16,10 @@ from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.service.test_problems import assert_problem
+from tests.support.pgbouncer import pgbouncer
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
-from tests.support.standby import caught_up, standby
+from tests.support.standby import caught_up, standby, stop
 from tests.support.world import SCHEMA, World, world_in
 
 SEARCH = {"entity": "item", "query": "red boots", "top_k": 2, "columns": ["name"]}
@@ -42,6 +43,10 @@ def reader(shop: World) -> Iterator[Database]:
         yield reader
         admin.execute(SQL("drop owned by {}").format(role))
         admin.execute(SQL("drop role {}").format(role))
+
+
+def url_of(database: Database) -> SecretStr:
+    return SecretStr(database.url)
 
 
 def assert_all_is_read(client: httpx.Client) -> None:
@@ -98,3 +103,40 @@ def test_a_replica_serves_searches(data_dir: Path) -> None:
             assert_all_is_read(client)
             answer = client.post("/entities/item/documents", json={"ids": ["1"]})
             assert "read-only" in assert_problem(answer, 501)
+
+
+def test_a_service_reads_the_replica_and_writes_to_the_primary(data_dir: Path) -> None:
+    primary = embedded.start(data_dir)
+    with world_in(primary) as world:
+        publish_shop(world)
+        with standby(primary, data_dir / "replica") as replica:
+            caught_up(primary, replica)
+            with served(primary, world.encoder, pgvector_replica_url=url_of(replica)) as client:
+                assert_all_is_read(client)
+                (part,) = [
+                    part
+                    for part in client.get("/health/ready").json()["parts"]
+                    if part["part"] == "database"
+                ]
+                assert "a replica, 0.0 seconds behind" in part["detail"]
+                assert client.get("/stats").json()["replica_lag_seconds"] == 0
+                assert "replica_lag_seconds 0.0" in client.get("/metrics").text
+                world.sql("update staging.stg_item set name = 'red boots of felt' where id = 4")
+                client.post("/entities/item/documents", json={"ids": ["4"]}).raise_for_status()
+                caught_up(primary, replica)
+                answer = client.post("/search", json=SEARCH).json()
+                assert answer["results"][0]["fields"]["name"] == "red boots of felt"
+                # the replica ends while the service is at work
+                stop(data_dir / "replica")
+                answer = client.post("/search", json=SEARCH).raise_for_status().json()
+                assert answer["results"][0]["fields"]["name"] == "red boots of felt"
+
+
+def test_a_pooler_in_transaction_mode_serves_all_that_reads(shop: World) -> None:
+    with (
+        pgbouncer(shop.database, "transaction") as through,
+        served(through, shop.encoder) as client,
+    ):
+        assert_all_is_read(client)
+        answer = client.post("/entities/item/documents", json={"ids": ["1"]})
+        assert "pool_mode = session" in assert_problem(answer, 501)

@@ -13,7 +13,6 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.fields import Source, bind
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import connection as store_connection
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.store.texts.tables import ensure_entity
@@ -38,7 +37,7 @@ def test_no_name_of_the_longest_entity_is_cut(
 ) -> None:
     cut: list[str | None] = []
 
-    def settle(connection: psycopg.Connection) -> None:
+    def settle(postgres: Postgres, connection: psycopg.Connection, scope: str = "") -> None:
         connection.execute("set client_min_messages = 'notice'")
         connection.add_notice_handler(
             lambda notice: (
@@ -46,7 +45,7 @@ def test_no_name_of_the_longest_entity_is_cut(
             )
         )
 
-    monkeypatch.setattr(store_connection, "_apply_settings", settle)
+    monkeypatch.setattr(Postgres, "_apply_settings", settle)
     name, last = "p" * 38, "_vectors_123456"
     with world_in(database) as world:
         world.table("id bigint, name text", name=f"stg_{name}")

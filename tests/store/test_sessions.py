@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,8 +15,10 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import Unavailable
+from embeddings_pipeline.errors import ReadOnly
 from embeddings_pipeline.store.connection import NoConnection, Postgres
+from embeddings_pipeline.store.embedded import host
+from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.pgbouncer import pgbouncer
 from tests.support.world import SCHEMA, World, world_in
 
@@ -81,6 +84,40 @@ def test_a_run_works_whatever_its_role_is_set_to(
         run_twice(world)
 
 
+@pytest.mark.parametrize(
+    "locale",
+    [
+        "locale_provider builtin builtin_locale 'C'",
+        "locale_provider builtin builtin_locale 'PG_UNICODE_FAST'",
+        "locale_provider libc locale 'C.utf8'",
+        "encoding 'SQL_ASCII' locale 'C'",
+    ],
+)
+def test_a_run_works_in_a_database_of_any_locale(database: Database, locale: str) -> None:
+    other = replace(database, name=f"{database.name}_of_a_locale")
+    names = {"name": Identifier(other.name), "locale": SQL(locale)}  # type: ignore[arg-type]
+    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        admin.execute(SQL("create database {name} template template0 {locale}").format(**names))
+        try:
+            with world_in(other) as world:
+                run_twice(world)
+        finally:
+            admin.execute(SQL("drop database {} with (force)").format(names["name"]))
+
+
+def test_a_run_works_on_an_older_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "POSTGRES_VERSION", 16)
+    # which has no collations of its own
+    known = tuple(option for option in embedded.INITDB if "builtin" not in option)
+    monkeypatch.setattr(embedded, "INITDB", known)
+    server = embedded.start(data_dir)
+    with closing(psycopg.connect(server.url)) as connection:
+        assert connection.info.server_version // 10_000 == 16
+    with world_in(server) as world:
+        run_twice(world)
+    embedded.stop(data_dir)
+
+
 @pytest.mark.parametrize("path", ["public", "pg_catalog"])
 def test_the_extension_may_be_in_a_schema_that_the_role_does_not_search(
     database: Database, owner: Database, path: str
@@ -112,7 +149,7 @@ def test_a_pooler_in_transaction_mode_is_refused_before_anything_is_written(
 ) -> None:
     with (
         pgbouncer(database, "transaction") as through,
-        pytest.raises(Unavailable, match="set pool_mode = session"),
+        pytest.raises(ReadOnly, match="set pool_mode = session"),
         world_in(through),
     ):
         raise AssertionError("connected")

@@ -34,7 +34,14 @@ def standby(primary: Database, folder: Path) -> Iterator[Database]:
     try:
         yield replace(primary, host="127.0.0.1", port=port)
     finally:
-        host.run("pg_ctl", "stop", "-m", "immediate", *where)
+        stop(folder)
+
+
+def stop(folder: Path) -> None:
+    """End the replica in this folder, if it has not ended."""
+    data = folder / "postgres"
+    if (data / "postmaster.pid").exists():
+        host.run("pg_ctl", "stop", "-m", "immediate", "-D", str(data), "-l", str(folder / "log"))
 
 
 def caught_up(primary: Database, replica: Database) -> None:

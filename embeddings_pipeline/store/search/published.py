@@ -10,7 +10,7 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
 from embeddings_pipeline.store import declarations, vector_sets
-from embeddings_pipeline.store.connection import Row, columns_of
+from embeddings_pipeline.store.connection import Row, columns_of, consistent_read
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -65,9 +65,7 @@ def version(schema: str, entity: str) -> sql.Composable:
 def read(connection: Connection[Row], schema: str, entity: str) -> Published:
     """The published state of an entity. Raises NotFound with the choices for an unknown entity, and
     RunNeeded where nothing is published yet."""
-    with connection.transaction():
-        # all reads see the same snapshot
-        connection.execute("set transaction isolation level repeatable read, read only")
+    with consistent_read(connection):
         row = connection.execute(
             sql.SQL(
                 "select {version}, definition::text, id_type, documents, average_tokens"
