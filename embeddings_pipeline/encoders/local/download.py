@@ -80,7 +80,9 @@ def _from_hub(model: str, settings: Settings) -> Path:
     try:
         # the download has no deadline of its own for a hub that does not answer
         hub = HfApi()
-        deadline.call_blocking(lambda: hub.model_info(model, timeout=_HUB_SECONDS), _HUB_SECONDS)
+        # the deadline comes first; the client's timeout ends the thread that is left behind
+        ask = partial(hub.model_info, model, timeout=2 * _HUB_SECONDS)
+        deadline.call_blocking(ask, _HUB_SECONDS)
         return Path(_download(model, settings)())
     except TimeoutError:
         reason = f"the hub did not answer in {_HUB_SECONDS:g} seconds"
