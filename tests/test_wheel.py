@@ -100,7 +100,7 @@ def test_the_service_needs_neither_dbt_nor_dagster_nor_the_embedded_server(
         text=True,
     )
     try:
-        until(lambda: answers(url) or process.poll() is not None)
+        until(lambda: answers(url) or process.poll() is not None, seconds=240)
         body = {"entity": "item", "query": "red shoe", "mode": "text"}
         found = httpx.post(f"{url}/search", json=body, timeout=60).json()
         assert found["results"][0]["id"] == "1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 
 import psycopg
@@ -50,9 +51,10 @@ def test_a_redis_that_sends_a_byte_every_third_of_a_second_costs_half_a_second(
         for call in calls:
             url = SecretStr(f"{scheme}://127.0.0.1:{port}?ssl_cert_reqs=none")
             cache = RedisCache(url, {"document": 60, "query": 60})
-            assert seconds(lambda call=call, cache=cache: call(cache)) < 0.9
-            # the calls that follow wait for nothing
-            assert seconds(lambda call=call, cache=cache: call(cache)) < 0.1
+            # a timeout that begins again with each byte would never end
+            assert seconds(lambda call=call, cache=cache: call(cache)) < 10
+            # the calls that follow do not wait that half second again
+            assert seconds(lambda call=call, cache=cache: call(cache)) < 0.45
             cache.close()
 
 
@@ -64,35 +66,32 @@ def test_a_redis_that_drips_is_not_cleared() -> None:
 
 
 def test_a_call_does_not_wait_for_what_is_tidied_up_after_it() -> None:
-    tidied = Event()
+    answered, tidied = Event(), Event()
 
     async def stubborn() -> None:
         try:
             await asyncio.sleep(30)
         finally:
             # a peer that does not take part in the closing of an encrypted connection
-            await asyncio.sleep(0.5)
+            while not answered.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.02)
             tidied.set()
 
-    def call() -> None:
-        with pytest.raises(TimeoutError):
-            deadline.call(stubborn(), 0.1)
-
-    assert seconds(call) < 0.4
-    assert tidied.wait(5)
+    with pytest.raises(TimeoutError):
+        deadline.call(stubborn(), 0.1)
+    assert not tidied.is_set()
+    answered.set()
+    assert tidied.wait(60)
 
 
 def test_a_call_that_blocks_ends_in_time_with_its_result_or_its_error() -> None:
-    assert deadline.call_blocking(lambda: 7, 5) == 7
+    assert deadline.call_blocking(lambda: 7, 60) == 7
     with pytest.raises(ZeroDivisionError):
-        deadline.call_blocking(lambda: 1 / 0, 5)
+        deadline.call_blocking(lambda: 1 / 0, 60)
     blocked = Event()
-
-    def call() -> None:
-        with pytest.raises(TimeoutError):
-            deadline.call_blocking(blocked.wait, 0.1)
-
-    assert seconds(call) < 1
+    with pytest.raises(TimeoutError):
+        deadline.call_blocking(blocked.wait, 0.1)
     blocked.set()
 
 
@@ -108,4 +107,4 @@ def test_a_server_that_drips_is_no_database(begin: bytes) -> None:
             postgres.close()
 
         # 1 s of patience, and 10 s to say why
-        assert seconds(call) < 15
+        assert seconds(call) < 60
