@@ -10,9 +10,8 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 
 from embeddings_pipeline.entities.model import Vector
-from embeddings_pipeline.store.index.build import OPERATORS
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import OPERATORS, VectorSet
 
 
 def shared_sample(

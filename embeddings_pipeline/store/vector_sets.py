@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 from psycopg import Connection, sql
 from psycopg.rows import class_row
@@ -17,6 +17,21 @@ from embeddings_pipeline.store.tables import EntityTables
 
 State = Literal["building", "live", "retired"]
 Storage = Literal["vector", "halfvec"]
+
+# by metric: the operator of the distance, and the similarity, where greater is nearer; <#> is the
+# negative inner product
+OPERATORS: dict[str, LiteralString] = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
+SIMILARITY: dict[str, LiteralString] = {
+    "cosine": "1 - distance",
+    "l2": "1 / (1 + distance)",
+    "ip": "-distance",
+}
+# the setting for the effort of a search, by index type
+EFFORT_SETTINGS: dict[str, LiteralString] = {
+    "hnsw": "hnsw.ef_search",
+    "ivfflat": "ivfflat.probes",
+}
+MAX_EF_SEARCH = 1000
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ def publish(database: Postgres, names: TableNames, *, explicit: bool = False) ->
         if not explicit:
             reasons += _manual_reasons(tables)
         if reasons:
+            if live is not None:
+                with tables.connection.transaction():
+                    _view(tables).replace()
             return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
         with tables.connection.transaction():
             _flip(tables, live, building)

@@ -15,15 +15,10 @@ from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import columns_of
-from embeddings_pipeline.store.index.build import (
-    EFFORT_SETTINGS,
-    OPERATORS,
-    VectorIndex,
-    better_compared,
-)
+from embeddings_pipeline.store.index.build import VectorIndex, better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import SAMPLED
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import EFFORT_SETTINGS, OPERATORS, VectorSet
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the maximum of pgvector
 _EFFORTS: dict[str, Sequence[int | None]] = {

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
-
 from psycopg import sql
 from psycopg.sql import Literal
 
-from embeddings_pipeline.store.index.build import EFFORT_SETTINGS, OPERATORS
 from embeddings_pipeline.store.search.published import Published
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import (
+    EFFORT_SETTINGS,
+    MAX_EF_SEARCH,
+    OPERATORS,
+    SIMILARITY,
+    VectorSet,
+)
 
-# similarities, where greater is nearer; <#> is the negative inner product
-_SIMILARITY: dict[str, LiteralString] = {
-    "cosine": "1 - distance",
-    "l2": "1 / (1 + distance)",
-    "ip": "-distance",
-}
 NOTHING = sql.SQL("")
-_MAX_EF_SEARCH = 1000
 
 
 def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
@@ -27,7 +23,7 @@ def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str
     kind = (vector_set.index_settings or {}).get("type")
     if not index or kind not in EFFORT_SETTINGS or not vector_set.ef_search:
         return {"enable_seqscan": "on"}
-    least = min(chunks, _MAX_EF_SEARCH) if kind == "hnsw" else 1
+    least = min(chunks, MAX_EF_SEARCH) if kind == "hnsw" else 1
     effort = max(vector_set.ef_search, least)
     # the planner underestimates the cost of reading a vector from TOAST
     return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(effort)}
@@ -55,7 +51,7 @@ def near(
             -- the cosine of a zero vector is undefined
         ) as n where distance < 'infinity'
         """,
-        similarity=sql.SQL(_SIMILARITY[vector_set.metric]),
+        similarity=sql.SQL(SIMILARITY[vector_set.metric]),
         distance=distance,
         more=more,
         vectors=published.vectors,
