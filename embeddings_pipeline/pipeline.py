@@ -3,8 +3,9 @@ entities up to date. The command line, Dagster's assets and a program of your ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import psycopg
 
+from embeddings_pipeline.current_run import in_run
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
@@ -47,6 +49,7 @@ from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Report, ignore_progress
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.retention import retain
+from embeddings_pipeline.sync.run_metrics import RunMetrics, read_figures
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.status import EntityStatus
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from embeddings_pipeline.search.requests import Answer
     from embeddings_pipeline.search.searcher import Searcher
     from embeddings_pipeline.sync.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -319,6 +324,7 @@ class Pipeline:
             report=report,
             stopped=stopped,
         )
+        self.count_failures(failures)
         runs = [EntityRun(entity, replace(options, run_id=str(uuid4()))) for entity in chosen]
         with self.encoders.stop_when(stopped):
             self._run_stages(runs, failures)
@@ -361,7 +367,7 @@ class Pipeline:
 
     def _run_rest(self, run: EntityRun) -> None:
         run.indexes = self.sync_index(run.entity, run.run_id, report=run.options.report)
-        run.published = self.publish(run.entity)
+        run.published = self.publish(run.entity, run_id=run.run_id)
         run.checks = self.check(run.entity)
         run.status = self.status_of(run.entity)
 
@@ -372,8 +378,9 @@ class Pipeline:
         `max_delete_share` of the rows would be deleted, Interrupted when stopped.
         """
         keep = self.settings.embedding_cache_keep
-        names = self._reached(entity)
-        return sync_texts(self.staging, self.vectors, names, self.encoders, options, keep=keep)
+        with self._stage_of(entity, options.run_id):
+            names = self._reached(entity)
+            return sync_texts(self.staging, self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_vectors(self, entity: Entity, options: RunOptions) -> EncodeResult:
         """Encode and project the pending chunks of an entity's vector sets.
@@ -382,8 +389,9 @@ class Pipeline:
         be loaded.
         """
         keep = self.settings.embedding_cache_keep
-        names = self._reached(entity)
-        return encode_entity(self.vectors, names, self.encoders, options, keep=keep)
+        with self._stage_of(entity, options.run_id):
+            names = self._reached(entity)
+            return encode_entity(self.vectors, names, self.encoders, options, keep=keep)
 
     def sync_index(
         self,
@@ -395,19 +403,26 @@ class Pipeline:
     ) -> list[IndexResult]:
         """Build the vector index of each set of an entity where it is due, or always with
         `rebuild`, and measure its recall."""
-        return sync_index(
-            self.vectors, self.names_of(entity), run_id=run_id, rebuild=rebuild, report=report
-        )
+        with self._stage_of(entity, run_id):
+            return sync_index(
+                self.vectors, self.names_of(entity), run_id=run_id, rebuild=rebuild, report=report
+            )
 
-    def publish(self, entity: Entity | str, *, explicit: bool = False) -> PublishResult:
+    def publish(
+        self, entity: Entity | str, *, explicit: bool = False, run_id: str | None = None
+    ) -> PublishResult:
         """Publish the set that is built, where it is ready, and delete unused cache entries.
 
         `explicit` also publishes an entity whose `publish` is manual, or that was rolled back.
+        `run_id` is that of the run which this ends.
         """
-        names = self.names_of(entity)
-        result = publish.publish(self.vectors, names, explicit=explicit)
-        retain(self.vectors, names, self.encoders, self.settings)
-        return result
+        if isinstance(entity, str):
+            entity = self.entity(entity)
+        with self._stage_of(entity, run_id, last=True):
+            names = self.names_of(entity)
+            result = publish.publish(self.vectors, names, explicit=explicit)
+            retain(self.vectors, names, self.encoders, self.settings)
+            return result
 
     def check(self, entity: Entity | str) -> dict[str, CheckResult]:
         """The checks of an entity that has texts, by name."""
@@ -497,6 +512,56 @@ class Pipeline:
             if name in self.__dict__:
                 self.__dict__[name].close()
         self.encoders.cleanup()
+
+    @cached_property
+    def run_metrics(self) -> RunMetrics:
+        """The file of RUN_METRICS_FILE, where one is set."""
+        return RunMetrics(self.settings.run_metrics_file)
+
+    def count_failures(self, names: Iterable[str]) -> None:
+        """Count runs that failed before their first stage in the file of the run metrics."""
+        for name in names:
+            with self._not_failing():
+                self.run_metrics.failed(name)
+
+    @contextmanager
+    def _stage_of(
+        self, entity: Entity, run_id: str | None, *, last: bool = False
+    ) -> Iterator[None]:
+        """A stage of a run, whose log names the run. Where the stage fails, or is the last one, the
+        figures of the run are written."""
+        with in_run(entity.name, run_id):
+            try:
+                yield
+            except Interrupted:
+                raise
+            except Exception as error:
+                self._write_figures(entity, run_id, error)
+                raise
+            if last:
+                self._write_figures(entity, run_id, None)
+
+    def _write_figures(self, entity: Entity, run_id: str | None, error: Exception | None) -> None:
+        if run_id is None or not self.run_metrics.is_written:
+            return
+        figures = None
+        # a database that is gone would be waited for
+        if not isinstance(error, psycopg.OperationalError | Unavailable):
+            with self._not_failing():
+                figures = read_figures(self.vectors, self.schema, entity, run_id)
+        with self._not_failing():
+            if error is None:
+                self.run_metrics.succeeded(entity.name, figures)
+            else:
+                self.run_metrics.failed(entity.name, figures)
+
+    @contextmanager
+    def _not_failing(self) -> Iterator[None]:
+        """Work on the run metrics, whose errors fail no run."""
+        try:
+            yield
+        except (OSError, EmbeddingsError, psycopg.Error) as error:
+            logger.error("the figures of a run are not written (RUN_METRICS_FILE): %s", error)
 
     @resumed
     def _reached(self, entity: Entity) -> TableNames:

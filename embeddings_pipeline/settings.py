@@ -119,6 +119,10 @@ class Settings(BaseSettings):
     search_rerankers: tuple[str, ...] = ()
 
     dagster_home: Path | None = None
+
+    # the figures of runs, for the textfile collector of node_exporter, which reads *.prom
+    run_metrics_file: Path | None = None
+    log_format: Literal["text", "json"] = "text"
     dagster_postgres_url: SecretStr | None = None
 
     @field_validator(
@@ -128,12 +132,20 @@ class Settings(BaseSettings):
             "dbt_profiles_dir",
             "dbt_manifest",
             "dagster_home",
+            "run_metrics_file",
         ),
         *("embedding_model_path", "embedding_model_cache_dir", "embedding_image_root"),
     )
     @classmethod
     def _from_project(cls, path: Path | None) -> Path | None:
         return None if path is None else project_dir() / path.expanduser()
+
+    @field_validator("run_metrics_file")
+    @classmethod
+    def _read_by_the_exporter(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != ".prom":
+            raise ValueError("node_exporter reads only files whose names end with .prom")
+        return path
 
     @field_validator("openai_api_key")
     @classmethod
@@ -191,6 +203,11 @@ class Settings(BaseSettings):
     def search_page(self) -> str:
         """The address of the search page, for links to it."""
         return self.search_page_url or f"http://{self.search_host}:{self.search_port}"
+
+    @property
+    def dagster_folder(self) -> Path:
+        """The folder of Dagster's instance: DAGSTER_HOME, or the project's own."""
+        return self.dagster_home or self.embedded_data_dir / "dagster"
 
     def trusts(self, model: str) -> bool:
         """Whether EMBEDDING_TRUST_REMOTE_CODE names the model, so that its own code may run."""

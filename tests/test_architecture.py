@@ -25,13 +25,13 @@ DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
 PATH = ("entities/", "store/", "sync/")
 # the layers, the highest first; a module imports from its own layer and those below
 LAYERS = (
-    ("cli/", "definitions.py", "component.py"),
+    ("cli/", "definitions.py", "component.py", "diagnosis.py"),
     ("assets/", "resources/", "service/"),
     ("pipeline.py",),
     ("sync/", "search/"),
     ("encoders/", "store/"),
     ("entities/",),
-    ("settings.py", "errors.py", "database.py", "files.py"),
+    ("settings.py", "errors.py", "database.py", "files.py", "current_run.py"),
 )
 
 # the same inside the store, the lowest first: what all rooms use, the rooms in the order of a row's

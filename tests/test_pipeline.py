@@ -48,7 +48,7 @@ class Scripted(Pipeline):
     def sync_index(self, entity: Entity, *arguments: Any, **keys: Any) -> Any:
         return self._stage("index", entity)
 
-    def publish(self, entity: Entity | str, *, explicit: bool = False) -> Any:
+    def publish(self, entity: Entity | str, **options: Any) -> Any:
         assert isinstance(entity, Entity)
         return self._stage("publish", entity)
 

@@ -247,7 +247,7 @@ def _make_embeddings(
 
         running = RunContext.of(context, options.name)
         built = running.entity(entity, context.run)
-        result = running.pipeline.publish(built)
+        result = running.pipeline.publish(built, run_id=context.run_id)
         facts = metadata.of_publication(running.pipeline, built, result, context.run_id)
         context.instance.add_run_tags(context.run_id, metadata.run_tags(built, facts))
         context.log_event(

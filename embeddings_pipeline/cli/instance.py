@@ -29,8 +29,8 @@ storage:
 def is_configured(settings: Settings) -> bool:
     """Whether there is an instance to which runs are reported: DAGSTER_HOME, or the project's own,
     which `demo`, `dev` and `run --dagster` make."""
-    known = settings.dagster_home is not None or (_own(settings) / "dagster.yaml").exists()
-    return known and is_possible()
+    written = (settings.dagster_folder / "dagster.yaml").exists()
+    return (settings.dagster_home is not None or written) and is_possible()
 
 
 def is_possible() -> bool:
@@ -50,9 +50,8 @@ def prepare(settings: Settings) -> Path:
         os.environ["DAGSTER_POSTGRES_URL"] = re.sub(
             r"^postgres(ql)?://", "postgresql+psycopg2://", url
         )
-    home = settings.dagster_home
-    if home is None:
-        home = _own(settings)
+    home = settings.dagster_folder
+    if settings.dagster_home is None:
         home.mkdir(parents=True, exist_ok=True)
         config = _dagster_yaml().read_text()
         if settings.dagster_postgres_url and not re.search(r"^storage:", config, re.MULTILINE):
@@ -78,10 +77,6 @@ def opened(settings: Settings) -> Iterator[dg.DagsterInstance]:
         close_orphaned_runs(settings, runs)
         runs.event_log_storage.initialize_concurrency_limit_to_default(POOL)
         yield runs
-
-
-def _own(settings: Settings) -> Path:
-    return settings.embedded_data_dir / "dagster"
 
 
 def _dagster_yaml() -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from embeddings_pipeline.cli.terminal import LogFormatter, printable
+from embeddings_pipeline.cli.terminal import LogFormatter, json_line, logs_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +74,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "Publish the vector set that was built beside the live one, if it is complete.",
     ),
     "rollback": ("publish", "rollback", "Publish the vector set that was live before."),
+    "doctor": (
+        "doctor",
+        "doctor",
+        "Check settings, servers, privileges, models, dbt and Dagster, and say what to do.",
+    ),
     "index": ("index", "index", "Build the vector indexes that are missing or out of date."),
     "export": ("export", "export", "Write the published vectors and rows to a FAISS snapshot."),
     "retry": ("erase", "retry", "Let the next run try everything in quarantine again."),
@@ -164,15 +169,22 @@ def main() -> None:
         code = _exit_code(error)
         if code is None or "--debug" in sys.argv:
             raise
-        typer.echo(printable(f"error: {_message(error)}"), err=True)
+        message = _message(error)
+        as_json = logs_json()
+        line = json_line(message, level="ERROR") if as_json else printable(f"error: {message}")
+        typer.echo(line, err=True)
         sys.exit(code)
 
 
 def _print_traceback(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    lines = format_exception(kind, error, traceback)
-    typer.echo(printable("".join(lines)), err=True, nl=False)
+    lines = "".join(format_exception(kind, error, traceback))
+    if logs_json():
+        message = f"{kind.__name__}: {error}"
+        typer.echo(json_line(message, level="CRITICAL", traceback=lines.rstrip()), err=True)
+    else:
+        typer.echo(printable(lines), err=True, nl=False)
 
 
 def _message(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import typer
 
-from embeddings_pipeline.cli.terminal import printable, printable_json
+from embeddings_pipeline.cli.terminal import json_line, logs_json, printable, printable_json
 from embeddings_pipeline.sync.progress import Progress as EntityProgress
 from embeddings_pipeline.sync.progress import of_progress, usd
 
@@ -34,8 +34,8 @@ def print_line(line: str) -> None:
 
 
 def print_message(message: str) -> None:
-    """Print a line, or several, on standard error."""
-    typer.echo(printable(message), err=True)
+    """Print a line, or several, on standard error; one JSON object where the log is JSON."""
+    typer.echo(json_line(message) if logs_json() else printable(message), err=True)
 
 
 def print_json(document: object) -> None:
@@ -80,12 +80,15 @@ def percent(value: float | None) -> str | None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[EntityProgress], None]]:
-    """Show the progress of each entity on stderr: as bars in a terminal, else as lines."""
+def progress(
+    every_seconds: float = _LOG_EVERY_SECONDS,
+) -> Iterator[Callable[[EntityProgress], None]]:
+    """Show the progress of each entity on stderr: as bars in a terminal, else as lines, at most one
+    in `every_seconds`; they are JSON where the log is."""
     # Dagster redirects the output of a step to files: this is the terminal itself
     with os.fdopen(os.dup(2), "w", buffering=1) as stderr:
-        if not stderr.isatty():
-            yield _lines(stderr)
+        if logs_json() or not stderr.isatty():
+            yield _lines(stderr, every_seconds)
             return
         with _progress_bars(stderr) as bars:
             yield _bars(bars)
@@ -127,16 +130,31 @@ def _bars(bars: Progress) -> Callable[[EntityProgress], None]:
     return report
 
 
-def _lines(stderr: TextIO) -> Callable[[EntityProgress], None]:
+def _lines(stderr: TextIO, every_seconds: float) -> Callable[[EntityProgress], None]:
     last = time.monotonic()
 
     def report(now: EntityProgress) -> None:
         nonlocal last
-        if time.monotonic() - last > _LOG_EVERY_SECONDS:
+        if time.monotonic() - last > every_seconds:
             last = time.monotonic()
-            stderr.write(f"{of_progress(now)}\n")
+            stderr.write(f"{_line(now)}\n")
 
     return report
+
+
+def _line(now: EntityProgress) -> str:
+    if not logs_json():
+        return of_progress(now)
+    return json_line(
+        of_progress(now),
+        entity=now.entity,
+        done=now.done,
+        pending=now.pending,
+        unit=now.unit,
+        eta_seconds=now.eta_seconds,
+        tokens=now.counts.tokens if now.counts else None,
+        cost_usd=float(now.counts.cost_usd) if now.counts else None,
+    )
 
 
 def _shown(value: object) -> str:

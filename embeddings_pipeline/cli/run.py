@@ -12,6 +12,7 @@ import typer
 from embeddings_pipeline.cli import instance, output, plan, selection
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, session
 from embeddings_pipeline.cli.staging import build_marts, build_staging
+from embeddings_pipeline.cli.terminal import log_as_json
 from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
 from embeddings_pipeline.resources.dbt_project import Build, parse
@@ -58,6 +59,8 @@ def run(
     """Bring vectors up to date, once and now. Builds the dbt models, encodes changed texts, builds
     the indexes, publishes and checks. Reports to Dagster where there is an instance."""
     settings = Settings.load()
+    if settings.log_format == "json":
+        log_as_json()
     if batch_size:
         settings = settings.model_copy(update={"embedding_batch_size": batch_size})
     names = entities or []
@@ -127,6 +130,7 @@ class Runner:
             failures, builds = self._build_staging(names, seeds=seeds)
         chosen, wrong = self.pipeline.chosen(names)
         failures.update(wrong)
+        self.pipeline.count_failures(failures)
         names = [entity.name for entity in chosen if entity.name not in failures]
         runs: Results[EntityRun] = Results()
         if names and dagster:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli import output
+from embeddings_pipeline.cli.terminal import log_as_json
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
@@ -26,6 +27,8 @@ def serve(
     from embeddings_pipeline.service.server import server
 
     settings = Settings.load()
+    if settings.log_format == "json":
+        log_as_json()
     host = host or settings.search_host
     port = settings.search_port if port is None else port
     if not settings.search_api_keys and not is_loopback(host):

@@ -1,4 +1,5 @@
-"""Text on its way to a terminal or a log: characters that would control it are shown escaped.
+"""Text on its way to a terminal or a log: characters that would control it are shown escaped. A log
+is lines of text, or of JSON.
 
 Stored texts, ids, error messages of servers and names of files come from elsewhere. An escape
 sequence in one could retitle or clear the terminal, a carriage return or a bidirectional override
@@ -7,9 +8,14 @@ could make a line read as another.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from datetime import UTC, datetime
+from traceback import format_exception
 from types import TracebackType
+
+from embeddings_pipeline.current_run import current_run
 
 # C0, DEL and C1; line separators; marks, embeddings, overrides and isolates of text direction
 # (unicode.org/reports/tr9); halves of surrogate pairs, which no encoding has. Not the line feed
@@ -47,3 +53,58 @@ class LogFormatter(logging.Formatter):
     ) -> str:
         """Return the lines of a traceback."""
         return printable(super().formatException(ei))
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object on one line, with its traceback, and the run in which its
+    thread works."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        traceback = None
+        if record.exc_info and record.exc_info[1]:
+            traceback = "".join(format_exception(record.exc_info[1])).rstrip()
+        return json_line(
+            record.getMessage(),
+            time=datetime.fromtimestamp(record.created, UTC),
+            level=record.levelname,
+            logger=record.name,
+            traceback=traceback,
+        )
+
+
+def json_line(
+    message: str,
+    *,
+    time: datetime | None = None,
+    level: str = "INFO",
+    logger: str = "embeddings_pipeline",
+    **fields: object,
+) -> str:
+    """Return a line of the log in JSON. `time` is now by default; fields that are None are left
+    out."""
+    run = current_run()
+    document = {
+        "time": (time or datetime.now(UTC)).isoformat(timespec="milliseconds"),
+        "level": level,
+        "logger": logger,
+        "message": message,
+        "run_id": run.run_id if run else None,
+        "entity": run.entity if run else None,
+        **fields,
+    }
+    given = {name: value for name, value in document.items() if value is not None}
+    # JSON escapes the line feeds
+    return printable_json(json.dumps(given, ensure_ascii=False, default=str))
+
+
+def log_as_json() -> None:
+    """From now on the log of this process, and the messages of its command, are JSON."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonFormatter())
+
+
+def logs_json() -> bool:
+    """Whether the log of this process is JSON."""
+    handlers = logging.getLogger().handlers
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in handlers)

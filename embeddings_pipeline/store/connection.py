@@ -258,6 +258,11 @@ class Postgres:
                 for _ in range(_LOOKS_AT_POOLER)
             )
 
+    @property
+    def keeps_sessions(self) -> bool:
+        """Whether a session lasts as long as its connection, as far as the first one showed."""
+        return not self._sessions_are_shared
+
     def renew(self) -> None:
         """Replace lost connections."""
         self._pool.check()

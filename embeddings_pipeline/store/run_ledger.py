@@ -125,6 +125,14 @@ def read(tables: EntityTables, run_id: str) -> dict[str, Any] | None:
     return None if row is None else dict(zip(columns, row, strict=True))
 
 
+def stages(tables: EntityTables, run_id: str) -> dict[str, float]:
+    """The seconds of each stage of a run; empty where the ledger has no such run."""
+    row = tables.execute(
+        "select stages from {run_ledger} where entity = {entity} and run_id = %s", (run_id,)
+    ).fetchone()
+    return dict(row[0]) if row else {}
+
+
 def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
     """The latest runs of an entity, newest first, as columns by name."""
     with tables.connection.cursor(row_factory=dict_row) as cursor:

@@ -235,13 +235,13 @@ def test_a_host_that_is_silent_or_slow_is_given_up(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.silent = {"/silent.png"}
-    host.endless = {"/slow.png"}
+    host.dripping_body = {"/slow.png"}
     monkeypatch.setattr(remote, "_SILENCE_SECONDS", 0.2)
     assert "timed out" in refusal(f"{host.url}/silent.png", hosts=host.name)
     monkeypatch.setattr(remote, "_SILENCE_SECONDS", 60)
-    monkeypatch.setattr(remote, "_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "_SECONDS", 0.5)
     slow = refusal(f"{host.url}/slow.png", hosts=host.name)
-    assert "incomplete after 0 seconds" in slow
+    assert "incomplete after 0.5 seconds" in slow
 
 
 @pytest.mark.parametrize("part", ["head", "body"])

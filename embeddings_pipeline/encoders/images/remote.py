@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -71,7 +72,9 @@ class HttpImages:
 
     def close(self) -> None:
         """Close the connections."""
-        _call(self._client.aclose())
+        # a host that does not take part in the closing is no error of a row
+        with suppress(RowError):
+            _call(self._client.aclose())
 
     def _require_named(self, url: httpx.URL) -> None:
         if url.userinfo:

@@ -75,6 +75,14 @@ def running(data_dir: Path) -> Database | None:
     return Database(HOST, server.port, DATABASE, USER, SecretStr(access_file.load(home).password))
 
 
+def free_bytes(data_dir: Path) -> int:
+    """The free bytes of the disk on which this folder's server has its data, or will have it."""
+    folder = host.home(data_dir)
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 @_explained()
 def start(data_dir: Path) -> Database:
     """Start the server of this folder where it does not run; returns its database.

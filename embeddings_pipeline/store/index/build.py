@@ -6,7 +6,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.errors import LockNotAvailable
@@ -45,7 +45,7 @@ class VectorIndex:
         self.remove_leftovers(patience="0")
         if settings["type"] != "none":
             connection = self._tables.connection
-            _use_memory(connection, _graph_bytes(self._set, settings, drift.rows))
+            _use_memory(connection, graph_bytes(self._set, settings, drift.rows))
             _use_workers(connection, self._set)
             self._tables.execute(
                 "create index {concurrently} {fresh} on {vectors} using {method}"
@@ -127,7 +127,8 @@ def _options(settings: dict[str, Any]) -> sql.Composable:
     )
 
 
-def _graph_bytes(vector_set: VectorSet, settings: dict[str, Any], rows: int) -> int:
+def graph_bytes(vector_set: VectorSet, settings: dict[str, Any], rows: int) -> int:
+    """The bytes that the HNSW graph of these rows takes in memory during its build."""
     number = 4 if vector_set.storage == "vector" else 2
     links: int = settings.get("m", 0)
     return rows * (vector_set.dimension * number + _NODE + _LINK * links)
@@ -167,14 +168,6 @@ def _use_workers(connection: Connection[Row], vector_set: VectorSet) -> None:
 
 # the largest m of pgvector
 _MAX_M = 100
-
-OPERATORS: dict[str, LiteralString] = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
-# the setting for the effort of a search, by index type
-EFFORT_SETTINGS: dict[str, LiteralString] = {
-    "hnsw": "hnsw.ef_search",
-    "ivfflat": "ivfflat.probes",
-}
-
 
 # the cost of a row visited through an index, relative to a row compared exactly
 _INDEX_PRICE = 10

@@ -1,0 +1,198 @@
+"""The figures of the last run of each entity, for Prometheus: a text file that the textfile
+collector of node_exporter reads (https://github.com/prometheus/node_exporter#textfile-collector).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from embeddings_pipeline import files
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.store import run_ledger, vector_sets
+from embeddings_pipeline.store.connection import Postgres, columns_of
+from embeddings_pipeline.store.declarations import as_stored
+from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts import quarantine
+from embeddings_pipeline.store.vectors.pending import states_of
+from embeddings_pipeline.sync import status
+
+_PREFIX = "embeddings_run_"
+_LOCK_SECONDS = 10
+# name, type and help, in the order of the file
+_METRICS: Mapping[str, tuple[str, str]] = {
+    "rows": ("gauge", "Rows that have a text"),
+    "texts_encoded": ("gauge", "Texts that the last run encoded"),
+    "chunks_reused": ("gauge", "Chunks for which the last run reused a vector"),
+    "tokens": ("gauge", "Tokens that the last run encoded"),
+    "cost_usd": ("gauge", "US dollars that the last run cost"),
+    "stage_seconds": ("gauge", "Seconds of each stage of the last run"),
+    "pending_chunks": ("gauge", "Chunks that were pending after the last run"),
+    "lag_seconds": ("gauge", "Age of the oldest pending change after the last run"),
+    "quarantined_rows": ("gauge", "Rows in quarantine after the last run"),
+    "failed": ("gauge", "1 where the last run failed, else 0"),
+    "failures_total": ("counter", "Runs that failed"),
+    "last_success_timestamp_seconds": ("gauge", "End of the last run that did not fail"),
+}
+
+_Labels: TypeAlias = tuple[tuple[str, str], ...]
+_Samples: TypeAlias = dict[tuple[str, _Labels], float]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run of an entity did, with the seconds of its stages, and the entity's state after."""
+
+    rows: int
+    encoded: int
+    reused: int
+    tokens: int
+    cost_usd: float
+    pending: int
+    lag_seconds: float
+    quarantined: int
+    stages: Mapping[str, float]
+
+
+def read_figures(database: Postgres, schema: str, entity: Entity, run_id: str) -> Figures | None:
+    """The figures of a run; None for an entity that has no texts yet."""
+    now = status.status(database, schema, entity)
+    with database.connection() as connection:
+        columns = columns_of(connection, schema, f"{entity.name}_texts")
+        if not columns:
+            return None
+        tables = EntityTables(connection, as_stored(schema, entity, columns))
+        shown = vector_sets.served(vector_sets.read(tables, ("live", "building")))
+        counts = run_ledger.read(tables, run_id) or {}
+        return Figures(
+            rows=now.rows,
+            encoded=counts.get("encoded", 0),
+            reused=counts.get("reused", 0),
+            tokens=counts.get("tokens", 0),
+            cost_usd=float(counts.get("cost_usd", 0)),
+            pending=now.pending,
+            lag_seconds=now.oldest_pending_seconds or 0,
+            quarantined=quarantine.rows_affected(tables, states_of(tables.names, shown)),
+            stages=run_ledger.stages(tables, run_id),
+        )
+
+
+class RunMetrics:
+    """The file of the figures, which several processes may write at once; without a path nothing is
+    written. Its methods raise OSError, or ConfigurationError where the file stays locked."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @property
+    def is_written(self) -> bool:
+        """Whether there is a file to write."""
+        return self._path is not None
+
+    def succeeded(self, entity: str, figures: Figures | None) -> None:
+        """Write the figures of a run that did not fail."""
+
+        def change(samples: _Samples) -> None:
+            labels = (("entity", entity),)
+            samples["failed", labels] = 0
+            samples.setdefault(("failures_total", labels), 0)
+            samples["last_success_timestamp_seconds", labels] = time.time()
+
+        self._write(entity, figures, change)
+
+    def failed(self, entity: str, figures: Figures | None = None) -> None:
+        """Count a failed run. Its figures replace those of the run before where they are known."""
+
+        def change(samples: _Samples) -> None:
+            labels = (("entity", entity),)
+            samples["failed", labels] = 1
+            failures = samples.get(("failures_total", labels), 0)
+            samples["failures_total", labels] = failures + 1
+
+        self._write(entity, figures, change)
+
+    def _write(
+        self, entity: str, figures: Figures | None, change: Callable[[_Samples], None]
+    ) -> None:
+        path = self._path
+        if path is None:
+            return
+        # the exporter reads only names that end with .prom
+        lock = path.with_name(f"{path.name}.lock")
+        busy = f"another process is still writing {path} after {_LOCK_SECONDS} seconds"
+        with files.lock(lock, seconds=_LOCK_SECONDS, busy=busy):
+            text = path.read_text(errors="replace") if path.exists() else ""
+            samples = _parsed(text)
+            if figures:
+                _replace(samples, entity, figures)
+            change(samples)
+            files.write_atomically(path, _exposition(samples))
+
+
+def _replace(samples: _Samples, entity: str, figures: Figures) -> None:
+    own = ("entity", entity)
+    for name, labels in [*samples]:
+        if name == "stage_seconds" and own in labels:
+            del samples[name, labels]
+    for name, value in {
+        "rows": figures.rows,
+        "texts_encoded": figures.encoded,
+        "chunks_reused": figures.reused,
+        "tokens": figures.tokens,
+        "cost_usd": figures.cost_usd,
+        "pending_chunks": figures.pending,
+        "lag_seconds": figures.lag_seconds,
+        "quarantined_rows": figures.quarantined,
+    }.items():
+        samples[name, (own,)] = value
+    for stage, seconds in figures.stages.items():
+        samples["stage_seconds", (own, ("stage", stage))] = seconds
+
+
+# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+_LABEL = re.compile(r'(\w+)="((?:\\.|[^"\\])*)",?')
+_SAMPLE = re.compile(rf"{_PREFIX}(\w+)\{{((?:{_LABEL.pattern})+)\}} (\d\S*)")
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", '"': '\\"'}
+_ESCAPED = {escape: character for character, escape in _ESCAPES.items()}
+
+
+def _parsed(text: str) -> _Samples:
+    """The samples of a file of ours; lines that are not of it are left out."""
+    samples: _Samples = {}
+    for line in text.split("\n"):
+        sample = _SAMPLE.fullmatch(line)
+        if sample is None or sample[1] not in _METRICS:
+            continue
+        labels = tuple((name, _unescaped(value)) for name, value in _LABEL.findall(sample[2]))
+        try:
+            samples[sample[1], labels] = float(sample[sample.re.groups])
+        except ValueError:
+            continue
+    return samples
+
+
+def _exposition(samples: _Samples) -> str:
+    lines = []
+    for name, (kind, what) in _METRICS.items():
+        lines += [f"# HELP {_PREFIX}{name} {what}", f"# TYPE {_PREFIX}{name} {kind}"]
+        for (of, labels), value in sorted(samples.items()):
+            if of == name:
+                written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+                lines.append(f"{_PREFIX}{name}{{{written}}} {_number(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r'[\\\n"]', lambda character: _ESCAPES[character[0]], text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\.", lambda escape: _ESCAPED.get(escape[0], escape[0]), text)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
