@@ -117,9 +117,9 @@ class PublishedView:
         operator = OPERATORS[live.metric]
         view = (
             f"The published vectors of {self._entity}, a row for each chunk."
-            f" {function}('[…]', 100) returns the 100 nearest, best first."
-            f" `order by embedding {operator} '[…]' limit 100` returns at most hnsw.ef_search (40)"
-            " rows, unless hnsw.iterative_scan is set."
+            f" {function}('[...]', 100) returns the 100 nearest, best first."
+            f" `order by embedding {operator} '[...]' limit 100` returns at most hnsw.ef_search"
+            " (40) rows, unless hnsw.iterative_scan is set."
         )
         columns = {
             id_column: f"id of the row of {self._entity}",

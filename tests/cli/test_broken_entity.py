@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support.notes import Notes, notes
 
@@ -37,13 +38,16 @@ def failed(error: type[EmbeddingsError], *arguments: str) -> tuple[Any, str]:
 def declared(notes: Notes, old: str, new: str) -> Iterator[None]:
     """The entity `event` with something else in its declaration."""
     path = notes.folder / "models" / "staging" / "stg_event.yml"
-    good = path.read_text()
+    manifest = manifest_path(notes.settings)
+    good, parsed = path.read_text(), manifest.read_bytes()
     assert old in good
     path.write_text(good.replace(old, new))
     try:
         yield
     finally:
         path.write_text(good)
+        # some commands go on with what dbt read last
+        manifest.write_bytes(parsed)
 
 
 @pytest.mark.parametrize(
