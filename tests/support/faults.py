@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import RLock, current_thread, local
@@ -63,7 +65,7 @@ class Exchanges:
         """Cut every connection that is in use; from now on nothing is sent."""
         self.dead = True
         for connection in [*self._lent]:
-            connection.pgconn.finish()
+            _cut(connection)
         raise Died
 
     @contextmanager
@@ -116,6 +118,15 @@ class Exchanges:
         patch.setattr(Connection, "wait", counted)
         patch.setattr(ConnectionPool, "check_connection", staticmethod(checked))
         patch.setattr(Postgres, "connection", lent)
+
+
+def _cut(connection: Connection[Any]) -> None:
+    """End a connection. A thread that waits for its answer hears of it, as it would not of a closed
+    descriptor."""
+    with suppress(OSError, psycopg.OperationalError):
+        descriptor = os.dup(connection.pgconn.socket)
+        with socket.socket(fileno=descriptor) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
 Spoil = Callable[[Exchanges, Connection[Any], Callable[[], Any]], Any]
