@@ -41,7 +41,11 @@ NUMBERS = count(1)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slow tests first. The others keep the random order of the plugin."""
+    """Run the slow tests first, with more time on a busy machine. The others keep the random order
+    of the plugin."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

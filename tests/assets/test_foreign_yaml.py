@@ -273,7 +273,7 @@ def test_a_backfill_of_two_partitions_is_two_runs(
         def runs() -> list[dg.DagsterRun]:
             return [run for run in instance.get_runs() if run.run_id not in before]
 
-        until(lambda: all(run.is_finished for run in runs()), seconds=180)
+        until(lambda: all(run.is_finished for run in runs()), seconds=600)
     ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
     assert sorted([*map(run.tags.get, ends)] for run in runs()) == [["00", "00"], ["01", "01"]]
     assert all(run.is_success for run in runs())

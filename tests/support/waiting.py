@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
+def until(holds: Callable[[], object], seconds: float = 120) -> None:
     """Return when it holds. Raises TimeoutError where it does not in time."""
     end = time.monotonic() + seconds
     while not holds():
