@@ -17,8 +17,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import psycopg
-from dotenv import dotenv_values
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
 from pydantic import SecretStr
 
@@ -35,15 +34,15 @@ from embeddings_pipeline.entities.manifest import (
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.resources.dbt_project import executable
-from embeddings_pipeline.settings import Settings, project_dir
-from embeddings_pipeline.store import declarations, vector_sets
+from embeddings_pipeline.settings import Settings, project_dir, written_variables
+from embeddings_pipeline.store import declarations, inspection, vector_sets
 from embeddings_pipeline.store.connection import (
     MINIMUM_PGVECTOR,
     MINIMUM_SERVER,
     Postgres,
     Row,
     consistent_read,
-    only,
+    is_pooled,
     replica_lag,
 )
 from embeddings_pipeline.store.embedded import server as embedded
@@ -190,8 +189,7 @@ def _settings(around: Surroundings) -> Iterator[Finding]:
     source = str(file) if file.is_file() else f"the environment (there is no {file})"
     yield _ok(f"read from {source}")
     known = {name.upper() for name in Settings.model_fields}
-    written = {*os.environ, *(dotenv_values(file) if file.is_file() else ())}
-    for name in sorted({name.upper() for name in written} - known):
+    for name in sorted(written_variables() - known):
         for meant in difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT):
             yield _warning(f"{name} is not read", f"write {meant} if you mean that")
     if not around.settings.embedding_enabled:
@@ -219,13 +217,12 @@ def _server(around: Surroundings, use: str) -> Finding:
     with around.reading(use) as connection:
         version = connection.info.server_version
         lag = replica_lag(connection)
-        process, behind = only(connection.execute("select pg_backend_pid(), pg_is_in_recovery()"))
-        pooled = process != connection.info.backend_pid
+        pooled = is_pooled(connection)
+    behind = lag is not None
     pooler = "through a pooler in session mode" if pooled else "without a pooler"
     if not around.keeps_sessions(use):
         pooler = "through a pooler in transaction mode"
-    # without a transaction to replay there is no lag
-    kind = f"replica, {lag or 0:,.1f} s behind" if behind else "primary"
+    kind = "primary" if lag is None else f"replica, {lag:,.1f} s behind"
     described = (
         f"{use}: Postgres {version // 10000}.{version % 10000}, {around.servers[use]},"
         f" {kind}, {pooler}"
@@ -288,20 +285,8 @@ def _privileges(around: Surroundings) -> Iterator[Finding]:
 
 
 def _schema_privileges(connection: Connection[Row], schema: str) -> Finding:
-    exists, create, usage, create_schema, unread, foreign = only(
-        connection.execute(
-            """
-            select n.oid is not null, coalesce(has_schema_privilege(n.oid, 'create'), false),
-                coalesce(has_schema_privilege(n.oid, 'usage'), false),
-                has_database_privilege(current_database(), 'create'),
-                (select count(*) from pg_class c where c.relnamespace = n.oid
-                    and c.relkind in ('r', 'p', 'v') and not has_table_privilege(c.oid, 'select')),
-                (select count(*) from pg_class c where c.relnamespace = n.oid
-                    and c.relkind in ('r', 'p', 'v') and not pg_has_role(c.relowner, 'usage'))
-            from (select) as one left join pg_namespace n on n.nspname = %s
-            """,
-            (schema,),
-        )
+    exists, create, usage, create_schema, unread, foreign = inspection.schema_privileges(
+        connection, schema
     )
     user = connection.info.user
     if not exists:
@@ -330,16 +315,7 @@ def _staging_privileges(connection: Connection[Row], declared: Declared) -> Iter
     if not declared.entities:
         return
     places = sorted({(entity.db_schema, entity.table) for entity in declared.entities.values()})
-    rows = connection.execute(
-        """
-        select schema, name, c.oid is not null, coalesce(
-            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false)
-        from unnest(%s::text[], %s::text[]) as place (schema, name)
-        left join pg_namespace n on n.nspname = schema
-        left join pg_class c on c.relnamespace = n.oid and c.relname = name
-        """,
-        ([schema for schema, _ in places], [table for _, table in places]),
-    ).fetchall()
+    rows = inspection.table_privileges(connection, places)
     user = connection.info.user
     for schema, name, exists, readable in rows:
         if not exists:
@@ -357,20 +333,7 @@ def _staging_privileges(connection: Connection[Row], declared: Declared) -> Iter
 def _extension(around: Surroundings) -> Iterator[Finding]:
     for use in around.answering(_BOTH, _VECTORS):
         with around.reading(use) as connection:
-            installed, available, allowed = only(
-                connection.execute(
-                    """
-                    select
-                        (select extversion from pg_extension where extname = 'vector'),
-                        (select default_version from pg_available_extensions
-                            where name = 'vector'),
-                        (select rolsuper from pg_roles where rolname = current_user)
-                            or has_database_privilege(current_database(), 'create') and exists (
-                                select from pg_available_extension_versions
-                                where name = 'vector' and trusted)
-                    """
-                )
-            )
+            installed, available, allowed = inspection.extension_state(connection)
             oldest = ".".join(map(str, MINIMUM_PGVECTOR))
             name = connection.info.dbname
         if installed is None and available is None:
@@ -397,13 +360,7 @@ def _index_memory(around: Surroundings) -> Iterator[Finding]:
     schema = around.settings.pgvector_schema
     for use in around.answering(_BOTH, _VECTORS):
         with around.reading(use) as connection:
-            setting, work, shared = only(
-                connection.execute(
-                    "select current_setting('maintenance_work_mem'),"
-                    " pg_size_bytes(current_setting('maintenance_work_mem')),"
-                    " pg_size_bytes(current_setting('shared_buffers'))"
-                )
-            )
+            setting, work, shared = inspection.index_memory(connection)
             graphs = _graphs(connection, schema)
         if not graphs:
             yield _ok(f"maintenance_work_mem {setting}; no HNSW index is declared yet")
@@ -430,13 +387,7 @@ def _graphs(connection: Connection[Row], schema: str) -> list[tuple[int, str]]:
     entities, _ = declarations.stored_entities(connection, schema)
     found = []
     for name, vector_set in vector_sets.served_sets(connection, schema).items():
-        (estimate,) = only(
-            connection.execute(
-                "select coalesce(max(reltuples), 0)::bigint from pg_class"
-                " where oid = to_regclass(%s)",
-                (sql.Identifier(schema, vector_set.table_name).as_string(connection),),
-            )
-        )
+        estimate = inspection.estimated_rows(connection, schema, vector_set.table_name)
         rows = max(estimate, vector_set.index_rows or 0)
         settings = vector_set.index_settings
         if settings is None and name in entities:
@@ -451,9 +402,7 @@ def _clock(around: Surroundings) -> Iterator[Finding]:
     for use in around.answering(_BOTH, _STAGING, _VECTORS):
         with around.reading(use) as connection:
             before = around.clock()
-            (server,) = only(
-                connection.execute("select extract(epoch from clock_timestamp())::float8")
-            )
+            server = inspection.clock(connection)
             ahead = server - (before + around.clock()) / 2
         side = "ahead of" if ahead > 0 else "behind"
         found = f"{use}: the server is {abs(ahead):,.1f} s {side} this machine"

@@ -414,7 +414,7 @@ class Pipeline:
         """Publish the set that is built, where it is ready, and delete unused cache entries.
 
         `explicit` also publishes an entity whose `publish` is manual, or that was rolled back.
-        `run_id` is that of the run which this ends.
+        `run_id` is the id of the run that ends here.
         """
         if isinstance(entity, str):
             entity = self.entity(entity)

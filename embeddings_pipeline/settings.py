@@ -264,6 +264,16 @@ def _describe(error: ValidationError) -> str:
     return "; ".join(problems)
 
 
+def written_variables() -> set[str]:
+    """The names of all variables of the environment and of the project's `.env`, in capitals."""
+    from dotenv import dotenv_values
+
+    file = project_dir() / ".env"
+    return {
+        name.upper() for name in {*os.environ, *(dotenv_values(file) if file.is_file() else ())}
+    }
+
+
 def user_cache_dir() -> Path:
     """The package's folder below XDG_CACHE_HOME, by default `~/.cache`. It may not exist, and
     writing to it may fail: a service account often has no home."""

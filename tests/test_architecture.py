@@ -40,6 +40,7 @@ STORE = (
     (
         *("embedded/", "connection.py", "retry.py", "tables.py", "locks.py", "wire.py"),
         *("vector_sets.py", "filters.py", "views.py", "declarations.py", "run_ledger.py"),
+        "inspection.py",
     ),
     ("staging/",),
     ("texts/",),

@@ -67,7 +67,7 @@ class DefsOptions:
         return entity.run.pool or self.pool
 
     def executor_of(self, entity: Entity) -> dg.ExecutorDefinition | None:
-        """The executor of an entity's job; None is that of the code location."""
+        """The executor of an entity's job; None means the code location's."""
         return EXECUTORS[entity.run.executor] if entity.run.executor else self.executor
 
     def op_tags_of(self, entity: Entity) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def op_tags(run: Placement) -> dict[str, Any]:
 
 def _requested(run: Placement) -> dict[str, Any]:
     resources = run.resources
-    # pods are scheduled by requests; a GPU is asked for by its limit alone, and memory has both, so
+    # pods are scheduled by requests; a GPU is requested by its limit alone, and memory has both, so
     # that a pod that takes too much is the one that ends
     requests = {"cpu": f"{resources.cpu:g}" if resources.cpu else None, "memory": resources.memory}
     limits = {"memory": resources.memory, "nvidia.com/gpu": resources.gpu}

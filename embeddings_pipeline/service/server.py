@@ -19,7 +19,7 @@ else:
 HEAD_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 30
-# open files that are asked for, where the system allows as many
+# open files to request, where the system allows as many
 _FILES = 4096
 # connections accepted at once; fewer than the files kept free for the database and the page
 _BACKLOG = 64

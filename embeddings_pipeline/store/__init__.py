@@ -14,6 +14,7 @@ __all__ = [
     "coverage",
     "declarations",
     "filters",
+    "inspection",
     "locks",
     "migrations",
     "planning",

@@ -247,10 +247,10 @@ class Postgres:
 
     def _keeps_no_session(self, connection: Connection[Row]) -> bool:
         """Whether another connection gets the server's process of this one, or this one gets
-        another process. A pooler announces a number of its own in place of the process's id."""
-        process = _process_of(connection)
-        if process == connection.info.backend_pid:
+        another process."""
+        if not is_pooled(connection):
             return False
+        process = _process_of(connection)
         with self._connect() as other:
             # other clients of the pooler may hide it once
             return any(
@@ -270,6 +270,12 @@ class Postgres:
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
+
+
+def is_pooled(connection: Connection[Row]) -> bool:
+    """Whether a pooler is in between, which announces a number of its own in place of the process's
+    id."""
+    return _process_of(connection) != connection.info.backend_pid
 
 
 def _process_of(connection: Connection[Row]) -> int:
@@ -294,7 +300,9 @@ def replica_lag(connection: Connection[Row]) -> float | None:
                 when not pg_is_in_recovery() then null
                 when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
                     and exists (select from pg_stat_wal_receiver) then 0
-                else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+                -- null before the first transaction that it replayed
+                else coalesce(
+                    extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()), 0)
             end::float8
             """
         )

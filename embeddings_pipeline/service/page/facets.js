@@ -28,7 +28,7 @@ function control(column, wanted, pick) {
 }
 
 function inputType(type) {
-  // a list is asked for one of its elements
+  // a filter on a list takes one of its elements
   if (type.endsWith("[]")) return null;
   if (NUMBER.test(type)) return "number";
   if (type === "date") return "date";

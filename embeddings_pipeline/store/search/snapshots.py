@@ -322,7 +322,7 @@ def _numeric(text: str) -> str:
 
 
 _YEAR = re.compile(r"([0-9]{4,6})(-.*?)( BC)?", re.DOTALL)
-# the calendar repeats after so many years, and Python's has those from 1 to 9999
+# years after which the calendar repeats; Python's has those from 1 to 9999
 _CYCLE = 400
 _BEFORE_ALL = 10_000
 

@@ -92,7 +92,7 @@ def hash_key(source: Source, partitions: HashPartitions, row_id: sql.Composable)
 
 
 def _digest(source: Source, row_id: sql.Composable) -> sql.Composable:
-    """The md5 of an id in UTF-8, whatever the encoding of the database."""
+    """The md5 of an id in UTF-8, in a database of any encoding."""
     if source.id_type != "text":
         return sql.SQL("md5(({})::text)").format(row_id)
     # a database of the encoding SQL_ASCII has bytes, which it does not convert

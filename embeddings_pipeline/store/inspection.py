@@ -1,0 +1,133 @@
+"""What a server, its extension and a role's privileges are. Reads the catalogue alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg import Connection
+from psycopg.sql import Identifier
+
+from embeddings_pipeline.store.connection import Row, only
+
+
+class SchemaPrivileges(NamedTuple):
+    """What this role may do with a schema. `unread` counts the tables that it may not read,
+    `foreign` those that it does not own."""
+
+    exists: bool
+    create: bool
+    usage: bool
+    create_schema: bool
+    unread: int
+    foreign: int
+
+
+class TablePrivilege(NamedTuple):
+    """Whether a table or view is there, and whether this role may read it."""
+
+    schema: str
+    name: str
+    exists: bool
+    readable: bool
+
+
+class ExtensionState(NamedTuple):
+    """The version of pgvector that the database has, the one that the server offers, None for
+    none, and whether this role may create it."""
+
+    installed: str | None
+    available: str | None
+    allowed: bool
+
+
+class IndexMemory(NamedTuple):
+    """maintenance_work_mem as it is set, and in bytes; and shared_buffers in bytes."""
+
+    setting: str
+    work: int
+    shared: int
+
+
+def schema_privileges(connection: Connection[Row], schema: str) -> SchemaPrivileges:
+    """The privileges of this role on a schema, which may not exist."""
+    row = only(
+        connection.execute(
+            """
+            select n.oid is not null, coalesce(has_schema_privilege(n.oid, 'create'), false),
+                coalesce(has_schema_privilege(n.oid, 'usage'), false),
+                has_database_privilege(current_database(), 'create'),
+                (select count(*) from pg_class c where c.relnamespace = n.oid
+                    and c.relkind in ('r', 'p', 'v') and not has_table_privilege(c.oid, 'select')),
+                (select count(*) from pg_class c where c.relnamespace = n.oid
+                    and c.relkind in ('r', 'p', 'v') and not pg_has_role(c.relowner, 'usage'))
+            from (select) as one left join pg_namespace n on n.nspname = %s
+            """,
+            (schema,),
+        )
+    )
+    return SchemaPrivileges(*row)
+
+
+def table_privileges(
+    connection: Connection[Row], places: Sequence[tuple[str, str]]
+) -> list[TablePrivilege]:
+    """The privileges of this role on tables and views, each given by its schema and name."""
+    rows = connection.execute(
+        """
+        select schema, name, c.oid is not null, coalesce(
+            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false)
+        from unnest(%s::text[], %s::text[]) as place (schema, name)
+        left join pg_namespace n on n.nspname = schema
+        left join pg_class c on c.relnamespace = n.oid and c.relname = name
+        """,
+        ([schema for schema, _ in places], [name for _, name in places]),
+    )
+    return [TablePrivilege(*row) for row in rows]
+
+
+def extension_state(connection: Connection[Row]) -> ExtensionState:
+    """The state of the extension vector."""
+    row = only(
+        connection.execute(
+            """
+            select (select extversion from pg_extension where extname = 'vector'),
+                (select default_version from pg_available_extensions where name = 'vector'),
+                (select rolsuper from pg_roles where rolname = current_user)
+                    or has_database_privilege(current_database(), 'create') and exists (
+                        select from pg_available_extension_versions
+                        where name = 'vector' and trusted)
+            """
+        )
+    )
+    return ExtensionState(*row)
+
+
+def index_memory(connection: Connection[Row]) -> IndexMemory:
+    """The memory that an index build may take."""
+    row = only(
+        connection.execute(
+            "select current_setting('maintenance_work_mem'),"
+            " pg_size_bytes(current_setting('maintenance_work_mem')),"
+            " pg_size_bytes(current_setting('shared_buffers'))"
+        )
+    )
+    return IndexMemory(*row)
+
+
+def estimated_rows(connection: Connection[Row], schema: str, table: str) -> int:
+    """The planner's estimate of a table's rows; 0 where there is no such table."""
+    name = Identifier(schema, table).as_string(connection)
+    (rows,) = only(
+        connection.execute(
+            "select coalesce(max(reltuples), 0)::bigint from pg_class where oid = to_regclass(%s)",
+            (name,),
+        )
+    )
+    return int(rows)
+
+
+def clock(connection: Connection[Row]) -> float:
+    """The time of the server, in seconds since 1970."""
+    (now,) = only(connection.execute("select extract(epoch from clock_timestamp())::float8"))
+    return float(now)
