@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg import Connection, Cursor, IsolationLevel, sql
+from psycopg import Connection, Cursor, IsolationLevel, ServerCursor, sql
 from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -47,6 +47,17 @@ def consistent_read(connection: Connection[Row]) -> Iterator[None]:
         if begins:
             connection.execute("set transaction isolation level repeatable read, read only")
         yield
+
+
+@contextmanager
+def server_cursor(
+    connection: Connection[Row], name: str, *, binary: bool = False
+) -> Iterator[ServerCursor[Row]]:
+    """A cursor that leaves its rows on the server until they are fetched."""
+    with connection.cursor(name, binary=binary) as cursor, cursor:
+        # psycopg leaves a cursor open whose connection is lost while it closes, and warns of that
+        # when it is collected; the second close has nothing to send
+        yield cursor
 
 
 class NoConnection(psycopg.OperationalError):

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import ServerCursor
 from psycopg.errors import UndefinedTable
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Unavailable
 from embeddings_pipeline.store import connection as store_connection
-from embeddings_pipeline.store.connection import NoConnection, Postgres
+from embeddings_pipeline.store.connection import NoConnection, Postgres, Row, server_cursor
+from tests.support.faults import cut
 
 FIXED = {
     "DateStyle": ("German", "ISO, YMD"),
@@ -192,3 +194,20 @@ def test_what_a_value_looks_like_does_not_depend_on_the_role(
             printed.append(connection.execute(values).fetchone())
     assert printed[0] == printed[1]
     assert "0.30000000000000004" in str(printed[0])
+
+
+def test_a_cursor_whose_connection_is_lost_is_closed(pool: Postgres) -> None:
+    lost: list[ServerCursor[Row]] = []
+
+    def read() -> None:
+        with (
+            pool.connection() as connection,
+            connection.transaction(),
+            server_cursor(connection, "rows") as cursor,
+        ):
+            lost.append(cursor.execute("select 1"))
+            cut(connection)
+
+    with pytest.raises(psycopg.OperationalError):
+        read()
+    assert lost[0].closed

@@ -65,7 +65,7 @@ class Exchanges:
         """Cut every connection that is in use; from now on nothing is sent."""
         self.dead = True
         for connection in [*self._lent]:
-            _cut(connection)
+            cut(connection)
         raise Died
 
     @contextmanager
@@ -120,7 +120,7 @@ class Exchanges:
         patch.setattr(Postgres, "connection", lent)
 
 
-def _cut(connection: Connection[Any]) -> None:
+def cut(connection: Connection[Any]) -> None:
     """End a connection. A thread that waits for its answer hears of it, as it would not of a closed
     descriptor."""
     with suppress(OSError, psycopg.OperationalError):

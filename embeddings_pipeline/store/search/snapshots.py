@@ -23,7 +23,7 @@ from psycopg.sql import Literal
 from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.store.connection import Row, consistent_read
+from embeddings_pipeline.store.connection import Row, consistent_read, server_cursor
 from embeddings_pipeline.store.filters import Condition, base_type, is_not_a, parse
 from embeddings_pipeline.store.search.hybrid import fields
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
@@ -70,7 +70,7 @@ class PublishedRows:
 
     def batches(self) -> Iterator[Batch]:
         """All chunks of the set, a few thousand at a time."""
-        with self._tables.connection.cursor(name="export", binary=True) as cursor:
+        with server_cursor(self._tables.connection, "export", binary=True) as cursor:
             cursor.execute(
                 self._tables.fill(
                     "select v.{id}::text, v.chunk, v.text, {fields}, v.embedding::vector"

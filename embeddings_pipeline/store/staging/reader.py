@@ -32,7 +32,7 @@ from embeddings_pipeline.entities.fields import (
 )
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.store.connection import Row, columns_of, trusted
+from embeddings_pipeline.store.connection import Row, columns_of, server_cursor, trusted
 from embeddings_pipeline.store.staging import columns as staged_columns
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.wire import encodable, encoding_of, text_array
@@ -388,7 +388,7 @@ def _read_rows(
         id=Identifier(entity.id),
         type=trusted(source.id_type),
     )
-    with connection.transaction(), connection.cursor("staged_rows") as cursor:
+    with connection.transaction(), server_cursor(connection, "staged_rows") as cursor:
         cursor.itersize = _IMAGES_AT_ONCE if entity.image else _ROWS_AT_ONCE
         for row in cursor.execute(query, (text_array(ids),)):
             yield StagedRow(
