@@ -56,6 +56,7 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.unchanged $(DATA) --synthetic 1000000
 	$(BIN)/python -m benchmarks.processes $(DATA)
 	$(BIN)/python -m benchmarks.cold $(DATA)
+	$(BIN)/python -m benchmarks.rekeyed $(DATA)
 
 # fastembed and our own requirements exclude one another
 FASTEMBED := .venv-fastembed
