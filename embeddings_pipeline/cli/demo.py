@@ -20,9 +20,9 @@ from embeddings_pipeline.settings import Settings, project_dir
 _FOLDER = Path("embeddings_demo")
 _DBT_PROJECT = re.compile(r"^name: embeddings_pipeline$", re.MULTILINE)
 _SEARCHES = (
-    ("product", "play chess against the computer"),
-    ("transcript", "how do I keep my users' data private"),
-    ("instruction", "put the cup away"),
+    ("product", "edit photos"),
+    ("transcript", "how does version control merge branches"),
+    ("instruction", "tidy up the dishes"),
 )
 _HITS = 3
 _WIDTH = 100

@@ -67,8 +67,8 @@ def test_the_demo_embeds_five_entities_and_searches_three(folder: Path) -> None:
     for entity in ("clip", "frame", "instruction", "product", "transcript"):
         (line,) = [line for line in result.stdout.splitlines() if f"│ {entity} " in line]
         assert "100 %" in line
-    assert "\nproduct: play chess against the computer\n  0." in result.stdout
-    assert "instruction: put the cup away\n  0." in result.stdout
+    assert "\nproduct: edit photos\n  0." in result.stdout
+    assert "instruction: tidy up the dishes\n  0." in result.stdout
 
 
 def test_the_example_project_is_the_repository_s(folder: Path) -> None:
