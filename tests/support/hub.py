@@ -16,8 +16,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Has one repository, `some/model`, with these files; those `broken` cannot be had, and those
-    `held` not before it ends.
+    """Has one repository, `some/model`, with these files; those `broken` cannot be had, those
+    `held` not before it ends, and those `dripping` come byte by byte for as long.
 
     `asked` is the paths of all requests.
     """
@@ -28,6 +28,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.broken: set[str] = set()
         self.held: set[str] = set()
+        self.dripping: set[str] = set()
         self.ending = Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -44,11 +45,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith(f"{repository}/tree/"):
             self._answer(json.dumps(self._tree()).encode())
         elif self.path.startswith(repository):
-            self._answer(json.dumps({"id": "some/model", "sha": COMMIT, "siblings": []}).encode())
+            info = {"id": "some/model", "sha": COMMIT, "siblings": self._siblings()}
+            self._answer(json.dumps(info).encode())
         elif self.path.startswith("/some/model/resolve/"):
             path = self.path.split("/", 5)[5]
             if path in self.server.held and self.command == "GET":
                 self.server.ending.wait(30)
+                return
+            if path in self.server.dripping and self.command == "GET":
+                self._drip(self.server.files[path])
                 return
             self._answer(self.server.files[path], 404 if path in self.server.broken else 200)
         else:
@@ -56,11 +61,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
+    def _siblings(self) -> list[dict[str, object]]:
+        return [
+            {"rfilename": path, "size": len(content)} for path, content in self.server.files.items()
+        ]
+
     def _tree(self) -> list[dict[str, object]]:
         return [
             {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
             for path, content in self.server.files.items()
         ]
+
+    def _drip(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for part in body:
+            if self.server.ending.wait(0.1):
+                return
+            self.wfile.write(bytes([part]))
 
     def _answer(
         self, body: bytes, status: int = 200, headers: dict[str, str] | None = None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.local.model_files import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+
+T = TypeVar("T")
 
 # sha256 of model.safetensors as published in sentence-transformers/all-MiniLM-L6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -18,7 +22,9 @@ IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-pat
 # the files that sentence-transformers needs: never pickled weights, and code only of trusted models
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _CODE = ["*.py"]
-_HUB_SECONDS = 10
+# a file has the time of an answer and that of its bytes at two megabits a second
+_ANSWER_SECONDS = 10
+_BYTES_A_SECOND = 250_000
 
 
 def find_or_download(model: str, settings: Settings) -> Path:
@@ -68,24 +74,15 @@ def _cached(model: str, settings: Settings) -> Path | None:
 
     try:
         # a cached model is not updated: a run depends on neither the network nor a new upload
-        return Path(_download(model, settings)(local_files_only=True))
+        return Path(_snapshot(model, settings)(local_files_only=True))
     # the model is not in the cache, or its name is not valid on the hub
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
 
 def _from_hub(model: str, settings: Settings) -> Path:
-    from huggingface_hub import HfApi
-
     try:
-        # the download has no deadline of its own for a hub that does not answer
-        hub = HfApi()
-        # the deadline comes first; the client's timeout ends the thread that is left behind
-        ask = partial(hub.model_info, model, timeout=2 * _HUB_SECONDS)
-        deadline.call_blocking(ask, _HUB_SECONDS)
-        return Path(_download(model, settings)())
-    except TimeoutError:
-        reason = f"the hub did not answer in {_HUB_SECONDS:g} seconds"
+        return _download(model, settings)
     # the hub's client raises many classes, down to network errors
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -95,9 +92,58 @@ def _from_hub(model: str, settings: Settings) -> Path:
     )
 
 
-def _download(model: str, settings: Settings) -> Callable[..., str]:
+def _download(model: str, settings: Settings) -> Path:
+    """Download a model file by file, each with a deadline of its own.
+
+    The client's timeouts begin again with each byte, and the threads in which it downloads several
+    files at once would keep the process alive.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    # the deadline comes first; the client's timeout ends the thread that is left behind
+    timeout = 2 * _ANSWER_SECONDS
+    info = _in_time(
+        "answer", partial(HfApi().model_info, model, files_metadata=True, timeout=timeout)
+    )
+    patterns = _patterns(model, settings)
+    for file in info.siblings or []:
+        # as the client compares them
+        if not any(fnmatch(file.rfilename, pattern) for pattern in patterns):
+            continue
+        size = file.size or 0
+        _in_time(
+            f"send {file.rfilename} ({size:,} bytes)",
+            partial(
+                hf_hub_download,
+                model,
+                file.rfilename,
+                revision=info.sha,
+                cache_dir=settings.embedding_model_cache_dir,
+            ),
+            size,
+        )
+    # finds all files there, and notes that the model is complete
+    return Path(_in_time("list the files", _snapshot(model, settings)))
+
+
+def _in_time(verb: str, work: Callable[[], T], size: int = 0) -> T:
+    """Return the result of work that transfers `size` bytes. Raises TimeoutError, which says what
+    the hub did not do."""
+    seconds = _ANSWER_SECONDS + size / _BYTES_A_SECOND
+    try:
+        return deadline.call_blocking(work, seconds)
+    except TimeoutError:
+        raise TimeoutError(f"the hub did not {verb} in {seconds:.3g} seconds") from None
+
+
+def _snapshot(model: str, settings: Settings) -> Callable[..., str]:
     from huggingface_hub import snapshot_download
 
-    files = _FILES + (_CODE if settings.trusts(model) else [])
     cache = settings.embedding_model_cache_dir
-    return partial(snapshot_download, model, cache_dir=cache, allow_patterns=files)
+    return partial(
+        snapshot_download, model, cache_dir=cache, allow_patterns=_patterns(model, settings)
+    )
+
+
+def _patterns(model: str, settings: Settings) -> list[str]:
+    return _FILES + (_CODE if settings.trusts(model) else [])
