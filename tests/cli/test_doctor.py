@@ -24,6 +24,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.diagnosis import Finding, diagnose
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
 from tests.support.redis_server import RedisServer
 from tests.support.standby import standby
@@ -34,16 +35,7 @@ PASSWORD = "open-sesame-0123"
 
 
 def manifest(path: Path, **keys: Any) -> Path:
-    """A manifest of one entity over staging.stg_item."""
-    declared = {"id": "id", "entity": "item", "include": ["name"], **keys}
-    node = {
-        **{"resource_type": "model", "name": "stg_item", "schema": "staging"},
-        **{"alias": "stg_item", "original_file_path": "models/stg_item.yml"},
-        **{"config": {"meta": {"embedding": declared}, "materialized": "view", "enabled": True}},
-        **{"unique_id": "model.shop.stg_item", "depends_on": {"nodes": []}, "columns": {}},
-    }
-    path.write_text(json.dumps({"nodes": {"model.shop.stg_item": node}, "sources": {}}))
-    return path
+    return write_manifest(path, **{"include": ["name"], **keys})
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,3 +27,16 @@ def refusal(model: str = "stg_product", /, **keys: Any) -> str:
     prefix = f"model {model!r}: meta.embedding"
     assert message.startswith(prefix)
     return message.removeprefix(prefix).lstrip(".: ")
+
+
+def write_manifest(path: Path, **keys: Any) -> Path:
+    """A manifest of one entity, `item` over staging.stg_item."""
+    declared = {"id": "id", "entity": "item", **keys}
+    node = {
+        **{"resource_type": "model", "name": "stg_item", "schema": "staging"},
+        **{"alias": "stg_item", "original_file_path": "models/stg_item.yml"},
+        **{"config": {"meta": {"embedding": declared}, "materialized": "view", "enabled": True}},
+        **{"unique_id": "model.shop.stg_item", "depends_on": {"nodes": []}, "columns": {}},
+    }
+    path.write_text(json.dumps({"nodes": {"model.shop.stg_item": node}, "sources": {}}))
+    return path

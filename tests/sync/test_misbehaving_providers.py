@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from embeddings_pipeline.cli import main
+from embeddings_pipeline.encoders.openai import encoder
+from embeddings_pipeline.encoders.openai.client import Timeouts
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.settings import Settings
 from tests.support import provider as misbehaving
+from tests.support.declared import write_manifest
 from tests.support.provider import KEY, Change, Provider, Trouble
 from tests.support.world import SCHEMA, World
 
@@ -281,6 +288,7 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     "no base64": (refusing("base64"), Expected(8, 8, 2)),
     "no word of the format": (refusing("base64", "float"), Expected(8, 8, 3)),
     # what passes
+    "dripping": (times(1, "dripping"), Expected(8, 16, 2)),
     "busy": (times(3, misbehaving.BUSY), Expected(8, 8, 4)),
     "broken for a moment": (times(3, misbehaving.BROKEN), Expected(8, 8, 4)),
     "away for a while": (times(9, misbehaving.BROKEN), Expected(8, 9, 11)),
@@ -308,22 +316,57 @@ def providing(world: World, **settings: Any) -> Iterator[Provider]:
             world.encoders.cleanup()
 
 
+@pytest.fixture
+def run_command(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[Provider], tuple[int, str]]:
+    """The command `run item` with a provider's model. Returns its exit code and its error."""
+
+    def run(provider: Provider) -> tuple[int, str]:
+        manifest = write_manifest(
+            tmp_path / "manifest.json", template="{name}", partitions={"count": 1}, model=MODEL
+        )
+        for field in Settings.model_fields:
+            monkeypatch.delenv(field.upper(), raising=False)
+        for name, value in {
+            "DBT_MANIFEST": str(manifest),
+            "STAGING_DB_URL": world.database.url,
+            "PGVECTOR_URL": world.database.url,
+            "OPENAI_BASE_URL": provider.url,
+            "OPENAI_API_KEY": KEY,
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["embeddings-pipeline", "run", "item", "--no-dbt"])
+        # time enough for a busy machine, and short for an answer that never ends
+        options = encoder.request_options
+        quick = Timeouts(answer=3)
+        monkeypatch.setattr(
+            encoder, "request_options", lambda made: replace(options(made), timeouts=quick)
+        )
+        # the command sets its own
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        _, _, error = capsys.readouterr().err.partition("error: ")
+        return int(ended.value.code or 0), error
+
+    return run
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_misbehaviour_has_its_price_and_its_words(world: World, name: str) -> None:
+def test_a_misbehaviour_has_its_price_and_its_words(
+    world: World, run_command: Callable[[Provider], tuple[int, str]], name: str
+) -> None:
     behave, expected = CASES[name]
     world.table("id bigint, name text")
     world.insert(*enumerate(TEXTS))
-    item = world.declare(template="{name}", partitions={"count": 1})
-    world.texts(item)
-    with providing(world) as provider:
+    with misbehaving.serving() as provider:
         provider.chance = lambda texts: behave(texts, provider.asked[-1])
-        exit_code, said = 0, ""
-        try:
-            world.vectors(item)
-        except ConfigurationError as error:
-            exit_code, said = 2, str(error)
-        except EmbeddingsError as error:
-            exit_code, said = 1, str(error)
+        exit_code, said = run_command(provider)
     stored = world.sql(f"select text, embedding::text from {SCHEMA}.item_vectors_1")
     for text, vector in stored:
         found = np.array(vector.strip("[]").split(","), np.float32)
