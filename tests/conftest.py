@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.support.gallery import publish_gallery
 from tests.support.published_shop import publish_shop
 from tests.support.redis_server import RedisServer
 from tests.support.remembering import close_all
+from tests.support.wheel import Installed, build_wheel
 from tests.support.world import World, world_in
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
@@ -137,6 +139,15 @@ def gallery(world: World, clip: Path) -> Iterator[World]:
     publish_gallery(world, clip)
     yield world
     world.encoders.cleanup()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[..., Installed]:
+    """Environments of the wheel, by their extras; each is made once for a process of the tests, and
+    the wheel once for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    wheel = build_wheel((folder if worker_id == "master" else folder.parent) / "dist")
+    return cache(lambda *extras: Installed(folder / "-".join(("venv", *extras)), wheel, *extras))
 
 
 def _maintenance(server: Database) -> psycopg.Connection:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import httpx
@@ -17,19 +16,11 @@ from embeddings_pipeline.cli.init import write_project
 from tests.conftest import new_data_dir
 from tests.support.published_shop import publish_shop
 from tests.support.waiting import until
-from tests.support.wheel import Installed, build_wheel
+from tests.support.wheel import Installed
 from tests.support.world import World
 
 # several processes, and each imports what a new user's process imports
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Installed]:
-    """Environments of the wheel, by their extras; each is made once."""
-    folder = tmp_path_factory.mktemp("wheel")
-    wheel = build_wheel(folder / "dist")
-    return cache(lambda *extras: Installed(folder / "-".join(("venv", *extras)), wheel, *extras))
 
 
 @pytest.fixture

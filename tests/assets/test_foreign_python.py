@@ -1,26 +1,20 @@
 """`build_embedding_defs` in the Python definitions of a team, whose executor starts a process for
-each step."""
+each step. The package is that of the wheel."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
 
-import dagster as dg
-import psycopg
 import pytest
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.settings import Settings
 from tests.support import foreign
-from tests.support.notes import scratch_database
+from tests.support.wheel import Installed
 
-# dbt and Dagster warn of themselves
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
+pytestmark = pytest.mark.long
 
 DEFINITIONS = {
     "acme_defs.py": """
@@ -32,7 +26,11 @@ DEFINITIONS = {
         import dagster as dg
         from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 
+        import embeddings_pipeline
         from embeddings_pipeline import build_embedding_defs
+
+        with open(os.environ["IMPORTED"], "a") as file:
+            file.write(f"{embeddings_pipeline.__file__}\\n")
 
 
         def note_loaded_models(path):
@@ -83,63 +81,49 @@ DEFINITIONS = {
 
 
 @pytest.fixture(scope="module")
-def folder(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project of the team; the environment names its database."""
+def project(
+    server: Database,
+    installed: Callable[..., Installed],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[foreign.Project]:
     folder = tmp_path_factory.mktemp("acme_python")
-    foreign.write(folder / "dbt", foreign.DBT_PROJECT)
-    foreign.write(folder, DEFINITIONS)
-    with pytest.MonkeyPatch.context() as patch, scratch_database(server, folder.name) as database:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        for name, value in foreign.environment(database).items():
-            patch.setenv(name, value)
-        foreign.write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
-        patch.setenv("DAGSTER_HOME", str(folder / "home"))
-        patch.setenv("PATH", str(foreign.BIN), prepend=os.pathsep)
-        patch.chdir(folder)
-        patch.syspath_prepend(str(folder))
-        foreign.dbt("deps", cwd=folder / "dbt")
-        foreign.dbt("parse", cwd=folder / "dbt")
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            connection.execute(foreign.RAW)
-        yield folder
-        sys.modules.pop("acme_defs", None)
+    with foreign.project(folder, DEFINITIONS, installed("all"), server) as project:
+        yield project
 
 
-@pytest.fixture
-def defs(folder: Path) -> dg.Definitions:
-    return importlib.import_module("acme_defs").defs
+@pytest.fixture(scope="module")
+def description(project: foreign.Project) -> dict[str, Any]:
+    with closing(foreign.Location(project, "acme_defs")) as location:
+        return location.describe()
 
 
-def test_the_definitions_of_both_are_one_code_location(defs: dg.Definitions) -> None:
-    graph = defs.resolve_asset_graph()
-    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert {"warehouse/stg_ticket_v2", "warehouse/ticket/texts"} <= keys
-    texts = graph.get(dg.AssetKey(["warehouse", "ticket", "texts"]))
-    assert texts.parent_keys == {dg.AssetKey(["warehouse", "stg_ticket_v2"])}
-    assert {"embeddings", "engine", "dbt"} <= {*(defs.resources or {})}
+def test_the_definitions_of_both_are_one_code_location(description: dict[str, Any]) -> None:
+    parents = description["parents"]
+    assert "warehouse/stg_ticket_v2" in parents
+    assert parents["warehouse/ticket/texts"] == ["warehouse/stg_ticket_v2"]
+    assert {"embeddings", "engine", "dbt"} <= {*description["resources"]}
 
 
-def test_a_dbt_selection_leaves_the_entities_of_other_models_out(defs: dg.Definitions) -> None:
-    names = {job.name for job in defs.resolve_all_job_defs()}
-    assert "ticket_embeddings" in names
-    assert "person_embeddings" not in names
+def test_a_dbt_selection_leaves_the_entities_of_other_models_out(
+    description: dict[str, Any],
+) -> None:
+    assert "ticket_embeddings" in description["executors"]
+    assert "person_embeddings" not in description["executors"]
 
 
 def test_the_model_is_loaded_in_one_process_of_a_run_with_a_process_for_each_step(
-    folder: Path, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+    project: foreign.Project, description: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert defs.resolve_job_def("ticket_embeddings").executor_def.name == "multiprocess"
+    assert description["executors"]["ticket_embeddings"] == "multiprocess"
     tags = {
         "dagster/asset_partition_range_start": "00",
         "dagster/asset_partition_range_end": "01",
     }
-    monkeypatch.setenv("LOADED_MODELS", str(folder / "loaded.txt"))
-    done = foreign.command(
+    monkeypatch.setenv("LOADED_MODELS", str(project.folder / "loaded.txt"))
+    printed = project.run(
         *("dagster", "job", "execute", "-m", "acme_defs", "-j", "ticket_embeddings"),
         *("--tags", json.dumps(tags)),
-        cwd=folder,
     )
-    assert done.returncode == 0, done.stdout
-    assert "RUN_SUCCESS" in done.stdout
-    assert len({*(folder / "loaded.txt").read_text().split()}) == 1
+    assert "RUN_SUCCESS" in printed
+    assert len({*(project.folder / "loaded.txt").read_text().split()}) == 1
+    project.assert_only_the_wheel_was_imported()

@@ -3,13 +3,25 @@ nothing of ours in it."""
 
 from __future__ import annotations
 
+import inspect
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
+from unittest.mock import patch
+
+import execnet
+import psycopg
+import pytest
 
 from embeddings_pipeline.database import Database
+from tests.support import foreign_location
+from tests.support.notes import scratch_database
+from tests.support.wheel import Installed
 
 BIN = Path(sys.executable).parent
 
@@ -140,33 +152,102 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
         path.write_text(dedent(text).strip() + "\n")
 
 
-def environment(database: Database) -> dict[str, str]:
-    """The variables of the team's profile, and those of ours."""
-    return {
-        "ACME_HOST": database.host,
-        "ACME_PORT": str(database.port),
-        "ACME_DATABASE": database.name,
-        "ACME_USER": database.user,
-        "ACME_PASSWORD": database.password.get_secret_value(),
-        "STAGING_DB_URL": database.url,
-        "PGVECTOR_URL": database.url,
-    }
+class Project:
+    """The project in a folder, on a database of its own, with the wheel of ours in its
+    environment."""
+
+    def __init__(self, folder: Path, installed: Installed, database: Database) -> None:
+        self.folder = folder
+        self.installed = installed
+        self.database = database
+        self._imported = folder / "imported.txt"
+
+    def run(self, *arguments: str, cwd: str = ".") -> str:
+        """Run a program of the environment, and return what it printed."""
+        done = subprocess.run(
+            [self.installed.programs / arguments[0], *arguments[1:]],
+            cwd=self.folder / cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database.url, autocommit=True) as connection:
+            cursor = connection.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    def assert_only_the_wheel_was_imported(self) -> None:
+        """Every process that loaded the definitions had our package from the wheel."""
+        wheel = self.installed.package / "__init__.py"
+        assert {*self._imported.read_text().splitlines()} == {str(wheel)}
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of the Python environment; its output is one text."""
-    return subprocess.run(
-        [str(BIN / arguments[0]), *arguments[1:]],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Location:
+    """A process of the project's environment that loads its definitions and runs its jobs."""
+
+    def __init__(self, project: Project, module: str) -> None:
+        self._module = module
+        python = project.installed.programs / "python"
+        self._gateway = execnet.makegateway(f"popen//python={python}//chdir={project.folder}")
+        source = inspect.getsource(foreign_location)
+        self._channel = self._gateway.remote_exec(f"{source}\nserve(channel)\n")
+
+    def describe(self) -> dict[str, Any]:
+        """Load the definitions again, and say what they have."""
+        description: dict[str, Any] = self._call("describe")
+        return description
+
+    def execute(self, job: str, first: str, last: str, **variables: str) -> list[str]:
+        """Run a job over a range of partitions, with these variables. Returns its steps."""
+        tags = {
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": last,
+        }
+        steps: list[str] = self._call("execute", job, tags, variables)
+        return steps
+
+    def refusal(self) -> str:
+        """Load the definitions again, and return why that fails; nothing where it does not."""
+        return str(self._call("refusal"))
+
+    def close(self) -> None:
+        self._gateway.exit()
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        self._channel.send((function, self._module, *arguments))
+        return self._channel.receive()
 
 
-def dbt(*arguments: str, cwd: Path) -> str:
-    """Run dbt, and return what it printed."""
-    done = command("dbt", *arguments, cwd=cwd)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+@contextmanager
+def project(
+    folder: Path, files: Mapping[str, str], installed: Installed, server: Database
+) -> Iterator[Project]:
+    """The project with these files beside its dbt project, which is parsed. The environment of this
+    process is the project's meanwhile, and so that of each process that it starts."""
+    write(folder / "dbt", DBT_PROJECT)
+    write(folder, files)
+    write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
+    with scratch_database(server, folder.name) as database, pytest.MonkeyPatch.context() as patched:
+        made = Project(folder, installed, database)
+        variables = {
+            "ACME_HOST": database.host,
+            "ACME_PORT": str(database.port),
+            "ACME_DATABASE": database.name,
+            "ACME_USER": database.user,
+            "ACME_PASSWORD": database.password.get_secret_value(),
+            "STAGING_DB_URL": database.url,
+            "PGVECTOR_URL": database.url,
+            "DAGSTER_HOME": str(folder / "home"),
+            "IMPORTED": str(folder / "imported.txt"),
+        }
+        environment = installed.environment(**variables)
+        patched.chdir(folder)
+        with patch.dict(os.environ, environment, clear=True):
+            made.run("dbt", "deps", cwd="dbt")
+            made.run("dbt", "parse", cwd="dbt")
+            made.sql(RAW)
+            yield made

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
 
+from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -24,15 +25,19 @@ _NAME = "embeddings-pipeline"
 _SCRIPT = """#!{python}
 import sys
 from {module} import {function}
-sys.exit({function}())
+if __name__ == "__main__":
+    sys.exit({function}())
 """
 
 
 def build_wheel(folder: Path) -> Path:
-    """Build the checkout's wheel, by way of a source distribution as `make dist` does."""
+    """The checkout's wheel in a folder that processes share. The first one builds it, by way of a
+    source distribution as `make dist` does."""
     command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder))
-    done = subprocess.run([*command, str(CHECKOUT)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            done = subprocess.run([*command, str(CHECKOUT)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel
 
