@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint lint-sql format dist images bench bench-encoder bench-gpu bench-search bench-service bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist images bench bench-encoder bench-gpu bench-search bench-service bench-cluster bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -81,6 +81,10 @@ bench-search: $(DEV_STAMP)
 
 bench-service: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.service_load
+
+# two Celery workers beside one
+bench-cluster: $(DEV_STAMP)
+	$(BIN)/python -m benchmarks.cluster
 
 bench-quality: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.quality $(DATA)

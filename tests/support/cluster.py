@@ -1,0 +1,206 @@
+"""Dagster on Celery workers, as separate processes: runs in Postgres, tasks in a Redis, and one
+entity, each of whose rows has a text of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import psycopg
+import pytest
+
+from embeddings_pipeline.database import Database
+from embeddings_pipeline.settings import Settings
+from tests.support import foreign
+from tests.support.redis_server import PASSWORD, RedisServer
+
+FILES = {
+    "cluster.py": """
+        from pathlib import Path
+
+        import dagster as dg
+
+        from embeddings_pipeline import build_embedding_defs
+
+        defs = dg.Definitions.merge(
+            # a worker's process may start no others, as the default executor would for each step
+            dg.Definitions(executor=dg.in_process_executor),
+            build_embedding_defs(
+                Path(__file__).with_name("manifest.json"), partitions_per_run={partitions_per_run}
+            ),
+        )
+    """,
+    "home/dagster.yaml": """
+        storage:
+          postgres:
+            postgres_url: {{env: DAGSTER_POSTGRES_URL}}
+        run_launcher:
+          module: dagster_celery.launcher
+          class: CeleryRunLauncher
+          config: {{broker: "{redis}", backend: "{redis}", default_queue: dagster}}
+        run_monitoring: {{enabled: true, poll_interval_seconds: 2}}
+        run_retries: {{enabled: true, max_retries: 2}}
+        concurrency:
+          pools: {{granularity: run, default_limit: 2}}
+        telemetry: {{enabled: false}}
+    """,
+    "worker.yaml": """
+        execution:
+          config: {{broker: "{redis}", backend: "{redis}"}}
+    """,
+}
+
+
+def manifest_of(*, partitions: int, model: str | None = None) -> dict[str, Any]:
+    """The manifest of a dbt project whose only entity is `doc`."""
+    declared = {"id": "id", "partitions": {"count": partitions}}
+    node = {
+        "unique_id": "model.acme.stg_doc",
+        "resource_type": "model",
+        "name": "stg_doc",
+        "schema": "staging",
+        "config": {"meta": {"embedding": declared | ({"model": model} if model else {})}},
+    }
+    return {"nodes": {"model.acme.stg_doc": node}}
+
+
+class Cluster:
+    """Workers, a daemon and the databases."""
+
+    def __init__(self, folder: Path, vectors: Database, instance: dg.DagsterInstance) -> None:
+        self.folder = folder
+        self.vectors = vectors
+        self.instance = instance
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.vectors.url, autocommit=True) as connection:
+            cursor = connection.execute(query)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def process(self, name: str, *arguments: str) -> Iterator[None]:
+        """A process and all that it starts, until the end of the block; its output is a file."""
+        with (self.folder / f"{name}.log").open("w") as log:
+            started = subprocess.Popen(
+                [str(foreign.BIN / arguments[0]), *arguments[1:]],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        process = psutil.Process(started.pid)
+        try:
+            yield
+        finally:
+            ending = [*process.children(recursive=True), process]
+            for one in ending:
+                with suppress(psutil.NoSuchProcess):
+                    one.terminate()
+            _, left = psutil.wait_procs(ending, timeout=10)
+            for one in left:
+                one.kill()
+            started.wait()
+
+    def backfill(self, *assets: str) -> None:
+        """Ask for all partitions of these assets, as the button in the UI does."""
+        from dagster._core.execution.backfill import PartitionBackfill
+        from dagster._core.test_utils import create_test_daemon_workspace_context
+        from dagster._core.workspace.load_target import ModuleTarget
+
+        target = ModuleTarget("cluster", None, str(self.folder), "cluster")
+        with create_test_daemon_workspace_context(target, self.instance) as workspace:
+            graph = workspace.create_request_context().asset_graph
+            self.instance.add_backfill(
+                PartitionBackfill.from_asset_partitions(
+                    backfill_id="all",
+                    asset_graph=graph,
+                    partition_names=None,
+                    asset_selection=[dg.AssetKey.from_user_string(asset) for asset in assets],
+                    backfill_timestamp=time.time(),
+                    tags={},
+                    dynamic_partitions_store=self.instance,
+                    all_partitions=True,
+                    title=None,
+                    description=None,
+                    run_config=None,
+                )
+            )
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def runs_of(self, worker: str) -> int:
+        """How many runs a worker has taken."""
+        return self.log(worker).count("] received")
+
+    def process_of(self, run_id: str) -> int:
+        """The id of the process that executes a run, as Dagster logs it."""
+        found = [re.search(r"pid: (\d+)", e.message) for e in self.instance.all_logs(run_id)]
+        return int(next(match[1] for match in found if match))
+
+    def runs(self) -> list[dg.DagsterRun]:
+        return [*self.instance.get_runs()]
+
+
+@contextmanager
+def cluster(
+    folder: Path,
+    *,
+    vectors: Database,
+    runs: Database,
+    redis: RedisServer,
+    manifest: dict[str, Any],
+    rows: int,
+    workers: tuple[str, ...],
+    partitions_per_run: int = 1,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """The workers and the daemon, at work on a backfill of all partitions. `environment` is added
+    to that of all processes, this one included."""
+    where = f"redis+socket://:{PASSWORD}@{redis.url.partition('@')[2]}"
+    filled = {"redis": where, "partitions_per_run": partitions_per_run}
+    foreign.write(folder, {name: text.format(**filled) for name, text in FILES.items()})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for field in Settings.model_fields:
+            patch.delenv(field.upper(), raising=False)
+        for name, value in {
+            "STAGING_DB_URL": vectors.url,
+            "PGVECTOR_URL": vectors.url,
+            "DAGSTER_POSTGRES_URL": runs.url.replace("postgresql:", "postgresql+psycopg2:"),
+            "DAGSTER_HOME": str(folder / "home"),
+            "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+            "OMP_NUM_THREADS": "1",
+            **(environment or {}),
+        }.items():
+            patch.setenv(name, value)
+        # where dagster-celery looks for the celery command
+        patch.setenv("PATH", str(foreign.BIN), prepend=os.pathsep)
+        patch.syspath_prepend(str(folder))
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        cluster = Cluster(folder, vectors, instance)
+        cluster.sql(
+            "create schema staging; create table staging.stg_doc as"
+            " select n as id, 'the report of day ' || n || ' on the garden' as body"
+            f" from generate_series(1, {rows}) n"
+        )
+        for name in workers:
+            worker = cluster.process(
+                name,
+                *("dagster-celery", "worker", "start", "-A", "dagster_celery.app", "-n", name),
+                *("-y", "worker.yaml", "--", "--concurrency", "1", "--loglevel", "info"),
+            )
+            stack.enter_context(worker)
+        cluster.backfill("doc/texts", "doc/vectors")
+        stack.enter_context(cluster.process("daemon", "dagster-daemon", "run", "-m", "cluster"))
+        yield cluster
