@@ -34,7 +34,12 @@ from embeddings_pipeline.entities.manifest import (
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.resources.dbt_project import executable
-from embeddings_pipeline.settings import Settings, project_dir, written_variables
+from embeddings_pipeline.settings import (
+    Settings,
+    opentelemetry_exporter,
+    project_dir,
+    written_variables,
+)
 from embeddings_pipeline.store import declarations, inspection, vector_sets
 from embeddings_pipeline.store.connection import (
     MINIMUM_PGVECTOR,
@@ -48,6 +53,7 @@ from embeddings_pipeline.store.connection import (
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.index.build import graph_bytes, settings_of
 from embeddings_pipeline.store.schema import VERSION, stored_version
+from embeddings_pipeline.sync.run_metrics import opentelemetry_installed
 
 Level = Literal["ok", "warning", "wrong"]
 
@@ -544,6 +550,15 @@ def _disk(around: Surroundings) -> Iterator[Finding]:
 
 
 def _run_metrics(around: Surroundings) -> Iterator[Finding]:
+    if exporter := opentelemetry_exporter():
+        if opentelemetry_installed():
+            yield _ok(f"metrics of runs to OpenTelemetry ({', '.join(exporter)})")
+        else:
+            yield _warning(
+                "OTEL_* variables are set, and the SDK of OpenTelemetry is not installed: runs send"
+                " no metrics",
+                "install embeddings-pipeline[otel]",
+            )
     file = around.settings.run_metrics_file
     if file is None:
         return

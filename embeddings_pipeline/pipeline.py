@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from uuid import uuid4
@@ -33,7 +33,7 @@ from embeddings_pipeline.errors import (
     Interrupted,
     Unavailable,
 )
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.settings import Settings, opentelemetry_exporter
 from embeddings_pipeline.store import declarations, migrations
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
@@ -49,7 +49,15 @@ from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Report, ignore_progress
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.retention import retain
-from embeddings_pipeline.sync.run_metrics import RunMetrics, read_figures
+from embeddings_pipeline.sync.run_metrics import (
+    Figures,
+    MetricsFile,
+    OpenTelemetryMetrics,
+    RunMetrics,
+    configured_provider,
+    opentelemetry_installed,
+    read_figures,
+)
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.status import EntityStatus
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
@@ -514,15 +522,21 @@ class Pipeline:
         self.encoders.cleanup()
 
     @cached_property
-    def run_metrics(self) -> RunMetrics:
-        """The file of RUN_METRICS_FILE, where one is set."""
-        return RunMetrics(self.settings.run_metrics_file)
+    def run_metrics(self) -> Sequence[RunMetrics]:
+        """Where the figures of runs go: the file of RUN_METRICS_FILE, where one is set, and
+        OpenTelemetry, where its variables are set and its SDK is installed."""
+        found: list[RunMetrics] = []
+        if file := self.settings.run_metrics_file:
+            found.append(MetricsFile(file))
+        exporter = opentelemetry_exporter()
+        if exporter and opentelemetry_installed():
+            found.append(OpenTelemetryMetrics(partial(configured_provider, *exporter)))
+        return found
 
     def count_failures(self, names: Iterable[str]) -> None:
-        """Count runs that failed before their first stage in the file of the run metrics."""
+        """Count runs that failed before their first stage in the run metrics."""
         for name in names:
-            with self._not_failing():
-                self.run_metrics.failed(name)
+            self._record(name, None, failed=True)
 
     @contextmanager
     def _stage_of(
@@ -542,26 +556,24 @@ class Pipeline:
                 self._write_figures(entity, run_id, None)
 
     def _write_figures(self, entity: Entity, run_id: str | None, error: Exception | None) -> None:
-        if run_id is None or not self.run_metrics.is_written:
+        if run_id is None or not self.run_metrics:
             return
         figures = None
         # a database that is gone would be waited for
         if not isinstance(error, psycopg.OperationalError | Unavailable):
-            with self._not_failing():
+            try:
                 figures = read_figures(self.vectors, self.schema, entity, run_id)
-        with self._not_failing():
-            if error is None:
-                self.run_metrics.succeeded(entity.name, figures)
-            else:
-                self.run_metrics.failed(entity.name, figures)
+            except (EmbeddingsError, psycopg.Error) as unread:
+                logger.error("the figures of a run cannot be read: %s", unread)
+        self._record(entity.name, figures, failed=error is not None)
 
-    @contextmanager
-    def _not_failing(self) -> Iterator[None]:
-        """Work on the run metrics, whose errors fail no run."""
-        try:
-            yield
-        except (OSError, EmbeddingsError, psycopg.Error) as error:
-            logger.error("the figures of a run are not written (RUN_METRICS_FILE): %s", error)
+    def _record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
+        """Pass on the figures of a run. What cannot be passed on fails no run."""
+        for metrics in self.run_metrics:
+            try:
+                metrics.record(entity, figures, failed=failed)
+            except (OSError, EmbeddingsError) as error:
+                logger.error("the figures of a run are not passed on (%s): %s", metrics.name, error)
 
     @resumed
     def _reached(self, entity: Entity) -> TableNames:

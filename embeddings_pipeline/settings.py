@@ -279,3 +279,18 @@ def user_cache_dir() -> Path:
     writing to it may fail: a service account often has no home."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(caches) / "embeddings-pipeline"
+
+
+def opentelemetry_exporter() -> tuple[str, str] | None:
+    """The exporter of metrics and the protocol that OpenTelemetry's own variables name; None where
+    they configure none (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables).
+
+    Its SDK reads the environment of the process alone, so these are no settings of `.env`.
+    """
+    given = os.environ.get
+    if given("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    endpoint = given("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") or given("OTEL_EXPORTER_OTLP_ENDPOINT")
+    exporter = given("OTEL_METRICS_EXPORTER") or ("otlp" if endpoint else "none")
+    protocol = given("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or given("OTEL_EXPORTER_OTLP_PROTOCOL")
+    return None if exporter == "none" else (exporter, protocol or "http/protobuf")

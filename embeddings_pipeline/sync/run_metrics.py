@@ -1,5 +1,6 @@
-"""The figures of the last run of each entity, for Prometheus: a text file that the textfile
-collector of node_exporter reads (https://github.com/prometheus/node_exporter#textfile-collector).
+"""The figures of the last run of each entity: for Prometheus, as a text file that the textfile
+collector of node_exporter reads (https://github.com/prometheus/node_exporter#textfile-collector),
+and for OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from embeddings_pipeline import files
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.declarations import as_stored
@@ -21,8 +26,14 @@ from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.sync import status
 
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.sdk.metrics import MeterProvider
+
 _PREFIX = "embeddings_run_"
 _LOCK_SECONDS = 10
+# the exporters of the values of OTEL_EXPORTER_OTLP_PROTOCOL
+_OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 # name, type and help, in the order of the file
 _METRICS: Mapping[str, tuple[str, str]] = {
     "rows": ("gauge", "Rows that have a text"),
@@ -81,76 +92,148 @@ def read_figures(database: Postgres, schema: str, entity: Entity, run_id: str) -
         )
 
 
-class RunMetrics:
-    """The file of the figures, which several processes may write at once; without a path nothing is
-    written. Its methods raise OSError, or ConfigurationError where the file stays locked."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+class RunMetrics(Protocol):
+    """Where the figures of runs go."""
 
     @property
-    def is_written(self) -> bool:
-        """Whether there is a file to write."""
-        return self._path is not None
+    def name(self) -> str:
+        """What configures it, for messages."""
 
-    def succeeded(self, entity: str, figures: Figures | None) -> None:
-        """Write the figures of a run that did not fail."""
+    def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
+        """Note the end of a run. Without figures, those of the run before stay."""
 
-        def change(samples: _Samples) -> None:
-            labels = (("entity", entity),)
-            samples["failed", labels] = 0
-            samples.setdefault(("failures_total", labels), 0)
-            samples["last_success_timestamp_seconds", labels] = time.time()
 
-        self._write(entity, figures, change)
+class MetricsFile:
+    """The file of RUN_METRICS_FILE, which several processes may write at once."""
 
-    def failed(self, entity: str, figures: Figures | None = None) -> None:
-        """Count a failed run. Its figures replace those of the run before where they are known."""
+    name = "RUN_METRICS_FILE"
 
-        def change(samples: _Samples) -> None:
-            labels = (("entity", entity),)
-            samples["failed", labels] = 1
-            failures = samples.get(("failures_total", labels), 0)
-            samples["failures_total", labels] = failures + 1
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-        self._write(entity, figures, change)
-
-    def _write(
-        self, entity: str, figures: Figures | None, change: Callable[[_Samples], None]
-    ) -> None:
+    def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
+        """Write the figures of a run. Raises OSError, or ConfigurationError where the file stays
+        locked."""
         path = self._path
-        if path is None:
-            return
         # the exporter reads only names that end with .prom
         lock = path.with_name(f"{path.name}.lock")
         busy = f"another process is still writing {path} after {_LOCK_SECONDS} seconds"
         with files.lock(lock, seconds=_LOCK_SECONDS, busy=busy):
             text = path.read_text(errors="replace") if path.exists() else ""
             samples = _parsed(text)
-            if figures:
-                _replace(samples, entity, figures)
-            change(samples)
+            _note(samples, entity, figures, failed=failed)
             files.write_atomically(path, _exposition(samples))
 
 
-def _replace(samples: _Samples, entity: str, figures: Figures) -> None:
+class OpenTelemetryMetrics:
+    """Metrics of OpenTelemetry, `embeddings.run.…` with the names of the file, exported when a run
+    ends. The provider is made once for a process, when the first run ends."""
+
+    name = "OTEL_METRICS_EXPORTER"
+
+    def __init__(self, provider: Callable[[], MeterProvider]) -> None:
+        self._provider = provider
+
+    def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
+        """Export the figures of a run. Raises ConfigurationError for an unknown exporter."""
+        instruments = _instruments(self._provider())
+        _note(instruments.samples, entity, figures, failed=failed)
+        # a worker's process may end without the exit handlers of Python
+        instruments.provider.force_flush()
+
+
+class _Instruments:
+    """The instruments of a provider, which report the samples whenever it collects."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        self.provider = provider
+        self.samples: _Samples = {}
+        meter = provider.get_meter("embeddings_pipeline")
+        for name, (kind, description) in _METRICS.items():
+            create = {
+                "counter": meter.create_observable_counter,
+                "gauge": meter.create_observable_gauge,
+            }[kind]
+            create(
+                # exporters for Prometheus add the ending of counters
+                f"embeddings.run.{name.removesuffix('_total')}",
+                [partial(self._observed, name)],
+                unit="s" if name.endswith("_seconds") else "",
+                description=description,
+            )
+
+    def _observed(self, name: str, options: CallbackOptions) -> list[Observation]:
+        from opentelemetry.metrics import Observation
+
+        return [
+            Observation(value, dict(labels))
+            # other threads note runs meanwhile
+            for (of, labels), value in [*self.samples.items()]
+            if of == name
+        ]
+
+
+_instruments = cache(_Instruments)
+
+
+def opentelemetry_installed() -> bool:
+    """Whether the SDK is there; the package of its API alone exports nothing."""
+    try:
+        return find_spec("opentelemetry.sdk") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@cache
+def configured_provider(exporter: str, protocol: str) -> MeterProvider:
+    """The provider that the program has set, or one of our own with this exporter. The SDK reads
+    its further variables, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_RESOURCE_ATTRIBUTES and others.
+
+    Raises ConfigurationError for an exporter that is not installed.
+    """
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    given = metrics.get_meter_provider()
+    if isinstance(given, MeterProvider):
+        return given
+    name = _OTLP.get(protocol, protocol) if exporter == "otlp" else exporter
+    found = {point.name: point for point in entry_points(group="opentelemetry_metrics_exporter")}
+    if name not in found:
+        raise ConfigurationError(
+            f"no metrics exporter {name!r} of OpenTelemetry is installed"
+            f" (installed: {', '.join(found)}): set OTEL_METRICS_EXPORTER and"
+            " OTEL_EXPORTER_OTLP_PROTOCOL to one of these, or install its package"
+        )
+    reader = PeriodicExportingMetricReader(found[name].load()())
+    # each run exports its own figures; once more would wait for a receiver that is away
+    return MeterProvider([reader], shutdown_on_exit=False)
+
+
+def _note(samples: _Samples, entity: str, figures: Figures | None, *, failed: bool) -> None:
     own = ("entity", entity)
-    for name, labels in [*samples]:
-        if name == "stage_seconds" and own in labels:
-            del samples[name, labels]
-    for name, value in {
-        "rows": figures.rows,
-        "texts_encoded": figures.encoded,
-        "chunks_reused": figures.reused,
-        "tokens": figures.tokens,
-        "cost_usd": figures.cost_usd,
-        "pending_chunks": figures.pending,
-        "lag_seconds": figures.lag_seconds,
-        "quarantined_rows": figures.quarantined,
-    }.items():
-        samples[name, (own,)] = value
-    for stage, seconds in figures.stages.items():
-        samples["stage_seconds", (own, ("stage", stage))] = seconds
+    if figures:
+        for name, labels in [*samples]:
+            if name == "stage_seconds" and own in labels:
+                del samples[name, labels]
+        for name, value in {
+            "rows": figures.rows,
+            "texts_encoded": figures.encoded,
+            "chunks_reused": figures.reused,
+            "tokens": figures.tokens,
+            "cost_usd": figures.cost_usd,
+            "pending_chunks": figures.pending,
+            "lag_seconds": figures.lag_seconds,
+            "quarantined_rows": figures.quarantined,
+        }.items():
+            samples[name, (own,)] = value
+        for stage, seconds in figures.stages.items():
+            samples["stage_seconds", (own, ("stage", stage))] = seconds
+    samples["failed", (own,)] = int(failed)
+    samples["failures_total", (own,)] = samples.get(("failures_total", (own,)), 0) + failed
+    if not failed:
+        samples["last_success_timestamp_seconds", (own,)] = time.time()
 
 
 # https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddings_pipeline.sync.run_metrics import RunMetrics
+from embeddings_pipeline.sync.run_metrics import MetricsFile
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 def test_a_job_of_dagster_writes_the_figures_of_its_run(notes: Notes, tmp_path: Path) -> None:
     path = tmp_path / "embeddings.prom"
-    notes.running.pipeline.run_metrics = RunMetrics(path)
+    notes.running.pipeline.run_metrics = [MetricsFile(path)]
     notes.build()
     assert notes.scheduled("note").success
     lines = path.read_text().splitlines()

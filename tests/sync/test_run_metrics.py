@@ -16,7 +16,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync.run_metrics import Figures, RunMetrics
+from embeddings_pipeline.sync.run_metrics import Figures, MetricsFile
 from embeddings_pipeline.sync.run_options import RunOptions
 from tests.support.world import World
 
@@ -161,9 +161,9 @@ def test_an_error_of_the_database_is_a_failure(
 
 
 def test_entities_are_kept_apart_in_one_file(path: Path) -> None:
-    RunMetrics(path).succeeded("item", FIGURES)
-    RunMetrics(path).failed('no"te\\ \n', None)
-    RunMetrics(path).failed("item", None)
+    MetricsFile(path).record("item", FIGURES, failed=False)
+    MetricsFile(path).record('no"te\\ \n', None, failed=True)
+    MetricsFile(path).record("item", None, failed=True)
     found = samples(path)
     assert found["failures_total", 'no"te\\ \n'] == found["failures_total", "item"] == 1
     assert found["cost_usd", "item"] == 0.25
@@ -172,9 +172,10 @@ def test_entities_are_kept_apart_in_one_file(path: Path) -> None:
 
 
 def test_a_stage_that_the_last_run_did_not_reach_is_gone(path: Path) -> None:
-    metrics = RunMetrics(path)
-    metrics.succeeded("item", FIGURES)
-    metrics.succeeded("item", Figures(**{**vars(FIGURES), "stages": {"texts": 0.1}}))
+    metrics = MetricsFile(path)
+    metrics.record("item", FIGURES, failed=False)
+    shorter = Figures(**{**vars(FIGURES), "stages": {"texts": 0.1}})
+    metrics.record("item", shorter, failed=False)
     found = samples(path)
     assert ("stage_seconds", "item", "encode") not in found
     assert found["stage_seconds", "item", "texts"] == 0.1
@@ -183,7 +184,7 @@ def test_a_stage_that_the_last_run_did_not_reach_is_gone(path: Path) -> None:
 def test_writers_at_the_same_time_lose_nothing(path: Path) -> None:
     def write(n: int) -> None:
         for _ in range(5):
-            RunMetrics(path).failed(f"entity{n % 4}", None)
+            MetricsFile(path).record(f"entity{n % 4}", None, failed=True)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(write, range(8)))
@@ -194,22 +195,17 @@ def test_writers_at_the_same_time_lose_nothing(path: Path) -> None:
 
 def test_a_damaged_file_is_written_again(path: Path) -> None:
     path.write_bytes(b"\xff\xfe embeddings_run_rows{ nonsense\nembeddings_run_rows 1\nother 2\n")
-    RunMetrics(path).succeeded("item", FIGURES)
+    MetricsFile(path).record("item", FIGURES, failed=False)
     assert samples(path)["rows", "item"] == 2
 
 
 def test_a_file_that_cannot_be_written_fails_no_run(
     pipeline: OfWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipeline.run_metrics = RunMetrics(tmp_path / "nowhere" / "x.prom")
+    pipeline.run_metrics = [MetricsFile(tmp_path / "nowhere" / "x.prom")]
     with caplog.at_level(logging.ERROR):
         pipeline.run("item")
     assert "RUN_METRICS_FILE" in caplog.text
-
-
-def test_without_the_setting_nothing_is_written(tmp_path: Path) -> None:
-    RunMetrics(None).succeeded("item", FIGURES)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_the_exporter_would_not_read_is_refused(
