@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.database import Database
+from tests.support.standby import free_port
 from tests.support.waiting import until
 
 # not on the PATH of users other than root
@@ -24,13 +24,12 @@ PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @contextmanager
-def pgbouncer(database: Database, pool_mode: str) -> Iterator[Database]:
-    """The database as it is reached through a PgBouncer in this mode."""
+def pgbouncer(database: Database, pool_mode: str, options: str = "") -> Iterator[Database]:
+    """The database as it is reached through a PgBouncer in this mode. `options` are lines of its
+    configuration."""
     if PROGRAM is None:
         pytest.skip("pgbouncer is not installed")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="ep-pgbouncer-"))
     folder.chmod(0o755)
     password = database.password.get_secret_value()
@@ -47,6 +46,7 @@ def pgbouncer(database: Database, pool_mode: str) -> Iterator[Database]:
         auth_file = {folder}/users.txt
         pool_mode = {pool_mode}
         default_pool_size = 8
+        {options}
         """.replace("\n        ", "\n")
     )
     # PgBouncer refuses to run as root

@@ -21,9 +21,7 @@ def standby(primary: Database, folder: Path) -> Iterator[Database]:
     folder.mkdir(mode=0o755)
     host.hand_over(folder)
     data = folder / "postgres"
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     host.run(
         *("pg_basebackup", "--pgdata", str(data), "--write-recovery-conf", "--checkpoint=fast"),
         *("--dbname", replace(primary, name="postgres").url),
@@ -35,6 +33,14 @@ def standby(primary: Database, folder: Path) -> Iterator[Database]:
         yield replace(primary, host="127.0.0.1", port=port)
     finally:
         stop(folder)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def stop(folder: Path) -> None:
