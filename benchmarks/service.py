@@ -19,6 +19,8 @@ from itertools import count
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx
+
 from benchmarks.scratch import arguments, packages, report, timed, world
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.encoders.local.download import find_or_download
@@ -56,6 +58,7 @@ def main() -> None:
             seconds, latencies = asyncio.run(load(options.port, queries))
             alone = asyncio.run(load(options.port, [fresh() for _ in range(100)], clients=1))[1]
             again = asyncio.run(load(options.port, ["the same words"] * 100, clients=1))[1]
+            plain, openai = medians_in_turn(options.port, fresh)
     served = len(queries) / seconds
     report(
         bench="service",
@@ -70,6 +73,10 @@ def main() -> None:
         cached_ms=1000 * statistics.median(again),
         cached_share=statistics.median(again) / statistics.median(alone),
         cached_target=0.1,
+        embed_ms=1000 * plain,
+        v1_ms=1000 * openai,
+        v1_times_embed=openai / plain,
+        v1_target=1.2,
     )
 
 
@@ -111,6 +118,21 @@ def ask_until_ready(url: str) -> None:
         except OSError:
             time.sleep(0.1)
     raise SystemExit(f"{url} does not answer")
+
+
+def medians_in_turn(port: int, fresh: Callable[[], str], rounds: int = 150) -> list[float]:
+    """The median seconds of a text at /embed/text and at /v1/embeddings, asked in turn."""
+    latencies: dict[str, list[float]] = {"/embed/text": [], "/v1/embeddings": []}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(rounds):
+            for path, body in (
+                ("/embed/text", {"text": fresh()}),
+                ("/v1/embeddings", {"model": DEFAULT_MODEL, "input": fresh()}),
+            ):
+                seconds, answer = timed(lambda path=path, body=body: client.post(path, json=body))
+                answer.raise_for_status()
+                latencies[path].append(seconds)
+    return [statistics.median(seconds) for seconds in latencies.values()]
 
 
 async def load(

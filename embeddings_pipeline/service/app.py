@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.service import problems, routes
+from embeddings_pipeline.service import openai, problems, routes
 from embeddings_pipeline.service.auth import Keys
 from embeddings_pipeline.service.middleware import RequestMiddleware
 from embeddings_pipeline.service.queues import Queues
@@ -31,7 +31,10 @@ def create_app(pipeline: Pipeline) -> FastAPI:
     app = FastAPI(
         title="embeddings-pipeline",
         summary="Search the published vectors of dbt models.",
-        description="Errors are problem details (RFC 9457). docs/search-api.md says more.",
+        description=(
+            "Errors are problem details (RFC 9457), and under /v1 in the form of OpenAI's API."
+            " docs/search-api.md says more."
+        ),
         version="1",
         lifespan=_lifespan,
         # FastAPI's documentation pages load scripts from another host
@@ -47,6 +50,7 @@ def create_app(pipeline: Pipeline) -> FastAPI:
     for router in (
         routes.search_router,
         routes.embed_router,
+        openai.router,
         routes.documents_router,
         routes.state_router,
         routes.open_router,

@@ -1,8 +1,10 @@
-"""Turns every error into problem details (RFC 9457) without internal information."""
+"""Turns every error into problem details (RFC 9457), or OpenAI's form of an error under /v1,
+without internal information."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +26,8 @@ from embeddings_pipeline.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+# paths whose errors have OpenAI's form
+OPENAI_PREFIX = "/v1"
 # Retry-After of a temporary error
 _RETRY_SECONDS = "2"
 _STATUS: dict[type[EmbeddingsError], int] = {
@@ -46,15 +50,49 @@ class Problem(BaseModel):
     request_id: str = Field(examples=["7f3c9a0b5d1e4f62"])
 
 
+class OpenAIError(BaseModel):
+    """An error in the form of OpenAI's API; the header `X-Request-ID` has the id of the request."""
+
+    message: str = Field(examples=["body.input: Field required"])
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(None, examples=["input"])
+    code: str | None = Field(None, examples=[None])
+
+
+class OpenAIErrorBody(BaseModel):
+    """The body of an error under /v1."""
+
+    error: OpenAIError
+
+
+class ParameterError(HTTPException):
+    """An error of one parameter of a call."""
+
+    def __init__(self, status: int, detail: str, param: str) -> None:
+        super().__init__(status, detail)
+        self.param = param
+
+
 def problem(
-    request: Request, status: int, detail: str, headers: dict[str, str] | None = None
+    request: Request,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    param: str | None = None,
 ) -> JSONResponse:
-    """Return the answer for an error."""
+    """Return the answer for an error. `param` is the parameter that caused it, where one did."""
+    # the detail may quote input that is not valid UTF-8
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path.startswith(f"{OPENAI_PREFIX}/"):
+        error = OpenAIError(
+            message=detail, type=_openai_type(status), param=param, code=_openai_code(status, param)
+        )
+        return JSONResponse(OpenAIErrorBody(error=error).model_dump(), status, headers)
     body = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
-        # the detail may quote input that is not valid UTF-8
-        detail=detail.encode("utf-8", "backslashreplace").decode(),
+        detail=detail,
         request_id=request.scope["request_id"],
     )
     return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
@@ -80,9 +118,29 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def openai_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of these statuses under /v1."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": OpenAIErrorBody}
+        for status in statuses
+    }
+
+
+def _openai_type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "requests"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def _openai_code(status: int, param: str | None) -> str | None:
+    codes = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+    return "model_not_found" if (status, param) == (404, "model") else codes.get(status)
+
+
 async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    return problem(request, error.status_code, error.detail, dict(error.headers or {}))
+    param = error.param if isinstance(error, ParameterError) else None
+    return problem(request, error.status_code, error.detail, error.headers, param)
 
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
@@ -92,7 +150,8 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
         f"{'.'.join(str(part)[:64] for part in found['loc'])}: {found['msg']}"
         for found in error.errors()[:10]
     )
-    return problem(request, 422, "; ".join(messages))
+    wrong = error.errors()[0]["loc"][1:2]
+    return problem(request, 422, "; ".join(messages), param=str(wrong[0])[:64] if wrong else None)
 
 
 async def _of_embeddings_error(request: Request, error: Exception) -> JSONResponse:

@@ -7,10 +7,8 @@ from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect
+from pydantic import TypeAdapter
 
 from embeddings_pipeline.encoders.encoder import Encodings, Kind
 from embeddings_pipeline.encoders.images.decoding import FORMATS
@@ -29,6 +27,7 @@ from embeddings_pipeline.search.requests import (
 )
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader, writer
+from embeddings_pipeline.service.bodies import content_type, read_body, require_json, validated
 from embeddings_pipeline.service.middleware import allow_body
 from embeddings_pipeline.service.queues import CurrentQueues
 from embeddings_pipeline.service.schemas import (
@@ -62,21 +61,14 @@ IMAGE_BODY: dict[str, Any] = {
 
 async def _image(request: Request, service: CurrentService) -> bytes:
     """Read the body, after the key was checked. Raises HTTPException 400, 413 or 415."""
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     # another site's page cannot send these types without a CORS preflight
     if kind not in _TYPES:
         raise HTTPException(
             415, f"Content-Type {kind!r} is not supported (types: {', '.join(_TYPES)})"
         )
     allow_body(request, service.pipeline.settings.embedding_image_max_bytes)
-    return await _read(request)
-
-
-async def _read(request: Request) -> bytes:
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        raise HTTPException(400, "the body is incomplete") from None
+    return await read_body(request)
 
 
 Image = Annotated[bytes, Depends(_image)]
@@ -377,12 +369,9 @@ async def _batch(request: Request, queues: CurrentQueues) -> bytes:
 
     FastAPI would read and parse it first, which takes longer than the refusal of a batch.
     """
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    # another site's page cannot send this type without a CORS preflight
-    if kind != "application/json":
-        raise HTTPException(415, f"Content-Type {kind!r} is not supported: send application/json")
+    require_json(request)
     await queues.batches.admit(request)
-    return await _read(request)
+    return await read_body(request)
 
 
 @embed_router.post(
@@ -407,12 +396,7 @@ async def batch(
 
 
 def _embed_batch(request: Request, content: bytes, service: Service) -> Response:
-    try:
-        body = BatchBody.model_validate_json(content)
-    except ValidationError as error:
-        raise RequestValidationError(
-            [{**found, "loc": ("body", *found["loc"])} for found in error.errors()]
-        ) from None
+    body = validated(BatchBody, content)
     count_texts(request, len(body.texts))
     identity = service.models.named(body.model, body.dimension)
     made = service.models.encode_batch(body.kind, identity, body.texts, use_cache=body.use_cache)

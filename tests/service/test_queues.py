@@ -80,6 +80,10 @@ def batch(*texts: str) -> dict[str, Any]:
     return {"texts": texts, "use_cache": False}
 
 
+def openai_body(texts: str | list[str]) -> dict[str, Any]:
+    return {"model": "fake/words", "input": texts, "input_type": "query"}
+
+
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets attributes of the queue of a service to be."""
@@ -196,6 +200,19 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(
         answers = [client.post("/embed/batch", json=batch("a")) for _ in range(2)]
         assert "too many batches" in assert_problem(answers[-1], 503)
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+        openai = client.post("/v1/embeddings", json=openai_body(["a", "b"]))
+        assert openai.status_code == 503
+        assert "too many batches" in openai.json()["error"]["message"]
+
+
+def test_one_text_in_openais_form_is_a_search_and_several_are_a_batch(
+    shop: World, limits: Callable[..., None]
+) -> None:
+    limits("queries", places=0)
+    with served(shop.database) as client:
+        refused = client.post("/v1/embeddings", json=openai_body("red"))
+        assert "too many searches" in refused.json()["error"]["message"]
+        assert client.post("/v1/embeddings", json=openai_body(["a", "b"])).status_code == 200
 
 
 def test_a_batch_without_a_turn_is_refused_in_time(
