@@ -215,6 +215,11 @@ class Pipeline:
             return self._manifest
         return load_manifest(self._manifest or manifest_path(self.settings))
 
+    def read_manifest_again(self) -> None:
+        """Let the next use read the manifest again, since dbt may have written another one."""
+        for name in ("manifest", "declared"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def declared(self) -> Declared:
         """The declarations of the manifest, valid and wrong ones."""

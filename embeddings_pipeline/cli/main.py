@@ -30,6 +30,8 @@ _EXTRAS = {
     "dagster_postgres": "dagster",
     "fastapi": "search",
     "matplotlib": "dagster",
+    "mcp": "mcp",
+    "mcp_types": "mcp",
     "prometheus_client": "search",
     "pyrate_limiter": "search",
     "starlette": "search",
@@ -67,6 +69,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "Measure each search mode on judged queries, exactly and through the index.",
     ),
     "serve": ("serve", "serve", "Serve searches over HTTP, with a page."),
+    "mcp": (
+        "mcp",
+        "mcp",
+        "Give an agent tools to search, by the Model Context Protocol on standard input and"
+        " output.",
+    ),
     "models": ("models", "models", "List the known models, and those that entities declare."),
     "publish": (
         "publish",

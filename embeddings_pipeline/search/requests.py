@@ -21,7 +21,7 @@ from pydantic import (
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.search.published_search import Hit
+from embeddings_pipeline.store.search.published_search import Hit, StoredRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,6 +202,15 @@ class Answer:
                 for h in self.results
             ]
         )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Published rows, in the order of their ids in the request; `missing` ids have none."""
+
+    entity: str
+    rows: Sequence[StoredRow]
+    missing: Sequence[str]
 
 
 def _plain(condition: Filter) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
@@ -21,6 +21,7 @@ from embeddings_pipeline.search.requests import (
     AnyRequest,
     ImageRequest,
     Mode,
+    Rows,
     SearchRequest,
     SimilarRequest,
 )
@@ -43,6 +44,8 @@ from embeddings_pipeline.store.search.published_search import (
 _PATIENCE_SECONDS, STATEMENT_SECONDS = 5, 10
 # fewest rows that a re-ranker scores
 _MIN_RERANKED = 50
+
+T = TypeVar("T")
 
 
 class SearchContext(Protocol):
@@ -126,6 +129,24 @@ class Searcher:
 
         return self._retry_lost_connection(lambda: self._nearest(request, query_for))
 
+    def rows(self, entity: str, ids: Sequence[str]) -> Rows:
+        """Return the published rows with these ids.
+
+        Raises ConfigurationError for an unknown entity and for an id of a wrong type, psycopg.Error
+        where the database fails.
+        """
+
+        def read() -> Rows:
+            with self._database.connection() as connection:
+                published = store.read(connection, self._context.schema, entity)
+                canonical = published.names.source.canonical_ids(ids)
+                rows = PublishedSearch(connection, published).rows(canonical)
+            found = {row.id for row in rows}
+            missing = [given for given, key in zip(ids, canonical, strict=True) if key not in found]
+            return Rows(entity, rows, missing)
+
+        return self._retry_lost_connection(read)
+
     def __enter__(self) -> Self:
         return self
 
@@ -173,7 +194,7 @@ class Searcher:
         near = apply_threshold(request, self._context.settings, metric, found)
         return self._answer(request, "dense", published, near)
 
-    def _retry_lost_connection(self, work: Callable[[], Answer]) -> Answer:
+    def _retry_lost_connection(self, work: Callable[[], T]) -> T:
         """Run the search again with new connections where a pooled connection was lost."""
         try:
             return work()

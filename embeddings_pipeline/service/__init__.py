@@ -7,5 +7,6 @@ Enter by `app.create_app`, and serve it by `server.server`.
 __all__ = [
     "app",
     "auth",
+    "mcp",
     "server",
 ]

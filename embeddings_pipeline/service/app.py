@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -56,6 +57,13 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         routes.open_router,
     ):
         app.include_router(router)
+    app.state.mcp = None
+    # an extra; its import takes a second
+    if find_spec("mcp"):
+        from embeddings_pipeline.service.mcp import HttpEndpoint
+
+        app.state.mcp = HttpEndpoint(app.state.service, app.state.queues)
+        app.include_router(app.state.mcp.router)
     # the default for paths without a route; a mount would also take other methods of the routes
     app.router.default = StaticFiles(directory=PAGE, html=True)
     if pipeline.settings.search_cors_origins:
@@ -77,7 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     warming = Thread(target=service.warm, name="warm")
     warming.start()
     try:
-        yield
+        async with app.state.mcp.manager.run() if app.state.mcp else nullcontext():
+            yield
     finally:
         service.stopping.set()
         warming.join()

@@ -55,6 +55,11 @@ class State:
         self.stats = cached(TTLCache(1, _STATS_SECONDS), condition=Condition())(self._stats)
         self.live_sets = cached(TTLCache(1, _SETS_SECONDS), condition=Condition())(self._live_sets)
 
+    def forget(self) -> None:
+        """Read everything again at the next call, after a run of this process."""
+        for read in (self.entities, self.stats, self.live_sets):
+            read.cache_clear()
+
     def _live_sets(self) -> list[VectorSet]:
         with self._database().connection() as connection:
             return vector_sets.live_sets(connection, self._pipeline.schema)

@@ -53,6 +53,7 @@ def guarded(shop: World) -> Iterator[httpx.Client]:
         ("GET", "/embed/metrics"),
         ("POST", "/embed/metrics/reset"),
         ("POST", "/entities/item/documents"),
+        ("POST", "/mcp"),
     ],
 )
 @pytest.mark.parametrize("headers", [{}, bearer("a wrong key"), {"X-API-Key": READ[:-1]}])

@@ -215,6 +215,18 @@ def test_one_text_in_openais_form_is_a_search_and_several_are_a_batch(
         assert client.post("/v1/embeddings", json=openai_body(["a", "b"])).status_code == 200
 
 
+def test_a_search_of_an_agent_is_a_search(shop: World, limits: Callable[..., None]) -> None:
+    limits("queries", places=0)
+    with served(shop.database) as client:
+        search = {"name": "search", "arguments": {"entity": "item", "query": "red"}}
+        answer = client.post(
+            "/mcp",
+            json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": search},
+            headers={"Accept": "application/json"},
+        )
+        assert "too many searches" in answer.json()["result"]["content"][0]["text"]
+
+
 def test_a_batch_without_a_turn_is_refused_in_time(
     shop: World, model: Held, limits: Callable[..., None]
 ) -> None:

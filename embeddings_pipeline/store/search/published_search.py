@@ -71,6 +71,15 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class StoredRow:
+    """A published row: its chunks' texts in order, and its filter columns."""
+
+    id: str
+    texts: Sequence[str]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class StatementShape:
     """All that decides the SQL text of a search; the rest are parameters of the statement."""
 
@@ -105,6 +114,21 @@ class PublishedSearch:
         except (DataError, ProgrammingError):
             self._refuse_unfit(conditions)
             raise
+
+    def rows(self, ids: Sequence[str]) -> list[StoredRow]:
+        """The published rows with these ids, in their order; ids without a row are left out."""
+        rows = self._tables.execute(
+            "select v.{id}::text, v.text, {fields} from {vectors} v"
+            " where v.{id} = any(%s::text[]::{id_type}[]) order by v.{id}, v.chunk",
+            ([stored_id(i, encoding_of(self._tables.connection)) for i in ids],),
+            fields=hybrid.fields(self._published),
+            vectors=self._published.vectors,
+        ).fetchall()
+        found: dict[str, StoredRow] = {}
+        for row_id, text, fields in rows:
+            texts = found[row_id].texts if row_id in found else ()
+            found[row_id] = StoredRow(row_id, (*texts, text), fields)
+        return [found[row_id] for row_id in dict.fromkeys(ids) if row_id in found]
 
     def vector_of(self, row_id: str) -> Vector | None:
         """The vector of a row, the mean of its chunks' vectors; None where it has none."""
