@@ -24,8 +24,10 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.scratch import report
+from embeddings_pipeline.settings import DEFAULT_MODEL
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.support.cluster import Cluster, cluster, manifest_of
+from tests.support.cluster import Cluster, cluster
+from tests.support.declared import manifest_of
 from tests.support.provider import serving
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -47,11 +49,11 @@ def main() -> None:
     with endpoint() as url:
         remote = {"OPENAI_BASE_URL": url, "EMBEDDING_BATCH_SIZE": str(_TEXTS_A_REQUEST)}
         compare("an endpoint", options.rows, "openai:bench", remote, target=_TARGET)
-    compare("the local model", options.rows, None, {}, target=None)
+    compare("the local model", options.rows, DEFAULT_MODEL, {}, target=None)
 
 
 def compare(
-    what: str, rows: int, model: str | None, environment: dict[str, str], target: float | None
+    what: str, rows: int, model: str, environment: dict[str, str], target: float | None
 ) -> None:
     """Print the throughput of one worker and of two."""
     one, two = (backfill(rows, model, environment, _WORKERS[:count]) for count in (1, 2))
@@ -66,9 +68,7 @@ def compare(
     )
 
 
-def backfill(
-    rows: int, model: str | None, environment: dict[str, str], workers: tuple[str, ...]
-) -> float:
+def backfill(rows: int, model: str, environment: dict[str, str], workers: tuple[str, ...]) -> float:
     """Encode all rows on these workers. Returns the seconds in which vectors were stored."""
     folder = Path(tempfile.mkdtemp(prefix="ep-bench-"))
     # the system user of an embedded server that root starts reaches its data through it
@@ -86,7 +86,7 @@ def backfill(
             runs=runs,
             redis=redis,
             # a partition for each worker
-            manifest=manifest_of(partitions=len(_WORKERS), model=model),
+            manifest=manifest_of("doc", id="id", model=model, partitions={"count": len(_WORKERS)}),
             rows=rows,
             workers=workers,
             environment=environment | {"HF_HUB_OFFLINE": "1"},

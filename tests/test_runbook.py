@@ -27,6 +27,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.schema import VERSION
 from tests.support import CHECKOUT, foreign
+from tests.support.declared import manifest_of
 from tests.support.notes import scratch_database
 from tests.support.pgbouncer import pgbouncer
 from tests.support.provider import BROKEN, KEY, Provider, serving
@@ -68,14 +69,7 @@ class Shop:
 
     def declare(self, model: str) -> None:
         """Change the model in the dbt project."""
-        declared = {"id": "product_id", "model": model, "keep_sets": 1}
-        node = {
-            "resource_type": "model",
-            "name": "stg_product",
-            "schema": "staging",
-            "config": {"meta": {"embedding": declared}},
-        }
-        manifest = {"nodes": {"model.shop.stg_product": node}, "sources": {}}
+        manifest = manifest_of("product", id="product_id", model=model)
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
 
     def follow(

@@ -14,7 +14,8 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
-from tests.support.cluster import Cluster, cluster, manifest_of
+from tests.support.cluster import Cluster, cluster
+from tests.support.declared import manifest_of
 from tests.support.notes import scratch_database
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 PARTITIONS, ROWS = 8, 6_400
-MANIFEST = manifest_of(partitions=PARTITIONS)
+MANIFEST = manifest_of("doc", id="id", partitions={"count": PARTITIONS})
 CACHED = "from analytics_features.embedding_cache_1"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -418,3 +419,14 @@ def test_the_folder_of_the_run_metrics(project: Path, monkeypatch: pytest.Monkey
     assert only("run metrics").level == "ok"
     monkeypatch.setenv("RUN_METRICS_FILE", str(project / "nowhere" / "runs.prom"))
     assert (only("run metrics").level, "create" in only("run metrics").advice) == ("wrong", True)
+
+
+def test_the_sdk_of_opentelemetry_where_its_variables_are_set(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    assert only("run metrics").level == "ok"
+    # as where it is not installed
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
+    assert only("run metrics").level == "warning"
+    assert "embeddings-pipeline[otel]" in only("run metrics").advice

@@ -61,19 +61,6 @@ FILES = {
 }
 
 
-def manifest_of(*, partitions: int, model: str | None = None) -> dict[str, Any]:
-    """The manifest of a dbt project whose only entity is `doc`."""
-    declared = {"id": "id", "partitions": {"count": partitions}}
-    node = {
-        "unique_id": "model.acme.stg_doc",
-        "resource_type": "model",
-        "name": "stg_doc",
-        "schema": "staging",
-        "config": {"meta": {"embedding": declared | ({"model": model} if model else {})}},
-    }
-    return {"nodes": {"model.acme.stg_doc": node}}
-
-
 class Cluster:
     """Workers, a daemon and the databases."""
 

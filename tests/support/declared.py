@@ -17,6 +17,18 @@ def declared(model: str = "stg_product", /, **keys: Any) -> Entity:
     return entity_of({"name": model, "schema": "staging"}, {"id": "product_id", **keys})
 
 
+def manifest_of(entity: str, **keys: Any) -> dict[str, Any]:
+    """The manifest of a dbt project that declares this entity alone, of `staging.stg_<entity>`."""
+    node = {
+        "unique_id": f"model.shop.stg_{entity}",
+        "resource_type": "model",
+        "name": f"stg_{entity}",
+        "schema": "staging",
+        "config": {"meta": {"embedding": keys}},
+    }
+    return {"nodes": {node["unique_id"]: node}, "sources": {}}
+
+
 def refusal(model: str = "stg_product", /, **keys: Any) -> str:
     """What is said of a wrong declaration, after the model's name."""
     with pytest.raises(ConfigurationError) as error:

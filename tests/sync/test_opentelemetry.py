@@ -15,6 +15,7 @@ from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.run_metrics import configured_provider
+from tests.support.declared import manifest_of
 from tests.support.world import World
 
 messages = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
@@ -77,13 +78,7 @@ def pipeline(world: World) -> Iterator[Pipeline]:
     settings = Settings(
         _env_file=None, staging_db_url=url, pgvector_url=url, embedding_model="fake/words"
     )
-    node = {
-        "resource_type": "model",
-        "name": "stg_item",
-        "schema": "staging",
-        "config": {"meta": {"embedding": {"id": "id"}}},
-    }
-    with Pipeline(settings, {"nodes": {"model.shop.stg_item": node}, "sources": {}}) as pipeline:
+    with Pipeline(settings, manifest_of("item", id="id")) as pipeline:
         pipeline.encoders.add(world.encoder)
         yield pipeline
 
