@@ -41,7 +41,7 @@ from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.staging.reader import source_of
-from embeddings_pipeline.store.tables import TableNames
+from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -49,6 +49,7 @@ from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Report, ignore_progress
 from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.retention import retain
+from embeddings_pipeline.sync.retrieval import GoldenQueries
 from embeddings_pipeline.sync.run_metrics import (
     Figures,
     MetricsFile,
@@ -433,13 +434,31 @@ class Pipeline:
             entity = self.entity(entity)
         with self._stage_of(entity, run_id, last=True):
             names = self.names_of(entity)
-            result = publish.publish(self.vectors, names, explicit=explicit)
+            golden = self.golden_queries(entity)
+            result = publish.publish(self.vectors, names, explicit=explicit, golden=golden)
             retain(self.vectors, names, self.encoders, self.settings)
             return result
 
     def check(self, entity: Entity | str) -> dict[str, CheckResult]:
         """The checks of an entity that has texts, by name."""
-        return check(self.vectors, self.names_of(entity))
+        names = self.names_of(entity)
+        results = check(self.vectors, names)
+        if golden := self.golden_queries(names.source.entity):
+            with open_tables(self.vectors, names) as tables:
+                results["retrieval"] = golden.check(tables)
+        return results
+
+    def golden_queries(self, entity: Entity) -> GoldenQueries | None:
+        """The golden queries of an entity that declares `retrieval`. Their file is in the dbt
+        project, or beside the manifest."""
+        if entity.retrieval is None:
+            return None
+        folders = [self.settings.dbt_project_dir]
+        manifest = self._manifest or self.settings.dbt_manifest
+        if isinstance(manifest, Path):
+            # dbt writes it to `target` in the project
+            folders += [manifest.parent, manifest.parent.parent]
+        return GoldenQueries(entity.retrieval, folders, self.encoders)
 
     def coverage(self, entity: Entity) -> list[PartitionCoverage]:
         """The coverage of each partition of an entity, in the set that searches read."""

@@ -28,6 +28,7 @@ CHECKS = {
     "unit_norm": ("vectors", "Are the vectors of length 1, where the model makes them so?"),
     "recall": ("index", "Does the index find what an exact search finds?"),
     "data_lag": ("embeddings", "How long has the oldest change waited for its vector?"),
+    "retrieval": ("embeddings", "Do golden queries find the rows that answer them?"),
 }
 _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN, "error": dg.AssetCheckSeverity.ERROR}
 
@@ -37,6 +38,7 @@ def entity_checks(entity: Entity, options: DefsOptions) -> dg.AssetChecksDefinit
     specs = [
         dg.AssetCheckSpec(name, asset=options.key(entity.name, asset), description=question)
         for name, (asset, question) in CHECKS.items()
+        if name != "retrieval" or entity.retrieval
     ]
 
     @dg.multi_asset_check(

@@ -10,6 +10,7 @@ import typer
 from embeddings_pipeline.cli.output import print_json, print_line, print_table
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync import publish as publication
 from embeddings_pipeline.sync.compare import Comparison
 from embeddings_pipeline.sync.compare import compare as compare_sets
@@ -29,7 +30,8 @@ def publish(
     if queries or qrels or as_json:
         raise ConfigurationError("--queries, --qrels and --json go with --compare")
     with session_on(entity) as (pipeline, names):
-        result = publication.publish(pipeline.vectors, names, explicit=True)
+        golden = pipeline.golden_queries(names.source.entity)
+        result = publication.publish(pipeline.vectors, names, explicit=True, golden=golden)
     print_line(result.summary)
     if result.reasons:
         raise EmbeddingsError(f"{entity}: not published")
@@ -53,6 +55,10 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
 
         judged = read_qrels(queries, qrels)
     with session_on(entity) as (pipeline, names):
+        golden = pipeline.golden_queries(names.source.entity)
+        if golden and judged is None:
+            with open_tables(pipeline.vectors, names) as tables:
+                judged = golden.qrels(tables)
         result = compare_sets(pipeline.vectors, names, pipeline.encoders, judged)
     if as_json:
         print_json(result)
@@ -67,6 +73,13 @@ def _show(result: Comparison) -> None:
     )
     if result.quality:
         print_table(
-            ("set", "model", "nDCG@10", "recall@100"),
-            [(q.number, q.model, q.ndcg_at_10, q.recall_at_100) for q in result.quality],
+            ("set", "model", "nDCG@10", "95 %", "recall@10", "recall@100"),
+            [
+                (
+                    *(q.number, q.model, q.ndcg_at_10),
+                    f"{q.ndcg_at_10_low:.3f} to {q.ndcg_at_10_high:.3f}",
+                    *(q.recall_at_10, q.recall_at_100),
+                )
+                for q in result.quality
+            ],
         )

@@ -143,6 +143,16 @@ class Freshness(_StrictModel):
         return self
 
 
+class Retrieval(_StrictModel):
+    """Golden queries: a CSV file of the dbt project with the columns `query` and `id`, a row for
+    each id that answers a query. A set whose nDCG@10 is below the bound is not published, or, with
+    severity warn, is published with a warning."""
+
+    queries: Text
+    ndcg_at_10: Number = Field(ge=0, le=1)
+    severity: Literal["error", "warn"] = "error"
+
+
 class Resources(_StrictModel):
     """What a run needs: `cpu` in cores, `memory` in Mi or Gi bytes, `gpu` in cards."""
 
@@ -198,6 +208,7 @@ class Entity(_StrictModel):
     publish: Literal["auto", "manual"] = "auto"
     keep_sets: Whole = Field(1, ge=0)
     max_delete_share: Number = Field(0.5, ge=0, le=1)
+    retrieval: Retrieval | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -254,6 +265,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "index": Index,
     "freshness": Freshness,
     "run": Placement,
+    "retrieval": Retrieval,
     "resources": Resources,
     "hash": HashPartitions,
     "day": DayPartitions,

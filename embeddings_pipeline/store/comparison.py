@@ -1,13 +1,16 @@
-"""Nearest rows in vector sets, to compare two sets."""
+"""Nearest rows in vector sets, to compare two sets, and what golden queries found in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import LiteralString
 
 from pgvector import Vector as PgVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.store.tables import EntityTables
@@ -71,6 +74,57 @@ def nearest_rows(tables: EntityTables, vector_set: VectorSet, query: Vector, k: 
             storage=sql.SQL(vector_set.storage),
             k=sql.Literal(k),
         ).fetchall()
+    return [row_id for (row_id,) in rows]
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """The last measurement of a set by golden queries: nDCG@10 and recall@10 of each query. `rows`
+    counts the chunks of the set at that time."""
+
+    golden_hash: str
+    measured_at: datetime
+    rows: int
+    scores: list[tuple[float, float]]
+
+
+def read_scores(tables: EntityTables, vector_set: VectorSet) -> StoredScores | None:
+    """The stored measurement of a set; None where it was not measured."""
+    row = tables.execute(
+        "select golden_hash, measured_at, rows, scores from {retrieval_checks}"
+        " where entity = {entity} and vector_set = %s",
+        (vector_set.number,),
+    ).fetchone()
+    return StoredScores(*row) if row else None
+
+
+def store_scores(
+    tables: EntityTables,
+    vector_set: VectorSet,
+    golden_hash: str,
+    scores: Sequence[tuple[float, float]],
+) -> None:
+    """Replace the stored measurement of a set."""
+    tables.execute(
+        "insert into {retrieval_checks} (entity, vector_set, rows, golden_hash, scores)"
+        " select {entity}, %s, count(*), %s, %s from {vectors}"
+        " on conflict (entity, vector_set) do update set measured_at = excluded.measured_at,"
+        " rows = excluded.rows, golden_hash = excluded.golden_hash, scores = excluded.scores",
+        (vector_set.number, golden_hash, Jsonb([*scores])),
+        vectors=tables.table(vector_set.table_name),
+    )
+
+
+def ids_without_vector(
+    tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]
+) -> list[str]:
+    """Those of the ids that have no row in a set."""
+    rows = tables.execute(
+        "select given from unnest(%s::text[]) given where not exists ("
+        " select from {vectors} where {id} = given::{id_type})",
+        ([*ids],),
+        vectors=tables.table(vector_set.table_name),
+    )
     return [row_id for (row_id,) in rows]
 
 

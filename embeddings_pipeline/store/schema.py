@@ -67,6 +67,18 @@ _TABLES = {
         recall_check jsonb,
         primary key (entity, number)
     """,
+    "retrieval_checks": """
+        entity text not null,
+        vector_set int not null,
+        measured_at timestamptz not null default clock_timestamp(),
+        rows bigint not null,
+        -- the golden queries, and nDCG@10 and recall@10 of each
+        golden_hash text not null,
+        scores jsonb not null,
+        primary key (entity, vector_set),
+        foreign key (entity, vector_set)
+            references {schema}.vector_sets (entity, number) on delete cascade
+    """,
     "cache_candidates": """
         entity text not null,
         text_hash uuid not null,
@@ -224,7 +236,7 @@ def refuse_altered(connection: Connection[Row], schema: str) -> None:
             )
 
 
-_CONSTRAINT_WORDS = {"primary", "unique", "check"}
+_CONSTRAINT_WORDS = {"primary", "unique", "check", "foreign"}
 
 
 def columns_sql(table: str, schema: str) -> sql.Composable:

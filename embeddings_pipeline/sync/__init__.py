@@ -15,6 +15,7 @@ __all__ = [
     "publish",
     "qrels",
     "retention",
+    "retrieval",
     "run_metrics",
     "run_options",
     "snapshot",

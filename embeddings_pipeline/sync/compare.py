@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -12,19 +13,23 @@ from embeddings_pipeline.store import comparison, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall
+from embeddings_pipeline.sync.qrels import Qrels, mean_interval, ndcg, recall
+from embeddings_pipeline.sync.retrieval import rankings
 
 _SAMPLE = 100
-_K = 10
+_K, _DEPTH = 10, 100
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over the judged queries, from 0 to 1."""
+    """Means over the judged queries, from 0 to 1, and the 95 % interval of the first."""
 
     number: int
     model: str
     ndcg_at_10: float
+    ndcg_at_10_low: float
+    ndcg_at_10_high: float
+    recall_at_10: float
     recall_at_100: float
 
 
@@ -76,17 +81,21 @@ def _quality(
     vector_set: VectorSet,
     qrels: Qrels,
 ) -> Quality:
-    encoder = encoders.for_identity(vector_set.identity)
-    gains, recalls = [], []
-    vectors = encoder.encode_query([*qrels.queries.values()]).vectors
-    for query, vector in zip(qrels.queries, vectors, strict=True):
-        with open_tables(database, names) as tables:
-            ranked = comparison.nearest_rows(tables, vector_set, vector, 100)
-        gains.append(ndcg(ranked, qrels.relevant[query], 10))
-        recalls.append(recall(ranked, qrels.relevant[query], 100))
+    with open_tables(database, names) as tables:
+        ranked = rankings(tables, encoders, vector_set, qrels, _DEPTH)
+    gain, low, high = mean_interval(
+        [ndcg(ids, qrels.relevant[query], _K) for query, ids in ranked.items()]
+    )
+
+    def mean_recall(k: int) -> float:
+        return fmean(recall(ids, qrels.relevant[query], k) for query, ids in ranked.items())
+
     return Quality(
         number=vector_set.number,
         model=vector_set.model,
-        ndcg_at_10=float(np.mean(gains)),
-        recall_at_100=float(np.mean(recalls)),
+        ndcg_at_10=gain,
+        ndcg_at_10_low=low,
+        ndcg_at_10_high=high,
+        recall_at_10=mean_recall(_K),
+        recall_at_100=mean_recall(_DEPTH),
     )

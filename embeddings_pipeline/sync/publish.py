@@ -23,6 +23,7 @@ from embeddings_pipeline.store.vectors.sets import (
     set_state,
 )
 from embeddings_pipeline.store.views import PublishedView
+from embeddings_pipeline.sync.retrieval import GoldenQueries
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,18 @@ class PublishResult:
 
 
 @resumed
-def publish(database: Postgres, names: TableNames, *, explicit: bool = False) -> PublishResult:
+def publish(
+    database: Postgres,
+    names: TableNames,
+    *,
+    explicit: bool = False,
+    golden: GoldenQueries | None = None,
+) -> PublishResult:
     """Publish the building set, where nothing prevents it; the result has the reasons otherwise.
 
-    `explicit` publishes even where `publish` is manual, or after a rollback. Searches and marts see
-    the old set until the transaction of the switch is committed.
+    `explicit` publishes even where `publish` is manual, or after a rollback. A set that is ready is
+    measured by the golden queries first. Searches and marts see the old set until the transaction
+    of the switch is committed.
     """
     with open_tables(database, names) as tables, locks.entity(tables):
         live, building = _live(tables), _building(tables)
@@ -60,6 +68,8 @@ def publish(database: Postgres, names: TableNames, *, explicit: bool = False) ->
         reasons = readiness_problems(tables, building, live)
         if not explicit:
             reasons += _manual_reasons(tables)
+        if golden and not reasons:
+            reasons = golden.reasons(tables, building)
         if reasons:
             if live is not None:
                 with tables.connection.transaction():

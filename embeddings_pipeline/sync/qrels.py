@@ -1,4 +1,5 @@
-"""Queries with relevance judgements (qrels) in the layout of BEIR, and their measures."""
+"""Queries with relevance judgements (qrels), from files in the layout of BEIR or from a CSV file of
+golden queries, and their measures."""
 
 from __future__ import annotations
 
@@ -9,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from embeddings_pipeline.errors import ConfigurationError
+
+_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,47 @@ def read_qrels(queries: Path, qrels: Path) -> Qrels:
             " score, with that header"
         ) from None
     return Qrels({q: texts[q] for q in relevant if q in texts}, relevant)
+
+
+def read_golden(file: Path) -> Qrels:
+    """Read a CSV file with the columns `query` and `id`, a row for each id that answers a query.
+
+    Raises ConfigurationError for a missing file, or one without these columns or rows.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines)
+            columns = table.fieldnames or []
+            if missing := {"query", "id"} - {*columns}:
+                raise ConfigurationError(
+                    f"{file} has no column {' and '.join(sorted(missing))} (columns:"
+                    f" {', '.join(columns)})"
+                )
+            relevant: dict[str, dict[str, int]] = {}
+            for row in table:
+                query, row_id = (row["query"] or "").strip(), (row["id"] or "").strip()
+                if not query or not row_id:
+                    raise ConfigurationError(
+                        f"{file}, line {table.line_num}: query and id must not be empty"
+                    )
+                relevant.setdefault(query, {})[row_id] = 1
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigurationError(f"{file} cannot be read as CSV: {error}") from None
+    if not relevant:
+        raise ConfigurationError(f"{file} has no rows: write a query and the id that answers it")
+    return Qrels({query: query for query in relevant}, relevant)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and the bounds of its 95 % interval by a percentile bootstrap over the values.
+
+    Source: Sakai, Evaluating evaluation metrics based on the bootstrap (SIGIR 2006).
+    """
+    given = np.asarray(values)
+    # seeded: a check that is repeated gives the same interval
+    picks = np.random.default_rng(0).integers(0, len(given), (_RESAMPLES, len(given)))
+    low, high = np.quantile(given[picks].mean(axis=1), (0.025, 0.975))
+    return float(given.mean()), float(low), float(high)
 
 
 def ndcg(ranked: Sequence[str], relevant: Mapping[str, int], k: int) -> float:

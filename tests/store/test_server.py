@@ -21,7 +21,7 @@ from embeddings_pipeline.store.migrations import create_control_tables
 SCHEMA = "vectors of mine"
 CONTROL_TABLES = [
     *("cache_candidates", "claims", "entities", "erasures", "model_identities", "quarantine"),
-    *("renewals", "run_ledger", "schema_version", "vector_sets"),
+    *("renewals", "retrieval_checks", "run_ledger", "schema_version", "vector_sets"),
 ]
 
 

@@ -30,7 +30,8 @@ def verdict(world: World, item: Entity, name: str) -> CheckResult:
 
 def test_a_whole_entity_passes_every_check(world: World, item: Entity) -> None:
     verdicts = check(world.postgres, world.names_of(item))
-    assert verdicts.keys() == CHECKS.keys()
+    # golden queries are checked where they are declared
+    assert verdicts.keys() == CHECKS.keys() - {"retrieval"}
     assert {name for name, verdict in verdicts.items() if not verdict.passed} == set()
 
 

@@ -1,0 +1,230 @@
+"""Golden queries measure a set before it is published."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embeddings_pipeline.assets.checks import entity_checks
+from embeddings_pipeline.assets.options import DefsOptions
+from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.sync.checks import CheckResult
+from embeddings_pipeline.sync.publish import PublishResult, publish
+from embeddings_pipeline.sync.qrels import mean_interval, read_golden
+from embeddings_pipeline.sync.retrieval import GoldenQueries
+from tests.support.declared import refusal
+from tests.support.words import WORDS, WordsEncoder
+from tests.support.world import World
+
+THINGS = ["red shoe", "blue lamp", "green hat", "wooden chair", "garden hose", "water pump"]
+GOLDEN = "query,id\nred shoe,0\nblue lamp,1\ngarden hose,4\n"
+
+
+class Shop:
+    """Sixty things, and the golden queries of them."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.write(GOLDEN)
+        world.table("id bigint, name text")
+        world.insert(*[(n, f"{thing} {n}" if n > 5 else thing) for n, thing in self.things()])
+
+    @staticmethod
+    def things() -> list[tuple[int, str]]:
+        return [*enumerate(THINGS * 10)]
+
+    def write(self, content: str) -> None:
+        (self.folder / "golden.csv").write_text(content)
+
+    def declare(self, bound: float, **keys: Any) -> Entity:
+        severity = {"severity": keys.pop("severity")} if "severity" in keys else {}
+        retrieval = {"queries": "golden.csv", "ndcg_at_10": bound, **severity}
+        return self.world.declare(template="{name}", retrieval=retrieval, **keys)
+
+    def golden(self, item: Entity) -> GoldenQueries:
+        assert item.retrieval
+        return GoldenQueries(item.retrieval, [self.folder], self.world.encoders)
+
+    def publish(self, item: Entity) -> PublishResult:
+        self.world.texts(item)
+        self.world.vectors(item)
+        self.world.publish(self.world.declare(**{"publish": "manual", "template": "{name}"}))
+        return publish(self.world.postgres, self.world.names_of(item), golden=self.golden(item))
+
+    def check(self, item: Entity) -> CheckResult:
+        with open_tables(self.world.postgres, self.world.names_of(item)) as tables:
+            return self.golden(item).check(tables)
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Shop:
+    return Shop(world, tmp_path)
+
+
+def test_a_set_below_the_bound_does_not_replace_the_live_one(shop: Shop) -> None:
+    good = shop.declare(0.6)
+    assert shop.publish(good).flipped
+    # every query has another answer than its words say
+    shop.write("query,id\nred shoe,1\nblue lamp,2\ngarden hose,3\n")
+    other = shop.declare(0.6, storage="halfvec")
+    refused = shop.publish(other)
+    assert (refused.flipped, refused.live and refused.live.number) == (False, 1)
+    (reason,) = refused.reasons
+    assert reason.startswith(
+        "set 2: nDCG@10 of 3 golden queries is 0.000 (0.000 to 0.000) in set 2"
+    )
+    assert "+0.000 (+0.000 to +0.000) against set 1" in reason
+    shown = shop.check(other)
+    assert (shown.passed, shown.severity, shown.metadata["vector_set"]) == (False, "error", 2)
+    shop.write(GOLDEN)
+    assert shop.publish(other).flipped
+
+
+def test_with_severity_warn_a_set_is_published_all_the_same(shop: Shop) -> None:
+    shop.write("query,id\nred shoe,1\n")
+    item = shop.declare(0.6, severity="warn")
+    assert shop.publish(item).flipped
+    found = shop.check(item)
+    assert (found.passed, found.severity) == (False, "warn")
+
+
+def test_the_check_shows_the_quality_and_its_change(shop: Shop) -> None:
+    first = shop.declare(0.6)
+    shop.publish(first)
+    assert "compared_with" not in shop.check(first).metadata
+    shop.world.use(WordsEncoder().revised("r2"))
+    second = shop.declare(0.6)
+    assert shop.publish(second).flipped
+    shown = shop.check(second)
+    assert shown.passed
+    assert shown.metadata["compared_with"] == 1
+    assert shown.metadata["ndcg_at_10_change"] == 0
+    assert shown.metadata["queries"] == 3
+    assert shown.metadata["recall_at_10"] == shown.metadata["ndcg_at_10"] == 1
+    assert shown.metadata["golden_ids_without_vector"] == 0
+
+
+def test_ids_that_are_gone_are_counted(shop: Shop) -> None:
+    item = shop.declare(0.6)
+    shop.write(GOLDEN + "red shoe,600\n")
+    shop.publish(item)
+    shown = shop.check(item)
+    assert shown.metadata["golden_ids_without_vector"] == 1
+    assert "1 of their ids have no vector, such as '600'" in shown.description
+
+
+def test_an_unchanged_set_is_not_measured_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = shop.declare(0.6)
+    shop.publish(item)
+    encode, calls = shop.world.encoder.encode_query, []
+
+    def counted(texts: Any) -> Any:
+        calls.append(texts)
+        return encode(texts)
+
+    def measurements() -> int:
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.world.encoder, "encode_query", counted)
+            assert shop.check(item).passed
+        return len(calls)
+
+    assert measurements() == 0
+    shop.write(GOLDEN + "blue lamp,7\n")
+    assert [measurements(), measurements()] == [1, 0]
+    shop.world.sql("update staging.stg_item set name = name || ' x' where id between 10 and 20")
+    shop.world.texts(item)
+    shop.world.vectors(item)
+    assert [measurements(), measurements()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"there is no file 'golden.csv' \(looked for: .*golden.csv\)"),
+        ("query,answer\na,1\n", r"golden.csv has no column id \(columns: query, answer\)"),
+        ("query,id\n", "has no rows: write a query"),
+        ("query,id\na,\n", "line 2: query and id must not be empty"),
+        ("query,id\na,x\n", "id 'x' is not a bigint"),
+    ],
+)
+def test_a_wrong_file_is_the_reason_why_nothing_is_published(
+    shop: Shop, content: str | None, message: str
+) -> None:
+    if content is None:
+        (shop.folder / "golden.csv").unlink()
+    else:
+        shop.write(content)
+    item = shop.declare(0.6)
+    (reason,) = shop.publish(item).reasons
+    assert re.search(message, reason)
+    assert not shop.check(item).passed
+
+
+def test_queries_may_have_several_answers_and_any_characters(tmp_path: Path) -> None:
+    file = tmp_path / "golden.csv"
+    file.write_text('\ufeffid,query,note\n7,"a, ""b""\nc",x\nNA,"a, ""b""\nc",y\n8,é,\n', "utf-8")
+    golden = read_golden(file)
+    assert golden.relevant == {'a, "b"\nc': {"7": 1, "NA": 1}, "é": {"8": 1}}
+    with pytest.raises(ConfigurationError, match="cannot be read as CSV"):
+        read_golden(tmp_path)
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_more_queries() -> None:
+    few, many = (mean_interval([0.0, 1.0, 0.5, 1.0] * times) for times in (2, 50))
+    for mean, low, high in (few, many):
+        assert low < mean == 0.625 < high
+    assert many[2] - many[1] < few[2] - few[1]
+    assert mean_interval([0.5] * 9) == (0.5, 0.5, 0.5)
+
+
+def test_a_run_checks_what_the_dbt_project_declares(world: World, tmp_path: Path) -> None:
+    shop = Shop(world, tmp_path)
+    keys = {"id": "id", "template": "{name}", "entity": "item"}
+    declared = {**keys, "retrieval": {"queries": "golden.csv", "ndcg_at_10": 0.6}}
+    node = {
+        "resource_type": "model",
+        "name": "stg_item",
+        "schema": "staging",
+        "package_name": "shop",
+        "original_file_path": "models/stg_item.yml",
+        "config": {"meta": {"embedding": declared}},
+    }
+    target = shop.folder / "target"
+    target.mkdir()
+    (target / "manifest.json").write_text(json.dumps({"nodes": {"model.shop.stg_item": node}}))
+    settings = Settings(
+        _env_file=None,
+        staging_db_url=world.database.url,
+        pgvector_url=world.database.url,
+        embedding_model=WORDS.model,
+        dbt_manifest=target / "manifest.json",
+    )
+    with Pipeline(settings) as pipeline:
+        pipeline.encoders.add(WordsEncoder())
+        (run,) = pipeline.run("item")
+        assert run.checks["retrieval"].passed
+        assert run.checks["retrieval"].metadata["ndcg_at_10"] == 1
+
+
+def test_only_an_entity_with_golden_queries_has_the_check(shop: Shop) -> None:
+    for entity, has in ((shop.declare(0.6), True), (shop.world.declare(), False)):
+        names = {spec.name for spec in entity_checks(entity, DefsOptions()).check_specs}
+        assert ("retrieval" in names) == has
+
+
+def test_a_wrong_declaration_is_refused() -> None:
+    assert refusal(retrieval={"queries": "a.csv"}) == "retrieval.ndcg_at_10 is missing"
+    assert "at most 1" in refusal(retrieval={"queries": "a.csv", "ndcg_at_10": 60})
+    assert "keys: ndcg_at_10, queries, severity" in refusal(retrieval={"query": "a.csv"})
