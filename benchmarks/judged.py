@@ -23,12 +23,13 @@ _PHRASE_WORDS = 4
 
 @dataclass(frozen=True)
 class Collection:
-    """Rows of (id, text), named sets of queries with their relevant rows, and keys of the
-    declaration."""
+    """Rows of (id, text), named sets of queries with their relevant rows, keys of the declaration,
+    and whether the queries are rows themselves, which do not find themselves."""
 
     rows: Sequence[tuple[str, str]]
     judged: Mapping[str, Qrels]
     keys: Mapping[str, Any] = field(default_factory=dict)
+    queries_are_rows: bool = False
 
 
 def collections(data: Path) -> Iterator[Collection]:
@@ -118,6 +119,7 @@ def _instructions(data: Path) -> Iterator[Collection]:
     yield Collection(
         [(key, row["instruction"]) for key, row in rows.items()],
         {"other wordings of instructions": queries},
+        queries_are_rows=True,
     )
 
 

@@ -105,12 +105,18 @@ def evaluate(
     entity: EntityName,
     queries: Annotated[Path, typer.Option(help="BEIR's queries.jsonl.")],
     qrels: Annotated[Path, typer.Option(help="BEIR's qrels, tab-separated.")],
+    queries_are_rows: Annotated[
+        bool,
+        typer.Option(
+            "--queries-are-rows", help="Query ids are row ids; a query does not find itself."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure each search mode on judged queries, exactly and through the index."""
     judged = read_qrels(queries, qrels)
     with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
-        measured = evaluate_entity(searcher, entity, judged)
+        measured = evaluate_entity(searcher, entity, judged, queries_are_rows=queries_are_rows)
     if as_json:
         document = {"entity": entity, "queries": len(judged.queries)}
         output.print_json({**document, "results": [asdict(row) for row in measured]})

@@ -26,34 +26,41 @@ class SearchQuality:
     mrr: float
 
 
-def evaluate(searcher: Searcher, entity: str, qrels: Qrels) -> list[SearchQuality]:
-    """Measure every mode, by exact search and by the index.
+def evaluate(
+    searcher: Searcher, entity: str, qrels: Qrels, *, queries_are_rows: bool = False
+) -> list[SearchQuality]:
+    """Measure every mode, by exact search and by the index, over the first hundred results of each
+    query.
+
+    Where `queries_are_rows`, as in ArguAna, the id of a query is that of a row, which does not
+    count as its own result (BEIR, arxiv.org/abs/2104.08663).
 
     Raises ConfigurationError where no query has a relevance judgement.
     """
     if not qrels.queries:
         raise ConfigurationError("no query has a relevant row: the qrels name none of the queries")
     return [
-        measure(searcher, entity, qrels, mode, exact=exact)
+        _measure(searcher, entity, qrels, mode, exact=exact, queries_are_rows=queries_are_rows)
         for mode in get_args(Mode)
         for exact in (True, False)
     ]
 
 
-def measure(
-    searcher: Searcher, entity: str, qrels: Qrels, mode: Mode, *, exact: bool
+def _measure(
+    searcher: Searcher,
+    entity: str,
+    qrels: Qrels,
+    mode: Mode,
+    *,
+    exact: bool,
+    queries_are_rows: bool,
 ) -> SearchQuality:
-    """Measure one mode over the first hundred results of each query.
-
-    A query that is itself a row, as in ArguAna, does not count as its own result, as in BEIR
-    (arxiv.org/abs/2104.08663).
-    """
-
     def ranked_for(key: str, query: str) -> list[str]:
         request = SearchRequest.of(
-            entity=entity, query=query, mode=mode, top_k=_DEPTH + 1, exact=exact
+            entity=entity, query=query, mode=mode, top_k=_DEPTH + queries_are_rows, exact=exact
         )
-        return [hit.id for hit in searcher.search(request).results if hit.id != key][:_DEPTH]
+        found = [hit.id for hit in searcher.search(request).results]
+        return [row_id for row_id in found if not queries_are_rows or row_id != key][:_DEPTH]
 
     ranked = {key: ranked_for(key, query) for key, query in qrels.queries.items()}
     return SearchQuality(mode, exact, *_means(ranked, qrels.relevant))

@@ -110,21 +110,30 @@ def planned(connection: Connection[Row], name: str) -> list[Migration]:
 
 def migrate(connection: Connection[Row], name: str) -> None:
     """Change the definitions of all tables to this version's. To be called in a transaction."""
-    if schema.stored_version(connection, name) == 0:
+    version = schema.stored_version(connection, name)
+    if not version:
         _add_embedding_caches(connection, name)
         return
     for statement in (
-        *_VERSION_2,
+        *_changes_since(version),
         "insert into {schema_version} (version) values ({version})",
     ):
         _execute(connection, name, statement, version=Literal(schema.VERSION))
     views.replace_coverage(connection, name)
 
 
-_VERSION_2: tuple[LiteralString, ...] = (
-    "alter table {vector_sets} add query_prompt text not null default ''",
-    "alter table {vector_sets} rename canary to recall_check",
-)
+# what each version after the first changed; new tables are created anyway
+_CHANGES: dict[int, tuple[LiteralString, ...]] = {
+    2: (
+        "alter table {vector_sets} add query_prompt text not null default ''",
+        "alter table {vector_sets} rename canary to recall_check",
+    ),
+    3: ("alter table {vector_sets} add text_weight double precision",),
+}
+
+
+def _changes_since(version: int) -> list[LiteralString]:
+    return [change for later, changes in _CHANGES.items() if later > version for change in changes]
 
 
 def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
@@ -140,7 +149,7 @@ def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
         _stub(connection, name, f"{entity}_embeddings")
     _separate_identities(connection, name)
     for statement in (
-        *_VERSION_2,
+        *_changes_since(1),
         "alter table {entities} add passes jsonb not null default '{{}}'",
         "alter table {run_ledger} drop column if exists cached,"
         " add stages jsonb not null default '{{}}'",

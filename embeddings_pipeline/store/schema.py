@@ -13,7 +13,7 @@ from embeddings_pipeline.store.connection import Row, columns_of, only
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
-VERSION = 2
+VERSION = 3
 
 _TABLES = {
     "schema_version": """
@@ -65,6 +65,7 @@ _TABLES = {
         ef_search int,
         indexed_at timestamptz,
         recall_check jsonb,
+        text_weight double precision,
         primary key (entity, number)
     """,
     "retrieval_checks": """

@@ -47,7 +47,8 @@ class StoredIdentity:
 class VectorSet:
     """A row of `vector_sets` and its identity. `index_rows` is the number of rows when the index
     was built, at `indexed_at`. `recall` is recall@10 of the index, `ef_search` the effort
-    that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement."""
+    that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement.
+    `text_weight` is the weight of the words in hybrid search, where it was tuned."""
 
     entity: str
     number: int
@@ -72,6 +73,7 @@ class VectorSet:
     ef_search: int | None = None
     indexed_at: datetime | None = None
     recall_check: dict[str, Any] | None = None
+    text_weight: float | None = None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -103,7 +105,7 @@ _QUERY = """
     select s.entity, s.number, s.identity as identity_number, i.provider, i.model, i.revision,
         i.dimension, i.max_tokens, i.normalized, i.document_prompt, s.query_prompt, i.cache_table,
         s.storage, s.metric, s.table_name, s.state, s.published_at, s.index_settings, s.index_rows,
-        s.recall, s.ef_search, s.indexed_at, s.recall_check
+        s.recall, s.ef_search, s.indexed_at, s.recall_check, s.text_weight
     from {sets} s join {identities} i on i.number = s.identity
 """
 
@@ -179,3 +181,11 @@ def table_names(connection: Connection[Row], schema: str, entity: str) -> list[s
         (entity,),
     )
     return [name for (name,) in rows]
+
+
+def set_text_weight(tables: EntityTables, vector_set: VectorSet, weight: float) -> None:
+    """Store the weight of the words in hybrid searches of a set, from 0 to 1."""
+    tables.execute(
+        "update {vector_sets} set text_weight = %s where entity = {entity} and number = %s",
+        (weight, vector_set.number),
+    )

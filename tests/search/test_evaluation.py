@@ -38,7 +38,18 @@ def test_a_query_that_is_a_row_is_not_its_own_answer(world: World, search: Searc
     world.table("id bigint, name text")
     world.insert((1, "red shoe"), (2, "red boots"), (3, "water pump"))
     world.run(world.declare(template="{name}"))
-    measured = evaluate(search.searcher, "item", Qrels({"1": "red shoe"}, {"1": {"2": 1}}))
+    qrels = Qrels({"1": "red shoe"}, {"1": {"2": 1}})
+    measured = evaluate(search.searcher, "item", qrels, queries_are_rows=True)
+    assert {m.mrr for m in measured} == {1}
+
+
+def test_a_query_whose_id_is_that_of_a_row_by_chance_may_find_it(
+    world: World, search: Search
+) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "red shoe"), (2, "red boots"))
+    world.run(world.declare(template="{name}"))
+    measured = evaluate(search.searcher, "item", Qrels({"1": "red shoe"}, {"1": {"1": 1}}))
     assert {m.mrr for m in measured} == {1}
 
 

@@ -179,6 +179,17 @@ def test_a_row_of_several_chunks_is_found_once_by_its_best(world: World, search:
     assert set(search.ids("pump", top_k=3)) == {"1", "2", "3"}
 
 
+def test_a_word_that_one_row_has_counts_more_in_hybrid_search_than_the_usual_words(
+    world: World, search: Search
+) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, f"pump valve hose {'small' if n % 2 else 'large'}") for n in range(60)))
+    world.insert((77, "zx4711"))
+    world.run(world.declare(template="{name}"))
+    assert search.ids("pump valve hose zx4711", mode="dense", top_k=1) != ["77"]
+    assert search.ids("pump valve hose zx4711", mode="hybrid", top_k=1) == ["77"]
+
+
 def test_similar_rows_are_those_nearest_to_a_row_without_itself(
     shop: World, search: Search
 ) -> None:

@@ -98,7 +98,7 @@ def test_tables_of_the_first_version_get_what_came_later(world: World) -> None:
     entity = world.declare()
     world.run(entity)
     world.sql(
-        f"alter table {SCHEMA}.vector_sets drop query_prompt;"
+        f"alter table {SCHEMA}.vector_sets drop query_prompt, drop text_weight;"
         f"alter table {SCHEMA}.vector_sets rename recall_check to canary;"
         f"update {SCHEMA}.schema_version set version = 1"
     )
@@ -174,7 +174,7 @@ def test_tables_of_a_newer_version_are_refused(world: World) -> None:
     world.sql(f"update {SCHEMA}.schema_version set version = {schema.VERSION + 1}")
     with (
         world.postgres.connection() as connection,
-        pytest.raises(ConfigurationError, match="have version 3, and this program knows version 2"),
+        pytest.raises(ConfigurationError, match="have version 4, and this program knows version 3"),
     ):
         migrations.create_control_tables(connection, SCHEMA)
 
