@@ -249,15 +249,15 @@ class Pipeline:
                 entities.append(self.entity(name))
         return entities, failures
 
-    def names_of(self, entity: Entity | str) -> TableNames:
-        """The entity checked against its staging model.
+    def names_of(self, entity: Entity | str, staging: Postgres | None = None) -> TableNames:
+        """The entity checked against its staging model, in `staging` where its deadlines hold.
 
         Raises ConfigurationError that names the model, the key of the declaration, its value and
         the reason.
         """
         if isinstance(entity, str):
             entity = self.entity(entity)
-        with self.staging.connection() as connection:
+        with (staging or self.staging).connection() as connection:
             try:
                 return TableNames(self.schema, source_of(connection, entity))
             except ConfigurationError as error:

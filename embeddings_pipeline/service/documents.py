@@ -11,11 +11,11 @@ from uuid import uuid4
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service.schemas import Document, Documents
 from embeddings_pipeline.store import declarations
-from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.connection import Deadlines, Postgres
 from embeddings_pipeline.sync.documents import sync_documents
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# time to wait for a turn and for runs that hold the same rows, in all; and time for the whole call
+# time to wait for a turn and for what holds the same rows, in all; and time for the whole call
 PATIENCE_SECONDS, CALL_SECONDS = 10.0, 60.0
 
 
@@ -32,8 +32,8 @@ class DocumentSync:
     def begin(self, name: str, ids: Sequence[str | int]) -> Callable[[], Documents]:
         """Return the sync of the rows with these ids, which returns the outcome of each row.
 
-        The time for it starts now. It raises NotFound for an unknown entity, and the errors of
-        `sync_documents`.
+        The time for it starts now. It raises NotFound for an unknown entity, Busy where another
+        transaction holds the rows, and the errors of `sync_documents`.
         """
         return partial(self._sync, name, ids, time.monotonic())
 
@@ -41,10 +41,13 @@ class DocumentSync:
         pipeline = self._pipeline
         with self._database().connection() as connection:
             entity = declarations.stored_entity(connection, pipeline.schema, name)
+        # what waits for a lock of another transaction ends as early as what waits for a run
+        deadlines = Deadlines(began + PATIENCE_SECONDS, began + CALL_SECONDS)
+        staging = pipeline.staging.within(deadlines)
         result = sync_documents(
-            pipeline.staging,
-            pipeline.vectors,
-            pipeline.names_of(entity),
+            staging,
+            pipeline.vectors.within(deadlines),
+            pipeline.names_of(entity, staging),
             pipeline.encoders,
             RunOptions(
                 run_id=f"documents-{uuid4()}",

@@ -3,19 +3,26 @@ the server."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from threading import Lock
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import Connection, Cursor, IsolationLevel, ServerCursor, sql
-from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
+from psycopg.errors import (
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    LockNotAvailable,
+    UndefinedFile,
+)
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import ConfigurationError, ReadOnly, Unavailable
+from embeddings_pipeline.errors import Busy, ConfigurationError, ReadOnly, Unavailable
 
 Row = tuple[Any, ...]
 
@@ -112,6 +119,18 @@ _SINCE_17 = "; set {scope} transaction_timeout = 0"
 _REPLICA_SECONDS, _REPLICA_AGAIN_SECONDS = 2, 300
 
 
+class Deadlines(NamedTuple):
+    """When waits for locks end, and when statements end, by time.monotonic()."""
+
+    locks: float
+    statements: float
+
+
+def _milliseconds_until(end: float) -> str:
+    # 0 would mean no limit
+    return str(max(1, int(1000 * (end - time.monotonic()))))
+
+
 class Postgres:
     """A pool of connections to one database, in autocommit. A returned connection is reset.
 
@@ -144,6 +163,7 @@ class Postgres:
         self._sessions_are_shared = False
         self._opening = Lock()
         self._statement_seconds = statement_seconds
+        self._deadlines: Deadlines | None = None
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
             database.url,
             min_size=0,
@@ -181,6 +201,7 @@ class Postgres:
             self._pool.open()
         try:
             with self._pool.connection() as connection:
+                self.limit(connection)
                 if not self._sessions_are_shared:
                     yield connection
                     return
@@ -192,6 +213,29 @@ class Postgres:
                 str(self._refusal() or "")
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
+        except LockNotAvailable as error:
+            if self._deadlines is None:
+                raise
+            raise Busy(
+                "another transaction holds the same rows or tables: try again later"
+            ) from error
+
+    def within(self, deadlines: Deadlines) -> Postgres:
+        """The same pool, for work with deadlines. A wait for a lock that does not end in time
+        raises Busy. Not for a pool with `prepare`, whose sessions are not reset."""
+        limited = copy(self)
+        limited._deadlines = deadlines
+        return limited
+
+    def limit(self, connection: Connection[Row]) -> None:
+        """Give the statements of a session the time that is left, in a pool that is `within`
+        deadlines. A new connection has had it."""
+        if self._deadlines is not None:
+            connection.execute(
+                "select set_config('lock_timeout', %s, false),"
+                " set_config('statement_timeout', %s, false)",
+                [_milliseconds_until(end) for end in self._deadlines],
+            )
 
     @contextmanager
     def transaction_in(self, schema: str) -> Iterator[Connection[Row]]:

@@ -118,10 +118,12 @@ def _texts(
     @resumed
     def write() -> None:
         with (
-            staged.connection() as source,
             open_tables(vectors, names) as tables,
             locks.entity(tables, options.patience),
+            staged.connection() as source,
         ):
+            # the wait for the run took a part of the time
+            vectors.limit(tables.connection)
             _refuse_without_run(tables)
             found.update(write_rows(source, tables, encoders.images, ids, done))
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 
 import psycopg
 import pytest
-from psycopg import ServerCursor
-from psycopg.errors import UndefinedTable
+from psycopg import Connection, ServerCursor
+from psycopg.errors import LockNotAvailable, UndefinedTable
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import Unavailable
+from embeddings_pipeline.errors import Busy, Unavailable
 from embeddings_pipeline.store import connection as store_connection
-from embeddings_pipeline.store.connection import NoConnection, Postgres, Row, server_cursor
+from embeddings_pipeline.store.connection import (
+    Deadlines,
+    NoConnection,
+    Postgres,
+    Row,
+    server_cursor,
+)
 from tests.support.faults import cut
 
 FIXED = {
@@ -211,3 +218,46 @@ def test_a_cursor_whose_connection_is_lost_is_closed(pool: Postgres) -> None:
     with pytest.raises(psycopg.OperationalError):
         read()
     assert lost[0].closed
+
+
+def timeouts_of(connection: Connection[Row]) -> list[int]:
+    """The timeouts for locks and for statements, in milliseconds."""
+    rows = connection.execute(
+        "select setting::int from pg_settings where name in ('lock_timeout', 'statement_timeout')"
+        " order by name"
+    )
+    return [milliseconds for (milliseconds,) in rows]
+
+
+def test_statements_within_deadlines_have_the_time_that_is_left(pool: Postgres) -> None:
+    now = time.monotonic()
+    limited = pool.within(Deadlines(locks=now + 1_000, statements=now + 2_000))
+    with limited.connection() as connection:
+        locks, statements = timeouts_of(connection)
+        assert 0 < locks <= 1_000_000 < statements <= 2_000_000
+        time.sleep(0.01)
+        limited.limit(connection)
+        assert timeouts_of(connection) < [locks, statements]
+    # to Postgres 0 is no limit
+    with pool.within(Deadlines(now, now + 60)).connection() as connection:
+        assert timeouts_of(connection)[0] == 1
+    with pool.connection() as connection:
+        assert timeouts_of(connection) == [0, 0]
+
+
+def test_a_lock_that_is_not_free_in_time_is_said_to_be_held(pool: Postgres) -> None:
+    with closing(psycopg.connect(pool.database.url, autocommit=True)) as holder:
+        holder.execute("create table held (id int)")
+        with holder.transaction():
+            holder.execute("lock table held")
+            limited = pool.within(Deadlines(time.monotonic(), time.monotonic() + 60))
+            with (
+                pytest.raises(Busy, match="another transaction holds the same rows or tables"),
+                limited.connection() as connection,
+            ):
+                connection.execute("select from held")
+            # the timeout of a statement's own is the statement's own business
+            with pool.connection() as connection:
+                connection.execute("set lock_timeout = 1")
+                with pytest.raises(LockNotAvailable):
+                    connection.execute("select from held")
