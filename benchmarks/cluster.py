@@ -36,7 +36,7 @@ _WORKERS = ("one", "two")
 _REQUEST_SECONDS = 0.05
 _DIMENSION = 384
 # so few that the endpoint is what a worker waits for
-_TEXTS_A_REQUEST = 8
+_TEXTS_A_REQUEST, _REQUESTS = 8, 4
 _TARGET = 1.8
 
 
@@ -47,7 +47,11 @@ def main() -> None:
     # Dagster warns of its own parts that are in beta
     warnings.simplefilter("ignore")
     with endpoint() as url:
-        remote = {"OPENAI_BASE_URL": url, "EMBEDDING_BATCH_SIZE": str(_TEXTS_A_REQUEST)}
+        remote = {
+            "OPENAI_BASE_URL": url,
+            "EMBEDDING_BATCH_SIZE": str(_TEXTS_A_REQUEST),
+            "EMBEDDING_REQUESTS_IN_FLIGHT": str(_REQUESTS),
+        }
         compare("an endpoint", options.rows, "openai:bench", remote, target=_TARGET)
     compare("the local model", options.rows, DEFAULT_MODEL, {}, target=None)
 

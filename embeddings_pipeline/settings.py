@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     embedding_batch_size: int | None = Field(None, ge=1, le=4096)
     embedding_batch_tokens: int | None = Field(None, ge=256, le=1 << 20)
+    embedding_requests_in_flight: int = Field(16, ge=1, le=256)
     embedding_requests_per_minute: int | None = Field(None, ge=1)
     embedding_tokens_per_minute: int | None = Field(None, ge=1)
     # names of models, separated by commas

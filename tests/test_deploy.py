@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
+from embeddings_pipeline.encoders.openai.encoder import request_options
 from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
 
@@ -30,6 +31,9 @@ UNITS = sorted((DEPLOY / "systemd").iterdir())
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SEARCH: list[dict[str, Any]] = list(
     yaml.safe_load_all((DEPLOY / "kubernetes" / "search.yaml").read_text())
+)
+MODEL: list[dict[str, Any]] = list(
+    yaml.safe_load_all((DEPLOY / "kubernetes" / "model.yaml").read_text())
 )
 CHART: dict[str, Any] = yaml.safe_load((DEPLOY / "kubernetes" / "dagster-values.yaml").read_text())
 OURS = ("code", "webserver", "daemon", "search")
@@ -46,8 +50,8 @@ OTHERS = {
 }
 
 
-def kind(name: str) -> dict[str, Any]:
-    (found,) = (manifest for manifest in SEARCH if manifest["kind"] == name)
+def kind(name: str, manifests: Sequence[dict[str, Any]] = SEARCH) -> dict[str, Any]:
+    (found,) = (manifest for manifest in manifests if manifest["kind"] == name)
     return found
 
 
@@ -158,11 +162,13 @@ def test_our_containers_have_no_rights_and_a_read_only_root() -> None:
         made = COMPOSE["services"][service]
         assert (made["read_only"], made["cap_drop"], made["tmpfs"]) == (True, ["ALL"], ["/tmp"])
     pod = kind("Deployment")["spec"]["template"]["spec"]
+    model = kind("Deployment", MODEL)["spec"]["template"]["spec"]
     code, runs = code_location(), CHART["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
     for place, container in (
         (pod["securityContext"], search_container()["securityContext"]),
         (code["podSecurityContext"], code["securityContext"]),
         (runs["podSpecConfig"]["securityContext"], runs["containerConfig"]["securityContext"]),
+        (model["securityContext"], model["containers"][0]["securityContext"]),
     ):
         assert place["runAsNonRoot"]
         assert f"{place['runAsUser']}:{place['runAsGroup']}" == user
@@ -206,6 +212,20 @@ def test_every_part_of_the_search_service_selects_its_pods() -> None:
     assert "replicas" not in kind("Deployment")["spec"]
 
 
+def test_the_model_is_where_the_page_says_and_takes_our_requests() -> None:
+    deployment, service = kind("Deployment", MODEL), kind("Service", MODEL)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert kind("NetworkPolicy", MODEL)["spec"]["podSelector"]["matchLabels"] == labels
+    page = (CHECKOUT / "docs" / "deploy.md").read_text()
+    assert f"OPENAI_BASE_URL=http://{service['metadata']['name']}/v1" in page
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    given = dict(argument.removeprefix("--").split("=") for argument in container["args"])
+    assert int(given["port"]) == container["ports"][0]["containerPort"]
+    assert f"model: openai:{given['model-id']}" in page
+    assert int(given["max-client-batch-size"]) == request_options(Settings()).batch_texts
+
+
 def test_a_stop_takes_no_longer_than_it_is_given() -> None:
     from embeddings_pipeline.service import server
 
@@ -219,7 +239,7 @@ def test_a_stop_takes_no_longer_than_it_is_given() -> None:
 
 def test_manifests_of_kubernetes_fit_its_schemas() -> None:
     schemas = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not here")
-    for manifest in SEARCH:
+    for manifest in (*SEARCH, *MODEL):
         schemas.validate(manifest, "1.32", strict=True)
 
 

@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 error.encode() if isinstance(error, str) else json.dumps({"error": error}).encode(),
                 status,
-                headers | ({"Content-Type": "text/html"} if page else {}),
+                ({"Content-Type": "text/html"} if page else {}) | headers,
             )
             return
         answer = provider.answer(body)

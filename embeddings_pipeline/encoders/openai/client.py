@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import CancelledError, wait
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
+from embeddings_pipeline.encoders.openai.in_flight import InFlight
 from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.encoders.openai.responses import (
     EmbeddingResponse,
@@ -41,6 +43,8 @@ PROBE = "probe"
 _MAX_RETRIES = 100
 # failed tries after which the texts are suspected; a provider that is busy (429) does not count
 _SUSPICIOUS_TRIES = 4
+# Too Many Requests, Service Unavailable, and overloaded, which is no standard
+_OVERLOADED = (429, 503, 529)
 _QUOTA = re.compile(r"insufficient_quota|billing_hard_limit_reached")
 # 2,048 vectors of 4,096 dimensions, written as numbers
 _MAX_BYTES = 256 << 20
@@ -136,7 +140,8 @@ _current_call: ContextVar[_Call] = ContextVar("call")
 class Client:
     """Sends requests for the vectors of one model. Thread-safe.
 
-    `format` is the only one to ask for; by default the client finds one that works.
+    `format` is the only one to ask for; by default the client finds one that works. At most
+    `in_flight` requests are sent at a time, fewer where the provider is slow or refuses them.
     """
 
     def __init__(
@@ -145,6 +150,8 @@ class Client:
         endpoint: Endpoint,
         limits: RateLimits,
         timeouts: Timeouts,
+        *,
+        in_flight: int,
         format: Format | None = None,
     ) -> None:
         import openai
@@ -165,7 +172,7 @@ class Client:
             default_query=endpoint.query,
             timeout=timeouts.answer,
             max_retries=_MAX_RETRIES,
-            http_client=_http_client(limits, timeouts),
+            http_client=_http_client(limits, timeouts, InFlight(in_flight)),
         )
 
     def close(self) -> None:
@@ -317,8 +324,9 @@ class Client:
 
 
 def _is_lost(status: int) -> bool:
-    # Request Timeout and Conflict, which OpenAI's client retries like server errors
-    return status in (408, 409) or status >= 500
+    # Request Timeout and Conflict, which OpenAI's client retries like server errors, and Failed
+    # Dependency, by which text-embeddings-inference says that its model failed
+    return status in (408, 409, 424) or status >= 500
 
 
 def _message(body: str) -> str:
@@ -351,7 +359,7 @@ class _Stopped(Exception):
     """The call was stopped between two tries."""
 
 
-def _http_client(limits: RateLimits, timeouts: Timeouts) -> httpx2.AsyncClient:
+def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) -> httpx2.AsyncClient:
     """Return OpenAI's HTTP client, with limits for each try and without redirects.
 
     A redirect would send the texts to another host than the configured one.
@@ -390,9 +398,15 @@ def _http_client(limits: RateLimits, timeouts: Timeouts) -> httpx2.AsyncClient:
     class Limited(openai.DefaultAsyncHttpxClient):
         async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
             call = _current_call.get()
-            await _admitted(call, limits)
+            async with _admitted(call, limits, in_flight):
+                return await self._sent(call, request, **options)
+
+        async def _sent(
+            self, call: _Call, request: httpx2.Request, **options: Any
+        ) -> httpx2.Response:
             call.tries += 1
             call.sending = True
+            sent_at = time.monotonic()
             try:
                 async with asyncio.timeout(timeouts.answer):
                     response = await super().send(request, **options)
@@ -404,13 +418,18 @@ def _http_client(limits: RateLimits, timeouts: Timeouts) -> httpx2.AsyncClient:
                 reason = _cause(error)
                 if isinstance(error, TimeoutError):
                     reason = f"no complete response in {timeouts.answer:g} s"
+                    in_flight.refused(sent_at)
                 if call.fails(reason):
                     raise _Lost(reason) from None
                 # OpenAI's client retries this class
                 raise httpx2.RemoteProtocolError(reason, request=request) from None
             finally:
                 call.sending = False
-            if not response.is_success:
+            if response.is_success:
+                in_flight.answered(call.tokens, time.monotonic() - sent_at)
+            else:
+                if response.status_code in _OVERLOADED:
+                    in_flight.refused(sent_at)
                 _advise_retries(response, call)
             return response
 
@@ -422,16 +441,21 @@ def _http_client(limits: RateLimits, timeouts: Timeouts) -> httpx2.AsyncClient:
     )
 
 
-async def _admitted(call: _Call, limits: RateLimits) -> None:
-    """Wait for our own rate limits, which does not count as waiting for the provider."""
+@asynccontextmanager
+async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> AsyncIterator[None]:
+    """Wait for our own limits, which does not count as waiting for the provider; the request is in
+    flight until the end of the block."""
     if call.stopped.is_set():
         raise _Stopped
-    loop, until = asyncio.get_running_loop(), call.total.when() if call.total else None
-    if call.total and until is not None:
+    loop, total, left = asyncio.get_running_loop(), call.total, None
+    if total and (until := total.when()) is not None:
         left = until - loop.time()
-        call.total.reschedule(None)
+        total.reschedule(None)
+    async with in_flight.slot():
         await asyncio.to_thread(limits.wait, call.tokens, call.stopped)
-        call.total.reschedule(loop.time() + left)
+        if total and left is not None:
+            total.reschedule(loop.time() + left)
+        yield
 
 
 def _advise_retries(response: httpx2.Response, call: _Call) -> None:
@@ -443,5 +467,5 @@ def _advise_retries(response: httpx2.Response, call: _Call) -> None:
     elif status == 429:
         call.last = f"{status}: {_message(text)}"
         final = bool(_QUOTA.search(text))
-    if final:
-        response.headers["x-should-retry"] = "false"
+    if final or _is_lost(status):
+        response.headers["x-should-retry"] = "false" if final else "true"

@@ -38,7 +38,7 @@ _CHUNK_TEXTS = 512
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The most texts and tokens in one request, the number of requests in flight, and the format of
+    """The most texts and tokens in one request, the most requests in flight, and the format of
     vectors; without one, the first that works.
 
     OpenAI accepts at most 2,048 texts and 300,000 tokens in one request
@@ -47,18 +47,20 @@ class RequestOptions:
 
     batch_texts: int = 2_048
     batch_tokens: int = 300_000
-    in_flight: int = 4
+    in_flight: int = 16
     timeouts: Timeouts = field(default_factory=Timeouts)
     format: Format | None = None
 
 
 def request_options(settings: Settings) -> RequestOptions:
-    """Return options whose requests keep EMBEDDING_BATCH_SIZE and EMBEDDING_TOKENS_PER_MINUTE."""
+    """Return options whose requests keep EMBEDDING_BATCH_SIZE, EMBEDDING_TOKENS_PER_MINUTE and
+    EMBEDDING_REQUESTS_IN_FLIGHT."""
     default = RequestOptions()
     a_minute = settings.embedding_tokens_per_minute or default.batch_tokens
     return RequestOptions(
         batch_texts=min(settings.embedding_batch_size or _BATCH_TEXTS, default.batch_texts),
         batch_tokens=min(a_minute, default.batch_tokens),
+        in_flight=settings.embedding_requests_in_flight,
         format=settings.openai_encoding_format,
     )
 
@@ -238,7 +240,12 @@ class OpenAIEncoder:
         options = self._options
         try:
             return Client(
-                self._remote.name, self._endpoint, self._limits, options.timeouts, options.format
+                self._remote.name,
+                self._endpoint,
+                self._limits,
+                options.timeouts,
+                in_flight=options.in_flight,
+                format=options.format,
             )
         except ImportError:
             raise ConfigurationError(
