@@ -6,6 +6,7 @@ sentence-transformers/all-MiniLM-L6-v2). A change of model therefore does not ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ SPECIAL_TOKENS = 2
 _COUNT_ONE_IN = 10
 # no text model truncates a text this short, since a token has at least one byte
 _SHORT_BYTES = 120
+_HEADER_STEP = 4
 # average of English prose in a WordPiece vocabulary
 _BYTES_A_TOKEN = 4.5
 
@@ -66,12 +68,20 @@ def estimate_tokens(texts: Sequence[str]) -> list[int]:
     return [counted.get(text) or SPECIAL_TOKENS + round(rate * len(text)) for text in texts]
 
 
-def split(text: str, chunk: Chunk) -> list[str]:
-    """Split a text into pieces of at most `chunk.tokens` tokens, special tokens included.
+def split(text: str, chunk: Chunk, header: str = "") -> list[str]:
+    """Split a text into pieces of at most `chunk.tokens` tokens, special tokens included, each with
+    the header in front. A long header is cut to half of the tokens.
 
     A cut is at the largest boundary that fits: paragraph, sentence, word, character.
     """
-    return _splitter(chunk.tokens, chunk.overlap).chunks(text) or [text]
+    if not header:
+        return _splitter(chunk.tokens, chunk.overlap).chunks(text) or [text]
+    header = _splitter(chunk.tokens // 2, 0).chunks(header)[0]
+    # a splitter takes long to make: headers of a like length share one
+    taken = math.ceil(count_tokens([f"{header}. "])[0] / _HEADER_STEP) * _HEADER_STEP
+    room = chunk.tokens + SPECIAL_TOKENS - taken
+    pieces = _splitter(room, min(chunk.overlap, (room - SPECIAL_TOKENS) // 2)).chunks(text)
+    return [f"{header}. {piece}" for piece in pieces] or [header]
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +94,7 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _splitter(tokens: int, overlap: int) -> TextSplitter:
     from semantic_text_splitter import TextSplitter
 

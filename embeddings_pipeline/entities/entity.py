@@ -74,11 +74,13 @@ class Chunk(_StrictModel):
     """Splits a long text into chunks of at most `tokens` tokens, each with a vector.
 
     Neighbouring chunks share up to `overlap` tokens, in whole sentences, or in whole words where a
-    sentence is split.
+    sentence is split. The columns of `repeat` stand in front of each chunk, in at most half of its
+    tokens, and say what it is a part of.
     """
 
     tokens: Whole = Field(ge=16, le=8192)
     overlap: Whole = Field(0, ge=0)
+    repeat: Columns = ()
 
     @model_validator(mode="after")
     def _overlap_leaves_room(self) -> Self:
@@ -250,6 +252,11 @@ class Entity(_StrictModel):
                 f"id {self.id!r}: the name is reserved: rename the column in the staging model"
             )
         return self
+
+    @property
+    def repeated(self) -> Columns:
+        """The columns that stand in front of each chunk."""
+        return self.chunk.repeat if self.chunk else ()
 
     def declaration(self) -> str:
         """Return the declared keys without defaults, as JSON for `model_validate_json`."""

@@ -131,7 +131,10 @@ class Source:
             "columns": [[column, self.columns[column]] for column in self.text_columns],
             "template": entity.template,
             "weights": entity.weights,
-            "chunk": entity.chunk.model_dump() if entity.chunk else None,
+            # a key that is not declared leaves the hashes of earlier versions as they are
+            "chunk": entity.chunk.model_dump(exclude=None if entity.repeated else {"repeat"})
+            if entity.chunk
+            else None,
             "image": entity.image,
             "filters": dict(self.filters),
             "changed_at": entity.changed_at,
@@ -160,6 +163,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
         ("weights", tuple(entity.weights or ())),
         ("filters", entity.filters),
         ("template", template_columns(entity.template) if entity.template else ()),
+        ("chunk.repeat", entity.repeated),
     ):
         _require(entity, key, names, columns)
     if isinstance(entity.partitions, DayPartitions):
@@ -175,7 +179,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
         )
     if entity.image:
         _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
-    text_columns = _text_columns(entity, columns)
+    text_columns = tuple(dict.fromkeys([*entity.repeated, *_text_columns(entity, columns)]))
     for column in _named_columns(entity, text_columns):
         # psycopg reads a percent sign in a statement as the start of a placeholder
         if "%" in column:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from embeddings_pipeline.entities.entity import Entity
@@ -68,7 +68,8 @@ def _hash_of_json(decides: list[object]) -> bytes:
 def render(
     entity: Entity, text_columns: tuple[str, ...], row: Mapping[str, str | None]
 ) -> Rendered | None:
-    """Return the text of a row whose values are already text; None where all are empty.
+    """Return the text of a row whose values are already text; None where all are empty. The columns
+    that stand in front of each chunk are left out.
 
     Raises RowError for a text of more than MAX_TEXT_BYTES.
     """
@@ -78,9 +79,8 @@ def render(
     if entity.template is not None:
         rendered = Rendered(fill(entity.template, values).strip())
     else:
-        present = [column for column in text_columns if values[column]]
-        fields = [f"{column}: {values[column]}" for column in present]
-        rendered = Rendered(". ".join(fields))
+        present = [c for c in text_columns if values[c] and c not in entity.repeated]
+        rendered = Rendered(_joined(present, values))
         if entity.weights:
             # a part is the value without its field, so equal values are encoded once
             rendered = Rendered(
@@ -90,6 +90,20 @@ def render(
             )
     within_limit(rendered.text)
     return rendered
+
+
+def render_header(entity: Entity, row: Mapping[str, str | None]) -> str:
+    """Return what stands in front of each chunk of a row: the values of `chunk.repeat`, with the
+    names of their fields where no template says how a row reads."""
+    values = {column: (row[column] or "").strip() for column in entity.repeated}
+    present = [column for column in entity.repeated if values[column]]
+    if entity.template is not None:
+        return ". ".join(values[column] for column in present)
+    return _joined(present, values)
+
+
+def _joined(columns: Sequence[str], values: Mapping[str, str]) -> str:
+    return ". ".join(f"{column}: {values[column]}" for column in columns)
 
 
 def within_limit(text: str) -> str:

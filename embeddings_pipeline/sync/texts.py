@@ -31,6 +31,7 @@ from embeddings_pipeline.entities.rendering import (
     Rendered,
     content_hash,
     render,
+    render_header,
     within_limit,
 )
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
@@ -424,7 +425,8 @@ def _pieces(row: StagedRow, names: TableNames) -> Pieces:
     rendered = render(entity, names.source.text_columns, row.values)
     if rendered is None or entity.chunk is None:
         return [rendered]
-    return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk)]
+    header = render_header(entity, row.values)
+    return [Rendered(piece) for piece in chunking.split(rendered.text, entity.chunk, header)]
 
 
 def _refuse_unreadable(row: StagedRow) -> None:

@@ -82,6 +82,23 @@ def test_nothing_is_lost_between_pieces(name: str, tokens: int) -> None:
     assert letters("".join(split(TEXTS[name], Chunk(tokens=tokens)))) == letters(TEXTS[name])
 
 
+@pytest.mark.parametrize("header", ["name: Pump", "title: " + "a very long title " * 40, "题" * 90])
+@pytest.mark.parametrize("chunk", CHUNKS, ids=str)
+def test_each_piece_begins_with_the_header_and_stays_within_its_tokens(
+    model_tokenizer: Tokenizer, chunk: Chunk, header: str
+) -> None:
+    pieces = split(TEXTS["english"], chunk, header)
+    shared = pieces[0].split(". Sentence")[0]
+    assert header.startswith(shared)
+    assert all(piece.startswith(f"{shared}. ") for piece in pieces)
+    assert max(len(model_tokenizer.encode(piece).ids) for piece in pieces) <= chunk.tokens
+    assert len(model_tokenizer.encode(shared).ids) <= chunk.tokens // 2
+
+
+def test_a_header_without_a_text_is_a_piece() -> None:
+    assert split("", Chunk(tokens=64), "name: Pump") == ["name: Pump"]
+
+
 @pytest.mark.parametrize("name", ["english", "russian", "chinese", "code", "no spaces"])
 def test_pieces_are_filled(model_tokenizer: Tokenizer, name: str) -> None:
     pieces = split(TEXTS[name], Chunk(tokens=128))

@@ -115,7 +115,7 @@ def test_a_name_that_no_table_can_have_is_refused(name: str) -> None:
         ),
         (
             {"chunk": {"tokens": 32, "stride": 3}},
-            "chunk has no key 'stride' (keys: overlap, tokens)",
+            "chunk has no key 'stride' (keys: overlap, repeat, tokens)",
         ),
         ({"index": None}, "index is null: must be a mapping"),
         ({"index": "flat"}, "index.type is 'flat': must be 'hnsw', 'ivfflat' or 'none'"),

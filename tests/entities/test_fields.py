@@ -159,6 +159,7 @@ BASE: dict[str, Any] = {"include": ["name", "price"], "filters": ["category"]}
         {"filters": ["category", "is_removed"]},
         {"chunk": {"tokens": 64}},
         {"chunk": {"tokens": 64, "overlap": 8}},
+        {"include": ["price"], "chunk": {"tokens": 64, "repeat": ["name"]}},
         {"changed_at": "updated_at"},
         {"partitions": DAY | {"column": "created_at"}},
         {"include": None, "template": "{name} {price}"},
@@ -185,6 +186,11 @@ def test_what_decides_a_row_of_texts_moves_the_definition(keys: dict[str, Any]) 
 )
 def test_what_does_not_decide_a_row_of_texts_leaves_the_definition(keys: dict[str, Any]) -> None:
     assert bound(**BASE | keys).definition_hash == bound(**BASE).definition_hash
+
+
+def test_a_column_that_is_repeated_in_chunks_must_be_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"chunk\.repeat column 'nosuch' is not in stg_pr"):
+        bound(chunk={"tokens": 64, "repeat": ["nosuch"]})
 
 
 def test_a_column_that_changes_its_type_moves_the_definition() -> None:

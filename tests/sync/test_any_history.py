@@ -15,7 +15,7 @@ from psycopg import sql
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
-from embeddings_pipeline.entities.rendering import render
+from embeddings_pipeline.entities.rendering import render, render_header
 from embeddings_pipeline.store import coverage, vector_sets
 from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.store.tables import TableNames, open_tables
@@ -72,7 +72,7 @@ CHANGES = st.one_of(
 EDITS: dict[str, list[Any]] = {
     "template": [None, "{name} or {body}", "{name} and {body}", "{body}"],
     "filters": [(), ("stock",), ("stock", "consent")],
-    "chunk": [None, {"tokens": 16}, {"tokens": 24, "overlap": 8}],
+    "chunk": [None, {"tokens": 16}, {"tokens": 24, "overlap": 8, "repeat": ["name"]}],
     "partitions": [{"count": count} for count in (1, 3, 8)],
     "where": [None, "consent"],
     "model": list(MODELS),
@@ -187,9 +187,13 @@ class History:
             f"select id::text, name, body from staging.stg_item where {item.where or 'true'}"
             f" and id::text not in (select id from {SCHEMA}.erasures)"
         ):
-            text = render(item, columns, {"name": name, "body": body})
+            row = {"name": name, "body": body}
+            text = render(item, columns, row)
             if text is not None:
-                pieces = chunking.split(text.text, item.chunk) if item.chunk else [text.text]
+                header = render_header(item, row)
+                pieces = (
+                    chunking.split(text.text, item.chunk, header) if item.chunk else [text.text]
+                )
                 expected |= {(row_id, chunk): piece for chunk, piece in enumerate(pieces)}
         return expected
 

@@ -113,6 +113,38 @@ def test_a_text_that_shrinks_loses_its_chunks(world: World) -> None:
     assert world.view() == {("1", 0): "body: short now"}
 
 
+def test_repeated_columns_stand_in_front_of_each_chunk_and_their_changes_are_found(
+    world: World,
+) -> None:
+    world.table("id bigint, name text, body text")
+    sentences = " ".join(f"Sentence number {n} says a thing." for n in range(30))
+    world.insert((1, "Pump", sentences), (2, "Hose", "short"), (3, "Valve", None), (4, None, "red"))
+    item = world.declare(chunk={"tokens": 64, "repeat": ["name"]})
+    world.run(item)
+
+    view = world.view()
+    long = [text for (row, _), text in view.items() if row == "1"]
+    assert len(long) > 3
+    assert all(text.startswith("name: Pump. ") for text in long)
+    assert {text for (row, _), text in view.items() if row != "1"} == {
+        *("name: Hose. body: short", "name: Valve", "body: red")
+    }
+
+    world.sql("update staging.stg_item set name = 'Motor' where id = 1")
+    world.run(item)
+
+    changed = [text for (row, _), text in world.view().items() if row == "1"]
+    assert changed == [text.replace("Pump", "Motor") for text in long]
+
+
+def test_with_a_template_the_repeated_values_stand_without_their_names(world: World) -> None:
+    world.table("id bigint, name text, body text")
+    world.insert((1, "Pump", "It moves water."))
+    world.run(world.declare(template="{body}", chunk={"tokens": 64, "repeat": ["name"]}))
+
+    assert world.view() == {("1", 0): "Pump. It moves water."}
+
+
 def test_a_row_that_loses_its_text_loses_its_vector(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"), (2, "Hose"))
