@@ -48,6 +48,7 @@ _OVERLOADED = (429, 503, 529)
 _QUOTA = re.compile(r"insufficient_quota|billing_hard_limit_reached")
 # 2,048 vectors of 4,096 dimensions, written as numbers
 _MAX_BYTES = 256 << 20
+_STREAMED = {"stream": True}
 # an answer that is about to come is already billed; with the step below a stop takes two seconds
 _GRACE_SECONDS = 1.5
 # interval at which a waiting thread checks whether it should stop
@@ -258,7 +259,7 @@ class Client:
             reason = self._endpoint.redacted(_cause(error))
         except TimeoutError:
             reason = self._endpoint.redacted(call.last or "no answer")
-        except (CancelledError, _Stopped):
+        except CancelledError:
             raise EmbeddingsError(
                 f"stopped before the response came ({call.tries} tries"
                 f"{f', {self._endpoint.redacted(call.last)}' if call.last else ''})"
@@ -277,8 +278,7 @@ class Client:
         import httpx2
 
         _current_call.set(call)
-        async with asyncio.timeout(self._timeouts.total) as total:
-            call.total = total
+        async with asyncio.timeout(self._timeouts.total) as call.total:
             response = await self._client.post(
                 "/embeddings",
                 cast_to=httpx2.Response,
@@ -355,10 +355,6 @@ class _Lost(Exception):
     """No complete answer came."""
 
 
-class _Stopped(Exception):
-    """The call was stopped between two tries."""
-
-
 def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) -> httpx2.AsyncClient:
     """Return OpenAI's HTTP client, with limits for each try and without redirects.
 
@@ -366,34 +362,6 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
     """
     import httpx2
     import openai
-
-    class Bounded(httpx2.AsyncByteStream):
-        def __init__(self, inner: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
-            self._inner = inner
-            self._request = request
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for part in self._inner:
-                size += len(part)
-                if size > _MAX_BYTES:
-                    raise httpx2.DecodingError(
-                        f"the response has more than {_MAX_BYTES:,} bytes", request=self._request
-                    )
-                yield part
-
-        async def aclose(self) -> None:
-            await self._inner.aclose()
-
-    async def bound(response: httpx2.Response) -> None:
-        packing = response.headers.get("content-encoding", "identity")
-        if packing != "identity":
-            raise httpx2.DecodingError(
-                f"the response is compressed ({packing}) against the request",
-                request=response.request,
-            )
-        if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = Bounded(response.stream, response.request)
 
     class Limited(openai.DefaultAsyncHttpxClient):
         async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -409,7 +377,7 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
             sent_at = time.monotonic()
             try:
                 async with asyncio.timeout(timeouts.answer):
-                    response = await super().send(request, **options)
+                    response = await _read(await super().send(request, **options | _STREAMED))
                 if response.is_success and response.content.lstrip()[:1] == b"<":
                     # a page of a proxy in front of the provider, which has billed nothing
                     page = " ".join(re.sub(r"<[^>]*>", " ", response.text).split())
@@ -434,10 +402,29 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
             return response
 
     return Limited(
-        event_hooks={"response": [bound]},
         # a few compressed bytes could expand to gigabytes
         headers={"Accept-Encoding": "identity"},
         follow_redirects=False,
+    )
+
+
+async def _read(answer: httpx2.Response) -> httpx2.Response:
+    """Return a whole answer with its body. Raises _Lost for a compressed one, or one too large."""
+    import httpx2
+
+    body = bytearray()
+    try:
+        packing = answer.headers.get("content-encoding", "identity")
+        if packing != "identity":
+            raise _Lost(f"the response is compressed ({packing}) against the request")
+        async for part in answer.aiter_raw():
+            body += part
+            if len(body) > _MAX_BYTES:
+                raise _Lost(f"the response has more than {_MAX_BYTES:,} bytes")
+    finally:
+        await answer.aclose()
+    return httpx2.Response(
+        answer.status_code, headers=answer.headers, content=bytes(body), request=answer.request
     )
 
 
@@ -445,8 +432,6 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
 async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> AsyncIterator[None]:
     """Wait for our own limits, which does not count as waiting for the provider; the request is in
     flight until the end of the block."""
-    if call.stopped.is_set():
-        raise _Stopped
     loop, total, left = asyncio.get_running_loop(), call.total, None
     if total and (until := total.when()) is not None:
         left = until - loop.time()

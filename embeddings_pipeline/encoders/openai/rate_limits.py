@@ -38,7 +38,9 @@ class NoLimits:
     """Delays no request."""
 
     def wait(self, tokens: int, stopped: Event) -> None:
-        """Return at once."""
+        """Return at once. Raises EmbeddingsError once `stopped` is set."""
+        if stopped.is_set():
+            raise EmbeddingsError("stopped before the request was sent")
 
 
 class SharedLimits:
