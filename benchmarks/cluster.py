@@ -26,7 +26,7 @@ import psycopg
 from benchmarks.scratch import report
 from embeddings_pipeline.settings import DEFAULT_MODEL
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, celery, cluster
 from tests.support.declared import manifest_of
 from tests.support.provider import serving
 from tests.support.redis_server import RedisServer
@@ -88,11 +88,10 @@ def backfill(rows: int, model: str, environment: dict[str, str], workers: tuple[
             folder,
             vectors=vectors,
             runs=runs,
-            redis=redis,
+            launcher=celery(folder, redis, *workers),
             # a partition for each worker
             manifest=manifest_of("doc", id="id", model=model, partitions={"count": len(_WORKERS)}),
             rows=rows,
-            workers=workers,
             environment=environment | {"HF_HUB_OFFLINE": "1"},
         ) as started:
             until(lambda: finished(started), seconds=600)

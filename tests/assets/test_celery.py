@@ -14,7 +14,7 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, celery, cluster
 from tests.support.declared import manifest_of
 from tests.support.notes import scratch_database
 from tests.support.redis_server import RedisServer
@@ -40,10 +40,9 @@ def workers(server: Database, redis: RedisServer, tmp_path: Path) -> Iterator[Cl
             tmp_path,
             vectors=vectors,
             runs=runs,
-            redis=redis,
+            launcher=celery(tmp_path, redis, "one", "two"),
             manifest=MANIFEST,
             rows=ROWS,
-            workers=("one", "two"),
         ) as started,
     ):
         yield started

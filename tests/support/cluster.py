@@ -1,5 +1,5 @@
-"""Dagster on Celery workers, as separate processes: runs in Postgres, tasks in a Redis, and one
-entity, each of whose rows has a text of its own."""
+"""Dagster as separate processes: its runs in Postgres, a daemon that launches them on workers of
+Celery or on a cluster of Ray, and one entity, each of whose rows has a text of its own."""
 
 from __future__ import annotations
 
@@ -9,56 +9,66 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import psutil
 import psycopg
 import pytest
+import yaml
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.settings import Settings
 from tests.support import foreign
 from tests.support.redis_server import PASSWORD, RedisServer
 
-FILES = {
-    "cluster.py": """
-        from pathlib import Path
+DEFINITIONS = """
+    from pathlib import Path
 
-        import dagster as dg
+    import dagster as dg
 
-        from embeddings_pipeline import build_embedding_defs
+    from embeddings_pipeline import build_embedding_defs
 
-        defs = dg.Definitions.merge(
-            # a worker's process may start no others, as the default executor would for each step
-            dg.Definitions(executor=dg.in_process_executor),
-            build_embedding_defs(
-                Path(__file__).with_name("manifest.json"), partitions_per_run={partitions_per_run}
-            ),
-        )
-    """,
-    "home/dagster.yaml": """
-        storage:
-          postgres:
-            postgres_url: {{env: DAGSTER_POSTGRES_URL}}
-        run_launcher:
-          module: dagster_celery.launcher
-          class: CeleryRunLauncher
-          config: {{broker: "{redis}", backend: "{redis}", default_queue: dagster}}
-        run_monitoring: {{enabled: true, poll_interval_seconds: 2}}
-        run_retries: {{enabled: true, max_retries: 2}}
-        concurrency:
-          pools: {{granularity: run, default_limit: 2}}
-        telemetry: {{enabled: false}}
-    """,
-    "worker.yaml": """
-        execution:
-          config: {{broker: "{redis}", backend: "{redis}"}}
-    """,
+    defs = dg.Definitions.merge(
+        # a worker's process may start no others, as the default executor would for each step
+        dg.Definitions(executor=dg.in_process_executor),
+        build_embedding_defs(Path(__file__).with_name("manifest.json"), partitions_per_run=1),
+    )
+"""
+INSTANCE = {
+    "storage": {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}},
+    "run_monitoring": {"enabled": True, "poll_interval_seconds": 2},
+    "run_retries": {"enabled": True, "max_retries": 2},
+    "concurrency": {"pools": {"granularity": "run", "default_limit": 2}},
+    "telemetry": {"enabled": False},
 }
+
+
+class Launcher(NamedTuple):
+    """The run launcher of an instance, and the commands of its workers by their names."""
+
+    config: Mapping[str, object]
+    workers: Mapping[str, Sequence[str]]
+
+
+def celery(folder: Path, redis: RedisServer, *workers: str) -> Launcher:
+    """Celery workers of these names, which take runs from a Redis."""
+    where = f"redis+socket://:{PASSWORD}@{redis.url.partition('@')[2]}"
+    config = {"broker": where, "backend": where}
+    (folder / "worker.yaml").write_text(yaml.safe_dump({"execution": {"config": config}}))
+    command = ("dagster-celery", "worker", "start", "-A", "dagster_celery.app")
+    options = ("-y", "worker.yaml", "--", "--concurrency", "1", "--loglevel", "info")
+    return Launcher(
+        {
+            "module": "dagster_celery.launcher",
+            "class": "CeleryRunLauncher",
+            "config": {**config, "default_queue": "dagster"},
+        },
+        {name: (*command, "-n", name, *options) for name in workers},
+    )
 
 
 class Cluster:
@@ -145,18 +155,20 @@ def cluster(
     *,
     vectors: Database,
     runs: Database,
-    redis: RedisServer,
+    launcher: Launcher,
     manifest: dict[str, Any],
     rows: int,
-    workers: tuple[str, ...],
-    partitions_per_run: int = 1,
     environment: dict[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """The workers and the daemon, at work on a backfill of all partitions. `environment` is added
     to that of all processes, this one included."""
-    where = f"redis+socket://:{PASSWORD}@{redis.url.partition('@')[2]}"
-    filled = {"redis": where, "partitions_per_run": partitions_per_run}
-    foreign.write(folder, {name: text.format(**filled) for name, text in FILES.items()})
+    foreign.write(
+        folder,
+        {
+            "cluster.py": DEFINITIONS,
+            "home/dagster.yaml": yaml.safe_dump({**INSTANCE, "run_launcher": launcher.config}),
+        },
+    )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for field in Settings.model_fields:
@@ -181,13 +193,8 @@ def cluster(
             " select n as id, 'the report of day ' || n || ' on the garden' as body"
             f" from generate_series(1, {rows}) n"
         )
-        for name in workers:
-            worker = cluster.process(
-                name,
-                *("dagster-celery", "worker", "start", "-A", "dagster_celery.app", "-n", name),
-                *("-y", "worker.yaml", "--", "--concurrency", "1", "--loglevel", "info"),
-            )
-            stack.enter_context(worker)
+        for name, command in launcher.workers.items():
+            stack.enter_context(cluster.process(name, *command))
         cluster.backfill("doc/texts", "doc/vectors")
         stack.enter_context(cluster.process("daemon", "dagster-daemon", "run", "-m", "cluster"))
         yield cluster
