@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
 from threading import Barrier, Event
@@ -323,3 +324,20 @@ def test_a_key_that_was_never_right_sends_few_requests(provider: Provider) -> No
     done = streamed(wrong.encode_stream(f"text {n}" for n in count()))
     assert isinstance(done.raised, ConfigurationError)
     assert (done.batches, len(provider.asked) <= 4) == ([], True)
+
+
+def test_a_query_is_answered_while_documents_wait_for_their_turn(provider: Provider) -> None:
+    answered = Event()
+
+    def hold_documents(texts: list[str]) -> None:
+        assert texts == ["pump"] or answered.wait(SECONDS)
+
+    provider.chance = hold_documents
+    asks = encoder(provider, batch_texts=1, in_flight=1)
+    documents = asks.encode_stream(TEXTS[:3])
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(streamed, documents)
+        until(lambda: provider.at_once == 1)
+        assert asks.encode_query(["pump"]).failures == {}
+        answered.set()
+        assert done.result(SECONDS).places == [0, 1, 2]

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import CancelledError, wait
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +122,7 @@ class _Call:
     tokens: int
     stopped: Event
     is_probe: bool
+    is_query: bool
     tries: int = 0
     failed: int = 0
     last: str = ""
@@ -187,10 +188,11 @@ class Client:
         tokens: int,
         dimension: int | None = None,
         shortened: bool = False,
+        is_query: bool = False,
         stopped: Event,
         billed: Callable[[int], None] = lambda tokens: None,
     ) -> EmbeddingResponse:
-        """Return the vectors of texts of about `tokens` tokens.
+        """Return the vectors of texts of about `tokens` tokens. A query waits for no other request.
 
         `billed` is called with the tokens of each answer, usable or not; with `tokens` where the
         answer does not say. `shortened` requests fewer dimensions than the model's full one.
@@ -207,7 +209,7 @@ class Client:
             # other threads may change it meanwhile
             format = self._format or self.learnt.format
             encoding = {} if format == "none" else {"encoding_format": format}
-            call = _Call(tokens, stopped, is_probe=[*texts] == [PROBE])
+            call = _Call(tokens, stopped, is_probe=[*texts] == [PROBE], is_query=is_query)
             try:
                 content = self._post(body | encoding, call, format)
                 answer = parse_response(content, texts, dimension)
@@ -436,7 +438,8 @@ async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> Asy
     if total and (until := total.when()) is not None:
         left = until - loop.time()
         total.reschedule(None)
-    async with in_flight.slot():
+    # somebody waits for the answer to a query
+    async with nullcontext() if call.is_query else in_flight.slot():
         await asyncio.to_thread(limits.wait, call.tokens, call.stopped)
         if total and left is not None:
             total.reschedule(loop.time() + left)

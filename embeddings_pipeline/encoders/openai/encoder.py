@@ -143,6 +143,9 @@ class OpenAIEncoder:
 
         An error after some texts were encoded keeps their vectors: see `Encodings.stopped`.
         """
+        return self._encode(texts, is_query=False)
+
+    def _encode(self, texts: Sequence[str], *, is_query: bool) -> Encodings:
         started = time.monotonic()
         vectors = np.zeros((len(texts), self.identity.dimension), np.float32)
         failures: dict[int, str] = {}
@@ -161,7 +164,9 @@ class OpenAIEncoder:
             max_texts=options.batch_texts,
         )
         with closing(
-            self._sent(lambda *_: ([items[i] for i in batch] for batch in batches))
+            self._sent(
+                lambda *_: ([items[i] for i in batch] for batch in batches), is_query=is_query
+            )
         ) as sent:
             try:
                 for places, made, _ in sent:
@@ -212,7 +217,7 @@ class OpenAIEncoder:
 
         Raises the error that ended the call, even after some texts were encoded.
         """
-        return self.encode_documents(texts).raise_if_stopped()
+        return self._encode(texts, is_query=True).raise_if_stopped()
 
     def close(self) -> None:
         """Close open connections."""
@@ -220,7 +225,10 @@ class OpenAIEncoder:
             self._client.close()
 
     def _sent(
-        self, cut: Callable[[Stream, Session], Iterable[Sequence[Item[RequestText]]]]
+        self,
+        cut: Callable[[Stream, Session], Iterable[Sequence[Item[RequestText]]]],
+        *,
+        is_query: bool = False,
     ) -> Generator[EncodedBatch, None, None]:
         """Send batches, each as one request, and yield the results."""
         in_flight = self._options.in_flight
@@ -228,6 +236,7 @@ class OpenAIEncoder:
             self._client,
             dimension=self.identity.dimension,
             shortened=self.identity.dimension != self._own_dimension,
+            is_query=is_query,
             stopping=self._stopping,
         )
         stream = Stream(max_running=in_flight, max_held=2 * in_flight)

@@ -64,12 +64,19 @@ class Session:
     """
 
     def __init__(
-        self, client: Client, *, dimension: int, shortened: bool, stopping: Callable[[], bool]
+        self,
+        client: Client,
+        *,
+        dimension: int,
+        shortened: bool,
+        is_query: bool,
+        stopping: Callable[[], bool],
     ) -> None:
         self.dimension = dimension
         self.learnt = client.learnt
         self._client = client
         self._shortened = shortened
+        self._is_query = is_query
         self._stopped = Stop(stopping)
         self._error: BaseException | None = None
         self._succeeded_at = 0.0
@@ -86,6 +93,7 @@ class Session:
             tokens=tokens,
             dimension=self.dimension,
             shortened=self._shortened,
+            is_query=self._is_query,
             stopped=self._stopped,
             billed=billed,
         )
