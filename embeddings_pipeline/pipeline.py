@@ -449,15 +449,14 @@ class Pipeline:
         return results
 
     def golden_queries(self, entity: Entity) -> GoldenQueries | None:
-        """The golden queries of an entity that declares `retrieval`. Their file is in the dbt
-        project, or beside the manifest."""
+        """The golden queries of an entity that declares `retrieval`. Their file is beside the
+        manifest, or in the dbt project."""
         if entity.retrieval is None:
             return None
-        folders = [self.settings.dbt_project_dir]
         manifest = self._manifest or self.settings.dbt_manifest
-        if isinstance(manifest, Path):
-            # dbt writes it to `target` in the project
-            folders += [manifest.parent, manifest.parent.parent]
+        # dbt writes the manifest to `target` in the project
+        beside = [*manifest.parents[:2]] if isinstance(manifest, Path) else []
+        folders = [*beside, self.settings.dbt_project_dir]
         return GoldenQueries(entity.retrieval, folders, self.encoders)
 
     def coverage(self, entity: Entity) -> list[PartitionCoverage]:

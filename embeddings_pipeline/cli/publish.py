@@ -58,7 +58,7 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
         golden = pipeline.golden_queries(names.source.entity)
         if golden and judged is None:
             with open_tables(pipeline.vectors, names) as tables:
-                judged = golden.qrels(tables)
+                judged, _ = golden.qrels(tables)
         result = compare_sets(pipeline.vectors, names, pipeline.encoders, judged)
     if as_json:
         print_json(result)

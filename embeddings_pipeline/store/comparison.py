@@ -115,15 +115,12 @@ def store_scores(
     )
 
 
-def ids_without_vector(
-    tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]
-) -> list[str]:
-    """Those of the ids that have no row in a set."""
+def ids_without_text(tables: EntityTables, ids: Sequence[str]) -> list[str]:
+    """Those of the ids whose rows have no text: they are gone, or have nothing to embed."""
     rows = tables.execute(
         "select given from unnest(%s::text[]) given where not exists ("
-        " select from {vectors} where {id} = given::{id_type})",
+        " select from {texts} where {id} = given::{id_type}) order by given",
         ([*ids],),
-        vectors=tables.table(vector_set.table_name),
     )
     return [row_id for (row_id,) in rows]
 

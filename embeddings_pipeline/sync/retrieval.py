@@ -52,7 +52,7 @@ class GoldenQueries:
 
     def _result(self, tables: EntityTables, vector_set: VectorSet) -> CheckResult:
         try:
-            qrels = self.qrels(tables)
+            qrels, missing = self.qrels(tables)
             scores = self._scores(tables, vector_set, qrels)
         except Interrupted:
             raise
@@ -63,23 +63,20 @@ class GoldenQueries:
             # the model of an earlier set may be gone
             with suppress(ConfigurationError):
                 others = self._scores(tables, other, qrels)
-        return self._judged(tables, vector_set, qrels, scores, other, others)
+        return self._judged(vector_set, missing, scores, other, others)
 
     def _judged(
         self,
-        tables: EntityTables,
         vector_set: VectorSet,
-        qrels: Qrels,
+        missing: Sequence[str],
         scores: Scores,
         other: VectorSet | None,
         others: Scores | None,
     ) -> CheckResult:
         gain, gain_low, gain_high = mean_interval(scores.ndcg_at_10)
         found, found_low, found_high = mean_interval(scores.recall_at_10)
-        ids = {row_id for relevant in qrels.relevant.values() for row_id in relevant}
-        missing = comparison.ids_without_vector(tables, vector_set, sorted(ids))
         bound = self.declared.ndcg_at_10
-        count = len(qrels.queries)
+        count = len(scores.ndcg_at_10)
         said = [
             f"nDCG@10 of {count:,} golden queries is {gain:.3f} ({gain_low:.3f} to"
             f" {gain_high:.3f}) in set {vector_set.number}, the bound is {bound}"
@@ -94,7 +91,7 @@ class GoldenQueries:
             "recall_at_10_low": found_low,
             "recall_at_10_high": found_high,
             "bound": bound,
-            "golden_ids_without_vector": len(missing),
+            "golden_ids_without_text": len(missing),
         }
         if other and others:
             change, low, high = mean_interval(
@@ -104,7 +101,9 @@ class GoldenQueries:
             metadata |= {"compared_with": other.number, "ndcg_at_10_change": change}
             metadata |= {"ndcg_at_10_change_low": low, "ndcg_at_10_change_high": high}
         if missing:
-            said.append(f"{len(missing):,} of their ids have no vector, such as {missing[0]!r}")
+            said.append(
+                f"{len(missing):,} ids without a text, such as {missing[0]!r}, are left out"
+            )
         return CheckResult(gain >= bound, "; ".join(said), self.declared.severity, metadata)
 
     def _scores(self, tables: EntityTables, vector_set: VectorSet, qrels: Qrels) -> Scores:
@@ -119,18 +118,29 @@ class GoldenQueries:
         comparison.store_scores(tables, vector_set, digest, scores.pairs)
         return scores
 
-    def qrels(self, tables: EntityTables) -> Qrels:
-        """The queries, and the ids that answer them as they are stored.
+    def qrels(self, tables: EntityTables) -> tuple[Qrels, list[str]]:
+        """The queries, and the ids that answer them as they are stored; and the ids without a text,
+        which are left out: a row that is gone says nothing of a set.
 
-        Raises ConfigurationError for a missing or wrong file, and for an id that is not of the type
-        of the entity's ids.
+        Raises ConfigurationError for a missing or wrong file, for an id that is not of the type of
+        the entity's ids, and where no id has a text.
         """
-        golden = read_golden(self._file())
-        relevant = {
-            query: dict.fromkeys(tables.source.canonical_ids([*ids]), 1)
-            for query, ids in golden.relevant.items()
+        file = self._file()
+        golden = read_golden(file)
+        canonical = {
+            query: tables.source.canonical_ids([*ids]) for query, ids in golden.relevant.items()
         }
-        return Qrels(golden.queries, relevant)
+        every = sorted({row_id for ids in canonical.values() for row_id in ids})
+        missing = comparison.ids_without_text(tables, every)
+        if len(missing) == len(every):
+            raise ConfigurationError(f"none of the {len(every):,} ids in {file} has a text")
+        gone = {*missing}
+        relevant = {
+            query: left
+            for query, ids in canonical.items()
+            if (left := dict.fromkeys([i for i in ids if i not in gone], 1))
+        }
+        return Qrels({query: query for query in relevant}, relevant), missing
 
     def _file(self) -> Path:
         places = [folder / self.declared.queries for folder in self._folders]

@@ -110,16 +110,17 @@ def test_the_check_shows_the_quality_and_its_change(shop: Shop) -> None:
     assert shown.metadata["ndcg_at_10_change"] == 0
     assert shown.metadata["queries"] == 3
     assert shown.metadata["recall_at_10"] == shown.metadata["ndcg_at_10"] == 1
-    assert shown.metadata["golden_ids_without_vector"] == 0
+    assert shown.metadata["golden_ids_without_text"] == 0
 
 
-def test_ids_that_are_gone_are_counted(shop: Shop) -> None:
-    item = shop.declare(0.6)
-    shop.write(GOLDEN + "red shoe,600\n")
+def test_ids_that_are_gone_do_not_count(shop: Shop) -> None:
+    item = shop.declare(1)
+    shop.write(GOLDEN + "red shoe,600\nyellow bird,601\n")
     shop.publish(item)
     shown = shop.check(item)
-    assert shown.metadata["golden_ids_without_vector"] == 1
-    assert "1 of their ids have no vector, such as '600'" in shown.description
+    assert shown.passed
+    assert (shown.metadata["queries"], shown.metadata["golden_ids_without_text"]) == (3, 2)
+    assert "2 ids without a text, such as '600', are left out" in shown.description
 
 
 def test_an_unchanged_set_is_not_measured_again(
@@ -157,6 +158,7 @@ def test_an_unchanged_set_is_not_measured_again(
         ("query,id\n", "has no rows: write a query"),
         ("query,id\na,\n", "line 2: query and id must not be empty"),
         ("query,id\na,x\n", "id 'x' is not a bigint"),
+        ("query,id\na,600\n", "none of the 1 ids in .*golden.csv has a text"),
     ],
 )
 def test_a_wrong_file_is_the_reason_why_nothing_is_published(
