@@ -77,6 +77,7 @@ bench-gpu: $(DEV_STAMP)
 bench-search: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.words $(DATA)
+	$(BIN)/python -m benchmarks.answers $(DATA)
 	$(BIN)/python -m benchmarks.service $(DATA)
 
 bench-service: $(DEV_STAMP)

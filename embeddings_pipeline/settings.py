@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     search_texts_per_minute: int | None = Field(None, ge=256)
     search_cors_origins: tuple[str, ...] = ()
     search_rerankers: tuple[str, ...] = ()
+    search_access_log: bool = False
 
     dagster_home: Path | None = None
 

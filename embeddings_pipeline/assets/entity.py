@@ -9,7 +9,7 @@ import dagster as dg
 
 from embeddings_pipeline.assets import partitions
 from embeddings_pipeline.assets.options import ASSETS, DefsOptions
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.entity import SHOWN, Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.resources.run_context import RunContext
 
@@ -32,10 +32,11 @@ _DECIDES = {
         "where",
         "changed_at",
         "partitions",
+        *SHOWN,
     },
     "vectors": {"model", "prompts", "dimension", "storage"},
     "index": {"index", "metric"},
-    "embeddings": {"id", "filters", "publish"},
+    "embeddings": {"id", "filters", "publish", *SHOWN},
 }
 _KINDS = {
     "texts": {"python", "postgres"},

@@ -150,6 +150,11 @@ def show(answer: Answer) -> None:
         ],
         f"{answer.entity}, {answer.mode}, {answer.model}",
     )
+    if answer.words and not any(answer.words.values()) and answer.best_similarity is not None:
+        output.print_message(
+            "no row has a word of the query: the nearest vector has the similarity"
+            f" {answer.best_similarity:.3f}"
+        )
     if answer.shortfall:
         output.print_message(f"{answer.shortfall} rows fewer than requested: no more match")
     if answer.coverage is not None and answer.coverage < 100:

@@ -57,7 +57,7 @@ class LogFormatter(logging.Formatter):
 
 class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object on one line, with its traceback, and the run in which its
-    thread works."""
+    thread works. A record may have more `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -70,6 +70,7 @@ class JsonFormatter(logging.Formatter):
             level=record.levelname,
             logger=record.name,
             traceback=traceback,
+            **getattr(record, "fields", {}),
         )
 
 

@@ -57,7 +57,13 @@ RESERVED_COLUMNS = frozenset(
     ]
 )
 # column names that search statements use themselves
-_SEARCH_COLUMNS = frozenset({"score", "distance", "length", "rank", "way", "weight", "fields"})
+_SEARCH_COLUMNS = frozenset(
+    {"score", "distance", "length", "rank", "way", "weight", "fields", "shown"}
+)
+# what a result shows, each a key of the declaration and a column of the pipeline's tables
+SHOWN = ("title", "url", "image_url")
+# words that join the filters of a search; no filter column has such a name
+FILTER_OPERATORS = ("and", "or", "not")
 # bookkeeping columns, which the default text leaves out
 BOOKKEEPING_COLUMNS = frozenset({"created_at", "updated_at", "ingested_at", "deleted"})
 # Dagster's shortest freshness window
@@ -184,6 +190,9 @@ class Entity(_StrictModel):
     table: str
 
     id: Column
+    title: Column | None = None
+    url: Column | None = None
+    image_url: Column | None = None
     include: Columns | None = Field(None, min_length=1)
     exclude: Columns = ()
     template: Template | None = None
@@ -241,22 +250,39 @@ class Entity(_StrictModel):
 
     @model_validator(mode="after")
     def _filters_have_free_names(self) -> Self:
+        operators = sorted(set(self.filters) & set(FILTER_OPERATORS))
+        if operators:
+            raise ValueError(
+                f"filters {', '.join(operators)}: the word joins the filters of a search: rename"
+                " the column in the staging model"
+            )
         taken = sorted(set(self.filters) & (RESERVED_COLUMNS | {self.id}))
         if taken:
             raise ValueError(
                 f"filters {', '.join(taken)}: the name is reserved for a column of the pipeline's"
                 " tables: rename the column in the staging model"
             )
-        if self.id in RESERVED_COLUMNS | _SEARCH_COLUMNS:
+        if self.id in RESERVED_COLUMNS | _SEARCH_COLUMNS | self.shown.keys():
             raise ValueError(
                 f"id {self.id!r}: the name is reserved: rename the column in the staging model"
             )
+        for key, column in self.shown.items():
+            if key in self.filters and key != column:
+                raise ValueError(
+                    f"{key} {column!r}: the filter {key!r} has the same name and is another"
+                    f" column: write `{key}: {key}`, or rename the column in the staging model"
+                )
         return self
 
     @property
     def repeated(self) -> Columns:
         """The columns that stand in front of each chunk."""
         return self.chunk.repeat if self.chunk else ()
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The declared keys of SHOWN, each with its column of the staging model."""
+        return {key: column for key in SHOWN if (column := getattr(self, key))}
 
     def declaration(self) -> str:
         """Return the declared keys without defaults, as JSON for `model_validate_json`."""

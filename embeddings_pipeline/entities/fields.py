@@ -117,6 +117,13 @@ class Source:
                 f" {self.entity.id}"
             ) from None
 
+    @property
+    def copied(self) -> dict[str, tuple[str, str]]:
+        """The columns of `texts` and the vector sets that are copied from the staging model: the
+        filters, and what a result shows as text. Name -> (column of the staging model, type)."""
+        shown = {key: (column, "text") for key, column in self.entity.shown.items()}
+        return shown | {name: (name, kind) for name, kind in self.filters.items()}
+
     @cached_property
     def definition_hash(self) -> str:
         """The sha256, in hex, of the declaration that decides the rows of `texts`.
@@ -142,6 +149,8 @@ class Source:
             if isinstance(partitions, DayPartitions)
             else None,
         }
+        if entity.shown:
+            decides["shown"] = entity.shown
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -155,6 +164,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
         ("deleted", entity.deleted),
         ("changed_at", entity.changed_at),
         ("image", entity.image),
+        *entity.shown.items(),
     ):
         _require(entity, key, (column,) if column else (), columns)
     for key, names in (
@@ -198,7 +208,7 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
 
 def _named_columns(entity: Entity, text_columns: Sequence[str]) -> list[str]:
     """Return the columns whose names appear in statements."""
-    optional = [entity.deleted, entity.changed_at]
+    optional = [entity.deleted, entity.changed_at, *entity.shown.values()]
     if isinstance(entity.partitions, DayPartitions):
         optional.append(entity.partitions.column)
     return [entity.id, *text_columns, *entity.filters, *(name for name in optional if name)]

@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
+
 from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.search.requests import SearchRequest
 
 # returns the vector of a text or of an image's bytes by the model of this identity
 Encode: TypeAlias = Callable[[ModelIdentity, str | bytes], Vector]
+
+
+def vector_of(request: SearchRequest, identity: ModelIdentity, encode: Encode) -> Vector:
+    """Return the vector of a search, its own or that of its query.
+
+    Raises ConfigurationError for a vector of another dimension, zero, or beyond float32.
+    """
+    if request.vector is None:
+        return encode(identity, request.query or "")
+    if len(request.vector) != identity.dimension:
+        raise ConfigurationError(
+            f"vector has {len(request.vector)} numbers, and the vectors of entity"
+            f" {request.entity!r} have {identity.dimension}"
+        )
+    # float32 has a smaller range than the numbers of JSON
+    with np.errstate(over="ignore"):
+        vector = np.asarray(request.vector, dtype=np.float32)
+    if not np.isfinite(vector).all() or not vector.any():
+        raise ConfigurationError("vector is zero, or has a number beyond the range of float32")
+    return vector
 
 
 def query_encoder(encoders: Encoders) -> Encode:

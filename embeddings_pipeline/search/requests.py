@@ -21,7 +21,7 @@ from pydantic import (
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.search.published_search import Hit, StoredRow
+from embeddings_pipeline.store.search.published_search import Counts, Hit, StoredRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,14 @@ MAX_QUERY = 8192
 MAX_FILTERS = 20
 MAX_VALUES = 1000
 MAX_COLUMNS = 50
+MAX_FACETS = 10
+# rows that are counted at most, and those that have words, unless the request says otherwise
+MAX_COUNTED, COUNTED_WORDS = 100_000, 1_000
+MAX_ROWS = 100
+MAX_DIMENSION = 16_000
 _MAX_VALUE = 1024
+# filters within filters
+_MAX_DEPTH = 8
 
 Mode: TypeAlias = Literal["dense", "text", "hybrid"]
 
@@ -52,7 +59,8 @@ Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(require
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
-Name = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(require_storable)]
+_MAX_NAME = 63
+Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(require_storable)]
 Query = Annotated[
     str,
     Field(max_length=MAX_QUERY),
@@ -109,28 +117,110 @@ Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX
 # equal to a value, one of several (null may be among them), within a range, or null; a list has a
 # value, or one of several
 Filter: TypeAlias = Scalar | Values | Range | Lists | None
-Filters = Annotated[Mapping[Name, Filter], Field(max_length=MAX_FILTERS)]
+
+
+class Filters(BaseModel):
+    """Conditions on filter columns, by column; a row must pass all of them, and also all filters of
+    `and`, one of `or`, and not `not`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Filter]
+
+    all_of: Annotated[tuple[Filters, ...], Field(min_length=1)] | None = Field(None, alias="and")
+    any_of: Annotated[tuple[Filters, ...], Field(min_length=1)] | None = Field(None, alias="or")
+    none_of: Filters | None = Field(None, alias="not")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_shallow(cls, value: Any) -> Any:
+        if _depth(value) > _MAX_DEPTH:
+            raise ValueError(f"filters may stand in one another {_MAX_DEPTH} times")
+        return value
+
+    @model_validator(mode="after")
+    def _has_few_conditions(self) -> Self:
+        if self._count() > MAX_FILTERS:
+            raise ValueError(f"there may be {MAX_FILTERS} filters")
+        for column in self.columns:
+            if not 1 <= len(column) <= _MAX_NAME:
+                raise ValueError(f"a column has 1 to {_MAX_NAME} characters, not {len(column)}")
+            require_storable(column)
+        return self
+
+    @property
+    def columns(self) -> Mapping[str, Filter]:
+        """The conditions on columns."""
+        return self.__pydantic_extra__ or {}
+
+    def plain(self) -> dict[str, Any]:
+        """Return the filters in the form that `store.filters.parse` takes: a value, a tuple of
+        values, a mapping of bounds or members, and groups of these."""
+        groups: dict[str, Any] = {}
+        if self.all_of:
+            groups["and"] = [part.plain() for part in self.all_of]
+        if self.any_of:
+            groups["or"] = [part.plain() for part in self.any_of]
+        if self.none_of:
+            groups["not"] = self.none_of.plain()
+        return {column: _plain(condition) for column, condition in self.columns.items()} | groups
+
+    def _count(self) -> int:
+        parts = [*(self.all_of or ()), *(self.any_of or ()), *filter(None, [self.none_of])]
+        return len(self.columns) + sum(part._count() for part in parts)
+
+
+def _depth(value: Any) -> int:
+    """How often filters stand in one another."""
+    depth, level = 0, [value]
+    while level:
+        inner: list[Any] = []
+        for filters in level:
+            if isinstance(filters, Mapping):
+                for group in (filters.get("and"), filters.get("or"), [filters.get("not")]):
+                    inner += group if isinstance(group, list | tuple) else []
+        level = [part for part in inner if isinstance(part, Mapping)]
+        depth += bool(level)
+    return depth
+
+
+class Sort(_StrictModel):
+    """Orders the `among` best rows of a search by a filter column, rows without a value last."""
+
+    by: Name
+    order: Literal["asc", "desc"] = "asc"
+    among: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 100
 
 
 class _Request(_StrictModel):
-    """The fields of every request. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K.
+    """The fields of every request. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K; `offset`
+    skips the best rows, and both together are at most 1,000.
 
-    `columns` names columns of the staging model that each hit has in addition to the filter
-    columns. The default of `min_similarity` is EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md
-    explains thresholds.
+    `total` asks for the number of rows that match, and `facets` names filter columns whose values
+    are counted among these rows. A search by words alone counts `count_to` rows at most, others
+    100,000. `columns` names columns of the staging model that each hit has in
+    addition to the filter columns; `vectors` adds its vector. The default of `min_similarity` is
+    EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md explains thresholds.
     """
 
     entity: Name
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = None
-    filters: Filters = Field(default_factory=dict)
+    offset: Annotated[int, Field(ge=0, lt=MAX_TOP_K)] = 0
+    filters: Filters = Filters()
+    sort: Sort | None = None
+    total: bool = False
+    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = ()
+    count_to: Annotated[int, Field(ge=1, le=MAX_COUNTED)] = COUNTED_WORDS
+    vectors: bool = False
     min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
     max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
     exact: bool = False
     columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
 
-    def plain_filters(self) -> dict[str, Any]:
-        """Return each filter as a value, a tuple of values, or a mapping of bounds or members."""
-        return {column: _plain(condition) for column, condition in self.filters.items()}
+    @model_validator(mode="after")
+    def _pages_within_the_bound(self) -> Self:
+        if self.offset + (self.top_k or 0) > MAX_TOP_K:
+            raise ValueError(f"offset and top_k together may be {MAX_TOP_K}")
+        return self
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -142,11 +232,31 @@ class _Request(_StrictModel):
 
 
 class SearchRequest(_Request):
-    """A search for rows that answer a query. `rerank` names a cross-encoder for the best rows."""
+    """A search for rows that answer a query, or are near to a `vector` that stands in place of the
+    query's own. `highlight` asks where the query's words stand in each text. `rerank` names a
+    cross-encoder for the best rows."""
 
-    query: Query
+    query: Query | None = None
+    vector: (
+        Annotated[tuple[Number | Integer, ...], Field(min_length=1, max_length=MAX_DIMENSION)]
+        | None
+    ) = None
     mode: Mode = "dense"
+    highlight: bool = False
     rerank: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_mode_needs(self) -> Self:
+        if self.query is None and (self.vector is None or self.mode != "dense"):
+            needed = "query or vector" if self.mode == "dense" else "query"
+            raise ValueError(f"{needed} is missing, which mode {self.mode} needs")
+        if self.vector is not None and self.mode == "text":
+            raise ValueError("vector does not apply to mode text, which compares words")
+        if self.query is None and (self.highlight or self.rerank):
+            raise ValueError("highlight and rerank need a query")
+        if self.sort and self.rerank:
+            raise ValueError("sort and rerank exclude one another: keep one")
+        return self
 
     @model_validator(mode="after")
     def _thresholds_are_of_vectors(self) -> Self:
@@ -174,6 +284,22 @@ AnyRequest: TypeAlias = SearchRequest | SimilarRequest | ImageRequest
 
 
 @dataclass(frozen=True)
+class Total:
+    """The number of rows that match; there are more where it is not `exact`."""
+
+    rows: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class FacetValue:
+    """A value of a filter column (of lists, an element), and the number of rows with it."""
+
+    value: Any
+    count: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """The hits of a search, best first.
 
@@ -181,6 +307,11 @@ class Answer:
     time that the oldest change has waited for its vector; 0 where no change waits. Both are null
     during the first count of a large entity. `model` and `vector_set` were searched. `shortfall`
     is the number of hits missing to `top_k`.
+
+    `words` are the query's words, as the language reduces them, with the number of texts that have
+    each, where words are searched: no row has a word of the query if all are 0. `best_similarity`
+    is the similarity of the nearest vector, where vectors are searched. `total` and `facets` are
+    null unless the request asks for them.
     """
 
     entity: str
@@ -191,14 +322,23 @@ class Answer:
     model: str
     vector_set: int
     shortfall: int
+    words: Mapping[str, int] | None = None
+    best_similarity: float | None = None
+    total: Total | None = None
+    facets: Mapping[str, Sequence[FacetValue]] | None = None
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with a row for each hit: id, chunk, score, text and the fields."""
+        """Return a data frame with a row for each hit: id, chunk, score, title, url, image_url,
+        text and the fields."""
         import pandas as pd
 
         return pd.DataFrame(
             [
-                {"id": h.id, "chunk": h.chunk, "score": h.score, "text": h.text, **h.fields}
+                {
+                    **{"id": h.id, "chunk": h.chunk, "score": h.score, "title": h.title},
+                    **{"url": h.url, "image_url": h.image_url, "text": h.text},
+                    **h.fields,
+                }
                 for h in self.results
             ]
         )
@@ -211,6 +351,21 @@ class Rows:
     entity: str
     rows: Sequence[StoredRow]
     missing: Sequence[str]
+
+
+def mode_of(request: AnyRequest) -> Mode:
+    """Return the mode of a search; images and similar rows are searched by vector."""
+    return request.mode if isinstance(request, SearchRequest) else "dense"
+
+
+def facets_of(request: AnyRequest, counts: Counts) -> dict[str, list[FacetValue]] | None:
+    """Return the facets of an answer; None where the request asks for none."""
+    if not request.facets:
+        return None
+    return {
+        column: [FacetValue(value, count) for value, count in values]
+        for column, values in counts.facets.items()
+    }
 
 
 def _plain(condition: Filter) -> Any:

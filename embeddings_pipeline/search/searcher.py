@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Lock
 from typing import Protocol, Self, TypeVar
 
+from cachetools import TTLCache
 from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
 
@@ -15,17 +18,21 @@ from embeddings_pipeline.encoders.reranker import Rerankers
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound
 from embeddings_pipeline.search.freshness import Freshness
-from embeddings_pipeline.search.query_vectors import Encode, query_encoder
+from embeddings_pipeline.search.query_vectors import Encode, query_encoder, vector_of
 from embeddings_pipeline.search.requests import (
+    MAX_COUNTED,
+    MAX_TOP_K,
     Answer,
     AnyRequest,
     ImageRequest,
-    Mode,
     Rows,
     SearchRequest,
     SimilarRequest,
+    Total,
+    facets_of,
+    mode_of,
 )
-from embeddings_pipeline.search.threshold import apply_threshold
+from embeddings_pipeline.search.threshold import apply_threshold, bounded
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.retry import is_lost_connection
@@ -34,6 +41,7 @@ from embeddings_pipeline.store.search import published as store
 from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import (
+    Counts,
     Hit,
     PublishedSearch,
     PublishedSetChanged,
@@ -44,6 +52,8 @@ from embeddings_pipeline.store.search.published_search import (
 _PATIENCE_SECONDS, STATEMENT_SECONDS = 5, 10
 # fewest rows that a re-ranker scores
 _MIN_RERANKED = 50
+# how many counts of rows by filters are remembered, and for how long
+_COUNTS, _COUNT_SECONDS = 1024, 10
 
 T = TypeVar("T")
 
@@ -89,6 +99,8 @@ class Searcher:
         self._rerankers = Rerankers(context.settings)
         self._published_sets = PublishedSets(self._database, context.schema)
         self._freshness = Freshness(self._database, context.schema)
+        self._known_counts: TTLCache[tuple[object, ...], Counts] = TTLCache(_COUNTS, _COUNT_SECONDS)
+        self._counts_lock = Lock()
 
     def search(self, request: SearchRequest) -> Answer:
         """Return the rows that answer the query best.
@@ -96,7 +108,15 @@ class Searcher:
         Raises ConfigurationError for an unknown entity, column or model and for an entity without
         published vectors, psycopg.Error where the database fails.
         """
-        return self._retry_lost_connection(lambda: self._search(request))
+
+        def query_for(published: Published) -> RowQuery:
+            return self._query(
+                request,
+                vector=self._vector(request, published),
+                query=None if request.mode == "dense" else request.query,
+            )
+
+        return self._answered(request, query_for)
 
     def similar(self, request: SimilarRequest) -> Answer:
         """Return the rows nearest to a stored row, without that row.
@@ -106,15 +126,15 @@ class Searcher:
 
         def query_for(published: Published) -> RowQuery:
             (row_id,) = published.names.source.canonical_ids([request.id])
-            with self._database.connection() as connection:
-                vector = PublishedSearch(connection, published).vector_of(row_id)
+            with self._search_of(published) as search:
+                vector = search.vector_of(row_id)
             if vector is None:
                 raise NotFound(
                     f"entity {request.entity!r}: row {request.id!r} has no published vector"
                 )
-            return self._near(request, vector, exclude=row_id)
+            return self._query(request, vector=vector, exclude=row_id)
 
-        return self._retry_lost_connection(lambda: self._nearest(request, query_for))
+        return self._answered(request, query_for)
 
     def by_image(self, request: ImageRequest) -> Answer:
         """Return the rows nearest to an image.
@@ -125,9 +145,9 @@ class Searcher:
 
         def query_for(published: Published) -> RowQuery:
             identity = published.vector_set.identity
-            return self._near(request, self._encode(identity, request.image))
+            return self._query(request, vector=self._encode(identity, request.image))
 
-        return self._retry_lost_connection(lambda: self._nearest(request, query_for))
+        return self._answered(request, query_for)
 
     def rows(self, entity: str, ids: Sequence[str]) -> Rows:
         """Return the published rows with these ids.
@@ -136,16 +156,15 @@ class Searcher:
         where the database fails.
         """
 
-        def read() -> Rows:
-            with self._database.connection() as connection:
-                published = store.read(connection, self._context.schema, entity)
-                canonical = published.names.source.canonical_ids(ids)
-                rows = PublishedSearch(connection, published).rows(canonical)
+        def read(published: Published) -> Rows:
+            canonical = published.names.source.canonical_ids(ids)
+            with self._search_of(published) as search:
+                rows = search.rows(canonical)
             found = {row.id for row in rows}
             missing = [given for given, key in zip(ids, canonical, strict=True) if key not in found]
             return Rows(entity, rows, missing)
 
-        return self._retry_lost_connection(read)
+        return self._retry_lost_connection(lambda: self._published_sets.use(entity, read))
 
     def __enter__(self) -> Self:
         return self
@@ -158,41 +177,121 @@ class Searcher:
         self._freshness.close()
         self._database.close()
 
-    def _search(self, request: SearchRequest) -> Answer:
-        rows = self._rows(request)
-
-        def query_for(published: Published) -> RowQuery:
-            identity = published.vector_set.identity
-            return RowQuery(
-                rows=max(rows, _MIN_RERANKED) if request.rerank else rows,
-                vector=None if request.mode == "text" else self._encode(identity, request.query),
-                query=None if request.mode == "dense" else request.query,
-                filters=request.plain_filters(),
-                exact=request.exact,
+    def _answered(self, request: AnyRequest, query_for: Callable[[Published], RowQuery]) -> Answer:
+        def answer(published: Published) -> Answer:
+            query = query_for(published)
+            with self._search_of(published) as search:
+                found = search.find(query)
+                metric = published.vector_set.metric
+                hits = apply_threshold(request, self._context.settings, metric, found.hits)
+                if request.sort:
+                    descending = request.sort.order == "desc"
+                    hits = search.sorted(hits, request.sort.by, descending=descending)
+                counts = self._counts(request, published, search, query, found.hits, hits)
+            if isinstance(request, SearchRequest) and request.rerank:
+                hits = self._reranked(request.rerank, request.query or "", hits)
+            page = hits[request.offset : request.offset + self._top_k(request)]
+            covered = self._freshness.of(request.entity)
+            return Answer(
+                entity=request.entity,
+                mode=mode_of(request),
+                results=self._with_details(request, published, page),
+                coverage=covered.coverage,
+                data_lag_seconds=covered.data_lag_seconds,
+                model=published.vector_set.model,
+                vector_set=published.vector_set.number,
+                shortfall=self._top_k(request) - len(page),
+                words=found.words,
+                best_similarity=found.best_similarity,
+                total=Total(counts.rows, counts.exact) if counts else None,
+                facets=facets_of(request, counts) if counts else None,
             )
 
-        published, found = self._published_sets.find(request.entity, query_for)
-        if request.mode == "dense":
-            metric = published.vector_set.metric
-            found = apply_threshold(request, self._context.settings, metric, found)
-        if request.rerank:
-            found = self._reranked(request.rerank, request.query, found)[:rows]
-        return self._answer(request, request.mode, published, found)
+        return self._retry_lost_connection(lambda: self._published_sets.use(request.entity, answer))
 
-    def _near(self, request: AnyRequest, vector: Vector, exclude: str | None = None) -> RowQuery:
+    def _query(
+        self,
+        request: AnyRequest,
+        *,
+        vector: Vector | None = None,
+        query: str | None = None,
+        exclude: str | None = None,
+    ) -> RowQuery:
+        rows = request.offset + self._top_k(request)
+        if rows > MAX_TOP_K:
+            raise ConfigurationError(f"offset and top_k together may be {MAX_TOP_K}, not {rows}")
+        if request.sort:
+            rows = request.sort.among
+        elif isinstance(request, SearchRequest) and request.rerank:
+            rows = max(rows, _MIN_RERANKED)
         return RowQuery(
-            rows=self._rows(request),
+            rows=rows,
             vector=vector,
-            filters=request.plain_filters(),
+            query=query,
+            filters=request.filters.plain(),
             exclude=exclude,
             exact=request.exact,
         )
 
-    def _nearest(self, request: AnyRequest, query_for: Callable[[Published], RowQuery]) -> Answer:
-        published, found = self._published_sets.find(request.entity, query_for)
-        metric = published.vector_set.metric
-        near = apply_threshold(request, self._context.settings, metric, found)
-        return self._answer(request, "dense", published, near)
+    def _vector(self, request: SearchRequest, published: Published) -> Vector | None:
+        if request.mode == "text":
+            return None
+        return vector_of(request, published.vector_set.identity, self._encode)
+
+    def _counts(
+        self,
+        request: AnyRequest,
+        published: Published,
+        search: PublishedSearch,
+        query: RowQuery,
+        found: Sequence[Hit],
+        hits: Sequence[Hit],
+    ) -> Counts | None:
+        if not request.total and not request.facets:
+            return None
+        counts = self._counted(request, published, search, query)
+        return bounded(counts, request, self._context.settings, query.rows, found, hits)
+
+    def _counted(
+        self, request: AnyRequest, published: Published, search: PublishedSearch, query: RowQuery
+    ) -> Counts:
+        if query.vector is None:
+            return search.count(query, request.facets, max(request.count_to, query.rows))
+        # every row is near to some degree, so that only the filters decide
+        filters = request.filters.model_dump_json(by_alias=True)
+        key = (request.entity, published.version, filters, query.exclude, request.facets)
+        with self._counts_lock:
+            counts = self._known_counts.get(key)
+        if counts is None:
+            counts = search.count(query, request.facets, MAX_COUNTED)
+            with self._counts_lock:
+                self._known_counts[key] = counts
+        return counts
+
+    def _with_details(
+        self, request: AnyRequest, published: Published, hits: Sequence[Hit]
+    ) -> Sequence[Hit]:
+        highlighted = isinstance(request, SearchRequest) and request.highlight
+        if not hits or not (request.columns or request.vectors or highlighted):
+            return hits
+        if request.columns and not self._context.one_database:
+            raise ConfigurationError(
+                "columns of the staging model need a staging model in the database of the vectors:"
+                " declare the columns as filters"
+            )
+        with self._search_of(published) as search:
+            if request.columns:
+                hits = search.with_columns(hits, request.columns)
+            if request.vectors:
+                hits = search.with_vectors(hits)
+            if isinstance(request, SearchRequest) and request.highlight:
+                hits = search.with_highlights(hits, request.query or "")
+        return hits
+
+    @contextmanager
+    def _search_of(self, published: Published) -> Iterator[PublishedSearch]:
+        with self._database.connection() as connection:
+            yield PublishedSearch(connection, published)
 
     def _retry_lost_connection(self, work: Callable[[], T]) -> T:
         """Run the search again with new connections where a pooled connection was lost."""
@@ -205,44 +304,12 @@ class Searcher:
             self._database.renew()
             return work()
 
-    def _answer(
-        self,
-        request: AnyRequest,
-        mode: Mode,
-        published: Published,
-        found: Sequence[Hit],
-    ) -> Answer:
-        covered = self._freshness.of(request.entity)
-        return Answer(
-            entity=request.entity,
-            mode=mode,
-            results=self._with_columns(published, request.columns, found),
-            coverage=covered.coverage,
-            data_lag_seconds=covered.data_lag_seconds,
-            model=published.vector_set.model,
-            vector_set=published.vector_set.number,
-            shortfall=self._rows(request) - len(found),
-        )
-
-    def _with_columns(
-        self, published: Published, columns: Sequence[str], found: Sequence[Hit]
-    ) -> Sequence[Hit]:
-        if not columns:
-            return found
-        if not self._context.one_database:
-            raise ConfigurationError(
-                "columns of the staging model need a staging model in the database of the vectors:"
-                " declare the columns as filters"
-            )
-        with self._database.connection() as connection:
-            return PublishedSearch(connection, published).with_columns(found, columns)
-
     def _reranked(self, model: str, query: str, found: Sequence[Hit]) -> list[Hit]:
         scores = self._rerankers.scores(model, query, [row.text for row in found])
         best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
         return [replace(row, score=score) for score, row in best]
 
-    def _rows(self, request: AnyRequest) -> int:
+    def _top_k(self, request: AnyRequest) -> int:
         return request.top_k or self._context.settings.embedding_similarity_top_k
 
 
@@ -258,20 +325,17 @@ class PublishedSets:
         self._schema = schema
         self._known: dict[str, Published] = {}
 
-    def find(
-        self, entity: str, query_for: Callable[[Published], RowQuery]
-    ) -> tuple[Published, Sequence[Hit]]:
-        """Return the published set that was searched, and the rows found by `query_for(set)`.
+    def use(self, entity: str, work: Callable[[Published], T]) -> T:
+        """Return the result of the work on the published set, done again where another set was
+        published meanwhile.
 
         Raises ConfigurationError for an unknown entity or one without a published set, and the
-        errors of `query_for`.
+        errors of the work.
         """
         for _ in range(_TRIES):
             published = self._known.get(entity) or self._read(entity)
             try:
-                query = query_for(published)
-                with self._database.connection() as connection:
-                    return published, PublishedSearch(connection, published).find(query)
+                return work(published)
             except (PublishedSetChanged, UndefinedTable):
                 self._known.pop(entity, None)
             except ConfigurationError:

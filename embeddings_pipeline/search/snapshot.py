@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -13,15 +14,18 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.search.query_vectors import Encode
+from embeddings_pipeline.search.query_vectors import Encode, vector_of
 from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
     ImageRequest,
+    Rows,
     SearchRequest,
     SimilarRequest,
+    Total,
+    facets_of,
 )
-from embeddings_pipeline.search.threshold import apply_threshold
+from embeddings_pipeline.search.threshold import apply_threshold, bounded
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.index.build import better_compared
 from embeddings_pipeline.store.search.published_search import Hit
@@ -56,14 +60,16 @@ class Snapshot:
     def search(self, request: SearchRequest) -> Answer:
         """Return the rows whose vectors are nearest to the query's vector.
 
-        Raises ConfigurationError for other modes and for `rerank`, which need a database.
+        Raises ConfigurationError for other modes, for `rerank` and for `highlight`, which need a
+        database.
         """
-        if request.mode != "dense" or request.rerank:
+        if request.mode != "dense" or request.rerank or request.highlight:
             raise ConfigurationError(
-                "a snapshot answers only searches by vector: use mode dense, without rerank"
+                "a snapshot answers only searches by vector: use mode dense, without rerank and"
+                " highlight"
             )
         self._check(request)
-        vector = self._encode(self.manifest.identity, request.query)
+        vector = vector_of(request, self.manifest.identity, self._encode)
         return self._answer(request, vector, exclude=None)
 
     def similar(self, request: SimilarRequest) -> Answer:
@@ -86,6 +92,15 @@ class Snapshot:
         self._check(request)
         return self._answer(request, self._encode(self.manifest.identity, request.image), None)
 
+    def rows(self, entity: str, ids: Sequence[str]) -> Rows:
+        """Return the rows with these ids. Raises as `Searcher.rows` does."""
+        self._check_entity(entity)
+        canonical = self._source.canonical_ids(ids)
+        rows = self._rows.by_id(canonical)
+        missing = [given for given, key in zip(ids, canonical, strict=True) if key not in rows]
+        found = [rows[key] for key in dict.fromkeys(canonical) if key in rows]
+        return Rows(entity, found, missing)
+
     def close(self) -> None:
         """Close the file of rows."""
         self._rows.close()
@@ -103,20 +118,34 @@ class Snapshot:
         return Source(entity, {}, manifest.id_type, (), {})
 
     def _check(self, request: AnyRequest) -> None:
-        if request.entity != self.manifest.entity:
-            raise ConfigurationError(
-                f"the snapshot is of entity {self.manifest.entity!r}, not {request.entity!r}"
-            )
+        self._check_entity(request.entity)
         if request.columns:
             raise ConfigurationError(
                 "columns of the staging model are not in a snapshot: declare them as filters"
             )
 
+    def _check_entity(self, entity: str) -> None:
+        if entity != self.manifest.entity:
+            raise ConfigurationError(
+                f"the snapshot is of entity {self.manifest.entity!r}, not {entity!r}"
+            )
+
     def _answer(self, request: AnyRequest, vector: Vector, exclude: str | None) -> Answer:
         manifest, top_k = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
-        among = self._rows.passing(request.plain_filters(), exclude)
-        found = self._found(self._comparable(vector), top_k, among, exact=request.exact)
-        results = apply_threshold(request, self._settings, manifest.metric, found)
+        wanted = request.sort.among if request.sort else request.offset + top_k
+        among = self._rows.passing(request.filters.plain(), exclude)
+        found = self._found(self._comparable(vector), wanted, among, exact=request.exact)
+        hits = apply_threshold(request, self._settings, manifest.metric, found)
+        counts = None
+        if request.total or request.facets:
+            counts = self._rows.counts(among, request.facets)
+            counts = bounded(counts, request, self._settings, wanted, found, hits)
+        if request.sort:
+            descending = request.sort.order == "desc"
+            hits = self._rows.sorted(hits, request.sort.by, descending=descending)
+        results = hits[request.offset : request.offset + top_k]
+        if request.vectors:
+            results = [replace(hit, vector=self._vector(hit)) for hit in results]
         return Answer(
             entity=manifest.entity,
             mode="dense",
@@ -127,7 +156,15 @@ class Snapshot:
             model=manifest.model,
             vector_set=manifest.vector_set,
             shortfall=top_k - len(results),
+            best_similarity=found[0].score if found else None,
+            total=Total(counts.rows, counts.exact) if counts else None,
+            facets=facets_of(request, counts) if counts else None,
         )
+
+    def _vector(self, hit: Hit) -> list[float]:
+        number, norm = self._rows.place(hit.id, hit.chunk)
+        vector: list[float] = (self._index.reconstruct(number) * norm).tolist()
+        return vector
 
     def _found(
         self, vector: Vectors, top_k: int, among: Numbers | None, *, exact: bool
@@ -158,7 +195,8 @@ class Snapshot:
         rows = self._rows.numbered(numbers)
         best: dict[str, Hit] = {}
         for row in sorted(rows, key=lambda row: (-score_of[row.number], row.chunk)):
-            hit = Hit(row.id, row.chunk, score_of[row.number], row.text, row.fields)
+            score = score_of[row.number]
+            hit = Hit(row.id, row.chunk, score, row.text, row.fields, *row.shown)
             best.setdefault(row.id, hit)
         number = self.manifest.id_type == "bigint"
         return sorted(best.values(), key=lambda h: (-h.score, int(h.id) if number else h.id))

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from dataclasses import replace
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.requests import AnyRequest
+from embeddings_pipeline.search.requests import AnyRequest, mode_of
 from embeddings_pipeline.settings import Settings
-
-
-class _Scored(Protocol):
-    @property
-    def score(self) -> float: ...
-
-
-S = TypeVar("S", bound=_Scored)
+from embeddings_pipeline.store.search.published_search import Counts, Hit
 
 
 def apply_threshold(
-    request: AnyRequest, settings: Settings, metric: str, found: Sequence[S]
-) -> Sequence[S]:
-    """Return the rows that reach the request's threshold, or EMBEDDING_SIMILARITY_THRESHOLD."""
+    request: AnyRequest, settings: Settings, metric: str, found: Sequence[Hit]
+) -> Sequence[Hit]:
+    """Return the rows that reach the request's threshold, or EMBEDDING_SIMILARITY_THRESHOLD. The
+    scores of modes text and hybrid have none."""
+    if mode_of(request) != "dense":
+        return found
+    least = least_similarity(metric, *_bounds(request, settings))
+    return [row for row in found if least is None or row.score >= least]
+
+
+def bounded(
+    counts: Counts,
+    request: AnyRequest,
+    settings: Settings,
+    wanted: int,
+    found: Sequence[Hit],
+    kept: Sequence[Hit],
+) -> Counts:
+    """Return the counts of a search for `wanted` rows that found these, of which the threshold kept
+    some. Rows that the threshold leaves out do not match; facets count them."""
+    if len(kept) < len(found) or len(found) < min(wanted, counts.rows):
+        # a vector of zeros is never found
+        return replace(counts, rows=len(kept), exact=True)
+    if mode_of(request) == "dense" and any(b is not None for b in _bounds(request, settings)):
+        return replace(counts, rows=len(kept), exact=counts.exact and len(kept) == counts.rows)
+    # counts may be some seconds older than the rows
+    return replace(counts, rows=max(counts.rows, len(kept)))
+
+
+def _bounds(request: AnyRequest, settings: Settings) -> tuple[float | None, float | None]:
     min_similarity = request.min_similarity
     if min_similarity is None and request.max_distance is None:
         min_similarity = settings.embedding_similarity_threshold
-    least = least_similarity(metric, min_similarity, request.max_distance)
-    return [row for row in found if least is None or row.score >= least]
+    return min_similarity, request.max_distance
 
 
 def least_similarity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.util import find_spec
@@ -11,21 +12,27 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service import openai, problems, routes
 from embeddings_pipeline.service.auth import Keys
-from embeddings_pipeline.service.middleware import RequestMiddleware
+from embeddings_pipeline.service.middleware import RequestMiddleware, access_logger
 from embeddings_pipeline.service.queues import Queues
 from embeddings_pipeline.service.service import Service
 
 PAGE = Path(__file__).parent / "page"
+# smaller answers gain nothing; the level compresses a megabyte of JSON in some 10 ms
+_COMPRESSED_BYTES, _LEVEL = 1024, 4
 
 
-def create_app(pipeline: Pipeline) -> FastAPI:
-    """Return the service of a pipeline. The caller closes the pipeline.
+def create_app(pipeline: Pipeline, *, owns: bool = False) -> FastAPI:
+    """Return the service of a pipeline. The caller closes the pipeline, unless the service `owns`
+    it.
 
     Raises ConfigurationError for an invalid SEARCH_API_KEYS.
     """
@@ -41,10 +48,12 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         # FastAPI's documentation pages load scripts from another host
         docs_url=None,
         redoc_url=None,
+        # names of calls in generated clients
+        generate_unique_id_function=lambda route: route.endpoint.__name__,
         # GET /metrics covers this; telemetry adds 0.1 ms to each request
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.service = Service(pipeline)
+    app.state.service = Service(pipeline, owns=owns)
     app.state.keys = Keys(pipeline.settings)
     app.state.queues = Queues()
     problems.install(app)
@@ -65,7 +74,8 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         app.state.mcp = HttpEndpoint(app.state.service, app.state.queues)
         app.include_router(app.state.mcp.router)
     # the default for paths without a route; a mount would also take other methods of the routes
-    app.router.default = StaticFiles(directory=PAGE, html=True)
+    app.router.default = Page(StaticFiles(directory=PAGE, html=True))
+    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_BYTES, compresslevel=_LEVEL)
     if pipeline.settings.search_cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -74,9 +84,27 @@ def create_app(pipeline: Pipeline) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(RequestMiddleware)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=app.state.service.counters,
+        origins=pipeline.settings.search_cors_origins,
+    )
+    access_logger.setLevel(logging.INFO if pipeline.settings.search_access_log else logging.WARNING)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+class Page:
+    """The files of the page, for requests that read. Other paths do not exist."""
+
+    def __init__(self, files: ASGIApp) -> None:
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(404)
+        await self._files(scope, receive, send)
 
 
 @asynccontextmanager

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Literal, cast
+from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pyrate_limiter import Duration, InMemoryBucket, Rate, RateItem
 from pyrate_limiter.abstracts.algorithm import Decision
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from embeddings_pipeline.errors import ConfigurationError
@@ -99,6 +101,25 @@ async def writer(
 ) -> None:
     """Require a key that may write. Raises HTTPException 401, 403 or 429."""
     _admit(request, bearer, header, ("write",))
+
+
+def count_searches(request: Request, searches: int) -> None:
+    """Count the searches of a request beyond its first as requests of their own. Raises
+    HTTPException 429 where its key may not send as many now."""
+    key: Key | None = getattr(request.state, "key", None)
+    if key and searches > 1:
+        _count(key, key.requests, searches - 1, "SEARCH_REQUESTS_PER_MINUTE")
+
+
+def is_cross_site(headers: Headers, allowed: Sequence[str]) -> bool:
+    """Whether a page of another site sent the request; `allowed` are the origins that may."""
+    origin = headers.get("Origin")
+    if origin in allowed:
+        return False
+    # a page cannot set this header
+    if fetched := headers.get("Sec-Fetch-Site"):
+        return fetched not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != headers.get("Host")
 
 
 def count_texts(request: Request, texts: int) -> None:

@@ -93,11 +93,12 @@ class _OfEntity(_Arguments):
 class _Restrictions(_OfEntity):
     top_k: Annotated[int, Field(ge=1, le=_MOST_ROWS, description="Most rows to return.")] = 10
     filters: Filters = Field(
-        default_factory=dict,
+        default_factory=Filters,
         description=(
             "Conditions on filter columns, all of which must hold: a value, a list of values of"
             ' which one must match, a range like {"gte": 5, "lt": 50}, or for a column of lists'
-            ' {"has": value}. Example: {"category": ["garden", "tools"], "price": {"lte": 50}}.'
+            ' {"has": value}; also {"or": [filters]} and {"not": filters}. Example:'
+            ' {"category": ["garden", "tools"], "not": {"price": {"gt": 50}}}.'
         ),
     )
     columns: Annotated[tuple[Name, ...], Field(max_length=20)] = Field(
@@ -315,6 +316,8 @@ def _shown(answer: Answer) -> Mapping[str, Any]:
     most = _TEXT_CHARACTERS // max(1, len(document["results"]))
     for hit in document["results"]:
         hit.update(text=_shorten(hit["text"], most), fields=_shortened(hit["fields"]))
+        # no tool asks for these
+        del hit["highlights"], hit["vector"]
     return document
 
 

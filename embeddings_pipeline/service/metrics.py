@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Lock
 
 import psycopg
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from embeddings_pipeline.encoders.encoder import Kind, Usage
@@ -36,8 +44,13 @@ class Encoded:
         return self.usage.cached / texts if texts else None
 
 
+def _shared() -> bool:
+    """Whether several processes count together, as prometheus_client decides it."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+
+
 class Metrics:
-    """The counters of one service. Thread-safe."""
+    """The counters of one service. Thread-safe. `state` has the gauges."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -65,8 +78,32 @@ class Metrics:
             buckets=_RESULTS,
             registry=self.registry,
         )
+        self._requests = Counter(
+            "http_requests",
+            "Requests by operation and status; status 499 is a client that left",
+            ["operation", "status"],
+            registry=self.registry,
+        )
+        self._request = Histogram(
+            "http_request_seconds",
+            "Seconds of a request, until the end of its answer",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.state = CollectorRegistry()
+        if not _shared():
+            ProcessCollector(registry=self.state)
         self._encoded = Encoded()
         self._lock = Lock()
+
+    def exposition(self) -> bytes:
+        """Return the metrics in Prometheus' text format, of all processes of the service."""
+        counted = self.registry
+        if _shared():
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(self.state)
 
     @property
     def encoded(self) -> Encoded:
@@ -92,6 +129,11 @@ class Metrics:
             self._encoded = replace(
                 so_far, usage=so_far.usage + usage, cost_usd=so_far.cost_usd + cost_usd
             )
+
+    def requested(self, operation: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(operation, str(status)).inc()
+        self._request.labels(operation).observe(seconds)
 
     def searched(self, entity: str, mode: str, seconds: float, results: int) -> None:
         """Count one answered search."""

@@ -81,29 +81,36 @@ def problem(
     param: str | None = None,
 ) -> JSONResponse:
     """Return the answer for an error. `param` is the parameter that caused it, where one did."""
-    # the detail may quote input that is not valid UTF-8
-    detail = detail.encode("utf-8", "backslashreplace").decode()
+    found = describe(request, status, detail)
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if path.startswith(f"{OPENAI_PREFIX}/"):
         error = OpenAIError(
-            message=detail, type=_openai_type(status), param=param, code=_openai_code(status, param)
+            message=found.detail,
+            type=_openai_type(status),
+            param=param,
+            code=_openai_code(status, param),
         )
         return JSONResponse(OpenAIErrorBody(error=error).model_dump(), status, headers)
-    body = Problem(
+    return JSONResponse(found.model_dump(), status, headers, media_type=MEDIA_TYPE)
+
+
+def describe(request: Request, status: int, detail: str) -> Problem:
+    """Return the problem of a request."""
+    return Problem(
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        # the detail may quote input that is not valid UTF-8
+        detail=detail.encode("utf-8", "backslashreplace").decode(),
         request_id=request.scope["request_id"],
     )
-    return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
     """Make the app answer every error with a problem."""
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(EmbeddingsError, _of_embeddings_error)
-    app.add_exception_handler(psycopg.Error, _of_database)
+    app.add_exception_handler(EmbeddingsError, _of_error)
+    app.add_exception_handler(psycopg.Error, _of_error)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -154,22 +161,23 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 422, "; ".join(messages), param=str(wrong[0])[:64] if wrong else None)
 
 
-async def _of_embeddings_error(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, Unavailable | Busy) or not isinstance(error, ConfigurationError):
-        return _unavailable(request, error)
-    kind = next(kind for kind in _STATUS if isinstance(error, kind))
-    return problem(request, _STATUS[kind], str(error))
-
-
-async def _of_database(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, psycopg.OperationalError):
-        return _unavailable(request, error)
-    raise error
-
-
-def _unavailable(request: Request, error: Exception) -> JSONResponse:
+def of_error(request: Request, error: EmbeddingsError | psycopg.Error) -> Problem:
+    """Return the problem of an error, and log an error of the service. Raises an error of the
+    database that is not temporary."""
+    if isinstance(error, ConfigurationError) and not isinstance(error, Unavailable | Busy):
+        kind = next(kind for kind in _STATUS if isinstance(error, kind))
+        return describe(request, _STATUS[kind], str(error))
+    if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.OperationalError):
+        raise error
     logger.error("request %s: %s", request.scope["request_id"], " ".join(str(error).split()))
     detail = (
         str(error) if isinstance(error, Busy) else "the service cannot answer now: try again later"
     )
-    return problem(request, 503, detail, {"Retry-After": _RETRY_SECONDS})
+    return describe(request, 503, detail)
+
+
+async def _of_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EmbeddingsError | psycopg.Error)  # noqa: S101 - registered for these
+    found = of_error(request, error)
+    headers = {"Retry-After": _RETRY_SECONDS} if found.status == 503 else None
+    return problem(request, found.status, found.detail, headers)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from inspect import signature
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import psycopg
+from anyio.from_thread import check_cancelled
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter
@@ -14,19 +16,24 @@ from embeddings_pipeline.encoders.encoder import Encodings, Kind
 from embeddings_pipeline.encoders.images.decoding import FORMATS
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.entities.model import ModelIdentity
-from embeddings_pipeline.errors import ConfigurationError, Unavailable
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Unavailable
 from embeddings_pipeline.search.requests import (
+    COUNTED_WORDS,
+    MAX_COUNTED,
+    MAX_FACETS,
     MAX_QUERY,
+    MAX_ROWS,
     MAX_TOP_K,
     Answer,
     ImageRequest,
     Mode,
     Name,
+    Rows,
     SearchRequest,
     SimilarRequest,
 )
 from embeddings_pipeline.service import problems
-from embeddings_pipeline.service.auth import count_texts, reader, writer
+from embeddings_pipeline.service.auth import count_searches, count_texts, reader, writer
 from embeddings_pipeline.service.bodies import content_type, read_body, require_json, validated
 from embeddings_pipeline.service.middleware import allow_body
 from embeddings_pipeline.service.queues import CurrentQueues
@@ -39,10 +46,14 @@ from embeddings_pipeline.service.schemas import (
     EmbedMetrics,
     Entities,
     Health,
+    Id,
     Live,
     Model,
     Models,
     Part,
+    Searches,
+    SearchesBody,
+    SearchResult,
     Stats,
     TextBody,
 )
@@ -74,6 +85,12 @@ async def _image(request: Request, service: CurrentService) -> bytes:
 Image = Annotated[bytes, Depends(_image)]
 
 
+async def _is_json(request: Request) -> None:
+    require_json(request)
+
+
+_JSON = Depends(_is_json)
+
 _EXAMPLES: dict[str, Any] = {
     "query": {
         "summary": "By vector",
@@ -88,7 +105,28 @@ _EXAMPLES: dict[str, Any] = {
             "filters": {"category": ["garden", "tools"], "price": {"lte": 50}},
         },
     },
+    "page": {
+        "summary": "The second page, with counts and highlights",
+        "value": {
+            "entity": "product",
+            "query": "garden hose",
+            "mode": "hybrid",
+            "top_k": 10,
+            "offset": 10,
+            "total": True,
+            "facets": ["category"],
+            "highlight": True,
+            "filters": {"or": [{"category": "garden"}, {"not": {"price": {"gt": 50}}}]},
+        },
+    },
 }
+_SEARCHES = {
+    "searches": [
+        {"entity": "product", "query": "garden hose", "mode": "text"},
+        {"entity": "clip", "query": "garden hose"},
+    ]
+}
+_SHOWN = {"title": "Garden hose", "url": "https://shop.example/1001", "image_url": None}
 _ANSWER = {
     "entity": "product",
     "mode": "dense",
@@ -99,6 +137,9 @@ _ANSWER = {
             "score": 0.71,
             "text": "name: Garden hose. price: 19.90",
             "fields": {"category": "garden", "price": 19.9},
+            **_SHOWN,
+            "highlights": None,
+            "vector": None,
         }
     ],
     "coverage": 100.0,
@@ -106,6 +147,22 @@ _ANSWER = {
     "model": "sentence-transformers/all-MiniLM-L6-v2",
     "vector_set": 1,
     "shortfall": 4,
+    "words": None,
+    "best_similarity": 0.71,
+    "total": None,
+    "facets": None,
+}
+_ROWS = {
+    "entity": "product",
+    "rows": [
+        {
+            "id": "1001",
+            "texts": ["name: Garden hose. price: 19.90"],
+            "fields": {"category": "garden", "price": 19.9},
+            **_SHOWN,
+        }
+    ],
+    "missing": ["7"],
 }
 _BY_IMAGE = {
     **_ANSWER,
@@ -117,8 +174,14 @@ _BY_IMAGE = {
             "score": 0.93,
             "text": "2026/garden.jpg",
             "fields": {"place": "Perm"},
+            "title": None,
+            "url": None,
+            "image_url": None,
+            "highlights": None,
+            "vector": None,
         }
     ],
+    "best_similarity": 0.93,
     "model": "sentence-transformers/clip-ViT-B-32",
 }
 
@@ -129,6 +192,7 @@ def _example_response(example: dict[str, Any]) -> dict[int | str, dict[str, Any]
 
 _ANSWER_RESPONSE = _example_response(_ANSWER)
 _ANSWER_ADAPTER = TypeAdapter(Answer)
+_ROWS_ADAPTER = TypeAdapter(Rows)
 
 search_router = APIRouter(
     tags=["search"],
@@ -147,12 +211,27 @@ Filters = Annotated[
     ),
 ]
 Columns = Annotated[list[Name], Query(max_length=50, description="Columns of the staging model.")]
+Offset = Annotated[int, Query(ge=0, lt=MAX_TOP_K, description="Skip as many of the best rows.")]
+SortBy = Annotated[Name | None, Query(description="Order the best rows by this filter column.")]
+Order = Annotated[Literal["asc", "desc"], Query(description="The order of `sort`.")]
+Among = Annotated[
+    int | None, Query(ge=1, le=MAX_TOP_K, description="How many best rows `sort` orders.")
+]
+CountTo = Annotated[
+    int, Query(ge=1, le=MAX_COUNTED, description="How many rows with words to count at most.")
+]
+Facets = Annotated[
+    list[Name], Query(max_length=MAX_FACETS, description="Filter columns to count by value.")
+]
 MinSimilarity = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
 MaxDistance = Annotated[float | None, Query(description="Leave out hits that are farther.")]
 
 
 @search_router.post(
-    "/search", response_model=Answer, responses={**_ANSWER_RESPONSE, **problems.responses(400, 413)}
+    "/search",
+    response_model=Answer,
+    responses={**_ANSWER_RESPONSE, **problems.responses(400, 413, 415)},
+    dependencies=[_JSON],
 )
 async def search(
     request: Request,
@@ -166,16 +245,31 @@ async def search(
 
 async def _common_parameters(
     top_k: TopK = None,
+    offset: Offset = 0,
     filters: Filters = "{}",
+    sort: SortBy = None,
+    order: Order = "asc",
+    among: Among = None,
+    total: bool = False,
+    count_to: CountTo = COUNTED_WORDS,
+    facets: Facets = [],  # noqa: B006 - FastAPI copies it
     columns: Columns = [],  # noqa: B006 - FastAPI copies it
+    vectors: bool = False,
     min_similarity: MinSimilarity = None,
     max_distance: MaxDistance = None,
     exact: bool = False,
 ) -> dict[str, Any]:
+    bound = {} if among is None else {"among": among}
     return {
         "top_k": top_k,
+        "offset": offset,
         "filters": _mapping(filters),
+        "sort": None if sort is None else {"by": sort, "order": order, **bound},
+        "total": total,
+        "count_to": count_to,
+        "facets": tuple(facets),
         "columns": tuple(columns),
+        "vectors": vectors,
         "min_similarity": min_similarity,
         "max_distance": max_distance,
         "exact": exact,
@@ -191,8 +285,10 @@ def _only_parameters(*more: str) -> Any:
 
     A misspelt filter would otherwise find rows that it should leave out.
     """
-    known = (*more, *signature(_common_parameters).parameters)
+    return _only(*more, *signature(_common_parameters).parameters)
 
+
+def _only(*known: str) -> Any:
     async def check(request: Request) -> None:
         for name in request.query_params:
             if name not in known:
@@ -207,7 +303,7 @@ def _only_parameters(*more: str) -> Any:
     "/search/{entity}",
     response_model=Answer,
     responses=_ANSWER_RESPONSE,
-    dependencies=[_only_parameters("q", "mode")],
+    dependencies=[_only_parameters("q", "mode", "highlight")],
 )
 async def search_entity(
     request: Request,
@@ -217,9 +313,10 @@ async def search_entity(
     q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
     parameters: CommonParameters,
     mode: Mode = "dense",
+    highlight: bool = False,
 ) -> Response:
     """Find rows as POST /search does, by a link."""
-    search = SearchRequest.of(entity=entity, query=q, mode=mode, **parameters)
+    search = SearchRequest.of(entity=entity, query=q, mode=mode, highlight=highlight, **parameters)
     return await queues.queries.run(request, lambda: _json_response(service.search(search)))
 
 
@@ -263,6 +360,68 @@ async def similar(
     """Find the rows whose vectors are nearest to a row, without that row."""
     search = SimilarRequest.of(entity=entity, id=id, **parameters)
     return await queues.queries.run(request, lambda: _json_response(service.similar(search)))
+
+
+@search_router.post(
+    "/searches",
+    response_model=Searches,
+    responses={
+        **_example_response({"results": [{"answer": _ANSWER, "problem": None}]}),
+        **problems.responses(400, 413, 415),
+    },
+    dependencies=[_JSON],
+)
+async def searches(
+    request: Request,
+    body: Annotated[SearchesBody, Body(examples=[_SEARCHES])],
+    service: CurrentService,
+    queues: CurrentQueues,
+) -> Response:
+    """Answer several searches, each as POST /search does. One that fails does not fail the others.
+
+    Each counts as a request.
+    """
+    count_searches(request, len(body.searches))
+    return await queues.queries.run(request, lambda: _search_each(request, body, service))
+
+
+def _search_each(request: Request, body: SearchesBody, service: Service) -> Response:
+    results = []
+    for search in body.searches:
+        check_cancelled()
+        try:
+            results.append(SearchResult(answer=service.search(search)))
+        except (EmbeddingsError, psycopg.Error) as error:
+            results.append(SearchResult(problem=problems.of_error(request, error)))
+    return Response(Searches(results=results).model_dump_json(), media_type="application/json")
+
+
+@search_router.get(
+    "/entities/{entity}/rows",
+    response_model=Rows,
+    responses=_example_response(_ROWS),
+    dependencies=[_only("id")],
+)
+async def rows(
+    request: Request,
+    entity: Entity,
+    service: CurrentService,
+    queues: CurrentQueues,
+    id: Annotated[
+        list[Id],
+        Query(min_length=1, max_length=MAX_ROWS, examples=[["1001"]]),
+    ],
+) -> Response:
+    """Return published rows by their ids; `id` may be given several times.
+
+    An id is data: it may have slashes, dots and control characters, in percent encoding.
+    """
+
+    def read() -> Response:
+        found = service.rows(entity, id)
+        return Response(_ROWS_ADAPTER.dump_json(found), media_type="application/json")
+
+    return await queues.queries.run(request, read)
 
 
 def _json_response(answer: Answer) -> Response:
@@ -343,11 +502,11 @@ embed_router = APIRouter(
     dependencies=[Depends(reader)],
     responses=problems.responses(401, 403, 429, 503),
 )
-_BODY = problems.responses(400, 404, 413, 422)
+_BODY = problems.responses(400, 404, 413, 415, 422)
 
 
-@embed_router.post("/text", responses=_BODY)
-async def text(
+@embed_router.post("/text", responses=_BODY, dependencies=[_JSON])
+async def embed_text(
     request: Request, body: TextBody, service: CurrentService, queues: CurrentQueues
 ) -> Embedding:
     """Encode a text as a document, which searches find."""
@@ -355,8 +514,8 @@ async def text(
     return await queues.queries.run(request, lambda: _embed_one("document", body, service))
 
 
-@embed_router.post("/query", responses=_BODY)
-async def query(
+@embed_router.post("/query", responses=_BODY, dependencies=[_JSON])
+async def embed_query(
     request: Request, body: TextBody, service: CurrentService, queues: CurrentQueues
 ) -> Embedding:
     """Encode a text as a query."""
@@ -377,7 +536,7 @@ async def _batch(request: Request, queues: CurrentQueues) -> bytes:
 @embed_router.post(
     "/batch",
     response_model=Embeddings,
-    responses={**_BODY, **problems.responses(408, 415)},
+    responses={**_BODY, **problems.responses(408)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -385,7 +544,7 @@ async def _batch(request: Request, queues: CurrentQueues) -> bytes:
         }
     },
 )
-async def batch(
+async def embed_batch(
     request: Request,
     body: Annotated[bytes, Depends(_batch)],
     service: CurrentService,
@@ -413,7 +572,7 @@ def _embed_batch(request: Request, content: bytes, service: Service) -> Response
 
 
 @embed_router.get("/models")
-async def models(request: Request, service: CurrentService, queues: CurrentQueues) -> Models:
+async def embed_models(request: Request, service: CurrentService, queues: CurrentQueues) -> Models:
     """List the models that can encode."""
     return await queues.state.run(request, lambda: _models(service))
 
@@ -434,7 +593,7 @@ def _models(service: Service) -> Models:
     )
 
 
-@embed_router.get("/health", name="health", responses={503: {"model": Part}})
+@embed_router.get("/health", responses={503: {"model": Part}})
 async def embed_health(
     request: Request, service: CurrentService, queues: CurrentQueues, response: Response
 ) -> Part:
@@ -455,7 +614,7 @@ def _default_model(service: Service) -> Part:
     return Part(part=f"model {identity.model}", ready=True)
 
 
-@embed_router.get("/metrics", name="metrics")
+@embed_router.get("/metrics")
 async def embed_metrics(service: CurrentService) -> EmbedMetrics:
     """Show the usage of encoding since the start or the last reset."""
     encoded = service.counters.encoded
@@ -472,7 +631,7 @@ async def embed_metrics(service: CurrentService) -> EmbedMetrics:
 
 
 @embed_router.post("/metrics/reset", dependencies=[Depends(writer)])
-async def reset(service: CurrentService) -> EmbedMetrics:
+async def reset_embed_metrics(service: CurrentService) -> EmbedMetrics:
     """Set the usage of encoding to zero."""
     service.counters.reset()
     return await embed_metrics(service)
@@ -502,11 +661,11 @@ def _usage_fields(service: Service, identity: ModelIdentity, made: Encodings) ->
 documents_router = APIRouter(
     tags=["documents"],
     dependencies=[Depends(writer)],
-    responses=problems.responses(400, 401, 403, 404, 409, 413, 422, 429, 501, 503),
+    responses=problems.responses(400, 401, 403, 404, 409, 413, 415, 422, 429, 501, 503),
 )
 
 
-@documents_router.post("/entities/{entity}/documents")
+@documents_router.post("/entities/{entity}/documents", dependencies=[_JSON])
 async def documents(
     request: Request,
     entity: Annotated[str, Path(max_length=63, examples=["product"])],

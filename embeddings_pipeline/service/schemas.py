@@ -8,11 +8,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
-from embeddings_pipeline.search.requests import require_not_blank, require_storable
+from embeddings_pipeline.search.requests import (
+    Answer,
+    SearchRequest,
+    require_not_blank,
+    require_storable,
+)
+from embeddings_pipeline.service.problems import Problem
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256
 MAX_IDS = 1_000
+MAX_SEARCHES = 16
 
 Text = Annotated[
     StrictStr,
@@ -138,6 +145,25 @@ class Documents(BaseModel):
     reused: int = Field(examples=[0])
     tokens: int = Field(examples=[32])
     cost_usd: float = Field(examples=[0.0])
+
+
+class SearchesBody(_RequestBody):
+    """Several searches."""
+
+    searches: Annotated[tuple[SearchRequest, ...], Field(min_length=1, max_length=MAX_SEARCHES)]
+
+
+class SearchResult(BaseModel):
+    """The outcome of one search: its answer, or the problem that it met."""
+
+    answer: Answer | None = None
+    problem: Problem | None = None
+
+
+class Searches(BaseModel):
+    """The outcome of each search, in the order of the request."""
+
+    results: list[SearchResult]
 
 
 class Facet(BaseModel):

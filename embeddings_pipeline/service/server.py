@@ -111,23 +111,31 @@ def _limited(files: int) -> int:
     return _FILES if files == resource.RLIM_INFINITY else min(files, _FILES)
 
 
-def server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
+def server(app: ASGIApp, host: str, port: int, *, root_path: str = "") -> uvicorn.Server:
     """Return a server of the app. Raises the limit of open files where that is allowed."""
+    return uvicorn.Server(uvicorn.Config(app, **_options(host, port, root_path)))
+
+
+def run_processes(app: str, host: str, port: int, *, workers: int, root_path: str = "") -> None:
+    """Serve in processes of their own that share a port, until a signal; one that dies is started
+    again. `app` is the module and the function that makes the app, as `module:function`."""
+    uvicorn.run(app, factory=True, workers=workers, **_options(host, port, root_path))
+
+
+def _options(host: str, port: int, root_path: str) -> dict[str, Any]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _limited(soft) < _limited(hard):
         resource.setrlimit(resource.RLIMIT_NOFILE, (_limited(hard), hard))
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=BoundedProtocol,
-            ws="none",
-            backlog=_BACKLOG,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-    )
+    return {
+        "host": host,
+        "port": port,
+        "root_path": root_path,
+        "http": BoundedProtocol,
+        "ws": "none",
+        "backlog": _BACKLOG,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+    }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, RLock
 from typing import Annotated
 
 import psycopg
 from fastapi import Depends, Request
-from prometheus_client import generate_latest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.model import ModelIdentity
@@ -25,6 +24,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import (
     Answer,
     ImageRequest,
+    Rows,
     SearchRequest,
     SimilarRequest,
 )
@@ -44,19 +44,20 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers requests. Thread-safe. The caller closes the pipeline.
+    """Answers requests. Thread-safe. The caller closes the pipeline, unless the service `owns` it.
 
     A database that is down at the start is tried again by later requests.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, *, owns: bool = False) -> None:
         self.pipeline = pipeline
+        self._owns = owns
         self.stopping = Event()
         self.counters = Metrics()
         self.state = State(pipeline, self.database)
         self.models = Models(pipeline, self.state.live_sets, self.counters)
         self.documents = DocumentSync(pipeline, self.writable, self.stopping)
-        self.counters.registry.register(Gauges(self.state.stats))
+        self.counters.state.register(Gauges(self.state.stats))
         self._read: Postgres | None = None
         self._written: Postgres | None = None
         self._searcher: Searcher | None = None
@@ -128,6 +129,10 @@ class Service:
         self._count(answer, "image", started)
         return answer
 
+    def rows(self, entity: str, ids: Sequence[str]) -> Rows:
+        """Return rows by their ids. Raises as `Searcher.rows` does."""
+        return self.searcher().rows(entity, ids)
+
     def health(self) -> Health:
         """Return whether the service can answer, and the state of each part.
 
@@ -154,7 +159,7 @@ class Service:
 
     def metrics(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
-        return generate_latest(self.counters.registry)
+        return self.counters.exposition()
 
     def warm(self) -> None:
         """Open the database and load the published models; repeat until a model is loaded."""
@@ -170,6 +175,8 @@ class Service:
             if opened is not None:
                 opened.close()
         self.models.close()
+        if self._owns:
+            self.pipeline.close()
 
     def _warmed(self) -> bool:
         try:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
 from psycopg.sql import Identifier, Placeholder
 
+from embeddings_pipeline.entities.entity import FILTER_OPERATORS
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.connection import trusted
 
@@ -45,26 +48,91 @@ class Condition(NamedTuple):
     values: tuple[str, ...] = ()
 
 
-def parse(filters: Mapping[str, Any], types: Mapping[str, str]) -> tuple[Condition, ...]:
-    """The conditions of a request, all of which a row must pass. Each filter is a value, None, a
-    list of values and None, or a mapping: of `gt`, `gte`, `lt` or `lte` to a value; on a column of
+class Group(NamedTuple):
+    """Predicates and groups that are joined. `not` has one member, and passes the rows that the
+    member does not pass, also those in which it is null."""
+
+    operator: Literal["and", "or", "not"]
+    members: tuple[Predicate | Group, ...]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The filters of a request: their predicates, and the values of each predicate in order.
+    Requests with equal predicates share a statement."""
+
+    predicates: Group
+    values: tuple[tuple[str, ...], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.predicates.members)
+
+    def conditions(self) -> list[Condition]:
+        """The predicates with their values."""
+        return [
+            Condition(predicate, values)
+            for predicate, values in zip(_leaves(self.predicates), self.values, strict=True)
+        ]
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of `where`."""
+        return {
+            f"f{n}": list(values) if predicate.operator in _OF_SEVERAL else values[0]
+            for n, (predicate, values) in enumerate(self.conditions())
+            if predicate.operator != "is null"
+        }
+
+
+def _leaves(group: Group) -> Iterator[Predicate]:
+    for member in group.members:
+        if isinstance(member, Group):
+            yield from _leaves(member)
+        else:
+            yield member
+
+
+def parse(filters: Mapping[str, Any], types: Mapping[str, str]) -> Filter:
+    """The filters of a request, all of which a row must pass. Each filter is a value, None, a list
+    of values and None, or a mapping: of `gt`, `gte`, `lt` or `lte` to a value; on a column of
     lists, of `has` to a value, `has_any` or `has_all` to values. There a value alone means `has`,
     and a list of values `has_any`.
+
+    The key `or` has a list of such filters, one of which a row must pass; `and` a list, all of
+    which it must pass; `not` filters that it must not all pass.
 
     Raises ConfigurationError for a column that is not a filter, and for a mapping that does not fit
     the column.
     """
-    return tuple(
-        condition
-        for column, wanted in filters.items()
-        for condition in _conditions(column, _kind(column, types), wanted)
-    )
+    values: list[tuple[str, ...]] = []
+    return Filter(_group(filters, types, values), tuple(values))
+
+
+def _group(
+    filters: Mapping[str, Any], types: Mapping[str, str], values: list[tuple[str, ...]]
+) -> Group:
+    members: list[Predicate | Group] = []
+    for key, wanted in filters.items():
+        if key == "not":
+            members.append(Group("not", (_group(wanted, types, values),)))
+        elif key == "or":
+            alternatives = tuple(_group(part, types, values) for part in wanted)
+            members.append(Group("or", alternatives))
+        elif key == "and":
+            members += [_group(part, types, values) for part in wanted]
+        else:
+            for predicate, given in _conditions(key, _kind(key, types), wanted):
+                members.append(predicate)
+                values.append(given)
+    return Group("and", tuple(members))
 
 
 def _kind(column: str, types: Mapping[str, str]) -> str:
     if column not in types:
         choices = ", ".join(types) or "none is declared"
-        raise ConfigurationError(f"filter {column!r} is not a filter column ({choices})")
+        raise ConfigurationError(
+            f"filter {column!r} is not a filter column ({choices}), nor one of"
+            f" {', '.join(FILTER_OPERATORS)}"
+        )
     return base_type(types[column])
 
 
@@ -111,20 +179,24 @@ def is_not_a(condition: Condition, value: str) -> ConfigurationError:
     return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind.removesuffix('[]')}")
 
 
-def where(predicates: Sequence[Predicate]) -> sql.Composable:
-    """The predicates as a condition on a table `v`, with the parameters of `parameters`."""
-    return sql.SQL(" and ").join(
-        [sql.SQL("true"), *(_compare(f"f{n}", predicate) for n, predicate in enumerate(predicates))]
-    )
+def where(predicates: Group) -> sql.Composable:
+    """The predicates as a condition on a table `v`, with the parameters of `Filter.parameters`."""
+    return _joined(predicates, count())
 
 
-def parameters(conditions: Sequence[Condition]) -> dict[str, Any]:
-    """The parameters of `where`."""
-    return {
-        f"f{n}": list(values) if predicate.operator in _OF_SEVERAL else values[0]
-        for n, (predicate, values) in enumerate(conditions)
-        if predicate.operator != "is null"
-    }
+def _joined(group: Group, numbers: Iterator[int]) -> sql.Composable:
+    parts = [
+        sql.SQL("({})").format(_joined(member, numbers))
+        if isinstance(member, Group)
+        else _compare(f"f{next(numbers)}", member)
+        for member in group.members
+    ]
+    if group.operator == "not":
+        # a comparison with null is null, and such a row passes, too
+        return sql.SQL("{} is not true").format(*parts)
+    if group.operator == "or":
+        return sql.SQL(" or ").join(parts)
+    return sql.SQL(" and ").join([sql.SQL("true"), *parts])
 
 
 _OF_SEVERAL: frozenset[Operator] = frozenset({"any", "has any", "has all"})

@@ -134,11 +134,11 @@ def stages(tables: EntityTables, run_id: str) -> dict[str, float]:
 
 
 def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
-    """The latest runs of an entity, newest first, as columns by name."""
+    """The latest runs of an entity, newest first, as columns by name; not calls for documents."""
     with tables.connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             tables.fill(
-                "select * from {run_ledger} where entity = {entity}"
+                "select * from {run_ledger} where entity = {entity} and kind = 'run'"
                 " order by started_at desc limit {count}",
                 count=sql.Literal(count),
             )

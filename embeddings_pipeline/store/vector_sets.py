@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,8 @@ EFFORT_SETTINGS: dict[str, LiteralString] = {
     "ivfflat": "ivfflat.probes",
 }
 MAX_EF_SEARCH = 1000
+# shares of the rows below this are alike
+_LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class StoredIdentity:
 @dataclass(frozen=True)
 class VectorSet:
     """A row of `vector_sets` and its identity. `index_rows` is the number of rows when the index
-    was built, at `indexed_at`. `recall` is recall@10 of the index, `ef_search` the effort
-    that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement.
+    was built, at `indexed_at`. `recall` is recall@10 of the index without a filter, `ef_search` the
+    effort that reaches it (for IVFFlat, the probes), and `recall_check` the whole last measurement.
     `text_weight` is the weight of the words in hybrid search, where it was tuned."""
 
     entity: str
@@ -84,6 +87,27 @@ class VectorSet:
     def stored_identity(self) -> StoredIdentity:
         """The identity with its number and its cache table."""
         return StoredIdentity(self.identity_number, self.identity, self.cache_table)
+
+    @property
+    def searched_index(self) -> str | None:
+        """The type of the index that searches use; None where they compare all vectors."""
+        kind = (self.index_settings or {}).get("type")
+        return kind if kind in EFFORT_SETTINGS and self.ef_search else None
+
+    def effort(self, share: float) -> int | None:
+        """The effort of a search whose filters leave this share of the rows: of the measured share
+        that is nearest. None where comparing the rows is faster, and without an index."""
+        if self.searched_index is None:
+            return None
+        levels = (self.recall_check or {}).get("levels", [])
+        # versions before measured one effort for all searches
+        measured = [level for level in levels if "effort" in level]
+        if share >= 1 or not measured:
+            return self.ef_search
+        share = max(share, _LEAST_SHARE)
+        nearest = min(measured, key=lambda level: abs(math.log(level["share"] / share)))
+        effort: int | None = nearest["effort"]
+        return effort
 
     @property
     def states_view(self) -> str:

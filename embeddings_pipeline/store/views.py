@@ -76,14 +76,14 @@ class PublishedView:
             )
         )
         fixed = (id_column, *_FIXED)
-        filters = [
+        copied = [
             column
             for column in columns_of(self._connection, self._schema, live.table_name)
             if column not in RESERVED_COLUMNS and column != id_column
         ]
         present = list(columns_of(self._connection, self._schema, self._name))
-        known = [column for column in present if column in filters]
-        ordered = known + [column for column in filters if column not in known]
+        known = [column for column in present if column in copied]
+        ordered = known + [column for column in copied if column not in known]
         right = present == [*fixed, *ordered] and self._reads(live.table_name)
         if again or not right:
             self._replace_view(live, (*fixed, *ordered))
@@ -111,7 +111,7 @@ class PublishedView:
             )
         )
 
-    def _comment(self, live: VectorSet, id_column: str, filters: Sequence[str]) -> None:
+    def _comment(self, live: VectorSet, id_column: str, copied: Sequence[str]) -> None:
         """Say on the view and on its columns what they are."""
         function = self._function.name.as_string(self._connection)
         operator = OPERATORS[live.metric]
@@ -130,7 +130,7 @@ class PublishedView:
             "model": "the model that encoded the vector",
             "text_hash": "hash of the text",
             "updated_at": "when the vector was written",
-            **dict.fromkeys(filters, "filter column, copied from the staging model"),
+            **dict.fromkeys(copied, "copied from the staging model"),
         }
         self._connection.execute(
             sql.SQL("; ").join(
@@ -167,9 +167,9 @@ class PublishedView:
                 self._connection.execute(sql.SQL("drop view if exists {}").format(self._view))
         except DependentObjectsStillExist as error:
             raise ConfigurationError(
-                f"entity {self._entity!r}: a filter was removed or changed its type, but"
-                f" {error.diag.message_detail}; drop the dependent objects (dbt builds its models"
-                " again), then run once more"
+                f"entity {self._entity!r}: a filter, title, url or image_url was removed or"
+                f" changed its type, but {error.diag.message_detail}; drop the dependent objects"
+                " (dbt builds its models again), then run once more"
             ) from None
         return [*(Grant(*row) for row in granted), *on_function]
 
@@ -235,9 +235,9 @@ class SearchFunction:
                     self.grant(granted)
             except DependentObjectsStillExist as error:
                 raise ConfigurationError(
-                    f"entity {self._entity!r}: the filters changed, and with them the columns of"
-                    f" {signature}, but {error.diag.message_detail}; drop the dependent objects,"
-                    " then run once more"
+                    f"entity {self._entity!r}: the filters, title, url or image_url changed, and"
+                    f" with them the columns of {signature}, but {error.diag.message_detail};"
+                    " drop the dependent objects, then run once more"
                 ) from None
         return True
 
@@ -288,7 +288,7 @@ class SearchFunction:
         self, live: VectorSet, columns: Sequence[str], extension: str, body: str
     ) -> sql.Composed:
         settings: sql.Composable = sql.SQL("")
-        if kind := _searched_index(live):
+        if kind := live.searched_index:
             settings = sql.SQL(
                 # `set_config` in the body changes the effort, and the clause restores it. The
                 # planner underestimates the cost of reading a vector from TOAST; and compiling
@@ -327,7 +327,7 @@ class SearchFunction:
         vector = Identifier(extension, "vector")
         of_view = self._search(live, columns, extension, self._view, vector)
         searched = sql.SQL("return query {};").format(of_view)
-        if live.storage == "halfvec" and _searched_index(live):
+        if live.storage == "halfvec" and live.searched_index:
             # the view casts the vectors, and no index matches the cast
             table = Identifier(self._schema, live.table_name)
             halfvec = Identifier(extension, "halfvec")
@@ -340,7 +340,7 @@ class SearchFunction:
                 of_view=of_view,
             )
         effort: sql.Composable = sql.SQL("")
-        if kind := _searched_index(live):
+        if kind := live.searched_index:
             least = sql.SQL("least($2, {})").format(sql.Literal(MAX_EF_SEARCH))
             effort = sql.SQL(
                 "perform set_config({setting}, greatest({effort}, {least})::text, true);"
@@ -409,12 +409,6 @@ _ITERATIVE_SCAN: dict[str, LiteralString] = {
     "hnsw": "hnsw.iterative_scan",
     "ivfflat": "ivfflat.iterative_scan",
 }
-
-
-def _searched_index(live: VectorSet) -> str | None:
-    """The type of the index that searches use; None where they compare all vectors."""
-    kind = (live.index_settings or {}).get("type")
-    return kind if kind in EFFORT_SETTINGS and live.ef_search else None
 
 
 def _returned(column: str) -> str:

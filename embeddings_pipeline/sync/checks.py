@@ -172,12 +172,14 @@ def index_recall(shown: VectorSet | None, target: float) -> CheckResult:
     if shown is None or shown.recall is None:
         return CheckResult(False, "the index is not built yet", "warn")
     levels = (shown.recall_check or {}).get("levels", [])
-    filtered = min((level["recall_at_10"] for level in levels if level["column"]), default=1.0)
+    by_filter = {level["column"]: level["recall_at_10"] for level in levels if level["column"]}
+    low = {column: recall for column, recall in by_filter.items() if recall < target}
     found = [f"recall@10 is {shown.recall:.3f}"]
     if shown.recall < target:
         found.append(f"below {target}: raise m, ef_construction or lists")
-    elif filtered < target:
-        found.append(f"but {filtered:.3f} with a filter, below {target}")
+    elif low:
+        each = " and ".join(f"{recall:.3f} with filter {name!r}" for name, recall in low.items())
+        found.append(f"but {each}, below {target}")
     return CheckResult(
         passed=len(found) == 1,
         severity="error" if shown.recall < target else "warn",
@@ -185,7 +187,6 @@ def index_recall(shown: VectorSet | None, target: float) -> CheckResult:
         metadata={
             "recall_at_10": shown.recall,
             "target": target,
-            "effort": shown.ef_search,
             "levels": [_shown(level) for level in levels],
         },
     )

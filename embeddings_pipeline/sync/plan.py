@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import estimate_tokens, measure_tokens
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.entity import SHOWN, Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.store import planning, run_ledger, vector_sets
@@ -50,7 +50,7 @@ _ALL = RunOptions(run_id="")
 # the keys of a declaration that determine the rows of `texts`
 _KEYS_OF_TEXTS = (
     *("include", "exclude", "template", "weights", "chunk", "image", "filters", "changed_at"),
-    *("deleted", "where", "partitions"),
+    *("deleted", "where", "partitions", *SHOWN),
 )
 
 

@@ -176,7 +176,7 @@ class Manifest(_Part):
     rows with vectors, `columns` the filter columns with their Postgres types. `effort` is efSearch
     or nprobe, None for an exact index."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     entity: str
     id: str
     id_type: IdType

@@ -463,7 +463,7 @@ def _text(
         tokens if parts else None,
         list(piece.weights) if piece and piece.weights else None,
         row.changed_at,
-        row.filters,
+        row.copied,
     )
 
 

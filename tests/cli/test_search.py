@@ -46,10 +46,14 @@ def test_json_has_these_keys_and_no_others(shop: World) -> None:
     assert result.exception is None, result.exception
     document = json.loads(result.stdout)
     assert list(document) == [
-        *("entity", "mode", "results", "coverage", "data_lag_seconds", "model", "shortfall")
+        *("entity", "mode", "results", "coverage", "data_lag_seconds", "model", "shortfall"),
+        *("words", "best_similarity", "total", "facets"),
     ]
     best = document["results"][0]
-    assert list(best) == ["id", "chunk", "score", "text", "fields"]
+    assert list(best) == [
+        *("id", "chunk", "score", "text", "fields", "title", "url", "image_url"),
+        *("highlights", "vector"),
+    ]
     assert (best["id"], best["fields"]) == (
         "1",
         {"kind": "shoe", "price": 40, "tags": ["red", "new"]},
@@ -63,6 +67,9 @@ def test_a_person_sees_a_table_and_what_is_missing(shop: World) -> None:
     lines = [line for line in result.stdout.splitlines() if "[leather]" in line]
     assert len(lines) == 1
     assert "7 rows fewer than requested" in result.stderr
+    assert "no row has a word" not in result.stderr
+    lost = command("search", "item", "zzqxv", "--mode", "hybrid")
+    assert "no row has a word of the query: the nearest vector has" in lost.stderr
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def command(*arguments: str) -> list[str]:
 
 @contextmanager
 def serving(
-    database: Database, folder: Path, files: int | None = None
+    database: Database, folder: Path, *options: str, files: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that serves, and its address. It may open so many files."""
     limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
@@ -47,7 +47,7 @@ def serving(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*limit, *command("serve", "--port", str(port))],
+        [*limit, *command("serve", "--port", str(port), *options)],
         env=environment(database),
         cwd=folder,
         stderr=subprocess.PIPE,
@@ -121,3 +121,43 @@ def test_asked_to_stop_it_answers_what_it_was_asked_before(
         connection.rollback()
         assert [hit["id"] for hit in waiting.result().json()["results"]] == ["4"]
         assert process.wait(30) == 0
+
+
+def test_several_processes_count_together_and_are_replaced_when_they_die(
+    world: World, tmp_path: Path
+) -> None:
+    publish_shop(world)
+    search = {"entity": "item", "query": "boots", "mode": "text"}
+    with serving(world.database, tmp_path, "--workers", "2") as (process, url):
+        until(lambda: len(workers(process)) == 2)
+        for _ in range(6):
+            # a connection of its own, which any of the processes may take
+            assert httpx.post(f"{url}/search", json=search, timeout=60).status_code == 200
+        counted = 'http_requests_total{operation="search",status="200"} 6.0'
+        until(lambda: counted in httpx.get(f"{url}/metrics").text)
+        first, _ = workers(process)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: first not in workers(process) and len(workers(process)) == 2)
+        assert httpx.post(f"{url}/search", json=search, timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that serve; Python has one more, which looks after what they share."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def test_behind_a_proxy_it_knows_its_own_path(world: World, tmp_path: Path) -> None:
+    publish_shop(world)
+    with serving(world.database, tmp_path, "--root-path", "/find/") as (_, url):
+        document = httpx.get(f"{url}/openapi.json").json()
+        assert document["servers"] == [{"url": "/find"}]
+        assert httpx.get(f"{url}/").status_code == 200
+        answer = httpx.get(f"{url}/search/item?q=boots&mode=text", timeout=60)
+        assert [hit["id"] for hit in answer.json()["results"]] == ["4"]

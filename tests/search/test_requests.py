@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.requests import Lists, Range, SearchRequest
+from embeddings_pipeline.search.requests import SearchRequest
 
 NAUGHTY = Path(__file__).parent.parent / "data" / "blns.txt"
 
@@ -62,14 +62,17 @@ def test_filters_are_read_from_json() -> None:
         '{"a": "x", "b": [1, null, true], "c": {"gte": 1, "lt": 5.5}, "d": null, "e": false,'
         ' "f": {"has": "x", "has_any": [1, 2]}}'
     )
-    assert SearchRequest.of(entity="item", query="q", filters=filters).filters == {
+    nested = {**filters, "or": [filters, {"not": filters}]}
+    read = SearchRequest.of(entity="item", query="q", filters=nested).filters
+    plain = {
         "a": "x",
         "b": (1, None, True),
-        "c": Range(gte=1, lt=5.5),
+        "c": {"gte": 1, "lt": 5.5},
         "d": None,
         "e": False,
-        "f": Lists(has="x", has_any=(1, 2)),
+        "f": {"has": "x", "has_any": (1, 2)},
     }
+    assert read.plain() == {**plain, "or": [plain, {"not": plain}]}
 
 
 def test_any_text_that_can_be_stored_can_be_asked() -> None:

@@ -38,6 +38,7 @@ def test_each_mode_answers(client: httpx.Client, mode: str) -> None:
 def test_an_answer_says_what_was_searched_and_how_far_that_is(client: httpx.Client) -> None:
     answer = search(client, top_k=20).json()
     said = {name: value for name, value in answer.items() if name != "results"}
+    assert 0 < said.pop("best_similarity") < 1
     assert said == {
         "entity": "item",
         "mode": "dense",
@@ -46,6 +47,9 @@ def test_an_answer_says_what_was_searched_and_how_far_that_is(client: httpx.Clie
         "model": "fake/words",
         "vector_set": 1,
         "shortfall": 15,
+        "words": None,
+        "total": None,
+        "facets": None,
     }
     hit = answer["results"][0]
     assert (hit["text"], hit["fields"]) == (

@@ -57,6 +57,13 @@ def test_a_new_row_is_found_at_once_and_the_next_run_finds_it_done(
     assert (counts["read"], counts["encoded"], counts["reused"]) == (0, 0, 0)
 
 
+def test_a_call_for_documents_is_not_the_last_run(client: httpx.Client, shop: World) -> None:
+    sync(client, "77")
+    (state,) = client.get("/stats").json()["entities"]
+    assert [run["read"] for run in state["runs"]] == [5]
+    assert state["last_run"]["read"] == 5
+
+
 def test_a_changed_row_is_found_as_it_is_now(client: httpx.Client, shop: World) -> None:
     shop.sql("update staging.stg_item set name = 'purple umbrella', category = 'x' where id = 2")
     assert statuses(sync(client, "2")) == ["searchable"]

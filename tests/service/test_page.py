@@ -26,6 +26,13 @@ def test_typing_finds_and_marks_the_words(page: Page) -> None:
     expect(page.locator("#said")).to_contain_text("5 results (5 fewer than requested) in")
 
 
+def test_results_that_are_only_near_are_called_that(page: Page) -> None:
+    search(page, "zzqxv")
+    expect(page.locator("#said")).to_contain_text(
+        "5 results that are only near: no row has a word of the query (similarity "
+    )
+
+
 def test_a_search_that_is_no_longer_wanted_is_given_up(page: Page) -> None:
     def hold_lamps(route: Route) -> None:
         if '"lamp"' not in (route.request.post_data or ""):

@@ -139,18 +139,19 @@ def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable
             number += 1
     set_json_loads(exact_json, connection)
     rows = [
-        SnapshotRow(number, str(number), 0, "", fields, 1.0)
+        SnapshotRow(number, str(number), 0, "", fields, (None,) * 3, 1.0)
         for number, fields in connection.execute("select number, to_jsonb(v) from v")
     ]
     write(tmp_path / "rows.sqlite", columns, [rows])
     snapshot = SnapshotRows(tmp_path / "rows.sqlite", columns, number)
 
     def both(kind: str, wanted: Any) -> tuple[set[int], set[int]]:
-        asked = {f"c{list(types).index(kind)}": wanted}
-        conditions = filters.parse(asked, columns)
-        where = filters.where([condition.predicate for condition in conditions])
+        column = f"c{list(types).index(kind)}"
+        asked = wanted(column) if callable(wanted) else {column: wanted}
+        parsed = filters.parse(asked, columns)
         found = connection.execute(
-            SQL("select number from v where {}").format(where), filters.parameters(conditions)
+            SQL("select number from v where {}").format(filters.where(parsed.predicates)),
+            parsed.parameters(),
         )
         there = snapshot.passing(asked, None)
         return {n for (n,) in found}, set(there.tolist())
@@ -185,6 +186,28 @@ def test_a_list_is_searched_for_its_elements_in_both(passing: Callable[..., Any]
             passing(kind, compared[0])[0] == passing(kind, {"has_all": [compared[0]]})[0] != {*()}
         )
         assert len(passing(kind, None)[0]) >= len(stored)
+
+
+def test_filters_are_joined_in_both(passing: Callable[..., Any]) -> None:
+    for kind, (stored, compared) in (TYPES | LISTS).items():
+        a, b = compared[0], compared[-1]
+        every, _ = passing(kind, lambda c: {"or": [{c: None}, {"not": {c: None}}]})
+        first, _ = passing(kind, a)
+        last, _ = passing(kind, b)
+        joined = {
+            "or": (lambda c, a=a, b=b: {"or": [{c: a}, {c: b}]}, first | last),
+            "and": (lambda c, a=a, b=b: {"and": [{c: a}, {c: b}]}, first & last),
+            # a row without a value is not equal to it
+            "not": (lambda c, a=a: {"not": {c: a}}, every - first),
+            "nested": (
+                lambda c, a=a, b=b: {"not": {"or": [{c: a}, {"not": {c: b}}]}},
+                last - first,
+            ),
+            "beside": (lambda c, a=a, b=b: {"or": [{c: a}, {}], "not": {c: b}}, every - last),
+        }
+        assert len(every) >= len(stored)
+        for name, (asked, wanted) in joined.items():
+            assert passing(kind, asked) == (wanted, wanted), (kind, name)
 
 
 def test_a_row_without_a_value_is_told_from_one_with_a_value_of_any_type(
@@ -222,7 +245,7 @@ def test_a_snapshot_says_which_type_it_does_not_compare(tmp_path: Path) -> None:
 
 def one_row(folder: Path, kind: str) -> Path:
     path = folder / "rows.sqlite"
-    write(path, {"c": kind}, [[SnapshotRow(0, "0", 0, "", {"c": None}, 1.0)]])
+    write(path, {"c": kind}, [[SnapshotRow(0, "0", 0, "", {"c": None}, (None,) * 3, 1.0)]])
     return path
 
 

@@ -242,7 +242,7 @@ def test_the_check_measures_again_after_changes_and_after_a_day(world: World, it
     assert second > first
     old = "jsonb_set(recall_check, '{measured_at}', to_jsonb(now() - interval '25 hours'))"
     world.sql(f"update {SCHEMA}.vector_sets set recall_check = {old}, ef_search = 1")
-    assert verdict(world, item).metadata["effort"] > 1
+    assert verdict(world, item).metadata["levels"][0]["effort"] > 1
     assert measured_at(world) > second
 
 
@@ -268,4 +268,4 @@ def test_a_filter_that_makes_the_index_find_too_little_is_a_warning(
     )
     found = verdict(world, item)
     assert (found.passed, found.severity) == (False, "warn")
-    assert "0.500 with a filter" in found.description
+    assert "0.500 with filter 'kind', below" in found.description

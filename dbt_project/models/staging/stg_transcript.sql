@@ -4,10 +4,9 @@ with source as (
 
 ),
 
-removed_clips as (
+clips as (
 
-    select clip_id from {{ ref('stg_clip') }}
-    where is_removed
+    select * from {{ ref('stg_clip') }}
 
 ),
 
@@ -20,10 +19,12 @@ renamed as (
         source.start_s,
         source.end_s,
         source.text,
-        source.language
+        source.language,
+        clips.title as clip_title,
+        clips.url as clip_url
     from source
-    left join removed_clips on source.clip_id = removed_clips.clip_id
-    where removed_clips.clip_id is null
+    left join clips on source.clip_id = clips.clip_id
+    where clips.is_removed is not true
 
 )
 

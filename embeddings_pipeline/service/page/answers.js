@@ -1,7 +1,7 @@
 /** What was found, and what a reader should know of it. */
 
 import { byId, element } from "./elements.js";
-import { counted, duration, percent } from "./format.js";
+import { counted, duration, percent, score } from "./format.js";
 import { list, NAMES } from "./results.js";
 
 /** Draw one answer, or several beside each other; none where nothing was asked. */
@@ -47,9 +47,13 @@ function said(answers, view, known, milliseconds) {
   return `Results: ${each.join(", ")}, ${time}`;
 }
 
-function found({ results, shortfall }) {
+function found({ results, shortfall, words, best_similarity: nearest }) {
   if (!results.length) return "Nothing found";
   const rows = counted(results.length, "result");
+  const counts = Object.values(words ?? {});
+  if (counts.length && counts.every((texts) => texts === 0)) {
+    return `${rows} that are only near: no row has a word of the query (similarity ${score(nearest)})`;
+  }
   return shortfall ? `${rows} (${shortfall} fewer than requested)` : rows;
 }
 

@@ -40,35 +40,19 @@ class Level:
     """Measured searches with a filter that leaves this share of the rows; `column` is its filter
     column, if any.
 
-    `recall_at_10` is the mean over the queries. The milliseconds are measured in the database,
-    without planning and network, through the index and exactly.
+    `recall_at_10` is the mean over the queries, with this `effort` (ef_search or probes); without
+    one, rows are compared without the index, because that is as fast. The milliseconds are measured
+    in the database, without planning and network, as the rows are searched and exactly.
     """
 
     share: float
     column: str | None
     queries: int
+    effort: int | None
     recall_at_10: float
     p50_ms: float
     p95_ms: float
     exact_p50_ms: float
-
-
-@dataclass(frozen=True)
-class RecallCheck:
-    """A measurement with an effort (ef_search or probes); the first level has no filter."""
-
-    effort: int | None
-    levels: Sequence[Level]
-
-    @property
-    def recall(self) -> float:
-        """recall@10 without a filter."""
-        return self.levels[0].recall_at_10
-
-    @property
-    def lowest(self) -> float:
-        """The lowest recall@10 of searches without a filter or with a filter column."""
-        return min(level.recall_at_10 for level in self.levels if level.share == 1 or level.column)
 
 
 def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
@@ -81,30 +65,46 @@ def is_due(tables: EntityTables, vector_set: VectorSet) -> bool:
     return changed > _MEASURE_AGAIN or drift.at - measured_at > _MEASURE_DAILY
 
 
-def measure(tables: EntityTables, vector_set: VectorSet) -> RecallCheck:
-    """Measure the index of a set with stored vectors as queries, and store the result.
+def measure(tables: EntityTables, vector_set: VectorSet) -> None:
+    """Measure the index of a set with stored vectors as queries, without a filter and with filters
+    of some shares, and store the result.
 
-    The effort is the lowest whose recall reaches the declared target, with and without filters,
-    or else the highest.
+    Each share has the lowest effort whose recall reaches the declared target, or else the highest.
     """
-    target = tables.source.entity.index.recall
     kind = (vector_set.index_settings or {"type": "none"})["type"]
-    filters = sampled_filters(tables, vector_set)
-    exact = search(tables, vector_set, filters, {"enable_indexscan": "off"})
-    for effort in _EFFORTS[kind]:
-        found = exact
+    levels: list[Level] = []
+    for chosen in sampled_filters(tables, vector_set):
+        efforts = _EFFORTS[kind]
+        if levels and chosen.column is None:
+            # no search has such a filter: it shows what the effort without a filter finds
+            efforts = (levels[0].effort,)
+        levels.append(_measure(tables, vector_set, chosen, kind, efforts))
+    _record(tables, vector_set, levels)
+
+
+def _measure(
+    tables: EntityTables,
+    vector_set: VectorSet,
+    chosen: SampledFilter,
+    kind: str,
+    efforts: Sequence[int | None],
+) -> Level:
+    target = tables.source.entity.index.recall
+    rows = vector_set.index_rows or 0
+    exact = search(tables, vector_set, chosen, {"enable_indexscan": "off"})
+    compared = _level(rows, chosen, None, exact, exact)
+    level = compared
+    for effort in efforts:
         if effort is not None:
-            found = search(tables, vector_set, filters, _through_index(kind, effort))
-        rows = vector_set.index_rows or 0
-        levels = [_level(rows, *of) for of in zip(filters, found, exact, strict=True)]
-        check = RecallCheck(effort, levels)
-        if check.lowest >= target:
+            found = search(tables, vector_set, chosen, _through_index(kind, effort))
+            level = _level(rows, chosen, effort, found, exact)
+        if level.recall_at_10 >= target:
             break
-    _record(tables, vector_set, check)
-    return check
+    # a filter whose rows are compared as fast as they are found needs no index
+    return compared if chosen.column and level.p50_ms >= level.exact_p50_ms else level
 
 
-def _record(tables: EntityTables, vector_set: VectorSet, check: RecallCheck) -> None:
+def _record(tables: EntityTables, vector_set: VectorSet, levels: Sequence[Level]) -> None:
     tables.execute(
         """
         update {vector_sets} set recall = %s, ef_search = %s, recall_check = jsonb_build_object(
@@ -113,9 +113,9 @@ def _record(tables: EntityTables, vector_set: VectorSet, check: RecallCheck) -> 
         ) where entity = {entity} and number = %s
         """,
         (
-            check.recall,
-            check.effort,
-            Jsonb([asdict(level) for level in check.levels]),
+            levels[0].recall_at_10,
+            levels[0].effort,
+            Jsonb([asdict(level) for level in levels]),
             vector_set.number,
         ),
         vectors=tables.table(vector_set.table_name),
@@ -132,7 +132,11 @@ def _through_index(kind: str, effort: int) -> dict[str, str]:
 
 
 def _level(
-    rows: int, chosen: SampledFilter, found: Sequence[Searched], exact: Sequence[Searched]
+    rows: int,
+    chosen: SampledFilter,
+    effort: int | None,
+    found: Sequence[Searched],
+    exact: Sequence[Searched],
 ) -> Level:
     answers = exact
     few = better_compared(round(chosen.share * rows), rows, K)
@@ -150,6 +154,7 @@ def _level(
     return Level(
         share=chosen.share,
         column=chosen.column,
+        effort=effort,
         queries=len(exact),
         recall_at_10=float(np.mean(hits)) if hits else 1.0,
         **_quantiles(answers),
@@ -192,17 +197,17 @@ class Searched:
 def search(
     tables: EntityTables,
     vector_set: VectorSet,
-    filters: Sequence[SampledFilter],
+    chosen: SampledFilter,
     planner: dict[str, str],
-) -> list[list[Searched]]:
-    """For each filter, the nearest vectors to each of a fixed sample of stored vectors."""
+) -> list[Searched]:
+    """The nearest vectors to each of a fixed sample of stored vectors."""
     with tables.connection.transaction():
         tables.connection.execute(
             "select set_config(name, value, true) from unnest(%s::text[], %s::text[]) s (name,"
             " value)",
             (list(planner), list(planner.values())),
         )
-        return [_searched(tables, vector_set, chosen) for chosen in filters]
+        return _searched(tables, vector_set, chosen)
 
 
 def _searched(tables: EntityTables, vector_set: VectorSet, chosen: SampledFilter) -> list[Searched]:
@@ -311,9 +316,9 @@ def _nearest(names: TableNames, share: float, values: list[_Value]) -> SampledFi
     best = min(values, key=distance, default=None)
     if best is None or distance(best) > _NEAR_SHARE:
         return None
-    conditions = filters.parse({best.column: best.value}, {best.column: best.kind})
-    condition = filters.where([condition.predicate for condition in conditions])
-    return SampledFilter(best.share, best.column, condition, filters.parameters(conditions))
+    parsed = filters.parse({best.column: best.value}, {best.column: best.kind})
+    condition = filters.where(parsed.predicates)
+    return SampledFilter(best.share, best.column, condition, parsed.parameters())
 
 
 def _by_hash(names: TableNames, share: float) -> SampledFilter:

@@ -17,16 +17,15 @@ from embeddings_pipeline.store.vector_sets import (
 NOTHING = sql.SQL("")
 
 
-def session(vector_set: VectorSet, chunks: int, *, index: bool) -> dict[str, str]:
-    """Session settings: whether the index is used, and the effort at which it reaches its recall
-    for this number of chunks."""
-    kind = (vector_set.index_settings or {}).get("type")
-    if not index or kind not in EFFORT_SETTINGS or not vector_set.ef_search:
+def session(vector_set: VectorSet, chunks: int, effort: int | None) -> dict[str, str]:
+    """Session settings of a search for this number of chunks through the index at an effort, or
+    without the index."""
+    kind = vector_set.searched_index
+    if effort is None or kind is None:
         return {"enable_seqscan": "on"}
     least = min(chunks, MAX_EF_SEARCH) if kind == "hnsw" else 1
-    effort = max(vector_set.ef_search, least)
     # the planner underestimates the cost of reading a vector from TOAST
-    return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(effort)}
+    return {"enable_seqscan": "off", EFFORT_SETTINGS[kind]: str(max(effort, least))}
 
 
 def near(

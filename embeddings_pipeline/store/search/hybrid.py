@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
+from embeddings_pipeline.entities.entity import SHOWN
 from embeddings_pipeline.store.search.published import Published, version
 
 # Fusion of scores by their distribution, as Qdrant's DBSF: a score counts by how many standard
@@ -22,17 +23,20 @@ _DEVIATIONS = 3
 
 
 def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
-    """A statement that returns (version, number of chunks by way, id, chunk, score, text, fields),
-    the best row first. The fields are the row's filter columns as JSON.
+    """A statement that returns (version, number of chunks by way, the best similarity of a vector,
+    id, chunk, score, text, fields, shown), the best row first. The fields are the row's filter
+    columns as JSON; shown are its title, url and image_url.
 
-    `ways` are queries of (id, chunk, score). Where nothing is found, the last five are null.
+    `ways` are queries of (id, chunk, score). Where nothing is found, the last six are null. Without
+    a search by vector, the similarity is null.
     """
     names = published.names
     return names.fill(
         """
         with {ways}, best as ({best})
-        select {version}, {seen}, h.* from (select) as one left join (
-            select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields
+        select {version}, {seen}, {similarity}, h.* from (select) as one left join (
+            select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields,
+                {shown} as shown
             from (select * from best order by score desc, {id} limit {rows}) as b
             join {vectors} v using ({id}, chunk)
         ) as h on true order by h.score desc, h.id
@@ -48,7 +52,9 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
                 sql.SQL("(select count(*) from {})").format(Identifier(name)) for name in ways
             )
         ),
+        similarity=sql.SQL("(select max(score) from dense)" if "dense" in ways else "null"),
         fields=fields(published),
+        shown=shown(published),
         vectors=published.vectors,
         rows=Literal(rows),
     )
@@ -60,9 +66,9 @@ def nearest(published: Published, near: sql.Composable) -> sql.Composed:
     names = published.names
     return names.fill(
         """
-        select {version}, array[count(h.{id}) over ()], h.{id}::text, h.chunk, h.score, h.text,
-            h.fields
-        from (select) as one left join ({near}) as h on true order by h.score desc, 3
+        select {version}, array[count(h.{id}) over ()], max(h.score) over (), h.{id}::text,
+            h.chunk, h.score, h.text, h.fields, h.shown
+        from (select) as one left join ({near}) as h on true order by h.score desc, 4
         """,
         version=version(names.schema, names.source.entity.name),
         near=near,
@@ -70,8 +76,10 @@ def nearest(published: Published, near: sql.Composable) -> sql.Composed:
 
 
 def whole(published: Published) -> sql.Composable:
-    """The text and the fields of a row `v`, for the select list of `nearest`."""
-    return sql.SQL(", v.text, {} as fields").format(fields(published))
+    """The text, the fields and what is shown of a row `v`, for the select list of `nearest`."""
+    return sql.SQL(", v.text, {} as fields, {} as shown").format(
+        fields(published), shown(published)
+    )
 
 
 def _best_chunks(published: Published, way: str) -> sql.Composable:
@@ -128,3 +136,15 @@ def fields(published: Published) -> sql.Composable:
     columns = sql.SQL(", ").join(Identifier("v", name) for name in published.filters)
     # f.* also works where a column is named f
     return sql.SQL("(select to_jsonb(f.*) from (select {}) as f)").format(columns)
+
+
+def shown(published: Published) -> sql.Composable:
+    """Title, url and image_url of a row `v` as an array; null where they are not declared."""
+    return sql.SQL("array[{}]").format(
+        sql.SQL(", ").join(
+            sql.SQL("{}::text").format(Identifier("v", key))
+            if key in published.shown
+            else sql.SQL("null::text")
+            for key in SHOWN
+        )
+    )

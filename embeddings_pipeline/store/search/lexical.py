@@ -49,12 +49,13 @@ def lookup(published: Published) -> sql.Composed:
         )) as documents
         from unnest(tsvector_to_array({tsvector})) as lexeme
         cross join lateral (
-            select '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' as word
+            select {quoted} as word
         ) as quoted
         left join {lexemes} l using (lexeme)
         order by documents, word limit {words}
         """,
         tsvector=lexemes.tsvector(published.names.source.entity, Placeholder("query")),
+        quoted=sql.SQL(lexemes.QUOTED),
         most=Literal(_MAX_COUNT),
         words=Literal(_MAX_WORDS),
     )
@@ -160,6 +161,12 @@ class Words:
         """The words of `lookup`, among `total` texts."""
         words, documents = [word for word, _ in rows], [count for _, count in rows]
         return cls(words, documents, [idf(total, count) for count in documents], total)
+
+    @property
+    def texts(self) -> dict[str, int]:
+        """Each lexeme, without quotes, with its number of texts."""
+        plain = [word[1:-1].replace("''", "'").replace("\\\\", "\\") for word in self.words]
+        return dict(zip(plain, self.documents, strict=True))
 
     def values(self, match: str) -> dict[str, Any]:
         """The parameters of a search among the texts that match this tsquery."""

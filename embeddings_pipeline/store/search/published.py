@@ -11,6 +11,8 @@ from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import NotFound, RunNeeded
 from embeddings_pipeline.store import declarations, vector_sets
 from embeddings_pipeline.store.connection import Row, columns_of, consistent_read
+from embeddings_pipeline.store.filters import Group
+from embeddings_pipeline.store.filters import where as conditions
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.vector_sets import VectorSet
 
@@ -19,7 +21,8 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 class Published:
     """An entity and its live set at one moment. The `version` changes with either of them.
 
-    `documents` and `average_tokens` were measured when the lexemes were counted.
+    `documents` and `average_tokens` were measured when the lexemes were counted. `columns` are
+    those of the set's table.
     """
 
     names: TableNames
@@ -27,11 +30,17 @@ class Published:
     version: str
     documents: int | None
     average_tokens: float
+    columns: frozenset[str]
 
     @property
     def vectors(self) -> Identifier:
         """The table of the live set."""
         return self.names.table(self.vector_set.table_name)
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """Those of title, url and image_url that the set has."""
+        return frozenset(self.names.source.entity.shown) & self.columns
 
     @property
     def filters(self) -> dict[str, str]:
@@ -95,7 +104,16 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
         current,
         documents,
         average_tokens or 1.0,
+        frozenset(columns),
     )
+
+
+def passing(published: Published, filters: Group, *, exclude: bool) -> sql.Composable:
+    """A condition on the vectors `v`: they pass the filters, and are not of the row `exclude`."""
+    where = conditions(filters)
+    if exclude:
+        where = published.names.fill("{all} and v.{id} <> %(exclude)s::{id_type}", all=where)
+    return where
 
 
 def coverage(connection: Connection[Row], schema: str, entity: str) -> tuple[float, float]:

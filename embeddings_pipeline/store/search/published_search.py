@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, LiteralString
@@ -17,11 +18,11 @@ from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
-from embeddings_pipeline.store.filters import Condition, Predicate
+from embeddings_pipeline.store.filters import Filter, Group, base_type
 from embeddings_pipeline.store.index.build import better_compared
-from embeddings_pipeline.store.search import dense, hybrid, lexical, session
+from embeddings_pipeline.store.search import counts, dense, highlights, hybrid, lexical, session
 from embeddings_pipeline.store.search.lexical import Words
-from embeddings_pipeline.store.search.published import Published
+from embeddings_pipeline.store.search.published import Published, passing
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.wire import encoding_of, stored_id
 
@@ -58,9 +59,11 @@ class RowQuery:
 @dataclass(frozen=True)
 class Hit:
     """A row that was found, with its best chunk. `fields` are its filter columns, as plain values
-    for JSON.
+    for JSON; `title`, `url` and `image_url` are null where the entity does not declare them.
 
-    A greater `score` is better; docs/search.md explains the score of each mode.
+    A greater `score` is better; docs/search.md explains the score of each mode. `highlights` are
+    where words of the query stand in the text, from the first character (a code point, from 0) to
+    before the last; `vector` is that of the chunk. Both are null unless the request asks for them.
     """
 
     id: str
@@ -68,15 +71,45 @@ class Hit:
     score: float
     text: str
     fields: Mapping[str, Any]
+    title: str | None = None
+    url: str | None = None
+    image_url: str | None = None
+    highlights: Sequence[tuple[int, int]] | None = None
+    vector: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows found. `words` are the query's words as lexemes, each with the number of texts that
+    have it (counting stops at 1,000 for a rare word); None without a search by words.
+    `best_similarity` is that of the nearest vector; None without a search by vector, and where
+    there is none."""
+
+    hits: Sequence[Hit]
+    words: Mapping[str, int] | None = None
+    best_similarity: float | None = None
 
 
 @dataclass(frozen=True)
 class StoredRow:
-    """A published row: its chunks' texts in order, and its filter columns."""
+    """A published row: its chunks' texts in order, and what a hit has of it."""
 
     id: str
     texts: Sequence[str]
     fields: Mapping[str, Any]
+    title: str | None = None
+    url: str | None = None
+    image_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows match, and of each facet the most frequent values (as JSON) with their counts.
+    Where the count is not `exact`, there are more rows, and so of each value."""
+
+    rows: int
+    exact: bool
+    facets: Mapping[str, Sequence[tuple[Any, int]]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +123,7 @@ class StatementShape:
     # number of words of the query; None without a text search
     words: int | None
     exclude: bool
-    filters: tuple[Predicate, ...]
+    filters: Group
 
 
 class PublishedSearch:
@@ -99,36 +132,94 @@ class PublishedSearch:
     def __init__(self, connection: Connection[Row], published: Published) -> None:
         self._tables = EntityTables(connection, published.names)
         self._published = published
+        self._known_words: dict[str, Words] = {}
 
-    def find(self, query: RowQuery) -> list[Hit]:
+    def find(self, query: RowQuery) -> Found:
         """Return the rows found, best first; fewer than `query.rows` only where no more match.
 
         Raises PublishedSetChanged where another vector set was published meanwhile, and
         ConfigurationError for a filter that does not fit its column.
         """
-        conditions = filters.parse(query.filters, self._published.filters)
+        chosen = filters.parse(query.filters, self._published.filters)
+        with self._refusing_unfit(chosen):
+            return self._find(query, chosen)
+
+    def count(self, query: RowQuery, facets: Sequence[str], most: int) -> Counts:
+        """Count the rows that pass the filters and, in a search by words alone, have a word of the
+        query: at most `most`. With `facets`, also the rows by value of these filter columns.
+
+        Raises as `find` does, and ConfigurationError for a facet that is not a filter column.
+        """
+        for column in facets:
+            if column not in self._published.filters:
+                choices = ", ".join(self._published.filters) or "none is declared"
+                raise ConfigurationError(f"facet {column!r} is not a filter column ({choices})")
+        chosen = filters.parse(query.filters, self._published.filters)
+        with self._refusing_unfit(chosen):
+            return self._count(query, chosen, facets, most)
+
+    def sorted(self, found: Sequence[Hit], column: str, *, descending: bool) -> list[Hit]:
+        """The rows in the order of a filter column, nulls last; equal values keep their order.
+
+        Raises ConfigurationError for a column that is not a filter or has no order.
+        """
+        if column not in self._published.filters:
+            choices = ", ".join(self._published.filters) or "none is declared"
+            raise ConfigurationError(f"sort: {column!r} is not a filter column ({choices})")
+        kind = base_type(self._published.filters[column])
+        collate: LiteralString = ' collate "C"' if kind in filters.TEXTS else ""
         try:
-            return self._find(query, conditions)
-        except (UndefinedTable, UndefinedColumn):
-            raise PublishedSetChanged from None
-        except (DataError, ProgrammingError):
-            self._refuse_unfit(conditions)
-            raise
+            rows = self._tables.execute(
+                "select {id}::text, dense_rank() over (order by {column} {direction} nulls last)"
+                " from {vectors} where {id} = any(%s::text[]::{id_type}[])",
+                ([hit.id for hit in found],),
+                column=sql.SQL("{}" + collate).format(Identifier(column)),
+                direction=sql.SQL("desc" if descending else "asc"),
+                vectors=self._published.vectors,
+            ).fetchall()
+        except ProgrammingError:
+            raise ConfigurationError(
+                f"sort: values of type {kind}, as {column!r} has, have no order"
+            ) from None
+        ranks: dict[str, int] = dict(rows)
+        # a row that was deleted meanwhile comes last
+        return sorted(found, key=lambda hit: ranks.get(hit.id, len(rows) + 1))
 
     def rows(self, ids: Sequence[str]) -> list[StoredRow]:
         """The published rows with these ids, in their order; ids without a row are left out."""
         rows = self._tables.execute(
-            "select v.{id}::text, v.text, {fields} from {vectors} v"
+            "select v.{id}::text, v.text, {fields}, {shown} from {vectors} v"
             " where v.{id} = any(%s::text[]::{id_type}[]) order by v.{id}, v.chunk",
             ([stored_id(i, encoding_of(self._tables.connection)) for i in ids],),
             fields=hybrid.fields(self._published),
+            shown=hybrid.shown(self._published),
             vectors=self._published.vectors,
         ).fetchall()
         found: dict[str, StoredRow] = {}
-        for row_id, text, fields in rows:
+        for row_id, text, fields, shown in rows:
             texts = found[row_id].texts if row_id in found else ()
-            found[row_id] = StoredRow(row_id, (*texts, text), fields)
+            found[row_id] = StoredRow(row_id, (*texts, text), fields, *shown)
         return [found[row_id] for row_id in dict.fromkeys(ids) if row_id in found]
+
+    def with_vectors(self, found: Sequence[Hit]) -> list[Hit]:
+        """The hits with the vectors of their chunks; None for a chunk that is gone meanwhile."""
+        rows = self._tables.execute(
+            "select v.{id}::text, v.chunk, v.embedding::vector from {vectors} v"
+            " join unnest(%s::text[], %s::int[]) as f (id, chunk)"
+            " on v.{id} = f.id::{id_type} and v.chunk = f.chunk",
+            ([hit.id for hit in found], [hit.chunk for hit in found]),
+            vectors=self._published.vectors,
+        )
+        vectors = {(row_id, chunk): vector.to_list() for row_id, chunk, vector in rows}
+        return [replace(hit, vector=vectors.get((hit.id, hit.chunk))) for hit in found]
+
+    def with_highlights(self, found: Sequence[Hit], query: str) -> list[Hit]:
+        """The hits with the places of the query's words in their texts."""
+        if encoding := encoding_of(self._tables.connection):
+            query = query.encode(encoding, "replace").decode(encoding)
+        texts = [hit.text for hit in found]
+        places = highlights.places(self._tables, query, texts)
+        return [replace(hit, highlights=of) for hit, of in zip(found, places, strict=True)]
 
     def vector_of(self, row_id: str) -> Vector | None:
         """The vector of a row, the mean of its chunks' vectors; None where it has none."""
@@ -186,25 +277,61 @@ class PublishedSearch:
             return None
         return rows if len(rows) <= most else None
 
-    def _find(self, query: RowQuery, conditions: Sequence[Condition]) -> list[Hit]:
+    @contextmanager
+    def _refusing_unfit(self, chosen: Filter) -> Iterator[None]:
+        try:
+            yield
+        except (UndefinedTable, UndefinedColumn):
+            raise PublishedSetChanged from None
+        except (DataError, ProgrammingError):
+            self._refuse_unfit(chosen)
+            raise
+
+    def _count(self, query: RowQuery, chosen: Filter, facets: Sequence[str], most: int) -> Counts:
+        values = _parameters(query, chosen)
+        by_words = query.query is not None and query.vector is None
+        if by_words:
+            words = self._words(query.query or "")
+            values |= {"match": words.reaching(0)}
+        session.use(
+            self._tables.connection, lexical.SESSION if by_words else {"enable_seqscan": "on"}
+        )
+        shape = counts.Shape(
+            by_words=by_words,
+            exclude=query.exclude is not None,
+            filters=chosen.predicates,
+            facets=tuple(facets),
+            most=most,
+        )
+        statement = counts.statement(self._published, shape)
+        rows = self._tables.connection.execute(statement, values, prepare=False).fetchall()
+        total = next(n for facet, _, n in rows if facet is None)
+        by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in facets}
+        for facet, value, n in rows:
+            if facet is not None:
+                by_value[facets[facet]].append((value, n))
+        return Counts(min(total, most), total <= most, by_value)
+
+    def _find(self, query: RowQuery, chosen: Filter) -> Found:
         words = None if query.query is None else self._words(query.query)
-        passing = self._count_passing(conditions) if conditions else None
-        shape = self._first_shape(query, conditions, words, passing)
+        expected = self._count_passing(chosen) if chosen else None
+        shape = self._first_shape(query, chosen, words, expected)
         while True:
-            session.use(self._tables.connection, self._settings(shape))
-            values = _parameters(query, conditions)
+            session.use(self._tables.connection, self._settings(shape, expected))
+            values = _parameters(query, chosen)
             if words is not None:
-                floor = self._floor(words, shape, values, passing)
+                floor = self._floor(words, shape, values, expected)
                 values |= words.values(words.reaching(floor))
             # a generic plan would not know how many texts the words and filters leave
             prepare = None if words is None else False
             statement = search_statement(self._published, shape)
             rows = self._tables.connection.execute(statement, values, prepare=prepare).fetchall()
-            version, seen = rows[0][:2]
+            version, seen, similarity = rows[0][:3]
             if version != self._published.version:
                 raise PublishedSetChanged
-            found = [Hit(*row[2:]) for row in rows if row[2] is not None]
-            if len(found) >= query.rows:
+            hits = [Hit(*row[3:8], *row[8]) for row in rows if row[3] is not None]
+            found = Found(hits, words.texts if words else None, similarity)
+            if len(hits) >= query.rows:
                 return found
             if max(seen) >= shape.chunks:
                 # several chunks belonged to one row
@@ -216,8 +343,13 @@ class PublishedSearch:
                 shape = replace(shape, exact=True)
 
     def _words(self, query: str) -> Words:
-        """The words of a query. Raises ConfigurationError where the lexemes have not been counted
-        yet."""
+        """The words of a query, looked up once. Raises ConfigurationError where the lexemes have
+        not been counted yet."""
+        if query not in self._known_words:
+            self._known_words[query] = self._look_up(query)
+        return self._known_words[query]
+
+    def _look_up(self, query: str) -> Words:
         total = self._published.documents
         if total is None:
             name = self._tables.entity
@@ -232,20 +364,20 @@ class PublishedSearch:
         rows = self._tables.connection.execute(lookup, {"query": query}).fetchall()
         return Words.of(rows, total)
 
-    def _count_passing(self, conditions: Sequence[Condition]) -> int:
+    def _count_passing(self, chosen: Filter) -> int:
         """How many chunks the planner expects to pass the filters."""
         (plan,) = self._tables.one(
             "explain (format json) select from {vectors} as v where {where}",
-            filters.parameters(conditions),
+            chosen.parameters(),
             vectors=self._published.vectors,
-            where=filters.where([condition.predicate for condition in conditions]),
+            where=filters.where(chosen.predicates),
         )
         return int(plan[0]["Plan"]["Plan Rows"])
 
     def _first_shape(
         self,
         query: RowQuery,
-        conditions: Sequence[Condition],
+        chosen: Filter,
         words: Words | None,
         passing: int | None,
     ) -> StatementShape:
@@ -253,20 +385,28 @@ class PublishedSearch:
         is_dense = query.vector is not None
         total = self._published.vector_set.index_rows or 0
         few = passing is not None and better_compared(passing, total, query.rows)
+        exact = query.exact or (is_dense and (few or self._effort(passing) is None))
         return StatementShape(
             rows=query.rows,
             chunks=max(query.rows * several, _MIN_HYBRID_CHUNKS if is_dense and words else 0),
-            exact=query.exact or (is_dense and few),
+            exact=exact,
             dense=is_dense,
             words=len(words.words) if words else None,
             exclude=query.exclude is not None,
-            filters=tuple(condition.predicate for condition in conditions),
+            filters=chosen.predicates,
         )
 
-    def _settings(self, shape: StatementShape) -> dict[str, str]:
+    def _settings(self, shape: StatementShape, passing: int | None) -> dict[str, str]:
         if not shape.dense:
             return lexical.SESSION
-        return dense.session(self._published.vector_set, shape.chunks, index=not shape.exact)
+        effort = None if shape.exact else self._effort(passing)
+        return dense.session(self._published.vector_set, shape.chunks, effort)
+
+    def _effort(self, passing: int | None) -> int | None:
+        """The effort of a search in which this many chunks pass the filters."""
+        vector_set = self._published.vector_set
+        share = 1.0 if passing is None else passing / max(vector_set.index_rows or 0, 1)
+        return vector_set.effort(share)
 
     def _floor(
         self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
@@ -289,9 +429,9 @@ class PublishedSearch:
             texts *= _SAMPLE_GROWTH
         return 0
 
-    def _refuse_unfit(self, conditions: Sequence[Condition]) -> None:
+    def _refuse_unfit(self, chosen: Filter) -> None:
         """Raise ConfigurationError with the value that does not fit the type of its column."""
-        for condition in conditions:
+        for condition in chosen.conditions():
             column, kind, operator, _ = condition.predicate
             for value in condition.values:
                 try:
@@ -310,8 +450,8 @@ class PublishedSearch:
                     ) from None
 
 
-def _parameters(query: RowQuery, conditions: Sequence[Condition]) -> dict[str, Any]:
-    values = filters.parameters(conditions)
+def _parameters(query: RowQuery, chosen: Filter) -> dict[str, Any]:
+    values = chosen.parameters()
     if query.vector is not None:
         values["vector"] = PgVector(query.vector)
     if query.exclude is not None:
@@ -344,7 +484,4 @@ def floor_statement(published: Published, shape: StatementShape) -> bytes:
 
 
 def _where(published: Published, shape: StatementShape) -> sql.Composable:
-    where = filters.where(shape.filters)
-    if shape.exclude:
-        where = published.names.fill("{all} and v.{id} <> %(exclude)s::{id_type}", all=where)
-    return where
+    return passing(published, shape.filters, exclude=shape.exclude)

@@ -24,21 +24,25 @@ from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row, consistent_read, server_cursor
-from embeddings_pipeline.store.filters import Condition, base_type, is_not_a, parse
-from embeddings_pipeline.store.search.hybrid import fields
+from embeddings_pipeline.store.filters import Condition, Filter, Group, base_type, is_not_a, parse
+from embeddings_pipeline.store.search.counts import MAX_VALUES
+from embeddings_pipeline.store.search.hybrid import fields, shown
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
+from embeddings_pipeline.store.search.published_search import Counts, Hit, StoredRow
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.wire import exact_json
 
 BATCH_ROWS = 2_000
+# title, url and image_url
+Shown: TypeAlias = tuple[str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """(id, chunk, text, fields) of some chunks, and their vectors, of shape (n, dimension)."""
+    """(id, chunk, text, fields, shown) of chunks, and their vectors, of shape (n, dimension)."""
 
-    rows: Sequence[tuple[str, int, str, Mapping[str, Any]]]
+    rows: Sequence[tuple[str, int, str, Mapping[str, Any], Shown]]
     vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
@@ -73,15 +77,16 @@ class PublishedRows:
         with server_cursor(self._tables.connection, "export", binary=True) as cursor:
             cursor.execute(
                 self._tables.fill(
-                    "select v.{id}::text, v.chunk, v.text, {fields}, v.embedding::vector"
+                    "select v.{id}::text, v.chunk, v.text, {fields}, {shown}, v.embedding::vector"
                     " from {vectors} v",
                     fields=fields(self.published),
+                    shown=shown(self.published),
                     vectors=self.published.vectors,
                 )
             )
             while rows := cursor.fetchmany(BATCH_ROWS):
-                vectors = np.stack([row[4].to_numpy() for row in rows]).astype(np.float32)
-                yield Batch([row[:4] for row in rows], vectors)
+                vectors = np.stack([row[5].to_numpy() for row in rows]).astype(np.float32)
+                yield Batch([row[:5] for row in rows], vectors)
 
     def coverage(self) -> float:
         """The percentage of the entity's rows with vectors."""
@@ -111,13 +116,15 @@ Numbers: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class SnapshotRow:
-    """One chunk; `norm` is the length of its vector before it was normalized."""
+    """One chunk; `shown` are title, url and image_url of its row, and `norm` is the length of its
+    vector before it was normalized."""
 
     number: int
     id: str
     chunk: int
     text: str
     fields: Mapping[str, Any]
+    shown: Shown
     norm: float
 
 
@@ -130,9 +137,11 @@ def write(path: Path, columns: Mapping[str, str], batches: Iterable[Sequence[Sna
         file.execute("pragma journal_mode = off")
         file.execute("pragma synchronous = off")
         file.execute("begin")
-        names = ", ".join(["number integer primary key", "id", "chunk", "text", "fields", "norm"])
+        names = ", ".join(
+            ["number integer primary key", "id", "chunk", "text", "fields", "shown", "norm"]
+        )
         file.execute(f"create table rows ({', '.join([names, *filters])})")
-        insert = f"insert into rows values ({', '.join('?' * (6 + len(filters)))})"  # noqa: S608 - marks only
+        insert = f"insert into rows values ({', '.join('?' * (7 + len(filters)))})"  # noqa: S608 - marks only
         for batch in batches:
             file.executemany(insert, (_stored(row, columns) for row in batch))
         for name in ("id", *filters):
@@ -141,9 +150,9 @@ def write(path: Path, columns: Mapping[str, str], batches: Iterable[Sequence[Sna
 
 
 def _stored(row: SnapshotRow, columns: Mapping[str, str]) -> tuple[Any, ...]:
-    fields = json.dumps(row.fields, ensure_ascii=False)
+    fields, shown = (json.dumps(part, ensure_ascii=False) for part in (row.fields, row.shown))
     values = [stored(kind, row.fields[column]) for column, kind in columns.items()]
-    return (row.number, row.id, row.chunk, row.text, fields, row.norm, *values)
+    return (row.number, row.id, row.chunk, row.text, fields, shown, row.norm, *values)
 
 
 class SnapshotRows:
@@ -158,7 +167,7 @@ class SnapshotRows:
             f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._lock = Lock()
-        names = ", ".join(["chunk", "text", "fields", "norm", *self._names()])
+        names = ", ".join(["chunk", "text", "fields", "shown", "norm", *self._names()])
         try:
             # a column that is missing is an error
             self._rows(f"select id, {names} from rows limit 1", [])  # noqa: S608 - fixed names
@@ -182,12 +191,15 @@ class SnapshotRows:
     def numbered(self, numbers: Numbers) -> list[SnapshotRow]:
         """The rows with these numbers, in no particular order."""
         rows = self._rows(
-            "select number, id, chunk, text, fields, norm from rows"
+            "select number, id, chunk, text, fields, shown, norm from rows"
             " where number in (select value from json_each(?))",
             [json.dumps(numbers.tolist())],
         )
         try:
-            return [SnapshotRow(n, i, c, t, json.loads(f), norm) for n, i, c, t, f, norm in rows]
+            return [
+                SnapshotRow(n, i, c, t, json.loads(f), (*json.loads(s),), norm)
+                for n, i, c, t, f, s, norm in rows
+            ]
         except (TypeError, ValueError) as error:
             raise self._damaged(error) from None
 
@@ -201,21 +213,116 @@ class SnapshotRows:
 
         Raises ConfigurationError for a column that is not a filter, or a value of a wrong type.
         """
-        clauses: list[str] = []
-        values: list[Any] = []
-        for condition in parse(filters, self._columns):
-            # columns are named by number, because a filter may have any name
-            number = list(self._columns).index(condition.predicate.column)
-            clause, compared = _compare(f"c{number}", condition)
-            clauses.append(clause)
-            values += compared
-        if without is not None:
-            clauses.append("id <> ?")
-            values.append(without)
-        if not clauses:
+        chosen = parse(filters, self._columns)
+        if not chosen and without is None:
             return None
-        rows = self._rows("select number from rows where " + " and ".join(clauses), values)  # noqa: S608 - marks only
+        clause, values = self._where(chosen)
+        if without is not None:
+            clause += " and id <> ?"
+            values.append(without)
+        rows = self._rows(f"select number from rows where {clause}", values)  # noqa: S608 - marks only
         return np.array([number for (number,) in rows], dtype=np.int64)
+
+    def _where(self, chosen: Filter) -> tuple[str, list[Comparable]]:
+        values: list[Comparable] = []
+        conditions = iter(chosen.conditions())
+
+        def joined(group: Group) -> str:
+            parts = []
+            for member in group.members:
+                if isinstance(member, Group):
+                    parts.append(f"({joined(member)})")
+                    continue
+                # columns are named by number, because a filter may have any name
+                number = list(self._columns).index(member.column)
+                clause, compared = _compare(f"c{number}", next(conditions))
+                parts.append(f"({clause})")
+                values.extend(compared)
+            if group.operator == "not":
+                return f"{parts[0]} is not true"
+            return f" {group.operator} ".join(parts or ["true"])
+
+        return joined(chosen.predicates), values
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, StoredRow]:
+        """The rows with these ids."""
+        found: dict[str, StoredRow] = {}
+        for row_id, text, values, titles in self._rows(
+            "select id, text, fields, shown from rows"
+            " where id in (select value from json_each(?)) order by id, chunk",
+            [json.dumps(ids)],
+        ):
+            texts = found[row_id].texts if row_id in found else ()
+            try:
+                found[row_id] = StoredRow(
+                    row_id, (*texts, text), json.loads(values), *json.loads(titles)
+                )
+            except (TypeError, ValueError) as error:
+                raise self._damaged(error) from None
+        return found
+
+    def place(self, row_id: str, chunk: int) -> tuple[int, float]:
+        """Number and norm of a chunk."""
+        (found,) = self._rows(
+            "select number, norm from rows where id = ? and chunk = ?", [row_id, chunk]
+        )
+        return found[0], found[1]
+
+    def counts(self, numbers: Numbers | None, facets: Sequence[str]) -> Counts:
+        """How many rows these chunks, or all, belong to; and for each facet its most frequent
+        values (as JSON) with their numbers of rows. Of lists, the values are the elements.
+
+        Raises ConfigurationError for a facet that is not a filter column.
+        """
+        among, chosen = "where true", []
+        if numbers is not None:
+            among = "where rows.number in (select value from json_each(?))"
+            chosen = [json.dumps(numbers.tolist())]
+        ((total,),) = self._rows(f"select count(distinct id) from rows {among}", chosen)  # noqa: S608 - marks only
+        found = {column: self._facet(column, among, chosen) for column in facets}
+        return Counts(total, exact=True, facets=found)
+
+    def _facet(self, column: str, among: str, chosen: list[str]) -> list[tuple[Any, int]]:
+        name = f"rows.{self._column(column, 'facet')}"
+        value, source = name, "rows"
+        element_type = self._columns[column].removesuffix("[]")
+        if lists := self._columns[column].endswith("[]"):
+            value, source = "e.value", f"rows, json_each({name}) as e"
+            among += " and e.value is not null"
+        rows = self._rows(
+            f"select rows.fields, {value}, count(distinct rows.id) from {source} {among}"  # noqa: S608 - marks only
+            f" group by 2 order by 3 desc, 2 nulls last limit {MAX_VALUES}",
+            chosen,
+        )
+        found = []
+        for fields_of_a_row, comparable, count in rows:
+            shown_value = json.loads(fields_of_a_row)[column]
+            if lists:
+                elements = _flat(shown_value)
+                shown_value = next(e for e in elements if stored(element_type, e) == comparable)
+            found.append((shown_value, count))
+        return found
+
+    def sorted(self, found: Sequence[Hit], column: str, *, descending: bool) -> list[Hit]:
+        """The rows in the order of a filter column, nulls last; equal values keep their order.
+
+        Raises ConfigurationError for a column that is not a filter.
+        """
+        name, direction = self._column(column, "sort:"), "desc" if descending else "asc"
+        ranks = dict(
+            self._rows(
+                f"select id, dense_rank() over (order by {name} {direction} nulls last) from rows"  # noqa: S608 - marks only
+                " where id in (select value from json_each(?))",
+                [json.dumps([hit.id for hit in found])],
+            )
+        )
+        return sorted(found, key=lambda hit: ranks[hit.id])
+
+    def _column(self, column: str, what: str) -> str:
+        if column not in self._columns:
+            choices = ", ".join(self._columns) or "none is declared"
+            raise ConfigurationError(f"{what} {column!r} is not a filter column ({choices})")
+        return f"c{list(self._columns).index(column)}"
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
         try:

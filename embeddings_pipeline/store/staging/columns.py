@@ -61,7 +61,7 @@ def fingerprint(source: Source) -> sql.Composable:
     it. A changed hash would make a pass read every row again, but encode none.
     """
     entity = source.entity
-    used = [entity.id, *source.text_columns, *source.filters]
+    used = [entity.id, *source.text_columns, *(column for column, _ in source.copied.values())]
     if isinstance(entity.partitions, DayPartitions):
         used.append(entity.partitions.column)
     return sql.SQL('hashtextextended(row({}, {})::text collate "C", 0)').format(

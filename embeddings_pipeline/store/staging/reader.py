@@ -68,7 +68,7 @@ class StagedRow(NamedTuple):
     day: str | None
     changed_at: str | None
     values: dict[str, str | None]
-    filters: tuple[str | None, ...]
+    copied: tuple[str | None, ...]
     error: str | None = None
     bucket: str | None = None
 
@@ -125,6 +125,10 @@ def _parts(source: Source) -> list[_Part]:
             for column in source.text_columns
         ),
         *(_filter_part(name, kind) for name, kind in source.filters.items()),
+        *(
+            _Part(key, column, [sql.SQL("{}::text").format(Identifier(column))])
+            for key, column in entity.shown.items()
+        ),
     ]
     if isinstance(entity.partitions, DayPartitions):
         key = staged_columns.partition_key(source)
@@ -369,7 +373,7 @@ def _read_rows(
     entity = source.entity
     values = [
         *(staged_columns.as_text(source, column) for column in source.text_columns),
-        *(sql.SQL("{}::text").format(Identifier(column)) for column in source.filters),
+        *(sql.SQL("{}::text").format(Identifier(column)) for column, _ in source.copied.values()),
     ]
     columns = [
         sql.SQL("{}::text").format(Identifier(entity.id)),
@@ -377,7 +381,7 @@ def _read_rows(
         *_day_and_change(source),
         *([sql.SQL("null")] * len(values) if error else values),
     ]
-    filters_from = 4 + len(source.text_columns)
+    copied_from = 4 + len(source.text_columns)
     query = sql.SQL(
         "select {columns} from {relation} as source"
         " where {eligible} and {id} = any(%s::text[]::{type}[])"
@@ -396,8 +400,8 @@ def _read_rows(
                 fingerprint=row[1],
                 day=row[2],
                 changed_at=row[3],
-                values=dict(zip(source.text_columns, row[4:filters_from], strict=True)),
-                filters=row[filters_from:],
+                values=dict(zip(source.text_columns, row[4:copied_from], strict=True)),
+                copied=row[copied_from:],
                 error=error,
             )
 
@@ -440,7 +444,7 @@ def _rows_of_stand_ins(
             day,
             changed,
             dict.fromkeys(source.text_columns),
-            (None,) * len(source.filters),
+            (None,) * len(source.copied),
             f"its id has {size:,} bytes, more than the {MAX_ID_BYTES:,} that an index holds"
             if size > MAX_ID_BYTES
             else "its id is not text in the encoding of the database of the vectors",
@@ -464,8 +468,8 @@ class _Limits:
 
     def __init__(self, source: Source, encoding: str | None) -> None:
         self._encoding = encoding
-        self._filters = [*source.filters]
-        kinds = [*source.filters.values()]
+        self._copied = [*source.copied]
+        kinds = [kind for _, kind in source.copied.values()]
         self._numbers = [n for n, kind in enumerate(kinds) if kind == "numeric"]
         self._lists = [n for n, kind in enumerate(kinds) if kind.endswith("[]")]
         self.any = bool(encoding or self._numbers or self._lists)
@@ -476,27 +480,27 @@ class _Limits:
         if not error:
             return row
         return row._replace(
-            values=dict.fromkeys(row.values), filters=(None,) * len(row.filters), error=error
+            values=dict.fromkeys(row.values), copied=(None,) * len(row.copied), error=error
         )
 
     def _error(self, row: StagedRow) -> str | None:
-        filters = dict(zip(self._filters, row.filters, strict=True))
-        for column, value in {**row.values, **filters}.items():
+        copied = dict(zip(self._copied, row.copied, strict=True))
+        for column, value in [*row.values.items(), *copied.items()]:
             if value and not encodable(value, self._encoding):
                 return (
                     f"column {column!r} has characters that are not in the encoding of the"
                     f" database of the vectors, {self._encoding}"
                 )
         for n in self._numbers:
-            if (digits := _digits(row.filters[n] or "")) > _MAX_DIGITS:
+            if (digits := _digits(row.copied[n] or "")) > _MAX_DIGITS:
                 return (
-                    f"filter {self._filters[n]!r} has {digits:,} digits, more than the"
+                    f"filter {self._copied[n]!r} has {digits:,} digits, more than the"
                     f" {_MAX_DIGITS:,} that an index holds"
                 )
         for n in self._lists:
-            if (size := _longest_element(row.filters[n] or "")) > _MAX_ELEMENT_BYTES:
+            if (size := _longest_element(row.copied[n] or "")) > _MAX_ELEMENT_BYTES:
                 return (
-                    f"filter {self._filters[n]!r} has an element of {size:,} bytes, more than the"
+                    f"filter {self._copied[n]!r} has an element of {size:,} bytes, more than the"
                     f" {_MAX_ELEMENT_BYTES:,} that an index holds"
                 )
         return None

@@ -6,6 +6,8 @@ They are the same for every model.
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 from psycopg import Connection, sql
 from psycopg.sql import Identifier, Literal
 
@@ -14,12 +16,15 @@ from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 
 # characters of a text that full-text search reads: the lexemes of one text may take 1 MiB
-_READ = 100_000
+READ = 100_000
 
 # a text in which a lexeme occurs this often also gets the lexeme with this number (`pump 3`), so
 # that the index finds texts in which it occurs often. No language produces a lexeme with a space.
 # Twice is left out, because the lexemes of a text of few long words could then exceed 1 MiB
 OFTEN = (3, 4, 6, 8)
+
+# an expression for the column `lexeme` as a word of a tsquery
+QUOTED: LiteralString = "'''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || ''''"
 
 # lexemes in fewer texts are counted by each search. A word of few rows is thus stored only in their
 # texts, and is deleted with them
@@ -72,7 +77,7 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
         "entity": Literal(entity.name),
         "lexemes": sql.SQL("{}({})").format(
             Identifier(schema, "with_often"),
-            tsvector(entity, sql.SQL("left(text, {})").format(Literal(_READ))),
+            tsvector(entity, sql.SQL("left(text, {})").format(Literal(READ))),
         ),
     }
     if _language(connection, schema, table) == entity.language:

@@ -1,4 +1,4 @@
-"""The table of texts of an entity, and its filter columns in all tables."""
+"""The table of texts of an entity, and the columns copied from its staging model in all tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embeddings_pipeline.store.texts import lexemes
 
 
 def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> None:
-    """Create the entity's `texts`, or bring its filter columns up to date.
+    """Create the entity's `texts`, or bring its copied columns up to date.
 
     Raises ConfigurationError as `refuse_other_id` does, or where the database lacks the type of a
     filter.
@@ -27,7 +27,7 @@ def ensure_entity(connection: Connection[Row], schema: str, source: Source) -> N
     entity = source.entity
     known = refuse_other_id(connection, schema, source)
     with connection.transaction():
-        _create_texts_and_filters(connection, schema, source)
+        _create_texts_and_copied(connection, schema, source)
         if not known:
             connection.execute(
                 sql.SQL(
@@ -78,10 +78,10 @@ def followed(tables: EntityTables) -> tuple[dict[str, Any], str]:
     return definition, definition_hash
 
 
-def _create_texts_and_filters(connection: Connection[Row], schema: str, source: Source) -> None:
+def _create_texts_and_copied(connection: Connection[Row], schema: str, source: Source) -> None:
     try:
         _create_texts(connection, schema, source)
-        _bring_filters_up_to_date(connection, schema, source)
+        _bring_copied_up_to_date(connection, schema, source)
         lexemes.ensure(connection, schema, source.entity)
     except (UndefinedObject, InvalidSchemaName) as error:
         raise ConfigurationError(
@@ -91,11 +91,11 @@ def _create_texts_and_filters(connection: Connection[Row], schema: str, source: 
         ) from None
 
 
-def filter_columns(source: Source) -> sql.Composable:
-    """`, name type` for each filter."""
+def copied_columns(source: Source) -> sql.Composable:
+    """`, name type` for each copied column."""
     return sql.SQL("").join(
         sql.SQL(", {} {}").format(Identifier(name), trusted(kind))
-        for name, kind in source.filters.items()
+        for name, (_, kind) in source.copied.items()
     )
 
 
@@ -118,14 +118,14 @@ def _create_texts(connection: Connection[Row], schema: str, source: Source) -> N
                 source_changed_at timestamptz,
                 serialised_at timestamptz not null default now(),
                 primary key ({id}, chunk)
-                {filters}
+                {copied}
             )
             """
         ).format(
             table=Identifier(schema, f"{source.entity.name}_texts"),
             id=Identifier(source.entity.id),
             id_type=trusted(source.id_type),
-            filters=filter_columns(source),
+            copied=copied_columns(source),
         )
     )
 
@@ -164,11 +164,11 @@ def create_text_indexes(connection: Connection[Row], schema: str, entity: Entity
             )
 
 
-def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: Source) -> None:
+def _bring_copied_up_to_date(connection: Connection[Row], schema: str, source: Source) -> None:
     name = source.entity.name
     tables = [f"{name}_texts", *vector_sets.table_names(connection, schema, name)]
     changes = [
-        change for table in tables for change in _filter_changes(connection, schema, table, source)
+        change for table in tables for change in _copied_changes(connection, schema, table, source)
     ]
     if changes:
         views.limit_lock_wait(connection)
@@ -176,12 +176,13 @@ def _bring_filters_up_to_date(connection: Connection[Row], schema: str, source: 
     grants: list[views.Grant] = []
     if any(statement is _DROP for statement, _, _ in changes):
         grants = view.drop()
+    types = _types(source)
     for statement, table, column in changes:
         connection.execute(
             sql.SQL(statement).format(
                 table=Identifier(schema, table),
                 column=Identifier(column),
-                type=trusted(source.filters.get(column, "")),
+                type=trusted(types.get(column, "")),
             )
         )
     if changes and view.replace():
@@ -193,7 +194,11 @@ _DROP = "alter table {table} drop column {column}"
 _ADD = "alter table {table} add column {column} {type}"
 
 
-def _filter_changes(
+def _types(source: Source) -> dict[str, str]:
+    return {name: kind for name, (_, kind) in source.copied.items()}
+
+
+def _copied_changes(
     connection: Connection[Row], schema: str, table: str, source: Source
 ) -> Iterator[tuple[LiteralString, str, str]]:
     present = {
@@ -201,9 +206,10 @@ def _filter_changes(
         for column, kind in columns_of(connection, schema, table).items()
         if column not in RESERVED_COLUMNS and column != source.entity.id
     }
+    types = _types(source)
     for column, kind in present.items():
-        if source.filters.get(column) != kind:
+        if types.get(column) != kind:
             yield _DROP, table, column
-    for column, kind in source.filters.items():
+    for column, kind in types.items():
         if present.get(column) != kind:
             yield _ADD, table, column

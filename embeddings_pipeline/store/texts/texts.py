@@ -41,7 +41,7 @@ class Text(NamedTuple):
     part_tokens: list[int] | None
     weights: list[float] | None
     source_changed_at: str | None
-    filters: tuple[str | None, ...]
+    copied: tuple[str | None, ...]
 
 
 class TextToRead(NamedTuple):
@@ -57,7 +57,7 @@ def write(
     """Store whole rows in one transaction, and remove chunks that they no longer have. `new` means
     that none of the rows is stored yet.
 
-    The vectors of the rows get their new filter columns in the same transaction. A row that lost
+    The vectors of the rows get their new copied columns in the same transaction. A row that lost
     its text loses its vectors. Erased ids are left out. A row keeps its text where its image was
     read before from the same URI, but cannot be read now.
     """
@@ -84,8 +84,8 @@ def write(
         )
         for table in vector_sets.table_names(tables.connection, tables.schema, tables.entity):
             _trim(tables, table)
-            if tables.source.filters:
-                _update_filters(tables, table)
+            if tables.source.copied:
+                _update_copied(tables, table)
         quarantine.note_rows(tables, failures)
 
 
@@ -162,8 +162,7 @@ def count(tables: EntityTables) -> int:
 
 def _column_list(tables: EntityTables) -> sql.Composable:
     return sql.SQL(", ").join(
-        Identifier(column)
-        for column in (tables.source.entity.id, *_COLUMNS, *tables.source.filters)
+        Identifier(column) for column in (tables.source.entity.id, *_COLUMNS, *tables.source.copied)
     )
 
 
@@ -185,7 +184,7 @@ def _copy(tables: EntityTables, table: sql.Composable, texts: Sequence[Text]) ->
                     text.part_tokens,
                     text.weights,
                     text.source_changed_at,
-                    *text.filters,
+                    *text.copied,
                 )
             )
 
@@ -228,7 +227,7 @@ def _replaced(tables: EntityTables) -> sql.Composable:
 
 
 def _upsert(tables: EntityTables) -> None:
-    mutable = (*_COLUMNS[1:], *tables.source.filters)
+    mutable = (*_COLUMNS[1:], *tables.source.copied)
     tables.execute(
         """
         insert into {texts} as t ({columns})
@@ -270,12 +269,12 @@ def _trim(tables: EntityTables, table: str) -> None:
     )
 
 
-def _update_filters(tables: EntityTables, table: str) -> None:
-    """Copy the filter columns of the rows to their vectors.
+def _update_copied(tables: EntityTables, table: str) -> None:
+    """Copy the columns of the staging model from the rows to their vectors.
 
     Compares them as they are stored: values of another spelling may be equal, like 1.0 and 1.00.
     """
-    filters = tables.source.filters
+    copied = tables.source.copied
     tables.execute(
         """
         update {vectors} v set ({names}) = row({values})
@@ -284,7 +283,7 @@ def _update_filters(tables: EntityTables, table: str) -> None:
             and row({current})::record *<> row({values})::record
         """,
         vectors=tables.table(table),
-        names=sql.SQL(", ").join(Identifier(c) for c in filters),
-        values=sql.SQL(", ").join(Identifier("i", c) for c in filters),
-        current=sql.SQL(", ").join(Identifier("v", c) for c in filters),
+        names=sql.SQL(", ").join(Identifier(c) for c in copied),
+        values=sql.SQL(", ").join(Identifier("i", c) for c in copied),
+        current=sql.SQL(", ").join(Identifier("v", c) for c in copied),
     )

@@ -75,9 +75,9 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             values,
             **names,
         )
-        filters = _filter_columns(tables)
-        columns = ["text", "text_hash", "embedding", "version", "run_id", *filters]
-        of_text = ["text", *filters, *(["weights"] if weighted else [])]
+        copied = _copied_columns(tables)
+        columns = ["text", "text_hash", "embedding", "version", "run_id", *copied]
+        of_text = ["text", *copied, *(["weights"] if weighted else [])]
         (chunks, tokens) = tables.one(
             """
             with states as materialized (
@@ -145,8 +145,8 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     return Projected(chunks, tokens)
 
 
-def _filter_columns(tables: EntityTables) -> list[str]:
-    """The filter columns of the texts table now, which may differ from this run's declaration. They
+def _copied_columns(tables: EntityTables) -> list[str]:
+    """The copied columns of the texts table now, which may differ from this run's declaration. They
     cannot change before the transaction ends."""
     present = columns_of(tables.connection, tables.schema, f"{tables.entity}_texts")
     return [c for c in present if c not in RESERVED_COLUMNS and c != tables.source.entity.id]

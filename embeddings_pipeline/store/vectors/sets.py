@@ -11,7 +11,7 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import views
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.texts.tables import filter_columns
+from embeddings_pipeline.store.texts.tables import copied_columns
 from embeddings_pipeline.store.vector_sets import State, Storage, VectorSet, read, read_one
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
@@ -130,7 +130,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
                 run_id text not null,
                 updated_at timestamptz not null default clock_timestamp(),
                 primary key ({id}, chunk) include (text_hash, version)
-                {filters}
+                {copied}
             );
             -- no plan needs statistics of these columns, and computing them would sort the values
             alter table {table} alter column embedding set statistics 0,
@@ -139,7 +139,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
             table=tables.table(table),
             storage=sql.SQL(storage),
             dimension=Literal(identity.dimension),
-            filters=filter_columns(tables.source),
+            copied=copied_columns(tables.source),
         )
     except UndefinedObject:
         raise ConfigurationError(
