@@ -249,6 +249,8 @@ class Searcher:
     ) -> Counts | None:
         if not request.total and not request.facets:
             return None
+        if not request.facets and len(found) < query.rows:
+            return Counts(len(hits), exact=True, facets={})
         counts = self._counted(request, published, search, query)
         return bounded(counts, request, self._context.settings, query.rows, found, hits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,6 +222,37 @@ def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
     ((effort, recall),) = world.sql(f"select ef_search, recall from {SCHEMA}.vector_sets")
     assert recall >= 0.9
     assert 1 < effort <= 50
+
+
+@pytest.mark.parametrize(
+    ("share", "effort"), [(1.0, 40), (0.6, 40), (0.2, 640), (0.05, 640), (0.02, None), (0.0, None)]
+)
+def test_a_search_has_the_effort_of_the_share_that_its_filters_leave(
+    world: World, item: Entity, share: float, effort: int | None
+) -> None:
+    levels = [(1.0, 40), (0.1, 640), (0.01, None)]
+    (found,) = world.sets(item)
+    measured = replace(
+        found,
+        ef_search=40,
+        recall_check={"levels": [{"share": of, "effort": least} for of, least in levels]},
+    )
+    assert measured.effort(share) == effort
+
+
+def test_one_filter_that_needs_much_effort_slows_no_other_search(world: World) -> None:
+    world.table("id bigint, name text, kind text")
+    world.insert(*[(n, f"thing {n} of {n % 7}", "odd" if n % 9 else "even") for n in range(500)])
+    kinds = world.declare(
+        include=["name"],
+        filters=["kind"],
+        index={"type": "ivfflat", "lists": 50, "recall": 0.9},
+    )
+    world.run(kinds)
+    everything, tenth, _ = levels(world)
+    ((effort,),) = world.sql(f"select ef_search from {SCHEMA}.vector_sets")
+    assert effort == everything["effort"]
+    assert (tenth["column"], tenth["recall_at_10"] >= 0.9) == ("kind", True)
 
 
 def verdict(world: World, item: Entity) -> CheckResult:
