@@ -91,52 +91,65 @@ async def _is_json(request: Request) -> None:
 
 _JSON = Depends(_is_json)
 
+# of the example project, which `demo` writes, except those of images
 _EXAMPLES: dict[str, Any] = {
     "query": {
         "summary": "By vector",
-        "value": {"entity": "product", "query": "something to water the garden", "top_k": 5},
+        "value": {"entity": "clip", "query": "maps", "top_k": 1},
     },
     "filters": {
         "summary": "By vector and words, among some rows",
         "value": {
             "entity": "product",
-            "query": "garden hose",
+            "query": "edit photos",
             "mode": "hybrid",
-            "filters": {"category": ["garden", "tools"], "price": {"lte": 50}},
+            "filters": {
+                "category": ["graphics", "video"],
+                "installed_size_kb": {"lte": 20000},
+            },
         },
     },
     "page": {
         "summary": "The second page, with counts and highlights",
         "value": {
             "entity": "product",
-            "query": "garden hose",
+            "query": "edit photos",
             "mode": "hybrid",
             "top_k": 10,
             "offset": 10,
             "total": True,
             "facets": ["category"],
             "highlight": True,
-            "filters": {"or": [{"category": "garden"}, {"not": {"price": {"gt": 50}}}]},
+            "filters": {
+                "or": [{"language": "en"}, {"category": "games"}],
+                "not": {"is_active": False},
+            },
         },
     },
 }
 _SEARCHES = {
     "searches": [
-        {"entity": "product", "query": "garden hose", "mode": "text"},
-        {"entity": "clip", "query": "garden hose"},
+        {"entity": "clip", "query": "maps", "top_k": 1},
+        {"entity": "product", "query": "edit photos", "mode": "text"},
     ]
 }
-_SHOWN = {"title": "Garden hose", "url": "https://shop.example/1001", "image_url": None}
+_SHOWN = {
+    "title": "The Thematic Mapping Engine",
+    "url": "http://www.youtube.com/watch?v=aiXdP9gqxHc",
+    "image_url": None,
+}
+_TEXT = "title: The Thematic Mapping Engine. broadcaster: Google Developers. category: maps"
+_FIELDS = {"category": "maps", "broadcaster": "Google Developers"}
 _ANSWER = {
-    "entity": "product",
+    "entity": "clip",
     "mode": "dense",
     "results": [
         {
-            "id": "1001",
+            "id": "aiXdP9gqxHc",
             "chunk": 0,
-            "score": 0.71,
-            "text": "name: Garden hose. price: 19.90",
-            "fields": {"category": "garden", "price": 19.9},
+            "score": 0.626,
+            "text": _TEXT,
+            "fields": _FIELDS,
             **_SHOWN,
             "highlights": None,
             "vector": None,
@@ -146,23 +159,16 @@ _ANSWER = {
     "data_lag_seconds": 0.0,
     "model": "sentence-transformers/all-MiniLM-L6-v2",
     "vector_set": 1,
-    "shortfall": 4,
+    "shortfall": 0,
     "words": None,
-    "best_similarity": 0.71,
+    "best_similarity": 0.626,
     "total": None,
     "facets": None,
 }
 _ROWS = {
-    "entity": "product",
-    "rows": [
-        {
-            "id": "1001",
-            "texts": ["name: Garden hose. price: 19.90"],
-            "fields": {"category": "garden", "price": 19.9},
-            **_SHOWN,
-        }
-    ],
-    "missing": ["7"],
+    "entity": "clip",
+    "rows": [{"id": "aiXdP9gqxHc", "texts": [_TEXT], "fields": _FIELDS, **_SHOWN}],
+    "missing": ["none"],
 }
 _BY_IMAGE = {
     **_ANSWER,
@@ -200,14 +206,14 @@ search_router = APIRouter(
     responses=problems.responses(401, 403, 404, 409, 422, 429, 503),
 )
 
-Entity = Annotated[str, Path(max_length=63, examples=["product"])]
+Entity = Annotated[str, Path(max_length=63, examples=["clip"])]
 TopK = Annotated[int | None, Query(ge=1, le=MAX_TOP_K)]
 Filters = Annotated[
     str,
     Query(
         max_length=8192,
         description="As in POST /search, as JSON.",
-        examples=['{"category": "garden"}'],
+        examples=['{"category": "maps"}'],
     ),
 ]
 Columns = Annotated[list[Name], Query(max_length=50, description="Columns of the staging model.")]
@@ -310,7 +316,7 @@ async def search_entity(
     entity: Entity,
     service: CurrentService,
     queues: CurrentQueues,
-    q: Annotated[str, Query(max_length=MAX_QUERY, examples=["garden hose"])],
+    q: Annotated[str, Query(max_length=MAX_QUERY, examples=["maps"])],
     parameters: CommonParameters,
     mode: Mode = "dense",
     highlight: bool = False,
@@ -352,7 +358,7 @@ async def search_by_image(
 async def similar(
     request: Request,
     entity: Entity,
-    id: Annotated[str, Path(max_length=MAX_ID_BYTES, examples=["1001"])],
+    id: Annotated[str, Path(max_length=MAX_ID_BYTES, examples=["aiXdP9gqxHc"])],
     service: CurrentService,
     queues: CurrentQueues,
     parameters: CommonParameters,
@@ -409,7 +415,7 @@ async def rows(
     queues: CurrentQueues,
     id: Annotated[
         list[Id],
-        Query(min_length=1, max_length=MAX_ROWS, examples=[["1001"]]),
+        Query(min_length=1, max_length=MAX_ROWS, examples=[["aiXdP9gqxHc", "none"]]),
     ],
 ) -> Response:
     """Return published rows by their ids; `id` may be given several times.
@@ -436,7 +442,7 @@ def _mapping(text: str) -> dict[str, Any]:
         filters = None
     if not isinstance(filters, dict):
         raise ConfigurationError(
-            """filters: not a JSON object: write for example {"category": "garden"}"""
+            """filters: not a JSON object: write for example {"category": "maps"}"""
         )
     return filters
 

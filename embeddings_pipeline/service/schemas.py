@@ -124,14 +124,14 @@ class DocumentsBody(_RequestBody):
     """The ids of new or changed rows of the staging model."""
 
     ids: Annotated[tuple[Id | BigInt, ...], Field(min_length=1, max_length=MAX_IDS)] = Field(
-        examples=[["1001", "1002"]]
+        examples=[["89", "90"]]
     )
 
 
 class Document(BaseModel):
     """The outcome of a row. A row without a `reason` is searchable now."""
 
-    id: str = Field(examples=["1001"])
+    id: str = Field(examples=["89"])
     status: Literal["searchable", "without text", "quarantined", "refused"]
     reason: str | None = Field(None, examples=[None])
 
