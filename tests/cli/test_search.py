@@ -67,7 +67,8 @@ def test_a_person_sees_a_table_and_what_is_missing(shop: World) -> None:
     lines = [line for line in result.stdout.splitlines() if "[leather]" in line]
     assert len(lines) == 1
     assert "7 rows fewer than requested" in result.stderr
-    assert "no row has a word" not in result.stderr
+    found = command("search", "item", "leather", "--mode", "hybrid")
+    assert "no row has a word" not in found.stderr
     lost = command("search", "item", "zzqxv", "--mode", "hybrid")
     assert "no row has a word of the query: the nearest vector has" in lost.stderr
 

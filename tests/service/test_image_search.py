@@ -167,7 +167,9 @@ def test_the_document_says_what_is_taken_and_answered(photos: httpx.Client) -> N
     ]
     assert {one["name"] for one in call["parameters"]} >= {"entity", "top_k", "filters", "exact"}
     example = call["responses"]["200"]["content"]["application/json"]["example"]
-    assert example.keys() == ask(photos, RED).json().keys()
+    # FastAPI leaves nulls out of the document
+    answer = ask(photos, RED).json()
+    assert example.keys() == {name for name, value in answer.items() if value is not None}
     assert {"400", "401", "413", "415", "422", "503"} <= call["responses"].keys()
 
 
