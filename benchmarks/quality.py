@@ -51,6 +51,7 @@ def main() -> None:
                             found(searcher, qrels, "text", collection),
                             qrels,
                         )
+            scratch.encoders.cleanup()
     if options.tune:
         tune(lists)
 

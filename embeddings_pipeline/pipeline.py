@@ -34,7 +34,7 @@ from embeddings_pipeline.errors import (
     Unavailable,
 )
 from embeddings_pipeline.settings import Settings, opentelemetry_exporter
-from embeddings_pipeline.store import declarations, migrations
+from embeddings_pipeline.store import declarations, migrations, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
@@ -66,9 +66,11 @@ from embeddings_pipeline.sync.texts import TextsResult, sync_texts
 if TYPE_CHECKING:
     import pandas as pd
 
+    from embeddings_pipeline.search.evaluation import Tuning
     from embeddings_pipeline.search.requests import Answer
     from embeddings_pipeline.search.searcher import Searcher
     from embeddings_pipeline.sync.plan import Plan
+    from embeddings_pipeline.sync.qrels import Qrels
 
 logger = logging.getLogger(__name__)
 
@@ -509,6 +511,23 @@ class Pipeline:
         from embeddings_pipeline.search.requests import SearchRequest
 
         return self.searcher.search(SearchRequest.of(entity=entity, query=query, **options))
+
+    def tune(self, entity: str, judged: Qrels, *, queries_are_rows: bool = False) -> Tuning:
+        """Find the weight of the words in hybrid searches of an entity by judged queries, and store
+        it with the published set where it is better.
+
+        Raises ConfigurationError for fewer than 20 queries, and ReadOnly where the role may not
+        write.
+        """
+        from embeddings_pipeline.search.evaluation import tune
+
+        tuned = tune(self.searcher, entity, judged, queries_are_rows=queries_are_rows)
+        if tuned.is_better:
+            with self.vectors.connection() as connection:
+                vector_sets.set_text_weight(
+                    connection, self.schema, entity, tuned.vector_set, tuned.text_weight
+                )
+        return tuned
 
     @cached_property
     def searcher(self) -> Searcher:

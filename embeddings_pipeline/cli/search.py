@@ -15,6 +15,7 @@ from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.selection import AsJson, EntityName
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.search.evaluation import Tuning
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
@@ -111,11 +112,17 @@ def evaluate(
             "--queries-are-rows", help="Query ids are row ids; a query does not find itself."
         ),
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find and store the weight of words in hybrid search.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure each search mode on judged queries, exactly and through the index."""
     judged = read_qrels(queries, qrels)
     with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
+        if tune:
+            tuned = pipeline.tune(entity, judged, queries_are_rows=queries_are_rows)
+            output.print_message(_told(tuned))
         measured = evaluate_entity(searcher, entity, judged, queries_are_rows=queries_are_rows)
     if as_json:
         document = {"entity": entity, "queries": len(judged.queries)}
@@ -133,6 +140,14 @@ def evaluate(
         ],
         f"{entity}: {len(judged.queries)} queries",
     )
+
+
+def _told(tuned: Tuning) -> str:
+    gain = f"nDCG@10 {tuned.ndcg_at_10:.4f}, before {tuned.untuned:.4f}"
+    on = "on queries that did not choose it"
+    if tuned.is_better:
+        return f"the weight of words in hybrid search is now {tuned.text_weight} ({gain}, {on})"
+    return f"the weight of words stays as it was: no other is better {on} ({gain})"
 
 
 def show(answer: Answer) -> None:

@@ -13,6 +13,8 @@ from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall, reciprocal_rank
 
 _DEPTH = 100
+_TEXT_WEIGHTS = [tenths / 10 for tenths in range(11)]
+_FEWEST_QUERIES = 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,66 @@ def evaluate(
         for mode in get_args(Mode)
         for exact in (True, False)
     ]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The weight of the words, from 0 to 1, with which hybrid search of a set found best, and
+    whether to use it. `ndcg_at_10` and `untuned` are means over the queries, each measured with a
+    weight that the other half of the queries chose, and with the weight as it was."""
+
+    vector_set: int
+    text_weight: float
+    ndcg_at_10: float
+    untuned: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether queries that did not choose the weight gain by it, too."""
+        return self.ndcg_at_10 > self.untuned
+
+
+def tune(
+    searcher: Searcher, entity: str, qrels: Qrels, *, queries_are_rows: bool = False
+) -> Tuning:
+    """Search the judged queries with each weight of the words, exactly.
+
+    Raises ConfigurationError where there are too few queries to tell chance from quality.
+    """
+    if len(qrels.queries) < _FEWEST_QUERIES:
+        raise ConfigurationError(
+            f"tuning needs {_FEWEST_QUERIES} queries with a relevant row, and the qrels have"
+            f" {len(qrels.queries)}: add queries, or keep the weight as it is"
+        )
+    vector_set = 0
+
+    def gains(weight: float | None) -> list[float]:
+        nonlocal vector_set
+        found = []
+        for key, query in qrels.queries.items():
+            answer = searcher.search(
+                SearchRequest.of(
+                    entity=entity,
+                    query=query,
+                    mode="hybrid",
+                    text_weight=weight,
+                    top_k=10 + queries_are_rows,
+                    exact=True,
+                )
+            )
+            vector_set = answer.vector_set
+            ids = [hit.id for hit in answer.results if not queries_are_rows or hit.id != key]
+            found.append(ndcg(ids, qrels.relevant[key], 10))
+        return found
+
+    by_weight = {weight: gains(weight) for weight in _TEXT_WEIGHTS}
+
+    def best(part: slice) -> float:
+        return max(by_weight, key=lambda weight: fmean(by_weight[weight][part]))
+
+    one, other = slice(0, None, 2), slice(1, None, 2)
+    verified = by_weight[best(other)][one] + by_weight[best(one)][other]
+    return Tuning(vector_set, best(slice(None)), fmean(verified), fmean(gains(None)))
 
 
 def _measure(

@@ -234,7 +234,8 @@ class _Request(_StrictModel):
 class SearchRequest(_Request):
     """A search for rows that answer a query, or are near to a `vector` that stands in place of the
     query's own. `highlight` asks where the query's words stand in each text. `rerank` names a
-    cross-encoder for the best rows."""
+    cross-encoder for the best rows. `text_weight` is the weight of the words in mode hybrid, where
+    the vectors have the rest of 1; by default it is the tuned weight of the entity."""
 
     query: Query | None = None
     vector: (
@@ -242,6 +243,7 @@ class SearchRequest(_Request):
         | None
     ) = None
     mode: Mode = "dense"
+    text_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     highlight: bool = False
     rerank: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
@@ -254,6 +256,8 @@ class SearchRequest(_Request):
             raise ValueError("vector does not apply to mode text, which compares words")
         if self.query is None and (self.highlight or self.rerank):
             raise ValueError("highlight and rerank need a query")
+        if self.text_weight is not None and self.mode != "hybrid":
+            raise ValueError(f"text_weight applies to mode hybrid, not to mode {self.mode}")
         if self.sort and self.rerank:
             raise ValueError("sort and rerank exclude one another: keep one")
         return self

@@ -231,6 +231,7 @@ class Searcher:
             filters=request.filters.plain(),
             exclude=exclude,
             exact=request.exact,
+            text_weight=request.text_weight if isinstance(request, SearchRequest) else None,
         )
 
     def _vector(self, request: SearchRequest, published: Published) -> Vector | None:

@@ -150,15 +150,11 @@ _TABLES = {
         primary key (entity, run_id)
     """,
 }
-_INDEXES_AND_SEQUENCES = (
-    "create unique index if not exists vector_sets_one_live"
-    " on {schema}.vector_sets (entity) where state = 'live'",
-    "create unique index if not exists quarantine_of_rows"
-    " on {schema}.quarantine (entity, id, chunk) where stage <> 'encode'",
-    "create unique index if not exists quarantine_of_texts"
-    " on {schema}.quarantine (identity, text_hash) where stage = 'encode'",
-    "create sequence if not exists {schema}.embedding_versions",
-)
+_UNIQUE_INDEXES = {
+    "vector_sets_one_live": "{schema}.vector_sets (entity) where state = 'live'",
+    "quarantine_of_rows": "{schema}.quarantine (entity, id, chunk) where stage <> 'encode'",
+    "quarantine_of_texts": "{schema}.quarantine (identity, text_hash) where stage = 'encode'",
+}
 
 
 def create_missing(connection: Connection[Row], schema: str) -> None:
@@ -170,8 +166,16 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
                 Identifier(schema, table), columns_sql(table, schema)
             )
         )
-    for statement in _INDEXES_AND_SEQUENCES:
-        connection.execute(sql.SQL(statement).format(schema=named))
+    for index, columns in _UNIQUE_INDEXES.items():
+        name = Identifier(schema, index).as_string(connection)
+        # `create index if not exists` waits for all who write the table before it finds the index
+        if only(connection.execute("select to_regclass(%s)", (name,))) == (None,):
+            connection.execute(
+                sql.SQL("create unique index if not exists {} on {}").format(
+                    Identifier(index), sql.SQL(columns).format(schema=named)
+                )
+            )
+    connection.execute(sql.SQL("create sequence if not exists {}.embedding_versions").format(named))
     connection.execute(
         sql.SQL("insert into {0} (version) select {1} where not exists (select from {0})").format(
             Identifier(schema, "schema_version"), sql.Literal(VERSION)

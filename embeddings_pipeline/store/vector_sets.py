@@ -207,9 +207,13 @@ def table_names(connection: Connection[Row], schema: str, entity: str) -> list[s
     return [name for (name,) in rows]
 
 
-def set_text_weight(tables: EntityTables, vector_set: VectorSet, weight: float) -> None:
+def set_text_weight(
+    connection: Connection[Row], schema: str, entity: str, number: int, weight: float
+) -> None:
     """Store the weight of the words in hybrid searches of a set, from 0 to 1."""
-    tables.execute(
-        "update {vector_sets} set text_weight = %s where entity = {entity} and number = %s",
-        (weight, vector_set.number),
+    connection.execute(
+        sql.SQL("update {} set text_weight = %s where entity = %s and number = %s").format(
+            Identifier(schema, "vector_sets")
+        ),
+        (weight, entity, number),
     )

@@ -110,3 +110,5 @@ def test_evaluate_measures_each_mode_twice(shop: World, tmp_path: Path) -> None:
     }
     assert len(document["results"]) == 6
     assert "nDCG@10" in command("evaluate", "item", *files).stdout
+    refused = command("evaluate", "item", *files, "--tune").exception
+    assert "tuning needs 20 queries" in str(refused)

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.evaluation import evaluate
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.search.evaluation import evaluate, tune
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from embeddings_pipeline.sync.qrels import Qrels
 from tests.search.conftest import Search
-from tests.support.world import World
+from tests.support.words import WordsEncoder
+from tests.support.world import SCHEMA, World
 
 
 def test_each_mode_is_measured_exactly_and_through_the_index(world: World, search: Search) -> None:
@@ -51,6 +54,60 @@ def test_a_query_whose_id_is_that_of_a_row_by_chance_may_find_it(
     world.run(world.declare(template="{name}"))
     measured = evaluate(search.searcher, "item", Qrels({"1": "red shoe"}, {"1": {"1": 1}}))
     assert {m.mrr for m in measured} == {1}
+
+
+class SynonymsEncoder(WordsEncoder):
+    """Knows that a pullover is a jumper."""
+
+    def _vector(self, text: str) -> Vector:
+        return super()._vector(text.replace("pullover", "jumper"))
+
+
+@pytest.fixture
+def jumpers(world: World) -> World:
+    """Jumpers of 24 colours, and as many pages that only talk of pullovers."""
+    world.use(SynonymsEncoder())
+    world.table("id bigint, name text")
+    world.insert(*((n, f"jumper colour{n}") for n in range(24)))
+    world.insert(
+        *((100 + n, f"pullover colour{n} sizes and how to wash each one") for n in range(24))
+    )
+    world.run(world.declare(template="{name}"))
+    return world
+
+
+def judged(answer: Callable[[int], int]) -> Qrels:
+    return Qrels(
+        {f"q{n}": f"pullover colour{n}" for n in range(24)},
+        {f"q{n}": {str(answer(n)): 1} for n in range(24)},
+    )
+
+
+def test_a_weight_that_helps_the_other_queries_too_is_stored_and_used(jumpers: World) -> None:
+    settings = Settings(
+        _env_file=None, staging_db_url=jumpers.database.url, pgvector_url=jumpers.database.url
+    )
+    by_meaning = judged(lambda n: n)
+    with Pipeline(settings) as pipeline:
+        pipeline.encoders.add(jumpers.encoder)
+        tuned = pipeline.tune("item", by_meaning)
+
+        assert tuned.is_better
+        assert (tuned.ndcg_at_10, tuned.text_weight < 0.5) == (1, True)
+        assert pipeline.search("item", "pullover colour7", mode="hybrid").results[0].id == "7"
+    stored = jumpers.sql(f"select text_weight from {SCHEMA}.vector_sets")
+    assert stored == [(tuned.text_weight,)]
+
+
+def test_a_weight_that_helps_no_other_query_is_not_stored(jumpers: World, search: Search) -> None:
+    by_words = judged(lambda n: 100 + n)
+    tuned = tune(search.searcher, "item", by_words)
+    assert (tuned.untuned, tuned.is_better) == (1, False)
+
+
+def test_few_queries_tune_nothing(search: Search) -> None:
+    with pytest.raises(ConfigurationError, match="tuning needs 20 queries with a relevant row"):
+        tune(search.searcher, "item", Qrels({"a": "shoe"}, {"a": {"1": 1}}))
 
 
 def test_qrels_without_queries_are_refused(search: Search) -> None:

@@ -82,3 +82,13 @@ def test_a_filter_of_a_type_that_is_not_there_is_named(
         ensure_entity(connection, SCHEMA, source)
     count = SQL("select count(*) from {}").format(Identifier(SCHEMA, "entities"))
     assert connection.execute(count).fetchone() == (int(known),)
+
+
+def test_a_program_that_starts_does_not_wait_for_who_writes_the_shared_tables(
+    database: Database, connection: psycopg.Connection
+) -> None:
+    with closing(Postgres(database)) as pool, pool.connection() as writer, writer.transaction():
+        for table in ("vector_sets", "quarantine"):
+            writer.execute(SQL("delete from {}").format(Identifier(SCHEMA, table)))
+        connection.execute("set lock_timeout = '1ms'")
+        create_control_tables(connection, SCHEMA)

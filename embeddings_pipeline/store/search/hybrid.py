@@ -4,6 +4,7 @@ fusion."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import LiteralString
 
 from psycopg import sql
 from psycopg.sql import Identifier, Literal
@@ -20,6 +21,10 @@ _EXPONENT = 1.5
 TEXT_WEIGHT = 0.65
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
 _DEVIATIONS = 3
+_WEIGHTS: dict[str, LiteralString] = {
+    "dense": "1 - %(text_weight)s::float8",
+    "text": "%(text_weight)s::float8",
+}
 
 
 def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
@@ -91,9 +96,8 @@ def _best_chunks(published: Published, way: str) -> sql.Composable:
 
 def _fused(published: Published) -> sql.Composable:
     """The rows found in either way. A text that lacks the words has no row in `text`, and counts
-    there with a score of 0: a word of few texts makes them stand out."""
-    weight = published.vector_set.text_weight
-    weight = TEXT_WEIGHT if weight is None else weight
+    there with a score of 0: a word of few texts makes them stand out. The parameter `text_weight`
+    is the weight of the words."""
     return published.names.fill(
         """
         with ranked as ({ranked}),
@@ -121,10 +125,10 @@ def _fused(published: Published) -> sql.Composable:
                 "select {id}, chunk, {way} as way, {weight} as weight, score,"
                 " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
                 way=Literal(way),
-                weight=Literal(share),
+                weight=sql.SQL(share),
                 best=_best_chunks(published, way),
             )
-            for way, share in (("dense", 1 - weight), ("text", weight))
+            for way, share in _WEIGHTS.items()
         ),
     )
 

@@ -45,7 +45,7 @@ class RowQuery:
     """A search for `rows` rows: near `vector`, containing the words of `query`, or fused from both.
 
     `filters` has the form that `store.filters.parse` takes. `exclude` is the id of a row to leave
-    out.
+    out. `text_weight`, from 0 to 1, replaces the weight of the words in a fusion.
     """
 
     rows: int
@@ -54,6 +54,7 @@ class RowQuery:
     filters: Mapping[str, Any] = field(default_factory=dict)
     exclude: str | None = None
     exact: bool = False
+    text_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,7 @@ class PublishedSearch:
         while True:
             session.use(self._tables.connection, self._settings(shape, expected))
             values = _parameters(query, chosen)
+            values["text_weight"] = self._text_weight(query)
             if words is not None:
                 floor = self._floor(words, shape, values, expected)
                 values |= words.values(words.reaching(floor))
@@ -407,6 +409,12 @@ class PublishedSearch:
         vector_set = self._published.vector_set
         share = 1.0 if passing is None else passing / max(vector_set.index_rows or 0, 1)
         return vector_set.effort(share)
+
+    def _text_weight(self, query: RowQuery) -> float:
+        for weight in (query.text_weight, self._published.vector_set.text_weight):
+            if weight is not None:
+                return weight
+        return hybrid.TEXT_WEIGHT
 
     def _floor(
         self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
