@@ -15,6 +15,7 @@ from embeddings_pipeline.search.requests import (
     require_storable,
 )
 from embeddings_pipeline.service.problems import Problem
+from embeddings_pipeline.store.search.published_search import StoredRow
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256
@@ -184,7 +185,8 @@ class FilterColumn(BaseModel):
 class EntityInfo(BaseModel):
     """An entity that can be searched; with `images`, also by an image.
 
-    `fields` maps the columns that `columns` of a search may name to their types.
+    `fields` maps the columns that `columns` of a search may name to their types. `examples` are
+    some of its rows, always the same as long as the texts are.
     """
 
     entity: str = Field(examples=["product"])
@@ -194,6 +196,7 @@ class EntityInfo(BaseModel):
     images: bool = Field(examples=[False])
     filters: list[FilterColumn]
     fields: dict[str, str] = Field(examples=[{"name": "text", "price": "numeric"}])
+    examples: list[StoredRow] = []
 
 
 class Entities(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from threading import Condition
 
 from cachetools import TTLCache, cached
@@ -27,7 +28,7 @@ from embeddings_pipeline.store.connection import Postgres, Row, columns_of, repl
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
-from embeddings_pipeline.store.search.published_search import PublishedSearch
+from embeddings_pipeline.store.search.published_search import PublishedSearch, StoredRow
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -40,7 +41,9 @@ logger = logging.getLogger(__name__)
 _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
 # most values of a filter column that are offered as choices
 _FEW = 20
-_RUNS = 5
+# rows that show what an entity holds, each with the first characters of its text
+_EXAMPLES, _EXAMPLE_CHARACTERS = 20, 1_000
+_RUNS = 30
 
 
 class State:
@@ -87,14 +90,16 @@ class State:
         fields = shown.filters
         if self._pipeline.one_database:
             fields = columns_of(connection, entity.db_schema, entity.table)
+        search = PublishedSearch(connection, shown)
         return EntityInfo(
             entity=entity.name,
             model=shown.vector_set.model,
             metric=shown.vector_set.metric,
             language=entity.language,
             images=entity.image is not None,
-            filters=_filters(PublishedSearch(connection, shown), shown.filters),
+            filters=_filters(search, shown.filters),
             fields=fields,
+            examples=_examples(search, images=entity.image is not None),
         )
 
     def _stats(self) -> Stats:
@@ -144,6 +149,15 @@ def _raise_lost(failures: Failures) -> None:
         if isinstance(error, Unavailable) or is_lost_connection(error):
             raise error
         logger.warning("entity %r: %s", name, " ".join(str(error).split()))
+
+
+def _examples(search: PublishedSearch, *, images: bool) -> list[StoredRow]:
+    """Some rows with the beginning of their first text; an image is whole or left out."""
+    return [
+        replace(row, texts=(row.texts[0][:_EXAMPLE_CHARACTERS],))
+        for row in search.sample(_EXAMPLES)
+        if not images or len(row.texts[0]) <= _EXAMPLE_CHARACTERS
+    ]
 
 
 def _filters(search: PublishedSearch, types: Mapping[str, str]) -> list[FilterColumn]:

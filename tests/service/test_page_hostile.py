@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import needs_chromium, opened, search, texts
+from tests.support.browser import needs_chromium, opened, results, search
 from tests.support.serving import served
 from tests.support.world import World
 
@@ -36,10 +36,10 @@ def test_markup_in_rows_is_text(
         opened(browser, str(client.base_url)) as (page, complaints),
     ):
         page.goto("/?count=50&q=thing")
-        assert len(texts(page)) == 50
+        assert len(results(page)) == 50
         page.get_by_role("checkbox", name="onerror").check()
         expect(page.locator("#results li")).to_have_count(1)
-        assert texts(page) == [f"thing {HOSTILE}"]
+        assert results(page) == [f"thing {HOSTILE}"]
         page.get_by_role("button", name="More like this").click()
         expect(page.locator("#like strong")).to_have_text(HOSTILE)
         assert page.locator("#search img, #search script").count() == 0
@@ -50,7 +50,7 @@ def test_markup_in_rows_is_text(
 def test_any_query_is_answered(page: Page) -> None:
     for query in (HOSTILE, "\\", "%00", "'; drop table x; --", "א\u202e", "😀" * 90):
         search(page, query)
-        texts(page)
+        results(page)
         expect(page.get_by_label("Search for")).to_have_value(query)
         assert page.title() == f"{query} · Search"
 
@@ -67,7 +67,7 @@ def test_images_are_shown_where_the_text_is_one(browser: Browser, world: World) 
         image = page.get_by_role("img", name="Image of 1")
         expect(image).to_have_attribute("src", PIXEL)
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1
-        assert len(texts(page)) == 2
+        assert len(results(page)) == 2
         page.get_by_role("button", name="More like this: 1").click()
         expect(page.locator("#like p")).to_have_text("More like 1")
         assert complaints == []

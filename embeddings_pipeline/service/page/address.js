@@ -1,12 +1,32 @@
 /** What is shown, kept in the page's address: to share it, and for the back button. */
 
-import { kept } from "./images.js";
-
 export const MODES = ["hybrid", "dense", "text", "compare"];
-const COUNTS = [10, 20, 50];
+/** Results that are asked for at once. */
+export const STEP = 10;
+const MOST = 1000;
+// the address follows typing after a pause: browsers limit how often it may change
+const PAUSE_MS = 300;
+// what is typed within so long of what was typed before is one entry of the history
+const BURST_MS = 2_000;
+
+// images to search by fit into no address: the history has their numbers
+const files = new Map();
+let waiting = null;
+let typedAt = -Infinity;
+
+/** Keep a file for as long as the page lives; the answer is its number. */
+export function keep(file) {
+  const number = Date.now();
+  files.set(number, file);
+  return number;
+}
+
+/** The file of a number; undefined where it was kept before the page was loaded again. */
+export const kept = (number) => files.get(number);
 
 /** What the address says; where it says nothing or nonsense, the defaults. */
 export function read() {
+  drop();
   const said = new URLSearchParams(location.search);
   const mode = said.get("mode");
   const count = Number(said.get("count"));
@@ -16,7 +36,7 @@ export function read() {
     entity: said.get("entity"),
     query: said.get("q") ?? "",
     mode: MODES.includes(mode) ? mode : MODES[0],
-    count: COUNTS.includes(count) ? count : COUNTS[0],
+    count: Number.isInteger(count / STEP) && count > 0 && count <= MOST ? count : STEP,
     filters: filtersOf(said.get("filters")),
     like: said.get("like"),
     image: kept(image) ? image : null,
@@ -25,12 +45,34 @@ export function read() {
 
 /** Make the address say this; as a new entry of the history, or in place of the last. */
 export function write(view, { replace = false } = {}) {
+  waiting?.write();
+  record(view, replace);
+}
+
+/** Make the address say this once nothing more is typed. */
+export function writeAfterTyping(view) {
+  drop();
+  const write = () => {
+    drop();
+    const replace = performance.now() - typedAt < BURST_MS;
+    typedAt = performance.now();
+    record(view, replace);
+  };
+  waiting = { write, timer: setTimeout(write, PAUSE_MS) };
+}
+
+function drop() {
+  clearTimeout(waiting?.timer);
+  waiting = null;
+}
+
+function record(view, replace) {
   const said = new URLSearchParams();
   if (view.tab !== "search") said.set("tab", view.tab);
   if (view.entity) said.set("entity", view.entity);
   if (view.query) said.set("q", view.query);
   if (view.mode !== MODES[0]) said.set("mode", view.mode);
-  if (view.count !== COUNTS[0]) said.set("count", view.count);
+  if (view.count !== STEP) said.set("count", view.count);
   if (Object.keys(view.filters).length) said.set("filters", JSON.stringify(view.filters));
   if (view.like !== null) said.set("like", view.like);
   const address = said.size ? `?${said}` : location.pathname;

@@ -1,64 +1,207 @@
 /** What was found, and what a reader should know of it. */
 
-import { byId, element } from "./elements.js";
-import { counted, duration, percent, score } from "./format.js";
-import { list, NAMES } from "./results.js";
+import { STEP } from "./address.js";
+import { button, byId, element } from "./elements.js";
+import { counted, duration, label, percent, score, whole } from "./format.js";
+import { tabs } from "./keyboard.js";
 
-/** Draw one answer, or several beside each other; none where nothing was asked. */
-export function draw(answers, { view, known, milliseconds, like }) {
-  byId("said").textContent = said(answers, view, known, milliseconds);
-  byId("fresh").textContent = answers.length ? fresh(answers[0]) : "";
-  const query = view.like === null && view.image === null ? view.query : "";
-  const drawn =
-    answers.length > 1
-      ? [element("div", { className: "columns" }, columns(answers, query, like))]
-      : answers.map(({ results }) => list(results, query, { like }));
-  byId("results").replaceChildren(...drawn);
+const NAMES = { hybrid: "Both", dense: "Meaning", text: "Words" };
+// most rows that a search returns
+const MOST = 1000;
+
+/** Draw one answer, or several beside each other. `list` draws hits; `act` shows something else. */
+export function draw(answers, { view, entity, milliseconds, list, act, clear }) {
+  const [first] = answers;
+  byId("said").textContent = said(answers, view, milliseconds);
+  byId("fresh").textContent = fresh(first);
+  const hits = answers.length > 1 ? columns(answers, entity, list) : list.draw(first.results, entity);
+  byId("results").replaceChildren(
+    element("h2", { className: "unseen" }, "Results"),
+    ...[notice(first, view, entity, { act, clear }), hits, more(answers, view, act)].filter(Boolean),
+  );
+  fold();
 }
 
-function columns(answers, query, like) {
-  const places = answers.map(
-    ({ results }) => new Map(results.map((hit, index) => [hit.id, index + 1])),
-  );
-  return answers.map((answer, column) => {
-    const ranks = (id) =>
-      answers
-        .map((other, at) =>
-          at !== column && places[at].has(id) ? `${other.mode} ${places[at].get(id)}` : null,
-        )
-        .filter(Boolean);
-    const name = `column-${answer.mode}`;
-    return element(
-      "section",
-      { "aria-labelledby": name },
-      element("h2", { id: name }, NAMES[answer.mode]),
-      element("p", { className: "quiet" }, found(answer)),
-      list(answer.results, query, { like, ranks }),
+function said(answers, view, milliseconds) {
+  const time = `${milliseconds} ms`;
+  if (answers.length > 1) {
+    const each = answers.map(({ mode, results }) => `${NAMES[mode]} ${results.length}`);
+    return `Results: ${each.join(", ")} · ${time}`;
+  }
+  const { total, results, mode, sampled } = answers[0];
+  if (!results.length) return `No results · ${time}`;
+  const all = total && (total.exact ? whole(total.rows) : `more than ${whole(total.rows)}`);
+  const rows = all ? `${whole(results.length)} of ${all}` : whole(results.length);
+  if (sampled && total) return `Some of ${counted(total.rows, "row")}`;
+  const noun = results.length === 1 && !(total?.rows > 1) ? "result" : "results";
+  const what = isBrowsing(view) ? "rows" : noun;
+  const order = isBrowsing(view) ? "" : mode === "text" ? " with these words" : ", best first";
+  return `${rows} ${what}${order} · ${time}`;
+}
+
+const isBrowsing = ({ query, like, image }) => !query.trim() && like === null && image === null;
+
+function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {
+  const by = `${model}, set ${set}`;
+  if (coverage == null) return `Coverage is being counted · ${by}`;
+  const waits = lag > 0 ? `the oldest change waits for ${duration(lag)}` : "up to date";
+  return `${percent(coverage)} of rows can be found, ${waits} · ${by}`;
+}
+
+/** What explains an answer with few rows or weak ones, with the next step; null where all is well. */
+function notice(answer, view, entity, { act, clear }) {
+  const { results, words, total } = answer;
+  const filtered = Object.keys(view.filters).length > 0;
+  if (!results.length && filtered && (total === null || total.rows === 0)) {
+    return explained(
+      "Nothing is left",
+      `No row of ${label(view.entity).toLowerCase()} passes these filters${
+        view.mode === "text" && view.query.trim() ? " and has these words" : ""
+      }.`,
+      [button("Clear filters", clear), inMeaning(view, act)],
     );
+  }
+  const missing = Object.keys(words ?? {}).filter((word) => words[word] === 0);
+  const none = words && missing.length === Object.keys(words).length;
+  if (isBrowsing(view) || !words || !missing.length) {
+    return results.length ? null : explained("Nothing is found", "Try other words.", []);
+  }
+  const quoted = missing.map((word) => `“${asTyped(word, view.query)}”`).join(", ");
+  const better = correction(missing, view.query, results, entity);
+  const weak = answer.best_similarity;
+  const near = results.length
+    ? ` Below is what is nearest in meaning${weak === null ? "" : ` (similarity ${score(weak)})`}.`
+    : "";
+  return explained(
+    none ? `No row has ${quoted}` : `No row has ${quoted}; the other words were found`,
+    none && near.trim(),
+    [
+      better && button(["Did you mean ", element("strong", {}, better), "?"], () =>
+        act({ query: better, count: STEP }),
+      ),
+      results.length === 0 && inMeaning(view, act),
+    ],
+  );
+}
+
+const inMeaning = (view, act) =>
+  view.mode === "text" && button("Search by meaning", () => act({ mode: "hybrid" }));
+
+function explained(title, text, steps) {
+  return element(
+    "div",
+    { className: "notice" },
+    element("p", {}, element("strong", {}, title), text && `${/[.?!]$/.test(title) ? "" : "."} `, text),
+    steps.some(Boolean) && element("div", { className: "steps" }, steps),
+  );
+}
+
+/** The word of the query that a lexeme was made of; the lexeme where none looks like it. */
+function asTyped(lexeme, query) {
+  const alike = query
+    .split(/[^\p{L}\p{N}]+/u)
+    .filter((word) => word.toLowerCase().startsWith(lexeme.slice(0, 3)));
+  return alike[0] ?? lexeme;
+}
+
+/** The query with words of the nearest rows in place of missing ones; null where none is close. */
+function correction(missing, query, hits, entity) {
+  const near = hits.map((hit) => `${hit.title ?? ""} ${hit.text.slice(0, 2_000)}`);
+  const examples = (entity?.examples ?? []).map((row) => `${row.title ?? ""} ${row.texts[0]}`);
+  const known = new Set([...near, ...examples].join(" ").toLowerCase().match(/\p{L}{4,}/gu) ?? []);
+  let better = query;
+  for (const lexeme of missing) {
+    const word = asTyped(lexeme, query);
+    const most = word.length > 7 ? 2 : 1;
+    const close = [...known]
+      .map((one) => [edits(word.toLowerCase(), one), one])
+      .filter(([distance]) => distance > 0 && distance <= most)
+      .sort(([a], [b]) => a - b)[0];
+    if (word.length > 3 && close) better = better.replace(word, close[1]);
+  }
+  return better === query ? null : better;
+}
+
+/** How many letters are to be changed, added, left out or swapped to make one word the other. */
+function edits(one, other) {
+  if (Math.abs(one.length - other.length) > 2) return Infinity;
+  // the optimal string alignment distance
+  const rows = [Array.from({ length: other.length + 1 }, (_, n) => n)];
+  for (let i = 1; i <= one.length; i++) {
+    rows[i] = [i];
+    for (let j = 1; j <= other.length; j++) {
+      const same = one[i - 1] === other[j - 1];
+      const swapped = i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1];
+      rows[i][j] = Math.min(
+        rows[i - 1][j] + 1,
+        rows[i][j - 1] + 1,
+        rows[i - 1][j - 1] + (same ? 0 : 1),
+        swapped ? rows[i - 2][j - 2] + 1 : Infinity,
+      );
+    }
+  }
+  return rows[one.length][other.length];
+}
+
+function more(answers, view, act) {
+  const count = Math.max(...answers.map(({ results }) => results.length));
+  const rows = answers[0].total?.rows ?? Infinity;
+  // a list that is shorter than asked for is whole
+  if (count < view.count || count >= rows || view.count >= MOST) return null;
+  return button("More results", () => act({ count: view.count + STEP }, { replace: true }), {
+    id: "more",
   });
 }
 
-function said(answers, view, known, milliseconds) {
-  if (!known.length) return "No entity is published yet: embeddings-pipeline run does it.";
-  if (!answers.length) return `Type to search ${view.entity}.`;
-  const time = `in ${milliseconds} ms`;
-  if (answers.length === 1) return `${found(answers[0])} ${time}`;
-  const each = answers.map(({ mode, results }) => `${mode} ${results.length}`);
-  return `Results: ${each.join(", ")}, ${time}`;
+/** Ways to rank beside each other; on a narrow screen one at a time. */
+function columns(answers, entity, list) {
+  const places = answers.map(
+    ({ results }) => new Map(results.map((hit, index) => [hit.id, index + 1])),
+  );
+  const idOf = ({ mode }) => `column-${mode}`;
+  const choice = element(
+    "div",
+    { role: "tablist", ariaLabel: "Ways to rank", className: "narrow segments" },
+    answers.map((answer) =>
+      element(
+        "button",
+        { type: "button", role: "tab", id: `tab-${idOf(answer)}`, "aria-controls": idOf(answer) },
+        NAMES[answer.mode],
+      ),
+    ),
+  );
+  const sections = answers.map((answer, at) => {
+    const ranks = (id) =>
+      answers
+        .map((other, n) =>
+          n !== at && places[n].has(id) ? `${NAMES[other.mode]} ${places[n].get(id)}` : null,
+        )
+        .filter(Boolean);
+    return element(
+      "section",
+      { id: idOf(answer), "aria-label": NAMES[answer.mode] },
+      element("h2", { className: "wide-only" }, NAMES[answer.mode]),
+      element("p", { className: "quiet" }, counted(answer.results.length, "result")),
+      list.draw(answer.results, entity, { of: answer.mode, ranks }),
+    );
+  });
+  return element("div", {}, choice, element("div", { className: "columns" }, sections));
 }
 
-function found({ results, shortfall, words, best_similarity: nearest }) {
-  if (!results.length) return "Nothing found";
-  const rows = counted(results.length, "result");
-  const counts = Object.values(words ?? {});
-  if (counts.length && counts.every((texts) => texts === 0)) {
-    return `${rows} that are only near: no row has a word of the query (similarity ${score(nearest)})`;
-  }
-  return shortfall ? `${rows} (${shortfall} fewer than requested)` : rows;
-}
+const narrow = matchMedia("(max-width: 47.99rem)");
+let column = "column-hybrid";
 
-function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {
-  if (coverage == null) return `coverage is being counted · ${model}, set ${set}`;
-  const waits = lag > 0 ? `the oldest change waits for ${duration(lag)}` : "up to date";
-  return `${percent(coverage)} of rows have vectors, ${waits} · ${model}, set ${set}`;
+/** On a narrow screen show one of the columns, that of the chosen tab. */
+function fold() {
+  const choice = document.querySelector("#results [role=tablist]");
+  if (!choice) return;
+  const choose = (name) => {
+    column = name;
+    list.show(name);
+  };
+  const list = tabs(choice, choose);
+  list.show(column);
+  if (narrow.matches) return;
+  for (const section of document.querySelectorAll(".columns > section")) section.hidden = false;
 }
+narrow.addEventListener("change", fold);

@@ -3,12 +3,15 @@
 const PATIENCE_MS = 20_000;
 const KEY = "search-api-key";
 
-/** Why a request was not answered, in words; `status` is 0 where no answer came. */
+/**
+ * Why a request was not answered, in words; `status` is 0 where no answer came. `wait` is after how
+ * many seconds another try may succeed; null where none will.
+ */
 export class Problem extends Error {
-  constructor(status, title, detail) {
+  constructor(status, detail, wait = null) {
     super(detail);
     this.status = status;
-    this.title = title;
+    this.wait = wait;
   }
 }
 
@@ -18,7 +21,7 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEY, value),
 };
 
-/** What can be searched, with filters and their values. */
+/** What can be searched: fields, filters and examples of each entity. */
 export const entities = () => ask("entities");
 
 /** How far each entity is. */
@@ -28,20 +31,27 @@ export const stats = () => ask("stats");
 export const search = (request, signal) =>
   ask("search", { method: "POST", body: JSON.stringify(request), signal });
 
+/** The outcomes of several searches, each an answer or a problem. */
+export const searches = (requests, signal) =>
+  ask("searches", { method: "POST", body: JSON.stringify({ searches: requests }), signal });
+
 /** Rows like the row `id`. */
 export function similar(entity, id, options, signal) {
   const path = `similar/${encodeURIComponent(entity)}/${encodeURIComponent(id)}`;
-  return ask(`${path}?${narrowing(options)}`, { signal });
+  return ask(`${path}?${parameters(options)}`, { signal });
 }
 
 /** Rows like an image, which is sent as it is. */
 export function byImage(entity, file, options, signal) {
-  const path = `search/${encodeURIComponent(entity)}/image?${narrowing(options)}`;
+  const path = `search/${encodeURIComponent(entity)}/image?${parameters(options)}`;
   return ask(path, { method: "POST", body: file, signal });
 }
 
-const narrowing = ({ top_k, filters }) =>
-  new URLSearchParams({ top_k, filters: JSON.stringify(filters) });
+function parameters({ filters, facets, ...rest }) {
+  const plain = new URLSearchParams({ ...rest, filters: JSON.stringify(filters) });
+  for (const column of facets) plain.append("facets", column);
+  return plain;
+}
 
 async function ask(path, { signal, ...options } = {}) {
   const late = AbortSignal.timeout(PATIENCE_MS);
@@ -56,19 +66,17 @@ async function ask(path, { signal, ...options } = {}) {
     return await response.json();
   } catch (error) {
     if (error instanceof Problem || signal?.aborted) throw error;
-    if (late.aborted) throw new Problem(0, "No answer in time", "The service took too long.");
-    throw new Problem(0, "No answer", "The service cannot be reached.");
+    if (late.aborted) throw new Problem(0, "The service took too long to answer.", 2);
+    throw new Problem(0, "The service cannot be reached.", 2);
   }
 }
 
 async function problemOf(response) {
-  const said = await response.json().catch(() => ({}));
+  const { detail } = await response.json().catch(() => ({}));
   const wait = response.headers.get("Retry-After");
-  const again = wait ? ` (try again in ${wait} s)` : "";
-  const title = said.title ?? (response.statusText || `Status ${response.status}`);
   return new Problem(
     response.status,
-    title,
-    (said.detail ?? "The service gave no reason.") + again,
+    detail ?? "The service gave no reason.",
+    wait === null ? null : Number(wait) || 2,
   );
 }

@@ -1,19 +1,19 @@
-/** The page: two views of one address, and what to do when the service asks for a key. */
+/** The page: two views of one address, and what to do when the service does not answer. */
 
-import { access } from "./access.js";
 import * as address from "./address.js";
 import { byId } from "./elements.js";
-import { installKeys } from "./keyboard.js";
+import { installKeys, tabs } from "./keyboard.js";
+import { problems } from "./problems.js";
 import { searchView } from "./search.js";
 import { stateView } from "./state.js";
-import { tabs } from "./tabs.js";
 
 let view = address.read();
 
 /** Show something else: the changes of what is shown, as address.js names them. */
-function go(changes, options) {
+function go(changes, { typed = false } = {}) {
   view = { ...view, ...changes };
-  address.write(view, options);
+  if (typed) address.writeAfterTyping(view);
+  else address.write(view);
   show();
 }
 
@@ -25,14 +25,14 @@ function show() {
   document.title = about.filter(Boolean).join(" · ");
 }
 
-const door = access(() => {
+const door = problems(() => {
   search.forget();
   state.forget();
   show();
 });
 const search = searchView({ go, refused: door.refused });
 const state = stateView({ refused: door.refused });
-const tab = tabs((name) => go({ tab: name }));
+const tab = tabs(byId("views"), (name) => go({ tab: name }));
 
 installKeys({
   query: byId("query"),
@@ -45,3 +45,5 @@ window.addEventListener("popstate", () => {
   show();
 });
 show();
+// a phone would cover half of the page with its keyboard
+if (view.tab === "search" && matchMedia("(hover: hover)").matches) byId("query").focus();

@@ -1,18 +1,20 @@
 /** The form that searches: what is in it is what the address says. */
 
+import { keep, kept, STEP } from "./address.js";
 import { byId, element } from "./elements.js";
-import { keep, kept } from "./images.js";
+import { label } from "./format.js";
 
-const PAUSE_MS = 200;
-// what is typed within so long of what was typed before is one entry of the history
-const BURST_MS = 2_000;
+// between two searches while someone types
+const LEAST_MS = 40;
+const MOST_MS = 1_000;
 
 /** `go(changes, options)` is called with what the user wants to see. */
 export function searchForm(go) {
-  const [query, entity, count, image] = ["query", "entity", "count", "image"].map(byId);
+  const [query, entity, image] = ["query", "entity", "image"].map(byId);
   const modes = [...document.querySelectorAll("[name=mode]")];
   let typing = null;
   let typedAt = -Infinity;
+  let pace = LEAST_MS;
 
   // what was typed a moment ago goes along with any other change
   function act(changes, options) {
@@ -22,16 +24,16 @@ export function searchForm(go) {
   }
 
   function typed() {
-    const replace = performance.now() - typedAt < BURST_MS;
     typedAt = performance.now();
-    act({ like: null, image: null }, { replace });
+    act({ like: null, image: null, count: STEP }, { typed: true });
   }
 
-  const choose = ([file]) => act({ like: null, image: file ? keep(file) : null });
+  const choose = ([file]) =>
+    act({ like: null, image: file ? keep(file) : null, count: STEP });
 
   query.oninput = () => {
     clearTimeout(typing);
-    typing = setTimeout(typed, PAUSE_MS);
+    typing = setTimeout(typed, Math.max(0, typedAt + pace - performance.now()));
   };
   byId("ask").onsubmit = (event) => {
     event.preventDefault();
@@ -42,22 +44,28 @@ export function searchForm(go) {
     // of what was copied from a document there is text, too, and that is meant
     if (files.length && !types.includes("text/plain") && !byId("by-image").hidden) choose(files);
   };
-  entity.onchange = () => act({ entity: entity.value, filters: {}, like: null, image: null });
-  count.onchange = () => act({ count: Number(count.value) });
+  entity.onchange = () =>
+    act({ entity: entity.value, filters: {}, like: null, image: null, count: STEP });
   for (const mode of modes) mode.onchange = () => act({ mode: mode.value });
 
   return {
     act,
+    /** The time of the last answer is the time between searches at two keys. */
+    answeredIn(milliseconds) {
+      pace = Math.min(Math.max(milliseconds, LEAST_MS), MOST_MS);
+    },
     /** Offer these entities. */
     offer(names) {
-      entity.replaceChildren(...names.map((name) => element("option", {}, name)));
+      entity.replaceChildren(
+        ...names.map((name) => element("option", { value: name }, label(name))),
+      );
     },
     /** Show what is searched, and whether that can be done by an image. */
     show(view, images) {
       // not while someone types
       if (typing === null && query.value !== view.query) query.value = view.query;
       entity.value = view.entity;
-      count.value = String(view.count);
+      query.placeholder = view.entity ? `Search ${label(view.entity).toLowerCase()}` : "";
       for (const mode of modes) mode.checked = mode.value === view.mode;
       byId("by-image").hidden = !images;
       const chosen = new DataTransfer();

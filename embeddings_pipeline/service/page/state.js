@@ -1,11 +1,10 @@
 /** The tab that shows how far each entity is. */
 
 import { stats } from "./api.js";
-import { byId, element } from "./elements.js";
-import { counted, dollars, duration, percent, whole } from "./format.js";
+import { byId, drawing, element } from "./elements.js";
+import { counted, dollars, duration, label, moment, percent, whole } from "./format.js";
 
 const AGAIN_MS = 10_000;
-const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 /** Asks again from time to time, while it is in view. */
 export function stateView({ refused }) {
@@ -17,28 +16,26 @@ export function stateView({ refused }) {
   async function refresh() {
     clearTimeout(waiting);
     try {
-      const { entities } = await stats();
+      const found = await stats();
       if (!active) return;
-      draw(entities);
+      draw(found);
     } catch (error) {
       if (!active) return;
-      // said once, however often it fails
-      if (drawn !== error.message) {
-        byId("counted").textContent = "";
-        refused(error, place, refresh);
-      }
-      drawn = error.message;
-      if (error.status === 401) return;
+      drawn = "";
+      byId("counted").textContent = "";
+      refused(error, place, refresh);
+      // asked again with a key, or by `refused`
+      if (error.status === 401 || error.wait !== null) return;
     }
     waiting = setTimeout(refresh, AGAIN_MS);
   }
 
-  function draw(entities) {
-    const text = JSON.stringify(entities);
+  function draw({ entities, replica_lag_seconds: lag }) {
+    const text = JSON.stringify([entities, lag]);
     if (text === drawn) return;
     drawn = text;
     const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.id));
-    byId("counted").textContent = summary(entities);
+    byId("counted").textContent = summary(entities, lag);
     place.replaceChildren(...entities.map((one) => card(one, open)));
   }
 
@@ -55,18 +52,19 @@ export function stateView({ refused }) {
       clearTimeout(waiting);
       if (active) refresh();
     },
-    /** Ask anew when shown. */
+    /** Ask again when shown. */
     forget() {
       active = false;
     },
   };
 }
 
-function summary(entities) {
+function summary(entities, lag) {
   if (!entities.length) return "No entity has been run yet: embeddings-pipeline run does it.";
-  const behind = entities.filter((one) => (one.coverage ?? 100) < 100).length;
-  const names = counted(entities.length, "entity").replace(/entitys$/, "entities");
-  return behind ? `${names}, ${behind} not complete` : `${names}, all complete`;
+  const behind = entities.filter((one) => one.problem || (one.coverage ?? 100) < 100).length;
+  const names = counted(entities.length, "entity", "entities");
+  const replica = lag ? `; the database is ${duration(lag)} behind its primary` : "";
+  return `${names}, ${behind ? `${behind} not complete` : "all complete"}${replica}`;
 }
 
 function card(one, open) {
@@ -77,7 +75,7 @@ function card(one, open) {
     element(
       "div",
       { className: "coverage" },
-      element("h2", { id: name }, one.entity),
+      element("h2", { id: name }, label(one.entity)),
       element("progress", {
         max: 100,
         value: one.coverage ?? 0,
@@ -85,8 +83,12 @@ function card(one, open) {
       }),
       element("span", {}, percent(one.coverage)),
     ),
-    element("p", { className: "quiet" }, model(one)),
-    element("dl", { className: "figures" }, figures(one).map(figure)),
+    one.problem
+      ? element("p", { className: "notice problem" }, one.problem)
+      : [
+          element("p", { className: "quiet" }, model(one)),
+          element("dl", { className: "figures" }, figures(one).map(figure)),
+        ],
     runs(one, open),
   );
 }
@@ -98,14 +100,10 @@ function model(one) {
 
 function figures(one) {
   const recall = one.index.recall_at_10;
+  const vectors = [one.vectors, one.chunks].map(whole);
   return [
     ["Rows", whole(one.rows)],
-    [
-      "Vectors",
-      one.chunks === one.vectors
-        ? whole(one.vectors)
-        : `${whole(one.vectors)} of ${whole(one.chunks)}`,
-    ],
+    ["Vectors", one.chunks === one.vectors ? vectors[0] : vectors.join(" of ")],
     ["Pending", whole(one.pending), one.pending > 0],
     ["Quarantined", whole(one.quarantined), one.quarantined > 0],
     [
@@ -134,22 +132,19 @@ const COLUMNS = ["read", "encoded", "reused", "deleted", "quarantined"];
 function runs(one, open) {
   const id = `runs-${one.entity}`;
   if (!one.runs.length) return null;
-  const last = one.runs[0];
-  const when = TIME.format(new Date(last.started_at));
-  const said = last.finished_at
-    ? `Last run ${when}, ${duration(last.seconds)}`
-    : `Last run ${when}, not finished`;
-  const head = ["started", "took", ...COLUMNS, "cost"];
-  return element(
-    "details",
-    { id, open: open.has(id) },
-    element("summary", {}, said),
+  const [last] = one.runs;
+  const took = last.finished_at ? duration(last.seconds) : "not finished";
+  const head = ["Started", "Took", ...COLUMNS.map(label), "Cost"];
+  return [
+    timeline(one),
     element(
-      "div",
-      { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Last runs of ${one.entity}` },
+      "details",
+      { id, open: open.has(id) },
+      element("summary", {}, `Last run ${moment(last.started_at)}, ${took}`),
       element(
         "table",
         {},
+        element("caption", { className: "unseen" }, `Last runs of ${one.entity}`),
         element(
           "thead",
           {},
@@ -159,15 +154,15 @@ function runs(one, open) {
             head.map((name) => element("th", { scope: "col" }, name)),
           ),
         ),
-        element("tbody", {}, one.runs.map(row)),
+        element("tbody", {}, one.runs.map((run) => row(run, head))),
       ),
     ),
-  );
+  ];
 }
 
-function row(run) {
+function row(run, head) {
   const cells = [
-    TIME.format(new Date(run.started_at)),
+    moment(run.started_at),
     run.finished_at ? duration(run.seconds) : "not finished",
     ...COLUMNS.map((name) => whole(run[name])),
     dollars(run.cost_usd),
@@ -175,6 +170,59 @@ function row(run) {
   return element(
     "tr",
     {},
-    cells.map((cell) => element("td", {}, cell)),
+    // a narrow screen shows the name of a column before its cell
+    cells.map((cell, n) => element("td", { "data-name": head[n] }, cell)),
   );
 }
+
+// the size of a bar and of the whole drawing, in its own units
+const [BAR, GAP, HEIGHT] = [10, 4, 48];
+
+/** A bar for each run, the oldest first: texts encoded, and above them texts reused. */
+function timeline({ entity, runs: all }) {
+  const shown = [...all].reverse();
+  const most = Math.max(1, ...shown.map((run) => run.encoded + run.reused));
+  const size = (count) => (HEIGHT - 1) * (count / most);
+  const [encoded, reused] = ["encoded", "reused"].map((name) =>
+    shown.reduce((sum, run) => sum + run[name], 0),
+  );
+  return element(
+    "figure",
+    { className: "timeline" },
+    drawing(
+      "svg",
+      {
+        viewBox: `0 0 ${shown.length * (BAR + GAP)} ${HEIGHT}`,
+        height: HEIGHT,
+        role: "img",
+        "aria-label": `Texts of the last runs of ${entity}`,
+      },
+      shown.map((run, n) => {
+        const x = n * (BAR + GAP);
+        const [low, high] = [size(run.encoded), size(run.reused)];
+        return drawing(
+          "g",
+          {},
+          drawing("title", {}, described(run)),
+          drawing("rect", { class: "base", x, y: HEIGHT - 1, width: BAR, height: 1 }),
+          bar("encoded", x, HEIGHT - 1 - low, low),
+          bar("reused", x, HEIGHT - 1 - low - high, high),
+        );
+      }),
+    ),
+    element(
+      "figcaption",
+      { className: "quiet" },
+      `${counted(shown.length, "run")}: `,
+      element("span", { className: "encoded" }, `${whole(encoded)} texts encoded`),
+      ", ",
+      element("span", { className: "reused" }, `${whole(reused)} reused`),
+    ),
+  );
+}
+
+const bar = (name, x, y, height) => drawing("rect", { class: name, x, y, width: BAR, height });
+
+const described = (run) =>
+  `${moment(run.started_at)}: ${whole(run.encoded)} encoded, ${whole(run.reused)} reused, ` +
+  `${duration(run.seconds)}, ${dollars(run.cost_usd)}`;

@@ -24,6 +24,7 @@ from embeddings_pipeline.store.search import counts, dense, highlights, hybrid, 
 from embeddings_pipeline.store.search.lexical import Words
 from embeddings_pipeline.store.search.published import Published, passing
 from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.wire import encoding_of, stored_id
 
 # fewest chunks that the vector search and the text search each contribute to a hybrid search
@@ -201,6 +202,15 @@ class PublishedSearch:
             texts = found[row_id].texts if row_id in found else ()
             found[row_id] = StoredRow(row_id, (*texts, text), fields, *shown)
         return [found[row_id] for row_id in dict.fromkeys(ids) if row_id in found]
+
+    def sample(self, count: int) -> list[StoredRow]:
+        """At most this many published rows, in a random order that stays the same."""
+        sampled = self._tables.execute(
+            "select {id}::text from ({sampled} limit {count}) as s",
+            sampled=self._tables.fill(SAMPLED),
+            count=Literal(count),
+        ).fetchall()
+        return self.rows(list(dict.fromkeys(row_id for (row_id,) in sampled)))
 
     def with_vectors(self, found: Sequence[Hit]) -> list[Hit]:
         """The hits with the vectors of their chunks; None for a chunk that is gone meanwhile."""
