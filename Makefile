@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
-.PHONY: demo dev serve test lint lint-sql format dist images bench bench-encoder bench-gpu bench-search bench-service bench-cluster bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist images screenshots bench bench-encoder bench-gpu bench-search bench-service bench-cluster bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -49,6 +49,11 @@ dist: $(DEV_STAMP)
 # both container images, without a registry; needs root
 images:
 	.ci/build-images
+
+# the pictures of the page in docs/, from the demo's data
+screenshots: $(DEV_STAMP)
+	$(BIN)/embeddings-pipeline demo
+	$(BIN)/python -m tests.support.screenshots
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.capacity $(DATA)

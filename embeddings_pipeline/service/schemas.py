@@ -15,7 +15,7 @@ from embeddings_pipeline.search.requests import (
     require_storable,
 )
 from embeddings_pipeline.service.problems import Problem
-from embeddings_pipeline.store.search.published_search import StoredRow
+from embeddings_pipeline.store.search.published_search import Histogram, StoredRow
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256
@@ -175,11 +175,13 @@ class Facet(BaseModel):
 
 
 class FilterColumn(BaseModel):
-    """A filter column and its Postgres type; `values` lists the values where they are few."""
+    """A filter column and its Postgres type; `values` lists the values where they are few, and
+    `histogram` is of numbers, days and times."""
 
     name: str = Field(examples=["category"])
     type: str = Field(examples=["text"])
     values: list[Facet] | None = None
+    histogram: Histogram | None = None
 
 
 class EntityInfo(BaseModel):

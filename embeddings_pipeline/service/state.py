@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
 # most values of a filter column that are offered as choices
 _FEW = 20
+_BARS = 20
 # rows that show what an entity holds, each with the first characters of its text
 _EXAMPLES, _EXAMPLE_CHARACTERS = 20, 1_000
 _RUNS = 30
@@ -165,5 +166,9 @@ def _filters(search: PublishedSearch, types: Mapping[str, str]) -> list[FilterCo
     for name, kind in types.items():
         found = search.facets(name, _FEW)
         values = None if found is None else [Facet(value=value, count=n) for value, n in found]
-        columns.append(FilterColumn(name=name, type=kind, values=values))
+        columns.append(
+            FilterColumn(
+                name=name, type=kind, values=values, histogram=search.histogram(name, _BARS)
+            )
+        )
     return columns

@@ -47,8 +47,10 @@ def test_a_result_has_a_heading_a_link_a_picture_prose_and_fields_for_readers(
     )
     words = "A pump for gardens. It pumps 1 😀 litre, and the pumping is silent. " * 8
     world.insert(
-        (7, "Pump <b>X</b>", words, "https://shop.example/7?a=1", "data:image/png;base64,xx", 19882)
-        + (True, date(2026, 3, 9), "Ada"),
+        (
+            *(7, "Pump <b>X</b>", words, "https://shop.example/7?a=1", "data:image/png;base64,xx"),
+            *(19882, True, date(2026, 3, 9), "Ada"),
+        ),
         (8, "Hose", "A hose.", "javascript:alert(1)", None, None, None, None, None),
     )
     world.run(
@@ -111,7 +113,11 @@ def test_typing_finds_and_marks_the_words(page: Page) -> None:
 def test_results_are_shown_while_a_phrase_is_typed(page: Page) -> None:
     results(page)
     requests: list[Request] = []
-    page.on("request", lambda request: requests.append(request))
+
+    def note(request: Request) -> None:
+        requests.append(request)
+
+    page.on("request", note)
     page.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() =>
              window.seen.add(document.querySelector("#results h3 mark")?.textContent)
@@ -206,6 +212,30 @@ def test_filters_come_from_the_data_and_count_what_each_would_leave(page: Page) 
     chips.get_by_role("button", name="Clear all").click()
     expect(page.locator("#results li")).to_have_count(5)
     expect(category.get_by_label("light 2")).not_to_be_checked()
+
+
+def test_a_bar_of_the_rows_is_a_range(browser: Browser, world: World) -> None:
+    world.table("id bigint, name text, size numeric, sold_on date")
+    dirty = ((90, "thing", "NaN", "infinity"), (91, "thing", "1e300", None))
+    world.insert(*((n, f"thing {n}", n, date(2026, 1, 1 + n)) for n in range(20)), *dirty)
+    world.run(world.declare(template="{name}", filters=["size", "sold_on"]))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        sizes, days = client.get("/entities").json()["entities"][0]["filters"]
+        assert sum(sizes["histogram"]["rows"]) == 21
+        assert sum(days["histogram"]["rows"]) == 20
+
+        page.goto("/?q=thing")
+        sold = page.get_by_role("group", name="Sold on")
+        sold.locator(".histogram g").first.click()
+
+        expect(page.get_by_label("Sold on from")).to_have_value("2026-01-01")
+        expect(page.locator("#chips")).to_contain_text("Sold on: Jan 1, 2026 to Jan 1, 2026")
+        expect(page.locator("#said")).to_contain_text("1 of 1 result")
+        expect(sold.locator(".histogram .in")).to_have_count(1)
+        assert complaints == []
 
 
 def test_a_column_of_many_values_takes_any_of_them(browser: Browser, world: World) -> None:

@@ -1,38 +1,46 @@
-"""Makes the pictures in docs/ from a service over the data of `embeddings-pipeline demo`.
+"""Makes the pictures of the page in docs/ from the data of `embeddings-pipeline demo`.
 
-embeddings-pipeline serve --port 8080 &
-python -m tests.support.screenshots http://127.0.0.1:8080
+`make screenshots` runs the demo first. The service is started here, on a free port.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.support.browser import chromium, opened
+from embeddings_pipeline.pipeline import Pipeline
+from tests.support.browser import chromium, opened, results
+from tests.support.serving import serving
 
 DOCS = Path(__file__).parents[2] / "docs"
+DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+FOUND = "?entity=product&q=something+to+edit+photos"
 PICTURES = (
-    ("search-page.png", "light", "?entity=product&q=draw+pictures&mode=compare"),
-    ("search-page-dark.png", "dark", "?entity=clip&q=how+to+make+web+pages+load+faster"),
-    ("search-page-state.png", "light", "?tab=state"),
+    ("search-page.png", "light", DESKTOP, FOUND),
+    ("search-page-first.png", "light", DESKTOP, "?entity=product"),
+    ("search-page-dark.png", "dark", DESKTOP, "?entity=clip&q=make+web+pages+fast&mode=compare"),
+    ("search-page-phone.png", "dark", PHONE, FOUND),
+    ("search-page-state.png", "light", DESKTOP, "?tab=state"),
 )
 
 
 def take(url: str) -> None:
     """Take each picture, once all in it is there."""
     with chromium() as browser:
-        for name, scheme, address in PICTURES:
-            size = {"width": 1280, "height": 860}
+        for name, scheme, size, address in PICTURES:
             with opened(browser, url, color_scheme=scheme, viewport=size) as (page, _):
                 page.goto(address)
-                # the first time it is measured how long a model takes to load
-                page.reload(wait_until="networkidle")
-                expect(page.locator("#results li, #entities article").first).to_be_visible()
+                if "tab=state" in address:
+                    expect(page.locator("#entities article").first).to_be_visible()
+                else:
+                    # the time of the first search is that of loading a model
+                    results(page)
+                    page.reload()
+                    results(page)
                 page.screenshot(path=DOCS / name)
 
 
 if __name__ == "__main__":
-    take(sys.argv[1])
+    with Pipeline.open() as pipeline, serving(pipeline) as url:
+        take(url)

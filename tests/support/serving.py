@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -35,15 +35,24 @@ def served(
     )
     if encoder or "embedding_model" not in settings:
         pipeline.encoders.add(encoder or WordsEncoder())
+    with (
+        closing(pipeline),
+        serving(pipeline) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def serving(pipeline: Pipeline) -> Iterator[str]:
+    """The address of a service of this pipeline, which the caller closes."""
     server = server_of(create_app(pipeline), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:
         until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()
-        pipeline.close()

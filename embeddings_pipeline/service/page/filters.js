@@ -1,7 +1,7 @@
 /** Filters: the panel beside the results, and chips of what is set. */
 
 import { STEP } from "./address.js";
-import { button, byId, element } from "./elements.js";
+import { button, byId, drawing, element } from "./elements.js";
 import { kindOf, label, shown, whole } from "./format.js";
 
 // values of a column that are shown before "more"
@@ -192,7 +192,44 @@ function range({ column, wanted, pick }) {
         },
       }),
     );
-  return element("div", { className: "range" }, bound("gte", "from"), bound("lte", "to"));
+  return [
+    column.histogram && histogram(column, bounds, (gte, lte) => pick({ gte, lte }), zone),
+    element("div", { className: "range" }, bound("gte", "from"), bound("lte", "to")),
+  ];
+}
+
+/** Bars of how many rows are where; one that is clicked becomes the range, as the fields can. */
+function histogram({ type, histogram: { least, most, rows } }, { gte, lte }, choose, zone) {
+  const kind = kindOf(type);
+  const width = (most - least) / rows.length;
+  const highest = Math.max(...rows);
+  const numberOf = (bound) => (kind === "number" ? Number(bound) : Date.parse(bound) / 1_000);
+  const inRange = (middle) =>
+    (gte === undefined || middle >= numberOf(gte)) &&
+    (lte === undefined || middle <= numberOf(lte));
+  const fieldOf = (number) => {
+    if (kind === "number") return String(Number(number.toPrecision(3)));
+    const text = new Date(1_000 * number).toISOString();
+    return kind === "date" ? text.slice(0, 10) : text.slice(0, 16) + zone;
+  };
+  return drawing(
+    "svg",
+    { class: "histogram", viewBox: `0 0 ${rows.length} 10`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    rows.map((count, n) => {
+      const from = least + n * width;
+      // the root shows few rows beside many
+      const height = count && Math.max(0.5, 10 * Math.sqrt(count / highest));
+      const bar = drawing(
+        "g",
+        { class: inRange(from + width / 2) ? "in" : "" },
+        drawing("title", {}, `${fieldOf(from)} to ${fieldOf(from + width)}: ${whole(count)}`),
+        drawing("rect", { class: "column", x: n, y: 0, width: 1, height: 10 }),
+        drawing("rect", { class: "bar", x: n + 0.05, y: 10 - height, width: 0.9, height }),
+      );
+      bar.onclick = () => choose(fieldOf(from), fieldOf(from + width));
+      return bar;
+    }),
+  );
 }
 
 function openWhereThereIsRoom(details) {

@@ -37,6 +37,10 @@ _MIN_SAMPLE_GAIN = 4
 _SAMPLE_GROWTH = 8
 
 
+_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+_TIMES = ("date", "timestamp with time zone", "timestamp without time zone")
+
+
 class PublishedSetChanged(Exception):
     """The published vector set is no longer the one that was searched."""
 
@@ -102,6 +106,17 @@ class StoredRow:
     title: str | None = None
     url: str | None = None
     image_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The numbers of rows in bars of equal width from `least` to `most`, between which lie all but
+    the lowest and the highest hundredth of the values; the first and the last bar have these, too.
+    Days and times are seconds since 1970."""
+
+    least: float
+    most: float
+    rows: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -287,6 +302,45 @@ class PublishedSearch:
         except (ProgrammingError, QueryCanceled):
             return None
         return rows if len(rows) <= most else None
+
+    def histogram(self, column: str, bars: int) -> Histogram | None:
+        """How the rows spread over a filter column of numbers, days or times.
+
+        None for other types, where fewer than two values are finite, or where the query times out.
+        """
+        kind = base_type(self._published.filters[column])
+        if kind not in _NUMBERS and kind not in _TIMES:
+            return None
+        # of a day or a time, the seconds since 1970
+        number: LiteralString = (
+            "extract(epoch from {})::float8" if kind in _TIMES else "{}::float8"
+        )
+        try:
+            row = self._tables.execute(
+                """
+                with numbers as (
+                    select {number} as x from {vectors} v where v.chunk = 0
+                ), finite as (
+                    select x from numbers where x > '-infinity' and x < 'infinity'
+                ), ends as (
+                    select percentile_disc(array[0.01, 0.99]) within group (order by x) as e
+                    from finite
+                ), counts as (
+                    select least(width_bucket(x, e[1], e[2], {bars}), {bars}) as bar, count(*) as n
+                    from finite, ends where e[1] < e[2] group by 1
+                )
+                select e[1], e[2], array(
+                    select coalesce(sum(n) filter (where greatest(c.bar, 1) = b), 0)::bigint
+                    from generate_series(1, {bars}) as b, counts c group by b order by b
+                ) from ends where e[1] < e[2]
+                """,
+                number=sql.SQL(number).format(Identifier("v", column)),
+                vectors=self._published.vectors,
+                bars=Literal(bars),
+            ).fetchone()
+        except (DataError, QueryCanceled):
+            return None
+        return Histogram(*row) if row else None
 
     @contextmanager
     def _refusing_unfit(self, chosen: Filter) -> Iterator[None]:
