@@ -143,13 +143,6 @@ def test_rows_that_stay_are_not_drawn_again(page: Page) -> None:
     assert page.locator("#results h3[data-old]").count() == 5
 
 
-def test_results_that_are_only_near_are_called_that(page: Page) -> None:
-    search(page, "zzqxv")
-    expect(page.locator("#said")).to_contain_text(
-        "5 results that are only near: no row has a word of the query (similarity "
-    )
-
-
 def test_a_search_that_is_no_longer_wanted_is_given_up(page: Page) -> None:
     def hold_lamps(route: Route) -> None:
         if '"lamp"' not in (route.request.post_data or ""):

@@ -84,7 +84,7 @@ def test_it_is_chosen_by_keyboard_alone(page: Page) -> None:
     page.on("filechooser", lambda chooser: None)
     field = page.get_by_label("Or by an image")
     expect(field).to_be_visible()
-    page.get_by_label("Search for").focus()
+    page.get_by_role("radio", name="Both").focus()
     page.keyboard.press("Tab")
     expect(field).to_be_focused()
     with page.expect_file_chooser() as chooser:

@@ -21,10 +21,10 @@ from tests.support.words import WORDS, WordsEncoder
 
 @contextmanager
 def served(
-    database: Database, encoder: Encoder | None = None, **settings: Any
+    database: Database, encoder: Encoder | None = None, *, port: int = 0, **settings: Any
 ) -> Iterator[httpx.Client]:
     """A client of a service over this database, with a model that knows nothing but words, unless
-    the settings name another and no encoder is given beside it."""
+    the settings name another and no encoder is given beside it. Port 0 is any free one."""
     pipeline = Pipeline(
         Settings(
             _env_file=None,
@@ -37,16 +37,16 @@ def served(
         pipeline.encoders.add(encoder or WordsEncoder())
     with (
         closing(pipeline),
-        serving(pipeline) as url,
+        serving(pipeline, port) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield client
 
 
 @contextmanager
-def serving(pipeline: Pipeline) -> Iterator[str]:
+def serving(pipeline: Pipeline, port: int = 0) -> Iterator[str]:
     """The address of a service of this pipeline, which the caller closes."""
-    server = server_of(create_app(pipeline), "127.0.0.1", 0)
+    server = server_of(create_app(pipeline), "127.0.0.1", port)
     thread = threading.Thread(target=server.run, name="uvicorn")
     thread.start()
     try:

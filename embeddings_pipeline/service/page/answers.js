@@ -72,16 +72,20 @@ function notice(answer, view, entity, { act, clear }) {
   const near = results.length
     ? ` Below is what is nearest in meaning${weak === null ? "" : ` (similarity ${score(weak)})`}.`
     : "";
-  return explained(
-    none ? `No row has ${quoted}` : `No row has ${quoted}; the other words were found`,
-    none && near.trim(),
-    [
-      better && button(["Did you mean ", element("strong", {}, better), "?"], () =>
-        act({ query: better, count: STEP }),
-      ),
-      results.length === 0 && inMeaning(view, act),
-    ],
-  );
+  const correct =
+    better &&
+    button(
+      ["Did you mean ", element("strong", {}, better), "?"],
+      () => act({ query: better, count: STEP }),
+      { className: none ? "" : "plain" },
+    );
+  if (!none) {
+    return element("p", { className: "quiet aside" }, `No row has ${quoted}. `, correct);
+  }
+  return explained(`No row has ${quoted}`, near.trim(), [
+    correct,
+    results.length === 0 && inMeaning(view, act),
+  ]);
 }
 
 const inMeaning = (view, act) =>
@@ -91,7 +95,7 @@ function explained(title, text, steps) {
   return element(
     "div",
     { className: "notice" },
-    element("p", {}, element("strong", {}, title), text && `${/[.?!]$/.test(title) ? "" : "."} `, text),
+    element("p", {}, element("strong", {}, title), text && `. ${text}`),
     steps.some(Boolean) && element("div", { className: "steps" }, steps),
   );
 }

@@ -224,8 +224,7 @@ function partsOf(hit, entity) {
   const fields = [...filters, ...Object.keys(hit.fields).filter((name) => !filters.includes(name))]
     .filter((name) => hit.fields[name] != null && hit.fields[name] !== hit.title)
     .map((name) => ({ name, value: hit.fields[name], type: columns[name] }));
-  const isPicture = IMAGE.test(hit.text);
-  const all = isPicture ? [] : pieces(hit);
+  const all = IMAGE.test(hit.text) ? [] : pieces(hit);
   const known = new Set(fields.map(({ name }) => name));
   let title = hit.title == null ? null : [{ text: hit.title, mark: false }];
   const prose = [];
@@ -268,7 +267,7 @@ function labelled(all, columns) {
   const starts = [...text.matchAll(new RegExp(`(^|\\. )(${names}): `, "g"))]
     .map(({ 0: before, 2: name, index }) => ({ name, at: index, end: index + before.length }))
     .filter(({ name }) => name && !seen.has(name) && seen.add(name));
-  if (starts[0]?.at !== 0) return [{ name: null, body: all }];
+  if (starts[0]?.at !== 0) return text ? [{ name: null, body: all }] : [];
   return starts.map(({ name, end }, index) => ({
     name,
     body: between(all, end, starts[index + 1]?.at ?? text.length),

@@ -312,9 +312,7 @@ class PublishedSearch:
         if kind not in _NUMBERS and kind not in _TIMES:
             return None
         # of a day or a time, the seconds since 1970
-        number: LiteralString = (
-            "extract(epoch from {})::float8" if kind in _TIMES else "{}::float8"
-        )
+        number: LiteralString = "extract(epoch from {})::float8" if kind in _TIMES else "{}::float8"
         try:
             row = self._tables.execute(
                 """
