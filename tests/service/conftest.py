@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +21,24 @@ def client(shop: World) -> Iterator[httpx.Client]:
     """A client of the service, which has no keys."""
     with served(shop.database, shop.encoder) as client:
         yield client
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """The dbt manifest that declares the shop."""
+    declared = {"include": ["name"], "filters": ["category", "price"], "deleted": "is_removed"}
+    node = {
+        "resource_type": "model",
+        "name": "stg_item",
+        "alias": "stg_item",
+        "schema": "staging",
+        "package_name": "shop",
+        "original_file_path": "models/staging/stg_item.yml",
+        "config": {"meta": {"embedding": {"id": "id", "entity": "item", **declared}}},
+    }
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps({"nodes": {"model.shop.stg_item": node}, "sources": {}}))
+    return file
 
 
 @pytest.fixture(scope="module")

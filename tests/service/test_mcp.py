@@ -82,24 +82,6 @@ async def call(client: Client, name: str, **arguments: Any) -> Any:
     return answer.structured_content
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
-    """The dbt manifest that declares the shop."""
-    declared = {"include": ["name"], "filters": ["category", "price"], "deleted": "is_removed"}
-    node = {
-        "resource_type": "model",
-        "name": "stg_item",
-        "alias": "stg_item",
-        "schema": "staging",
-        "package_name": "shop",
-        "original_file_path": "models/staging/stg_item.yml",
-        "config": {"meta": {"embedding": {"id": "id", "entity": "item", **declared}}},
-    }
-    file = tmp_path / "manifest.json"
-    file.write_text(json.dumps({"nodes": {"model.shop.stg_item": node}, "sources": {}}))
-    return file
-
-
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_an_agent_finds_rows_over_http(client: httpx.Client, mode: str) -> None:
     async def work(agent: Client) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
+
 import httpx
-from playwright.sync_api import Browser, expect
+import pytest
+from playwright.sync_api import Browser, Locator, expect
 
 from tests.support.browser import needs_chromium, opened
+from tests.support.serving import served
 from tests.support.world import World
 
 pytestmark = needs_chromium
+
+
+def figures(place: Locator) -> dict[str, str]:
+    """The figures of an entity or of a plan, by name."""
+    names = place.locator("dt").all_text_contents()
+    return dict(zip(names, place.locator("dd").all_text_contents(), strict=True))
 
 
 def test_the_state_shows_how_far_each_entity_is(
@@ -26,20 +37,41 @@ def test_the_state_shows_how_far_each_entity_is(
         assert bar.evaluate("bar => Math.round(bar.value)") == 83
         expect(entity).to_contain_text("83.3 %")
         expect(page.locator("#counted")).to_have_text("1 entity, 1 not complete")
-        figures = dict(
-            zip(
-                entity.locator(".figures dt").all_inner_texts(),
-                entity.locator(".figures dd").all_inner_texts(),
-                strict=True,
-            )
-        )
-        assert figures["Rows"] == "6"
-        assert figures["Pending"] == "1"
-        assert figures["Quarantined"] == "0"
-        assert figures["Recall@10"] == "1.000"
+        shown = figures(entity)
+        assert shown["Rows"] == "6"
+        assert shown["Pending"] == "1"
+        assert shown["Quarantined"] == "0"
+        assert shown["Recall@10"] == "1.000"
         expect(entity).to_contain_text("fake/words, 64 dimensions, set 1")
+        runs = entity.get_by_role("img", name="Texts of the last runs of item")
+        assert runs.locator("g").count() == 2
+        expect(entity).to_contain_text("2 runs: 5 texts encoded, 0 reused")
         entity.locator("summary").click()
         expect(entity.get_by_role("row")).to_have_count(3)
         page.go_back()
         expect(page.get_by_role("tabpanel", name="Search")).to_be_visible()
         assert complaints == []
+
+
+@pytest.mark.parametrize("scope", ["read", "write"])
+def test_a_plan_of_the_next_run_needs_a_key_that_may_write(
+    browser: Browser, shop: World, manifest: Path, scope: str
+) -> None:
+    shop.insert((6, "wooden chair", "furniture", 30.0, False))
+    keys = f"page:{scope}:{sha256(b'open-sesame').hexdigest()}"
+    with (
+        served(shop.database, shop.encoder, dbt_manifest=manifest, search_api_keys=keys) as client,
+        opened(browser, str(client.base_url)) as (page, _),
+    ):
+        page.goto("/?tab=state")
+        page.get_by_label("API key").fill("open-sesame")
+        page.get_by_label("API key").press("Enter")
+        page.get_by_role("button", name="Plan the next run of item").click()
+        plan = page.locator(".plan")
+        if scope == "write":
+            expect(plan.locator("dl")).to_be_visible()
+            shown = figures(plan)
+            assert (shown["New"], shown["Unchanged"], shown["Encode"]) == ("1", "5", "1")
+            assert shown["Costs"] == "$0"
+        else:
+            expect(plan).to_contain_text("the key may read only")

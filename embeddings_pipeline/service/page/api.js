@@ -27,6 +27,15 @@ export const entities = () => ask("entities");
 /** How far each entity is. */
 export const stats = () => ask("stats");
 
+/** What the next run of an entity would do and cost: the tool of agents of this name. */
+export async function plan(entity) {
+  const params = { name: "plan", arguments: { entity } };
+  const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params });
+  const { result, error } = await ask("mcp", { method: "POST", body });
+  if (error || result.isError) throw new Problem(422, error?.message ?? result.content[0].text);
+  return result.structuredContent;
+}
+
 /** Rows that answer a query. */
 export const search = (request, signal) =>
   ask("search", { method: "POST", body: JSON.stringify(request), signal });

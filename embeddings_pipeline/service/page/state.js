@@ -1,7 +1,7 @@
 /** The tab that shows how far each entity is. */
 
-import { stats } from "./api.js";
-import { byId, drawing, element } from "./elements.js";
+import { plan, stats } from "./api.js";
+import { button, byId, drawing, element } from "./elements.js";
 import { counted, dollars, duration, label, moment, percent, whole } from "./format.js";
 
 const AGAIN_MS = 10_000;
@@ -9,6 +9,8 @@ const AGAIN_MS = 10_000;
 /** Asks again from time to time, while it is in view. */
 export function stateView({ refused }) {
   const place = byId("entities");
+  // what was planned stays while the rest is drawn again
+  const plans = new Map();
   let drawn = "";
   let waiting;
   let active = false;
@@ -36,7 +38,7 @@ export function stateView({ refused }) {
     drawn = text;
     const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.id));
     byId("counted").textContent = summary(entities, lag);
-    place.replaceChildren(...entities.map((one) => card(one, open)));
+    place.replaceChildren(...entities.map((one) => card(one, open, plans)));
   }
 
   document.addEventListener("visibilitychange", () => {
@@ -67,8 +69,9 @@ function summary(entities, lag) {
   return `${names}, ${behind ? `${behind} not complete` : "all complete"}${replica}`;
 }
 
-function card(one, open) {
+function card(one, open, plans) {
   const name = `state-${one.entity}`;
+  if (!plans.has(one.entity)) plans.set(one.entity, nextRun(one.entity));
   return element(
     "article",
     { className: "entity", "aria-labelledby": name },
@@ -90,7 +93,46 @@ function card(one, open) {
           element("dl", { className: "figures" }, figures(one).map(figure)),
         ],
     runs(one, open),
+    plans.get(one.entity),
   );
+}
+
+/** A button that plans the next run of an entity, and the plan. */
+function nextRun(entity) {
+  const place = element("div", { role: "status" });
+  const ask = async () => {
+    place.replaceChildren(element("p", { className: "quiet" }, "Planning…"));
+    try {
+      place.replaceChildren(...planned(await plan(entity)));
+    } catch (error) {
+      const missing = error.status === 404 || error.status === 405;
+      const text = missing ? "The service has no plans without the extra mcp." : error.message;
+      place.replaceChildren(element("p", { className: "notice problem" }, text));
+    }
+  };
+  return element(
+    "div",
+    { className: "plan" },
+    button("Plan the next run", ask, { ariaLabel: `Plan the next run of ${entity}` }),
+    place,
+  );
+}
+
+function planned({ why, usd, seconds, ...counts }) {
+  const rows = ["new", "changed", "deleted", "unchanged", "reuse", "encode", "tokens"];
+  const reasons = Object.entries(why).map(([name, share]) => `${name} ${percent(100 * share)}`);
+  return [
+    element(
+      "dl",
+      { className: "figures" },
+      [
+        ...rows.map((name) => [label(name), whole(counts[name])]),
+        ["Takes", seconds === null ? "unknown" : `about ${duration(seconds)}`],
+        ["Costs", dollars(usd)],
+      ].map(figure),
+    ),
+    reasons.length > 0 && element("p", { className: "quiet" }, reasons.join(", ")),
+  ].filter(Boolean);
 }
 
 function model(one) {
