@@ -266,6 +266,7 @@ def test_more_results_are_added_below(browser: Browser, world: World) -> None:
         page.get_by_role("button", name="More results").click()
         expect(page.locator("#results li")).to_have_count(20)
         assert results(page)[:10] == first
+        expect(page.locator("#results li").nth(10).locator(".primary")).to_be_focused()
         page.get_by_role("button", name="More results").click()
         expect(page.locator("#results li")).to_have_count(25)
         expect(page.get_by_role("button", name="More results")).to_have_count(0)

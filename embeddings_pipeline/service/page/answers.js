@@ -14,10 +14,13 @@ export function draw(answers, { view, entity, milliseconds, list, act, clear }) 
   const [first] = answers;
   byId("said").textContent = said(answers, view, milliseconds);
   byId("fresh").textContent = fresh(first);
-  const hits = answers.length > 1 ? columns(answers, entity, list) : list.draw(first.results, entity);
+  const hits =
+    answers.length > 1 ? columns(answers, entity, list) : list.draw(first.results, entity);
   byId("results").replaceChildren(
     element("h2", { className: "unseen" }, "Results"),
-    ...[notice(first, view, entity, { act, clear }), hits, more(answers, view, act)].filter(Boolean),
+    ...[notice(first, view, entity, { act, clear }), hits, more(answers, view, act)].filter(
+      Boolean,
+    ),
   );
   fold();
 }
@@ -112,7 +115,12 @@ function asTyped(lexeme, query) {
 function correction(missing, query, hits, entity) {
   const near = hits.map((hit) => `${hit.title ?? ""} ${hit.text.slice(0, 2_000)}`);
   const examples = (entity?.examples ?? []).map((row) => `${row.title ?? ""} ${row.texts[0]}`);
-  const known = new Set([...near, ...examples].join(" ").toLowerCase().match(/\p{L}{4,}/gu) ?? []);
+  const known = new Set(
+    [...near, ...examples]
+      .join(" ")
+      .toLowerCase()
+      .match(/\p{L}{4,}/gu) ?? [],
+  );
   let better = query;
   for (const lexeme of missing) {
     const word = asTyped(lexeme, query);

@@ -109,7 +109,9 @@ function choices({ column, wanted, counts, open, pick, again }) {
     pick(chosen.size ? [...chosen] : undefined);
   };
   const unfolded = open.has(column.name);
-  const some = unfolded ? values : values.slice(0, FEW).concat(values.slice(FEW).filter((value) => chosen.has(value)));
+  const some = unfolded
+    ? values
+    : values.slice(0, FEW).concat(values.slice(FEW).filter((value) => chosen.has(value)));
   return [
     some.map((value) => {
       const id = `filter-${column.name}-${JSON.stringify(value)}`;
@@ -214,7 +216,12 @@ function histogram({ type, histogram: { least, most, rows } }, { gte, lte }, cho
   };
   return drawing(
     "svg",
-    { class: "histogram", viewBox: `0 0 ${rows.length} 10`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    {
+      class: "histogram",
+      viewBox: `0 0 ${rows.length} 10`,
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+    },
     rows.map((count, n) => {
       const from = least + n * width;
       // the root shows few rows beside many

@@ -28,8 +28,7 @@ export function searchForm(go) {
     act({ like: null, image: null, count: STEP }, { typed: true });
   }
 
-  const choose = ([file]) =>
-    act({ like: null, image: file ? keep(file) : null, count: STEP });
+  const choose = ([file]) => act({ like: null, image: file ? keep(file) : null, count: STEP });
 
   query.oninput = () => {
     clearTimeout(typing);
@@ -38,6 +37,8 @@ export function searchForm(go) {
   byId("ask").onsubmit = (event) => {
     event.preventDefault();
     typed();
+    // the keyboard of a phone covers the results
+    if (!matchMedia("(hover: hover)").matches) query.blur();
   };
   image.onchange = () => choose(image.files);
   byId("ask").onpaste = ({ clipboardData: { files, types } }) => {

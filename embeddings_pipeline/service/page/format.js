@@ -34,7 +34,10 @@ export function kindOf(type = "") {
 
 /** "Installed size (KB)" for installed_size_kb, "Active" for is_active. */
 export function label(column) {
-  const words = column.replace(/^(is|has)_/, "").split("_").filter(Boolean);
+  const words = column
+    .replace(/^(is|has)_/, "")
+    .split("_")
+    .filter(Boolean);
   const measure = words.length > 1 ? MEASURES[words.at(-1)] : undefined;
   if (measure) words.pop();
   const name = words.join(" ") || column;

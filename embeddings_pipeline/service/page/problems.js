@@ -55,7 +55,9 @@ export function problems(admitted) {
         return;
       }
       const waits = problem.wait !== null;
-      if (waits) retry = setTimeout(again, 1_000 * problem.wait);
+      // not where something else is shown meanwhile
+      const retrying = () => place.querySelector(".problem") && again();
+      if (waits) retry = setTimeout(retrying, 1_000 * problem.wait);
       const title = TITLES[problem.status] ?? "The service failed";
       // a notice that stays is not read out again
       if (place.querySelector(".problem p")?.textContent === sentence(problem.message)) return;
@@ -76,8 +78,6 @@ export function problems(admitted) {
         ),
       );
     },
-    /** No longer try again what has failed. */
-    forget: () => clearTimeout(retry),
   };
 }
 

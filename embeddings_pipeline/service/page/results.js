@@ -66,7 +66,11 @@ function card(hit, entity, ranks, like, explain) {
       element(
         "p",
         { className: "where quiet" },
-        element("span", { className: "id" }, `${hit.id}${hit.chunk ? `, part ${hit.chunk + 1}` : ""}`),
+        element(
+          "span",
+          { className: "id" },
+          `${hit.id}${hit.chunk ? `, part ${hit.chunk + 1}` : ""}`,
+        ),
         hit.url && LINK.test(hit.url) && element("span", {}, hostOf(hit.url)),
         ranks.map((rank) => element("span", { className: "rank" }, rank)),
       ),
@@ -233,7 +237,8 @@ function partsOf(hit, entity) {
     if (hit.title !== null && plain.trim() === hit.title?.trim()) title = body;
     else if (title === null && plain.length <= HEADING) title = body;
     else if (name === null || plain.length > SHORT) prose.push(...joined(prose, body));
-    else if (!known.has(name)) fields.push({ name, value: typed(plain, columns[name]), type: columns[name] });
+    else if (!known.has(name))
+      fields.push({ name, value: typed(plain, columns[name]), type: columns[name] });
   }
   return { title: title ?? [{ text: hit.id, mark: false }], prose, fields };
 }

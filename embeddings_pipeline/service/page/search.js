@@ -112,13 +112,14 @@ export function searchView({ go, refused }) {
       headings.set(keyOf(hit.id), heading(hit, entity()));
     }
     const inside = results.contains(document.activeElement);
-    const place = inside && [...results.querySelectorAll(".primary")].indexOf(document.activeElement);
+    // after "More results" the first of these, else the first of all
+    const next = document.activeElement.id === "more" ? results.querySelectorAll("li").length : 0;
     filters.show(view, columns, { ...answers[0].facets, ...others });
     show(answers, milliseconds);
     // what had the focus may be gone
     if (inside && !results.contains(document.activeElement)) {
       const all = results.querySelectorAll(".primary");
-      (all[place] ?? all[0] ?? byId("query")).focus();
+      (all[next] ?? byId("query")).focus();
     }
   }
 
@@ -152,9 +153,17 @@ export function searchView({ go, refused }) {
           {},
           known.length
             ? "No entity of this name is published. These are:"
-            : ["No entity is published. ", element("code", {}, "embeddings-pipeline run"), " does it."],
+            : [
+                "No entity is published. ",
+                element("code", {}, "embeddings-pipeline run"),
+                " does it.",
+              ],
         ),
-        element("div", { className: "steps" }, others.length ? others : button("Look again", again)),
+        element(
+          "div",
+          { className: "steps" },
+          others.length ? others : button("Look again", again),
+        ),
       ),
     );
   }

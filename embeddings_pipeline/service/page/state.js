@@ -196,7 +196,11 @@ function runs(one, open) {
             head.map((name) => element("th", { scope: "col" }, name)),
           ),
         ),
-        element("tbody", {}, one.runs.map((run) => row(run, head))),
+        element(
+          "tbody",
+          {},
+          one.runs.map((run) => row(run, head)),
+        ),
       ),
     ),
   ];
