@@ -174,12 +174,16 @@ def _get_rows(service: Service, given: _GetRows) -> Mapping[str, Any]:
 
 
 def _list_entities(service: Service, given: _NoArguments) -> Mapping[str, Any]:
-    return service.state.entities().model_dump(mode="json")
+    # for the page, and long
+    shown = {"examples": True, "filters": {"__all__": {"histogram"}}}
+    return service.state.entities().model_dump(
+        mode="json", exclude={"entities": {"__all__": shown}}
+    )
 
 
 def _status(service: Service, given: _NoArguments) -> Mapping[str, Any]:
-    runs = {"entities": {"__all__": {"runs"}}}
-    return service.state.stats().model_dump(mode="json", exclude=runs)
+    long = {"entities": {"__all__": {"runs", "partitions", "failures"}}}
+    return service.state.stats().model_dump(mode="json", exclude=long)
 
 
 def _plan(service: Service, given: _Run) -> Mapping[str, Any]:

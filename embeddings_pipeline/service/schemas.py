@@ -16,6 +16,7 @@ from embeddings_pipeline.search.requests import (
 )
 from embeddings_pipeline.service.problems import Problem
 from embeddings_pipeline.store.search.published_search import Histogram, StoredRow
+from embeddings_pipeline.store.texts.quarantine import FailedRow
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256
@@ -256,12 +257,22 @@ class Run(BaseModel):
     seconds: float
 
 
+class PendingPartition(BaseModel):
+    """A partition with chunks that are pending or quarantined."""
+
+    partition_key: str = Field(examples=["2026-01-31"])
+    pending: int
+    quarantined: int
+
+
 class EntityState(BaseModel):
     """The state of an entity.
 
     `coverage` is the percentage of rows that have all their vectors. `data_lag_seconds` is the time
     that the oldest change has waited for its vector. `cost_usd` is the cost of all runs. `problem`
-    is the error that kept the other values from being read, or null.
+    is the error that kept the other values from being read, or null. `partitions` are the first
+    with pending or quarantined chunks, `failures` the latest failures of rows and texts, and `runs`
+    the latest runs.
     """
 
     entity: str = Field(examples=["product"])
@@ -280,6 +291,8 @@ class EntityState(BaseModel):
     cost_usd: float = Field(0.0, examples=[0.0])
     last_run: Run | None = None
     runs: list[Run] = []
+    partitions: list[PendingPartition] = []
+    failures: list[FailedRow] = []
 
 
 class Stats(BaseModel):

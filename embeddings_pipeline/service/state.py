@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Condition
 
@@ -20,11 +20,13 @@ from embeddings_pipeline.service.schemas import (
     Facet,
     FilterColumn,
     IndexState,
+    PendingPartition,
     Run,
     Stats,
 )
-from embeddings_pipeline.store import declarations, run_ledger, vector_sets
+from embeddings_pipeline.store import coverage, declarations, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
+from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import is_lost_connection
 from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
@@ -45,6 +47,8 @@ _BARS = 20
 # rows that show what an entity holds, each with the first characters of its text
 _EXAMPLES, _EXAMPLE_CHARACTERS = 20, 1_000
 _RUNS = 30
+_PARTITIONS = 60
+_FAILURES, _FAILURE_CHARACTERS = 10, 300
 
 
 class State:
@@ -124,6 +128,10 @@ class State:
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)
+            failures = quarantine.latest(tables, _FAILURES, _FAILURE_CHARACTERS)
+            partitions = []
+            if now.pending or quarantined:
+                partitions = _unfinished(coverage.coverage(tables, shown))
         runs = [Run.model_validate(run) for run in latest]
         return EntityState(
             entity=entity.name,
@@ -141,7 +149,19 @@ class State:
             cost_usd=cost.total_usd,
             last_run=runs[0] if runs else None,
             runs=runs,
+            partitions=partitions[:_PARTITIONS],
+            failures=failures,
         )
+
+
+def _unfinished(partitions: Sequence[PartitionCoverage]) -> list[PendingPartition]:
+    return [
+        PendingPartition(
+            partition_key=part.partition_key, pending=part.pending, quarantined=part.quarantined
+        )
+        for part in partitions
+        if part.pending or part.quarantined
+    ]
 
 
 def _raise_lost(failures: Failures) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from tests.support.browser import needs_chromium, opened
 from tests.support.serving import served
+from tests.support.words import WordsEncoder
 from tests.support.world import World
 
 pytestmark = needs_chromium
@@ -50,6 +53,37 @@ def test_the_state_shows_how_far_each_entity_is(
         expect(entity.get_by_role("row")).to_have_count(3)
         page.go_back()
         expect(page.get_by_role("tabpanel", name="Search")).to_be_visible()
+        assert complaints == []
+
+
+def test_pending_partitions_and_failures_with_their_texts_are_shown(
+    browser: Browser, world: World
+) -> None:
+    def refuse(texts: Sequence[str]) -> None:
+        if any("odd" in text for text in texts):
+            raise ValueError("cannot take this")
+
+    world.use(WordsEncoder(world.encoder.identity, refuse))
+    world.table("id bigint, name text, added date")
+    world.insert((1, "odd <b>", date(2026, 1, 1)), (2, "even", date(2026, 1, 2)))
+    by_day = {"by": "day", "column": "added", "start": "2026-01-01"}
+    item = world.declare(template="{name}", partitions=by_day)
+    world.run(item)
+    world.insert((3, "later", date(2026, 1, 3)))
+    world.texts(item)
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?tab=state")
+        partitions = page.locator(".partitions > div")
+        expect(partitions).to_have_count(2)
+        assert partitions.all_text_contents() == ["2026-01-010, 1 quarantined", "2026-01-031"]
+        page.get_by_text("1 latest failure").click()
+        failure = page.locator(".failures li")
+        expect(failure).to_contain_text("1: cannot take this")
+        expect(failure).to_contain_text("odd <b>")
+        expect(failure).to_contain_text("encode, 1 attempt")
         assert complaints == []
 
 

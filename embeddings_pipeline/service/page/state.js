@@ -92,6 +92,8 @@ function card(one, open, plans) {
           element("p", { className: "quiet" }, model(one)),
           element("dl", { className: "figures" }, figures(one).map(figure)),
         ],
+    pending(one),
+    failures(one, open),
     runs(one, open),
     plans.get(one.entity),
   );
@@ -166,6 +168,62 @@ function figure([name, value, stands]) {
     { className: stands ? "stands" : "" },
     element("dt", {}, name),
     element("dd", {}, value),
+  );
+}
+
+/** A bar for each partition that is not complete. */
+function pending({ partitions }) {
+  if (!partitions.length) return null;
+  const most = Math.max(...partitions.map((part) => part.pending + part.quarantined));
+  return element(
+    "section",
+    {},
+    element("h3", {}, "Pending by partition"),
+    element(
+      "dl",
+      { className: "partitions" },
+      partitions.map(({ partition_key: key, pending: count, quarantined }) =>
+        element(
+          "div",
+          {},
+          element("dt", {}, key),
+          element(
+            "dd",
+            {},
+            element("meter", { ariaLabel: `Pending in ${key}`, max: most, value: count }),
+            quarantined ? `${whole(count)}, ${whole(quarantined)} quarantined` : whole(count),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+/** The latest failures, each with its text. */
+function failures({ entity, failures: all }, open) {
+  const id = `failures-${entity}`;
+  if (!all.length) return null;
+  return element(
+    "details",
+    { id, open: open.has(id) },
+    element("summary", {}, counted(all.length, "latest failure")),
+    element(
+      "ul",
+      { className: "failures" },
+      all.map((one) =>
+        element(
+          "li",
+          {},
+          element("p", {}, element("strong", {}, one.id), `: ${one.error}`),
+          one.text && element("p", {}, one.text),
+          element(
+            "p",
+            { className: "quiet" },
+            `${one.stage}, ${counted(one.attempts, "attempt")}, ${moment(one.last_seen)}`,
+          ),
+        ),
+      ),
+    ),
   );
 }
 

@@ -54,6 +54,20 @@ class Entry:
     last_seen: datetime
 
 
+@dataclass(frozen=True)
+class FailedRow:
+    """A row that could not be rendered, or whose text a model failed on; `text` is the beginning of
+    this text."""
+
+    id: str
+    chunk: int
+    stage: str
+    error: str
+    attempts: int
+    last_seen: datetime
+    text: str | None = None
+
+
 def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
     """Note rows that could not be rendered; those of `incoming_texts` that could be leave."""
     tables.execute(
@@ -117,6 +131,27 @@ def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
         Entry(chunk, stage, model, text_hash.bytes if text_hash else None, *rest)
         for chunk, stage, model, text_hash, *rest in rows
     ]
+
+
+def latest(tables: EntityTables, count: int, characters: int) -> list[FailedRow]:
+    """The latest failures of an entity's rows and texts, at most `count`, with this many characters
+    of a text."""
+    rows = tables.execute(
+        """
+        select q.id, q.chunk, q.stage, q.error, q.attempts, q.last_seen, null as text
+        from {quarantine} q where q.entity = {entity}
+        union all
+        select t.{id}::text, t.chunk, q.stage, q.error, q.attempts, q.last_seen,
+            left(t.text, {characters})
+        from {quarantine} q join {texts} t
+            on t.text_hash = q.text_hash or t.part_hashes @> array[q.text_hash]
+        where q.stage = 'encode'
+        order by last_seen desc, 1, 2 limit {count}
+        """,
+        characters=Literal(characters),
+        count=Literal(count),
+    )
+    return [FailedRow(*row) for row in rows]
 
 
 def rows_affected(tables: EntityTables, states: sql.Composable) -> int:
