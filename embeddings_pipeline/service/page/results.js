@@ -235,9 +235,10 @@ function partsOf(hit, entity) {
   for (const { name, body } of labelled(all, Object.keys(columns))) {
     const plain = body.map(({ text }) => text).join("");
     if (hit.title !== null && plain.trim() === hit.title?.trim()) title = body;
-    else if (title === null && plain.length <= HEADING) title = body;
+    else if (title === null && !prose.length && plain.length <= HEADING) title = body;
+    else if (known.has(name)) continue;
     else if (name === null || plain.length > SHORT) prose.push(...joined(prose, body));
-    else if (!known.has(name))
+    else
       fields.push({ name, value: typed(plain, columns[name]), type: columns[name] });
   }
   return { title: title ?? [{ text: hit.id, mark: false }], prose, fields };
