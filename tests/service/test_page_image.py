@@ -71,11 +71,12 @@ def test_a_chosen_image_finds_itself_first(page: Page) -> None:
     choose(page, "my red disc.png", RED)
 
     assert shown(page)[0] == "1"
-    expect(page.locator("#results .score").first).to_have_text("score 1.00")
+    page.get_by_text("Why this result").first.click()
+    expect(page.locator(".reasons").first).to_have_text("Near in meaning: similarity 1.")
     expect(page.get_by_role("img", name="Image of 1")).to_be_visible()
     expect(page.locator("#like")).to_contain_text("More like my red disc.png")
-    expect(page.locator("#said")).to_contain_text("3 results (7 fewer than requested) in")
-    expect(page.get_by_role("radio", name="Hybrid")).to_be_disabled()
+    expect(page.locator("#said")).to_contain_text("3 of 3 results, best first")
+    expect(page.get_by_role("radio", name="Both")).to_be_disabled()
     assert name_of_chosen(page) == "my red disc.png"
 
 
@@ -108,7 +109,7 @@ def test_filters_and_more_like_a_row_go_along_with_it(page: Page) -> None:
     page.get_by_role("group", name="colour").get_by_label("blue 1").check()
     expect(page.locator("#results li")).to_have_count(1)
     assert shown(page) == ["2"]
-    page.get_by_role("button", name="Clear filters").click()
+    page.get_by_role("button", name="Clear all").click()
     expect(page.locator("#results li")).to_have_count(3)
     page.get_by_role("button", name="More like this: 2").click()
     expect(page.locator("#like strong")).to_have_text("2")
@@ -149,7 +150,7 @@ def test_typing_leaves_the_image(page: Page) -> None:
     assert shown(page)[0] == "1"
     page.get_by_label("Search for").fill("disc")
     expect(page.locator("#like")).to_be_hidden()
-    expect(page.get_by_role("radio", name="Hybrid")).to_be_enabled()
+    expect(page.get_by_role("radio", name="Both")).to_be_enabled()
     assert name_of_chosen(page) is None
 
 

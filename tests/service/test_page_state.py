@@ -81,7 +81,7 @@ def test_pending_partitions_and_failures_with_their_texts_are_shown(
         assert partitions.all_text_contents() == ["2026-01-010, 1 quarantined", "2026-01-031"]
         page.get_by_text("1 latest failure").click()
         failure = page.locator(".failures li")
-        expect(failure).to_contain_text("1: cannot take this")
+        expect(failure).to_contain_text("1: ValueError: cannot take this")
         expect(failure).to_contain_text("odd <b>")
         expect(failure).to_contain_text("encode, 1 attempt")
         assert complaints == []

@@ -208,7 +208,8 @@ function histogram({ type, histogram: { least, most, rows } }, { gte, lte }, cho
   const numberOf = (bound) => (kind === "number" ? Number(bound) : Date.parse(bound) / 1_000);
   const inRange = (middle) =>
     (gte === undefined || middle >= numberOf(gte)) &&
-    (lte === undefined || middle <= numberOf(lte));
+    // a day ends with its last second
+    (lte === undefined || middle <= numberOf(lte) + (kind === "date" ? 86_399 : 0));
   const fieldOf = (number) => {
     if (kind === "number") return String(Number(number.toPrecision(3)));
     const text = new Date(1_000 * number).toISOString();

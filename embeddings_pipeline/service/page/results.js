@@ -34,9 +34,11 @@ export function hitList({ like, explain }) {
         "ol",
         { className: "hits" },
         hits.map((hit) => {
-          const key = JSON.stringify([of, hit, ranks(hit.id)]);
-          const item =
-            before.get(key) ?? element("li", {}, card(hit, entity, ranks(hit.id), like, explain));
+          const key = JSON.stringify([of, { ...hit, score: null }, ranks(hit.id)]);
+          const drawn = before.get(key);
+          // it was found for another reason
+          drawn?.querySelector(".why")?.replaceWith(why(hit, heading(hit, entity), explain));
+          const item = drawn ?? element("li", {}, card(hit, entity, ranks(hit.id), like, explain));
           now.set(key, item);
           return item;
         }),
@@ -238,8 +240,7 @@ function partsOf(hit, entity) {
     else if (title === null && !prose.length && plain.length <= HEADING) title = body;
     else if (known.has(name)) continue;
     else if (name === null || plain.length > SHORT) prose.push(...joined(prose, body));
-    else
-      fields.push({ name, value: typed(plain, columns[name]), type: columns[name] });
+    else fields.push({ name, value: typed(plain, columns[name]), type: columns[name] });
   }
   return { title: title ?? [{ text: hit.id, mark: false }], prose, fields };
 }

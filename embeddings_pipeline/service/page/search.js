@@ -6,7 +6,7 @@ import * as api from "./api.js";
 import { button, byId, element } from "./elements.js";
 import { counted, filterPanel } from "./filters.js";
 import { searchForm } from "./form.js";
-import { label } from "./format.js";
+import { label, score } from "./format.js";
 import { heading, hitList, reasons } from "./results.js";
 import { someRows, welcome } from "./welcome.js";
 
@@ -213,7 +213,7 @@ export function searchView({ go, refused }) {
   async function explain(hit) {
     const request = { entity: view.entity, query: view.query, filters: view.filters, top_k: BEST };
     if (view.like !== null || view.image !== null || !view.query.trim()) {
-      return [element("p", {}, "It is near in meaning to what you look for.")];
+      return [element("p", {}, `Near in meaning: similarity ${score(hit.score)}.`)];
     }
     try {
       const found = await api.searches([

@@ -63,7 +63,7 @@ function queries(entity) {
     return [heading(hit, entity), hit.text].find(isQuery) ?? [];
   });
   // first those that the reader can probably read
-  const readable = new RegExp(`\\p{Script=${script()}}`, "u");
+  const readable = new RegExp(`^\\P{L}*\\p{Script=${script()}}`, "u");
   const [mine, others] = [true, false].map((wanted) =>
     found.filter((text) => readable.test(text) === wanted),
   );
