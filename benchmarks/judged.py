@@ -23,12 +23,14 @@ _PHRASE_WORDS = 4
 
 @dataclass(frozen=True)
 class Collection:
-    """Rows of (id, text), named sets of queries with their relevant rows, keys of the declaration,
-    and whether the queries are rows themselves, which do not find themselves."""
+    """Rows with these columns of text, the id first; named sets of queries with their relevant
+    rows; keys of the declaration; and whether the queries are rows themselves, which do not find
+    themselves."""
 
-    rows: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, ...]]
     judged: Mapping[str, Qrels]
     keys: Mapping[str, Any] = field(default_factory=dict)
+    columns: Sequence[str] = ("id", "body")
     queries_are_rows: bool = False
 
 
@@ -48,11 +50,16 @@ def _scifact(data: Path) -> Iterator[Collection]:
         for split in ("train", "test")
     }
     yield Collection(whole, {f"scifact {split}": qrels for split, qrels in judged.items()})
-    yield Collection(
-        whole,
-        {f"scifact {split}, chunked": qrels for split, qrels in judged.items()},
-        {"chunk": {"tokens": 128, "overlap": 32}},
-    )
+    for name, repeat in (("chunked", []), ("chunked with titles", ["title"])):
+        yield Collection(
+            [(d["_id"], d["title"], d["text"]) for d in documents],
+            {f"scifact {split}, {name}": qrels for split, qrels in judged.items()},
+            {
+                "include": ["title", "text"],
+                "chunk": {"tokens": 128, "overlap": 32, "repeat": repeat},
+            },
+            ("id", "title", "text"),
+        )
     few = documents[::3]
     titles = _known_items([(d["_id"], d["title"]) for d in few])
     yield Collection([(d["_id"], d["text"]) for d in few], {"titles of abstracts": titles})

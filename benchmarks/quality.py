@@ -58,9 +58,10 @@ def main() -> None:
 
 def load(scratch: World, collection: Collection) -> None:
     scratch.encoders = Encoders(Settings(_env_file=None))
-    scratch.table("id text, body text")
+    scratch.table(", ".join(f"{column} text" for column in collection.columns))
     scratch.insert(*collection.rows)
-    scratch.run(scratch.declare(template="{body}", model=DEFAULT_MODEL, **collection.keys))
+    keys = {"template": None if "include" in collection.keys else "{body}", **collection.keys}
+    scratch.run(scratch.declare(model=DEFAULT_MODEL, **keys))
 
 
 def measure(searcher: Searcher, name: str, qrels: Qrels, collection: Collection) -> None:
