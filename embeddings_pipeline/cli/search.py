@@ -120,14 +120,16 @@ def evaluate(
     """Measure each search mode on judged queries, exactly and through the index."""
     judged = read_qrels(queries, qrels)
     with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
-        if tune:
-            tuned = pipeline.tune(entity, judged, queries_are_rows=queries_are_rows)
-            output.print_message(_told(tuned))
+        tuned = pipeline.tune(entity, judged, queries_are_rows=queries_are_rows) if tune else None
         measured = evaluate_entity(searcher, entity, judged, queries_are_rows=queries_are_rows)
     if as_json:
         document = {"entity": entity, "queries": len(judged.queries)}
-        output.print_json({**document, "results": [asdict(row) for row in measured]})
+        weights = {"tuned": asdict(tuned) | {"is_better": tuned.is_better}} if tuned else {}
+        results = [asdict(row) for row in measured]
+        output.print_json({**document, **weights, "results": results})
         return
+    if tuned:
+        output.print_message(_tuning_message(tuned))
     output.print_table(
         ("mode", "through", "nDCG@10", "recall@100", "MRR"),
         [
@@ -142,7 +144,7 @@ def evaluate(
     )
 
 
-def _told(tuned: Tuning) -> str:
+def _tuning_message(tuned: Tuning) -> str:
     gain = f"nDCG@10 {tuned.ndcg_at_10:.4f}, before {tuned.untuned:.4f}"
     on = "on queries that did not choose it"
     if tuned.is_better:

@@ -77,10 +77,9 @@ def tune(
             f"tuning needs {_FEWEST_QUERIES} queries with a relevant row, and the qrels have"
             f" {len(qrels.queries)}: add queries, or keep the weight as it is"
         )
-    vector_set = 0
+    searched: set[int] = set()
 
     def gains(weight: float | None) -> list[float]:
-        nonlocal vector_set
         found = []
         for key, query in qrels.queries.items():
             answer = searcher.search(
@@ -93,7 +92,7 @@ def tune(
                     exact=True,
                 )
             )
-            vector_set = answer.vector_set
+            searched.add(answer.vector_set)
             ids = [hit.id for hit in answer.results if not queries_are_rows or hit.id != key]
             found.append(ndcg(ids, qrels.relevant[key], 10))
         return found
@@ -105,7 +104,12 @@ def tune(
 
     one, other = slice(0, None, 2), slice(1, None, 2)
     verified = by_weight[best(other)][one] + by_weight[best(one)][other]
-    return Tuning(vector_set, best(slice(None)), fmean(verified), fmean(gains(None)))
+    untuned = fmean(gains(None))
+    if len(searched) > 1:
+        raise ConfigurationError(
+            f"entity {entity!r}: another set was published meanwhile: tune again"
+        )
+    return Tuning(searched.pop(), best(slice(None)), fmean(verified), untuned)
 
 
 def _measure(
