@@ -34,7 +34,6 @@ from mcp_types import (
     ToolAnnotations,
 )
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.main import IncEx
 from starlette.types import Receive, Scope, Send
 
 from embeddings_pipeline.errors import (
@@ -176,7 +175,7 @@ def _get_rows(service: Service, given: _GetRows) -> Mapping[str, Any]:
 
 def _list_entities(service: Service, given: _NoArguments) -> Mapping[str, Any]:
     # for the page, and long
-    shown: IncEx = {"examples": True, "filters": {"__all__": {"histogram"}}}
+    shown: dict[str, Any] = {"examples": True, "filters": {"__all__": {"histogram"}}}
     return service.state.entities().model_dump(
         mode="json", exclude={"entities": {"__all__": shown}}
     )

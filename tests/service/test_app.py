@@ -98,8 +98,11 @@ def test_entities_come_with_their_filters_and_facets(client: httpx.Client) -> No
             {"value": "light", "count": 2},
             {"value": "garden", "count": 1},
         ],
+        "histogram": None,
     }
     assert (price["type"], len(price["values"])) == ("double precision", 5)
+    assert (price["histogram"]["least"], price["histogram"]["most"]) == (19.9, 90.0)
+    assert sum(price["histogram"]["rows"]) == 4
     assert entity["fields"]["is_removed"] == "boolean"
 
 
