@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.evaluation import evaluate, tune
@@ -57,28 +57,29 @@ def test_a_query_whose_id_is_that_of_a_row_by_chance_may_find_it(
 
 
 class SynonymsEncoder(WordsEncoder):
-    """Knows that a pullover is a jumper."""
+    """Knows that who asks for a jumper means a pullover."""
 
-    def _vector(self, text: str) -> Vector:
-        return super()._vector(text.replace("pullover", "jumper"))
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
+        return super().encode_query(texts)
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        return super().encode_query([text.replace("jumper", "pullover") for text in texts])
 
 
 @pytest.fixture
 def jumpers(world: World) -> World:
-    """Jumpers of 24 colours, and as many pages that only talk of pullovers."""
+    """Two rows for each query: one has its meaning, the other its word."""
     world.use(SynonymsEncoder())
     world.table("id bigint, name text")
-    world.insert(*((n, f"jumper colour{n}") for n in range(24)))
-    world.insert(
-        *((100 + n, f"pullover colour{n} sizes and how to wash each one") for n in range(24))
-    )
+    world.insert(*((n, f"pullover{n} for sale") for n in range(24)))
+    world.insert(*((100 + n, f"jumper{n} for sale") for n in range(24)))
     world.run(world.declare(template="{name}"))
     return world
 
 
 def judged(answer: Callable[[int], int]) -> Qrels:
     return Qrels(
-        {f"q{n}": f"pullover colour{n}" for n in range(24)},
+        {f"q{n}": f"jumper{n}" for n in range(24)},
         {f"q{n}": {str(answer(n)): 1} for n in range(24)},
     )
 
@@ -94,7 +95,7 @@ def test_a_weight_that_helps_the_other_queries_too_is_stored_and_used(jumpers: W
 
         assert tuned.is_better
         assert (tuned.ndcg_at_10, tuned.text_weight < 0.5) == (1, True)
-        assert pipeline.search("item", "pullover colour7", mode="hybrid").results[0].id == "7"
+        assert pipeline.search("item", "jumper7", mode="hybrid").results[0].id == "7"
     stored = jumpers.sql(f"select text_weight from {SCHEMA}.vector_sets")
     assert stored == [(tuned.text_weight,)]
 
