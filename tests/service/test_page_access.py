@@ -111,8 +111,7 @@ VIEWS = (
 )
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     browser: Browser, client: httpx.Client, scheme: str, width: int
 ) -> None:
