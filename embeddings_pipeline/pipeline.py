@@ -420,9 +420,8 @@ class Pipeline:
         """Build the vector index of each set of an entity where it is due, or always with
         `rebuild`, and measure its recall."""
         with self._stage_of(entity, run_id):
-            return sync_index(
-                self.vectors, self.names_of(entity), run_id=run_id, rebuild=rebuild, report=report
-            )
+            names = self._reached(entity)
+            return sync_index(self.vectors, names, run_id=run_id, rebuild=rebuild, report=report)
 
     def publish(
         self, entity: Entity | str, *, explicit: bool = False, run_id: str | None = None
@@ -435,7 +434,7 @@ class Pipeline:
         if isinstance(entity, str):
             entity = self.entity(entity)
         with self._stage_of(entity, run_id, last=True):
-            names = self.names_of(entity)
+            names = self._reached(entity)
             golden = self.golden_queries(entity)
             result = publish.publish(self.vectors, names, explicit=explicit, golden=golden)
             retain(self.vectors, names, self.encoders, self.settings)

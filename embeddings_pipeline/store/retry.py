@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 120
 # a server that fails again and again may fail because of the work itself
 _MAX_ATTEMPTS = 50
-# admin_shutdown, crash_shutdown, cannot_connect_now, deadlock_detected, serialization_failure
-_TRANSIENT_STATES = ("57P01", "57P02", "57P03", "40P01", "40001")
+# connection exceptions; sessions that the server ended (class 57P, and the timeouts of idle and of
+# long transactions); deadlock_detected, serialization_failure
+_TRANSIENT_STATES = ("08", "57P", "25P03", "25P04", "40P01", "40001")
 
 
 def resumed(work: Callable[P, T]) -> Callable[P, T]:
@@ -55,10 +56,9 @@ def resumed(work: Callable[P, T]) -> Callable[P, T]:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether the connection was lost, or the transaction was ended by a deadlock or a conflict."""
-    if not isinstance(error, psycopg.OperationalError):
-        return False
-    state = error.sqlstate
-    return state is None or state.startswith("08") or state in _TRANSIENT_STATES
+    if isinstance(error, psycopg.Error) and error.sqlstate:
+        return error.sqlstate.startswith(_TRANSIENT_STATES)
+    return isinstance(error, psycopg.OperationalError)
 
 
 class _UnavailableTooLong(stop_base):

@@ -39,6 +39,24 @@ def test_a_connection_that_is_lost_is_replaced() -> None:
     assert failing(LOST, LOST)() == 3
 
 
+@pytest.mark.parametrize(
+    "ended",
+    [
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.CrashShutdown,
+        psycopg.errors.CannotConnectNow,
+        psycopg.errors.DatabaseDropped,
+        psycopg.errors.IdleSessionTimeout,
+        psycopg.errors.IdleInTransactionSessionTimeout,
+        psycopg.errors.TransactionTimeout,
+        psycopg.errors.ConnectionFailure,
+        psycopg.errors.ProtocolViolation,
+    ],
+)
+def test_a_session_that_the_server_ends_is_replaced(ended: type[psycopg.Error]) -> None:
+    assert failing(ended("terminating connection"), LOST)() == 3
+
+
 def test_a_database_that_stays_away_is_given_up() -> None:
     with pytest.raises(NoConnection, match="refused"):
         failing(LOST, NoConnection("refused"))()
@@ -49,9 +67,12 @@ def test_a_database_that_goes_each_time_is_given_up() -> None:
         failing(LOST, LOST, LOST)()
 
 
-def test_another_error_ends_it_at_once() -> None:
-    with pytest.raises(psycopg.DataError):
-        failing(psycopg.DataError("bad"), LOST)()
+@pytest.mark.parametrize(
+    "error", [psycopg.DataError, psycopg.errors.QueryCanceled, psycopg.errors.DiskFull]
+)
+def test_another_error_ends_it_at_once(error: type[psycopg.Error]) -> None:
+    with pytest.raises(error):
+        failing(error("bad"), LOST)()
 
 
 def test_the_wait_for_a_server_begins_when_it_is_first_missed(

@@ -4,10 +4,12 @@ extensions elsewhere, poolers."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,11 +17,18 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
+from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ReadOnly
+from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.embedded import server as embedded
+from embeddings_pipeline.sync.run_options import RunOptions
+from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
+from tests.support.waiting import until
+from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World, world_in
 
 # the model takes longer than each of the limits below
@@ -46,12 +55,13 @@ def administer(database: Database, *statements: str) -> None:
             admin.execute(statement)
 
 
-def run_twice(world: World) -> None:
-    """A first run and a run after a change, with a model that takes its time."""
+def run_twice(world: World, **keys: Any) -> None:
+    """A first run and a run after a change, with a model that takes its time. `keys` are those of
+    the declaration."""
     world.encoder.before = lambda texts: time.sleep(MODEL_SECONDS)
     world.table("id bigint, name text, kind text")
     world.insert(*((n, f"thing {n}", "a") for n in range(5)))
-    entity = world.declare(filters=["kind"])
+    entity = world.declare(filters=["kind"], **keys)
     world.run(entity)
     world.sql("update staging.stg_item set name = 'other thing' where id = 1")
     assert world.run(entity)["encoded"] == 1
@@ -118,9 +128,21 @@ def test_a_run_works_on_an_older_server(data_dir: Path, monkeypatch: pytest.Monk
     embedded.stop(data_dir)
 
 
-@pytest.mark.parametrize("path", ["public", "pg_catalog"])
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("public", {}),
+        ("pg_catalog", {}),
+        # each has types, operators and operator classes of its own
+        ("public", {"storage": "halfvec"}),
+        ("public", {"metric": "l2"}),
+        ("public", {"metric": "ip", "storage": "halfvec", "index": "ivfflat"}),
+        ("public", {"index": "none", "weights": {"name": 2, "kind": 1}}),
+    ],
+    ids=str,
+)
 def test_the_extension_may_be_in_a_schema_that_the_role_does_not_search(
-    database: Database, owner: Database, path: str
+    database: Database, owner: Database, path: str, keys: dict[str, Any]
 ) -> None:
     administer(
         database,
@@ -130,7 +152,7 @@ def test_the_extension_may_be_in_a_schema_that_the_role_does_not_search(
         f"alter role {owner.user} set search_path = {path}",
     )
     with world_in(owner) as world:
-        run_twice(world)
+        run_twice(world, **keys)
 
 
 def test_a_run_works_with_few_connections(database: Database, owner: Database) -> None:
@@ -169,3 +191,45 @@ def test_a_server_without_a_free_connection_is_waited_for_by_a_run(
         postgres.connection(),
     ):
         raise AssertionError("connected")
+
+
+@pytest.mark.parametrize(
+    ("closed", "stage"),
+    [
+        ("role", lambda pipeline, item: pipeline.sync_texts(item, RunOptions("run"))),
+        ("database", lambda pipeline, item: pipeline.sync_vectors(item, RunOptions("run"))),
+        ("role", lambda pipeline, item: pipeline.sync_index(item)),
+        ("database", lambda pipeline, item: pipeline.publish(item)),
+    ],
+    ids=["texts", "vectors", "index", "publish"],
+)
+def test_each_stage_waits_for_its_first_connection(
+    database: Database,
+    owner: Database,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    closed: str,
+    stage: Callable[[Pipeline, Entity], object],
+) -> None:
+    with world_in(owner) as world:
+        world.table("id bigint, name text")
+        world.insert((1, "pump"))
+        world.run(world.declare(include=["name"]))
+    settings = Settings(
+        _env_file=None,
+        dbt_manifest=write_manifest(tmp_path / "manifest.json", include=["name"]),
+        staging_db_url=SecretStr(owner.url),
+        pgvector_url=SecretStr(owner.url),
+        embedding_model=WORDS.model,
+    )
+    limit = f"alter {closed} {owner.user if closed == 'role' else owner.name} connection limit"
+    with closing(Pipeline(settings)) as pipeline, ThreadPoolExecutor(1) as threads:
+        pipeline.encoders.add(WordsEncoder())
+        administer(database, f"{limit} 0")
+        try:
+            done = threads.submit(stage, pipeline, pipeline.entity("item"))
+            until(lambda: done.done() or "too many connections" in caplog.text)
+        finally:
+            administer(database, f"{limit} -1")
+        done.result(120)
+    assert "too many connections" in caplog.text
