@@ -376,16 +376,26 @@ def test_dagster_validates_the_definitions_of_the_workspace(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Cannot resolve 'm'"),
+        SyntaxError("Expecting ).\n  select regexp_matches(name, 'a' from x"),
+        RecursionError("maximum recursion depth exceeded"),
+        KeyError("model.notes.stg_note"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_columns_that_cannot_be_derived_are_one_line_of_the_log(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     from embeddings_pipeline.assets.project import short_warnings
 
     logger = dg.get_dagster_logger()
     with short_warnings(), caplog.at_level("WARNING"):
         try:
-            raise ValueError("Cannot resolve 'm'")
-        except ValueError as error:
+            raise error
+        except type(error):
             logger.warning("No lineage of stg_note.\n\nException: %s", error, exc_info=True)
         logger.warning("two\nlines")
     assert [record.getMessage() for record in caplog.records] == [

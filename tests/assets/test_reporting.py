@@ -22,6 +22,7 @@ __all__ = ["notes"]
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 SCHEMA = "analytics_features"
+COVERAGE = DefsOptions().coverage_key
 # these differ from run to run
 MEASURED = {"seconds", "encode_seconds", "tokens_per_second", "peak_memory_mib", "plot"}
 
@@ -74,7 +75,7 @@ def forget(notes: Notes, entity: str) -> None:
     """Drop the tables, and the materialisations."""
     notes.sql(f"drop schema if exists {SCHEMA} cascade")
     keys = [dg.AssetKey([entity, asset]) for asset in ASSETS]
-    notes.instance.wipe_assets(keys)
+    notes.instance.wipe_assets([*keys, COVERAGE])
     notes.running.pipeline.__dict__.pop("vectors", None)
 
 
@@ -85,10 +86,12 @@ def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes, entity: 
     by_dagster = CliRunner().invoke(app, ["run", entity, "--no-dbt", "--dagster"])
     assert by_dagster.exception is None
     by_job = (materialized(notes, entity), checked(notes, entity), stored(notes, entity))
+    assert notes.instance.get_latest_materialization_event(COVERAGE)
     forget(notes, entity)
     result = CliRunner().invoke(app, ["run", entity, "--no-dbt"])
     assert result.exception is None
     by_run = (materialized(notes, entity), checked(notes, entity), stored(notes, entity))
+    assert notes.instance.get_latest_materialization_event(COVERAGE)
     assert by_run[0].keys() == by_job[0].keys()
     for key, facts in by_job[0].items():
         assert by_run[0][key] == facts, key

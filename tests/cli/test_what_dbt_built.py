@@ -195,6 +195,26 @@ def test_a_plan_says_that_a_table_is_as_dbt_built_it_last_and_builds_it_where_it
     assert planned["entities"][0]["changed"] == 1
 
 
+@pytest.mark.parametrize(
+    ("materialized", "as_last_built"),
+    [
+        ("incremental", ["note"]),
+        ("materialized_view", ["note"]),
+        ("a_materialization_of_the_team", ["note"]),
+        ("view", []),
+    ],
+)
+def test_whatever_is_no_view_is_as_dbt_built_it_last(
+    built: Diary, monkeypatch: pytest.MonkeyPatch, materialized: str, as_last_built: list[str]
+) -> None:
+    manifest = json.loads(manifest_path(Settings.load()).read_bytes())
+    manifest["nodes"]["model.diary.stg_note"]["config"]["materialized"] = materialized
+    given = built.folder / "of_another_kind.json"
+    given.write_text(json.dumps(manifest))
+    monkeypatch.setenv("DBT_MANIFEST", str(given))
+    assert built.document("plan", "note")["as_last_built"] == as_last_built
+
+
 def test_a_manifest_that_is_given_is_read_and_nothing_is_built(
     built: Diary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

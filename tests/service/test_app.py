@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -78,6 +79,17 @@ def test_filters_choose_rows_in_post_and_get_alike(
 
 def test_similar_rows_leave_out_the_row_itself(client: httpx.Client) -> None:
     assert ids(client.get("/similar/item/3", params={"top_k": 1})) == ["5"]
+
+
+def test_similar_rows_come_for_any_id(world: World) -> None:
+    row_ids = ["a\nb", "a/b", "a\tb ", "?&=#", "%2F", "%0A", "\x1b[2J", "..\\", "é日"]
+    world.table("id text, name text")
+    world.insert(*[(row_id, "a lamp") for row_id in row_ids])
+    world.run(world.declare(template="{name}"))
+    with served(world.database, world.encoder) as client:
+        for row_id in row_ids:
+            similar = ids(client.get(f"/similar/item/{quote(row_id, safe='')}"))
+            assert sorted([row_id, *similar]) == sorted(row_ids)
 
 
 def test_columns_of_the_staging_model_come_along(client: httpx.Client) -> None:

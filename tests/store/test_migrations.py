@@ -188,6 +188,11 @@ def test_tables_of_a_newer_version_are_refused(world: World) -> None:
         ),
         ("alter table vector_sets add note text", "vector_sets.*has the extra columns note"),
         ("alter table renewals drop partition_keys", "renewals.*lacks partition_keys"),
+        (
+            "alter table run_ledger add spent int not null default 0",
+            "run_ledger.*has the extra columns spent",
+        ),
+        ("alter table quarantine rename error to reason", "quarantine.*lacks error and.*reason"),
     ],
 )
 def test_tables_that_somebody_altered_are_refused(world: World, altered: str, said: str) -> None:

@@ -83,6 +83,27 @@ def test_a_changed_template_is_told_from_changed_content(things: World) -> None:
     assert reasons(planned) == {"content": 0.25, "include, template": 0.75}
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"filters": ["stock"]}, "filters"),
+        ({"chunk": {"tokens": 16}}, "chunk"),
+        ({"partitions": {"by": "day", "column": "made", "start": "2026-01-01"}}, "partitions"),
+        ({"changed_at": "made"}, "changed_at"),
+        ({"filters": ["stock"], "chunk": {"tokens": 16}}, "chunk, filters"),
+        ({"include": None, "weights": {"name": 1}}, "include, weights"),
+    ],
+    ids=str,
+)
+def test_the_keys_that_changed_are_the_reason(
+    things: World, keys: dict[str, Any], why: str
+) -> None:
+    things.sql("alter table staging.stg_item add made date default '2026-01-05'")
+    things.run(things.declare(include=["name"]))
+    planned = things.plan(things.declare(**{"include": ["name"]} | keys))
+    assert reasons(planned) == {why: 1.0}
+
+
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
     things.run(things.declare(include=["name"]))
     things.sql(f"update {SCHEMA}.entities set definition = definition - 'table'")
@@ -270,3 +291,44 @@ def test_seconds_come_from_what_the_ledger_saw(things: World) -> None:
     things.sql("update staging.stg_item set name = 'changed ' || id where id < 10")
     (live,) = things.plan(item).sets
     assert live.seconds == pytest.approx(live.tokens / 100)
+
+
+@pytest.mark.parametrize(
+    ("change", "storage", "seconds"),
+    [
+        # 200 rows are compared
+        (None, "vector", 2.0),
+        # ten rows are rendered
+        ("stock = -1", "vector", 2.0 + 0.5),
+        # beside the time of the model a start, and ten projections
+        ("name = 'again ' || id", "vector", 2.0 + 0.5 + 1.0 + 0.2),
+        # a whole set is projected and indexed
+        (None, "halfvec", 2.0 + 4.0 + 6.0),
+    ],
+    ids=["nothing", "filter", "text", "storage"],
+)
+def test_the_seconds_of_a_plan_have_every_stage_in_them(
+    things: World, change: str | None, storage: str, seconds: float
+) -> None:
+    keys: dict[str, Any] = {"include": ["name"], "filters": ["stock"]}
+    things.run(things.declare(**keys))
+    things.sql("update staging.stg_item set name = 'changed ' || id where id < 10")
+    things.run(things.declare(**keys))
+    things.run(things.declare(**keys))
+    for read, stages in (
+        (200, '{"texts": 12.5, "encode": 15.2, "index": 6}'),
+        (10, '{"texts": 2, "encode": 11}'),
+        (0, '{"texts": 2}'),
+    ):
+        things.sql(
+            f"update {SCHEMA}.run_ledger set stages = %s::jsonb, tokens = 1000,"
+            " encode_seconds = 10 where read = %s",
+            stages,
+            read,
+        )
+    if change:
+        things.sql(f"update staging.stg_item set {change} where id < 10")
+    planned = things.plan(things.declare(**keys, storage=storage))
+    model = sum(part.seconds or 0.0 for part in planned.sets if part.encode)
+    assert bool(model) == (change is not None and "name" in change)
+    assert planned.seconds == pytest.approx(seconds + model)
