@@ -153,7 +153,7 @@ async def list_models(
     return await queues.state.run(request, lambda: ModelList(data=_models(service)))
 
 
-@router.get("/models/{model:path}", responses=problems.openai_responses(404, 422))
+@router.get("/models/{model:any_text}", responses=problems.openai_responses(404, 422))
 async def retrieve_model(
     request: Request,
     model: Annotated[ModelName, Path(examples=["sentence-transformers/all-MiniLM-L6-v2"])],

@@ -350,7 +350,7 @@ async def search_by_image(
 
 
 @search_router.get(
-    "/similar/{entity}/{id:path}",
+    "/similar/{entity}/{id:any_text}",
     response_model=Answer,
     responses=_ANSWER_RESPONSE,
     dependencies=[_only_parameters()],

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from starlette.convertors import Convertor, register_url_convertor
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.search.requests import (
@@ -32,6 +33,22 @@ Text = Annotated[
 Id = Annotated[StrictStr, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 BigInt = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(require_storable)]
+
+
+class _AnyText(Convertor[str]):
+    """The rest of a path. Starlette's own `path` ends at a line break, which an id may have."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+# for paths of routes: `{id:any_text}`
+register_url_convertor("any_text", _AnyText())
 
 
 class _RequestBody(BaseModel):

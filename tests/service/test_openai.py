@@ -120,6 +120,7 @@ def test_every_error_has_openais_form(shop: World) -> None:
             ("POST", "/v1/embeddings", as_json, "x" * (1 << 20 | 1), 413),
             ("POST", "/v1/embeddings", as_json, "{", 422),
             ("GET", "/v1/models/none", read, "", 404),
+            ("GET", "/v1/models/fake/words%0A", read, "", 404),
         ):
             answer = client.request(method, path, headers=headers, content=content)
             assert answer.status_code == status
