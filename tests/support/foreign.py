@@ -144,6 +144,19 @@ RAW = """
 """
 
 
+def environment(database: Database) -> dict[str, str]:
+    """The variables of the team's profile, and those of ours."""
+    return {
+        "ACME_HOST": database.host,
+        "ACME_PORT": str(database.port),
+        "ACME_DATABASE": database.name,
+        "ACME_USER": database.user,
+        "ACME_PASSWORD": database.password.get_secret_value(),
+        "STAGING_DB_URL": database.url,
+        "PGVECTOR_URL": database.url,
+    }
+
+
 def write(folder: Path, files: Mapping[str, str]) -> None:
     """Write files by their paths below a folder."""
     for name, text in files.items():
@@ -233,20 +246,13 @@ def project(
     write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
     with scratch_database(server, folder.name) as database, pytest.MonkeyPatch.context() as patched:
         made = Project(folder, installed, database)
-        variables = {
-            "ACME_HOST": database.host,
-            "ACME_PORT": str(database.port),
-            "ACME_DATABASE": database.name,
-            "ACME_USER": database.user,
-            "ACME_PASSWORD": database.password.get_secret_value(),
-            "STAGING_DB_URL": database.url,
-            "PGVECTOR_URL": database.url,
-            "DAGSTER_HOME": str(folder / "home"),
-            "IMPORTED": str(folder / "imported.txt"),
-        }
-        environment = installed.environment(**variables)
+        variables = installed.environment(
+            **environment(database),
+            DAGSTER_HOME=str(folder / "home"),
+            IMPORTED=str(folder / "imported.txt"),
+        )
         patched.chdir(folder)
-        with patch.dict(os.environ, environment, clear=True):
+        with patch.dict(os.environ, variables, clear=True):
             made.run("dbt", "deps", cwd="dbt")
             made.run("dbt", "parse", cwd="dbt")
             made.sql(RAW)
