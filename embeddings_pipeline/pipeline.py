@@ -41,7 +41,7 @@ from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.staging.reader import source_of
-from embeddings_pipeline.store.tables import TableNames, open_tables
+from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -435,7 +435,7 @@ class Pipeline:
             entity = self.entity(entity)
         with self._stage_of(entity, run_id, last=True):
             names = self._reached(entity)
-            golden = self.golden_queries(entity)
+            golden = self.golden_queries(names)
             result = publish.publish(self.vectors, names, explicit=explicit, golden=golden)
             retain(self.vectors, names, self.encoders, self.settings)
             return result
@@ -444,21 +444,21 @@ class Pipeline:
         """The checks of an entity that has texts, by name."""
         names = self.names_of(entity)
         results = check(self.vectors, names)
-        if golden := self.golden_queries(names.source.entity):
-            with open_tables(self.vectors, names) as tables:
-                results["retrieval"] = golden.check(tables)
+        if golden := self.golden_queries(names):
+            results["retrieval"] = golden.check()
         return results
 
-    def golden_queries(self, entity: Entity) -> GoldenQueries | None:
+    def golden_queries(self, names: TableNames) -> GoldenQueries | None:
         """The golden queries of an entity that declares `retrieval`. Their file is beside the
         manifest, or in the dbt project."""
-        if entity.retrieval is None:
+        retrieval = names.source.entity.retrieval
+        if retrieval is None:
             return None
         manifest = self._manifest or self.settings.dbt_manifest
         # dbt writes the manifest to `target` in the project
         beside = [*manifest.parents[:2]] if isinstance(manifest, Path) else []
         folders = [*beside, self.settings.dbt_project_dir]
-        return GoldenQueries(entity.retrieval, folders, self.encoders)
+        return GoldenQueries(retrieval, folders, self.encoders, self.vectors, names)
 
     def coverage(self, entity: Entity) -> list[PartitionCoverage]:
         """The coverage of each partition of an entity, in the set that searches read."""

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json, print_line, print_table
+from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync import publish as publication
 from embeddings_pipeline.sync.compare import Comparison
 from embeddings_pipeline.sync.compare import compare as compare_sets
@@ -30,7 +29,7 @@ def publish(
     if queries or qrels or as_json:
         raise ConfigurationError("--queries, --qrels and --json go with --compare")
     with session_on(entity) as (pipeline, names):
-        golden = pipeline.golden_queries(names.source.entity)
+        golden = pipeline.golden_queries(names)
         result = publication.publish(pipeline.vectors, names, explicit=True, golden=golden)
     print_line(result.summary)
     if result.reasons:
@@ -55,10 +54,12 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
 
         judged = read_qrels(queries, qrels)
     with session_on(entity) as (pipeline, names):
-        golden = pipeline.golden_queries(names.source.entity)
+        golden = pipeline.golden_queries(names)
         if golden and judged is None:
-            with open_tables(pipeline.vectors, names) as tables:
-                judged, _ = golden.qrels(tables)
+            try:
+                judged, _ = golden.qrels()
+            except ConfigurationError as error:
+                print_message(f"compared without golden queries: {error}")
         result = compare_sets(pipeline.vectors, names, pipeline.encoders, judged)
     if as_json:
         print_json(result)

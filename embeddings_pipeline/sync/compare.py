@@ -81,8 +81,7 @@ def _quality(
     vector_set: VectorSet,
     qrels: Qrels,
 ) -> Quality:
-    with open_tables(database, names) as tables:
-        ranked = rankings(tables, encoders, vector_set, qrels, _DEPTH)
+    ranked = rankings(database, names, encoders, vector_set, qrels, _DEPTH)
     gain, low, high = mean_interval(
         [ndcg(ids, qrels.relevant[query], _K) for query, ids in ranked.items()]
     )

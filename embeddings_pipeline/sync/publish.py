@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -43,7 +43,6 @@ class PublishResult:
         return "; ".join([shown + (" since now" if self.flipped else ""), *self.reasons])
 
 
-@resumed
 def publish(
     database: Postgres,
     names: TableNames,
@@ -54,9 +53,37 @@ def publish(
     """Publish the building set, where nothing prevents it; the result has the reasons otherwise.
 
     `explicit` publishes even where `publish` is manual, or after a rollback. A set that is ready is
-    measured by the golden queries first. Searches and marts see the old set until the transaction
-    of the switch is committed.
+    measured by the golden queries first, before the lock of the entity is taken. Searches and marts
+    see the old set until the transaction of the switch is committed.
     """
+    quality: dict[int, list[str]] | None = None
+    if golden and golden.declared.severity == "error":
+        quality = {}
+        if ready := _ready(database, names, explicit=explicit):
+            result = golden.measure(ready)
+            quality[ready.number] = [] if result.passed else [result.description]
+    return _publish(database, names, quality, explicit=explicit)
+
+
+@resumed
+def _ready(database: Postgres, names: TableNames, *, explicit: bool) -> VectorSet | None:
+    """The building set, where at most its quality prevents that it is published."""
+    with open_tables(database, names) as tables:
+        building = _building(tables)
+        if building and not _reasons(tables, building, _live(tables), explicit=explicit):
+            return building
+        return None
+
+
+@resumed
+def _publish(
+    database: Postgres,
+    names: TableNames,
+    quality: Mapping[int, list[str]] | None,
+    *,
+    explicit: bool,
+) -> PublishResult:
+    """`quality` has the reasons against each set that was measured; None asks for no measure."""
     with open_tables(database, names) as tables, locks.entity(tables):
         live, building = _live(tables), _building(tables)
         if building is None:
@@ -65,11 +92,11 @@ def publish(
             # a run that was killed after the switch leaves surplus sets
             _drop_surplus(tables)
             return PublishResult(live, False, [])
-        reasons = readiness_problems(tables, building, live)
-        if not explicit:
-            reasons += _manual_reasons(tables)
-        if golden and not reasons:
-            reasons = golden.reasons(tables, building)
+        reasons = _reasons(tables, building, live, explicit=explicit)
+        if quality is not None and not reasons:
+            # another run may have made the set ready meanwhile
+            unmeasured = ["its golden queries are not measured yet: the next run measures them"]
+            reasons = quality.get(building.number, unmeasured)
         if reasons:
             if live is not None:
                 with tables.connection.transaction():
@@ -138,6 +165,13 @@ def _building(tables: EntityTables) -> VectorSet | None:
 
 def _view(tables: EntityTables) -> PublishedView:
     return PublishedView(tables.connection, tables.schema, tables.entity)
+
+
+def _reasons(
+    tables: EntityTables, building: VectorSet, live: VectorSet | None, *, explicit: bool
+) -> list[str]:
+    reasons = readiness_problems(tables, building, live)
+    return reasons if explicit else reasons + _manual_reasons(tables)
 
 
 def _manual_reasons(tables: EntityTables) -> list[str]:

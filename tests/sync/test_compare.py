@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.compare import compare
-from embeddings_pipeline.sync.qrels import ndcg, read_qrels, recall
+from embeddings_pipeline.sync.qrels import Qrels, ndcg, read_qrels, recall
 from tests.support.words import WordsEncoder
 from tests.support.world import World
+
+
+class Refusing(WordsEncoder):
+    """A model that refuses each query."""
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        return replace(super().encode_query(texts), failures={0: "too long"})
 
 
 @pytest.fixture
@@ -54,6 +63,15 @@ def test_qrels_measure_the_quality_of_each_set(two_sets: World, tmp_path: Path) 
     qrels = read_qrels(queries, judged)
     result = compare(two_sets.postgres, two_sets.names_of(item), two_sets.encoders, qrels)
     assert [(q.ndcg_at_10, q.recall_at_100) for q in result.quality] == [(1.0, 1.0)] * 2
+
+
+def test_a_query_that_a_model_cannot_encode_is_named(two_sets: World) -> None:
+    item = two_sets.declare(publish="manual", storage="halfvec")
+    two_sets.vectors(item)
+    two_sets.encoders.add(Refusing())
+    qrels = Qrels({"q1": "blue lamp"}, {"q1": {"2": 1}})
+    with pytest.raises(ConfigurationError, match="query 'blue lamp' cannot be encoded: too long"):
+        compare(two_sets.postgres, two_sets.names_of(item), two_sets.encoders, qrels)
 
 
 def test_one_set_cannot_be_compared(world: World) -> None:

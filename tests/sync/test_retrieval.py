@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.options import DefsOptions
+from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync.checks import CheckResult
 from embeddings_pipeline.sync.publish import PublishResult, publish
@@ -52,17 +56,25 @@ class Shop:
 
     def golden(self, item: Entity) -> GoldenQueries:
         assert item.retrieval
-        return GoldenQueries(item.retrieval, [self.folder], self.world.encoders)
+        world = self.world
+        names = world.names_of(item)
+        return GoldenQueries(item.retrieval, [self.folder], world.encoders, world.postgres, names)
 
-    def publish(self, item: Entity) -> PublishResult:
+    def build(self, item: Entity) -> None:
+        """Make a set with its index, which waits to be published."""
         self.world.texts(item)
         self.world.vectors(item)
         self.world.publish(self.world.declare(**{"publish": "manual", "template": "{name}"}))
+
+    def publish(self, item: Entity) -> PublishResult:
+        self.build(item)
+        return self.publish_built(item)
+
+    def publish_built(self, item: Entity) -> PublishResult:
         return publish(self.world.postgres, self.world.names_of(item), golden=self.golden(item))
 
     def check(self, item: Entity) -> CheckResult:
-        with open_tables(self.world.postgres, self.world.names_of(item)) as tables:
-            return self.golden(item).check(tables)
+        return self.golden(item).check()
 
 
 @pytest.fixture
@@ -111,6 +123,48 @@ def test_the_check_shows_the_quality_and_its_change(shop: Shop) -> None:
     assert shown.metadata["queries"] == 3
     assert shown.metadata["recall_at_10"] == shown.metadata["ndcg_at_10"] == 1
     assert shown.metadata["golden_ids_without_text"] == 0
+
+
+class Down(WordsEncoder):
+    """The model of a provider that is out of order."""
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        raise EmbeddingsError("the provider's quota is used up")
+
+
+def test_a_live_model_that_is_down_does_not_keep_another_from_being_published(shop: Shop) -> None:
+    shop.publish(shop.declare(0.6))
+    shop.world.encoders.add(Down())
+    shop.write(GOLDEN + "blue lamp,7\n")
+    shop.world.use(WordsEncoder(replace(WORDS, model="fake/other")))
+    second = shop.declare(0.6, model="fake/other")
+    assert shop.publish(second).flipped
+    shown = shop.check(second)
+    assert shown.passed
+    assert "compared_with" not in shown.metadata
+
+
+def test_no_lock_and_no_session_is_held_while_a_model_encodes_golden_queries(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item, world, calls = shop.declare(0.6), shop.world, []
+    shop.build(item)
+    encode = world.encoder.encode_query
+
+    def encode_query(texts: Sequence[str]) -> Encodings:
+        calls.append(texts)
+        opened = open_tables(world.postgres, world.names_of(item))
+        with opened as tables, locks.entity(tables, patience=0):
+            pass
+        world.sql(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        return encode(texts)
+
+    monkeypatch.setattr(world.encoder, "encode_query", encode_query)
+    assert shop.publish_built(item).flipped
+    assert len(calls) == 1
 
 
 def test_ids_that_are_gone_do_not_count(shop: Shop) -> None:

@@ -1,0 +1,59 @@
+"""`publish --compare`: two sets beside one another, before one takes the place of the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from embeddings_pipeline.cli.main import app
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support.declared import write_manifest
+from tests.support.world import World
+
+GOLDEN = "query,id\nred shoe,0\nblue lamp,1\n"
+
+
+@pytest.fixture
+def two_sets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A live set of the packaged model, and one in another storage that waits."""
+    keys: dict[str, Any] = {
+        "template": "{name}",
+        "publish": "manual",
+        "model": DEFAULT_MODEL,
+        "retrieval": {"queries": "golden.csv", "ndcg_at_10": 0.5},
+    }
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    monkeypatch.setenv("STAGING_DB_URL", world.database.url)
+    monkeypatch.setenv("PGVECTOR_URL", world.database.url)
+    monkeypatch.setenv("DBT_MANIFEST", str(tmp_path / "manifest.json"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "golden.csv").write_text(GOLDEN)
+    world.table("id bigint, name text")
+    world.insert((0, "a red shoe"), (1, "a blue lamp"), (2, "a garden hose"))
+    write_manifest(tmp_path / "manifest.json", **keys)
+    assert command("run", "item", "--no-dbt").exception is None
+    assert command("publish", "item").exception is None
+    write_manifest(tmp_path / "manifest.json", **keys, storage="halfvec")
+    assert command("run", "item", "--no-dbt").exception is None
+    return world
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_sets_are_compared_by_golden_queries_and_without_their_file_by_neighbours_alone(
+    two_sets: World, tmp_path: Path
+) -> None:
+    compared = json.loads(command("publish", "item", "--compare", "--json").stdout)
+    assert [quality["ndcg_at_10"] for quality in compared["quality"]] == [1, 1]
+    (tmp_path / "golden.csv").unlink()
+    result = command("publish", "item", "--compare", "--json")
+    assert result.exception is None
+    assert "compared without golden queries: there is no file 'golden.csv'" in result.stderr
+    assert json.loads(result.stdout)["quality"] == []
