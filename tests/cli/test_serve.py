@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -18,54 +14,9 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from tests.support.published_shop import publish_shop
+from tests.support.service_process import answers, command, environment, serving
 from tests.support.waiting import until
 from tests.support.world import World
-
-
-def environment(database: Database, **more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "STAGING_DB_URL": database.url,
-        "PGVECTOR_URL": database.url,
-        "EMBEDDING_MODEL": "fake/words",
-        **more,
-    }
-
-
-def command(*arguments: str) -> list[str]:
-    start = "from embeddings_pipeline.cli.main import main; main()"
-    return [sys.executable, "-c", start, *arguments]
-
-
-@contextmanager
-def serving(
-    database: Database, folder: Path, *options: str, files: int | None = None
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that serves, and its address. It may open so many files."""
-    limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [*limit, *command("serve", "--port", str(port), *options)],
-        env=environment(database),
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: answers(url) or process.poll() is not None)
-        yield process, url
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def answers(url: str) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{url}/health/live").status_code == 200
-    return False
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])

@@ -13,9 +13,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.service.test_app import ids, search
-from tests.service.test_auth import KEYS, READ, bearer
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem, ids, search
+from tests.support.keys import KEYS, READ, bearer
 from tests.support.serving import served
 from tests.support.world import World
 

@@ -11,18 +11,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.answers import ids, search
 from tests.support.serving import served
 from tests.support.waiting import until
 from tests.support.world import World
-
-
-def search(client: httpx.Client, query: str = "red boots", **more: Any) -> httpx.Response:
-    return client.post("/search", json={"entity": "item", "query": query, **more})
-
-
-def ids(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [hit["id"] for hit in answer.json()["results"]]
 
 
 def test_a_search_finds_what_shares_words_with_the_query(client: httpx.Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import httpx
@@ -11,22 +10,10 @@ import pytest
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.service.auth import Keys, is_loopback
 from embeddings_pipeline.settings import Settings
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
+from tests.support.keys import KEYS, READ, WRITE, bearer, entry
 from tests.support.serving import served
 from tests.support.world import World
-
-READ, WRITE = "the key that reads", "the key that writes"
-
-
-def entry(name: str, scope: str, key: str) -> str:
-    return f"{name}:{scope}:{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-KEYS = f"{entry('page', 'read', READ)}, {entry('loader', 'write', WRITE)}"
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from embeddings_pipeline.service.models import Models
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
 from tests.support.waiting import until

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from embeddings_pipeline.service import server
-from tests.cli.test_serve import serving
 from tests.support.published_shop import publish_shop
+from tests.support.service_process import serving
 from tests.support.waiting import until
 from tests.support.world import World
 

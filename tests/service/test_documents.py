@@ -17,7 +17,7 @@ from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.tables import EntityTables, open_tables
 from embeddings_pipeline.sync import documents
 from embeddings_pipeline.sync.erase import erase
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
 from tests.support.serving import served
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World

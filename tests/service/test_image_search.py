@@ -19,9 +19,9 @@ from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.snapshot import export
-from tests.service.test_auth import KEYS, READ, bearer
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
 from tests.support.gallery import BLUE, GREEN, RED, seeing
+from tests.support.keys import KEYS, READ, bearer
 from tests.support.pictures import bomb, file_of, picture
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served

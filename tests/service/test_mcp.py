@@ -22,8 +22,8 @@ from mcp.shared.exceptions import MCPError
 from pydantic import SecretStr
 
 from embeddings_pipeline.service import mcp
-from tests.service.test_auth import KEYS, READ, WRITE, bearer
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
+from tests.support.keys import KEYS, READ, WRITE, bearer
 from tests.support.published_shop import ROWS
 from tests.support.serving import served
 from tests.support.world import World

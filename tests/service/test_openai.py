@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tests.service.test_auth import KEYS, READ, bearer
+from tests.support.keys import KEYS, READ, bearer
 from tests.support.serving import served
 from tests.support.words import WordsEncoder
 from tests.support.world import World

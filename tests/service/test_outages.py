@@ -12,7 +12,7 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
 from tests.support.waiting import until

@@ -12,23 +12,12 @@ import pytest
 
 from embeddings_pipeline.service import middleware
 from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
+from tests.support.answers import assert_problem
 from tests.support.serving import served
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import World
 
 SEARCH = {"entity": "item", "query": "red"}
-
-
-def assert_problem(answer: httpx.Response, status: int) -> str:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
-    assert (body["status"], body["type"]) == (status, "about:blank")
-    assert body["title"]
-    assert body["request_id"] == answer.headers["x-request-id"]
-    assert "Traceback" not in body["detail"]
-    detail: str = body["detail"]
-    return detail
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.search.batching import BatchedEncoder
 from embeddings_pipeline.service import models, queues
 from embeddings_pipeline.service.queues import Queues
-from tests.service.test_auth import KEYS, READ, WRITE, bearer
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
+from tests.support.keys import KEYS, READ, WRITE, bearer
 from tests.support.serving import served
 from tests.support.waiting import until
 from tests.support.words import WordsEncoder

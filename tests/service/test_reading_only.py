@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.service.test_problems import assert_problem
+from tests.support.answers import assert_problem
 from tests.support.pgbouncer import pgbouncer
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
