@@ -43,10 +43,10 @@ class DocumentSync:
             entity = declarations.stored_entity(connection, pipeline.schema, name)
         # what waits for a lock of another transaction ends as early as what waits for a run
         deadlines = Deadlines(began + PATIENCE_SECONDS, began + CALL_SECONDS)
-        staging = pipeline.staging.within(deadlines)
+        staging = pipeline.staging.with_deadlines(deadlines)
         result = sync_documents(
             staging,
-            pipeline.vectors.within(deadlines),
+            pipeline.vectors.with_deadlines(deadlines),
             pipeline.names_of(entity, staging),
             pipeline.encoders,
             RunOptions(

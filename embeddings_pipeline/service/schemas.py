@@ -194,7 +194,7 @@ class Facet(BaseModel):
 
 class FilterColumn(BaseModel):
     """A filter column and its Postgres type; `values` lists the values where they are few, and
-    `histogram` is of numbers, days and times."""
+    `histogram` is of numbers, days and times, and of a sample in a large set."""
 
     name: str = Field(examples=["category"])
     type: str = Field(examples=["text"])

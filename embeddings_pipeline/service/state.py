@@ -44,6 +44,8 @@ _ENTITIES_SECONDS, _STATS_SECONDS, _SETS_SECONDS = 60, 10, 5
 # most values of a filter column that are offered as choices
 _FEW = 20
 _BARS = 20
+# chunks whose values make a histogram: bars of a larger sample look the same
+_SAMPLE = 20_000
 # rows that show what an entity holds, each with the first characters of its text
 _EXAMPLES, _EXAMPLE_CHARACTERS = 20, 1_000
 _RUNS = 30
@@ -128,7 +130,8 @@ class State:
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)
-            failures = quarantine.latest(tables, _FAILURES, _FAILURE_CHARACTERS)
+            identity = shown.identity_number if shown else None
+            failures = quarantine.latest(tables, identity, _FAILURES, _FAILURE_CHARACTERS)
             partitions = []
             if now.pending or quarantined:
                 partitions = _unfinished(coverage.coverage(tables, shown))
@@ -188,7 +191,10 @@ def _filters(search: PublishedSearch, types: Mapping[str, str]) -> list[FilterCo
         values = None if found is None else [Facet(value=value, count=n) for value, n in found]
         columns.append(
             FilterColumn(
-                name=name, type=kind, values=values, histogram=search.histogram(name, _BARS)
+                name=name,
+                type=kind,
+                values=values,
+                histogram=search.histogram(name, _BARS, _SAMPLE),
             )
         )
     return columns

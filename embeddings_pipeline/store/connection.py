@@ -220,7 +220,7 @@ class Postgres:
                 "another transaction holds the same rows or tables: try again later"
             ) from error
 
-    def within(self, deadlines: Deadlines) -> Postgres:
+    def with_deadlines(self, deadlines: Deadlines) -> Postgres:
         """The same pool, for work with deadlines. A wait for a lock that does not end in time
         raises Busy. Not for a pool with `prepare`, whose sessions are not reset."""
         limited = copy(self)
@@ -228,8 +228,8 @@ class Postgres:
         return limited
 
     def limit(self, connection: Connection[Row]) -> None:
-        """Give the statements of a session the time that is left, in a pool that is `within`
-        deadlines. A new connection has had it."""
+        """Give the statements of a session the time that is left, in a pool
+        `with_deadlines`. A new connection has had it."""
         if self._deadlines is not None:
             connection.execute(
                 "select set_config('lock_timeout', %s, false),"

@@ -24,6 +24,7 @@ BOUNDS: Mapping[str, Operator] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="
 MEMBERS: Mapping[str, Operator] = {"has": "has all", "has_any": "has any", "has_all": "has all"}
 # texts are compared by their characters' code points, so that every server and a snapshot agree
 TEXTS = frozenset({"text", "character varying", "bpchar"})
+_OR_OPERATORS = f", nor one of {', '.join(FILTER_OPERATORS)}"
 
 
 class Predicate(NamedTuple):
@@ -120,19 +121,22 @@ def _group(
         elif key == "and":
             members += [_group(part, types, values) for part in wanted]
         else:
-            for predicate, given in _conditions(key, _kind(key, types), wanted):
+            kind = type_of(key, types, "filter", others=_OR_OPERATORS)
+            for predicate, given in _conditions(key, kind, wanted):
                 members.append(predicate)
                 values.append(given)
     return Group("and", tuple(members))
 
 
-def _kind(column: str, types: Mapping[str, str]) -> str:
+def type_of(column: str, types: Mapping[str, str], used_as: str, *, others: str = "") -> str:
+    """The type of a filter column without length or precision.
+
+    Raises ConfigurationError for another column, which begins with what the column is `used_as` and
+    ends with what else is allowed.
+    """
     if column not in types:
         choices = ", ".join(types) or "none is declared"
-        raise ConfigurationError(
-            f"filter {column!r} is not a filter column ({choices}), nor one of"
-            f" {', '.join(FILTER_OPERATORS)}"
-        )
+        raise ConfigurationError(f"{used_as} {column!r} is not a filter column ({choices}){others}")
     return base_type(types[column])
 
 

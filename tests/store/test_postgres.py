@@ -231,7 +231,7 @@ def timeouts_of(connection: Connection[Row]) -> list[int]:
 
 def test_statements_within_deadlines_have_the_time_that_is_left(pool: Postgres) -> None:
     now = time.monotonic()
-    limited = pool.within(Deadlines(locks=now + 1_000, statements=now + 2_000))
+    limited = pool.with_deadlines(Deadlines(locks=now + 1_000, statements=now + 2_000))
     with limited.connection() as connection:
         locks, statements = timeouts_of(connection)
         assert 0 < locks <= 1_000_000 < statements <= 2_000_000
@@ -239,7 +239,7 @@ def test_statements_within_deadlines_have_the_time_that_is_left(pool: Postgres) 
         limited.limit(connection)
         assert timeouts_of(connection) < [locks, statements]
     # to Postgres 0 is no limit
-    with pool.within(Deadlines(now, now + 60)).connection() as connection:
+    with pool.with_deadlines(Deadlines(now, now + 60)).connection() as connection:
         assert timeouts_of(connection)[0] == 1
     with pool.connection() as connection:
         assert timeouts_of(connection) == [0, 0]
@@ -250,7 +250,7 @@ def test_a_lock_that_is_not_free_in_time_is_said_to_be_held(pool: Postgres) -> N
         holder.execute("create table held (id int)")
         with holder.transaction():
             holder.execute("lock table held")
-            limited = pool.within(Deadlines(time.monotonic(), time.monotonic() + 60))
+            limited = pool.with_deadlines(Deadlines(time.monotonic(), time.monotonic() + 60))
             with (
                 pytest.raises(Busy, match="another transaction holds the same rows or tables"),
                 limited.connection() as connection,

@@ -196,6 +196,31 @@ def test_the_values_of_a_list_are_those_of_its_elements(world: World) -> None:
         assert search.facets("tags", 1) is None
 
 
+def test_a_histogram_of_a_large_set_is_made_from_a_sample(world: World) -> None:
+    world.table("id bigint, name text, price int")
+    world.insert(*[(n, f"thing {n}", n) for n in range(2_000)])
+    world.run(world.declare(include=["name"], filters=["price"]))
+    world.sql(f"analyze {SCHEMA}.item_vectors_1")
+    with world.postgres.connection() as connection:
+        search = PublishedSearch(connection, published.read(connection, SCHEMA, "item"))
+        whole = search.histogram("price", 10, 2_000)
+        part = search.histogram("price", 10, 400)
+    assert whole is not None
+    assert part is not None
+    assert sum(whole.rows) == 2_000
+    assert 0 < sum(part.rows) < 1_500
+
+
+def test_a_column_without_facets_does_not_end_the_transaction_of_the_others(world: World) -> None:
+    world.table("id bigint, name text, place point, price int")
+    world.insert((1, "pump", "(0,0)", 3), (2, "hose", "(1,1)", 4))
+    world.run(world.declare(include=["name"], filters=["place", "price"]))
+    with world.postgres.connection() as connection, connection.transaction():
+        search = PublishedSearch(connection, published.read(connection, SCHEMA, "item"))
+        assert search.facets("place", 9) is None
+        assert search.facets("price", 9) == [(3, 1), (4, 1)]
+
+
 def test_recall_is_measured_with_elements_of_lists(world: World) -> None:
     world.table("id bigint, name text, tags text[]")
     world.insert(*[(n, f"thing {n}", ["all", str(n % 10)]) for n in range(400)])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from embeddings_pipeline.cli.output import print_json
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.model import Vector
+from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.sync.erase import retry
 from embeddings_pipeline.sync.explain import explain
 from tests.support.words import WordsEncoder
@@ -63,6 +66,25 @@ def test_another_model_tries_what_the_first_one_failed_on(world: World) -> None:
 
     assert (counts["encoded"], counts["quarantined"]) == (2, 0)
     assert world.view() == {("1", 0): "name: odd", ("2", 0): "name: even"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"weights": {"name": 2, "note": 1}}])
+def test_the_latest_failures_are_those_of_one_model(world: World, keys: dict[str, Any]) -> None:
+    world.table("id bigint, name text, note text")
+    world.insert((1, "odd", "new"), (2, "even", "old"))
+    world.use(refusing(world, "odd", revision="r1"))
+    item = world.declare(**keys)
+    world.run(item)
+    world.use(world.encoder.revised("r2"))
+    world.vectors(item)
+
+    with open_tables(world.postgres, world.names_of(item)) as tables:
+        identities = {s.state: s.identity_number for s in world.sets(item)}
+        failed = quarantine.latest(tables, identities["live"], 9, 99)
+        assert [(row.id, row.stage, "odd" in (row.text or "")) for row in failed] == [
+            ("1", "encode", True)
+        ]
+        assert quarantine.latest(tables, identities["building"], 9, 99) == []
 
 
 def test_two_models_have_attempts_of_their_own(world: World) -> None:

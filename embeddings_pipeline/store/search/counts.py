@@ -15,7 +15,7 @@ from embeddings_pipeline.store.search.published import Published, passing
 MAX_VALUES = 20
 
 
-class Shape(NamedTuple):
+class CountShape(NamedTuple):
     """All that decides the SQL text of a count; the rest are parameters of the statement."""
 
     by_words: bool
@@ -26,7 +26,7 @@ class Shape(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def statement(published: Published, shape: Shape) -> bytes:
+def statement(published: Published, shape: CountShape) -> bytes:
     """A statement that returns (null, null, number of rows), at most one more than `shape.most`,
     and for the facet number n, among `shape.most` rows, (n, value as JSON, number of rows) of its
     most frequent values. Of lists, the values are the elements."""

@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 import numpy as np
 from pgvector import Vector as PgVector
 from psycopg import Connection, DataError, ProgrammingError, sql
-from psycopg.errors import QueryCanceled, UndefinedColumn, UndefinedTable
+from psycopg.errors import QueryCanceled, UndefinedColumn, UndefinedFunction, UndefinedTable
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import Vector
@@ -39,6 +39,27 @@ _SAMPLE_GROWTH = 8
 
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 _TIMES = ("date", "timestamp with time zone", "timestamp without time zone")
+# repeatable, so that the bars of a set that did not change stay as they are
+_HISTOGRAM: LiteralString = """
+    with numbers as (
+        select {number} as x from {vectors} v tablesample system ((
+            select least(100, 100.0 * {sample} / greatest(reltuples, 1))::real
+            from pg_class where oid = {name}::regclass
+        )) repeatable (0)
+        where v.chunk = 0
+    ), finite as (
+        select x from numbers where x > '-infinity' and x < 'infinity'
+    ), ends as (
+        select percentile_disc(array[0.01, 0.99]) within group (order by x) as e from finite
+    ), counts as (
+        select least(width_bucket(x, e[1], e[2], {bars}), {bars}) as bar, count(*) as n
+        from finite, ends where e[1] < e[2] group by 1
+    )
+    select e[1], e[2], array(
+        select coalesce(sum(n) filter (where greatest(c.bar, 1) = b), 0)::bigint
+        from generate_series(1, {bars}) as b, counts c group by b order by b
+    ) from ends where e[1] < e[2]
+"""
 
 
 class PublishedSetChanged(Exception):
@@ -168,9 +189,7 @@ class PublishedSearch:
         Raises as `find` does, and ConfigurationError for a facet that is not a filter column.
         """
         for column in facets:
-            if column not in self._published.filters:
-                choices = ", ".join(self._published.filters) or "none is declared"
-                raise ConfigurationError(f"facet {column!r} is not a filter column ({choices})")
+            filters.type_of(column, self._published.filters, "facet")
         chosen = filters.parse(query.filters, self._published.filters)
         with self._refusing_unfit(chosen):
             return self._count(query, chosen, facets, most)
@@ -178,12 +197,10 @@ class PublishedSearch:
     def sorted(self, found: Sequence[Hit], column: str, *, descending: bool) -> list[Hit]:
         """The rows in the order of a filter column, nulls last; equal values keep their order.
 
-        Raises ConfigurationError for a column that is not a filter or has no order.
+        Raises ConfigurationError for a column that is not a filter or has no order, and
+        PublishedSetChanged as `find` does.
         """
-        if column not in self._published.filters:
-            choices = ", ".join(self._published.filters) or "none is declared"
-            raise ConfigurationError(f"sort: {column!r} is not a filter column ({choices})")
-        kind = base_type(self._published.filters[column])
+        kind = filters.type_of(column, self._published.filters, "sort:")
         collate: LiteralString = ' collate "C"' if kind in filters.TEXTS else ""
         try:
             rows = self._tables.execute(
@@ -194,7 +211,9 @@ class PublishedSearch:
                 direction=sql.SQL("desc" if descending else "asc"),
                 vectors=self._published.vectors,
             ).fetchall()
-        except ProgrammingError:
+        except UndefinedColumn:
+            raise PublishedSetChanged from None
+        except UndefinedFunction:
             raise ConfigurationError(
                 f"sort: values of type {kind}, as {column!r} has, have no order"
             ) from None
@@ -244,8 +263,8 @@ class PublishedSearch:
         if encoding := encoding_of(self._tables.connection):
             query = query.encode(encoding, "replace").decode(encoding)
         texts = [hit.text for hit in found]
-        places = highlights.places(self._tables, query, texts)
-        return [replace(hit, highlights=of) for hit, of in zip(found, places, strict=True)]
+        marked = zip(found, highlights.places(self._tables, query, texts), strict=True)
+        return [replace(hit, highlights=places) for hit, places in marked]
 
     def vector_of(self, row_id: str) -> Vector | None:
         """The vector of a row, the mean of its chunks' vectors; None where it has none."""
@@ -291,20 +310,22 @@ class PublishedSearch:
         if self._published.filters[column].endswith("[]"):
             values = "select distinct e from unnest({}) as e where e is not null"
         try:
-            rows = self._tables.execute(
-                "select to_jsonb(value), count(*) from {vectors} v cross join lateral ({values}) as"
-                " one (value) where v.chunk = 0 group by value order by 2 desc, value"
-                " limit {limit}",
-                values=sql.SQL(values).format(Identifier("v", column)),
-                vectors=self._published.vectors,
-                limit=Literal(most + 1),
-            ).fetchall()
+            with self._tables.connection.transaction():
+                rows = self._tables.execute(
+                    "select to_jsonb(value), count(*) from {vectors} v"
+                    " cross join lateral ({values}) as one (value) where v.chunk = 0"
+                    " group by value order by 2 desc, value limit {limit}",
+                    values=sql.SQL(values).format(Identifier("v", column)),
+                    vectors=self._published.vectors,
+                    limit=Literal(most + 1),
+                ).fetchall()
         except (ProgrammingError, QueryCanceled):
             return None
         return rows if len(rows) <= most else None
 
-    def histogram(self, column: str, bars: int) -> Histogram | None:
-        """How the rows spread over a filter column of numbers, days or times.
+    def histogram(self, column: str, bars: int, sample: int) -> Histogram | None:
+        """How the rows spread over a filter column of numbers, days or times; in a set of more than
+        `sample` chunks, those of about as many in random blocks.
 
         None for other types, where fewer than two values are finite, or where the query times out.
         """
@@ -314,28 +335,15 @@ class PublishedSearch:
         # of a day or a time, the seconds since 1970
         number: LiteralString = "extract(epoch from {})::float8" if kind in _TIMES else "{}::float8"
         try:
-            row = self._tables.execute(
-                """
-                with numbers as (
-                    select {number} as x from {vectors} v where v.chunk = 0
-                ), finite as (
-                    select x from numbers where x > '-infinity' and x < 'infinity'
-                ), ends as (
-                    select percentile_disc(array[0.01, 0.99]) within group (order by x) as e
-                    from finite
-                ), counts as (
-                    select least(width_bucket(x, e[1], e[2], {bars}), {bars}) as bar, count(*) as n
-                    from finite, ends where e[1] < e[2] group by 1
-                )
-                select e[1], e[2], array(
-                    select coalesce(sum(n) filter (where greatest(c.bar, 1) = b), 0)::bigint
-                    from generate_series(1, {bars}) as b, counts c group by b order by b
-                ) from ends where e[1] < e[2]
-                """,
-                number=sql.SQL(number).format(Identifier("v", column)),
-                vectors=self._published.vectors,
-                bars=Literal(bars),
-            ).fetchone()
+            with self._tables.connection.transaction():
+                row = self._tables.execute(
+                    _HISTOGRAM,
+                    number=sql.SQL(number).format(Identifier("v", column)),
+                    vectors=self._published.vectors,
+                    name=Literal(self._published.vectors.as_string()),
+                    sample=Literal(sample),
+                    bars=Literal(bars),
+                ).fetchone()
         except (DataError, QueryCanceled):
             return None
         return Histogram(*row) if row else None
@@ -359,7 +367,7 @@ class PublishedSearch:
         session.use(
             self._tables.connection, lexical.SESSION if by_words else {"enable_seqscan": "on"}
         )
-        shape = counts.Shape(
+        shape = counts.CountShape(
             by_words=by_words,
             exclude=query.exclude is not None,
             filters=chosen.predicates,
@@ -533,7 +541,7 @@ def _parameters(query: RowQuery, chosen: Filter) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def search_statement(published: Published, shape: StatementShape) -> bytes:
     """Return the statement of a search, with the columns of `hybrid.statement`."""
-    where = _where(published, shape)
+    where = passing(published, shape.filters, exclude=shape.exclude)
     if shape.words is None and published.names.source.entity.chunk is None:
         more = hybrid.whole(published)
         near = dense.near(published, where, shape.chunks, exact=shape.exact, more=more)
@@ -549,9 +557,5 @@ def search_statement(published: Published, shape: StatementShape) -> bytes:
 @lru_cache(maxsize=256)
 def floor_statement(published: Published, shape: StatementShape) -> bytes:
     """Return the statement that reads a sample of the matching texts for `lexical.floor`."""
-    where = _where(published, shape)
+    where = passing(published, shape.filters, exclude=shape.exclude)
     return lexical.floor(published, where, shape.words or 0, shape.chunks).as_bytes()
-
-
-def _where(published: Published, shape: StatementShape) -> sql.Composable:
-    return passing(published, shape.filters, exclude=shape.exclude)

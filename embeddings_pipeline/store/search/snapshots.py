@@ -24,7 +24,15 @@ from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row, consistent_read, server_cursor
-from embeddings_pipeline.store.filters import Condition, Filter, Group, base_type, is_not_a, parse
+from embeddings_pipeline.store.filters import (
+    Condition,
+    Filter,
+    Group,
+    base_type,
+    is_not_a,
+    parse,
+    type_of,
+)
 from embeddings_pipeline.store.search.counts import MAX_VALUES
 from embeddings_pipeline.store.search.hybrid import fields, shown
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
@@ -319,9 +327,7 @@ class SnapshotRows:
         return sorted(found, key=lambda hit: ranks[hit.id])
 
     def _column(self, column: str, what: str) -> str:
-        if column not in self._columns:
-            choices = ", ".join(self._columns) or "none is declared"
-            raise ConfigurationError(f"{what} {column!r} is not a filter column ({choices})")
+        type_of(column, self._columns, what)
         return f"c{list(self._columns).index(column)}"
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import LiteralString
 
 from psycopg import sql
 from psycopg.sql import Literal
@@ -92,7 +93,6 @@ def note_rows(tables: EntityTables, failures: Sequence[Failure]) -> None:
 def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str]) -> None:
     """Record that the model failed on these hashes, where a text of the entity still has them."""
     encoding = encoding_of(tables.connection)
-    of_text = "t.part_hashes @> array[f.h]" if tables.source.entity.weights else "t.text_hash = f.h"
     tables.execute(
         """
         insert into {quarantine} as q (identity, text_hash, stage, error)
@@ -105,8 +105,15 @@ def note_texts(tables: EntityTables, identity: int, errors: Mapping[bytes, str])
         """,
         (hash_array([*errors]), [storable_message(error, encoding) for error in errors.values()]),
         identity=Literal(identity),
-        of_text=sql.SQL(of_text),
+        of_text=_of_text(tables, "f.h"),
     )
+
+
+def _of_text(tables: EntityTables, text_hash: LiteralString) -> sql.Composable:
+    """Whether a text `t` has this hash, by the index that there is on the hashes of the entity."""
+    if tables.source.entity.weights:
+        return sql.SQL("t.part_hashes @> array[{}]").format(sql.SQL(text_hash))
+    return sql.SQL("t.text_hash = {}").format(sql.SQL(text_hash))
 
 
 def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
@@ -133,9 +140,11 @@ def of_row(tables: EntityTables, row_id: str) -> list[Entry]:
     ]
 
 
-def latest(tables: EntityTables, count: int, characters: int) -> list[FailedRow]:
-    """The latest failures of an entity's rows and texts, at most `count`, with this many characters
-    of a text."""
+def latest(
+    tables: EntityTables, identity: int | None, count: int, characters: int
+) -> list[FailedRow]:
+    """The latest failures of an entity's rows, and of the model with this number on their texts; at
+    most `count`, with this many characters of a text."""
     rows = tables.execute(
         """
         select q.id, q.chunk, q.stage, q.error, q.attempts, q.last_seen, null as text
@@ -143,11 +152,12 @@ def latest(tables: EntityTables, count: int, characters: int) -> list[FailedRow]
         union all
         select t.{id}::text, t.chunk, q.stage, q.error, q.attempts, q.last_seen,
             left(t.text, {characters})
-        from {quarantine} q join {texts} t
-            on t.text_hash = q.text_hash or t.part_hashes @> array[q.text_hash]
-        where q.stage = 'encode'
+        from {quarantine} q join {texts} t on {of_text}
+        where q.stage = 'encode' and q.identity = {identity}
         order by last_seen desc, 1, 2 limit {count}
         """,
+        identity=Literal(identity),
+        of_text=_of_text(tables, "q.text_hash"),
         characters=Literal(characters),
         count=Literal(count),
     )
@@ -186,8 +196,8 @@ def reset(tables: EntityTables) -> int:
             """
             update {quarantine} q set attempts = 0, last_seen = 'epoch'
             where q.entity = {entity} or q.stage = 'encode' and exists (
-                select from {texts} t
-                where t.text_hash = q.text_hash or t.part_hashes @> array[q.text_hash]
+                select from {texts} t where {of_text}
             )
-            """
+            """,
+            of_text=_of_text(tables, "q.text_hash"),
         ).rowcount
