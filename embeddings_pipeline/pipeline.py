@@ -613,7 +613,8 @@ class Pipeline:
         for metrics in self.run_metrics:
             try:
                 metrics.record(entity, figures, failed=failed)
-            except (OSError, EmbeddingsError) as error:
+            # an exporter may be another package's, and raise anything
+            except Exception as error:
                 logger.error("the figures of a run are not passed on (%s): %s", metrics.name, error)
 
     @resumed

@@ -168,8 +168,8 @@ class _Instruments:
         return [
             Observation(value, dict(labels))
             # other threads note runs meanwhile
-            for (of, labels), value in [*self.samples.items()]
-            if of == name
+            for (metric, labels), value in [*self.samples.items()]
+            if metric == name
         ]
 
 
@@ -262,8 +262,8 @@ def _exposition(samples: _Samples) -> str:
     lines = []
     for name, (kind, what) in _METRICS.items():
         lines += [f"# HELP {_PREFIX}{name} {what}", f"# TYPE {_PREFIX}{name} {kind}"]
-        for (of, labels), value in sorted(samples.items()):
-            if of == name:
+        for (metric, labels), value in sorted(samples.items()):
+            if metric == name:
                 written = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
                 lines.append(f"{_PREFIX}{name}{{{written}}} {_number(value)}")
     return "\n".join(lines) + "\n"

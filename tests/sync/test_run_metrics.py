@@ -208,6 +208,24 @@ def test_a_file_that_cannot_be_written_fails_no_run(
     assert "RUN_METRICS_FILE" in caplog.text
 
 
+class Broken:
+    """An exporter of another package, which raises an error of its own."""
+
+    name = "OTEL_METRICS_EXPORTER"
+
+    def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
+        raise ZeroDivisionError("of the exporter")
+
+
+def test_an_exporter_that_raises_any_error_fails_no_run(
+    pipeline: OfWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.run_metrics = [Broken()]
+    with caplog.at_level(logging.ERROR):
+        pipeline.run("item")
+    assert "not passed on (OTEL_METRICS_EXPORTER): of the exporter" in caplog.text
+
+
 def test_a_name_that_the_exporter_would_not_read_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
