@@ -58,8 +58,8 @@ def serve(
             # before prometheus_client is imported, which then counts in files of this folder
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
             output.print_message(f"search: {address}")
-            made = f"{__name__}:{worker.__name__}"
-            run_processes(made, host, port, workers=workers, root_path=root_path)
+            factory = f"{__name__}:{worker.__name__}"
+            run_processes(factory, host, port, workers=workers, root_path=root_path)
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises the signal again after its shutdown, and the pipeline must be closed then
