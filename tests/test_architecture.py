@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 import embeddings_pipeline
+from embeddings_pipeline.entities.entity import Retrieval
+from embeddings_pipeline.sync.retrieval import GoldenQueries
 from tests.support.world import World
 
 PACKAGE = Path(embeddings_pipeline.__file__).parent
@@ -91,17 +93,24 @@ def executed() -> Iterator[set[str]]:
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
-def test_a_changed_row_passes_the_stages_and_their_tools_and_nothing_else(world: World) -> None:
+def test_a_changed_row_passes_the_stages_and_their_tools_and_nothing_else(
+    world: World, tmp_path: Path
+) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(20)])
+    (tmp_path / "golden.csv").write_text("query,id\nthing 7,7\n")
+    retrieval = Retrieval(queries="golden.csv", ndcg_at_10=0)
     item = world.declare(template="{name}")
     world.run(item)
+    names = world.names_of(item)
+    golden = GoldenQueries(retrieval, [tmp_path], world.encoders, world.postgres, names)
     # so long that its tokens are counted
     world.sql(
         "update staging.stg_item set name = 'another thing ' || repeat('x y ', 60) where id = 3"
     )
     with executed() as files:
         assert world.run(item)["encoded"] == 1
+        assert golden.check().passed
     named = {file for file in [*stages(), *tools()] if file.startswith(PATH)}
     assert {file for file in files if file.startswith(PATH)} == named
 
