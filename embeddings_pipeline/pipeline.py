@@ -120,6 +120,11 @@ class EntityRun:
         """The id of the run in the ledger."""
         return self.options.run_id
 
+    def raise_if_stopped(self) -> None:
+        """Raise Interrupted once the run was asked to stop."""
+        if self.options.stopped():
+            raise Interrupted(f"{self.entity.name}: stopped: run again to continue")
+
     @property
     def warnings(self) -> list[str]:
         """The name and the description of each check that did not pass."""
@@ -382,8 +387,11 @@ class Pipeline:
         run.vectors = self.sync_vectors(run.entity, run.options)
 
     def _run_rest(self, run: EntityRun) -> None:
+        run.raise_if_stopped()
         run.indexes = self.sync_index(run.entity, run.run_id, report=run.options.report)
+        run.raise_if_stopped()
         run.published = self.publish(run.entity, run_id=run.run_id)
+        run.raise_if_stopped()
         run.checks = self.check(run.entity)
         run.status = self.status_of(run.entity)
 

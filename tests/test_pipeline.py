@@ -130,6 +130,19 @@ def test_an_interrupted_run_begins_nothing_else() -> None:
     assert runs.failures.messages() == {"event": "event: stopped"}
 
 
+@pytest.mark.parametrize(
+    ("stage", "begun"),
+    [("vectors", ["texts", "vectors"]), ("index", ["texts", "vectors", "index"])],
+)
+def test_a_run_that_is_to_stop_begins_no_further_stage(stage: str, begun: list[str]) -> None:
+    pipeline = Scripted()
+    runs = pipeline.run(
+        "event", stopped=lambda: (stage, "event") in pipeline.calls, raise_errors=False
+    )
+    assert [called for called, _ in pipeline.calls] == begun
+    assert isinstance(runs.failures["event"], Interrupted)
+
+
 class ScriptedRunner(Runner):
     """Runs a scripted pipeline, with jobs that do nothing."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # nothing is declared: a local model has the prompts in its files
 _OWN_PROMPTS = Prompts()
+# whether to stop, for the calls of one thread: a run that stops must not end the searches of others
+_stopping: ContextVar[Callable[[], bool]] = ContextVar("stopping", default=lambda: False)
 
 
 class Encoders:
@@ -50,7 +53,7 @@ class Encoders:
         self._settings = settings
         self._transaction = transaction
         self._closing = ExitStack()
-        self._stopping: Callable[[], bool] = lambda: False
+        self._all_stopped = False
         self._encoders: dict[tuple[str, int | None, Prompts], StreamingEncoder] = {}
         self._local_models: dict[tuple[str, bool], SharedModel] = {}
         self._lock = Lock()
@@ -158,12 +161,22 @@ class Encoders:
 
     @contextmanager
     def stop_when(self, stopping: Callable[[], bool]) -> Iterator[None]:
-        """Within this block encoders stop waiting for a provider once `stopping` returns true."""
-        former, self._stopping = self._stopping, stopping
+        """Within this block encoders stop waiting for a provider once `stopping` returns true, in
+        calls of this thread."""
+        former = _stopping.set(stopping)
         try:
             yield
         finally:
-            self._stopping = former
+            _stopping.reset(former)
+
+    @contextmanager
+    def stop_all(self) -> Iterator[None]:
+        """Within this block encoders do not wait for a provider, in calls of any thread."""
+        self._all_stopped = True
+        try:
+            yield
+        finally:
+            self._all_stopped = False
 
     def cleanup(self) -> None:
         """Release every model, the cache, and all connections."""
@@ -194,13 +207,14 @@ class Encoders:
             dimension,
             settings=self._settings,
             limits=self._limits,
-            stopping=self._is_stopping,
+            stop_signal=self._stop_signal,
         )
         self._closing.callback(encoder.close)
         return encoder
 
-    def _is_stopping(self) -> bool:
-        return self._stopping()
+    def _stop_signal(self) -> Callable[[], bool]:
+        stopping = _stopping.get()
+        return lambda: self._all_stopped or stopping()
 
     @cached_property
     def _limits(self) -> RateLimits:
@@ -265,7 +279,7 @@ def remote_encoder(
     dimension: int | None,
     settings: Settings,
     limits: RateLimits,
-    stopping: Callable[[], bool],
+    stop_signal: Callable[[], Callable[[], bool]],
 ) -> OpenAIEncoder:
     """Return an encoder of a model at OPENAI_BASE_URL.
 
@@ -281,5 +295,5 @@ def remote_encoder(
         dimension=dimension,
         limits=limits,
         options=request_options(settings),
-        stopping=stopping,
+        stop_signal=stop_signal,
     )

@@ -165,7 +165,7 @@ class Models:
 
     def close(self) -> None:
         """Wait for running calls of the models, but not for a provider that does not answer."""
-        with self._encoders.stop_when(lambda: True):
+        with self._encoders.stop_all():
             for encoder in self._batched:
                 encoder.close()
 

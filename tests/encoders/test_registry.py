@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from embeddings_pipeline.encoders.local import shared_model
 from embeddings_pipeline.encoders.local.bert import PlainBert
 from embeddings_pipeline.encoders.openai.encoder import request_options
 from embeddings_pipeline.encoders.registry import Encoders
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.support.declared import declared
+from tests.support.provider import KEY, Provider
 from tests.support.words import WordsEncoder
 
 
@@ -204,3 +206,21 @@ def test_models_are_let_go() -> None:
     before = made.get(DEFAULT_MODEL)
     made.cleanup()
     assert made.get(DEFAULT_MODEL) is not before
+
+
+def test_a_run_that_is_to_stop_ends_no_call_of_another_thread(provider: Provider) -> None:
+    made = encoders(openai_base_url=provider.url, openai_api_key=KEY)
+    encoder = made.get("text-embedding-3-small")
+    with ThreadPoolExecutor(1) as threads, made.stop_when(lambda: True):
+        search = threads.submit(encoder.encode_query, ["red boots"])
+        assert len(search.result().vectors) == 1
+        with pytest.raises(EmbeddingsError, match="stopped"):
+            encoder.encode_query(["red boots"])
+    with (
+        ThreadPoolExecutor(1) as threads,
+        made.stop_all(),
+        pytest.raises(EmbeddingsError, match="stopped"),
+    ):
+        threads.submit(encoder.encode_query, ["red boots"]).result()
+    assert len(encoder.encode_query(["red boots"]).vectors) == 1
+    made.cleanup()

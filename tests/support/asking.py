@@ -38,7 +38,7 @@ def encoder(
         *(model, remote, endpoint),
         dimension=dimension,
         options=RequestOptions(**options),
-        stopping=stopping,
+        stop_signal=lambda: stopping,
     )
     provider.clients.callback(made.close)
     return made

@@ -68,8 +68,8 @@ def request_options(settings: Settings) -> RequestOptions:
 class OpenAIEncoder:
     """Encodes with a model of the endpoint; `dimension` shortens its vectors. Thread-safe.
 
-    Once `stopping` returns true, the encoder stops waiting. Raises ConfigurationError for a
-    dimension that a known model does not support.
+    `stop_signal` returns the signal of the calling thread: a call stops waiting once that function
+    returns true. Raises ConfigurationError for a dimension that a known model does not support.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class OpenAIEncoder:
         dimension: int | None = None,
         limits: RateLimits | None = None,
         options: RequestOptions | None = None,
-        stopping: Callable[[], bool] = lambda: False,
+        stop_signal: Callable[[], Callable[[], bool]] = lambda: lambda: False,
     ) -> None:
         _check_dimension(model, remote, dimension)
         self._model = model
@@ -90,7 +90,7 @@ class OpenAIEncoder:
         self._dimension = dimension
         self._options = options or RequestOptions()
         self._limits = limits or NoLimits()
-        self._stopping = stopping
+        self._stop_signal = stop_signal
         self._stored: set[int] = set()
 
     def expect(self, stored: Iterable[ModelIdentity]) -> None:
@@ -237,7 +237,7 @@ class OpenAIEncoder:
             dimension=self.identity.dimension,
             shortened=self.identity.dimension != self._own_dimension,
             is_query=is_query,
-            stopping=self._stopping,
+            stopping=self._stop_signal(),
         )
         stream = Stream(max_running=in_flight, max_held=2 * in_flight)
         # the session closes first, so that requests stop before the stream waits for them
@@ -270,7 +270,7 @@ class OpenAIEncoder:
         if self._dimension is None and len(self._stored) == 1:
             return next(iter(self._stored))
         try:
-            answer = self._client.send([PROBE], tokens=1, stopped=Stop(self._stopping))
+            answer = self._client.send([PROBE], tokens=1, stopped=Stop(self._stop_signal()))
         except Refusal as refusal:
             raise refusal.error from None
         found: int = answer.vectors.shape[1]
