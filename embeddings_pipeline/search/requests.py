@@ -193,7 +193,7 @@ class Sort(_StrictModel):
 
 class _Request(_StrictModel):
     """The fields of every request. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K; `offset`
-    skips the best rows, and both together are at most 1,000.
+    skips the best rows, and both together are at most 1,000, with `sort` at most its `among`.
 
     `total` asks for the number of rows that match, and `facets` names filter columns whose values
     are counted among these rows. A search by words alone counts `count_to` rows at most, others
@@ -215,12 +215,6 @@ class _Request(_StrictModel):
     max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
     exact: bool = False
     columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
-
-    @model_validator(mode="after")
-    def _pages_within_the_bound(self) -> Self:
-        if self.offset + (self.top_k or 0) > MAX_TOP_K:
-            raise ValueError(f"offset and top_k together may be {MAX_TOP_K}")
-        return self
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -360,6 +354,22 @@ class Rows:
 def mode_of(request: AnyRequest) -> Mode:
     """Return the mode of a search; images and similar rows are searched by vector."""
     return request.mode if isinstance(request, SearchRequest) else "dense"
+
+
+def page_size(request: AnyRequest, default: int) -> int:
+    """Return the most hits of an answer: `top_k`, or this default.
+
+    Raises ConfigurationError where `offset` and `top_k` together are more than a search ranks.
+    """
+    top_k = request.top_k or default
+    most, limit = MAX_TOP_K, ""
+    if request.sort:
+        most, limit = request.sort.among, ", the `among` of sort"
+    if request.offset + top_k > most:
+        raise ConfigurationError(
+            f"offset and top_k together may be {most}{limit}, not {request.offset + top_k}"
+        )
+    return top_k
 
 
 def facets_of(request: AnyRequest, counts: Counts) -> dict[str, list[FacetValue]] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from threading import Lock
 from typing import Protocol, Self, TypeVar
 
@@ -21,7 +22,6 @@ from embeddings_pipeline.search.freshness import Freshness
 from embeddings_pipeline.search.query_vectors import Encode, query_encoder, vector_of
 from embeddings_pipeline.search.requests import (
     MAX_COUNTED,
-    MAX_TOP_K,
     Answer,
     AnyRequest,
     ImageRequest,
@@ -31,6 +31,7 @@ from embeddings_pipeline.search.requests import (
     Total,
     facets_of,
     mode_of,
+    page_size,
 )
 from embeddings_pipeline.search.threshold import apply_threshold, bounded
 from embeddings_pipeline.settings import Settings
@@ -178,6 +179,9 @@ class Searcher:
         self._database.close()
 
     def _answered(self, request: AnyRequest, query_for: Callable[[Published], RowQuery]) -> Answer:
+        # before a model encodes the query
+        top_k = self._top_k(request)
+
         def answer(published: Published) -> Answer:
             query = query_for(published)
             with self._search_of(published) as search:
@@ -190,7 +194,7 @@ class Searcher:
                 counts = self._counts(request, published, search, query, found.hits, hits)
             if isinstance(request, SearchRequest) and request.rerank:
                 hits = self._reranked(request.rerank, request.query or "", hits)
-            page = hits[request.offset : request.offset + self._top_k(request)]
+            page = hits[request.offset : request.offset + top_k]
             covered = self._freshness.of(request.entity)
             return Answer(
                 entity=request.entity,
@@ -200,7 +204,7 @@ class Searcher:
                 data_lag_seconds=covered.data_lag_seconds,
                 model=published.vector_set.model,
                 vector_set=published.vector_set.number,
-                shortfall=self._top_k(request) - len(page),
+                shortfall=top_k - len(page),
                 words=found.words,
                 best_similarity=found.best_similarity,
                 total=Total(counts.rows, counts.exact) if counts else None,
@@ -218,8 +222,6 @@ class Searcher:
         exclude: str | None = None,
     ) -> RowQuery:
         rows = request.offset + self._top_k(request)
-        if rows > MAX_TOP_K:
-            raise ConfigurationError(f"offset and top_k together may be {MAX_TOP_K}, not {rows}")
         if request.sort:
             rows = request.sort.among
         elif isinstance(request, SearchRequest) and request.rerank:
@@ -261,7 +263,7 @@ class Searcher:
         if query.vector is None:
             return search.count(query, request.facets, max(request.count_to, query.rows))
         # every row is near to some degree, so that only the filters decide
-        filters = request.filters.model_dump_json(by_alias=True)
+        filters = sha256(request.filters.model_dump_json(by_alias=True).encode()).digest()
         key = (request.entity, published.version, filters, query.exclude, request.facets)
         with self._counts_lock:
             counts = self._known_counts.get(key)
@@ -313,7 +315,7 @@ class Searcher:
         return [replace(row, score=score) for score, row in best]
 
     def _top_k(self, request: AnyRequest) -> int:
-        return request.top_k or self._context.settings.embedding_similarity_top_k
+        return page_size(request, self._context.settings.embedding_similarity_top_k)
 
 
 # tries of a search while other vector sets are published

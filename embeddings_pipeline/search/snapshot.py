@@ -24,6 +24,7 @@ from embeddings_pipeline.search.requests import (
     SimilarRequest,
     Total,
     facets_of,
+    page_size,
 )
 from embeddings_pipeline.search.threshold import apply_threshold, bounded
 from embeddings_pipeline.settings import Settings
@@ -131,7 +132,8 @@ class Snapshot:
             )
 
     def _answer(self, request: AnyRequest, vector: Vector, exclude: str | None) -> Answer:
-        manifest, top_k = self.manifest, request.top_k or self._settings.embedding_similarity_top_k
+        manifest = self.manifest
+        top_k = page_size(request, self._settings.embedding_similarity_top_k)
         wanted = request.sort.among if request.sort else request.offset + top_k
         among = self._rows.passing(request.filters.plain(), exclude)
         found = self._found(self._comparable(vector), wanted, among, exact=request.exact)
