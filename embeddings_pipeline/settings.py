@@ -149,6 +149,14 @@ class Settings(BaseSettings):
             raise ValueError("node_exporter reads only files whose names end with .prom")
         return path
 
+    @field_validator("search_cors_origins")
+    @classmethod
+    def _names_each_origin(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in origins:
+            # without keys, any page that somebody on this machine opens could then search
+            raise ValueError("name each origin, like https://app.example: * is not supported")
+        return origins
+
     @field_validator("openai_api_key")
     @classmethod
     def _key_of_a_header(cls, key: SecretStr | None) -> SecretStr | None:

@@ -136,6 +136,12 @@ def test_what_is_not_json_is_named_with_its_variable(
         Settings.load()
 
 
+def test_other_sites_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCH_CORS_ORIGINS", '["*"]')
+    with pytest.raises(ConfigurationError, match=r"SEARCH_CORS_ORIGINS.*name each origin"):
+        Settings.load()
+
+
 @pytest.mark.parametrize("price", ["-0.1", "NaN", "Infinity"])
 def test_a_price_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, price: str) -> None:
     monkeypatch.setenv("EMBEDDING_PRICES", f'{{"m": {price}}}')
