@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +76,8 @@ def worker() -> FastAPI:
     from embeddings_pipeline.cli.main import options
     from embeddings_pipeline.service.app import create_app
 
-    options(debug=False, version=False)
+    # the processes have the arguments of the command
+    options(debug="--debug" in sys.argv, version=False)
     settings = Settings.load()
     if settings.log_format == "json":
         log_as_json()

@@ -79,7 +79,7 @@ def test_several_processes_count_together_and_are_replaced_when_they_die(
 ) -> None:
     publish_shop(world)
     search = {"entity": "item", "query": "boots", "mode": "text"}
-    with serving(world.database, tmp_path, "--workers", "2") as (process, url):
+    with serving(world.database, tmp_path, "--workers", "2", debug=True) as (process, url):
         until(lambda: len(workers(process)) == 2)
         for _ in range(6):
             # a connection of its own, which any of the processes may take
@@ -92,6 +92,9 @@ def test_several_processes_count_together_and_are_replaced_when_they_die(
         assert httpx.post(f"{url}/search", json=search, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+        # a log of the processes themselves, which --debug shows
+        assert process.stderr
+        assert "Started server process" in process.stderr.read()
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:

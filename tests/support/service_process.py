@@ -33,15 +33,16 @@ def command(*arguments: str) -> list[str]:
 
 @contextmanager
 def serving(
-    database: Database, folder: Path, *options: str, files: int | None = None
+    database: Database, folder: Path, *options: str, files: int | None = None, debug: bool = False
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that serves, and its address. It may open so many files."""
+    all_commands = ["--debug"] if debug else []
     limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*limit, *command("serve", "--port", str(port), *options)],
+        [*limit, *command(*all_commands, "serve", "--port", str(port), *options)],
         env=environment(database),
         cwd=folder,
         stderr=subprocess.PIPE,
