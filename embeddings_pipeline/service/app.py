@@ -67,8 +67,8 @@ def create_app(pipeline: Pipeline, *, owns: bool = False) -> FastAPI:
     ):
         app.include_router(router)
     app.state.mcp = None
-    # an extra; its import takes a second
-    if find_spec("mcp"):
+    # an extra, which mcp 1 is not enough for; its import takes a second
+    if find_spec("mcp_types"):
         from embeddings_pipeline.service.mcp import HttpEndpoint
 
         app.state.mcp = HttpEndpoint(app.state.service, app.state.queues)

@@ -105,9 +105,10 @@ async def writer(
 
 def count_searches(request: Request, searches: int) -> None:
     """Count the searches of a request beyond its first as requests of their own. Raises
-    HTTPException 429 where its key may not send as many now."""
+    HTTPException 429 where its key may not send as many now, and 422 where it never may."""
     key: Key | None = getattr(request.state, "key", None)
     if key and searches > 1:
+        _require_possible(key.requests, f"{searches} searches", searches)
         _count(key, key.requests, searches - 1, "SEARCH_REQUESTS_PER_MINUTE")
 
 
@@ -124,9 +125,10 @@ def is_cross_site(headers: Headers, allowed: Sequence[str]) -> bool:
 
 def count_texts(request: Request, texts: int) -> None:
     """Count the texts of a request to encode. Raises HTTPException 429 where its key may not send
-    as many now."""
+    as many now, and 422 where it never may."""
     key: Key | None = getattr(request.state, "key", None)
     if key and key.texts:
+        _require_possible(key.texts, f"{texts} texts", texts)
         _count(key, key.texts, texts, "SEARCH_TEXTS_PER_MINUTE")
 
 
@@ -169,6 +171,12 @@ def _admit(
 
 def _bucket(per_minute: int) -> InMemoryBucket:
     return InMemoryBucket([Rate(per_minute, Duration.MINUTE)])
+
+
+def _require_possible(bucket: InMemoryBucket, what: str, count: int) -> None:
+    most = bucket.rates[0].limit
+    if count > most:
+        raise HTTPException(422, f"{what} exceed the limit of {most} a minute: send fewer")
 
 
 def _count(key: Key, bucket: InMemoryBucket, weight: int, limit: str) -> None:

@@ -13,12 +13,6 @@ from starlette.requests import ClientDisconnect
 M = TypeVar("M", bound=BaseModel)
 
 
-async def json_bytes(request: Request) -> bytes:
-    """Read a body of JSON. Raises HTTPException 400, 413 or 415."""
-    require_json(request)
-    return await read_body(request)
-
-
 def require_json(request: Request) -> None:
     """Raise HTTPException 415 where the body is not JSON."""
     # another site's page cannot send this type without a CORS preflight

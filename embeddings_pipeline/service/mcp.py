@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from threading import Lock, Thread
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import psycopg
@@ -36,13 +35,7 @@ from mcp_types import (
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from embeddings_pipeline.errors import (
-    Busy,
-    ConfigurationError,
-    EmbeddingsError,
-    Interrupted,
-    Unavailable,
-)
+from embeddings_pipeline.errors import Busy, ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline
 from embeddings_pipeline.search.requests import (
     Answer,
@@ -54,6 +47,7 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
 )
+from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import Key, reader
 from embeddings_pipeline.service.documents import CALL_SECONDS
 from embeddings_pipeline.service.queues import Queues, WorkQueue
@@ -146,7 +140,7 @@ class _ToolKind:
 
 _ANSWERS = TypeAdapter(Answer)
 _ROWS = TypeAdapter(Rows)
-# two runs in one process would share the encoders' signal to stop
+# a second run would take the last thread of calls for documents
 _running = Lock()
 
 
@@ -209,7 +203,7 @@ def _run(service: Service, given: _Run) -> Mapping[str, Any]:
         _running.release()
     failure = results.failures.get(given.entity)
     if failure is not None and not isinstance(failure, Interrupted):
-        results.failures.raise_any()
+        raise failure
     return _done(results[0] if results else None, finished=failure is None)
 
 
@@ -412,8 +406,12 @@ def _server(service: Service, turns: _Turns[Any]) -> Server[Any]:
             )
         except HTTPException as error:
             return _refusal(error.detail)
-        except Exception as error:
-            return _refusal(_message(error))
+        except (EmbeddingsError, psycopg.OperationalError) as error:
+            work = f"tool {params.name}"
+            return _refusal(problems.message_of(error, work, shown=EmbeddingsError))
+        except Exception:
+            logger.exception("tool %s failed", params.name)
+            return _refusal("the service failed: see its log")
         text = json.dumps(answer, ensure_ascii=False, default=str)
         return CallToolResult(
             content=[TextContent(type="text", text=text)], structured_content=json.loads(text)
@@ -437,18 +435,6 @@ def _refusal(message: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=message)], is_error=True)
 
 
-def _message(error: Exception) -> str:
-    """The error for an agent, without internal information."""
-    expected = isinstance(error, EmbeddingsError) and not isinstance(error, Unavailable)
-    if expected:
-        return str(error)
-    if isinstance(error, Unavailable | psycopg.OperationalError):
-        logger.error("%s", " ".join(str(error).split()))
-        return "the service cannot answer now: try again later"
-    logger.error("a tool failed", exc_info=error)
-    return "the service failed: see its log"
-
-
 def _key_may_write(request: Request | None) -> bool:
     key: Key | None = getattr(request.state, "key", None) if request is not None else None
     return key is None or key.scope == "write"
@@ -469,7 +455,7 @@ class HttpEndpoint:
         self.manager = StreamableHTTPSessionManager(
             _server(service, in_turn), json_response=True, stateless=True
         )
-        self.router = APIRouter(dependencies=[Depends(reader), Depends(_same_site)])
+        self.router = APIRouter(dependencies=[Depends(reader)])
 
         async def handle() -> Response:
             return _Delegated(self.manager)
@@ -487,14 +473,6 @@ class _Delegated(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._manager.handle_request(scope, receive, send)
-
-
-async def _same_site(request: Request) -> None:
-    """Raise HTTPException 403 for a page of another site."""
-    origin = request.headers.get("Origin")
-    allowed = request.app.state.service.pipeline.settings.search_cors_origins or []
-    if origin and origin not in allowed and urlsplit(origin).netloc != request.headers.get("Host"):
-        raise HTTPException(403, f"origin {origin!r} is not in SEARCH_CORS_ORIGINS")
 
 
 def serve_stdio(pipeline: Pipeline) -> None:

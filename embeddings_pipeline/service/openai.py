@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import from_json
 
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import NotFound
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader
-from embeddings_pipeline.service.bodies import json_bytes, validated
+from embeddings_pipeline.service.bodies import read_body, require_json, validated
 from embeddings_pipeline.service.problems import ParameterError
 from embeddings_pipeline.service.queues import CurrentQueues
 from embeddings_pipeline.service.schemas import MAX_TEXT, ModelName, Text
@@ -123,6 +122,13 @@ router = APIRouter(
 )
 
 
+async def _content(request: Request, queues: CurrentQueues) -> bytes:
+    """Read the body, after the key was checked and where the queue that parses it has a place."""
+    require_json(request)
+    await queues.queries.admit(request)
+    return await read_body(request)
+
+
 @router.post(
     "/embeddings",
     response_model=CreateEmbeddingResponse,
@@ -136,12 +142,13 @@ router = APIRouter(
 )
 async def create_embeddings(
     request: Request,
-    body: Annotated[bytes, Depends(json_bytes)],
+    content: Annotated[bytes, Depends(_content)],
     service: CurrentService,
     queues: CurrentQueues,
 ) -> Response:
     """Encode one text or several, as OpenAI's API does."""
-    queue = queues.queries if _has_one_text(body) else queues.batches
+    body = await queues.queries.run(request, lambda: validated(CreateEmbeddingRequest, content))
+    queue = queues.queries if len(body.input) == 1 else queues.batches
     return await queue.run(request, lambda: _embed(request, body, service))
 
 
@@ -168,17 +175,7 @@ async def retrieve_model(
     return await queues.state.run(request, named)
 
 
-def _has_one_text(content: bytes) -> bool:
-    try:
-        given = from_json(content)["input"]
-    except (ValueError, TypeError, KeyError):
-        # its error is found where the body is validated
-        return True
-    return not isinstance(given, list) or len(given) == 1
-
-
-def _embed(request: Request, content: bytes, service: Service) -> Response:
-    body = validated(CreateEmbeddingRequest, content)
+def _embed(request: Request, body: CreateEmbeddingRequest, service: Service) -> Response:
     count_texts(request, len(body.input))
     identity = _identity(service, body.model, body.dimensions)
     encode = service.models.encode if len(body.input) == 1 else service.models.encode_batch

@@ -169,11 +169,20 @@ def of_error(request: Request, error: EmbeddingsError | psycopg.Error) -> Proble
         return describe(request, _STATUS[kind], str(error))
     if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.OperationalError):
         raise error
-    logger.error("request %s: %s", request.scope["request_id"], " ".join(str(error).split()))
-    detail = (
-        str(error) if isinstance(error, Busy) else "the service cannot answer now: try again later"
-    )
-    return describe(request, 503, detail)
+    work = f"request {request.scope['request_id']}"
+    return describe(request, 503, message_of(error, work, shown=Busy))
+
+
+def message_of(
+    error: EmbeddingsError | psycopg.OperationalError, work: str, *, shown: type[EmbeddingsError]
+) -> str:
+    """Return the message of an error for a client. An error that is not `shown` may have internal
+    information, as one of the database or of a model has: it is logged with the `work` that failed.
+    """
+    if isinstance(error, shown) and not isinstance(error, Unavailable):
+        return str(error)
+    logger.error("%s: %s", work, " ".join(str(error).split()))
+    return "the service cannot answer now: try again later"
 
 
 async def _of_error(request: Request, error: Exception) -> JSONResponse:

@@ -145,6 +145,34 @@ def test_a_run_that_takes_too_long_is_continued_by_the_next(
         assert asked(client, run)["finished"] is True
 
 
+def test_an_error_of_the_database_is_logged_and_not_told_to_an_agent(
+    shop: World, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.sql(
+        "create function staging.fail() returns trigger language plpgsql as"
+        " $$ begin raise 'of the inside'; end $$"
+    )
+    shop.sql(
+        "create trigger fail before insert on analytics_features.item_texts"
+        " for each statement execute function staging.fail()"
+    )
+    shop.insert((6, "wooden chair", "furniture", 30.0, False))
+
+    async def run(agent: Client) -> Any:
+        return await call(agent, "run", entity="item")
+
+    with served(shop.database, shop.encoder, dbt_manifest=manifest) as client:
+        assert asked(client, run) == "the service failed: see its log"
+    assert "of the inside" in caplog.text
+
+
+def test_without_the_sdk_there_are_no_tools(shop: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as with version 1 of the SDK, whose package mcp is there
+    monkeypatch.setitem(sys.modules, "mcp_types", None)
+    with served(shop.database) as client:
+        assert_problem(client.post("/mcp", json=INITIALIZE, headers=ACCEPT), 404)
+
+
 def test_tools_that_write_need_a_key_that_writes(shop: World) -> None:
     async def tools(agent: Client) -> list[str]:
         return [tool.name for tool in (await agent.list_tools()).tools]
@@ -215,6 +243,7 @@ def test_calls_of_other_sites_are_refused(shop: World) -> None:
         assert status(client, Origin=f"http://127.0.0.1:{port}") == 200
         assert status(client, Origin="https://app.example") == 200
         assert status(client, Origin="https://evil.example") == 403
+        assert status(client, **{"Sec-Fetch-Site": "cross-site"}) == 403
         # a name of another site that resolves to this machine
         assert status(client, Host="evil.example") == 403
         # a form of another site needs no preflight for this type
