@@ -56,20 +56,26 @@ def create_control_tables(connection: Connection[Row], name: str) -> None:
                 migrate(connection, name)
             schema.create_missing(connection, name)
         schema.refuse_altered(connection, name)
+        if table := schema.table_of_another_role(connection, name):
+            raise _may_not_keep_tables(connection, name, f"must be owner of table {table}")
     except InsufficientPrivilege as error:
-        user = connection.info.user
-        raise ReadOnly(
-            f"user {user!r} may not keep tables in schema {name!r}"
-            f" ({error.diag.message_primary}): run"
-            f' `grant create, usage on schema "{name}" to "{user}"`, or use the role that owns'
-            " the tables"
-        ) from None
+        why = error.diag.message_primary or "permission denied"
+        raise _may_not_keep_tables(connection, name, why) from None
     except ReadOnlySqlTransaction:
         raise ReadOnly(
             f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
             " perhaps a replica: it can be searched, and to write name the primary server in"
             " PGVECTOR_HOST or PGVECTOR_URL"
         ) from None
+
+
+def _may_not_keep_tables(connection: Connection[Row], name: str, why: str) -> ReadOnly:
+    user = connection.info.user
+    return ReadOnly(
+        f"user {user!r} may not keep tables in schema {name!r} ({why}): run"
+        f' `grant create, usage on schema "{name}" to "{user}"`, or use the role that owns'
+        " the tables"
+    )
 
 
 def needed(connection: Connection[Row], name: str) -> bool:

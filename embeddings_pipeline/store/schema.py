@@ -184,6 +184,17 @@ def create_missing(connection: Connection[Row], schema: str) -> None:
     lexemes.create_function(connection, schema)
 
 
+def table_of_another_role(connection: Connection[Row], schema: str) -> str | None:
+    """A shared table that the role does not own, and may thus not change in a migration; None where
+    it owns all."""
+    row = connection.execute(
+        "select relname from pg_class where relnamespace = to_regnamespace(quote_ident(%s))"
+        " and relname = any(%s) and not pg_has_role(relowner, 'usage') order by relname limit 1",
+        (schema, [*_TABLES]),
+    ).fetchone()
+    return row[0] if row else None
+
+
 def stored_version(connection: Connection[Row], schema: str) -> int | None:
     """The version of the tables; None where there are none. Raises ConfigurationError for tables
     that a later version made."""
