@@ -285,9 +285,9 @@ class Encoding:
                 self._analyze()
             if self.encoder:
                 self._encode_all(self.encoder)
-            if self._projected.chunks < self._counts.pending:
-                # rows whose last chunk was encoded by another run, or quarantined
-                self.project()
+            # rows whose last chunk was encoded by another run, or quarantined, and rows that a
+            # crash of the server took back
+            self.project()
             self._report(at_once=True)
         self._finish()
 

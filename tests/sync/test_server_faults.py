@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -82,8 +81,6 @@ def test_a_run_goes_on_when_the_server_is_killed_while_the_model_runs(
     ]
 
 
-# the driver's word on a cursor that it could not close
-@pytest.mark.filterwarnings("ignore:.*ServerCursor.* was deleted while still open:ResourceWarning")
 @pytest.mark.parametrize("table", ["item_texts", "item_vectors_1"])
 def test_a_run_goes_on_when_the_server_is_killed_while_a_window_is_written(
     own: World, undisturbed: Stored, data_dir: Path, table: str
@@ -97,8 +94,6 @@ def test_a_run_goes_on_when_the_server_is_killed_while_a_window_is_written(
         counts = run.result(60)
     assert own.stored() == undisturbed
     assert (counts["read"], counts["encoded"]) == (len(ROWS), len(ROWS))
-    # while the filter holds: what the retries remember of the cursor is freed by the collector
-    gc.collect()
 
 
 def with_tables(world: World) -> Entity:
