@@ -9,6 +9,7 @@ import base64
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
@@ -122,10 +123,9 @@ router = APIRouter(
 )
 
 
-async def _content(request: Request, queues: CurrentQueues) -> bytes:
-    """Read the body, after the key was checked and where the queue that parses it has a place."""
+async def _content(request: Request) -> bytes:
+    """Read the body, after the key was checked."""
     require_json(request)
-    await queues.queries.admit(request)
     return await read_body(request)
 
 
@@ -147,7 +147,8 @@ async def create_embeddings(
     queues: CurrentQueues,
 ) -> Response:
     """Encode one text or several, as OpenAI's API does."""
-    body = await queues.queries.run(request, lambda: validated(CreateEmbeddingRequest, content))
+    # the body says which queue is its own
+    body = await run_in_threadpool(validated, CreateEmbeddingRequest, content)
     queue = queues.queries if len(body.input) == 1 else queues.batches
     return await queue.run(request, lambda: _embed(request, body, service))
 
