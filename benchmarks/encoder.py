@@ -25,7 +25,7 @@ from embeddings_pipeline.encoders.local.download import find_or_download
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.qrels import ndcg, read_qrels
+from embeddings_pipeline.sync.quality.qrels import ndcg, read_qrels
 
 _REPEATS = 3
 _OURS = f"""

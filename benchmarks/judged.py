@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embeddings_pipeline.sync.qrels import Qrels, read_qrels
+from embeddings_pipeline.sync.quality.qrels import Qrels, read_qrels
 
 # queries of each made-up collection
 _QUERIES = 400
@@ -35,7 +35,7 @@ class Collection:
 
 
 def collections(data: Path) -> Iterator[Collection]:
-    """All collections, each made when it is asked for."""
+    """All collections, each made when the one before has been used."""
     for make in _MAKERS:
         yield from make(data)
 

@@ -21,7 +21,7 @@ from embeddings_pipeline.search.evaluation import evaluate
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.qrels import Qrels, ndcg
+from embeddings_pipeline.sync.quality.qrels import Qrels, ndcg
 from tests.support.world import World
 
 _DEPTH = 100

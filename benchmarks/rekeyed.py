@@ -1,5 +1,5 @@
 """Every id of an indexed live set changes, and no text: nothing is encoded, and the set is
-projected and indexed anew, beside the first projection and index of the same rows."""
+projected and indexed again, beside the first projection and index of the same rows."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Report, ignore_progress
 from embeddings_pipeline.sync.publish import PublishResult
+from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 from embeddings_pipeline.sync.retention import retain
-from embeddings_pipeline.sync.retrieval import GoldenQueries
 from embeddings_pipeline.sync.run_metrics import (
     Figures,
     MetricsFile,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from embeddings_pipeline.search.requests import Answer
     from embeddings_pipeline.search.searcher import Searcher
     from embeddings_pipeline.sync.plan import Plan
-    from embeddings_pipeline.sync.qrels import Qrels
+    from embeddings_pipeline.sync.quality.qrels import Qrels
 
 logger = logging.getLogger(__name__)
 

@@ -304,3 +304,9 @@ def opentelemetry_exporter() -> tuple[str, str] | None:
     exporter = given("OTEL_METRICS_EXPORTER") or ("otlp" if endpoint else "none")
     protocol = given("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or given("OTEL_EXPORTER_OTLP_PROTOCOL")
     return None if exporter == "none" else (exporter, protocol or "http/protobuf")
+
+
+def counts_in_files() -> bool:
+    """Whether prometheus_client counts in files that several processes share, as `serve --workers`
+    makes it."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

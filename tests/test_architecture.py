@@ -18,7 +18,7 @@ import pytest
 
 import embeddings_pipeline
 from embeddings_pipeline.entities.entity import Retrieval
-from embeddings_pipeline.sync.retrieval import GoldenQueries
+from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 from tests.support.world import World
 
 PACKAGE = Path(embeddings_pipeline.__file__).parent

@@ -11,8 +11,8 @@ from embeddings_pipeline.cli.output import print_json, print_line, print_message
 from embeddings_pipeline.cli.selection import AsJson, EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.sync import publish as publication
-from embeddings_pipeline.sync.compare import Comparison
-from embeddings_pipeline.sync.compare import compare as compare_sets
+from embeddings_pipeline.sync.quality.compare import Comparison
+from embeddings_pipeline.sync.quality.compare import compare as compare_sets
 
 
 def publish(
@@ -50,7 +50,7 @@ def _compare(entity: str, queries: Path | None, qrels: Path | None, *, as_json: 
         raise ConfigurationError("--queries and --qrels go together")
     judged = None
     if queries and qrels:
-        from embeddings_pipeline.sync.qrels import read_qrels
+        from embeddings_pipeline.sync.quality.qrels import read_qrels
 
         judged = read_qrels(queries, qrels)
     with session_on(entity) as (pipeline, names):

@@ -20,7 +20,7 @@ from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.sync.qrels import read_qrels
+from embeddings_pipeline.sync.quality.qrels import read_qrels
 
 if TYPE_CHECKING:
     from embeddings_pipeline.search.snapshot import Snapshot
@@ -119,9 +119,11 @@ def evaluate(
 ) -> None:
     """Measure each search mode on judged queries, exactly and through the index."""
     judged = read_qrels(queries, qrels)
-    with Pipeline.open() as pipeline, Searcher(pipeline) as searcher:
+    with Pipeline.open() as pipeline:
         tuned = pipeline.tune(entity, judged, queries_are_rows=queries_are_rows) if tune else None
-        measured = evaluate_entity(searcher, entity, judged, queries_are_rows=queries_are_rows)
+        measured = evaluate_entity(
+            pipeline.searcher, entity, judged, queries_are_rows=queries_are_rows
+        )
     if as_json:
         document = {"entity": entity, "queries": len(judged.queries)}
         weights = {"tuned": asdict(tuned) | {"is_better": tuned.is_better}} if tuned else {}

@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import get_args
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.search.requests import Mode, SearchRequest
+from embeddings_pipeline.search.requests import Answer, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.sync.qrels import Qrels, ndcg, recall, reciprocal_rank
+from embeddings_pipeline.sync.quality.qrels import Qrels, ndcg, recall, reciprocal_rank
 
 _DEPTH = 100
 _TEXT_WEIGHTS = [tenths / 10 for tenths in range(11)]
@@ -93,7 +93,7 @@ def tune(
                 )
             )
             searched.add(answer.vector_set)
-            ids = [hit.id for hit in answer.results if not queries_are_rows or hit.id != key]
+            ids = _ids(answer, key if queries_are_rows else None)
             found.append(ndcg(ids, qrels.relevant[key], 10))
         return found
 
@@ -125,11 +125,14 @@ def _measure(
         request = SearchRequest.of(
             entity=entity, query=query, mode=mode, top_k=_DEPTH + queries_are_rows, exact=exact
         )
-        found = [hit.id for hit in searcher.search(request).results]
-        return [row_id for row_id in found if not queries_are_rows or row_id != key][:_DEPTH]
+        return _ids(searcher.search(request), key if queries_are_rows else None)[:_DEPTH]
 
     ranked = {key: ranked_for(key, query) for key, query in qrels.queries.items()}
     return SearchQuality(mode, exact, *_means(ranked, qrels.relevant))
+
+
+def _ids(answer: Answer, without: str | None) -> list[str]:
+    return [hit.id for hit in answer.results if hit.id != without]
 
 
 def _means(

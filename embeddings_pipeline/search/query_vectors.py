@@ -18,7 +18,7 @@ Encode: TypeAlias = Callable[[ModelIdentity, str | bytes], Vector]
 
 
 def vector_of(request: SearchRequest, identity: ModelIdentity, encode: Encode) -> Vector:
-    """Return the vector of a search, its own or that of its query.
+    """Return the vector of a search: the given one, or the vector of its query.
 
     Raises ConfigurationError for a vector of another dimension, zero, or beyond float32.
     """

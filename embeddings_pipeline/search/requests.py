@@ -197,8 +197,8 @@ class _Request(_StrictModel):
 
     `total` asks for the number of rows that match, and `facets` names filter columns whose values
     are counted among these rows. A search by words alone counts `count_to` rows at most, others
-    100,000. `columns` names columns of the staging model that each hit has in
-    addition to the filter columns; `vectors` adds its vector. The default of `min_similarity` is
+    100,000. `columns` names columns of the staging model that each hit has in addition to the
+    filter columns; `vectors` adds its vector. The default of `min_similarity` is
     EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md explains thresholds.
     """
 
@@ -357,14 +357,14 @@ def mode_of(request: AnyRequest) -> Mode:
 
 
 def page_size(request: AnyRequest, default: int) -> int:
-    """Return the most hits of an answer: `top_k`, or this default.
+    """Return the most hits of an answer: `top_k`, or this default as far as the search ranks.
 
     Raises ConfigurationError where `offset` and `top_k` together are more than a search ranks.
     """
-    top_k = request.top_k or default
     most, limit = MAX_TOP_K, ""
     if request.sort:
         most, limit = request.sort.among, ", the `among` of sort"
+    top_k = request.top_k or max(1, min(default, most - request.offset))
     if request.offset + top_k > most:
         raise ConfigurationError(
             f"offset and top_k together may be {most}{limit}, not {request.offset + top_k}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector
 from embeddings_pipeline.encoders.encoder import Kind, Usage
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.service.schemas import EntityState, Stats
+from embeddings_pipeline.settings import counts_in_files
 
 # from a cached query to a scan of millions of vectors
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -42,11 +42,6 @@ class Encoded:
         """The share of texts that came from the cache; None without any texts."""
         texts = self.usage.texts + self.usage.cached
         return self.usage.cached / texts if texts else None
-
-
-def _shared() -> bool:
-    """Whether several processes count together, as prometheus_client decides it."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
 
 
 class Metrics:
@@ -92,7 +87,7 @@ class Metrics:
             registry=self.registry,
         )
         self.state = CollectorRegistry()
-        if not _shared():
+        if not counts_in_files():
             ProcessCollector(registry=self.state)
         self._encoded = Encoded()
         self._lock = Lock()
@@ -100,7 +95,7 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format, of all processes of the service."""
         counted = self.registry
-        if _shared():
+        if counts_in_files():
             counted = CollectorRegistry()
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         return generate_latest(counted) + generate_latest(self.state)

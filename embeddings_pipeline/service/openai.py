@@ -16,7 +16,7 @@ from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import NotFound
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader
-from embeddings_pipeline.service.bodies import read_body, require_json, validated
+from embeddings_pipeline.service.bodies import documented, read_body, require_json, validated
 from embeddings_pipeline.service.problems import ParameterError
 from embeddings_pipeline.service.queues import CurrentQueues
 from embeddings_pipeline.service.schemas import MAX_TEXT, ModelName, Text
@@ -133,12 +133,7 @@ async def _content(request: Request) -> bytes:
     "/embeddings",
     response_model=CreateEmbeddingResponse,
     responses=problems.openai_responses(400, 404, 408, 413, 415, 422),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": CreateEmbeddingRequest.model_json_schema()}},
-        }
-    },
+    openapi_extra=documented(CreateEmbeddingRequest),
 )
 async def create_embeddings(
     request: Request,

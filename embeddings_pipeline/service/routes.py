@@ -34,7 +34,13 @@ from embeddings_pipeline.search.requests import (
 )
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_searches, count_texts, reader, writer
-from embeddings_pipeline.service.bodies import content_type, read_body, require_json, validated
+from embeddings_pipeline.service.bodies import (
+    content_type,
+    documented,
+    read_body,
+    require_json,
+    validated,
+)
 from embeddings_pipeline.service.middleware import allow_body
 from embeddings_pipeline.service.queues import CurrentQueues
 from embeddings_pipeline.service.schemas import (
@@ -543,12 +549,7 @@ async def _batch(request: Request, queues: CurrentQueues) -> bytes:
     "/batch",
     response_model=Embeddings,
     responses={**_BODY, **problems.responses(408)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": BatchBody.model_json_schema()}},
-        }
-    },
+    openapi_extra=documented(BatchBody),
 )
 async def embed_batch(
     request: Request,

@@ -4,7 +4,6 @@
 __all__ = [
     "adopt",
     "checks",
-    "compare",
     "documents",
     "encode",
     "erase",
@@ -13,9 +12,8 @@ __all__ = [
     "plan",
     "progress",
     "publish",
-    "qrels",
+    "quality",
     "retention",
-    "retrieval",
     "run_metrics",
     "run_options",
     "snapshot",

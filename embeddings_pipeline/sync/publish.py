@@ -23,7 +23,7 @@ from embeddings_pipeline.store.vectors.sets import (
     set_state,
 )
 from embeddings_pipeline.store.views import PublishedView
-from embeddings_pipeline.sync.retrieval import GoldenQueries
+from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """`build_embedding_defs` in the Python definitions of a team, whose executor starts a process for
-each step. The package is that of the wheel."""
+each step. The package comes from the wheel."""
 
 from __future__ import annotations
 

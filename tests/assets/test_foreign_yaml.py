@@ -1,5 +1,5 @@
 """The component in the Dagster project of a team, with its own dbt component and translator. The
-package is that of the wheel."""
+package comes from the wheel."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from embeddings_pipeline.encoders.openai.in_flight import InFlight
 
 
 def settled(most: int, *endpoints: Callable[[int], float]) -> list[int]:
-    """The limit after 500 answers of each endpoint, which takes so many seconds for a request by
-    the number in flight."""
+    """The limit after 500 answers of each endpoint: a function of the number of requests in flight
+    that returns the seconds of one."""
 
     async def limits() -> list[int]:
         found = []

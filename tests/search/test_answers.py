@@ -135,13 +135,19 @@ def test_rows_are_sorted_by_a_column_those_without_a_value_last(
 def test_an_order_is_of_the_best_rows(answering: Answering) -> None:
     best = ids(ask(answering, top_k=3))
     assert sorted(best) == sorted(ids(ask(answering, sort={"by": "price", "among": 3}, top_k=3)))
+    # without `top_k`, a page ends with the rows that are sorted
+    assert len(ids(ask(answering, sort={"by": "price", "among": 3}))) == 3
+    assert len(ids(ask(answering, sort={"by": "price", "among": 3}, offset=2))) == 1
     with pytest.raises(ConfigurationError, match="together may be 3, the `among` of sort, not 4"):
         ask(answering, sort={"by": "price", "among": 3}, offset=1, top_k=3)
 
 
-def test_a_page_by_the_usual_number_of_rows_has_the_same_bound(answering: Answering) -> None:
+def test_the_last_page_by_the_usual_number_of_rows_ends_with_the_bound(
+    answering: Answering,
+) -> None:
+    assert ask(answering, offset=995).shortfall == 5
     with pytest.raises(ConfigurationError, match="together may be 1000, not 1005"):
-        ask(answering, offset=995)
+        ask(answering, offset=995, top_k=10)
 
 
 def test_filters_are_joined_by_or_and_not(answering: Answering) -> None:

@@ -12,7 +12,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.evaluation import evaluate, tune
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from embeddings_pipeline.sync.qrels import Qrels
+from embeddings_pipeline.sync.quality.qrels import Qrels
 from tests.search.conftest import Search
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World

@@ -161,7 +161,7 @@ def cluster(
     environment: dict[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """The workers and the daemon, at work on a backfill of all partitions. `environment` is added
-    to that of all processes, this one included."""
+    to the environment of all processes, this one included."""
     foreign.write(
         folder,
         {

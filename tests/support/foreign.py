@@ -240,7 +240,7 @@ def project(
     folder: Path, files: Mapping[str, str], installed: Installed, server: Database
 ) -> Iterator[Project]:
     """The project with these files beside its dbt project, which is parsed. The environment of this
-    process is the project's meanwhile, and so that of each process that it starts."""
+    process, and of each process that it starts, is the project's meanwhile."""
     write(folder / "dbt", DBT_PROJECT)
     write(folder, files)
     write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})

@@ -50,7 +50,7 @@ def describe(module: str) -> dict[str, Any]:
 
 
 def execute(module: str, job: str, tags: dict[str, str], variables: dict[str, str]) -> list[str]:
-    # loaded by now, as a code location is when its jobs run
+    # loaded before the environment changes, as a code location is before its jobs run
     defs = importlib.import_module(module).defs
     with patch.dict(os.environ, variables), dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def(job).execute_in_process(instance=instance, tags=tags)

@@ -34,7 +34,7 @@ def take(url: str) -> None:
                 if "tab=state" in address:
                     expect(page.locator("#entities article").first).to_be_visible()
                 else:
-                    # the time of the first search is that of loading a model
+                    # the first search loads a model
                     results(page)
                     page.reload()
                     results(page)

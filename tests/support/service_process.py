@@ -35,7 +35,7 @@ def command(*arguments: str) -> list[str]:
 def serving(
     database: Database, folder: Path, *options: str, files: int | None = None, debug: bool = False
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that serves, and its address. It may open so many files."""
+    """A process that serves, and its address. It may open at most `files` files."""
     all_commands = ["--debug"] if debug else []
     limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
     with socket.socket() as free:

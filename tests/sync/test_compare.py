@@ -11,8 +11,8 @@ import pytest
 
 from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.sync.compare import compare
-from embeddings_pipeline.sync.qrels import Qrels, ndcg, read_qrels, recall
+from embeddings_pipeline.sync.quality.compare import compare
+from embeddings_pipeline.sync.quality.qrels import Qrels, ndcg, read_qrels, recall
 from tests.support.words import WordsEncoder
 from tests.support.world import World
 

@@ -22,8 +22,8 @@ from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync.checks import CheckResult
 from embeddings_pipeline.sync.publish import PublishResult, publish
-from embeddings_pipeline.sync.qrels import mean_interval, read_golden
-from embeddings_pipeline.sync.retrieval import GoldenQueries
+from embeddings_pipeline.sync.quality.qrels import mean_interval, read_golden
+from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 from tests.support.declared import refusal
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import World

@@ -22,7 +22,7 @@ IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-pat
 # the files that sentence-transformers needs: never pickled weights, and code only of trusted models
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _CODE = ["*.py"]
-# a file has the time of an answer and that of its bytes at two megabits a second
+# a file may take as long as an answer, and as its bytes take at two megabits a second
 _ANSWER_SECONDS = 10
 _BYTES_A_SECOND = 250_000
 

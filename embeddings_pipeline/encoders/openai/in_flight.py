@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 # requests in flight before anything is known of the endpoint
 _FIRST = 4
-# one more request where answers take at most so many times the quickest, one less where they take
-# more than so many: then requests wait in the endpoint's own queue
+# the limit grows where answers take at most twice as long as the quickest one, and shrinks where
+# they take more than four times as long: then requests wait in the endpoint's own queue
 _GROW, _SHRINK = 2, 4
 # no quicker answer is believed, since a busy machine adds as much
 _LEAST_SECONDS = 0.05

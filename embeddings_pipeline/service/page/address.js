@@ -1,7 +1,7 @@
 /** What is shown, kept in the page's address: to share it, and for the back button. */
 
 export const MODES = ["hybrid", "dense", "text", "compare"];
-/** Results that are asked for at once. */
+/** Results of one request. */
 export const STEP = 10;
 const MOST = 1000;
 // the address follows typing after a pause: browsers limit how often it may change

@@ -158,7 +158,7 @@ function edits(one, other) {
 function more(answers, view, act) {
   const count = Math.max(...answers.map(({ results }) => results.length));
   const rows = answers[0].total?.rows ?? Infinity;
-  // a list that is shorter than asked for is whole
+  // a list that is shorter than the requested count is whole
   if (count < view.count || count >= rows || view.count >= MOST) return null;
   return button("More results", () => act({ count: view.count + STEP }, { replace: true }), {
     id: "more",
@@ -203,7 +203,7 @@ function columns(answers, entity, list) {
 const narrow = matchMedia("(max-width: 47.99rem)");
 let column = "column-hybrid";
 
-/** On a narrow screen show one of the columns, that of the chosen tab. */
+/** On a narrow screen show only the column of the chosen tab. */
 function fold() {
   const choice = document.querySelector("#results [role=tablist]");
   if (!choice) return;

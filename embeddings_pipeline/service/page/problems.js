@@ -45,7 +45,7 @@ export function problems(admitted) {
   return {
     /**
      * Show in `place` why a request failed, and the `steps` that may help, as buttons. What may
-     * pass by itself is tried `again` after a while. A key is asked for where one is needed.
+     * pass by itself is tried `again` after a while. Where a key is needed, the reader is asked for one.
      */
     refused(problem, place, again, steps = []) {
       clearTimeout(retry);

@@ -3,7 +3,7 @@
 import { button, element } from "./elements.js";
 import { kindOf, label, score, shown, whole } from "./format.js";
 
-// longer texts begin folded, with so many characters before the first of the query's words
+// a text of more than LONG characters begins folded, BEFORE characters ahead of the first word found
 const LONG = 320;
 const BEFORE = 80;
 // a shorter text without a title is a heading by itself

@@ -13,7 +13,7 @@ import { someRows, welcome } from "./welcome.js";
 const COMPARED = ["hybrid", "dense", "text"];
 // rows among which a hit has a place by vector and by words
 const BEST = 100;
-// the service counts so many columns in one answer
+// the most columns that the service counts in one answer
 const MOST_FACETS = 10;
 const SLOW_MS = 1_000;
 

@@ -90,7 +90,7 @@ class Hit:
 
     A greater `score` is better; docs/search.md explains the score of each mode. `highlights` are
     where words of the query stand in the text, from the first character (a code point, from 0) to
-    before the last; `vector` is that of the chunk. Both are null unless the request asks for them.
+    before the last; `vector` is the chunk's. Both are null unless the request asks for them.
     """
 
     id: str
@@ -109,8 +109,8 @@ class Hit:
 class Found:
     """The rows found. `words` are the query's words as lexemes, each with the number of texts that
     have it (counting stops at 1,000 for a rare word); None without a search by words.
-    `best_similarity` is that of the nearest vector; None without a search by vector, and where
-    there is none."""
+    `best_similarity` is the similarity of the nearest vector; None without a search by vector, and
+    where there is no vector."""
 
     hits: Sequence[Hit]
     words: Mapping[str, int] | None = None

@@ -13,8 +13,8 @@ from embeddings_pipeline.store import comparison, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.sync.qrels import Qrels, mean_interval, ndcg, recall
-from embeddings_pipeline.sync.retrieval import rankings
+from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, ndcg, recall
+from embeddings_pipeline.sync.quality.retrieval import rankings
 
 _SAMPLE = 100
 _K, _DEPTH = 10, 100

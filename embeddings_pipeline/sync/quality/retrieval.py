@@ -20,7 +20,7 @@ from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.checks import CheckResult
-from embeddings_pipeline.sync.qrels import Qrels, mean_interval, ndcg, read_golden, recall
+from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, ndcg, read_golden, recall
 
 logger = logging.getLogger(__name__)
 
