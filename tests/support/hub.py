@@ -24,7 +24,8 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = files
+        # a test may change them
+        self.files = dict(files)
         self.asked: list[str] = []
         self.broken: set[str] = set()
         self.held: set[str] = set()
