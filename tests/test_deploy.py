@@ -262,6 +262,16 @@ def test_dagster_reads_its_instance(
     assert config["concurrency"] == own["concurrency"]
 
 
+def test_a_run_that_was_killed_is_started_again_wherever_it_runs() -> None:
+    own = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())
+    compose = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
+    daemon = CHART["dagsterDaemon"]
+    for part in ("run_monitoring", "run_retries"):
+        assert compose[part] == own[part]
+    assert daemon["runMonitoring"]["enabled"]
+    assert daemon["runRetries"]["maxRetries"] == own["run_retries"]["max_retries"]
+
+
 def test_systemd_reads_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not here")
