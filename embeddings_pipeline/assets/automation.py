@@ -1,4 +1,4 @@
-"""The job of each entity and what starts it; and the sensors that report failures."""
+"""The job of each entity and what starts it; and the sensors that notice failures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import dagster as dg
 from embeddings_pipeline.assets import partitions, placement
 from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs, is_of_location
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -122,6 +123,33 @@ def automation_sensor(
         target=dg.AssetSelection.assets(*keys),
         default_status=_sensor_status(options),
     )
+
+
+def orphaned_runs_sensor(entities: Sequence[str], options: DefsOptions) -> dg.SensorDefinition:
+    """Marks runs as failed whose process ended with the code location: Dagster's default launcher
+    does not, and they would keep their places in the pool. Run retries start them again.
+
+    A tick is evaluated by the server of the code location, beside the processes of its runs.
+    """
+
+    @dg.sensor(
+        name=f"{options.name}_orphaned_runs",
+        minimum_interval_seconds=60,
+        default_status=_sensor_status(options),
+        description="Marks runs as failed that were killed together with the code location.",
+    )
+    def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        origin = context.code_location_origin
+        location = origin.location_name if origin else None
+        closed = close_orphaned_runs(
+            context.instance,
+            lambda run: (
+                is_of_location(run, location) and bool(entities_of_run(run, entities, options))
+            ),
+        )
+        return dg.SkipReason(f"marked as failed: {', '.join(closed) or 'none'}")
+
+    return orphaned_runs
 
 
 @dataclass(frozen=True)

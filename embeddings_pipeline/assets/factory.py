@@ -116,7 +116,7 @@ def _definitions(
     declared: Declared, dbt: DbtModels, options: DefsOptions, on_failure: OnFailure | None
 ) -> dg.Definitions:
     eager = [name for name, entity in declared.entities.items() if entity.automation]
-    sensors: list[dg.SensorDefinition] = []
+    sensors = [automation.orphaned_runs_sensor([*declared.models], options)]
     if eager:
         sensors.append(automation.automation_sensor(eager, options))
     if on_failure:

@@ -74,7 +74,8 @@ def opened(settings: Settings) -> Iterator[dg.DagsterInstance]:
     from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
 
     with dg.DagsterInstance.get() as runs:
-        close_orphaned_runs(settings, runs)
+        # in a database that others share, a run may belong to another machine
+        close_orphaned_runs(runs, lambda run: settings.dagster_postgres_url is None)
         runs.event_log_storage.initialize_concurrency_limit_to_default(POOL)
         yield runs
 

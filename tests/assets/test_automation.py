@@ -10,6 +10,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._core.storage.tags import CODE_LOCATION_TAG, GRPC_INFO_TAG
 
 from embeddings_pipeline.assets.automation import RunFailure
 from embeddings_pipeline.assets.factory import build_embedding_defs
@@ -218,6 +220,32 @@ def test_a_failed_check_of_severity_error_is_reported_though_the_run_succeeds(
     (failure,) = reported(instance, failing_checks(), "embeddings_failed_checks", event)
     assert failure.checks == {"shoe/vectors: coverage": "coverage is not right"}
     assert failure.message == "1 checks failed"
+
+
+@pytest.mark.parametrize(
+    ("job", "location", "status"),
+    [
+        ("shoe_embeddings", "shop", dg.DagsterRunStatus.FAILURE),
+        ("shoe_embeddings", "elsewhere", dg.DagsterRunStatus.STARTED),
+        ("hat_embeddings", "shop", dg.DagsterRunStatus.STARTED),
+    ],
+)
+def test_a_run_that_was_killed_with_its_code_location_is_marked_as_failed(
+    instance: dg.DagsterInstance, job: str, location: str, status: dg.DagsterRunStatus
+) -> None:
+    run = instance.create_run_for_job(
+        failing_run(job), tags={CODE_LOCATION_TAG: location, GRPC_INFO_TAG: "{}"}
+    )
+    # its process is not there
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, job, pid=2**22 + 1), run.run_id
+    )
+    sensor = definitions(manifest()).get_sensor_def("embeddings_orphaned_runs")
+    with dg.build_sensor_context(instance) as context:
+        origin = GrpcServerCodeLocationOrigin("localhost", 4000, location_name="shop")
+        context._code_location_origin = origin
+        sensor(context)
+    assert [r.status for r in instance.get_runs()] == [status]
 
 
 def test_an_entity_says_where_its_runs_go() -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from pydantic import SecretStr
+from dagster._core.storage.tags import CODE_LOCATION_TAG, GRPC_INFO_TAG
 
-from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.resources.orphaned_runs import close_orphaned_runs, is_of_location
 
 KILLED = """
 import os, signal
@@ -48,9 +47,9 @@ def statuses(runs: dg.DagsterInstance) -> dict[str, dg.DagsterRunStatus]:
 
 
 def test_a_run_whose_process_was_killed_is_marked_as_failed(runs: dg.DagsterInstance) -> None:
-    assert len(close_orphaned_runs(Settings(_env_file=None), runs)) == 1
+    assert len(close_orphaned_runs(runs, lambda run: True)) == 1
     assert statuses(runs) == {"killed": dg.DagsterRunStatus.FAILURE}
-    assert close_orphaned_runs(Settings(_env_file=None), runs) == []
+    assert close_orphaned_runs(runs, lambda run: True) == []
 
 
 def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
@@ -58,7 +57,7 @@ def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
 
     @dg.op
     def look() -> None:
-        close_orphaned_runs(Settings(_env_file=None), runs)
+        close_orphaned_runs(runs, lambda run: True)
         during.append(statuses(runs))
 
     @dg.job
@@ -71,7 +70,23 @@ def test_a_run_that_goes_on_is_left_alone(runs: dg.DagsterInstance) -> None:
     ]
 
 
-def test_runs_that_may_be_another_machines_are_left_alone(runs: dg.DagsterInstance) -> None:
-    shared = Settings(_env_file=None, dagster_postgres_url=SecretStr("postgresql://db/dagster"))
-    assert close_orphaned_runs(shared, runs) == []
+def test_runs_of_another_machine_are_left_alone(runs: dg.DagsterInstance) -> None:
+    assert close_orphaned_runs(runs, lambda run: False) == []
     assert statuses(runs) == {"killed": dg.DagsterRunStatus.STARTED}
+
+
+@pytest.mark.parametrize(
+    ("tags", "here"),
+    [
+        ({CODE_LOCATION_TAG: "shop", GRPC_INFO_TAG: "{}"}, True),
+        ({CODE_LOCATION_TAG: "elsewhere", GRPC_INFO_TAG: "{}"}, False),
+        # of a worker of Celery, a pod, or a command
+        ({CODE_LOCATION_TAG: "shop"}, False),
+        ({}, False),
+    ],
+)
+def test_a_code_location_has_the_runs_that_its_server_started(
+    tags: dict[str, str], here: bool
+) -> None:
+    run = dg.DagsterRun("any_embeddings", tags=tags)
+    assert is_of_location(run, "shop") is here
