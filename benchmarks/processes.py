@@ -60,6 +60,8 @@ def main() -> None:
             "DBT_PROJECT_DIR": str(folder / "project"),
             "HF_HUB_OFFLINE": "1",
         }
+        # as where it is installed: the first process compiles, the others read the bytecode
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         with psycopg.connect(url, autocommit=True) as connection:
             load(connection, rows)
             report(**measure(connection, url))
