@@ -24,6 +24,7 @@ from tests.support.gallery import publish_gallery
 from tests.support.published_shop import publish_shop
 from tests.support.redis_server import RedisServer
 from tests.support.remembering import close_all
+from tests.support.warm_dbt import warm_dbt
 from tests.support.wheel import Installed, build_wheel
 from tests.support.world import World, world_in
 
@@ -122,6 +123,13 @@ def redis() -> Iterator[RedisServer]:
     close_all()
     server.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def dbt() -> Iterator[Path]:
+    """A dbt command that starts at once."""
+    with warm_dbt() as command:
+        yield command
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ NOTES = Path(__file__).parent.parent / "support" / "notes_project"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the dbt project of notes, with its manifest; the environment names it."""
     folder = tmp_path_factory.mktemp("definitions")
     shutil.copytree(NOTES, folder / "project")
@@ -38,6 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.delenv(field.upper(), raising=False)
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        patch.setattr(dbt_project, "executable", lambda: str(dbt))
         patch.chdir(folder)
         dbt_project.parse(Settings.load())
         yield folder / "project"

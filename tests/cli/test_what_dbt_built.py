@@ -16,6 +16,7 @@ from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from tests.support.foreign import environment, write
 from tests.support.notes import scratch_database
@@ -90,7 +91,7 @@ class Diary:
 
 
 @pytest.fixture(scope="module")
-def diary(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diary]:
+def diary(server: Database, dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diary]:
     folder = tmp_path_factory.mktemp("diary")
     write(folder, PROJECT)
     with pytest.MonkeyPatch.context() as patch, scratch_database(server, folder.name) as database:
@@ -101,6 +102,7 @@ def diary(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("DBT_PROJECT_DIR", str(folder / "dbt"))
         patch.setenv("DBT_PROFILES_DIR", str(folder / "profiles"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        patch.setattr(dbt_project, "executable", lambda: str(dbt))
         patch.chdir(folder)
         with psycopg.connect(database.url, autocommit=True) as connection:
             connection.execute("create schema raw")

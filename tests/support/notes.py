@@ -22,7 +22,7 @@ from psycopg.sql import SQL, Identifier
 from embeddings_pipeline.cli.staging import build_staging
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.resources.dbt_project import parse
+from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
 from tests.conftest import TEMPLATE
@@ -52,7 +52,7 @@ class Notes:
 
     def build(self) -> None:
         """Build the seeds and the staging models with dbt."""
-        manifest = parse(self.settings)
+        manifest = dbt_project.parse(self.settings)
         build_staging(self.settings, self.running.pipeline.staging, manifest, [], seeds=True)
 
     def execute(
@@ -93,7 +93,7 @@ def scratch_database(server: Database, name: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+def notes(server: Database, dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
     """The project, seeded; the environment names it and its database."""
     folder = tmp_path_factory.mktemp("notes")
     shutil.copytree(PROJECT, folder / "project")
@@ -104,6 +104,7 @@ def notes(server: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("PGVECTOR_URL", database.url)
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        patch.setattr(dbt_project, "executable", lambda: str(dbt))
         (folder / "home").mkdir()
         (folder / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         patch.setenv("DAGSTER_HOME", str(folder / "home"))
