@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DATA ?= ../shared/data
 
+# without bytecode each process of the tests would compile the package again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo dev serve test lint lint-sql format dist images screenshots bench bench-encoder bench-gpu bench-search bench-service bench-cluster bench-quality clean
 .DEFAULT_GOAL := demo
 
