@@ -232,7 +232,7 @@ def test_any_history_ends_with_what_staging_says(exchanges: Exchanges, world: Wo
         days=st.lists(DAYS, min_size=2, max_size=8),
     )
     @settings(
-        max_examples=15,
+        max_examples=10,
         deadline=None,
         # a few days are short enough to read, and each try to shorten them takes seconds
         phases=[Phase.reuse, Phase.generate],

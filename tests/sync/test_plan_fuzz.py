@@ -119,7 +119,7 @@ def test_a_run_does_what_its_plan_said(world: World) -> None:
 
     @given(steps=st.lists(STEPS, min_size=1, max_size=5))
     @settings(
-        max_examples=25,
+        max_examples=15,
         deadline=None,
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
         suppress_health_check=list(HealthCheck),
