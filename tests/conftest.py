@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,18 +14,18 @@ from pathlib import Path
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.clip import save_packed, save_plain
-from tests.support.gallery import publish_gallery
+from tests.support.databases import Templates, begun, copy_of
+from tests.support.gallery import encoders_of, publish_gallery
 from tests.support.published_shop import publish_shop
 from tests.support.redis_server import RedisServer
 from tests.support.remembering import close_all
 from tests.support.warm_dbt import warm_dbt
 from tests.support.wheel import Installed, build_wheel
-from tests.support.world import World, world_in
+from tests.support.world import World
 
 # a busy machine is no counterexample, and a database may be shared by examples that only read
 settings.register_profile(
@@ -38,7 +37,6 @@ settings.load_profile("here")
 # a test starts would ignore both
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TEMPLATE = "template_with_vector"
 NUMBERS = count(1)
 
 
@@ -84,32 +82,30 @@ def server() -> Iterator[Database]:
             connection.execute("alter system set full_page_writes = off")
             connection.execute("alter system set synchronous_commit = off")
             connection.execute("select pg_reload_conf()")
-        with closing(_maintenance(server)) as connection:
-            connection.execute(
-                SQL("create database {} template {}").format(
-                    Identifier(TEMPLATE), Identifier(server.name)
-                )
-            )
         yield server
     finally:
         remove_data_dir(folder)
 
 
+@pytest.fixture(scope="session")
+def templates(server: Database) -> Templates:
+    return Templates(server)
+
+
 @pytest.fixture
-def database(server: Database) -> Iterator[Database]:
-    """A fresh database with the vector extension, dropped after the test."""
-    fresh = replace(server, name=f"test_{next(NUMBERS)}")
-    name = Identifier(fresh.name)
-    with closing(_maintenance(server)) as connection:
-        connection.execute(SQL("create database {} template {}").format(name, Identifier(TEMPLATE)))
-        yield fresh
-        connection.execute(SQL("drop database {} with (force)").format(name))
+def database(templates: Templates, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A fresh database with the vector extension, dropped after the test. It has the tables of a
+    world where the test asks for a world, too."""
+    asked = "world" in request.fixturenames
+    template = templates.prepared(begun) if asked else templates.empty
+    with copy_of(template, f"test_{next(NUMBERS)}") as database:
+        yield database
 
 
 @pytest.fixture
 def world(database: Database) -> Iterator[World]:
     """A staging schema and the steps of a run, in a database of the test's own."""
-    with world_in(database) as world:
+    with closing(World(database)) as world:
         yield world
 
 
@@ -142,9 +138,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def gallery(world: World, clip: Path) -> Iterator[World]:
+def gallery(world: World, templates: Templates, clip: Path) -> Iterator[World]:
     """Three pictures of the entity `photo`, published; `seeing(clip)` are the settings."""
-    publish_gallery(world, clip)
+    templates.restore(world, publish_gallery, clip)
+    world.encoders = encoders_of(clip)
     yield world
     world.encoders.cleanup()
 
@@ -158,12 +155,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Calla
     return cache(lambda *extras: Installed(folder / "-".join(("venv", *extras)), wheel, *extras))
 
 
-def _maintenance(server: Database) -> psycopg.Connection:
-    return psycopg.connect(replace(server, name="postgres").url, autocommit=True)
-
-
 @pytest.fixture
-def shop(world: World) -> World:
+def shop(world: World, templates: Templates) -> World:
     """Five items, published."""
-    publish_shop(world)
+    templates.restore(world, publish_shop)
     return world

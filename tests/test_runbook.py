@@ -19,7 +19,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
@@ -27,8 +26,8 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.schema import VERSION
 from tests.support import CHECKOUT, foreign
+from tests.support.databases import Templates, copy_of
 from tests.support.declared import manifest_of
-from tests.support.notes import scratch_database
 from tests.support.pgbouncer import pgbouncer
 from tests.support.provider import BROKEN, KEY, Provider, serving
 from tests.support.serving import served
@@ -146,10 +145,10 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture(scope="module")
 def followed(
-    server: Database, provider: Provider, tmp_path_factory: pytest.TempPathFactory
+    templates: Templates, provider: Provider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Database, str]]:
     """A database on which the section on roles was followed, and what it printed."""
-    with scratch_database(server, "runbook") as database:
+    with copy_of(templates.empty, "runbook") as database:
         folder = tmp_path_factory.mktemp("roles")
         with of_database(database, folder, provider) as shop:
             shop.sql(
@@ -178,13 +177,11 @@ def folder() -> Iterator[Path]:
 def shop(followed: tuple[Database, str], provider: Provider, folder: Path) -> Iterator[Shop]:
     """A copy of that database, with a run behind it."""
     template, _ = followed
-    copy = replace(template, name=f"runbook_{next(NUMBERS)}")
-    names = {"name": Identifier(copy.name), "template": Identifier(template.name)}
-    with psycopg.connect(replace(template, name="postgres").url, autocommit=True) as admin:
-        admin.execute(SQL("create database {name} template {template}").format(**names))
-        with of_database(copy, folder, provider) as shop:
-            yield shop
-        admin.execute(SQL("drop database {name} with (force)").format(**names))
+    with (
+        copy_of(template, f"runbook_{next(NUMBERS)}") as copy,
+        of_database(copy, folder, provider) as shop,
+    ):
+        yield shop
 
 
 def test_the_commands_of_each_section_are_run() -> None:
@@ -288,8 +285,8 @@ def test_a_replica_answers_searches_and_takes_over(shop: Shop, server: Database)
         stop(where)
 
 
-def test_tables_of_an_earlier_version_are_migrated(shop: Shop, server: Database) -> None:
-    with scratch_database(server, "runbook_before") as before:
+def test_tables_of_an_earlier_version_are_migrated(shop: Shop, templates: Templates) -> None:
+    with copy_of(templates.empty, "runbook_before") as before:
         shop.sql(DUMP.read_text(), before)
         shop.sql(
             "create schema if not exists staging;"

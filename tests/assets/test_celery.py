@@ -12,11 +12,10 @@ import dagster as dg
 import psycopg
 import pytest
 
-from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
 from tests.support.cluster import Cluster, celery, cluster
+from tests.support.databases import Templates, copy_of
 from tests.support.declared import manifest_of
-from tests.support.notes import scratch_database
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
 
@@ -32,10 +31,10 @@ CACHED = "from analytics_features.embedding_cache_1"
 
 
 @pytest.fixture
-def workers(server: Database, redis: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
+def workers(templates: Templates, redis: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
     with (
-        scratch_database(server, "celery_vectors") as vectors,
-        scratch_database(server, "celery_runs") as runs,
+        copy_of(templates.empty, "celery_vectors") as vectors,
+        copy_of(templates.empty, "celery_runs") as runs,
         cluster(
             tmp_path,
             vectors=vectors,

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embeddings_pipeline.database import Database
 from tests.support import foreign
+from tests.support.databases import Templates
 from tests.support.wheel import Installed
 
 pytestmark = pytest.mark.long
@@ -49,6 +50,9 @@ DEFINITIONS = {
                 return super().get_asset_key(dbt_resource_props).with_prefix("warehouse")
 
 
+        # each step is a process of its own, which has the imports behind it
+        imported = ["dagster_dbt", "embeddings_pipeline.assets.factory"]
+        forking = {"forkserver": {"preload_modules": imported}}
         project = DbtProject(Path(__file__).parent / "dbt")
 
 
@@ -66,7 +70,7 @@ DEFINITIONS = {
             dg.Definitions(
                 assets=[models],
                 resources={"dbt": DbtCliResource(project), "engine": "the engine of the team"},
-                executor=dg.multiprocess_executor,
+                executor=dg.multiprocess_executor.configured({"start_method": forking}),
             ),
             build_embedding_defs(
                 project,
@@ -82,12 +86,13 @@ DEFINITIONS = {
 
 @pytest.fixture(scope="module")
 def project(
-    server: Database,
+    templates: Templates,
+    dbt: Path,
     installed: Callable[..., Installed],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[foreign.Project]:
     folder = tmp_path_factory.mktemp("acme_python")
-    with foreign.project(folder, DEFINITIONS, installed("all"), server) as project:
+    with foreign.project(folder, DEFINITIONS, installed("all"), templates.empty, dbt) as project:
         yield project
 
 

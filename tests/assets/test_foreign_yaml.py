@@ -7,14 +7,15 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
-from embeddings_pipeline.database import Database
 from tests.support import foreign
+from tests.support.databases import Templates
 from tests.support.waiting import until
 from tests.support.wheel import Installed
 
@@ -51,8 +52,11 @@ DAGSTER_PROJECT = {
     "acme_platform/defs/resources.py": """
         import dagster as dg
 
-        # a name that another library might want to have
-        defs = dg.Definitions(resources={"engine": "the engine of the team"})
+        defs = dg.Definitions(
+            # a name that another library might want to have
+            resources={"engine": "the engine of the team"},
+            executor=dg.in_process_executor,
+        )
     """,
     "acme_platform/defs/dbt/defs.yaml": """
         type: dagster_dbt.DbtProjectComponent
@@ -74,12 +78,15 @@ COMPONENTS = "acme_platform/defs"
 
 @pytest.fixture(scope="module")
 def project(
-    server: Database,
+    templates: Templates,
+    dbt: Path,
     installed: Callable[..., Installed],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[foreign.Project]:
     folder = tmp_path_factory.mktemp("acme")
-    with foreign.project(folder, DAGSTER_PROJECT, installed("all"), server) as project:
+    with foreign.project(
+        folder, DAGSTER_PROJECT, installed("all"), templates.empty, dbt
+    ) as project:
         yield project
 
 

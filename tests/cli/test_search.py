@@ -12,11 +12,14 @@ from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support.databases import Templates
 from tests.support.world import World
 
 
 @pytest.fixture
-def shop(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def shop(
+    world: World, templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> World:
     """Three rows; the environment names their database and a project that is not there."""
     for field in Settings.model_fields:
         monkeypatch.delenv(field.upper(), raising=False)
@@ -25,6 +28,11 @@ def shop(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World
     monkeypatch.setenv("DBT_PROJECT_DIR", str(tmp_path / "nowhere"))
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
+    templates.restore(world, publish)
+    return world
+
+
+def publish(world: World) -> None:
     world.encoders = Encoders(Settings(_env_file=None, embedding_device="cpu"))
     world.table("id bigint, name text, kind text, price numeric, tags text[]")
     world.insert(
@@ -34,7 +42,6 @@ def shop(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World
     )
     filters = ["kind", "price", "tags"]
     world.run(world.declare(template="{name}", filters=filters, model=DEFAULT_MODEL))
-    return world
 
 
 def command(*arguments: str) -> Result:

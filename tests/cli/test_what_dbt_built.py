@@ -18,8 +18,8 @@ from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
+from tests.support.databases import Templates, copy_of
 from tests.support.foreign import environment, write
-from tests.support.notes import scratch_database
 
 pytestmark = [pytest.mark.long]
 
@@ -91,10 +91,12 @@ class Diary:
 
 
 @pytest.fixture(scope="module")
-def diary(server: Database, dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diary]:
+def diary(
+    templates: Templates, dbt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Diary]:
     folder = tmp_path_factory.mktemp("diary")
     write(folder, PROJECT)
-    with pytest.MonkeyPatch.context() as patch, scratch_database(server, folder.name) as database:
+    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
         for field in Settings.model_fields:
             patch.delenv(field.upper(), raising=False)
         for name, value in environment(database).items():

@@ -20,7 +20,7 @@ import pytest
 
 from embeddings_pipeline.database import Database
 from tests.support import foreign_location
-from tests.support.notes import scratch_database
+from tests.support.databases import copy_of
 from tests.support.wheel import Installed
 
 BIN = Path(sys.executable).parent
@@ -178,7 +178,7 @@ class Project:
     def run(self, *arguments: str, cwd: str = ".") -> str:
         """Run a program of the environment, and return what it printed."""
         done = subprocess.run(
-            [self.installed.programs / arguments[0], *arguments[1:]],
+            arguments,
             cwd=self.folder / cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -237,20 +237,22 @@ class Location:
 
 @contextmanager
 def project(
-    folder: Path, files: Mapping[str, str], installed: Installed, server: Database
+    folder: Path, files: Mapping[str, str], installed: Installed, template: Database, dbt: Path
 ) -> Iterator[Project]:
-    """The project with these files beside its dbt project, which is parsed. The environment of this
-    process, and of each process that it starts, is the project's meanwhile."""
+    """The project with these files beside its dbt project, which is parsed by this dbt, on a
+    copy of the database. The environment of this process, and of each process that it starts, is
+    the project's meanwhile."""
     write(folder / "dbt", DBT_PROJECT)
     write(folder, files)
     write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
-    with scratch_database(server, folder.name) as database, pytest.MonkeyPatch.context() as patched:
+    with copy_of(template, folder.name) as database, pytest.MonkeyPatch.context() as patched:
         made = Project(folder, installed, database)
         variables = installed.environment(
             **environment(database),
             DAGSTER_HOME=str(folder / "home"),
             IMPORTED=str(folder / "imported.txt"),
         )
+        variables["PATH"] = f"{dbt.parent}{os.pathsep}{variables['PATH']}"
         patched.chdir(folder)
         with patch.dict(os.environ, variables, clear=True):
             made.run("dbt", "deps", cwd="dbt")

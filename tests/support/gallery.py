@@ -24,10 +24,15 @@ def seeing(clip: Path) -> dict[str, Any]:
     }
 
 
+def encoders_of(clip: Path) -> Encoders:
+    return Encoders(Settings(_env_file=None, **seeing(clip)))
+
+
 def publish_gallery(world: World, clip: Path) -> None:
     """Three pictures, each in its row as a data: URI with its colour to filter by."""
-    world.encoders = Encoders(Settings(_env_file=None, **seeing(clip)))
+    world.encoders = encoders_of(clip)
     world.table("id bigint, image text, colour text", name="stg_photo")
     rows = [(1, RED, "red"), (2, BLUE, "blue"), (3, GREEN, "green")]
     world.insert(*((row_id, data_uri(data), name) for row_id, data, name in rows), name="stg_photo")
     world.run(world.declare("photo", image="image", filters=["colour"]))
+    world.encoders.cleanup()

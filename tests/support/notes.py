@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import dagster as dg
 import psycopg
 import pytest
 from dagster_shared.record import replace as replace_record
-from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.cli.staging import build_staging
 from embeddings_pipeline.database import Database
@@ -25,7 +22,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
-from tests.conftest import TEMPLATE
+from tests.support.databases import Templates, copy_of
 
 PROJECT = Path(__file__).parent / "notes_project"
 
@@ -80,24 +77,14 @@ class Notes:
             return cursor.fetchall() if cursor.description else []
 
 
-@contextmanager
-def scratch_database(server: Database, name: str) -> Iterator[Database]:
-    """A database of this name, with pgvector, dropped afterwards."""
-    fresh = replace(server, name=name)
-    maintenance = psycopg.connect(replace(server, name="postgres").url, autocommit=True)
-    with closing(maintenance) as connection:
-        names = (Identifier(fresh.name), Identifier(TEMPLATE))
-        connection.execute(SQL("create database {} template {}").format(*names))
-        yield fresh
-        connection.execute(SQL("drop database {} with (force)").format(names[0]))
-
-
 @pytest.fixture(scope="module")
-def notes(server: Database, dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notes]:
+def notes(
+    templates: Templates, dbt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Notes]:
     """The project, seeded; the environment names it and its database."""
     folder = tmp_path_factory.mktemp("notes")
     shutil.copytree(PROJECT, folder / "project")
-    with pytest.MonkeyPatch.context() as patch, scratch_database(server, folder.name) as database:
+    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
         for field in Settings.model_fields:
             patch.delenv(field.upper(), raising=False)
         patch.setenv("STAGING_DB_URL", database.url)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.databases import Templates
 from tests.support.world import World
 
 SHOP = (
@@ -17,13 +18,17 @@ SHOP = (
 )
 
 
-@pytest.fixture
-def shop(world: World) -> World:
+def declared(world: World, **keys: Any) -> Any:
+    return world.declare(**{"template": "{name}", "filters": ["kind", "price", "is_active"]} | keys)
+
+
+def publish(world: World) -> None:
     world.table("id bigint, name text, kind text, price numeric(8, 2), is_active boolean")
     world.insert(*SHOP)
     world.run(declared(world))
+
+
+@pytest.fixture
+def shop(world: World, templates: Templates) -> World:
+    templates.restore(world, publish)
     return world
-
-
-def declared(world: World, **keys: Any) -> Any:
-    return world.declare(**{"template": "{name}", "filters": ["kind", "price", "is_active"]} | keys)

@@ -36,22 +36,21 @@ SCHEMA = "analytics_features"
 class World:
     """One entity over `staging.stg_item`. A fresh `declare` is an edit of the model's yml."""
 
-    def __init__(self, database: Database, *, fresh: bool = True) -> None:
+    def __init__(self, database: Database) -> None:
         self.database = database
         self.postgres = Postgres(database)
         self.keep = True
         self.encoder = WordsEncoder()
         self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
         self.use(self.encoder)
-        if fresh:
-            self.sql("create schema staging")
-        with self.postgres.connection() as connection:
-            create_control_tables(connection, SCHEMA)
 
     def use(self, encoder: WordsEncoder) -> None:
         """From now on the model of the entity is this one."""
         self.encoder = encoder
         self.encoders.add(encoder)
+
+    def close(self) -> None:
+        self.postgres.close()
 
     def table(self, columns: str, name: str = "stg_item") -> None:
         self.sql(f"create table staging.{name} ({columns})")
@@ -179,8 +178,13 @@ class World:
 
 @contextmanager
 def world_in(database: Database, *, fresh: bool = True) -> Iterator[World]:
-    world = World(database, fresh=fresh)
+    """A world in a database: an empty one, or one in which there is a world already."""
+    world = World(database)
     try:
+        if fresh:
+            world.sql("create schema staging")
+        with world.postgres.connection() as connection:
+            create_control_tables(connection, SCHEMA)
         yield world
     finally:
-        world.postgres.close()
+        world.close()

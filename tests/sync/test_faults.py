@@ -26,7 +26,7 @@ from tests.support.world import World
 from embeddings_pipeline.sync import encode
 encode._WRITE_BATCH = encode._READ_AT_ONCE = 50
 host, port, name, user, password = sys.argv[1:]
-world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
+world = World(Database(host, int(port), name, user, SecretStr(password)))
 world.encoder.batch_texts = 50
 world.encoder.before = lambda texts: print(len(texts), flush=True)
 print("started", flush=True)

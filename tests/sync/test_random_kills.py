@@ -44,7 +44,7 @@ processes.set_forkserver_preload([__name__])
 def run_until_killed(database: Database, url: str, told: Connection) -> None:
     """A run in windows of 50 rows, that tells each sign of progress."""
     encode._READ_AT_ONCE, project.WINDOW_ROWS = 50, 50
-    world = World(database, fresh=False)
+    world = World(database)
     world.encoders = encoders_of(world, url)
     told.send("started")
     world.run(declared(world), allow_deletes=True, report=lambda _: told.send("on"))

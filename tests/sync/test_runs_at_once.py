@@ -29,7 +29,7 @@ encode._READ_AT_ONCE = encode._WRITE_BATCH = 20
 host, port, name, user, password = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
-world = World(Database(host, int(port), name, user, SecretStr(password)), fresh=False)
+world = World(Database(host, int(port), name, user, SecretStr(password)))
 world.run(world.declare())
 print("\\n".join(world.encoder.encoded))
 world.postgres.close()
