@@ -10,10 +10,20 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
+from embeddings_pipeline.database import Database
 from tests.support.browser import chromium
 from tests.support.browser import opened as opened_page
+from tests.support.databases import Templates, copy_of
+from tests.support.published_shop import publish_shop
 from tests.support.serving import served
 from tests.support.world import World
+
+
+@pytest.fixture(scope="module")
+def published(templates: Templates) -> Iterator[Database]:
+    """The shop, for tests of a module that change nothing in it."""
+    with copy_of(templates.prepared(publish_shop), "test_service") as database:
+        yield database
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.service.auth import Keys, is_loopback
 from embeddings_pipeline.settings import Settings
@@ -16,9 +17,9 @@ from tests.support.serving import served
 from tests.support.world import World
 
 
-@pytest.fixture
-def guarded(shop: World) -> Iterator[httpx.Client]:
-    with served(shop.database, search_api_keys=KEYS) as client:
+@pytest.fixture(scope="module")
+def guarded(published: Database) -> Iterator[httpx.Client]:
+    with served(published, search_api_keys=KEYS) as client:
         yield client
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterator
 from select import select
 from typing import Any
 
 import httpx
 import pytest
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.service import middleware
 from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
 from tests.support.answers import assert_problem
@@ -18,6 +20,13 @@ from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import World
 
 SEARCH = {"entity": "item", "query": "red"}
+
+
+@pytest.fixture(scope="module")
+def client(published: Database) -> Iterator[httpx.Client]:
+    """One service for all that is refused."""
+    with served(published) as client:
+        yield client
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.encoders.encoder import StreamingEncoder
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.service.app import create_app
 from embeddings_pipeline.service.server import server as server_of
@@ -21,7 +21,7 @@ from tests.support.words import WORDS, WordsEncoder
 
 @contextmanager
 def served(
-    database: Database, encoder: Encoder | None = None, *, port: int = 0, **settings: Any
+    database: Database, encoder: StreamingEncoder | None = None, *, port: int = 0, **settings: Any
 ) -> Iterator[httpx.Client]:
     """A client of a service over this database, with a model that knows nothing but words, unless
     the settings name another and no encoder is given beside it. Port 0 is any free one."""
@@ -38,7 +38,8 @@ def served(
     with (
         closing(pipeline),
         serving(pipeline, port) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
+        # certificates, which nothing here has, would take longer to load than the service to start
+        httpx.Client(base_url=url, timeout=60, verify=False) as client,
     ):
         yield client
 
