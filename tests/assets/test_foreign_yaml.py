@@ -143,10 +143,6 @@ def job_run(location: foreign.Location) -> list[str]:
     return location.execute("ticket_embeddings", "00", "01")
 
 
-def test_the_component_is_listed_with_its_package(project: foreign.Project) -> None:
-    assert "embeddings_pipeline.EmbeddingsComponent" in project.run("dg", "list", "components")
-
-
 def test_vectors_are_between_the_models_of_the_team_in_one_lineage(
     description: dict[str, Any],
 ) -> None:

@@ -5,6 +5,7 @@ Libraries are linked from the environment of the tests, so that nothing is downl
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -51,6 +52,8 @@ class Installed:
         (self.site_packages,) = folder.glob("lib/python*/site-packages")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(self.site_packages)
+        # as pip does
+        compileall.compile_dir(self.package, quiet=1)
         (own,) = self.site_packages.glob("embeddings_pipeline-*.dist-info")
         mine = PathDistribution(own)
         self._add_scripts(mine)
