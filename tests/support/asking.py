@@ -33,7 +33,7 @@ def encoder(
     remote = remote_model(model)
     assert remote is not None
     endpoint = Endpoint(provider.url, SecretStr(key) if key else None)
-    options = {"timeouts": QUICK, "batch_texts": 10} | options
+    options = {"timeouts": QUICK, "batch_texts": 10, **options}
     made = OpenAIEncoder(
         *(model, remote, endpoint),
         dimension=dimension,

@@ -25,7 +25,8 @@ def load(module: str) -> dg.Definitions:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]
     importlib.invalidate_caches()
-    return importlib.import_module(module).defs
+    defs: dg.Definitions = importlib.import_module(module).defs
+    return defs
 
 
 def describe(module: str) -> dict[str, Any]:

@@ -19,5 +19,9 @@ def publish_shop(world: World, **keys: Any) -> None:
     """Make a staging table of the rows, and run its entity."""
     world.table("id bigint, name text, category text, price float8, is_removed boolean")
     world.insert(*((*row, False) for row in ROWS))
-    declared = {"include": ["name"], "filters": ["category", "price"], "deleted": "is_removed"}
+    declared: dict[str, Any] = {
+        "include": ["name"],
+        "filters": ["category", "price"],
+        "deleted": "is_removed",
+    }
     world.run(world.declare(**declared, **keys))

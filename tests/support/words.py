@@ -66,12 +66,13 @@ class WordsEncoder:
         words = re.findall(r"\w+", text.lower())
         # a little of the whole text, so that no two texts are equally far from a third
         vector = 0.2 * self._direction(text) + sum(self._direction(word) for word in words)
-        unit: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
-        return unit
+        length = np.linalg.norm(vector)
+        return np.asarray(vector / length, np.float32)
 
     def _direction(self, word: str) -> Vector:
         # a model of another revision gives other vectors
         seed = sha256(f"{self.identity.revision}/{word}".encode()).digest()[:8]
         random = np.random.default_rng(int.from_bytes(seed))
-        vector: Vector = random.standard_normal(self.identity.dimension)
-        return vector / np.linalg.norm(vector)
+        vector = random.standard_normal(self.identity.dimension)
+        unit: Vector = vector / np.linalg.norm(vector)
+        return unit

@@ -41,7 +41,6 @@ def exchanges() -> Iterator[Exchanges]:
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs go in windows of a fifth of the rows."""
     monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
-    monkeypatch.setattr(texts, "_WINDOW_ROWS", 20)
     monkeypatch.setattr(project, "WINDOW_ROWS", 20)
     monkeypatch.setattr(encode, "_READ_AT_ONCE", 20)
     monkeypatch.setattr(encode, "_WRITE_BATCH", 20)
