@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -59,15 +60,14 @@ def warm_dbt() -> Iterator[Path]:
             cwd=CHECKOUT,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"},
             pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
     try:
         yield command
     finally:
-        process.terminate()
-        process.wait(30)
+        process.communicate(timeout=30)
         shutil.rmtree(folder)
 
 
@@ -81,7 +81,8 @@ def _serve(listener: socket.socket, folder: Path) -> None:
     alone = ("--quiet", "--no-static-parser")
     dbtRunner().invoke([*FLAGS, *alone, "parse", *where, *outputs])
     signal.signal(signal.SIGCHLD, lambda number, frame: os.waitpid(-1, os.WNOHANG))
-    while True:
+    # ends with the process of the tests, however that ends
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
