@@ -111,9 +111,9 @@ def test_pandas(products: World) -> None:
 # a framework's own warnings are not those of the example
 @pytest.mark.filterwarnings("ignore")
 def test_langchain(products: World) -> None:
-    embeddings = pytest.importorskip("langchain_core.embeddings")
+    from langchain_core.embeddings import Embeddings
 
-    class Words(embeddings.Embeddings):  # type: ignore[name-defined, misc]
+    class Words(Embeddings):
         def embed_query(self, text: str) -> list[float]:
             return vector_of(text)
 
@@ -127,9 +127,9 @@ def test_langchain(products: World) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_llamaindex(products: World) -> None:
-    embeddings = pytest.importorskip("llama_index.core.embeddings")
+    from llama_index.core.embeddings import BaseEmbedding
 
-    class Words(embeddings.BaseEmbedding):  # type: ignore[name-defined, misc]
+    class Words(BaseEmbedding):
         def _get_query_embedding(self, query: str) -> list[float]:
             return vector_of(query)
 
