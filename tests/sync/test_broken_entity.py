@@ -108,6 +108,19 @@ def test_a_wrong_declaration_is_told_and_the_others_are_planned(
         failures.raise_any()
 
 
+@pytest.mark.parametrize("kind", ["staging.mood", "staging.moods"])
+def test_an_id_of_an_enum_is_refused(
+    shop: Callable[..., Pipeline], world: World, kind: str
+) -> None:
+    world.sql("create type staging.mood as enum ('sad', 'happy')")
+    world.sql("create domain staging.moods as staging.mood")
+    world.sql(f"alter table staging.stg_item add mood {kind} default 'sad'")
+    of_others, failures = planned(shop(id="mood"))
+    assert of_others == {"first": 1, "last": 1}
+    said = 'id: "mood": it cannot be compared with text: cast it in the staging model'
+    assert failures.messages()["item"].endswith(said)
+
+
 def test_a_right_declaration_fails_nothing(shop: Callable[..., Pipeline]) -> None:
     keys = {"where": "price > 0 and name like '%o%'", "filters": ["price"], "changed_at": "at"}
     day = {"by": "day", "column": "at", "start": "2026-01-01"}

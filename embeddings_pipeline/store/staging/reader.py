@@ -119,7 +119,7 @@ def _parts(source: Source) -> list[_Part]:
     """The parts of a declaration that become SQL, by key; the condition on rows comes last."""
     entity = source.entity
     parts = [
-        _Part("id", entity.id, [sql.SQL("{}::text").format(Identifier(entity.id))]),
+        _id_part(source),
         *(
             _Part("text column", column, [staged_columns.as_text(source, column)])
             for column in source.text_columns
@@ -141,6 +141,15 @@ def _parts(source: Source) -> list[_Part]:
         parts.append(_Part("deleted", entity.deleted, [gone]))
     where = staged_columns.where(entity, escaped=False)
     return [*parts, _Part("where", entity.where or "", [], where)]
+
+
+def _id_part(source: Source) -> _Part:
+    """An id can be compared with ids that were stored, which no enum can."""
+    compared = sql.SQL("{id}::text, {id} = any(array[]::{type}[])").format(
+        id=Identifier(source.entity.id), type=trusted(source.id_type, escaped=False)
+    )
+    unfit = f"it cannot be compared with {source.id_type}: cast it in the staging model"
+    return _Part("id", source.entity.id, [compared], unfit=unfit)
 
 
 def _filter_part(name: str, kind: str) -> _Part:
