@@ -97,6 +97,9 @@ _SETTINGS = """
     set {scope} datestyle = 'ISO, YMD'; set {scope} intervalstyle = 'postgres';
     set {scope} timezone = 'UTC'; set {scope} extra_float_digits = 1;
     set {scope} bytea_output = 'hex'; set {scope} lc_monetary = 'C';
+    set {scope} quote_all_identifiers = off;
+    -- a backslash in a literal is a backslash
+    set {scope} standard_conforming_strings = on;
     set {scope} client_min_messages = 'warning';
     -- comparing a whole table sorts and hashes it, which with the default of 4 MB goes to disk
     set {scope} work_mem = '64MB';
@@ -105,11 +108,17 @@ _SETTINGS = """
     set {scope} idle_session_timeout = 0; set {scope} idle_in_transaction_session_timeout = 0;
     -- a statement must see what was committed while it waited for a lock
     set {scope} default_transaction_isolation = 'read committed';
-    -- the extension may be in a schema that the role does not search
+    -- the extension may be in a schema that the role does not search, or behind one with a table or
+    -- a type of the same name
     select set_config('search_path', concat_ws(', ',
+            case when other.hides then quote_ident(n.nspname) end,
             nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), {is_local})
         from pg_extension e join pg_namespace n on n.oid = e.extnamespace
-        where e.extname = 'vector' and n.nspname <> all(current_schemas(true))
+        cross join lateral (
+            select bool_or(to_regtype(t.typname) <> t.oid) as hides from pg_type t
+            where t.typnamespace = n.oid and t.typname in ('vector', 'halfvec')
+        ) as other
+        where e.extname = 'vector' and (other.hides or n.nspname <> all(current_schemas(true)))
 """
 _LOOKS_AT_POOLER = 5
 # the first version with transaction_timeout
@@ -430,7 +439,9 @@ def check_server(connection: Connection[Row], schema: str) -> None:
 
 def _ensure_extension(connection: Connection[Row]) -> None:
     found = connection.execute(
-        "select extversion from pg_extension where extname = 'vector'"
+        "select e.extversion, n.nspname, has_schema_privilege(n.oid, 'usage')"
+        " from pg_extension e join pg_namespace n on n.oid = e.extnamespace"
+        " where e.extname = 'vector'"
     ).fetchone()
     if found is None:
         try:
@@ -445,6 +456,12 @@ def _ensure_extension(connection: Connection[Row]) -> None:
         raise ConfigurationError(
             f"pgvector is {found[0]}; {'.'.join(map(str, MINIMUM_PGVECTOR))} is the oldest that"
             " works: upgrade it and run `alter extension vector update`"
+        )
+    elif not found[2]:
+        user, schema = connection.info.user, found[1]
+        raise ConfigurationError(
+            f"user {user!r} may not use schema {schema!r}, which holds the extension vector: run"
+            f' `grant usage on schema "{schema}" to "{user}"` as its owner'
         )
 
 

@@ -118,6 +118,19 @@ def test_an_extension_that_is_not_installed_is_named(
             store_connection._ensure_extension(connection)
 
 
+def test_an_extension_that_may_not_be_used_is_named_with_what_to_run(
+    database: Database, role: Database
+) -> None:
+    run(database, "create schema extensions")
+    run(database, "alter extension vector set schema extensions")
+    run(database, f'create schema "{SCHEMA}" authorization {role.user}')
+    message = refusal(role)
+    assert message.startswith(f"user '{role.user}' may not use schema 'extensions'")
+    run(database, remedy(message))
+    create(role)
+    assert tables(database) == CONTROL_TABLES
+
+
 def test_a_schema_that_may_not_be_created_is_named_with_what_to_run(
     database: Database, role: Database
 ) -> None:

@@ -82,6 +82,7 @@ def run_twice(world: World, **keys: Any) -> None:
         "datestyle = 'German'",
         "client_encoding = 'latin1'",
         "default_transaction_isolation = 'repeatable read'",
+        "standard_conforming_strings = off",
         "work_mem = '64kB'",
         "enable_hashjoin = off",
     ],
@@ -92,6 +93,19 @@ def test_a_run_works_whatever_its_role_is_set_to(
     administer(database, f"alter role {owner.user} set {setting}")
     with world_in(owner) as world:
         run_twice(world)
+
+
+@pytest.mark.parametrize("setting", ["quote_all_identifiers = on", "extra_float_digits = -15"])
+def test_a_row_is_unchanged_whatever_the_role_that_reads_it_is_set_to(
+    database: Database, owner: Database, setting: str
+) -> None:
+    with world_in(owner) as world:
+        world.table("id bigint, name text, price float8, paid money")
+        world.insert((1, "Pump", 0.1 + 0.2, "1.5"))
+        world.run(world.declare(filters=["price", "paid"]))
+    administer(database, f"alter role {owner.user} set {setting}")
+    with world_in(owner, fresh=False) as world:
+        assert world.texts(world.declare(filters=["price", "paid"])).read == 0
 
 
 @pytest.mark.parametrize(
@@ -153,6 +167,24 @@ def test_the_extension_may_be_in_a_schema_that_the_role_does_not_search(
     )
     with world_in(owner) as world:
         run_twice(world, **keys)
+
+
+@pytest.mark.parametrize("where", ["extensions", "public"])
+def test_a_table_that_is_named_like_a_type_of_the_extension_is_not_taken_for_it(
+    database: Database, owner: Database, where: str
+) -> None:
+    administer(
+        database,
+        "create schema extensions",
+        "create schema app",
+        f"alter extension vector set schema {where}",
+        f"grant usage on schema extensions, app to {owner.user}",
+        "create table app.vector (x int)",
+        "create table app.halfvec (x int)",
+        f"alter role {owner.user} set search_path = app, public",
+    )
+    with world_in(owner) as world:
+        run_twice(world, storage="halfvec")
 
 
 def test_a_run_works_with_few_connections(database: Database, owner: Database) -> None:
