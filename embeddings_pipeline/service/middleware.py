@@ -152,7 +152,9 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
                 message = await receive()
         except TimeoutError:
             raise HTTPException(
-                408, f"the body was incomplete after {BODY_SECONDS} seconds"
+                408,
+                f"the body was incomplete after {BODY_SECONDS} seconds",
+                {"Connection": "close"},
             ) from None
         size += len(message.get("body", b""))
         most = scope.get(_ALLOWED, MAX_BODY_BYTES)

@@ -17,6 +17,8 @@ else:
 
 # time for the request line and all headers, in any number of pieces
 HEAD_SECONDS = 10.0
+# time for the client to take a part of an answer
+ANSWER_SECONDS = 60.0
 _KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 30
 # open files to request, where the system allows as many
@@ -26,7 +28,8 @@ _BACKLOG = 64
 
 
 class BoundedProtocol(HTTPProtocol):
-    """uvicorn's protocol of one connection, with a deadline for the head of each request.
+    """uvicorn's protocol of one connection, with a deadline for the head of each request, and one
+    for a client to take each part of an answer.
 
     Past the most connections, in all and of one address, a new connection replaces the one that
     has been without a request for longest, and is refused where all are at work.
@@ -35,11 +38,14 @@ class BoundedProtocol(HTTPProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
+        self._answer_deadline: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection, or refuse it."""
         super().connection_made(transport)
+        # writing is paused as long as the client has not taken all of what was written
+        transport.set_write_buffer_limits(0)
         self._idle_since = self.loop.time()
         self._expect_head()
         every = [
@@ -68,9 +74,20 @@ class BoundedProtocol(HTTPProtocol):
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        """Give the client time to take what was written."""
+        super().pause_writing()
+        self._answer_deadline = self.loop.call_later(ANSWER_SECONDS, self._end)
+
+    def resume_writing(self) -> None:
+        """Go on with the answer, or wait for the next request."""
+        super().resume_writing()
+        self._cancel_answer_deadline()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection."""
         self._cancel_deadline()
+        self._cancel_answer_deadline()
         super().connection_lost(exc)
 
     @property
@@ -90,6 +107,11 @@ class BoundedProtocol(HTTPProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _cancel_answer_deadline(self) -> None:
+        if self._answer_deadline is not None:
+            self._answer_deadline.cancel()
+            self._answer_deadline = None
 
     def _replace(self, connections: list[BoundedProtocol]) -> None:
         # this one is idle, too, and the newest

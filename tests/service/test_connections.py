@@ -92,6 +92,27 @@ def test_a_request_may_take_longer_than_its_head(client: httpx.Client) -> None:
         assert line.recv(4096).startswith(b"HTTP/1.1 200")
 
 
+def test_an_answer_that_the_client_does_not_take_is_given_up(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.5)
+    size = len(client.get("/openapi.json").content)
+    with connected(client) as line:
+        # together larger than what the system keeps for a connection
+        request = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        line.sendall(request * (32_000_000 // size))
+        until(lambda: is_reset(line), 30)
+
+
+def is_reset(line: socket.socket) -> bool:
+    """Whether the other side takes nothing more, with answers left to read."""
+    try:
+        line.send(b" ")
+    except ConnectionError:
+        return True
+    return False
+
+
 def test_past_the_most_connections_those_without_a_request_make_room(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
