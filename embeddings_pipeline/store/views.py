@@ -25,6 +25,8 @@ from embeddings_pipeline.store.vector_sets import (
 # a statement that waits for a long reader blocks all later readers
 LOCK_TIMEOUT = "10s"
 _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
+# the name of the unique column of the view; a column of the entity of this name stands in its place
+KEY = "key"
 # names of the function itself; a column of the entity that has one of them gets an underscore
 _FUNCTION_NAMES = frozenset({"query", "k", "distance", "similarity"})
 
@@ -81,17 +83,22 @@ class PublishedView:
             for column in columns_of(self._connection, self._schema, live.table_name)
             if column not in RESERVED_COLUMNS and column != id_column
         ]
+        key = KEY
+        while key in (id_column, *copied):
+            key += "_"
         present = list(columns_of(self._connection, self._schema, self._name))
-        known = [column for column in present if column in copied]
-        ordered = known + [column for column in copied if column not in known]
+        known = [column for column in present if column in (key, *copied)]
+        ordered = known + [column for column in (key, *copied) if column not in known]
         right = present == [*fixed, *ordered] and self._reads(live.table_name)
-        if again or not right:
-            self._replace_view(live, (*fixed, *ordered))
-        if self._function.replace(live, (id_column, "chunk", "text", *ordered)):
-            self._comment(live, id_column, ordered)
+        replaced = again or not right
+        if replaced:
+            self._replace_view(live, (*fixed, *ordered), key)
+        copied = [column for column in ordered if column != key]
+        if self._function.replace(live, (id_column, "chunk", "text", *copied)) or replaced:
+            self._comment(live, id_column, copied, key)
         return True
 
-    def _replace_view(self, live: VectorSet, columns: Sequence[str]) -> None:
+    def _replace_view(self, live: VectorSet, columns: Sequence[str], key: str) -> None:
         # the cast drops the dimension: `create or replace view` does not change the type of a
         # column
         values = {
@@ -99,6 +106,7 @@ class PublishedView:
             "model": sql.Literal(live.model),
             # the view has always shown the hash as bytea
             "text_hash": sql.SQL("uuid_send(text_hash)"),
+            key: sql.SQL("{}::text || '/' || chunk").format(Identifier(columns[0])),
         }
         selected = sql.SQL(", ").join(
             sql.SQL("{} as {}").format(values.get(column, Identifier(column)), Identifier(column))
@@ -111,7 +119,7 @@ class PublishedView:
             )
         )
 
-    def _comment(self, live: VectorSet, id_column: str, copied: Sequence[str]) -> None:
+    def _comment(self, live: VectorSet, id_column: str, copied: Sequence[str], key: str) -> None:
         """Say on the view and on its columns what they are."""
         function = self._function.name.as_string(self._connection)
         operator = OPERATORS[live.metric]
@@ -130,6 +138,7 @@ class PublishedView:
             "model": "the model that encoded the vector",
             "text_hash": "hash of the text",
             "updated_at": "when the vector was written",
+            key: "id and chunk in one unique value, for clients that need one; it has no index",
             **dict.fromkeys(copied, "copied from the staging model"),
         }
         self._connection.execute(
@@ -167,9 +176,9 @@ class PublishedView:
                 self._connection.execute(sql.SQL("drop view if exists {}").format(self._view))
         except DependentObjectsStillExist as error:
             raise ConfigurationError(
-                f"entity {self._entity!r}: a filter, title, url or image_url was removed or"
-                f" changed its type, but {error.diag.message_detail}; drop the dependent objects"
-                " (dbt builds its models again), then run once more"
+                f"entity {self._entity!r}: a filter, title, url or image_url was removed, changed"
+                f" its type or took the name {KEY}, but {error.diag.message_detail}; drop the"
+                " dependent objects (dbt builds its models again), then run once more"
             ) from None
         return [*(Grant(*row) for row in granted), *on_function]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -123,6 +127,56 @@ def test_langchain(products: World) -> None:
     rows = rows_of(products, "LangChain", embeddings=Words())
     assert len(rows) == len({row.id for row in rows}) == 100
     assert rows[0].page_content.startswith("name: garden hose")
+
+
+@pytest.fixture
+def langchain_postgres(tmp_path: Path) -> Path:
+    """The Python of an environment with langchain-postgres, whose pgvector is older than ours. The
+    other packages are those of the tests."""
+    folder = tmp_path / "venv"
+    venv.create(folder, symlinks=True, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "tests.pth").write_text(sysconfig.get_path("purelib"))
+    install = ["install", "--quiet", "--no-deps", f"--target={packages}"]
+    wanted = ["langchain-postgres==0.0.19", "pgvector==0.3.6", "asyncpg==0.32.0"]
+    subprocess.run([sys.executable, "-m", "pip", *install, *wanted], check=True)
+    return folder / "bin" / "python"
+
+
+def test_the_store_of_langchain(products: World, langchain_postgres: Path, tmp_path: Path) -> None:
+    program = f"""
+import json, os
+from langchain_core.embeddings import Embeddings
+
+class Words(Embeddings):
+    def embed_query(self, text):
+        return json.loads(os.environ["VECTOR"])
+
+    def embed_documents(self, texts):
+        raise NotImplementedError
+
+url, embeddings = os.environ["URL"], Words()
+{recipe("PGVectorStore")}
+print(json.dumps([[row.id, row.page_content, row.metadata] for row in rows]))
+"""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "URL": products.database.url,
+        "VECTOR": str(vector_of("garden hose")),
+    }
+    done = subprocess.run(
+        [langchain_postgres, "-W", "ignore", "-c", program],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) == len({key for key, *_ in rows}) == 100
+    for key, text, metadata in rows:
+        assert key == f"{metadata['product_id']}/0"
+        assert text == f"name: garden hose {metadata['product_id']}"
 
 
 @pytest.mark.filterwarnings("ignore")

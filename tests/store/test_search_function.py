@@ -288,3 +288,49 @@ def test_the_view_says_what_it_is_and_names_the_function(world: World) -> None:
     assert all(comments.values())
     ((comment,),) = world.sql(f"select obj_description('{FUNCTION}'::regproc, 'pg_proc')")
     assert "best first" in comment
+
+
+def test_the_view_has_one_unique_column(world: World) -> None:
+    world.table("id text, name text")
+    words = " ".join(f"word{n}" for n in range(60))
+    world.insert(("a", words), ("a/1", words), ("", "Pump"))
+    world.run(world.declare(include=["name"], chunk={"tokens": 20, "overlap": 5}))
+    keys = world.sql(f"select key, id, chunk from {VIEW}")
+    assert len({key for key, *_ in keys}) == len(keys) > 6
+    assert all(key == f"{row}/{chunk}" for key, row, chunk in keys)
+
+
+def test_a_view_that_was_published_before_gets_the_key_beside_what_depends_on_it(
+    world: World, reader: Database
+) -> None:
+    publish(world, 50)
+    without = f"create view {VIEW} as select {{}} from {SCHEMA}.item_vectors_1"
+    columns = (
+        "id, chunk, text, embedding::vector as embedding, 'fake/words'::text as model,"
+        " uuid_send(text_hash) as text_hash, updated_at, kind"
+    )
+    world.sql(f"drop view {VIEW}; {without.format(columns)}")
+    world.sql(f"create view staging.mart as select * from {VIEW}")
+    world.sql(f"grant select on {VIEW} to {reader.user}")
+    world.publish(world.declare(include=["name"], filters=["kind"]))
+    assert ask(reader, f"select key, kind from {VIEW} where id = 5") == [("5/0", "kind 2")]
+    assert len(world.sql("select id, kind from staging.mart")) == 50
+    comment = f"select col_description('{VIEW}'::regclass, 9)"
+    assert "unique" in world.sql(comment)[0][0]
+
+
+def test_a_column_of_the_entity_that_is_named_key_stands_in_its_place(
+    world: World, reader: Database
+) -> None:
+    publish(world, 5)
+    world.sql(f"grant select on {VIEW} to {reader.user}")
+    world.sql("alter table staging.stg_item add key int default 3")
+    item = world.declare(include=["name"], filters=["kind", "key"])
+    world.sql(f"create view staging.mart as select key from {VIEW}")
+    with pytest.raises(ConfigurationError, match=r"took the name key, but .*staging\.mart"):
+        world.run(item)
+    world.sql("drop view staging.mart")
+    world.run(item)
+    assert ask(reader, f"select key, key_ from {VIEW} where id = 2") == [(3, "2/0")]
+    world.run(world.declare(include=["name"], filters=["kind"]))
+    assert ask(reader, f"select key from {VIEW} where id = 2") == [("2/0",)]

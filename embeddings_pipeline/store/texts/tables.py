@@ -174,7 +174,8 @@ def _bring_copied_up_to_date(connection: Connection[Row], schema: str, source: S
         views.limit_lock_wait(connection)
     view = views.PublishedView(connection, schema, name)
     grants: list[views.Grant] = []
-    if any(statement is _DROP for statement, _, _ in changes):
+    # `create or replace view` neither removes a column nor gives `key` another meaning
+    if any(statement is _DROP or column == views.KEY for statement, _, column in changes):
         grants = view.drop()
     types = _types(source)
     for statement, table, column in changes:
