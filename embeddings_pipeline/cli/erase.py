@@ -17,7 +17,10 @@ from embeddings_pipeline.sync.adopt import adopt as adopt_table
 
 def erase(
     entity: EntityName,
-    ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID…", help="The rows; -- goes before an id that begins with -."),
+    ],
     lift: Annotated[bool, typer.Option(help="Let the next run embed these ids again.")] = False,
 ) -> None:
     """Remove every trace of rows at once, and skip them until lifted."""

@@ -19,7 +19,9 @@ _DATA_URI = 60
 
 def explain(
     entity: EntityName,
-    row_id: Annotated[str, typer.Argument(metavar="ID")],
+    row_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The row; -- goes before an id that begins with -.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show a row's text and vectors, and what the next run does with it."""
