@@ -193,6 +193,8 @@ def test_weights_that_change_in_place_have_another_revision(folder: Folder) -> N
             {"model_type": "longformer", "max_position_embeddings": 4096, "pad_token_id": 0},
             4095,
         ),
+        ({}, {}, {"model_type": "esm", "max_position_embeddings": 1026, "pad_token_id": 1}, 1024),
+        ({}, {}, {"model_type": "gpt2", "n_positions": 1024}, 1024),
         ({"max_seq_length": 1024}, {}, {"model_type": "bert", "max_position_embeddings": 512}, 512),
         # these have no table of positions
         ({"max_seq_length": 99}, {}, {"model_type": "qwen2", "max_position_embeddings": 64}, 99),

@@ -195,8 +195,8 @@ def _modes(pooling: Mapping[str, Any]) -> list[str]:
 # second group begin at pad_token_id + 1 (create_position_ids_from_input_ids in transformers)
 _FROM_ZERO = {"albert", "bert", "distilbert", "electra"}
 _AFTER_PADDING = {
-    *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta"),
-    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm"),
+    *("mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 
 
@@ -204,7 +204,8 @@ def _max_tokens(transformer: Path) -> int:
     """Return the most tokens that the model reads: by the rules of sentence-transformers, and no
     more than the model has positions."""
     config = _json(transformer / "config.json")
-    positions = config.get("max_position_embeddings")
+    # the older name is GPT-2's
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
     family = config.get("model_type")
     if positions and family in _AFTER_PADDING:
         padding = config.get("pad_token_id")
