@@ -16,7 +16,7 @@ import pytest
 
 from embeddings_pipeline.cli import main
 from embeddings_pipeline.encoders.openai import encoder
-from embeddings_pipeline.encoders.openai.client import Timeouts
+from embeddings_pipeline.encoders.openai.client import Timeouts, learnt_about
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.settings import Settings
@@ -98,6 +98,13 @@ def odd_vector(embedding: Any) -> Behave:
     return behave
 
 
+def null_item(texts: list[str], body: dict[str, Any]) -> Change | None:
+    """The item of the odd text is null."""
+    if ODD not in texts:
+        return None
+    return lambda answer: answer["data"].__setitem__(texts.index(ODD), None)
+
+
 def numbers(answer: dict[str, Any]) -> None:
     for item, text in zip(answer["data"], TEXTS, strict=False):
         item["embedding"] = misbehaving.vector_of(text, 1536).tolist()
@@ -151,6 +158,7 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     "nothing but vectors": (every(without("usage", "model", "object", "index")), GOOD),
     "an index of null": (every(each(index=None)), GOOD),
     "an index as text": (every(each(index=lambda place, _: str(place))), GOOD),
+    "an index as a float": (every(each(index=lambda place, _: float(place))), GOOD),
     "an index from 1": (every(each(index=lambda place, _: place + 1)), GOOD),
     "another order": (every(misbehaving.shuffled), GOOD),
     "unknown keys": (every(top(error=None, id="x", more=[1])), GOOD),
@@ -216,6 +224,7 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     ),
     "NaN for one text": (odd_vector([float("nan")] * 1536), Expected(7, 12, 5, 0, "not finite")),
     "null for one text": (odd_vector(None), Expected(7, 13, 6, 0, "the vector is null")),
+    "null in place of one item": (null_item, Expected(7, 13, 6, 0, "the vector is null")),
     "too short for one text": (odd_vector([0.1]), Expected(7, 12, 5, 0, "1 dimensions")),
     "text for one text": (odd_vector(["0.1"] * 1536), Expected(7, 12, 5, 0, '"0.1" in place')),
     # what is no answer
@@ -234,6 +243,14 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     "an error that is said to be fine": (
         every(json.dumps({"error": {"message": "out of memory"}}).encode()),
         Expected(0, 9, 2, 1, "an error: out of memory"),
+    ),
+    "an error in other words": (
+        every(json.dumps({"object": "error", "message": "out of memory", "code": 500}).encode()),
+        Expected(0, 9, 2, 1, "an error: out of memory"),
+    ),
+    "a list of errors": (
+        every(json.dumps({"errors": [{"message": "out of memory"}]}).encode()),
+        Expected(0, 9, 2, 1, 'an error: [{"message": "out of memory"}]'),
     ),
     # refusals of one text
     **{
@@ -278,6 +295,10 @@ CASES: dict[str, tuple[Behave, Expected]] = {
         at_most(3, "batch size {} > maximum allowed batch size 3", 422),
         Expected(8, 8 + 1, 1 + 1 + 3),
     ),
+    "few tokens in a minute": (
+        at_most(3, "Request too large on tokens per min (TPM): Limit 40000, Requested 60000", 429),
+        Expected(8, 9, 1 + 1 + 1 + 4),
+    ),
     "few texts, without a number": (at_most(3, "too many inputs"), Expected(8, 9, 1 + 1 + 1 + 4)),
     "a small request": (at_most(3, "payload too large", 413), Expected(8, 9, 1 + 1 + 1 + 4)),
     "few texts, answered with fewer vectors": (
@@ -295,7 +316,9 @@ CASES: dict[str, tuple[Behave, Expected]] = {
 }
 
 # refused for their number, so that others may be on their way meanwhile
-PROBE_MAY_BE_SPARED = {"few texts, without a number", "a small request"}
+PROBE_MAY_BE_SPARED = {
+    *("few tokens in a minute", "few texts, without a number", "a small request"),
+}
 
 
 @contextmanager
@@ -326,6 +349,8 @@ def run_command(
     """The command `run item` with a provider's model. Returns its exit code and its error."""
 
     def run(provider: Provider) -> tuple[int, str]:
+        # the port may have been another provider's
+        learnt_about.cache_clear()
         manifest = write_manifest(
             tmp_path / "manifest.json", template="{name}", partitions={"count": 1}, model=MODEL
         )

@@ -28,6 +28,7 @@ from embeddings_pipeline.encoders.openai.responses import (
     EmbeddingResponse,
     InvalidResponse,
     parse_response,
+    stated_error,
 )
 from embeddings_pipeline.encoders.openai.truncation import is_server_length_error
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -46,6 +47,8 @@ _SUSPICIOUS_TRIES = 4
 # Too Many Requests, Service Unavailable, and overloaded, which is no standard
 _OVERLOADED = (429, 503, 529)
 _QUOTA = re.compile(r"insufficient_quota|billing_hard_limit_reached")
+# of a 429 for a request that no minute has room for, in place of one that comes too early
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 # 2,048 vectors of 4,096 dimensions, written as numbers
 _MAX_BYTES = 256 << 20
 _STREAMED = {"stream": True}
@@ -303,7 +306,9 @@ class Client:
                 f"{host} redirects to {to} ({status}), and redirects are not followed: set"
                 " OPENAI_BASE_URL to the provider's address"
             )
-        if status == 429 or (_is_lost(status) and not is_server_length_error(message)):
+        if status == 429 and not _TOO_LARGE.search(message):
+            return None
+        if _is_lost(status) and not is_server_length_error(message):
             return None
         if status in (401, 403):
             meaning = (
@@ -332,15 +337,12 @@ def _is_lost(status: int) -> bool:
 
 
 def _message(body: str) -> str:
-    """Return a provider's words: servers differ in where they put them."""
+    """Return a provider's words."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return body
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
-            found = found[key]
-    return found if isinstance(found, str) else json.dumps(found)
+    return stated_error(found) or (found if isinstance(found, str) else json.dumps(found))
 
 
 def _cause(error: BaseException) -> str:
@@ -454,6 +456,6 @@ def _advise_retries(response: httpx2.Response, call: _Call) -> None:
         final = call.fails(f"{status}: {_message(text)}") or is_server_length_error(text)
     elif status == 429:
         call.last = f"{status}: {_message(text)}"
-        final = bool(_QUOTA.search(text))
+        final = bool(_QUOTA.search(text) or _TOO_LARGE.search(text))
     if final or _is_lost(status):
         response.headers["x-should-retry"] = "false" if final else "true"

@@ -62,11 +62,10 @@ def parse_response(body: bytes, texts: Sequence[str], dimension: int | None) -> 
     data = content
     if isinstance(content, dict):
         data = content.get("data", content.get("embeddings"))
-        if error := None if data else content.get("error"):
-            message = error.get("message") if isinstance(error, dict) else None
-            raise InvalidResponse(
-                f"an error: {message or error}", tokens or 0, texts_suspected=True
-            )
+        # a message beside an empty list may be anything
+        stated = content if data is None else {"error": content.get("error")}
+        if not data and (error := stated_error(stated)):
+            raise InvalidResponse(f"an error: {error}", tokens or 0, texts_suspected=True)
     if not isinstance(data, list):
         raise InvalidResponse("no vectors", tokens, other_format=True, texts_suspected=True)
     if len(data) != len(texts):
@@ -96,6 +95,18 @@ def parse_response(body: bytes, texts: Sequence[str], dimension: int | None) -> 
     return EmbeddingResponse(stacked, unusable, tokens)
 
 
+def stated_error(content: object) -> str | None:
+    """Return the words of an error, or None where there is none. Servers differ in where they put
+    them."""
+    found = content
+    for key in ("error", "errors", "message", "detail"):
+        if isinstance(found, dict) and found.get(key):
+            found = found[key]
+    if found is content:
+        return None
+    return found if isinstance(found, str) else json.dumps(found)
+
+
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
@@ -107,17 +118,18 @@ def _json(body: bytes) -> Any:
 
 
 def _in_order(data: list[Any], tokens: int | None) -> list[Any]:
-    """Return the embeddings in the order of their indexes, or as they came where none has one."""
+    """Return the embeddings in the order of their indexes, or as they came where none has one. An
+    item of null in the place of a text has the index of its place."""
     items = [item if isinstance(item, dict) else {"embedding": item} for item in data]
     embeddings = [item.get("embedding") for item in items]
-    # some servers write numbers as text; a bool is neither
-    named = [str(item.get("index")) for item in items]
+    named = [_index(item) for item in items]
     if {*named} == {"None"}:
         return embeddings
-    places = {name: place for place, name in enumerate(named)}
     for first in (0, 1):
+        filled = [str(first + n) if item is None else named[n] for n, item in enumerate(data)]
+        places = {name: place for place, name in enumerate(filled)}
         numbers = [str(number) for number in range(first, first + len(data))]
-        if {*named} == {*numbers}:
+        if {*places} == {*numbers}:
             return [embeddings[places[number]] for number in numbers]
     twice = next((name for name in named if named.count(name) > 1), None)
     raise InvalidResponse(
@@ -126,6 +138,12 @@ def _in_order(data: list[Any], tokens: int | None) -> list[Any]:
         else f"the vectors have the indexes {', '.join(named[:10])}, not 0 to {len(data) - 1}",
         tokens,
     )
+
+
+def _index(item: Mapping[str, object]) -> str:
+    # some servers write numbers as text, or as floats; a bool is neither
+    index = item.get("index")
+    return f"{index:.0f}" if isinstance(index, float) and index.is_integer() else str(index)
 
 
 def _vector(embedding: object, dimension: int | None) -> Vector | str:
