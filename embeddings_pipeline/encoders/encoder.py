@@ -136,7 +136,8 @@ class ImageQueryEncoder(Protocol):
 class TokenCount:
     """Counts the tokens of texts.
 
-    `of` returns the number of tokens of each text, special tokens included, without truncation.
+    `of` returns the number of tokens of each text, with the special tokens that the model adds and
+    without truncation.
     Where `exact` is false, the model or its provider may count a little more or less.
     """
 
@@ -158,9 +159,10 @@ def token_count(folder: Path) -> TokenCount:
     modules = folder / "modules.json"
     parts = json.loads(modules.read_text()) if modules.is_file() else [{"path": ""}]
     tokenizer = folder / str(parts[0]["path"]) / "tokenizer.json"
+    special = not str(parts[0].get("type")).endswith(".StaticEmbedding")
     if not tokenizer.is_file():
         return TokenCount(chunking.count_tokens, exact=False)
-    if tokenizer.read_bytes() == chunking.TOKENIZER.read_bytes():
+    if special and tokenizer.read_bytes() == chunking.TOKENIZER.read_bytes():
         return DEFAULT_TOKEN_COUNT
     from tokenizers import Tokenizer
 
@@ -171,7 +173,11 @@ def token_count(folder: Path) -> TokenCount:
         return TokenCount(chunking.count_tokens, exact=False)
     own.no_truncation()
     own.no_padding()
-    return TokenCount(lambda texts: [len(e.ids) for e in own.encode_batch_fast(list(texts))])
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(e) for e in own.encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    return TokenCount(count)
 
 
 # interval at which a waiting thread checks whether it should stop

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.library import Library
 
 from embeddings_pipeline.encoders.local import bert
-from embeddings_pipeline.encoders.local.bert import PlainBert
+from embeddings_pipeline.encoders.local.bert import PlainBert, Pooling
 from embeddings_pipeline.encoders.local.bert_weights import read_weights
 from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, pack
 from embeddings_pipeline.encoders.local.loaded_model import Tokens
@@ -86,9 +86,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int) -> 
     return torch.cat(parts)
 
 
-def model_of(folder: Path, dtype: torch.dtype = torch.float32) -> CudaBert:
+def model_of(
+    folder: Path, dtype: torch.dtype = torch.float32, pooling: Pooling = "mean"
+) -> CudaBert:
     config = json.loads((folder / "config.json").read_text())
-    return CudaBert(read_weights(folder / "model.safetensors", config, device="cpu", dtype=dtype))
+    weights = read_weights(folder / "model.safetensors", config, device="cpu", dtype=dtype)
+    return CudaBert(weights, pooling)
 
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
@@ -101,11 +104,13 @@ def unit(vectors: Vectors) -> Vectors:
     return found
 
 
-def test_vectors_are_those_of_sentence_transformers(card: Card) -> None:
-    means = model_of(PACKAGED).forward(pack(tokens_of(TEXTS))).numpy()
-    wanted = SentenceTransformer(str(PACKAGED), device="cpu").encode(TEXTS)
-    assert means.dtype == np.float32
-    np.testing.assert_allclose(unit(means), wanted, atol=1e-5)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_vectors_are_those_of_sentence_transformers(card: Card, pooling: Pooling) -> None:
+    vectors = model_of(PACKAGED, pooling=pooling).forward(pack(tokens_of(TEXTS))).numpy()
+    reference = SentenceTransformer(str(PACKAGED), device="cpu")
+    reference[1].pooling_mode = pooling
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(unit(vectors), reference.encode(TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_a_stream_keeps_several_batches_on_the_card(
     together = Barrier(3)
     sizes: list[int] = []
 
-    def means(self: CudaBert, texts: Sequence[Tokens]) -> Vectors:
+    def vectors(self: CudaBert, texts: Sequence[Tokens]) -> Vectors:
         sizes.append(sum(map(len, texts)))
         if len(sizes) <= 3:
             # the first batches end only if three are with the model at once
@@ -173,7 +178,7 @@ def test_a_stream_keeps_several_batches_on_the_card(
         return found
 
     monkeypatch.setattr(bert, "has_nvidia_card", lambda device: True)
-    monkeypatch.setattr(CudaBert, "means", means)
+    monkeypatch.setattr(CudaBert, "vectors", vectors)
     settings = Settings(
         _env_file=None,
         embedding_device="cpu",

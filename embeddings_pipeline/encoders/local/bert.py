@@ -1,4 +1,4 @@
-"""Runs a BERT with mean pooling in plain torch, as most small sentence-transformers models are.
+"""Runs a BERT or an XLM-RoBERTa in plain torch, as most small sentence-transformers models are.
 
 Importing `transformers` or `sentence_transformers` takes three seconds, longer than encoding a
 hundred texts. The vectors are the same; a test compares them. Architecture: Devlin et al. 2019,
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from embeddings_pipeline.encoders.local.loaded_model import (
     PreparedInput,
     Tokens,
 )
+from embeddings_pipeline.encoders.local.model_files import parts_of, pooling_modes
 from embeddings_pipeline.encoders.local.workers import Workers
 from embeddings_pipeline.entities.model import Vectors
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
 
 
+Pooling: TypeAlias = Literal["mean", "cls"]
+# families with the weights of a BERT
+_FAMILIES = {"bert", "camembert", "roberta", "xlm-roberta"}
 # number of rows that oneDNN optimises the packed weights for; other numbers also work
 _ROWS = 2048
 
@@ -61,7 +65,13 @@ class Bert:
     limits = DEFAULT_LIMITS
 
     def __init__(
-        self, weights: Path, config: dict[str, Any], *, device: str, dtype: torch.dtype
+        self,
+        weights: Path,
+        config: dict[str, Any],
+        pooling: Pooling,
+        *,
+        device: str,
+        dtype: torch.dtype,
     ) -> None:
         import torch
 
@@ -79,11 +89,12 @@ class Bert:
             return reordered
 
         self._weights = read_weights(weights, config, device=device, dtype=dtype, pack=pack)
+        self._pooling = pooling
         self._device = device
         self._forward = forward_pass(device, packed=packed)
 
-    def means(self, texts: Sequence[Tokens]) -> Vectors:
-        """Return the mean of each text's token vectors, float32, shape (texts, dimension)."""
+    def vectors(self, texts: Sequence[Tokens]) -> Vectors:
+        """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
         import torch
 
         groups = [Group(len([*same]), length) for length, same in groupby(map(len, texts))]
@@ -96,11 +107,16 @@ class Bert:
                 [(group.texts, group.tokens) for group in groups],
                 *self._weights,
             ).float()
-            parts = torch.split(hidden, [group.texts * group.tokens for group in groups])
-            means = [
-                part.view(*group, -1).mean(1) for part, group in zip(parts, groups, strict=True)
+            parts = [
+                part.view(*group, -1)
+                for part, group in zip(
+                    torch.split(hidden, [group.texts * group.tokens for group in groups]),
+                    groups,
+                    strict=True,
+                )
             ]
-            vectors: Vectors = torch.cat(means).cpu().numpy()
+            pooled = [part[:, 0] if self._pooling == "cls" else part.mean(1) for part in parts]
+            vectors: Vectors = torch.cat(pooled).cpu().numpy()
         return vectors
 
 
@@ -156,8 +172,11 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
     def mixed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return functional.scaled_dot_product_attention(q, k, v)
 
-    # on a CPU torch's fused kernel takes up to twice as long for texts of these lengths
+    # on a CPU torch's fused kernel takes up to twice as long for texts of these lengths; the scores
+    # of a text of 8,192 tokens would take gigabytes
     def mixed_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if q.shape[2] > 512:
+            return functional.scaled_dot_product_attention(q, k, v)
         scale = float(q.shape[-1]) ** -0.5
         queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
         scores = torch.baddbmm(
@@ -213,41 +232,48 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
 
 
 def is_plain_bert(folder: Path) -> bool:
-    """Whether the files of a model describe a BERT with mean pooling and without prompts."""
-    modules = _read(folder / "modules.json") or []
-    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    """Whether the files of a model describe a BERT or XLM-RoBERTa with mean or CLS pooling."""
+    parts = parts_of(folder)
+    if [part.kind for part in parts] not in (
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+    ):
         return False
-    prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
+    pooling = _read(parts[1].folder / "config.json")
     return (
-        modules[0]["path"] == ""
+        parts[0].folder == folder
         and (folder / "tokenizer.json").exists()
         and _is_bert(_read(folder / "config.json"))
         and _is_named_as_ours(folder / "model.safetensors")
         and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
-        and _is_mean(_read(folder / modules[1]["path"] / "config.json"))
-        and not any(prompts.values())
+        and pooling_modes(pooling) in (["mean"], ["cls"])
+        and pooling.get("include_prompt", True)
     )
 
 
 class PlainBert:
     """A loaded BERT with its tokenizer. Loading may raise any exception for damaged files."""
 
+    adds_prompts = False
+
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
         weights, config = folder / "model.safetensors", _read(folder / "config.json")
+        (mode,) = pooling_modes(_read(parts_of(folder)[1].folder / "config.json"))
+        pooling = cast(Pooling, mode)
         self.workers: Workers | None = None
         self._model: Bert | CudaBert
         if has_nvidia_card(device):
             from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, CudaWorkers
 
             self.workers = CudaWorkers()
-            self._model = CudaBert(read_weights(weights, config, device=device, dtype=dtype))
+            read = read_weights(weights, config, device=device, dtype=dtype)
+            self._model = CudaBert(read, pooling)
         else:
             self.workers = CpuWorkers() if device == "cpu" else None
-            self._model = Bert(weights, config, device=device, dtype=dtype)
+            self._model = Bert(weights, config, pooling, device=device, dtype=dtype)
         self.limits = self._model.limits
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
@@ -264,12 +290,12 @@ class PlainBert:
         ]
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
-        """Return the mean of each text's token vectors, float32, shape (texts, dimension).
+        """Return the pooled token vectors of each text, float32, shape (texts, dimension).
 
-        The vectors are not normalized. `query` has no effect, since the model has no prompts.
+        The vectors are not normalized. `query` has no effect.
         """
         del query
-        return self._model.means([cast(Tokens, text.content) for text in batch])
+        return self._model.vectors([cast(Tokens, text.content) for text in batch])
 
 
 def _text_tokens(overflow: Encoding) -> int:
@@ -278,7 +304,7 @@ def _text_tokens(overflow: Encoding) -> int:
 
 def _is_bert(config: dict[str, Any]) -> bool:
     return (
-        config.get("model_type") == "bert"
+        config.get("model_type") in _FAMILIES
         and config.get("hidden_act") == "gelu"
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
@@ -293,17 +319,6 @@ def _is_named_as_ours(weights: Path) -> bool:
     # missing or damaged: loading reports the error
     except (OSError, SafetensorError):
         return False
-
-
-def _is_mean(pooling: dict[str, Any]) -> bool:
-    former = {
-        key
-        for key, enabled in pooling.items()
-        if key.startswith("pooling_mode_") and enabled is True
-    }
-    return former == {"pooling_mode_mean_tokens"} or (
-        not former and pooling.get("pooling_mode") == "mean"
-    )
 
 
 def _read(path: Path) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from embeddings_pipeline.encoders.local.model_files import first_position
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -55,7 +57,7 @@ def read_weights(
 
     # every token belongs to the first segment
     positions = (
-        stored["embeddings.position_embeddings.weight"]
+        stored["embeddings.position_embeddings.weight"][first_position(config) :]
         + stored["embeddings.token_type_embeddings.weight"][0]
     )
     return BertWeights(

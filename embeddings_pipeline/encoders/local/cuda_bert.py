@@ -1,4 +1,4 @@
-"""Runs a BERT with mean pooling on an NVIDIA card, without padding. Importing it imports torch.
+"""Runs a BERT on an NVIDIA card, without padding. Importing it imports torch.
 
 The texts of a batch stand one behind the other, and attention is told where each begins. The pass
 is one TorchScript function, which needs the interpreter's lock once and not for each of its
@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -74,8 +74,9 @@ def pack(texts: Sequence[Tokens]) -> Packed:
 class CudaBert:
     """A BERT on an NVIDIA card. Thread-safe."""
 
-    def __init__(self, weights: BertWeights) -> None:
+    def __init__(self, weights: BertWeights, pooling: Literal["mean", "cls"]) -> None:
         self._weights = weights
+        self._cls = pooling == "cls"
         words, *_ = weights.embeddings
         self._device = words.device
         self._flash = (
@@ -91,10 +92,10 @@ class CudaBert:
         with warnings.catch_warnings():
             # torch recommends torch.compile: 4 s to compile for a shape, and a tenth faster
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._forward = torch.jit.script(_mean_vectors)
+            self._forward = torch.jit.script(_pooled_vectors)
 
-    def means(self, texts: Sequence[Tokens]) -> Vectors:
-        """Return the mean of each text's token vectors, float32, shape (texts, dimension)."""
+    def vectors(self, texts: Sequence[Tokens]) -> Vectors:
+        """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
         packed = pack(texts)
         # a copy that does not block must have pinned memory at its other end
         numbers = packed.numbers.pin_memory().to(self._device, non_blocking=True)
@@ -106,16 +107,17 @@ class CudaBert:
         return vectors.numpy()
 
     def forward(self, packed: Packed) -> torch.Tensor:
-        """Return the means on the device of the weights, without waiting for them."""
+        """Return the vectors on the device of the weights, without waiting for them."""
         with torch.inference_mode():
-            means: torch.Tensor = self._forward(
+            vectors: torch.Tensor = self._forward(
                 packed.numbers,
                 packed.tokens,
                 packed.longest,
                 self._flash and packed.longest > _SHORT_TOKENS,
+                self._cls,
                 *self._weights,
             )
-        return means
+        return vectors
 
 
 def _attended(
@@ -134,11 +136,12 @@ def _attended(
     return mixed.flatten(1)
 
 
-def _mean_vectors(
+def _pooled_vectors(
     numbers: torch.Tensor,
     tokens: int,
     longest: int,
     flash: bool,
+    cls: bool,
     embeddings: list[torch.Tensor],
     layers: list[list[torch.Tensor]],
     heads: int,
@@ -163,6 +166,8 @@ def _mean_vectors(
             inner = torch._addmm_activation(up_b, hidden, up.t(), use_gelu=True)
         hidden = hidden + functional.linear(inner, down, down_b)
         hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
+    if cls:
+        return hidden[starts[:-1]].float()
     every = torch.arange(tokens, dtype=torch.int32, device=hidden.device)
     means = functional.embedding_bag(every, hidden, starts, mode="mean", include_last_offset=True)
     return means.float()

@@ -35,8 +35,11 @@ class SentenceTransformersEncoder:
 
     @property
     def token_count(self) -> TokenCount:
-        """The token counter of the model; prompts are not counted."""
-        return token_count(self._model.folder)
+        """The token counter of the model, for documents with the prompt in the model's files."""
+        count, prompt = token_count(self._model.folder), self._model.prompts.document
+        if not prompt:
+            return count
+        return TokenCount(lambda texts: count.of([prompt + text for text in texts]), count.exact)
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where the model or its device is missing."""

@@ -44,6 +44,10 @@ class LoadedModel(Protocol):
     """A model that tokenises many texts at once, so that texts of like length share a batch."""
 
     @property
+    def adds_prompts(self) -> bool:
+        """Whether `encode` puts the prompts in the model's files before the texts."""
+
+    @property
     def workers(self) -> Workers | None:
         """The threads that may call `encode` at the same time. None allows one thread."""
 
@@ -57,5 +61,6 @@ class LoadedModel(Protocol):
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Return the vectors of one batch, float32, shape (batch, the model's full dimension).
 
-        `query` selects the model's query prompt rather than its document prompt.
+        `query` selects the model's query prompt rather than its document prompt, where the model
+        adds prompts.
         """

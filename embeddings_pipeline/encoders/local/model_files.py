@@ -11,6 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
+from embeddings_pipeline.entities.entity import Prompts
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.files import write_atomically
@@ -18,8 +21,10 @@ from embeddings_pipeline.settings import user_cache_dir
 
 # CLIPModel is the class name in the first image models
 _TRANSFORMERS = {"Transformer", "CLIPModel"}
-_PARTS = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
-_WITH_WEIGHTS = {"Dense", "LayerNorm"} | _TRANSFORMERS
+_STATIC = "StaticEmbedding"
+_AFTER_TRANSFORMER = {"Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"}
+_MAY_FOLLOW = dict.fromkeys(_TRANSFORMERS, _AFTER_TRANSFORMER) | {_STATIC: {"Normalize"}}
+_WITH_WEIGHTS = {"Dense", "LayerNorm", _STATIC} | _TRANSFORMERS
 _OURS = "sentence_transformers."
 _NO_LIMIT = 2**31 - 1
 # edge in pixels for a model that takes images of any size
@@ -49,8 +54,8 @@ def describe(
     a model with unsupported parts that is not `trusted`.
     """
     with _config_errors(model, folder):
-        modules = _modules(model, folder, trusted=trusted)
-        full = _dimension(model, modules)
+        parts = _checked_parts(model, folder, trusted=trusted)
+        full = _dimension(model, parts)
         if dimension is not None and dimension > full:
             raise ConfigurationError(
                 f"model {model!r} has {full} dimensions: `dimension: {dimension}` is too large"
@@ -60,20 +65,19 @@ def describe(
             model=model,
             # a trusted model's own code also decides its vectors
             revision=revision(
-                _weights(model, modules) + (sorted(folder.rglob("*.py")) if trusted else []),
-                _encoding_config(folder, modules, own_prompts=own_prompts),
+                _weights(model, parts) + (sorted(folder.rglob("*.py")) if trusted else []),
+                _encoding_config(folder, parts, own_prompts=own_prompts),
             ),
             dimension=dimension or full,
-            max_tokens=_max_tokens(modules[0].folder),
-            normalized=modules[-1].kind == "Normalize",
+            max_tokens=_NO_LIMIT if parts[0].kind == _STATIC else _max_tokens(parts[0].folder),
+            normalized=parts[-1].kind == "Normalize",
         )
 
 
 def vision(model: str, folder: Path) -> Vision | None:
     """Return how the model in a folder reads images; None for a text model."""
     with _config_errors(model, folder):
-        # `describe` decides which models may run
-        config = _json(_modules(model, folder, trusted=True)[0].folder / "config.json")
+        config = _json(parts_of(folder, trusted=True)[0].folder / "config.json")
         if "vision_config" not in config:
             return None
         size = int(config["vision_config"].get("image_size", _ANY_IMAGE))
@@ -86,35 +90,62 @@ def _config_errors(model: str, folder: Path) -> Iterator[None]:
     # for example a missing key, a list in place of an object, letters in place of a number
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         raise ConfigurationError(
-            f"model {model!r}: the JSON files in {folder} do not describe a model"
+            f"model {model!r}: the files in {folder} do not describe a model"
             f" ({type(error).__name__}: {error}): download the model again"
         ) from error
 
 
-class _Module(NamedTuple):
+class Part(NamedTuple):
     """A part of a sentence-transformers model: its class and its folder."""
 
     kind: str
     folder: Path
 
 
-def _modules(model: str, folder: Path, *, trusted: bool) -> list[_Module]:
+def parts_of(folder: Path, *, trusted: bool = False) -> list[Part]:
+    """Return the parts of the model in a folder, in the order in which they run.
+
+    A part is named by its class; without `trusted`, one of another package by its full path.
+    """
     listed = _json(folder / "modules.json") or [{"type": f"{_OURS}Transformer", "path": ""}]
-    modules = [
-        _Module(_kind(str(module["type"]), trusted=trusted), folder / module["path"])
+    return [
+        Part(_kind(str(module["type"]), trusted=trusted), folder / module["path"])
         for module in listed
     ]
-    unknown = {module.kind for module in modules[1:]} - _PARTS
-    if not trusted and (unknown or modules[0].kind not in _TRANSFORMERS):
-        kinds = ", ".join(module.kind for module in modules)
+
+
+def is_static(folder: Path) -> bool:
+    """Whether a model has no transformer: a text's vector is the mean of its tokens' vectors."""
+    first, *others = (part.kind for part in parts_of(folder))
+    return first == _STATIC and set(others) <= _MAY_FOLLOW[_STATIC]
+
+
+def file_prompts(folder: Path) -> Prompts:
+    """Return the prompts in a model's files that sentence-transformers uses for search."""
+    named = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
+    return Prompts(query=named.get("query") or "", document=named.get("document") or "")
+
+
+def _checked_parts(model: str, folder: Path, *, trusted: bool) -> list[Part]:
+    found = parts_of(folder, trusted=trusted)
+    kinds = [part.kind for part in found]
+    if not trusted and (kinds[0] not in _MAY_FOLLOW or set(kinds[1:]) - _MAY_FOLLOW[kinds[0]]):
         raise ConfigurationError(
-            f"model {model!r} in {folder} has the parts {kinds}; supported is a Transformer"
-            f" followed by any of {', '.join(sorted(_PARTS))}: to run the model's own code, name"
-            " the model in EMBEDDING_TRUST_REMOTE_CODE"
+            f"model {model!r} in {folder} has the parts {', '.join(kinds)}; supported is a"
+            f" Transformer followed by any of {', '.join(sorted(_AFTER_TRANSFORMER))}, or a"
+            " StaticEmbedding followed by Normalize: to run the model's own code, name the model"
+            " in EMBEDDING_TRUST_REMOTE_CODE"
         )
-    return modules
+    return found
 
 
 def _kind(path: str, *, trusted: bool) -> str:
@@ -122,18 +153,16 @@ def _kind(path: str, *, trusted: bool) -> str:
     return path.rpartition(".")[2] if trusted or path.startswith(_OURS) else path
 
 
-def _weights(model: str, modules: Sequence[_Module]) -> list[Path]:
+def _weights(model: str, parts: Sequence[Part]) -> list[Path]:
     return [
         path
-        for kind, folder in modules
+        for kind, folder in parts
         if kind in _WITH_WEIGHTS
         for path in weight_files(model, folder, sharded=kind in _TRANSFORMERS)
     ]
 
 
-def _encoding_config(
-    folder: Path, modules: Sequence[_Module], *, own_prompts: bool
-) -> dict[str, Any]:
+def _encoding_config(folder: Path, parts: Sequence[Part], *, own_prompts: bool) -> dict[str, Any]:
     """Return the settings beside the weights that decide the vectors: prompts, pooling and case.
 
     Settings that have the usual value are left out.
@@ -142,9 +171,11 @@ def _encoding_config(
     prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
     default = settings.get("default_prompt_name")
     pooling = [
-        _modes(_json(part.folder / "config.json")) for part in modules if part.kind == "Pooling"
+        pooling_modes(_json(part.folder / "config.json"))
+        for part in parts
+        if part.kind == "Pooling"
     ]
-    lower = _json(modules[0].folder / "sentence_bert_config.json").get("do_lower_case")
+    lower = _json(parts[0].folder / "sentence_bert_config.json").get("do_lower_case")
     config = {
         "prompts": [prompts, default] if prompts and own_prompts else None,
         "pooling": pooling if pooling not in ([], [["mean"]]) else None,
@@ -153,15 +184,17 @@ def _encoding_config(
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _dimension(model: str, modules: Sequence[_Module]) -> int:
-    for kind, folder in reversed(modules):
+def _dimension(model: str, parts: Sequence[Part]) -> int:
+    for kind, folder in reversed(parts):
         config = _json(folder / "config.json")
         if kind == "Dense":
             return int(config["out_features"])
         if kind == "Pooling":
             # word_embedding_dimension is the older name
             size = config.get("embedding_dimension") or config["word_embedding_dimension"]
-            return int(size) * len(_modes(config))
+            return int(size) * len(pooling_modes(config))
+        if kind == _STATIC:
+            return _static_dimension(folder / _WEIGHTS)
         if kind in _TRANSFORMERS:
             sizes = ["hidden_size", "d_model", "dim", "n_embd"]
             if "vision_config" in config:
@@ -172,11 +205,21 @@ def _dimension(model: str, modules: Sequence[_Module]) -> int:
                 if config.get(key):
                     return int(config[key])
     raise ConfigurationError(
-        f"model {model!r}: {modules[0].folder / 'config.json'} has no hidden_size"
+        f"model {model!r}: {parts[0].folder / 'config.json'} has no hidden_size"
     )
 
 
-def _modes(pooling: Mapping[str, Any]) -> list[str]:
+# the vectors of tokens in the weights of a static model: by sentence-transformers, by model2vec
+TOKEN_VECTORS = ("embedding.weight", "embeddings")
+
+
+def _static_dimension(weights: Path) -> int:
+    with safe_open(weights, framework="np") as file:
+        (name,) = set(TOKEN_VECTORS) & set(file.keys())
+        return int(file.get_slice(name).get_shape()[1])
+
+
+def pooling_modes(pooling: Mapping[str, Any]) -> list[str]:
     """Return the pooling modes, sorted; the vectors of several modes are concatenated."""
     modes = pooling.get("pooling_mode", "mean")
     if not isinstance(modes, str):
@@ -191,6 +234,14 @@ def _modes(pooling: Mapping[str, Any]) -> list[str]:
     return sorted("mean" if mode == "mean_tokens" else mode for mode in former) or [modes]
 
 
+def pooling_of(folder: Path) -> str:
+    """Return how the vectors of tokens become one: the modes of pooling, or `static`."""
+    if is_static(folder):
+        return "static"
+    pooling = [part.folder for part in parts_of(folder, trusted=True) if part.kind == "Pooling"]
+    return "+".join(pooling_modes(_json(pooling[0] / "config.json"))) if pooling else "mean"
+
+
 # families whose position embeddings are a table, a longer text being an error. The positions of the
 # second group begin at pad_token_id + 1 (create_position_ids_from_input_ids in transformers)
 _FROM_ZERO = {"albert", "bert", "distilbert", "electra"}
@@ -200,6 +251,14 @@ _AFTER_PADDING = {
 }
 
 
+def first_position(config: Mapping[str, Any]) -> int:
+    """Return the row of a transformer's table of positions at which texts begin."""
+    if config.get("model_type") not in _AFTER_PADDING:
+        return 0
+    padding = config.get("pad_token_id")
+    return int(1 if padding is None else padding) + 1
+
+
 def _max_tokens(transformer: Path) -> int:
     """Return the most tokens that the model reads: by the rules of sentence-transformers, and no
     more than the model has positions."""
@@ -207,9 +266,8 @@ def _max_tokens(transformer: Path) -> int:
     # the older name is GPT-2's
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     family = config.get("model_type")
-    if positions and family in _AFTER_PADDING:
-        padding = config.get("pad_token_id")
-        positions -= (1 if padding is None else padding) + 1
+    if positions:
+        positions -= first_position(config)
     declared = _json(transformer / "sentence_bert_config.json").get("max_seq_length")
     if declared and family not in _AFTER_PADDING | _FROM_ZERO:
         return int(declared)

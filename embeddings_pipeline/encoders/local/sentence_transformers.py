@@ -12,6 +12,7 @@ from embeddings_pipeline.encoders.local.loaded_model import (
     BatchLimits,
     PreparedInput,
 )
+from embeddings_pipeline.encoders.local.model_files import file_prompts
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class SentenceTransformersModel:
 
     Loading may raise any exception of sentence-transformers.
     """
+
+    # some models leave the prompt out of the mean
+    adds_prompts = True
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class SentenceTransformersModel:
         if not own_prompts:
             self._model.prompts, self._model.default_prompt_name = {}, None
         self._token_count = token_count(folder)
+        self._prompt = file_prompts(folder).document if own_prompts else ""
 
     @property
     def workers(self) -> None:
@@ -65,8 +70,10 @@ class SentenceTransformersModel:
         return DEFAULT_LIMITS._replace(tokens=_CARD_TOKENS) if on_card else DEFAULT_LIMITS
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Return the texts with their lengths in tokens; `encode` truncates them."""
-        return [*map(PreparedInput, self._token_count.of(texts), texts)]
+        """Return the texts with their lengths in tokens, with the prompt of documents; `encode`
+        truncates them."""
+        lengths = self._token_count.of([self._prompt + text for text in texts])
+        return [*map(PreparedInput, lengths, texts)]
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Return the vectors of one batch of texts or images, float32, shape (batch, dimension)."""

@@ -34,7 +34,10 @@ from embeddings_pipeline.encoders.local.loaded_model import (
     LoadedModel,
     PreparedInput,
 )
+from embeddings_pipeline.encoders.local.model_files import file_prompts, is_static
 from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
+from embeddings_pipeline.encoders.local.static_embedding import StaticEmbedding
+from embeddings_pipeline.entities.entity import Prompts
 from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -80,9 +83,15 @@ class SharedModel:
         self._lock = Lock()
 
     @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts in the model's files, if they are used."""
+        return file_prompts(self.folder) if self.options.own_prompts else Prompts()
+
+    @cached_property
     def device(self) -> str:
         """The device of the model. Raises ConfigurationError for a device that is missing."""
-        return device_for(self.options.device)
+        # a lookup takes less time than the way to a card
+        return "cpu" if is_static(self.folder) else device_for(self.options.device)
 
     def check(self) -> None:
         """Load the model. Raises ConfigurationError where the model or its device is missing."""
@@ -110,7 +119,7 @@ class SharedModel:
         with self._lock:
             model = self._model
             started = time.monotonic()
-            prepared = model.prepare(texts)
+            prepared = model.prepare(self._prompted(model, texts, query=query))
             longest = self.identity.max_tokens
             lengths = [min(text.tokens, longest) for text in prepared]
 
@@ -165,9 +174,16 @@ class SharedModel:
     def _prepare(
         self, model: LoadedModel, read: Sequence[Item[str]]
     ) -> Iterator[Item[PreparedInput]]:
-        prepared = model.prepare([item.content for item in read])
+        texts = self._prompted(model, [item.content for item in read], query=False)
+        prepared = model.prepare(texts)
         for item, text in zip(read, prepared, strict=True):
             yield Item(item.place, text, min(text.tokens, self.identity.max_tokens))
+
+    def _prompted(self, model: LoadedModel, texts: Sequence[str], *, query: bool) -> Sequence[str]:
+        if model.adds_prompts:
+            return texts
+        prompt = self.prompts.query if query else self.prompts.document
+        return [prompt + text for text in texts]
 
     def _encode_batch(
         self,
@@ -246,7 +262,21 @@ class SharedModel:
 
     @cached_property
     def _model(self) -> LoadedModel:
+        try:
+            return self._load()
+        except ConfigurationError:
+            raise
+        # corrupt weights, unknown parts and missing packages raise different classes
+        except Exception as error:
+            raise ConfigurationError(
+                f"model {self.identity.model!r} in {self.folder} cannot be loaded: {error}"
+            ) from error
+
+    def _load(self) -> LoadedModel:
         device = self.device
+        if is_static(self.folder):
+            logger.info("loading %s", self.identity.model)
+            return StaticEmbedding(self.folder)
         dtype = dtype_for(self.options.precision, device)
         logger.info("loading %s on %s as %s", self.identity.model, device, dtype)
         general = partial(
@@ -255,12 +285,4 @@ class SharedModel:
             own_prompts=self.options.own_prompts,
         )
         load = PlainBert if is_plain_bert(self.folder) else general
-        try:
-            return load(
-                self.folder, max_tokens=self.identity.max_tokens, device=device, dtype=dtype
-            )
-        # corrupt weights, unknown parts and missing packages raise different classes
-        except Exception as error:
-            raise ConfigurationError(
-                f"model {self.identity.model!r} in {self.folder} cannot be loaded: {error}"
-            ) from error
+        return load(self.folder, max_tokens=self.identity.max_tokens, device=device, dtype=dtype)

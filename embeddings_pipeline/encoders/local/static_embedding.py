@@ -1,0 +1,71 @@
+"""Runs a static model: the vector of a text is the mean of the vectors of its tokens.
+
+Such models are distilled from a transformer by model2vec (github.com/MinishLab/model2vec), or
+trained as the StaticEmbedding of sentence-transformers. They need no torch: a process that uses
+nothing else starts without the seconds that importing torch takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, PreparedInput, Tokens
+from embeddings_pipeline.encoders.local.model_files import TOKEN_VECTORS, parts_of
+from embeddings_pipeline.entities.model import Vectors
+
+
+class StaticEmbedding:
+    """A loaded static model. Loading may raise any exception for damaged files."""
+
+    # the vectors of a batch's tokens fit in a processor's cache
+    limits = BatchLimits(texts=1024, tokens=4096)
+    # reading the tokens takes longer than adding their vectors, and uses all processors
+    workers = None
+    adds_prompts = False
+
+    def __init__(self, folder: Path) -> None:
+        part = parts_of(folder)[0].folder
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(part / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        with safe_open(part / "model.safetensors", framework="np") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        (name,) = set(TOKEN_VECTORS) & set(stored)
+        self._vectors = stored[name].astype(np.float32)
+        # of model2vec: which vector a token has, and its weight
+        self._rows = stored.get("mapping")
+        self._weights = stored.get("weights")
+
+    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
+        """Tokenise each text, without special tokens."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [
+            PreparedInput(len(encoding), np.array(encoding.ids, np.int32)) for encoding in encodings
+        ]
+
+    def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
+        """Return the mean of each text's token vectors, float32, shape (texts, dimension).
+
+        A text without tokens has the zero vector. `query` has no effect on it.
+        """
+        del query
+        texts = [cast(Tokens, text.content) for text in batch]
+        lengths = np.fromiter(map(len, texts), np.intp, len(texts))
+        means = np.zeros((len(texts), self._vectors.shape[1]), np.float32)
+        filled = lengths > 0
+        if filled.any():
+            starts = np.cumsum(lengths) - lengths
+            sums = np.add.reduceat(self._token_vectors(np.concatenate(texts)), starts[filled])
+            means[filled] = sums / lengths[filled, None]
+        return means
+
+    def _token_vectors(self, tokens: Tokens) -> Vectors:
+        vectors: Vectors = self._vectors[tokens if self._rows is None else self._rows[tokens]]
+        if self._weights is not None:
+            vectors *= self._weights[tokens, None]
+        return vectors

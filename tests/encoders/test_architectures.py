@@ -1,0 +1,93 @@
+"""Models of other architectures: their vectors are those of sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from embeddings_pipeline.encoders.local.bert import is_plain_bert
+from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import Vectors
+from embeddings_pipeline.settings import Settings
+from tests.support import tiny_models
+from tests.support.streaming import streamed
+from tests.support.tiny_models import MAX_TOKENS, TEXTS
+
+
+@pytest.fixture(scope="module", params=[*tiny_models.ARCHITECTURES, "static"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with prompts in its files, of each architecture in turn."""
+    path = tmp_path_factory.mktemp(request.param)
+    if request.param == "static":
+        return tiny_models.make_static(path, tiny_models.PROMPTS)
+    return tiny_models.make(request.param, path, tiny_models.PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def encoder_of(folder: Path, dimension: int | None = None) -> SentenceTransformersEncoder:
+    settings = Settings(
+        _env_file=None,
+        embedding_model="my/model",
+        embedding_model_path=folder,
+        embedding_device="cpu",
+        embedding_precision="float32",
+    )
+    made = Encoders(settings).get("my/model", dimension)
+    assert isinstance(made, SentenceTransformersEncoder)
+    return made
+
+
+def one_by_one(reference: SentenceTransformer, texts: Sequence[str], prompt: str) -> Vectors:
+    """The vectors of texts that share no batch, and so have no padding."""
+    return np.stack([reference.encode([text], prompt=prompt)[0] for text in texts])
+
+
+def test_documents_have_the_vectors_of_sentence_transformers(
+    folder: Path, reference: SentenceTransformer
+) -> None:
+    encoder = encoder_of(folder)
+    found = encoder.encode_documents(TEXTS).vectors
+    np.testing.assert_allclose(found, reference.encode_document(list(TEXTS)), atol=1e-5)
+    np.testing.assert_allclose(found, one_by_one(reference, TEXTS, "text: "), atol=1e-5)
+    stream = streamed(encoder.encode_stream(TEXTS))
+    np.testing.assert_allclose(stream.vectors(16), found, atol=1e-5)
+
+
+def test_queries_have_the_vectors_of_sentence_transformers(
+    folder: Path, reference: SentenceTransformer
+) -> None:
+    found = encoder_of(folder).encode_query(TEXTS).vectors
+    np.testing.assert_allclose(found, reference.encode_query(list(TEXTS)), atol=1e-5)
+    assert not np.allclose(found, reference.encode_document(list(TEXTS)), atol=1e-2)
+
+
+def test_a_shortened_vector_is_that_of_sentence_transformers(
+    folder: Path, reference: SentenceTransformer
+) -> None:
+    found = encoder_of(folder, 8).encode_documents(TEXTS).vectors
+    wanted = reference.encode_document(list(TEXTS), truncate_dim=8, normalize_embeddings=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_limit_is_that_of_the_model_and_longer_texts_are_counted(folder: Path) -> None:
+    encoder = encoder_of(folder)
+    usage = encoder.encode_documents(TEXTS).usage
+    lengths = encoder.token_count.of(TEXTS)
+    limit = encoder.identity.max_tokens
+    assert usage.tokens == sum(min(length, limit) for length in lengths)
+    assert usage.truncated == sum(length > limit for length in lengths)
+    assert (limit == MAX_TOKENS) is not folder.name.startswith("static")
+
+
+def test_the_fast_way_takes_berts_with_either_pooling(folder: Path) -> None:
+    fast = folder.parent.name.startswith(("bert", "xlm-roberta"))
+    assert is_plain_bert(folder) is fast
