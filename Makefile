@@ -10,7 +10,7 @@ DATA ?= ../shared/data
 # without bytecode each process of the tests would compile the package again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo dev serve test lint lint-sql format dist images screenshots bench bench-encoder bench-gpu bench-search bench-service bench-cluster bench-quality clean
+.PHONY: demo dev serve test lint lint-sql format dist images screenshots bench bench-encoder bench-static bench-gpu bench-search bench-service bench-cluster bench-quality clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -77,6 +77,11 @@ $(FASTEMBED)/.installed:
 bench-encoder: $(DEV_STAMP) $(FASTEMBED)/.installed
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt onnx
 	$(BIN)/python -m benchmarks.encoder $(DATA) --fastembed $(FASTEMBED)/bin/python
+
+# of wordllama the weights alone are used
+bench-static: $(DEV_STAMP)
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps wordllama==0.4.0.post1
+	$(BIN)/python -m benchmarks.static $(DATA)
 
 # says so and ends where the machine has no NVIDIA card
 bench-gpu: $(DEV_STAMP)

@@ -10,4 +10,5 @@ __all__ = [
     "prefetch",
     "registry",
     "reranker",
+    "speeds",
 ]

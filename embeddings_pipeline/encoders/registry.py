@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from embeddings_pipeline.encoders.cache.encoder import Cache
 from embeddings_pipeline.encoders.encoder import ImageQueryEncoder, StreamingEncoder
@@ -17,7 +17,8 @@ from embeddings_pipeline.encoders.images.sources import ImageFiles
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.local.model_files import describe, vision
+from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
+from embeddings_pipeline.encoders.local.model_files import describe, file_prompts, vision
 from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.openai.rate_limits import (
@@ -37,10 +38,17 @@ if TYPE_CHECKING:
     from embeddings_pipeline.encoders.openai.encoder import OpenAIEncoder
 
 
-# nothing is declared: a local model has the prompts in its files
-_OWN_PROMPTS = Prompts()
 # whether to stop, for the calls of one thread: a run that stops must not end the searches of others
 _stopping: ContextVar[Callable[[], bool]] = ContextVar("stopping", default=lambda: False)
+
+
+class _Key(NamedTuple):
+    """What tells encoders apart: `prompts` are put before the texts of the model; None leaves them
+    to the prompts in its files."""
+
+    model: str
+    dimension: int | None
+    prompts: Prompts | None
 
 
 class Encoders:
@@ -54,7 +62,7 @@ class Encoders:
         self._transaction = transaction
         self._closing = ExitStack()
         self._all_stopped = False
-        self._encoders: dict[tuple[str, int | None, Prompts], StreamingEncoder] = {}
+        self._encoders: dict[_Key, StreamingEncoder] = {}
         self._local_models: dict[tuple[str, bool], SharedModel] = {}
         self._lock = Lock()
 
@@ -103,22 +111,37 @@ class Encoders:
         return encoder
 
     def get(
-        self, model: str, dimension: int | None = None, prompts: Prompts = _OWN_PROMPTS
+        self, model: str, dimension: int | None = None, prompts: Prompts | None = None
     ) -> StreamingEncoder:
         """Return the encoder of a model. `dimension` shortens the vectors; None keeps the model's.
 
-        Declared `prompts` replace those in the model's files.
+        Declared `prompts` replace the model's own: those in its files, or where these have none,
+        those that a known model's card asks for.
 
         Raises ConfigurationError where the model is not found, or EMBEDDING_ENABLED is false.
         """
+        added = _Key(model, dimension, None)
+        if prompts is None and added not in self._encoders:
+            prompts = self._card_prompts(model)
+        return self._encoder(_Key(model, dimension, prompts))
+
+    def _card_prompts(self, model: str) -> Prompts | None:
+        """The prompts of a known model whose files have none."""
+        card = KNOWN_MODELS.get(model)
+        if card is None or card.prompts is None:
+            return None
+        folder = download.find_or_download(model, self._settings)
+        return card.prompts if file_prompts(folder) == Prompts() else None
+
+    def _encoder(self, key: _Key) -> StreamingEncoder:
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
-        key = (model, dimension, prompts)
         with self._lock:
             if key not in self._encoders:
-                made = self._make(model, dimension, own_prompts=prompts == _OWN_PROMPTS)
-                declared = prompts != _OWN_PROMPTS
-                self._encoders[key] = PromptedEncoder(made, prompts) if declared else made
+                own_prompts = key.prompts is None
+                made = self._make(key.model, key.dimension, own_prompts=own_prompts)
+                some = key.prompts if key.prompts != Prompts() else None
+                self._encoders[key] = PromptedEncoder(made, some) if some else made
             return self._encoders[key]
 
     def for_identity(self, identity: ModelIdentity) -> StreamingEncoder:
@@ -128,16 +151,20 @@ class Encoders:
         maximum length differ from the identity.
         """
         prompts = Prompts(query=identity.query_prompt, document=identity.document_prompt)
-        for (model, _, others), encoder in list(self._encoders.items()):
-            if (model, others) == (identity.model, prompts) and encoder.identity == identity:
+        # vectors without stored prompts have those in the model's files, or none
+        choices: list[Prompts | None] = [prompts] if prompts != Prompts() else [None, prompts]
+        for key, encoder in list(self._encoders.items()):
+            known = key.model == identity.model and key.prompts in choices
+            if known and encoder.identity == identity:
                 return encoder
-        encoder = self.get(identity.model, identity.dimension, prompts)
-        if encoder.identity != identity:
-            raise ConfigurationError(
-                f"model {identity.model!r} has changed: the vectors were made with"
-                f" {_described(identity)}; the current model is {_described(encoder.identity)}"
-            )
-        return encoder
+        for choice in choices:
+            encoder = self._encoder(_Key(identity.model, identity.dimension, choice))
+            if encoder.identity == identity:
+                return encoder
+        raise ConfigurationError(
+            f"model {identity.model!r} has changed: the vectors were made with"
+            f" {_described(identity)}; the current model is {_described(encoder.identity)}"
+        )
 
     def usd_per_token(self, model: str) -> float:
         """Return the price of one token in US dollars, from EMBEDDING_PRICES or the price list.
@@ -157,7 +184,7 @@ class Encoders:
 
     def add(self, encoder: StreamingEncoder, dimension: int | None = None) -> None:
         """Use this encoder for its model, in place of one created here."""
-        self._encoders[encoder.identity.model, dimension, _OWN_PROMPTS] = encoder
+        self._encoders[_Key(encoder.identity.model, dimension, None)] = encoder
 
     @contextmanager
     def stop_when(self, stopping: Callable[[], bool]) -> Iterator[None]:

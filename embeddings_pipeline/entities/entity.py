@@ -96,8 +96,8 @@ class Chunk(_StrictModel):
 
 
 class Prompts(_StrictModel):
-    """What is put before each query, and before each document or chunk. Replaces the prompts in a
-    model's own files."""
+    """What is put before each query, and before each document or chunk. Replaces the model's own
+    prompts."""
 
     query: str = ""
     document: str = ""
@@ -205,7 +205,7 @@ class Entity(_StrictModel):
     where: Text | None = None
     changed_at: Column | None = None
     model: Text | None = None
-    prompts: Prompts = Prompts()
+    prompts: Prompts | None = None
     dimension: Whole | None = Field(None, ge=1, le=16000)
     storage: Literal["vector", "halfvec"] | None = None
     metric: Literal["cosine", "l2", "ip"] = "cosine"
@@ -233,7 +233,7 @@ class Entity(_StrictModel):
     def _one_way_to_text(self) -> Self:
         ways = [key for key in ("include", "template", "weights") if getattr(self, key)]
         texts_only = [key for key in ("exclude", "chunk") if getattr(self, key)]
-        texts_only += ["prompts"] if self.prompts != Prompts() else []
+        texts_only += ["prompts"] if self.prompts else []
         of_text = [*ways, *texts_only]
         if self.image and of_text:
             raise ValueError(

@@ -8,6 +8,7 @@ __all__ = [
     "devices",
     "download",
     "encoder",
+    "known_models",
     "loaded_model",
     "model_files",
     "shared_model",

@@ -48,12 +48,12 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
         if chosen not in known or chosen.state == "retired":
             # the view shows the set that is built where none is live
             views.replace_coverage(tables.connection, tables.schema)
-        if chosen.query_prompt != entity.prompts.query:
+        if chosen.query_prompt != identity.query_prompt:
             # the vectors of documents are the same
             tables.execute(
                 "update {vector_sets} set query_prompt = %s"
                 " where entity = {entity} and number = %s",
-                (entity.prompts.query, chosen.number),
+                (identity.query_prompt, chosen.number),
             )
         if chosen.metric != entity.metric:
             # the index is built again, for another operator class on the same vectors
@@ -150,7 +150,7 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
         "insert into {vector_sets}"
         " (entity, number, identity, storage, query_prompt, metric, table_name, state)"
         " values ({entity}, %s, %s, %s, %s, %s, %s, 'building')",
-        (number, stored.number, storage, entity.prompts.query, entity.metric, table),
+        (number, stored.number, storage, identity.query_prompt, entity.metric, table),
     )
     created = read_one(tables, number)
     create_states_view(tables, created)
