@@ -120,8 +120,8 @@ class Encoders:
 
         Raises ConfigurationError where the model is not found, or EMBEDDING_ENABLED is false.
         """
-        added = _Key(model, dimension, None)
-        if prompts is None and added not in self._encoders:
+        self._require_enabled()
+        if prompts is None:
             prompts = self._card_prompts(model)
         return self._encoder(_Key(model, dimension, prompts))
 
@@ -133,9 +133,12 @@ class Encoders:
         folder = download.find_or_download(model, self._settings)
         return card.prompts if file_prompts(folder) == Prompts() else None
 
-    def _encoder(self, key: _Key) -> StreamingEncoder:
+    def _require_enabled(self) -> None:
         if not self._settings.embedding_enabled:
             raise ConfigurationError("EMBEDDING_ENABLED is false: nothing is encoded")
+
+    def _encoder(self, key: _Key) -> StreamingEncoder:
+        self._require_enabled()
         with self._lock:
             if key not in self._encoders:
                 own_prompts = key.prompts is None

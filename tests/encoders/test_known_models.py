@@ -95,6 +95,14 @@ def test_the_encoder_of_stored_vectors_has_the_prompts_of_these(
     assert same_vectors(found, made)
 
 
+def test_vectors_of_before_the_prompts_leave_new_ones_their_prompts(plain: Path) -> None:
+    former = encoders(plain).for_entity(declared(prompts=NONE)).identity
+    made = encoders(plain)
+    assert made.for_identity(former).identity == former
+    assert made.for_entity(declared()).identity.document_prompt == "passage: "
+    assert made.for_identity(former).identity == former
+
+
 def test_a_set_has_the_query_prompt_of_the_card(world: World, plain: Path) -> None:
     world.table("id bigint, name text")
     world.insert((1, "pump"), (2, "hose"))

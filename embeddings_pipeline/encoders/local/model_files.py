@@ -130,9 +130,13 @@ def is_static(folder: Path) -> bool:
 
 
 def file_prompts(folder: Path) -> Prompts:
-    """Return the prompts in a model's files that sentence-transformers uses for search."""
-    named = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    return Prompts(query=named.get("query") or "", document=named.get("document") or "")
+    """Return the prompts in a model's files that sentence-transformers uses for search.
+
+    Raises ConfigurationError for a file that does not hold prompts.
+    """
+    with _config_errors(folder.name, folder):
+        named = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
+        return Prompts(query=named.get("query") or "", document=named.get("document") or "")
 
 
 def _checked_parts(model: str, folder: Path, *, trusted: bool) -> list[Part]:
