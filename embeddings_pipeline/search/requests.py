@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,14 @@ from pydantic import (
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.search.published_search import Counts, Hit, StoredRow
+from embeddings_pipeline.store.search.published_search import (
+    Bars,
+    CountRequest,
+    Counts,
+    Hit,
+    StoredRow,
+    Suggestion,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +39,7 @@ MAX_FILTERS = 20
 MAX_VALUES = 1000
 MAX_COLUMNS = 50
 MAX_FACETS = 10
+MAX_BARS = 100
 # rows that are counted at most, and those that have words, unless the request says otherwise
 MAX_COUNTED, COUNTED_WORDS = 100_000, 1_000
 MAX_ROWS = 100
@@ -60,6 +68,7 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
 _MAX_NAME = 63
+RowId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(require_storable)]
 Query = Annotated[
     str,
@@ -183,38 +192,56 @@ def _depth(value: Any) -> int:
     return depth
 
 
-class Sort(_StrictModel):
-    """Orders the `among` best rows of a search by a filter column, rows without a value last."""
+class Order(_StrictModel):
+    """Orders rows by a filter column, rows without a value last."""
 
     by: Name
     order: Literal["asc", "desc"] = "asc"
+
+
+class Sort(Order):
+    """Orders the `among` best rows of a search by a filter column, rows without a value last."""
+
     among: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 100
 
 
-class _Request(_StrictModel):
-    """The fields of every request. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K; `offset`
-    skips the best rows, and both together are at most 1,000, with `sort` at most its `among`.
+class HistogramBars(_StrictModel):
+    """Counts rows in `bars` ranges of equal width of a filter column of numbers, days or times,
+    from `least` to `most`; the first and the last one have the values beyond, too. Days and times
+    are seconds since 1970."""
 
-    `total` asks for the number of rows that match, and `facets` names filter columns whose values
-    are counted among these rows. A search by words alone counts `count_to` rows at most, others
-    100,000. `columns` names columns of the staging model that each hit has in addition to the
-    filter columns; `vectors` adds its vector. The default of `min_similarity` is
-    EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md explains thresholds.
-    """
+    column: Name
+    least: Annotated[float, Field(allow_inf_nan=False)]
+    most: Annotated[float, Field(allow_inf_nan=False)]
+    bars: Annotated[int, Field(ge=1, le=MAX_BARS)] = 20
+
+    @model_validator(mode="after")
+    def _has_a_width(self) -> Self:
+        if self.least >= self.most or self.most - self.least == float("inf"):
+            raise ValueError("least must be less than most, by a finite number")
+        return self
+
+
+class _CountingRequest(_StrictModel):
+    """The fields of every request that counts rows. `total` asks for the number of rows that match,
+    `facets` names filter columns whose values are counted among these rows, with `facet_prefix`
+    only the values with a word that begins like this, in any case, and `histograms` counts rows in
+    ranges."""
 
     entity: Name
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = None
-    offset: Annotated[int, Field(ge=0, lt=MAX_TOP_K)] = 0
     filters: Filters = Filters()
-    sort: Sort | None = None
     total: bool = False
     facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = ()
-    count_to: Annotated[int, Field(ge=1, le=MAX_COUNTED)] = COUNTED_WORDS
-    vectors: bool = False
-    min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    exact: bool = False
-    columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
+    facet_prefix: Annotated[Word, Field(min_length=1)] | None = None
+    histograms: Annotated[tuple[HistogramBars, ...], Field(max_length=MAX_FACETS)] = ()
+
+    @property
+    def counts(self) -> CountRequest | None:
+        """What is counted; None where nothing is."""
+        if not (self.total or self.facets or self.histograms):
+            return None
+        bars = (Bars(h.column, h.least, h.most, h.bars) for h in self.histograms)
+        return CountRequest(self.facets, self.facet_prefix, tuple(bars))
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -225,9 +252,42 @@ class _Request(_StrictModel):
             raise ConfigurationError(f"search: {_describe(error)}") from None
 
 
+class ListRequest(_CountingRequest):
+    """A request for `top_k` rows that pass the filters, in the order of `sort` or else of their
+    ids, from behind the row `after` on. With `top_k` 0, the rows are only counted."""
+
+    top_k: Annotated[int, Field(ge=0, le=MAX_ROWS)] = 20
+    sort: Order | None = None
+    after: (
+        Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)] | None
+    ) = None
+
+
+class _Request(_CountingRequest):
+    """The fields of every search. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K; `offset`
+    skips the best rows, and both together are at most 1,000, with `sort` at most its `among`.
+
+    A search by words alone counts `count_to` rows at most, others 100,000. `columns` names columns
+    of the staging model that each hit has in addition to the filter columns; `vectors` adds its
+    vector. The default of `min_similarity` is EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md
+    explains thresholds.
+    """
+
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = None
+    offset: Annotated[int, Field(ge=0, lt=MAX_TOP_K)] = 0
+    sort: Sort | None = None
+    count_to: Annotated[int, Field(ge=1, le=MAX_COUNTED)] = COUNTED_WORDS
+    vectors: bool = False
+    min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    exact: bool = False
+    columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
+
+
 class SearchRequest(_Request):
     """A search for rows that answer a query, or are near to a `vector` that stands in place of the
-    query's own. `highlight` asks where the query's words stand in each text. `rerank` names a
+    query's own. `highlight` asks where the query's words stand in each text. `spelling` compares
+    words that no text has with those that texts have, in modes text and hybrid. `rerank` names a
     cross-encoder for the best rows. `text_weight` is the weight of the words in mode hybrid, where
     the vectors have the rest of 1; by default it is the tuned weight of the entity."""
 
@@ -239,6 +299,7 @@ class SearchRequest(_Request):
     mode: Mode = "dense"
     text_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     highlight: bool = False
+    spelling: bool = False
     rerank: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
     @model_validator(mode="after")
@@ -250,6 +311,8 @@ class SearchRequest(_Request):
             raise ValueError("vector does not apply to mode text, which compares words")
         if self.query is None and (self.highlight or self.rerank):
             raise ValueError("highlight and rerank need a query")
+        if self.spelling and self.mode == "dense":
+            raise ValueError("spelling applies to modes text and hybrid, which search words")
         if self.text_weight is not None and self.mode != "hybrid":
             raise ValueError(f"text_weight applies to mode hybrid, not to mode {self.mode}")
         if self.sort and self.rerank:
@@ -269,7 +332,7 @@ class SearchRequest(_Request):
 class SimilarRequest(_Request):
     """A search for the rows whose vectors are nearest to the row `id`, which is left out."""
 
-    id: Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
+    id: RowId
 
 
 class ImageRequest(_Request):
@@ -308,8 +371,9 @@ class Answer:
 
     `words` are the query's words, as the language reduces them, with the number of texts that have
     each, where words are searched: no row has a word of the query if all are 0. `best_similarity`
-    is the similarity of the nearest vector, where vectors are searched. `total` and `facets` are
-    null unless the request asks for them.
+    is the similarity of the nearest vector, where vectors are searched. `suggestion` is the query
+    with words that texts have in place of those that none has. `total`, `facets`, `histograms` (the
+    number of rows in each bar) and `suggestion` are null unless the request asks for them.
     """
 
     entity: str
@@ -324,6 +388,8 @@ class Answer:
     best_similarity: float | None = None
     total: Total | None = None
     facets: Mapping[str, Sequence[FacetValue]] | None = None
+    histograms: Mapping[str, Sequence[int]] | None = None
+    suggestion: Suggestion | None = None
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a data frame with a row for each hit: id, chunk, score, title, url, image_url,
@@ -340,6 +406,18 @@ class Answer:
                 for h in self.results
             ]
         )
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Published rows in order, each with its first text. `total`, `facets` and `histograms` are as
+    in an answer."""
+
+    entity: str
+    rows: Sequence[StoredRow]
+    total: Total | None = None
+    facets: Mapping[str, Sequence[FacetValue]] | None = None
+    histograms: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -372,14 +450,27 @@ def page_size(request: AnyRequest, default: int) -> int:
     return top_k
 
 
-def facets_of(request: AnyRequest, counts: Counts) -> dict[str, list[FacetValue]] | None:
-    """Return the facets of an answer; None where the request asks for none."""
-    if not request.facets:
-        return None
-    return {
+class Counted(TypedDict):
+    """The fields of an answer that count rows."""
+
+    total: Total | None
+    facets: Mapping[str, Sequence[FacetValue]] | None
+    histograms: Mapping[str, Sequence[int]] | None
+
+
+def counted(request: _CountingRequest, counts: Counts | None) -> Counted:
+    """Return the counts as fields of an answer, null where the request does not ask for them."""
+    if counts is None:
+        return Counted(total=None, facets=None, histograms=None)
+    facets = {
         column: [FacetValue(value, count) for value, count in values]
         for column, values in counts.facets.items()
     }
+    return Counted(
+        total=Total(counts.rows, counts.exact),
+        facets=facets if request.facets else None,
+        histograms=counts.histograms if request.histograms else None,
+    )
 
 
 def _plain(condition: Filter) -> Any:

@@ -25,11 +25,12 @@ from embeddings_pipeline.search.requests import (
     Answer,
     AnyRequest,
     ImageRequest,
+    ListRequest,
+    RowList,
     Rows,
     SearchRequest,
     SimilarRequest,
-    Total,
-    facets_of,
+    counted,
     mode_of,
     page_size,
 )
@@ -42,8 +43,10 @@ from embeddings_pipeline.store.search import published as store
 from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import (
+    CountRequest,
     Counts,
     Hit,
+    Listing,
     PublishedSearch,
     PublishedSetChanged,
     RowQuery,
@@ -102,6 +105,34 @@ class Searcher:
         self._freshness = Freshness(self._database, context.schema)
         self._known_counts: TTLCache[tuple[object, ...], Counts] = TTLCache(_COUNTS, _COUNT_SECONDS)
         self._counts_lock = Lock()
+
+    def listed(self, request: ListRequest) -> RowList:
+        """Return rows in order, without a search.
+
+        Raises ConfigurationError for an unknown entity or column, NotFound where the row `after` is
+        gone, psycopg.Error where the database fails.
+        """
+
+        def read(published: Published) -> RowList:
+            after = None
+            if request.after is not None:
+                (after,) = published.names.source.canonical_ids([request.after])
+            listing = Listing(
+                rows=request.top_k,
+                filters=request.filters.plain(),
+                by=request.sort.by if request.sort else None,
+                descending=request.sort is not None and request.sort.order == "desc",
+                after=after,
+            )
+            with self._search_of(published) as search:
+                rows = search.listed(listing)
+                counts = None
+                if wanted := request.counts:
+                    query = RowQuery(rows=0, filters=listing.filters)
+                    counts = self._counted(request, wanted, published, search, query)
+            return RowList(request.entity, rows, **counted(request, counts))
+
+        return self._retry_lost_connection(lambda: self._published_sets.use(request.entity, read))
 
     def search(self, request: SearchRequest) -> Answer:
         """Return the rows that answer the query best.
@@ -185,7 +216,13 @@ class Searcher:
         def answer(published: Published) -> Answer:
             query = query_for(published)
             with self._search_of(published) as search:
+                typed, suggestion = query.query, None
+                if typed and isinstance(request, SearchRequest) and request.spelling:
+                    suggestion = search.suggestion(typed)
+                if suggestion and suggestion.used:
+                    query = replace(query, query=suggestion.query)
                 found = search.find(query)
+                words = found.words if query.query == typed else search.words(typed or "")
                 metric = published.vector_set.metric
                 hits = apply_threshold(request, self._context.settings, metric, found.hits)
                 if request.sort:
@@ -199,16 +236,16 @@ class Searcher:
             return Answer(
                 entity=request.entity,
                 mode=mode_of(request),
-                results=self._with_details(request, published, page),
+                results=self._with_details(request, published, page, query.query),
                 coverage=covered.coverage,
                 data_lag_seconds=covered.data_lag_seconds,
                 model=published.vector_set.model,
                 vector_set=published.vector_set.number,
                 shortfall=top_k - len(page),
-                words=found.words,
+                words=words,
                 best_similarity=found.best_similarity,
-                total=Total(counts.rows, counts.exact) if counts else None,
-                facets=facets_of(request, counts) if counts else None,
+                suggestion=suggestion,
+                **counted(request, counts),
             )
 
         return self._retry_lost_connection(lambda: self._published_sets.use(request.entity, answer))
@@ -250,32 +287,41 @@ class Searcher:
         found: Sequence[Hit],
         hits: Sequence[Hit],
     ) -> Counts | None:
-        if not request.total and not request.facets:
+        wanted = request.counts
+        if wanted is None:
             return None
-        if not request.facets and len(found) < query.rows:
+        if not (wanted.facets or wanted.histograms) and len(found) < query.rows:
             return Counts(len(hits), exact=True, facets={})
-        counts = self._counted(request, published, search, query)
+        if query.vector is None:
+            most = max(request.count_to, query.rows)
+            counts = search.count(query, wanted, most)
+        else:
+            counts = self._counted(request, wanted, published, search, query)
         return bounded(counts, request, self._context.settings, query.rows, found, hits)
 
     def _counted(
-        self, request: AnyRequest, published: Published, search: PublishedSearch, query: RowQuery
+        self,
+        request: AnyRequest | ListRequest,
+        wanted: CountRequest,
+        published: Published,
+        search: PublishedSearch,
+        query: RowQuery,
     ) -> Counts:
-        if query.vector is None:
-            return search.count(query, request.facets, max(request.count_to, query.rows))
-        # every row is near to some degree, so that only the filters decide
+        """The counts where the filters alone decide, since every row is near to some degree."""
         filters = sha256(request.filters.model_dump_json(by_alias=True).encode()).digest()
-        key = (request.entity, published.version, filters, query.exclude, request.facets)
+        key = (request.entity, published.version, filters, query.exclude, wanted)
         with self._counts_lock:
             counts = self._known_counts.get(key)
         if counts is None:
-            counts = search.count(query, request.facets, MAX_COUNTED)
+            counts = search.count(query, wanted, MAX_COUNTED)
             with self._counts_lock:
                 self._known_counts[key] = counts
         return counts
 
     def _with_details(
-        self, request: AnyRequest, published: Published, hits: Sequence[Hit]
+        self, request: AnyRequest, published: Published, hits: Sequence[Hit], words: str | None
     ) -> Sequence[Hit]:
+        """The hits with what else the request asks for; `words` are those that were searched."""
         highlighted = isinstance(request, SearchRequest) and request.highlight
         if not hits or not (request.columns or request.vectors or highlighted):
             return hits
@@ -290,7 +336,7 @@ class Searcher:
             if request.vectors:
                 hits = search.with_vectors(hits)
             if isinstance(request, SearchRequest) and request.highlight:
-                hits = search.with_highlights(hits, request.query or "")
+                hits = search.with_highlights(hits, words or request.query or "")
         return hits
 
     @contextmanager

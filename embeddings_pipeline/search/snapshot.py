@@ -22,8 +22,7 @@ from embeddings_pipeline.search.requests import (
     Rows,
     SearchRequest,
     SimilarRequest,
-    Total,
-    facets_of,
+    counted,
     page_size,
 )
 from embeddings_pipeline.search.threshold import apply_threshold, bounded
@@ -124,6 +123,10 @@ class Snapshot:
             raise ConfigurationError(
                 "columns of the staging model are not in a snapshot: declare them as filters"
             )
+        if request.histograms or request.facet_prefix is not None:
+            raise ConfigurationError(
+                "histograms and facet_prefix need the database: a snapshot counts facets as a whole"
+            )
 
     def _check_entity(self, entity: str) -> None:
         if entity != self.manifest.entity:
@@ -159,8 +162,7 @@ class Snapshot:
             vector_set=manifest.vector_set,
             shortfall=top_k - len(results),
             best_similarity=found[0].score if found else None,
-            total=Total(counts.rows, counts.exact) if counts else None,
-            facets=facets_of(request, counts) if counts else None,
+            **counted(request, counts),
         )
 
     def _vector(self, hit: Hit) -> list[float]:

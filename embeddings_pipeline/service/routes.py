@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from inspect import signature
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import psycopg
 from anyio.from_thread import check_cancelled
@@ -26,11 +26,14 @@ from embeddings_pipeline.search.requests import (
     MAX_TOP_K,
     Answer,
     ImageRequest,
+    ListRequest,
     Mode,
     Name,
+    RowList,
     Rows,
     SearchRequest,
     SimilarRequest,
+    Word,
 )
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_searches, count_texts, reader, writer
@@ -65,6 +68,7 @@ from embeddings_pipeline.service.schemas import (
 )
 from embeddings_pipeline.service.service import CurrentService, Service
 
+T = TypeVar("T")
 _TYPES = [f"image/{kind.lower()}" for kind in FORMATS]
 # for the OpenAPI document: FastAPI describes only bodies that it parses itself
 IMAGE_BODY: dict[str, Any] = {
@@ -139,6 +143,14 @@ _SEARCHES = {
         {"entity": "product", "query": "edit photos", "mode": "text"},
     ]
 }
+_LISTING = {
+    "entity": "clip",
+    "filters": {"category": "maps"},
+    "sort": {"by": "broadcaster", "order": "desc"},
+    "top_k": 1,
+    "total": True,
+    "facets": ["category"],
+}
 _SHOWN = {
     "title": "The Thematic Mapping Engine",
     "url": "http://www.youtube.com/watch?v=aiXdP9gqxHc",
@@ -170,11 +182,20 @@ _ANSWER = {
     "best_similarity": 0.626,
     "total": None,
     "facets": None,
+    "histograms": None,
+    "suggestion": None,
 }
 _ROWS = {
     "entity": "clip",
     "rows": [{"id": "aiXdP9gqxHc", "texts": [_TEXT], "fields": _FIELDS, **_SHOWN}],
     "missing": ["none"],
+}
+_LISTED = {
+    "entity": "clip",
+    "rows": _ROWS["rows"],
+    "total": {"rows": 141, "exact": True},
+    "facets": {"category": [{"value": "maps", "count": 4}]},
+    "histograms": None,
 }
 _BY_IMAGE = {
     **_ANSWER,
@@ -205,6 +226,7 @@ def _example_response(example: dict[str, Any]) -> dict[int | str, dict[str, Any]
 _ANSWER_RESPONSE = _example_response(_ANSWER)
 _ANSWER_ADAPTER = TypeAdapter(Answer)
 _ROWS_ADAPTER = TypeAdapter(Rows)
+_LIST_ADAPTER = TypeAdapter(RowList)
 
 search_router = APIRouter(
     tags=["search"],
@@ -234,6 +256,13 @@ CountTo = Annotated[
 ]
 Facets = Annotated[
     list[Name], Query(max_length=MAX_FACETS, description="Filter columns to count by value.")
+]
+FacetPrefix = Annotated[
+    Word | None,
+    Query(min_length=1, description="Facets have values with a word that begins like this."),
+]
+Histograms = Annotated[
+    str, Query(max_length=8192, description="As in POST /search, as JSON.", examples=["[]"])
 ]
 MinSimilarity = Annotated[float | None, Query(description="Leave out hits that are less similar.")]
 MaxDistance = Annotated[float | None, Query(description="Leave out hits that are farther.")]
@@ -265,6 +294,8 @@ async def _common_parameters(
     total: bool = False,
     count_to: CountTo = COUNTED_WORDS,
     facets: Facets = [],  # noqa: B006 - FastAPI copies it
+    facet_prefix: FacetPrefix = None,
+    histograms: Histograms = "[]",
     columns: Columns = [],  # noqa: B006 - FastAPI copies it
     vectors: bool = False,
     min_similarity: MinSimilarity = None,
@@ -275,11 +306,15 @@ async def _common_parameters(
     return {
         "top_k": top_k,
         "offset": offset,
-        "filters": _mapping(filters),
+        "filters": _json("filters", filters, dict, '{"category": "maps"}'),
         "sort": None if sort is None else {"by": sort, "order": order, **bound},
         "total": total,
         "count_to": count_to,
         "facets": tuple(facets),
+        "facet_prefix": facet_prefix,
+        "histograms": tuple(
+            _json("histograms", histograms, list, '[{"column": "price", "least": 0, "most": 9}]')
+        ),
         "columns": tuple(columns),
         "vectors": vectors,
         "min_similarity": min_similarity,
@@ -315,7 +350,7 @@ def _only(*known: str) -> Any:
     "/search/{entity}",
     response_model=Answer,
     responses=_ANSWER_RESPONSE,
-    dependencies=[_only_parameters("q", "mode", "highlight")],
+    dependencies=[_only_parameters("q", "mode", "highlight", "spelling")],
 )
 async def search_entity(
     request: Request,
@@ -326,9 +361,12 @@ async def search_entity(
     parameters: CommonParameters,
     mode: Mode = "dense",
     highlight: bool = False,
+    spelling: bool = False,
 ) -> Response:
     """Find rows as POST /search does, by a link."""
-    search = SearchRequest.of(entity=entity, query=q, mode=mode, highlight=highlight, **parameters)
+    search = SearchRequest.of(
+        entity=entity, query=q, mode=mode, highlight=highlight, spelling=spelling, **parameters
+    )
     return await queues.queries.run(request, lambda: _json_response(service.search(search)))
 
 
@@ -436,21 +474,43 @@ async def rows(
     return await queues.queries.run(request, read)
 
 
+@search_router.post(
+    "/rows",
+    response_model=RowList,
+    responses={**_example_response(_LISTED), **problems.responses(400, 413, 415)},
+    dependencies=[_JSON],
+)
+async def list_rows(
+    request: Request,
+    body: Annotated[ListRequest, Body(examples=[_LISTING])],
+    service: CurrentService,
+    queues: CurrentQueues,
+) -> Response:
+    """List the rows that pass filters, in the order of their ids or of a filter column, each with
+    its first text. The next page begins behind the last row of this one: name it as `after`."""
+
+    def read() -> Response:
+        return Response(
+            _LIST_ADAPTER.dump_json(service.listed(body)), media_type="application/json"
+        )
+
+    return await queues.queries.run(request, read)
+
+
 def _json_response(answer: Answer) -> Response:
     # serialised in the thread of the search; FastAPI would do it in the event loop
     return Response(_ANSWER_ADAPTER.dump_json(answer), media_type="application/json")
 
 
-def _mapping(text: str) -> dict[str, Any]:
+def _json(parameter: str, text: str, kind: type[T], example: str) -> T:
     try:
-        filters = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        filters = None
-    if not isinstance(filters, dict):
-        raise ConfigurationError(
-            """filters: not a JSON object: write for example {"category": "maps"}"""
-        )
-    return filters
+        value = None
+    if not isinstance(value, kind):
+        name = "object" if kind is dict else "array"
+        raise ConfigurationError(f"{parameter}: not a JSON {name}: write for example {example}")
+    return value
 
 
 state_router = APIRouter(

@@ -16,6 +16,7 @@ from embeddings_pipeline.search.requests import (
     require_storable,
 )
 from embeddings_pipeline.service.problems import Problem
+from embeddings_pipeline.store.run_ledger import Quality
 from embeddings_pipeline.store.search.published_search import Histogram, StoredRow
 from embeddings_pipeline.store.texts.quarantine import FailedRow
 
@@ -253,10 +254,12 @@ class Live(BaseModel):
 
 
 class IndexState(BaseModel):
-    """The vector index and its recall against exact search, as last measured."""
+    """The vector index and its recall against exact search, as last measured, with the recall that
+    the entity declares."""
 
     type: str = Field(examples=["hnsw"])
     recall_at_10: float | None = Field(None, examples=[0.995])
+    target: float | None = Field(None, examples=[0.99])
 
 
 class Run(BaseModel):
@@ -288,8 +291,9 @@ class EntityState(BaseModel):
     `coverage` is the percentage of rows that have all their vectors. `data_lag_seconds` is the time
     that the oldest change has waited for its vector. `cost_usd` is the cost of all runs. `problem`
     is the error that kept the other values from being read, or null. `partitions` are the first
-    with pending or quarantined chunks, `failures` the latest failures of rows and texts, and `runs`
-    the latest runs.
+    with pending or quarantined chunks, `failures` the latest failures of rows and texts, `runs` the
+    latest runs, and `quality` the latest measurements of recall and of golden queries, whose bound
+    is `ndcg_target`.
     """
 
     entity: str = Field(examples=["product"])
@@ -310,6 +314,8 @@ class EntityState(BaseModel):
     runs: list[Run] = []
     partitions: list[PendingPartition] = []
     failures: list[FailedRow] = []
+    quality: list[Quality] = []
+    ndcg_target: float | None = Field(None, examples=[0.6])
 
 
 class Stats(BaseModel):

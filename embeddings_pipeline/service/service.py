@@ -24,6 +24,8 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import (
     Answer,
     ImageRequest,
+    ListRequest,
+    RowList,
     Rows,
     SearchRequest,
     SimilarRequest,
@@ -128,6 +130,10 @@ class Service:
         answer = self.searcher().by_image(request)
         self._count(answer, "image", started)
         return answer
+
+    def listed(self, request: ListRequest) -> RowList:
+        """Return rows in order. Raises as `Searcher.listed` does."""
+        return self.searcher().listed(request)
 
     def rows(self, entity: str, ids: Sequence[str]) -> Rows:
         """Return rows by their ids. Raises as `Searcher.rows` does."""

@@ -49,6 +49,7 @@ _SAMPLE = 20_000
 # rows that show what an entity holds, each with the first characters of its text
 _EXAMPLES, _EXAMPLE_CHARACTERS = 20, 1_000
 _RUNS = 30
+_MEASUREMENTS = 60
 _PARTITIONS = 60
 _FAILURES, _FAILURE_CHARACTERS = 10, 300
 
@@ -130,6 +131,7 @@ class State:
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)
+            quality = run_ledger.quality(tables, _MEASUREMENTS)
             identity = shown.identity_number if shown else None
             failures = quarantine.latest(tables, identity, _FAILURES, _FAILURE_CHARACTERS)
             partitions = []
@@ -148,12 +150,18 @@ class State:
             model=now.live_set.model if now.live_set else None,
             dimension=now.live_set.dimension if now.live_set else None,
             vector_set=now.live_set.number if now.live_set else None,
-            index=IndexState(type=now.index.type, recall_at_10=now.index.recall_at_10),
+            index=IndexState(
+                type=now.index.type,
+                recall_at_10=now.index.recall_at_10,
+                target=entity.index.recall,
+            ),
             cost_usd=cost.total_usd,
             last_run=runs[0] if runs else None,
             runs=runs,
             partitions=partitions[:_PARTITIONS],
             failures=failures,
+            quality=quality,
+            ndcg_target=entity.retrieval.ndcg_at_10 if entity.retrieval else None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import fmean
 from typing import LiteralString
 
 from pgvector import Vector as PgVector
@@ -13,6 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.entities.model import Vector
+from embeddings_pipeline.store import run_ledger
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import OPERATORS, VectorSet
 
@@ -104,7 +106,7 @@ def store_scores(
     golden_hash: str,
     scores: Sequence[tuple[float, float]],
 ) -> None:
-    """Replace the stored measurement of a set."""
+    """Replace the stored measurement of a set, and add its mean to the history."""
     tables.execute(
         "insert into {retrieval_checks} (entity, vector_set, rows, golden_hash, scores)"
         " select {entity}, %s, count(*), %s, %s from {vectors}"
@@ -113,6 +115,8 @@ def store_scores(
         (vector_set.number, golden_hash, Jsonb([*scores])),
         vectors=tables.table(vector_set.table_name),
     )
+    gain = fmean(ndcg for ndcg, _ in scores)
+    run_ledger.record_quality(tables, vector_set.number, ndcg_at_10=gain)
 
 
 def ids_without_text(tables: EntityTables, ids: Sequence[str]) -> list[str]:

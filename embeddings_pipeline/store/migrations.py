@@ -93,8 +93,11 @@ def planned(connection: Connection[Row], name: str) -> list[Migration]:
         return []
     entities = _entities(connection, name)
     every = sum(len(sets) for _, _, sets in entities)
+    version = schema.stored_version(connection, name) or 0
+    if not _changes_since(version):
+        return [Migration("quality_history", 0, "created")]
     found = [Migration("vector_sets", every, "columns added and renamed")]
-    if schema.stored_version(connection, name) != 0:
+    if version != 0:
         return found
     for entity, _, sets in entities:
         tables = [(f"{entity}_texts", "rewritten with shorter hashes")]
@@ -135,6 +138,8 @@ _CHANGES: dict[int, tuple[LiteralString, ...]] = {
         "alter table {vector_sets} rename canary to recall_check",
     ),
     3: ("alter table {vector_sets} add text_weight double precision",),
+    # quality_history
+    4: (),
 }
 
 

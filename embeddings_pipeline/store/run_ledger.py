@@ -1,14 +1,15 @@
 """The run ledger: one row for each run of an entity, to which its stages add their counts. After a
-while the rows of a day become one."""
+while the rows of a day become one. Beside it stand the measurements of quality."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any, Literal
 
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 from psycopg.sql import Identifier
 from psycopg.types.json import Jsonb
 
@@ -44,6 +45,8 @@ class Counts:
 
 # days after which rows are put together: a client may ask for documents a thousand times an hour
 _DOCUMENTS_DAYS, _RUN_DAYS = 1, 90
+# days that measurements are kept
+_QUALITY_DAYS = 400
 
 Stage = Literal["texts", "encode", "index"]
 Kind = Literal["run", "documents"]
@@ -140,6 +143,51 @@ def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
             tables.fill(
                 "select * from {run_ledger} where entity = {entity} and kind = 'run'"
                 " order by started_at desc limit {count}",
+                count=sql.Literal(count),
+            )
+        ).fetchall()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A measurement of a vector set, from 0 to 1: recall@10 of its index, or nDCG@10 of its golden
+    queries."""
+
+    measured_at: datetime
+    vector_set: int
+    recall_at_10: float | None
+    ndcg_at_10: float | None
+
+
+def record_quality(
+    tables: EntityTables,
+    vector_set: int,
+    *,
+    recall_at_10: float | None = None,
+    ndcg_at_10: float | None = None,
+) -> None:
+    """Add a measurement of a vector set, and delete those of the entity that are too old."""
+    tables.execute(
+        """
+        with former as (
+            delete from {quality_history}
+            where entity = {entity} and measured_at < now() - make_interval(days => {days})
+        )
+        insert into {quality_history} (entity, vector_set, recall_at_10, ndcg_at_10)
+        values ({entity}, %s, %s, %s) on conflict do nothing
+        """,
+        (vector_set, recall_at_10, ndcg_at_10),
+        days=sql.Literal(_QUALITY_DAYS),
+    )
+
+
+def quality(tables: EntityTables, count: int) -> list[Quality]:
+    """The latest measurements of an entity, newest first."""
+    with tables.connection.cursor(row_factory=class_row(Quality)) as cursor:
+        return cursor.execute(
+            tables.fill(
+                "select measured_at, vector_set, recall_at_10, ndcg_at_10 from {quality_history}"
+                " where entity = {entity} order by measured_at desc limit {count}",
                 count=sql.Literal(count),
             )
         ).fetchall()

@@ -13,7 +13,7 @@ from embeddings_pipeline.store.connection import Row, columns_of, only
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
-VERSION = 3
+VERSION = 4
 
 _TABLES = {
     "schema_version": """
@@ -148,6 +148,15 @@ _TABLES = {
         -- seconds by stage: texts, encode, index
         stages jsonb not null default '{}',
         primary key (entity, run_id)
+    """,
+    "quality_history": """
+        entity text not null,
+        measured_at timestamptz not null default clock_timestamp(),
+        vector_set int not null,
+        -- each measurement has one of the two
+        recall_at_10 double precision,
+        ndcg_at_10 double precision,
+        primary key (entity, measured_at)
     """,
 }
 _UNIQUE_INDEXES = {

@@ -31,7 +31,7 @@ class TableNames:
                 for table in (
                     *("entities", "model_identities", "vector_sets", "cache_candidates"),
                     *("renewals", "claims", "quarantine", "erasures", "run_ledger"),
-                    *("retrieval_checks",),
+                    *("retrieval_checks", "quality_history"),
                 )
             },
         }

@@ -266,6 +266,15 @@ def test_highlights_stand_where_the_words_are(
     assert [hit.text[start:stop] for start, stop in hit.highlights or ()] == marked
 
 
+def test_a_snapshot_has_no_histograms(items: World, tmp_path: Any) -> None:
+    export(items.postgres, SCHEMA, "item", tmp_path)
+    with (
+        Snapshot(tmp_path, items.settings, query_encoder(items.encoders)) as snapshot,
+        pytest.raises(ConfigurationError, match="histograms and facet_prefix need the database"),
+    ):
+        ask(snapshot, histograms=[{"column": "price", "least": 0, "most": 9}])
+
+
 def test_a_snapshot_has_no_highlights(items: World, tmp_path: Any) -> None:
     export(items.postgres, SCHEMA, "item", tmp_path)
     with (

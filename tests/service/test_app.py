@@ -43,6 +43,8 @@ def test_an_answer_says_what_was_searched_and_how_far_that_is(client: httpx.Clie
         "words": None,
         "total": None,
         "facets": None,
+        "histograms": None,
+        "suggestion": None,
     }
     hit = answer["results"][0]
     assert (hit["text"], hit["fields"]) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from datetime import date
 from typing import Any
 
@@ -107,7 +108,8 @@ def test_typing_finds_and_marks_the_words(page: Page) -> None:
     assert marks.all_inner_texts() == ["boots", "leather"]
     expect(page.locator("#fresh")).to_contain_text("100 % of rows can be found, up to date")
     expect(page.locator("#results li").first).to_contain_text("Categoryfootwear")
-    expect(page.locator("#said")).to_contain_text("5 of 5 results, best first")
+    expect(page.locator("#said")).to_contain_text("5 of 5 results")
+    expect(page.get_by_label("Order")).to_have_value("")
 
 
 def test_results_are_shown_while_a_phrase_is_typed(page: Page) -> None:
@@ -196,6 +198,9 @@ def test_filters_come_from_the_data_and_count_what_each_would_leave(page: Page) 
     expect(page.locator("#results li")).to_have_count(1)
     assert results(page) == ["green garden hose"]
     expect(category.get_by_label("light 0")).to_be_checked()
+    prices = page.get_by_role("group", name="Price").locator(".histogram title")
+    # of the rows that the other filter leaves, whatever this range is
+    assert sum(int(one.rpartition(": ")[2]) for one in prices.all_text_contents()) == 2
 
     chips = page.locator("#chips")
     expect(chips).to_contain_text("Category: light, garden")
@@ -244,12 +249,81 @@ def test_a_column_of_many_values_takes_any_of_them(browser: Browser, world: Worl
         expect(makers.get_by_role("checkbox")).to_have_count(8)
         makers.get_by_role("button", name="12 more").click()
         expect(makers.get_by_role("checkbox")).to_have_count(20)
-        another = makers.get_by_label("Maker: another value")
-        another.fill("maker 37")
-        another.press("Enter")
-        expect(makers.get_by_label("maker 37")).to_be_checked()
+        find = makers.get_by_label("Find a value of Maker")
+        find.fill("maker 3")
+        expect(makers.get_by_role("checkbox")).to_have_count(10)
+        find.fill("37")
+        expect(makers.get_by_label("maker 37 1")).to_be_visible()
+        expect(makers.get_by_role("checkbox")).to_have_count(1)
+        find.fill("nobody")
+        expect(makers).to_contain_text("No value has a word like “nobody…”")
+        find.fill("maker 37")
+        expect(makers.get_by_role("checkbox")).to_have_count(1)
+        find.press("Enter")
+        expect(makers.get_by_label("maker 37 1")).to_be_checked()
+        expect(find).to_have_value("")
         assert results(page) == ["thing 37"]
         assert complaints == []
+
+
+def test_all_rows_are_browsed_in_any_order_and_filtered(page: Page) -> None:
+    page.get_by_role("button", name="Browse all 5").click()
+    expect(page.locator("#said")).to_contain_text("5 of 5 rows")
+    assert results(page)[0] == "red shoe"
+    assert page.get_by_label("Order").locator("option").all_text_contents() == [
+        *("A sample", "By ID", "Category, A to Z", "Category, Z to A"),
+        *("Price, lowest first", "Price, highest first"),
+    ]
+
+    page.get_by_label("Order").select_option("Price, highest first")
+    expect(page).to_have_url(re.compile("sort=-price"))
+    # a row without a price is last
+    expect(page.locator("#results h3").first).to_have_text("red boots of leather")
+    assert results(page)[-1] == "garden lamp"
+    page.get_by_label("light 2").check()
+    expect(page.locator("#results h3")).to_have_text(["blue lamp", "garden lamp"])
+    expect(page.get_by_label("footwear 2")).to_be_visible()
+
+    page.get_by_label("Order").select_option("")
+    expect(page.get_by_label("Order").locator("option").first).to_have_text("By ID")
+    expect(page.locator("#said")).to_contain_text("2 of 2 rows")
+
+
+def test_the_best_of_a_search_are_ordered_by_a_column(page: Page) -> None:
+    search(page, "garden lamp")
+    page.get_by_label("Order").select_option("Price, lowest first")
+    expect(page.locator("#results h3").first).to_have_text("green garden hose")
+    expect(page.locator("#said")).to_contain_text("5 of 5 results, the 100 best")
+    page.get_by_label("Order").select_option("Best first")
+    expect(page.locator("#results h3").first).to_have_text("garden lamp")
+
+
+def test_more_rows_than_a_page_of_the_service_are_browsed(browser: Browser, world: World) -> None:
+    world.table("id bigint, name text")
+    world.insert(*((n, f"thing number {n:03}") for n in range(130)))
+    world.run(world.declare(template="{name}", index={"type": "none"}))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?sort=id&count=120")
+        assert results(page) == [f"thing number {n:03}" for n in range(120)]
+        page.get_by_role("button", name="More rows").click()
+        expect(page.locator("#results li")).to_have_count(130)
+        expect(page.get_by_role("button", name="More rows")).to_have_count(0)
+        assert complaints == []
+
+
+def test_what_is_asked_is_shown_as_a_command(page: Page) -> None:
+    search(page, "gardener's lamp")
+    page.get_by_text("As a request to the API").click()
+    command = page.locator("#request code").text_content() or ""
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    found = json.loads(ran.stdout)["results"]
+    assert len(found) == 5
+    assert [row["text"] for row in found[:2]] == [
+        f"name: {heading}" for heading in results(page)[:2]
+    ]
 
 
 def test_more_results_are_added_below(browser: Browser, world: World) -> None:

@@ -100,14 +100,30 @@ def a_problem(page: Page) -> None:
     expect(page.locator("#results .problem")).to_be_visible()
 
 
+def browsed_rows(page: Page) -> None:
+    page.goto("/?sort=-price")
+    results(page)
+
+
+def a_typo(page: Page) -> None:
+    page.goto("/?q=gadren&mode=text")
+    expect(page.locator("#results .notice")).to_be_visible()
+
+
 def state(page: Page) -> None:
     page.goto("/?tab=state")
+    expect(page.get_by_role("row", name="Item")).to_be_visible()
+
+
+def an_entity(page: Page) -> None:
+    page.goto("/?tab=state&of=item")
     page.locator("#entities summary").click()
+    expect(page.locator(".declared dl")).to_be_visible()
 
 
 VIEWS = (
-    *(first_view, a_result_explained, side_by_side, more_like_a_row),
-    *(nothing_found, an_unknown_entity, a_problem, state),
+    *(first_view, a_result_explained, side_by_side, more_like_a_row, browsed_rows, a_typo),
+    *(nothing_found, an_unknown_entity, a_problem, state, an_entity),
 )
 
 
@@ -153,7 +169,7 @@ def test_results_begin_in_the_upper_half_of_a_phone(phone: Callable[[str], Page]
 
 def test_a_phone_does_not_enlarge_the_page_around_a_field(phone: Callable[[str], Page]) -> None:
     page = phone("/?q=lamp")
-    page.get_by_text("Filters").click()
+    page.get_by_text("Filters", exact=True).click()
     sizes = page.locator(
         "input:not([type=checkbox], [type=radio]):visible, select:visible"
     ).evaluate_all("all => all.map(one => parseFloat(getComputedStyle(one).fontSize))")
@@ -161,10 +177,11 @@ def test_a_phone_does_not_enlarge_the_page_around_a_field(phone: Callable[[str],
 
 
 def test_nothing_scrolls_inside_the_page(phone: Callable[[str], Page]) -> None:
-    for address in ("/?q=lamp&mode=compare", "/?tab=state"):
+    for address in ("/?q=lamp&mode=compare", "/?tab=state", "/?tab=state&of=item"):
         page = phone("/?q=lamp")
         page.goto(address)
-        expect(page.locator("#results li, #entities article").first).to_be_attached()
+        shown = page.locator("#results li, #entities tr, #entities article")
+        expect(shown.first).to_be_attached()
         inner = page.evaluate(
             """[...document.body.querySelectorAll("*")].filter((one) =>
                  /auto|scroll/.test(getComputedStyle(one).overflowX) ||
@@ -201,6 +218,17 @@ def test_print_shows_results_and_no_controls(page: Page) -> None:
     page.emulate_media(media="print")
     expect(page.locator("#results h3").first).to_be_visible()
     assert page.locator("input:visible, select:visible, button:visible").count() == 0
+    page.goto("/?tab=state&of=item")
+    expect(page.get_by_role("article", name="Item")).to_be_visible()
+    assert page.locator("select:visible, button:visible, nav:visible").count() == 0
+
+
+def test_less_motion_is_given_where_it_is_wanted(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    page.get_by_label("Search for").fill("zzqxv")
+    notice = page.locator("#results .notice")
+    expect(notice).to_be_visible()
+    assert notice.evaluate("one => getComputedStyle(one).animationName") == "none"
 
 
 def test_all_files_together_are_small() -> None:

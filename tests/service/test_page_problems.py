@@ -80,6 +80,32 @@ def test_a_word_typed_wrong_is_put_right_from_the_rows(page: Page) -> None:
     assert results(page)[0] == "green garden hose"
 
 
+def test_a_query_without_a_known_word_shows_rows_with_the_nearest_words(page: Page) -> None:
+    page.get_by_role("radio", name="Words").check(force=True)
+    search(page, "gadren hsoe")
+    expect(page.locator("#results .notice")).to_contain_text("No row has “gadren”, “hsoe”")
+    first = page.locator("#results article").first
+    expect(first.locator("mark")).to_have_text(["garden", "hose"])
+    first.get_by_text("Why this result").click()
+    expect(first.locator(".reasons")).to_contain_text("By words1st, score")
+
+    page.get_by_role("button", name="Search for garden hose").click()
+    expect(page.get_by_label("Search for", exact=True)).to_have_value("garden hose")
+    expect(page.locator("#results .notice")).to_have_count(0)
+
+
+def test_an_order_by_an_unknown_column_is_told_with_a_way_out(
+    browser: Browser, client: httpx.Client
+) -> None:
+    with opened(browser, str(client.base_url)) as (page, _):
+        page.goto("/?q=lamp&sort=size")
+        expect(page.locator("#results [role=alert]")).to_contain_text(
+            "Sort: 'size' is not a filter"
+        )
+        page.get_by_role("button", name="Without an order").click()
+        expect(page.locator("#said")).to_contain_text("5 of 5 results")
+
+
 def test_filters_that_leave_nothing_are_told_and_cleared(page: Page) -> None:
     page.goto('/?q=lamp&filters={"price":{"gte":"1000"}}')
     expect(page.locator("#results .notice")).to_contain_text("No row of item passes these filters")
@@ -157,5 +183,5 @@ def test_a_service_that_was_stopped_is_found_again_by_itself(browser: Browser, s
 
     with served(shop.database, shop.encoder, port=port):
         expect(search_page.locator("#results h3").first).to_have_text("blue lamp")
-        expect(state_page.get_by_role("article", name="item")).to_be_visible()
+        expect(state_page.get_by_role("row", name="Item")).to_be_visible()
         context.close()

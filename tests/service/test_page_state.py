@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.sync.index import sync_index
 from tests.support.browser import needs_chromium, opened
 from tests.support.serving import served
 from tests.support.words import WordsEncoder
@@ -33,26 +38,63 @@ def test_the_state_shows_how_far_each_entity_is(
     with opened(browser, str(client.base_url)) as (page, complaints):
         page.goto("/")
         page.get_by_role("tab", name="State").click()
-
-        entity = page.get_by_role("article", name="item")
-        expect(entity).to_be_visible()
-        bar = entity.get_by_role("progressbar", name="Coverage of item")
-        assert bar.evaluate("bar => Math.round(bar.value)") == 83
-        expect(entity).to_contain_text("83.3 %")
         expect(page.locator("#counted")).to_have_text("1 entity, 1 not complete")
-        shown = figures(entity)
-        assert shown["Rows"] == "6"
-        assert shown["Pending"] == "1"
-        assert shown["Quarantined"] == "0"
-        assert shown["Recall@10"] == "1.000"
+        row = page.get_by_role("row", name="Item")
+        bar = row.get_by_role("progressbar", name="Coverage of item")
+        assert bar.evaluate("bar => Math.round(bar.value)") == 83
+        assert row.locator("td").all_text_contents()[:6] == ["83.3 %", "6", "1", "0", ANY, "1.000"]
+        assert row.get_by_role("img", name="Texts of the last runs of item").count() == 1
+
+        row.get_by_role("link", name="Item").click()
+        expect(page).to_have_url(re.compile(r"\?tab=state&of=item$"))
+        assert page.title() == "State · item · Search"
+        entity = page.get_by_role("article", name="Item")
         expect(entity).to_contain_text("fake/words, 64 dimensions, set 1")
-        runs = entity.get_by_role("img", name="Texts of the last runs of item")
-        assert runs.locator("g").count() == 2
-        expect(entity).to_contain_text("2 runs: 5 texts encoded, 0 reused")
+        shown = figures(entity.locator(".figures").first)
+        assert (shown["Rows"], shown["Pending"], shown["Quarantined"]) == ("6", "1", "0")
+        texts = entity.get_by_role("img", name="Texts of the last runs of item")
+        assert texts.locator("g").count() == 2
+        expect(entity).to_contain_text("5 encoded")
+        expect(entity.get_by_role("img", name="Seconds of the last runs of item")).to_be_visible()
+        expect(entity).to_contain_text("$0 in all")
         entity.locator("summary").click()
         expect(entity.get_by_role("row")).to_have_count(3)
+        columns = figures(entity.locator(".declared"))
+        assert (columns["name"], columns["category"]) == ("text", "text, filter")
+
+        entity.get_by_role("link", name="Search item").click()
+        expect(page.get_by_label("Search for")).to_be_visible()
         page.go_back()
-        expect(page.get_by_role("tabpanel", name="Search")).to_be_visible()
+        expect(entity).to_be_visible()
+        page.go_back()
+        expect(row).to_be_visible()
+        page.goto("/?tab=state&of=nothing")
+        expect(page.get_by_role("alert")).to_contain_text("There is no “nothing”")
+        page.get_by_role("button", name="Item").click()
+        expect(entity).to_be_visible()
+        assert complaints == []
+
+
+def test_quality_is_shown_as_it_was_measured(browser: Browser, shop: World) -> None:
+    item = shop.declare(include=["name"], filters=["category", "price"], deleted="is_removed")
+    sync_index(shop.postgres, shop.names_of(item), rebuild=True)
+    with open_tables(shop.postgres, shop.names_of(item)) as tables:
+        (live,) = vector_sets.read(tables)
+        comparison.store_scores(tables, live, "", [(0.5, 1.0), (1.0, 1.0)])
+    with (
+        served(shop.database, shop.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        (state,) = client.get("/stats").json()["entities"]
+        assert [(one["recall_at_10"], one["ndcg_at_10"]) for one in state["quality"]] == [
+            *((None, 0.75), (1.0, None), (1.0, None)),
+        ]
+        page.goto("/?tab=state&of=item")
+        entity = page.get_by_role("article", name="Item")
+        expect(entity).to_contain_text("Recall@10 1.0002 measurements, declared 0.99")
+        expect(entity).to_contain_text("nDCG@10 0.7501 measurement")
+        recall = entity.get_by_role("img", name="Recall@10 of item")
+        expect(recall.locator("path")).to_have_count(2)
         assert complaints == []
 
 
@@ -75,7 +117,7 @@ def test_pending_partitions_and_failures_with_their_texts_are_shown(
         served(world.database, world.encoder) as client,
         opened(browser, str(client.base_url)) as (page, complaints),
     ):
-        page.goto("/?tab=state")
+        page.goto("/?tab=state&of=item")
         partitions = page.locator(".partitions > div")
         expect(partitions).to_have_count(2)
         assert partitions.all_text_contents() == ["2026-01-010, 1 quarantined", "2026-01-031"]
@@ -97,7 +139,7 @@ def test_a_plan_of_the_next_run_needs_a_key_that_may_write(
         served(shop.database, shop.encoder, dbt_manifest=manifest, search_api_keys=keys) as client,
         opened(browser, str(client.base_url)) as (page, _),
     ):
-        page.goto("/?tab=state")
+        page.goto("/?tab=state&of=item")
         page.get_by_label("API key").fill("open-sesame")
         page.get_by_label("API key").press("Enter")
         page.get_by_role("button", name="Plan the next run of item").click()

@@ -110,6 +110,17 @@ def test_tables_of_the_first_version_get_what_came_later(world: World) -> None:
         assert again.sql(f"select max(version) from {SCHEMA}.schema_version") == [(schema.VERSION,)]
 
 
+def test_tables_of_the_third_version_get_the_history_of_quality(world: World) -> None:
+    world.sql(
+        f"drop table {SCHEMA}.quality_history; update {SCHEMA}.schema_version set version = 3"
+    )
+    with world.postgres.connection() as connection:
+        (planned,) = migrations.planned(connection, SCHEMA)
+    assert planned.table == "quality_history"
+    with world_in(world.database, fresh=False) as again:
+        assert again.sql(f"select count(*) from {SCHEMA}.quality_history") == [(0,)]
+
+
 def test_a_forced_run_that_was_cut_short_goes_on(migrated: World) -> None:
     seed(migrated)
     forced = migrated.declare("forced", **DECLARED["forced"])
@@ -174,7 +185,7 @@ def test_tables_of_a_newer_version_are_refused(world: World) -> None:
     world.sql(f"update {SCHEMA}.schema_version set version = {schema.VERSION + 1}")
     with (
         world.postgres.connection() as connection,
-        pytest.raises(ConfigurationError, match="have version 4, and this program knows version 3"),
+        pytest.raises(ConfigurationError, match="have version 5, and this program knows version 4"),
     ):
         migrations.create_control_tables(connection, SCHEMA)
 

@@ -22,6 +22,7 @@ PICTURES = (
     ("search-page-dark.png", "dark", DESKTOP, "?entity=clip&q=make+web+pages+fast&mode=compare"),
     ("search-page-phone.png", "dark", PHONE, FOUND),
     ("search-page-state.png", "light", DESKTOP, "?tab=state"),
+    ("search-page-entity.png", "light", DESKTOP, "?tab=state&of=product"),
 )
 
 
@@ -32,7 +33,8 @@ def take(url: str) -> None:
             with opened(browser, url, color_scheme=scheme, viewport=size) as (page, _):
                 page.goto(address)
                 if "tab=state" in address:
-                    expect(page.locator("#entities article").first).to_be_visible()
+                    shown = ".declared dl" if "of=" in address else "tbody tr"
+                    expect(page.locator("#entities").locator(shown).first).to_be_visible()
                 else:
                     # the first search loads a model
                     results(page)

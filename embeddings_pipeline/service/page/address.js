@@ -24,7 +24,10 @@ export function keep(file) {
 /** The file of a number; undefined where it was kept before the page was loaded again. */
 export const kept = (number) => files.get(number);
 
-/** What the address says; where it says nothing or nonsense, the defaults. */
+/**
+ * What the address says; where it says nothing or nonsense, the defaults. `of` is the entity whose
+ * state is shown, and `sort` the column that orders rows, behind a `-` from the highest on.
+ */
 export function read() {
   drop();
   const said = new URLSearchParams(location.search);
@@ -33,11 +36,13 @@ export function read() {
   const image = history.state?.image;
   return {
     tab: said.get("tab") === "state" ? "state" : "search",
+    of: said.get("of"),
     entity: said.get("entity"),
     query: said.get("q") ?? "",
     mode: MODES.includes(mode) ? mode : MODES[0],
     count: Number.isInteger(count / STEP) && count > 0 && count <= MOST ? count : STEP,
     filters: filtersOf(said.get("filters")),
+    sort: said.get("sort"),
     like: said.get("like"),
     image: kept(image) ? image : null,
   };
@@ -67,16 +72,25 @@ function drop() {
 }
 
 function record(view, replace) {
+  const address = addressOf(view);
+  history[replace ? "replaceState" : "pushState"]({ image: view.image }, "", address);
+}
+
+/** The address that says this, for links. */
+export function addressOf(view) {
   const said = new URLSearchParams();
-  if (view.tab !== "search") said.set("tab", view.tab);
+  if (view.tab !== "search") {
+    said.set("tab", view.tab);
+    if (view.of) said.set("of", view.of);
+  }
   if (view.entity) said.set("entity", view.entity);
   if (view.query) said.set("q", view.query);
   if (view.mode !== MODES[0]) said.set("mode", view.mode);
   if (view.count !== STEP) said.set("count", view.count);
   if (Object.keys(view.filters).length) said.set("filters", JSON.stringify(view.filters));
+  if (view.sort !== null) said.set("sort", view.sort);
   if (view.like !== null) said.set("like", view.like);
-  const address = said.size ? `?${said}` : location.pathname;
-  history[replace ? "replaceState" : "pushState"]({ image: view.image }, "", address);
+  return said.size ? `?${said}` : location.pathname;
 }
 
 function filtersOf(text) {

@@ -4,13 +4,17 @@ import { STEP } from "./address.js";
 import { button, byId, element } from "./elements.js";
 import { counted, duration, label, percent, score, whole } from "./format.js";
 import { tabs } from "./keyboard.js";
+import { AMONG, BY_ID, isBrowsing } from "./order.js";
 
 const NAMES = { hybrid: "Both", dense: "Meaning", text: "Words" };
 // most rows that a search returns
 const MOST = 1000;
 
-/** Draw one answer, or several beside each other. `list` draws hits; `act` shows something else. */
-export function draw(answers, { view, entity, milliseconds, list, act, clear }) {
+/**
+ * Draw one answer, or several beside each other. `list` draws hits; `act` shows something else;
+ * while the reader is `typing`, what is missing is told a moment later.
+ */
+export function draw(answers, { view, entity, milliseconds, list, act, clear, typing }) {
   const [first] = answers;
   byId("said").textContent = said(answers, view, milliseconds);
   byId("fresh").textContent = fresh(first);
@@ -18,7 +22,7 @@ export function draw(answers, { view, entity, milliseconds, list, act, clear }) 
     answers.length > 1 ? columns(answers, entity, list) : list.draw(first.results, entity);
   byId("results").replaceChildren(
     element("h2", { className: "unseen" }, "Results"),
-    ...[notice(first, view, entity, { act, clear }), hits, more(answers, view, act)].filter(
+    ...[notice(first, view, { act, clear, typing }), hits, more(answers, view, act)].filter(
       Boolean,
     ),
   );
@@ -35,16 +39,16 @@ function said(answers, view, milliseconds) {
   if (!results.length) return `No results · ${time}`;
   const all = total && (total.exact ? whole(total.rows) : `more than ${whole(total.rows)}`);
   const rows = all ? `${whole(results.length)} of ${all}` : whole(results.length);
-  if (sampled && total) return `Some of ${counted(total.rows, "row")}`;
+  if (sampled) return `Some of ${all} ${total.rows === 1 ? "row" : "rows"}`;
   const noun = results.length === 1 && !(total?.rows > 1) ? "result" : "results";
   const what = isBrowsing(view) ? "rows" : noun;
-  const order = isBrowsing(view) ? "" : mode === "text" ? " with these words" : ", best first";
+  if (!isBrowsing(view) && view.sort !== null) return `${rows} ${what}, the ${AMONG} best · ${time}`;
+  const order = mode === "text" ? " with these words" : "";
   return `${rows} ${what}${order} · ${time}`;
 }
 
-const isBrowsing = ({ query, like, image }) => !query.trim() && like === null && image === null;
-
 function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {
+  if (!model) return "";
   const by = `${model}, set ${set}`;
   if (coverage == null) return `Coverage is being counted · ${by}`;
   const waits = lag > 0 ? `the oldest change waits for ${duration(lag)}` : "up to date";
@@ -52,8 +56,8 @@ function fresh({ coverage, data_lag_seconds: lag, model, vector_set: set }) {
 }
 
 /** What explains an answer with few rows or weak ones, with the next step; null where all is well. */
-function notice(answer, view, entity, { act, clear }) {
-  const { results, words, total } = answer;
+function notice(answer, view, { act, clear, typing }) {
+  const { results, words, total, suggestion } = answer;
   const filtered = Object.keys(view.filters).length > 0;
   if (!results.length && filtered && (total === null || total.rows === 0)) {
     return explained(
@@ -70,25 +74,32 @@ function notice(answer, view, entity, { act, clear }) {
     return results.length ? null : explained("Nothing is found", "Try other words.", []);
   }
   const quoted = missing.map((word) => `“${asTyped(word, view.query)}”`).join(", ");
-  const better = correction(missing, view.query, results, entity);
   const weak = answer.best_similarity;
   const near = results.length
-    ? ` Below is what is nearest in meaning${weak === null ? "" : ` (similarity ${score(weak)})`}.`
+    ? `Below is what is nearest in meaning${weak === null ? "" : ` (similarity ${score(weak)})`}.`
     : "";
-  const correct =
-    better &&
+  const correct = (text, properties) =>
+    suggestion &&
     button(
-      ["Did you mean ", element("strong", {}, better), "?"],
-      () => act({ query: better, count: STEP }),
-      { className: none ? "" : "plain" },
+      [`${text} `, element("strong", {}, suggestion.query), text === "Did you mean" && "?"],
+      () => act({ query: suggestion.query, count: STEP }),
+      properties,
     );
-  if (!none) {
-    return element("p", { className: "quiet aside" }, `No row has ${quoted}. `, correct);
-  }
-  return explained(`No row has ${quoted}`, near.trim(), [
-    correct,
-    results.length === 0 && inMeaning(view, act),
-  ]);
+  const said = none
+    ? explained(
+        `No row has ${quoted}`,
+        suggestion?.used ? "These rows have the words that are nearest." : near,
+        [correct("Search for"), results.length === 0 && inMeaning(view, act)],
+      )
+    : element(
+        "p",
+        { className: "quiet aside" },
+        `No row has ${quoted}. `,
+        correct("Did you mean", { className: "plain" }),
+      );
+  // a word that is being typed is no word yet
+  if (typing) said.classList.add("late");
+  return said;
 }
 
 const inMeaning = (view, act) =>
@@ -111,58 +122,20 @@ function asTyped(lexeme, query) {
   return alike[0] ?? lexeme;
 }
 
-/** The query with words of the nearest rows in place of missing ones; null where none is close. */
-function correction(missing, query, hits, entity) {
-  const near = hits.map((hit) => `${hit.title ?? ""} ${hit.text.slice(0, 2_000)}`);
-  const examples = (entity?.examples ?? []).map((row) => `${row.title ?? ""} ${row.texts[0]}`);
-  const known = new Set(
-    [...near, ...examples]
-      .join(" ")
-      .toLowerCase()
-      .match(/\p{L}{4,}/gu) ?? [],
-  );
-  let better = query;
-  for (const lexeme of missing) {
-    const word = asTyped(lexeme, query);
-    const most = word.length > 7 ? 2 : 1;
-    const close = [...known]
-      .map((one) => [edits(word.toLowerCase(), one), one])
-      .filter(([distance]) => distance > 0 && distance <= most)
-      .sort(([a], [b]) => a - b)[0];
-    if (word.length > 3 && close) better = better.replace(word, close[1]);
-  }
-  return better === query ? null : better;
-}
-
-/** How many letters are to be changed, added, left out or swapped to make one word the other. */
-function edits(one, other) {
-  if (Math.abs(one.length - other.length) > 2) return Infinity;
-  // the optimal string alignment distance
-  const rows = [Array.from({ length: other.length + 1 }, (_, n) => n)];
-  for (let i = 1; i <= one.length; i++) {
-    rows[i] = [i];
-    for (let j = 1; j <= other.length; j++) {
-      const same = one[i - 1] === other[j - 1];
-      const swapped = i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1];
-      rows[i][j] = Math.min(
-        rows[i - 1][j] + 1,
-        rows[i][j - 1] + 1,
-        rows[i - 1][j - 1] + (same ? 0 : 1),
-        swapped ? rows[i - 2][j - 2] + 1 : Infinity,
-      );
-    }
-  }
-  return rows[one.length][other.length];
-}
-
 function more(answers, view, act) {
+  const [{ total, sampled }] = answers;
+  if (sampled) {
+    const all = `Browse all ${total.exact ? whole(total.rows) : "rows"}`;
+    return button(all, () => act({ sort: BY_ID, count: STEP }), { id: "more" });
+  }
   const count = Math.max(...answers.map(({ results }) => results.length));
-  const rows = answers[0].total?.rows ?? Infinity;
+  const rows = total?.rows ?? Infinity;
+  const most = !isBrowsing(view) && view.sort !== null ? AMONG : MOST;
   // a list that is shorter than the requested count is whole
-  if (count < view.count || count >= rows || view.count >= MOST) return null;
-  return button("More results", () => act({ count: view.count + STEP }, { replace: true }), {
-    id: "more",
-  });
+  if (count < view.count || count >= rows || view.count >= most) return null;
+  const next = Math.min(2 * view.count, most);
+  const name = isBrowsing(view) ? "More rows" : "More results";
+  return button(name, () => act({ count: next }, { replace: true }), { id: "more" });
 }
 
 /** Ways to rank beside each other; on a narrow screen one at a time. */

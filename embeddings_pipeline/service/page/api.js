@@ -44,10 +44,24 @@ export const search = (request, signal) =>
 export const searches = (requests, signal) =>
   ask("searches", { method: "POST", body: JSON.stringify({ searches: requests }), signal });
 
+/** Rows in order, without a search. */
+export const rows = (request, signal) =>
+  ask("rows", { method: "POST", body: JSON.stringify(request), signal });
+
 /** Rows like the row `id`. */
-export function similar(entity, id, options, signal) {
-  const path = `similar/${encodeURIComponent(entity)}/${encodeURIComponent(id)}`;
-  return ask(`${path}?${parameters(options)}`, { signal });
+export const similar = (entity, id, options, signal) =>
+  ask(similarPath(entity, id, options), { signal });
+
+/** Where rows like the row `id` are asked for. */
+export const similarPath = (entity, id, options) =>
+  `similar/${encodeURIComponent(entity)}/${encodeURIComponent(id)}?${parameters(options)}`;
+
+/** A request as a line for a shell; `body` goes as JSON, and a key is left for the reader to fill in. */
+export function asCurl(path, body) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const headers = key.get() ? ["-H 'Authorization: Bearer KEY'"] : [];
+  if (body) headers.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
+  return ["curl -s", quoted(new URL(path, document.baseURI).href), ...headers].join(" ");
 }
 
 /** Rows like an image, which is sent as it is. */
@@ -56,8 +70,13 @@ export function byImage(entity, file, options, signal) {
   return ask(path, { method: "POST", body: file, signal });
 }
 
-function parameters({ filters, facets, ...rest }) {
-  const plain = new URLSearchParams({ ...rest, filters: JSON.stringify(filters) });
+function parameters({ filters, facets, histograms, sort, ...rest }) {
+  const plain = new URLSearchParams({
+    ...rest,
+    filters: JSON.stringify(filters),
+    histograms: JSON.stringify(histograms),
+    ...(sort && { sort: sort.by, order: sort.order, among: sort.among }),
+  });
   for (const column of facets) plain.append("facets", column);
   return plain;
 }

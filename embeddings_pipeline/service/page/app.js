@@ -19,9 +19,10 @@ function go(changes, { typed = false } = {}) {
 
 function show() {
   tab.show(view.tab);
-  state.show(view.tab === "state");
+  state.show(view);
   if (view.tab === "search") search.show(view);
-  const about = [view.tab === "state" ? "State" : view.query, view.entity, "Search"];
+  const about =
+    view.tab === "state" ? ["State", view.of, "Search"] : [view.query, view.entity, "Search"];
   document.title = about.filter(Boolean).join(" · ");
 }
 
@@ -31,8 +32,8 @@ const door = problems(() => {
   show();
 });
 const search = searchView({ go, refused: door.refused });
-const state = stateView({ refused: door.refused });
-const tab = tabs(byId("views"), (name) => go({ tab: name }));
+const state = stateView({ go, refused: door.refused });
+const tab = tabs(byId("views"), (name) => go({ tab: name, of: null }));
 
 installKeys({
   query: byId("query"),

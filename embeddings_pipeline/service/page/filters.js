@@ -12,12 +12,25 @@ const INPUTS = { number: "number", date: "date", time: "datetime-local" };
 export const counted = (columns) =>
   columns.filter(({ type }) => kindOf(type) === "text").map(({ name }) => name);
 
-/** `act(changes)` is called when a filter is chosen. */
-export function filterPanel(act) {
+/** Ranges whose rows are counted in an answer: those of the bars that show all rows. */
+export const barsOf = (columns) =>
+  columns
+    .filter(({ histogram }) => histogram)
+    .map(({ name, histogram: { least, most, rows } }) => ({
+      ...{ column: name, least, most, bars: rows.length },
+    }));
+
+/**
+ * `act(changes)` is called when a filter is chosen; `seek(column, text)` finds the values of a column
+ * with a word that begins like the text.
+ */
+export function filterPanel(act, seek) {
   const panel = byId("filters");
   const form = byId("facets");
   const chips = byId("chips");
   const open = new Set();
+  // what is typed to find a value, by column
+  const sought = new Map();
   let view = null;
 
   function choose(column, wanted) {
@@ -36,12 +49,18 @@ export function filterPanel(act) {
 
   function facet(column, counts) {
     const control = kindOf(column.type) === "text" ? choices : range;
-    const part = { column, wanted: view.filters[column.name], counts, open };
+    const wanted = view.filters[column.name];
+    const part = { column, wanted, counts: counts?.values, open, sought, seek };
     const pick = (wanted) => choose(column.name, wanted);
     return element(
       "fieldset",
       {},
-      element("legend", {}, label(column.name)),
+      element(
+        "legend",
+        {},
+        label(column.name),
+        counts?.among && element("span", { className: "quiet" }, ` in ${whole(counts.among)} rows`),
+      ),
       control({ ...part, pick, again: () => draw(drawn) }),
     );
   }
@@ -53,12 +72,17 @@ export function filterPanel(act) {
     const focus = form.contains(document.activeElement) ? document.activeElement.id : null;
     form.replaceChildren(...columns.map((column) => facet(column, facets?.[column.name])));
     // the control that was just used keeps the focus
-    if (focus) byId(focus)?.focus();
+    const used = focus && byId(focus);
+    used?.focus();
+    if (used?.type === "search") used.setSelectionRange(used.value.length, used.value.length);
   }
 
   return {
     clear,
-    /** Show the filters of an entity with these columns; `facets` are the counts of an answer. */
+    /**
+     * Show the filters of an entity with these columns. `facets` have the `values` of an answer, counted
+     * `among` so many rows where there are more.
+     */
     show(now, columns, facets) {
       view = now;
       const set = Object.entries(view.filters);
@@ -97,43 +121,52 @@ function described(wanted, { name = "", type } = {}) {
   return lte === undefined ? `from ${bound(gte)}` : `${bound(gte)} to ${bound(lte)}`;
 }
 
-function choices({ column, wanted, counts, open, pick, again }) {
+function choices({ column, wanted, counts, open, sought, seek, pick, again }) {
   const chosen = new Set(Array.isArray(wanted) ? wanted : wanted === undefined ? [] : [wanted]);
-  const listed = new Map((counts ?? column.values ?? []).map((one) => [one.value, one.count]));
-  // what the answer does not count is in none of its rows, where all values are known
-  const all = [...new Set([...(column.values ?? []).map((one) => one.value), ...listed.keys()])];
-  const values = [...chosen].filter((value) => !all.includes(value)).concat(all);
   const toggle = (value, on) => {
     if (on) chosen.add(value);
     else chosen.delete(value);
     pick(chosen.size ? [...chosen] : undefined);
   };
+  const one = ({ value, count }) => {
+    const id = `filter-${column.name}-${JSON.stringify(value)}`;
+    return element(
+      "label",
+      { className: "choice" },
+      element("input", {
+        id,
+        type: "checkbox",
+        checked: chosen.has(value),
+        onchange: (event) => toggle(value, event.target.checked),
+      }),
+      element("span", {}, shown(value, column.name, column.type)),
+      " ",
+      element(
+        "span",
+        { className: "quiet" },
+        whole(count),
+        element("span", { className: "unseen" }, " rows"),
+      ),
+    );
+  };
+  const list = element("div", {}, frequent({ column, counts, chosen, open, one, again }));
+  // an answer counts the most frequent values only
+  if (column.values !== null) return list;
+  return [finder({ column, sought, seek, list, one, again, toggle }), list];
+}
+
+/** The most frequent values, and those that are chosen. */
+function frequent({ column, counts, chosen, open, one, again }) {
+  const listed = new Map((counts ?? column.values ?? []).map(({ value, count }) => [value, count]));
+  // what the answer does not count is in none of its rows, where all values are known
+  const all = [...new Set([...(column.values ?? []).map(({ value }) => value), ...listed.keys()])];
+  const values = [...chosen].filter((value) => !all.includes(value)).concat(all);
   const unfolded = open.has(column.name);
   const some = unfolded
     ? values
     : values.slice(0, FEW).concat(values.slice(FEW).filter((value) => chosen.has(value)));
   return [
-    some.map((value) => {
-      const id = `filter-${column.name}-${JSON.stringify(value)}`;
-      return element(
-        "label",
-        { className: "choice" },
-        element("input", {
-          id,
-          type: "checkbox",
-          checked: chosen.has(value),
-          onchange: (event) => toggle(value, event.target.checked),
-        }),
-        element("span", {}, shown(value, column.name, column.type)),
-        " ",
-        element(
-          "span",
-          { className: "quiet" },
-          whole(listed.get(value) ?? 0),
-          element("span", { className: "unseen" }, " rows"),
-        ),
-      );
-    }),
+    some.map((value) => one({ value, count: listed.get(value) ?? 0 })),
     values.length > FEW &&
       button(
         unfolded ? "Fewer" : `${values.length - FEW} more`,
@@ -143,34 +176,50 @@ function choices({ column, wanted, counts, open, pick, again }) {
         },
         { id: `filter-${column.name}-more`, className: "plain", ariaExpanded: String(unfolded) },
       ),
-    // an answer counts the most frequent values only
-    column.values === null && another(column, values, (value) => toggle(value, true)),
   ];
 }
 
-function another(column, values, add) {
-  const list = `filter-${column.name}-values`;
+/** A field that finds values by the beginning of a word, and shows them in place of the list. */
+function finder({ column, sought, seek, list, one, again, toggle }) {
+  const name = label(column.name);
+  let found = [];
+  let latest = 0;
+  async function find(text) {
+    const number = ++latest;
+    if (text) sought.set(column.name, text);
+    else sought.delete(column.name);
+    if (!text) return again();
+    const values = await seek(column, text).catch(() => null);
+    // something else was typed meanwhile
+    if (number !== latest || values === null) return undefined;
+    found = values;
+    return list.replaceChildren(
+      ...(values.length
+        ? values.map(one)
+        : [element("p", { className: "quiet" }, `No value has a word like “${text}…”`)]),
+    );
+  }
   const field = element("input", {
-    id: `filter-${column.name}-another`,
-    type: "text",
+    id: `filter-${column.name}-find`,
+    type: "search",
     autocomplete: "off",
-    placeholder: "Another value",
-    ariaLabel: `${label(column.name)}: another value`,
-    onchange: ({ target }) => target.value && add(target.value),
+    spellcheck: false,
+    maxLength: 200,
+    placeholder: `Find in ${name.toLowerCase()}`,
+    ariaLabel: `Find a value of ${name}`,
+    value: sought.get(column.name) ?? "",
+    oninput: ({ target }) => find(target.value.trim()),
+    onkeydown: (event) => {
+      if (event.key !== "Enter" || !found.length) return;
+      sought.delete(column.name);
+      toggle(found[0].value, true);
+    },
   });
-  // the property of this name is read-only
-  field.setAttribute("list", list);
-  return [
-    field,
-    element(
-      "datalist",
-      { id: list },
-      values.filter((value) => value !== null).map((value) => element("option", { value })),
-    ),
-  ];
+  if (field.value) find(field.value.trim());
+  return field;
 }
 
-function range({ column, wanted, pick }) {
+function range({ column, wanted, counts, pick }) {
   const kind = kindOf(column.type);
   const bounds = { ...(wanted && typeof wanted === "object" ? wanted : {}) };
   // a time without a zone would be read in the server's
@@ -195,16 +244,21 @@ function range({ column, wanted, pick }) {
       }),
     );
   return [
-    column.histogram && histogram(column, bounds, (gte, lte) => pick({ gte, lte }), zone),
+    column.histogram && histogram(column, counts, bounds, (gte, lte) => pick({ gte, lte }), zone),
     element("div", { className: "range" }, bound("gte", "from"), bound("lte", "to")),
   ];
 }
 
-/** Bars of how many rows are where; one that is clicked becomes the range, as the fields can. */
-function histogram({ type, histogram: { least, most, rows } }, { gte, lte }, choose, zone) {
+/**
+ * Bars of how many rows of an answer are where, or of all rows where none are counted; one that is
+ * clicked becomes the range, as the fields can.
+ */
+function histogram({ type, histogram: all }, counts, { gte, lte }, choose, zone) {
+  const { least, most } = all;
+  const rows = counts ?? all.rows;
   const kind = kindOf(type);
   const width = (most - least) / rows.length;
-  const highest = Math.max(...rows);
+  const highest = Math.max(1, ...rows);
   const numberOf = (bound) => (kind === "number" ? Number(bound) : Date.parse(bound) / 1_000);
   const inRange = (middle) =>
     (gte === undefined || middle >= numberOf(gte)) &&

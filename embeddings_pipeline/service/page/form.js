@@ -46,11 +46,13 @@ export function searchForm(go) {
     if (files.length && !types.includes("text/plain") && !byId("by-image").hidden) choose(files);
   };
   entity.onchange = () =>
-    act({ entity: entity.value, filters: {}, like: null, image: null, count: STEP });
+    act({ entity: entity.value, filters: {}, sort: null, like: null, image: null, count: STEP });
   for (const mode of modes) mode.onchange = () => act({ mode: mode.value });
 
   return {
     act,
+    /** Whether something was typed a moment ago. */
+    isTyping: () => performance.now() - typedAt < MOST_MS,
     /** The time of the last answer is the time between searches at two keys. */
     answeredIn(milliseconds) {
       pace = Math.min(Math.max(milliseconds, LEAST_MS), MOST_MS);

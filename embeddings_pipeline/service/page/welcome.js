@@ -32,7 +32,7 @@ export function welcome(entity, known, act) {
         known
           .filter((one) => one !== entity)
           .map((one) =>
-            button(label(one.entity), () => act({ entity: one.entity, filters: {} }), {
+            button(label(one.entity), () => act({ entity: one.entity, filters: {}, sort: null }), {
               className: "chip",
             }),
           ),

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.sql import Literal
 from psycopg.types.json import Jsonb
 
-from embeddings_pipeline.store import filters
+from embeddings_pipeline.store import filters, run_ledger
 from embeddings_pipeline.store.connection import columns_of
 from embeddings_pipeline.store.index.build import VectorIndex, better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
@@ -120,6 +120,8 @@ def _record(tables: EntityTables, vector_set: VectorSet, levels: Sequence[Level]
         ),
         vectors=tables.table(vector_set.table_name),
     )
+    recall = levels[0].recall_at_10
+    run_ledger.record_quality(tables, vector_set.number, recall_at_10=recall)
 
 
 def _through_index(kind: str, effort: int) -> dict[str, str]:

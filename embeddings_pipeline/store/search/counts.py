@@ -1,4 +1,5 @@
-"""How many rows match a search, and how many of them have each value of a filter column."""
+"""How many rows match a search, and how many of them have each value of a filter column, or a value
+in each of some ranges."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ from typing import LiteralString, NamedTuple
 from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
-from embeddings_pipeline.store.filters import Group
+from embeddings_pipeline.store.filters import Group, base_type
 from embeddings_pipeline.store.search.published import Published, passing
 
 # values of a facet, the most frequent first
 MAX_VALUES = 20
+# types of columns that have histograms
+NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+TIMES = ("date", "timestamp with time zone", "timestamp without time zone")
 
 
 class CountShape(NamedTuple):
@@ -22,6 +26,10 @@ class CountShape(NamedTuple):
     exclude: bool
     filters: Group
     facets: tuple[str, ...]
+    # whether facets have only the values with a word that begins like the parameter `prefix`
+    by_prefix: bool
+    # columns and their number of bars, between the parameters `least_0`, `most_0` …
+    histograms: tuple[tuple[str, int], ...]
     most: int
 
 
@@ -29,13 +37,15 @@ class CountShape(NamedTuple):
 def statement(published: Published, shape: CountShape) -> bytes:
     """A statement that returns (null, null, number of rows), at most one more than `shape.most`,
     and for the facet number n, among `shape.most` rows, (n, value as JSON, number of rows) of its
-    most frequent values. Of lists, the values are the elements."""
+    most frequent values. Of lists, the values are the elements. After the facets come the
+    histograms in the same form, with the number of the bar, from 1, as the value."""
     names = published.names
     # both tables have the columns; the rows of texts are read for their words
     table = "t" if shape.by_words else "v"
+    counted = [*shape.facets, *(column for column, _ in shape.histograms)]
     columns = [
         sql.SQL(", {} as {}").format(Identifier(table, column), Identifier(f"c{n}"))
-        for n, column in enumerate(shape.facets)
+        for n, column in enumerate(counted)
     ]
     # the columns of a row are equal in all its chunks
     chunked = names.source.entity.chunk is not None
@@ -61,21 +71,60 @@ def statement(published: Published, shape: CountShape) -> bytes:
         one_more=Literal(shape.most + 1),
         most=Literal(shape.most),
         facets=sql.SQL("").join(
-            _facet(n, published.filters[column]) for n, column in enumerate(shape.facets)
+            [
+                *(
+                    _facet(n, published.filters[column], by_prefix=shape.by_prefix)
+                    for n, column in enumerate(shape.facets)
+                ),
+                *(
+                    _histogram(len(shape.facets) + n, n, published.filters[column], bars)
+                    for n, (column, bars) in enumerate(shape.histograms)
+                ),
+            ]
         ),
     ).as_bytes()
 
 
-def _facet(number: int, kind: str) -> sql.Composable:
+def _facet(number: int, kind: str, *, by_prefix: bool) -> sql.Composable:
     values: LiteralString = "select {}"
     if kind.endswith("[]"):
         values = "select distinct e from unnest({}) as e where e is not null"
+    # a word begins behind these signs, too; `position` takes a % for itself
+    begins: LiteralString = """
+        where position(' ' || translate(lower(%(prefix)s), '_-/.:,', '      ')
+            in ' ' || translate(lower(value::text), '_-/.:,', '      ')) > 0
+    """
     return sql.SQL(
         " union all (select {number}, to_jsonb(value), count(*) from counted"
-        " cross join lateral ({values}) as one (value)"
+        " cross join lateral ({values}) as one (value) {begins}"
         " group by value order by count(*) desc, value limit {most})"
     ).format(
         number=Literal(number),
         values=sql.SQL(values).format(Identifier(f"c{number}")),
+        begins=sql.SQL(begins if by_prefix else ""),
         most=Literal(MAX_VALUES),
     )
+
+
+def _histogram(number: int, place: int, kind: str, bars: int) -> sql.Composable:
+    return sql.SQL(
+        " union all (select {number}, to_jsonb(bar), count(*) from counted cross join lateral ("
+        "select greatest(1, least({bars}, width_bucket({value}, {least}, {most}, {bars}))) as bar"
+        ") as one where {value} > '-infinity' and {value} < 'infinity' group by bar)"
+    ).format(
+        number=Literal(number),
+        bars=Literal(bars),
+        value=number_of(Identifier(f"c{number}"), base_type(kind)),
+        least=sql.SQL("{}::float8").format(sql.Placeholder(f"least_{place}")),
+        most=sql.SQL("{}::float8").format(sql.Placeholder(f"most_{place}")),
+    )
+
+
+def number_of(column: sql.Composable, kind: str) -> sql.Composable:
+    """A column of `NUMBERS` or `TIMES` as a float; of a day or a time the seconds since 1970."""
+    if kind in TIMES:
+        return sql.SQL("extract(epoch from {})::float8").format(column)
+    if kind == "numeric":
+        # a float has no greater number
+        return sql.SQL("case when abs({0}) < 1e308 then {0}::float8 end").format(column)
+    return sql.SQL("{}::float8").format(column)

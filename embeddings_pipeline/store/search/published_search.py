@@ -15,14 +15,22 @@ from psycopg.errors import QueryCanceled, UndefinedColumn, UndefinedFunction, Un
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import Vector
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, NotFound
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import Row, columns_of, trusted
 from embeddings_pipeline.store.filters import Filter, Group, base_type
 from embeddings_pipeline.store.index.build import better_compared
-from embeddings_pipeline.store.search import counts, dense, highlights, hybrid, lexical, session
+from embeddings_pipeline.store.search import (
+    counts,
+    dense,
+    highlights,
+    hybrid,
+    lexical,
+    session,
+    spelling,
+)
 from embeddings_pipeline.store.search.lexical import Words
-from embeddings_pipeline.store.search.published import Published, passing
+from embeddings_pipeline.store.search.published import Published, passing, version
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.wire import encoding_of, stored_id
@@ -37,8 +45,6 @@ _MIN_SAMPLE_GAIN = 4
 _SAMPLE_GROWTH = 8
 
 
-_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
-_TIMES = ("date", "timestamp with time zone", "timestamp without time zone")
 # repeatable, so that the bars of a set that did not change stay as they are
 _HISTOGRAM: LiteralString = """
     with numbers as (
@@ -118,6 +124,15 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """A `query` with words that texts have in place of those that none has. It is `used` where no
+    text has any of the words: rows are found by the words of the suggestion."""
+
+    query: str
+    used: bool
+
+
+@dataclass(frozen=True)
 class StoredRow:
     """A published row: its chunks' texts in order, and what a hit has of it."""
 
@@ -127,6 +142,18 @@ class StoredRow:
     title: str | None = None
     url: str | None = None
     image_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """`rows` rows that pass the filters, in the order of a filter column (rows without a value
+    last) and then of their ids, from behind the row `after` on."""
+
+    rows: int
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    by: str | None = None
+    descending: bool = False
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,13 +168,37 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """`bars` ranges of equal width from `least` to `most` of a filter column of numbers, days or
+    times; the first and the last one have the values beyond, too. Days and times are seconds since
+    1970."""
+
+    column: str
+    least: float
+    most: float
+    bars: int
+
+
+@dataclass(frozen=True)
+class CountRequest:
+    """What is counted beside the rows: the values of filter columns, with `facet_prefix` only those
+    with a word that begins like this, in any case; and the rows in ranges of other columns."""
+
+    facets: tuple[str, ...] = ()
+    facet_prefix: str | None = None
+    histograms: tuple[Bars, ...] = ()
+
+
+@dataclass(frozen=True)
 class Counts:
-    """How many rows match, and of each facet the most frequent values (as JSON) with their counts.
-    Where the count is not `exact`, there are more rows, and so of each value."""
+    """How many rows match, of each facet the most frequent values (as JSON) with their counts, and
+    the number of rows in each bar of a histogram, by column. Where the count is not `exact`, there
+    are more rows, and so of each value."""
 
     rows: int
     exact: bool
     facets: Mapping[str, Sequence[tuple[Any, int]]]
+    histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,17 +233,39 @@ class PublishedSearch:
         with self._refusing_unfit(chosen):
             return self._find(query, chosen)
 
-    def count(self, query: RowQuery, facets: Sequence[str], most: int) -> Counts:
+    def count(self, query: RowQuery, wanted: CountRequest, most: int) -> Counts:
         """Count the rows that pass the filters and, in a search by words alone, have a word of the
-        query: at most `most`. With `facets`, also the rows by value of these filter columns.
+        query: at most `most`.
 
-        Raises as `find` does, and ConfigurationError for a facet that is not a filter column.
+        Raises as `find` does, and ConfigurationError for a facet that is not a filter column and a
+        histogram of a column that has none.
         """
-        for column in facets:
+        for column in wanted.facets:
             filters.type_of(column, self._published.filters, "facet")
+        for bars in wanted.histograms:
+            kind = filters.type_of(bars.column, self._published.filters, "histogram")
+            if kind not in counts.NUMBERS and kind not in counts.TIMES:
+                raise ConfigurationError(
+                    f"histogram {bars.column!r} is of type {kind}: numbers, days and times have one"
+                )
         chosen = filters.parse(query.filters, self._published.filters)
         with self._refusing_unfit(chosen):
-            return self._count(query, chosen, facets, most)
+            return self._count(query, chosen, wanted, most)
+
+    def suggestion(self, query: str) -> Suggestion | None:
+        """The query with words that texts have in place of those that none has; None where each
+        word is in a text, or none is near. Raises as `find` does."""
+        texts = self._words(query).texts
+        absent = [word for word, count in texts.items() if count == 0]
+        if not absent:
+            return None
+        session.use(self._tables.connection, lexical.SESSION)
+        better = spelling.suggestion(self._tables, self._encodable(query), absent)
+        return None if better is None else Suggestion(better, used=len(absent) == len(texts))
+
+    def words(self, query: str) -> Mapping[str, int]:
+        """The query's words as lexemes, each with the number of texts that have it."""
+        return self._words(query).texts
 
     def sorted(self, found: Sequence[Hit], column: str, *, descending: bool) -> list[Hit]:
         """The rows in the order of a filter column, nulls last; equal values keep their order.
@@ -200,23 +273,15 @@ class PublishedSearch:
         Raises ConfigurationError for a column that is not a filter or has no order, and
         PublishedSetChanged as `find` does.
         """
-        kind = filters.type_of(column, self._published.filters, "sort:")
-        collate: LiteralString = ' collate "C"' if kind in filters.TEXTS else ""
-        try:
+        with self._refusing_unordered(column):
             rows = self._tables.execute(
-                "select {id}::text, dense_rank() over (order by {column} {direction} nulls last)"
-                " from {vectors} where {id} = any(%s::text[]::{id_type}[])",
+                "select {id}::text, dense_rank() over (order by {value} {direction} nulls last)"
+                " from {vectors} v where {id} = any(%s::text[]::{id_type}[])",
                 ([hit.id for hit in found],),
-                column=sql.SQL("{}" + collate).format(Identifier(column)),
+                value=self._comparable(column),
                 direction=sql.SQL("desc" if descending else "asc"),
                 vectors=self._published.vectors,
             ).fetchall()
-        except UndefinedColumn:
-            raise PublishedSetChanged from None
-        except UndefinedFunction:
-            raise ConfigurationError(
-                f"sort: values of type {kind}, as {column!r} has, have no order"
-            ) from None
         ranks: dict[str, int] = dict(rows)
         # a row that was deleted meanwhile comes last
         return sorted(found, key=lambda hit: ranks.get(hit.id, len(rows) + 1))
@@ -236,6 +301,101 @@ class PublishedSearch:
             texts = found[row_id].texts if row_id in found else ()
             found[row_id] = StoredRow(row_id, (*texts, text), fields, *shown)
         return [found[row_id] for row_id in dict.fromkeys(ids) if row_id in found]
+
+    def listed(self, wanted: Listing) -> list[StoredRow]:
+        """Published rows in order, each with its first text.
+
+        Raises as `find` does, NotFound where the row `after` is gone, and ConfigurationError for a
+        column that is not a filter or has no order.
+        """
+        chosen = filters.parse(wanted.filters, self._published.filters)
+        session.use(self._tables.connection, {"enable_seqscan": "on"})
+        with self._refusing_unfit(chosen), self._refusing_unordered(wanted.by):
+            (present,) = self._tables.one(
+                "select {version}", version=version(self._tables.schema, self._tables.entity)
+            )
+            if present != self._published.version:
+                raise PublishedSetChanged
+            direction = sql.SQL("desc" if wanted.descending else "asc")
+            value = sql.SQL("null") if wanted.by is None else self._comparable(wanted.by)
+            beyond, values = self._beyond(wanted, value)
+            rows = self._tables.execute(
+                """
+                select v.{id}::text, v.text, {fields}, {shown} from (
+                    select {distinct} v.{id} as key, {value} as value from {vectors} v
+                    where {where} and {beyond}
+                    order by value {direction} nulls last, key limit {rows}
+                ) as p cross join lateral (
+                    select * from {vectors} v where v.{id} = p.key order by v.chunk limit 1
+                ) as v order by p.value {direction} nulls last, p.key
+                """,
+                chosen.parameters() | values,
+                # the columns of a row are equal in all its chunks
+                distinct=sql.SQL("distinct" if self._tables.source.entity.chunk else ""),
+                value=value,
+                direction=direction,
+                where=filters.where(chosen.predicates),
+                beyond=beyond,
+                rows=Literal(wanted.rows),
+                fields=hybrid.fields(self._published),
+                shown=hybrid.shown(self._published),
+                vectors=self._published.vectors,
+            ).fetchall()
+        return [StoredRow(row_id, (text,), fields, *shown) for row_id, text, fields, shown in rows]
+
+    def _comparable(self, column: str) -> sql.Composable:
+        """A filter column of the vectors `v`, as rows are ordered by it. Raises ConfigurationError
+        for a column that is not a filter."""
+        kind = filters.type_of(column, self._published.filters, "sort:")
+        collate: LiteralString = ' collate "C"' if kind in filters.TEXTS else ""
+        return sql.SQL("{}" + collate).format(Identifier("v", column))
+
+    @contextmanager
+    def _refusing_unordered(self, column: str | None) -> Iterator[None]:
+        try:
+            yield
+        except UndefinedColumn:
+            raise PublishedSetChanged from None
+        except UndefinedFunction:
+            if column is None:
+                raise
+            raise ConfigurationError(
+                f"sort: values of type {self._published.filters[column]}, as {column!r} has, have"
+                " no order"
+            ) from None
+
+    def _beyond(
+        self, wanted: Listing, value: sql.Composable
+    ) -> tuple[sql.Composable, dict[str, Any]]:
+        """The condition on the vectors `v` that they come after the row `after`, and its
+        parameters."""
+        if wanted.after is None:
+            return sql.SQL("true"), {}
+        values = {"after": stored_id(wanted.after, encoding_of(self._tables.connection))}
+        later = self._tables.fill("v.{id} > %(after)s::{id_type}")
+        if wanted.by is None:
+            return later, values
+        row = self._tables.execute(
+            "select {value}::text from {vectors} v where v.{id} = %(after)s::{id_type} limit 1",
+            values,
+            value=value,
+            vectors=self._published.vectors,
+        ).fetchone()
+        if row is None:
+            raise NotFound(
+                f"entity {self._tables.entity!r}: row {wanted.after!r} is gone: list from the start"
+            )
+        if row[0] is None:
+            return sql.SQL("{} is null and {}").format(value, later), values
+        beyond = sql.SQL(
+            "({value} {beyond} {at} or {value} is null or ({value} = {at} and {later}))"
+        ).format(
+            value=value,
+            beyond=sql.SQL("<" if wanted.descending else ">"),
+            at=sql.SQL("%(at)s::{}").format(trusted(base_type(self._published.filters[wanted.by]))),
+            later=later,
+        )
+        return beyond, values | {"at": row[0]}
 
     def sample(self, count: int) -> list[StoredRow]:
         """At most this many published rows, in a random order that stays the same."""
@@ -260,10 +420,9 @@ class PublishedSearch:
 
     def with_highlights(self, found: Sequence[Hit], query: str) -> list[Hit]:
         """The hits with the places of the query's words in their texts."""
-        if encoding := encoding_of(self._tables.connection):
-            query = query.encode(encoding, "replace").decode(encoding)
         texts = [hit.text for hit in found]
-        marked = zip(found, highlights.places(self._tables, query, texts), strict=True)
+        places = highlights.places(self._tables, self._encodable(query), texts)
+        marked = zip(found, places, strict=True)
         return [replace(hit, highlights=places) for hit, places in marked]
 
     def vector_of(self, row_id: str) -> Vector | None:
@@ -330,15 +489,13 @@ class PublishedSearch:
         None for other types, where fewer than two values are finite, or where the query times out.
         """
         kind = base_type(self._published.filters[column])
-        if kind not in _NUMBERS and kind not in _TIMES:
+        if kind not in counts.NUMBERS and kind not in counts.TIMES:
             return None
-        # of a day or a time, the seconds since 1970
-        number: LiteralString = "extract(epoch from {})::float8" if kind in _TIMES else "{}::float8"
         try:
             with self._tables.connection.transaction():
                 row = self._tables.execute(
                     _HISTOGRAM,
-                    number=sql.SQL(number).format(Identifier("v", column)),
+                    number=counts.number_of(Identifier("v", column), kind),
                     vectors=self._published.vectors,
                     name=Literal(self._published.vectors.as_string()),
                     sample=Literal(sample),
@@ -358,8 +515,11 @@ class PublishedSearch:
             self._refuse_unfit(chosen)
             raise
 
-    def _count(self, query: RowQuery, chosen: Filter, facets: Sequence[str], most: int) -> Counts:
+    def _count(self, query: RowQuery, chosen: Filter, wanted: CountRequest, most: int) -> Counts:
         values = _parameters(query, chosen)
+        values["prefix"] = wanted.facet_prefix
+        for n, bars in enumerate(wanted.histograms):
+            values |= {f"least_{n}": bars.least, f"most_{n}": bars.most}
         by_words = query.query is not None and query.vector is None
         if by_words:
             words = self._words(query.query or "")
@@ -371,17 +531,24 @@ class PublishedSearch:
             by_words=by_words,
             exclude=query.exclude is not None,
             filters=chosen.predicates,
-            facets=tuple(facets),
+            facets=wanted.facets,
+            by_prefix=wanted.facet_prefix is not None,
+            histograms=tuple((bars.column, bars.bars) for bars in wanted.histograms),
             most=most,
         )
         statement = counts.statement(self._published, shape)
         rows = self._tables.connection.execute(statement, values, prepare=False).fetchall()
         total = next(n for facet, _, n in rows if facet is None)
-        by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in facets}
+        by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in wanted.facets}
+        by_bar = {bars.column: [0] * bars.bars for bars in wanted.histograms}
         for facet, value, n in rows:
-            if facet is not None:
-                by_value[facets[facet]].append((value, n))
-        return Counts(min(total, most), total <= most, by_value)
+            if facet is None:
+                continue
+            if facet < len(wanted.facets):
+                by_value[wanted.facets[facet]].append((value, n))
+            else:
+                by_bar[wanted.histograms[facet - len(wanted.facets)].column][value - 1] = n
+        return Counts(min(total, most), total <= most, by_value, by_bar)
 
     def _find(self, query: RowQuery, chosen: Filter) -> Found:
         words = None if query.query is None else self._words(query.query)
@@ -429,12 +596,14 @@ class PublishedSearch:
                 f"entity {name!r} has no index of its texts yet: run `embeddings-pipeline run"
                 f" {name}`"
             )
-        if encoding := encoding_of(self._tables.connection):
-            # no stored text has the characters that the encoding lacks
-            query = query.encode(encoding, "replace").decode(encoding)
         lookup = lexical.lookup(self._published)
-        rows = self._tables.connection.execute(lookup, {"query": query}).fetchall()
-        return Words.of(rows, total)
+        values = {"query": self._encodable(query)}
+        return Words.of(self._tables.connection.execute(lookup, values).fetchall(), total)
+
+    def _encodable(self, query: str) -> str:
+        """The query without the characters that the database's encoding lacks: no text has them."""
+        encoding = encoding_of(self._tables.connection)
+        return query.encode(encoding, "replace").decode(encoding) if encoding else query
 
     def _count_passing(self, chosen: Filter) -> int:
         """How many chunks the planner expects to pass the filters."""
