@@ -235,6 +235,13 @@ class _CountingRequest(_StrictModel):
     facet_prefix: Annotated[Word, Field(min_length=1)] | None = None
     histograms: Annotated[tuple[HistogramBars, ...], Field(max_length=MAX_FACETS)] = ()
 
+    @model_validator(mode="after")
+    def _has_one_histogram_of_a_column(self) -> Self:
+        columns = [histogram.column for histogram in self.histograms]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"histograms: a column has one, not two ({', '.join(columns)})")
+        return self
+
     @property
     def counts(self) -> CountRequest | None:
         """What is counted; None where nothing is."""

@@ -89,6 +89,11 @@ def test_a_row_of_several_chunks_is_listed_once(world: World, search: Search) ->
         ({"after": "99", "sort": {"by": "name"}}, NotFound, "row '99' is gone"),
         ({"filters": {"price": "much"}}, ConfigurationError, "'much' is not a double precision"),
         ({"top_k": 101}, ConfigurationError, "top_k"),
+        (
+            {"histograms": [{"column": "price", "least": 0, "most": n} for n in (1, 2)]},
+            ConfigurationError,
+            "a column has one, not two",
+        ),
         ({"histograms": [{"column": "name", "least": 0, "most": 1}]}, ConfigurationError, "type"),
         ({"histograms": [{"column": "price", "least": 1, "most": 1}]}, ConfigurationError, "less"),
     ],

@@ -16,6 +16,7 @@ ROWS = (
     (3, "the garden lamp of a gardener"),
     (4, "видеоредактор для фотографий"),
     (5, "Äpfel aus Österreich"),
+    (6, "数据库系统"),
 )
 
 
@@ -40,6 +41,8 @@ def texts(world: World) -> World:
         # of four letters only two that are swapped, since too many words are near
         ("nose", None),
         ("zzqxvwert", None),
+        # a script of thousands of letters, of which the most frequent are tried
+        ("数据库系铳", "数据库系统"),
         ("", None),
     ],
 )

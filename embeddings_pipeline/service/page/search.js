@@ -267,7 +267,7 @@ export function searchView({ go, refused }) {
       const { [column.name]: own, ...others } = view.filters;
       return { entity: view.entity, filters: others, total: true, ...counting([column]), ...more };
     });
-    if (view.mode !== "text" || isBrowsing(view)) {
+    if (view.mode !== "text" || !view.query.trim() || view.like !== null || view.image !== null) {
       // every row is near to some degree, so that the filters alone decide
       const all = requests.map((request) => api.rows({ ...request, top_k: 0 }, signal));
       const found = await Promise.allSettled(all);

@@ -29,8 +29,8 @@ _SHARED, _SHARED_BY_TWO = 1, 3
 _MAX_WORDS = 3
 # texts whose letters are those of the entity, and texts in which words with two typos are sought
 _SAMPLE = 200
-# characters of each of these texts
-_READ = 5_000
+# characters of each of these texts, and letters: some scripts have thousands
+_READ, _MAX_LETTERS = 5_000, 64
 # texts that are counted of a word that is not among the frequent ones
 _MAX_COUNT = 100
 
@@ -132,14 +132,15 @@ def _texts(tables: EntityTables, match: str, most: int) -> list[str]:
 
 
 def _letters(tables: EntityTables, word: str) -> set[str]:
-    """The letters of the word's scripts that occur in some texts."""
+    """The letters of the word's scripts that are the most frequent in some texts."""
     rows = tables.execute(
         "select array_to_string(tsvector_to_array(lexemes), '') from {texts} limit {sample}",
         sample=Literal(_SAMPLE),
     )
     scripts = {_script(letter) for letter in word}
-    found = {letter for (joined,) in rows for letter in joined or "" if letter.isalpha()}
-    return {letter for letter in found if _script(letter) in scripts} | {*word}
+    counts = Counter(letter for (joined,) in rows for letter in joined or "")
+    ours = [one for one, _ in counts.most_common() if one.isalpha() and _script(one) in scripts]
+    return {*ours[:_MAX_LETTERS], *word}
 
 
 def _script(letter: str) -> str:
