@@ -75,7 +75,7 @@ def test_a_chosen_image_finds_itself_first(page: Page) -> None:
     expect(page.locator(".reasons").first).to_have_text("Near in meaning: similarity 1.")
     expect(page.get_by_role("img", name="Image of 1")).to_be_visible()
     expect(page.locator("#like")).to_contain_text("More like my red disc.png")
-    expect(page.locator("#said")).to_contain_text("3 of 3 results, best first")
+    expect(page.locator("#said")).to_contain_text("3 of 3 results")
     expect(page.get_by_role("radio", name="Both")).to_be_disabled()
     assert name_of_chosen(page) == "my red disc.png"
 
