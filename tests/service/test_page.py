@@ -369,6 +369,8 @@ def test_more_like_a_row_leaves_it_out_and_goes_back(page: Page) -> None:
     expect(page.locator("#like")).to_contain_text("More like red boots of leather")
     expect(page.locator("#results h3").first).to_have_text("red shoe")
     assert "red boots of leather" not in results(page)
+    page.reload()
+    expect(page.locator("#like")).to_contain_text("More like red boots of leather")
     page.get_by_role("button", name="Back to the search").click()
     expect(page.locator("#like")).to_be_hidden()
     expect(page.locator("#results h3").first).to_have_text("red boots of leather")

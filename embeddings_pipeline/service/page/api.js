@@ -48,6 +48,12 @@ export const searches = (requests, signal) =>
 export const rows = (request, signal) =>
   ask("rows", { method: "POST", body: JSON.stringify(request), signal });
 
+/** The row with this id, if there is one. */
+export async function row(entity, id) {
+  const path = `entities/${encodeURIComponent(entity)}/rows?${new URLSearchParams({ id })}`;
+  return (await ask(path)).rows[0];
+}
+
 /** Rows like the row `id`. */
 export const similar = (entity, id, options, signal) =>
   ask(similarPath(entity, id, options), { signal });

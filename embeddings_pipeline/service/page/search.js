@@ -309,6 +309,7 @@ export function searchView({ go, refused }) {
     place.hidden = like === null && image === null;
     if (place.hidden) return;
     const name = like === null ? kept(image).name : (headings.get(keyOf(like)) ?? like);
+    if (like !== null && !headings.has(keyOf(like))) nameLike(like);
     const leave = () => {
       leaveLike();
       byId("query").focus();
@@ -317,6 +318,17 @@ export function searchView({ go, refused }) {
       element("p", {}, "More like ", element("strong", {}, name)),
       button("Back to the search", leave),
     );
+  }
+
+  /** Call the row by its heading, which is not known where its address was opened. */
+  async function nameLike(id) {
+    const key = keyOf(id);
+    headings.set(key, id);
+    // a row that is gone is told by the search itself
+    const found = await api.row(view.entity, id).catch(() => undefined);
+    if (!found) return;
+    headings.set(key, heading(asHit(found), entity()));
+    if (view.like !== null && key === keyOf(view.like)) showLike();
   }
 
   function leaveLike() {

@@ -36,15 +36,16 @@ export function welcome(entity, known, act) {
               className: "chip",
             }),
           ),
+        "offers wide-only",
       ),
   );
 }
 
-function row(name, buttons) {
+function row(name, buttons, className = "offers") {
   if (!buttons.length) return null;
   return element(
     "div",
-    { className: "offers" },
+    { className },
     element("span", { className: "quiet" }, name),
     buttons,
   );
