@@ -73,6 +73,8 @@ function notice(answer, view, { act, clear, typing }) {
   if (isBrowsing(view) || !words || !missing.length) {
     return results.length ? null : explained("Nothing is found", "Try other words.", []);
   }
+  // where meaning counts, too, a word that some rows lack is no news
+  if (!none && view.mode !== "text" && !suggestion) return null;
   const quoted = missing.map((word) => `“${asTyped(word, view.query)}”`).join(", ");
   const weak = answer.best_similarity;
   const near = results.length

@@ -4,7 +4,7 @@ import { drawing, element } from "./elements.js";
 import { moment } from "./format.js";
 
 // places for bars, so that one run is no wall, and the height of a drawing, in its own units
-const [PLACES, HEIGHT] = [12, 40];
+const [PLACES, HEIGHT] = [30, 40];
 
 /**
  * Bars one after the other, the oldest first. `parts` are [class, numbers], stacked from below;
