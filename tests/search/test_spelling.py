@@ -82,8 +82,9 @@ def test_answers_to_words_that_texts_have_stay_as_they_are(
 
 
 def test_a_word_that_is_still_being_typed_is_no_typo(texts: World, search: Search) -> None:
-    assert search.answer("a gard", mode="text", spelling=True).suggestion is None
-    assert search.answer("gard lamp", mode="text", spelling=True).suggestion is None
+    assert search.answer("lamp garde", mode="text", spelling=True).suggestion is None
+    typed = search.answer("garde lamp", mode="text", spelling=True)
+    assert typed.suggestion == Suggestion("garden lamp", used=False)
 
 
 def test_the_most_frequent_form_of_a_word_is_suggested(texts: World, search: Search) -> None:
