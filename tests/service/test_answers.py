@@ -23,6 +23,7 @@ def test_a_link_pages_sorts_counts_and_highlights_as_a_body_does(client: httpx.C
     link = client.get(
         "/search/item?q=garden lamp&mode=hybrid&top_k=2&offset=1&sort=price&order=desc&among=4"
         '&total=true&facets=category&highlight=true&vectors=true&filters={"not":{"price":90}}'
+        '&facet_prefix=li&histograms=[{"column":"price","least":0,"most":50,"bars":2}]&spelling=true'
     )
     body = search(
         client,
@@ -36,14 +37,33 @@ def test_a_link_pages_sorts_counts_and_highlights_as_a_body_does(client: httpx.C
         highlight=True,
         vectors=True,
         filters={"not": {"price": 90}},
+        facet_prefix="li",
+        histograms=[{"column": "price", "least": 0, "most": 50, "bars": 2}],
+        spelling=True,
     )
     assert ids(link) == ids(body) == ["2", "3"]
     assert link.json() == body.json()
     answer = link.json()
     assert answer["total"] == {"rows": 4, "exact": True}
-    assert answer["facets"]["category"][0] == {"value": "light", "count": 2}
+    assert answer["facets"]["category"] == [{"value": "light", "count": 2}]
+    assert answer["histograms"] == {"price": [1, 2]}
     assert answer["results"][1]["highlights"] == [[12, 18]]
     assert len(answer["results"][0]["vector"]) > 1
+
+
+def test_rows_are_listed_in_order_and_counted(client: httpx.Client) -> None:
+    body = {"entity": "item", "sort": {"by": "price"}, "top_k": 2, "total": True}
+    first = client.post("/rows", json=body).json()
+    assert [row["id"] for row in first["rows"]] == ["3", "2"]
+    assert first["rows"][0]["texts"] == ["name: green garden hose"]
+    assert first["total"] == {"rows": 5, "exact": True}
+    second = client.post("/rows", json={**body, "after": "2"}).json()
+    assert [row["id"] for row in second["rows"]] == ["1", "4"]
+    wrong = client.post("/rows", json={**body, "after": "99"})
+    assert wrong.status_code == 404
+    assert wrong.json()["detail"] == "entity 'item': row '99' is gone: list from the start"
+    link = client.get("/search/item?q=lamp&histograms={}")
+    assert "histograms: not a JSON array" in link.json()["detail"]
 
 
 def test_a_query_whose_words_no_row_has_is_told_from_one_that_is_found(
