@@ -42,7 +42,9 @@ function said(answers, view, milliseconds) {
   if (sampled) return `Some of ${all} ${total.rows === 1 ? "row" : "rows"}`;
   const noun = results.length === 1 && !(total?.rows > 1) ? "result" : "results";
   const what = isBrowsing(view) ? "rows" : noun;
-  if (!isBrowsing(view) && view.sort !== null) return `${rows} ${what}, the ${AMONG} best · ${time}`;
+  if (!isBrowsing(view) && view.sort !== null && total?.rows > AMONG) {
+    return `${whole(results.length)} of the ${AMONG} best of ${all} results · ${time}`;
+  }
   const order = mode === "text" ? " with these words" : "";
   return `${rows} ${what}${order} · ${time}`;
 }
