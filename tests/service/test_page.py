@@ -284,6 +284,13 @@ def test_all_rows_are_browsed_in_any_order_and_filtered(page: Page) -> None:
     expect(page.locator("#results h3")).to_have_text(["blue lamp", "garden lamp"])
     expect(page.get_by_label("footwear 2")).to_be_visible()
 
+    search(page, "garden lamp")
+    expect(page.get_by_label("Order")).to_have_value("")
+    assert results(page)[0] == "garden lamp"
+    expect(page).to_have_url(re.compile("q=garden"))
+    page.go_back()
+    expect(page.get_by_label("Order")).to_have_value("-price")
+
     page.get_by_label("Order").select_option("")
     expect(page.get_by_label("Order").locator("option").first).to_have_text("By ID")
     expect(page.locator("#said")).to_contain_text("2 of 2 rows")

@@ -4,7 +4,7 @@ import { STEP } from "./address.js";
 import { button, byId, element } from "./elements.js";
 import { counted, duration, label, percent, score, whole } from "./format.js";
 import { tabs } from "./keyboard.js";
-import { AMONG, BY_ID, isBrowsing } from "./order.js";
+import { AMONG, BY_ID, isBrowsing, isOrdered } from "./order.js";
 
 const NAMES = { hybrid: "Both", dense: "Meaning", text: "Words" };
 // most rows that a search returns
@@ -16,20 +16,21 @@ const MOST = 1000;
  */
 export function draw(answers, { view, entity, milliseconds, list, act, clear, typing }) {
   const [first] = answers;
-  byId("said").textContent = said(answers, view, milliseconds);
+  const ordered = isOrdered(view, entity.filters);
+  byId("said").textContent = said(answers, view, ordered, milliseconds);
   byId("fresh").textContent = fresh(first);
   const hits =
     answers.length > 1 ? columns(answers, entity, list) : list.draw(first.results, entity);
   byId("results").replaceChildren(
     element("h2", { className: "unseen" }, "Results"),
-    ...[notice(first, view, { act, clear, typing }), hits, more(answers, view, act)].filter(
+    ...[notice(first, view, { act, clear, typing }), hits, more(answers, view, ordered, act)].filter(
       Boolean,
     ),
   );
   fold();
 }
 
-function said(answers, view, milliseconds) {
+function said(answers, view, ordered, milliseconds) {
   const time = `${milliseconds} ms`;
   if (answers.length > 1) {
     const each = answers.map(({ mode, results }) => `${NAMES[mode]} ${results.length}`);
@@ -42,7 +43,7 @@ function said(answers, view, milliseconds) {
   if (sampled) return `Some of ${all} ${total.rows === 1 ? "row" : "rows"}`;
   const noun = results.length === 1 && !(total?.rows > 1) ? "result" : "results";
   const what = isBrowsing(view) ? "rows" : noun;
-  if (!isBrowsing(view) && view.sort !== null && total?.rows > AMONG) {
+  if (ordered && total?.rows > AMONG) {
     return `${whole(results.length)} of the ${AMONG} best of ${all} results · ${time}`;
   }
   const order = mode === "text" ? " with these words" : "";
@@ -126,7 +127,7 @@ function asTyped(lexeme, query) {
   return alike[0] ?? lexeme;
 }
 
-function more(answers, view, act) {
+function more(answers, view, ordered, act) {
   const [{ total, sampled }] = answers;
   if (sampled) {
     const all = `Browse all ${total.exact ? whole(total.rows) : "rows"}`;
@@ -134,7 +135,7 @@ function more(answers, view, act) {
   }
   const count = Math.max(...answers.map(({ results }) => results.length));
   const rows = total?.rows ?? Infinity;
-  const most = !isBrowsing(view) && view.sort !== null ? AMONG : MOST;
+  const most = ordered ? AMONG : MOST;
   // a list that is shorter than the requested count is whole
   if (count < view.count || count >= rows || view.count >= most) return null;
   const next = Math.min(2 * view.count, most);

@@ -3,6 +3,7 @@
 import { keep, kept, STEP } from "./address.js";
 import { byId, element } from "./elements.js";
 import { label } from "./format.js";
+import { isBrowsing } from "./order.js";
 
 // between two searches while someone types
 const LEAST_MS = 40;
@@ -15,6 +16,7 @@ export function searchForm(go) {
   let typing = null;
   let typedAt = -Infinity;
   let pace = LEAST_MS;
+  let browsing = false;
 
   // what was typed a moment ago goes along with any other change
   function act(changes, options) {
@@ -25,7 +27,11 @@ export function searchForm(go) {
 
   function typed() {
     typedAt = performance.now();
-    act({ like: null, image: null, count: STEP }, { typed: true });
+    // the order of rows that were browsed is not that of the best
+    act(
+      { like: null, image: null, count: STEP, ...(browsing && { sort: null }) },
+      { typed: true },
+    );
   }
 
   const choose = ([file]) => act({ like: null, image: file ? keep(file) : null, count: STEP });
@@ -65,6 +71,7 @@ export function searchForm(go) {
     },
     /** Show what is searched, and whether that can be done by an image. */
     show(view, images) {
+      browsing = isBrowsing(view);
       // not while someone types
       if (typing === null && query.value !== view.query) query.value = view.query;
       entity.value = view.entity;

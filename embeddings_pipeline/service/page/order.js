@@ -24,19 +24,26 @@ export const isFirst = (view) =>
   isBrowsing(view) && Object.keys(view.filters).length === 0 && view.sort === null;
 
 /** The `sort` of a request; null for the order that rows have without one. */
-export function sortOf({ sort }, columns) {
-  if (sort === null) return null;
+export function sortOf(view, columns) {
+  const { sort } = view;
+  if (sort === null || isCompared(view)) return null;
   const by = sort.replace(/^-/, "");
   if (by === BY_ID && !columns.some(({ name }) => name === BY_ID)) return null;
   return { by, order: sort.startsWith("-") ? "desc" : "asc" };
 }
+
+/** Whether the best rows of a search are put in the order of a column. */
+export const isOrdered = (view, columns) => !isBrowsing(view) && sortOf(view, columns) !== null;
+
+// ways to rank beside each other have no other order
+const isCompared = (view) => view.mode === "compare" && !isBrowsing(view);
 
 /** Offer the orders of a view; `act` is called with what is chosen. */
 export function orderChoice(act) {
   const choice = byId("order");
   choice.onchange = () => act({ sort: choice.value || null });
   return (view, columns) => {
-    byId("ordering").hidden = view.mode === "compare" && !isBrowsing(view);
+    byId("ordering").hidden = isCompared(view);
     const first = isBrowsing(view)
       ? Object.keys(view.filters).length
         ? [["", "By ID"]]

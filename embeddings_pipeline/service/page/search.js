@@ -200,7 +200,6 @@ export function searchView({ go, refused }) {
       return Promise.all([api.byImage(view.entity, kept(view.image), options, signal)]);
     }
     const ways = view.mode === "compare" ? COMPARED : [view.mode];
-    if (view.mode === "compare") delete options.sort;
     const request = { entity: view.entity, query: view.query, ...options, highlight: true };
     const requests = ways.map((mode) => ({ ...request, mode, spelling: mode !== "dense" }));
     showRequest("search", requests[0]);
