@@ -54,7 +54,7 @@ def test_json_has_these_keys_and_no_others(shop: World) -> None:
     document = json.loads(result.stdout)
     assert list(document) == [
         *("entity", "mode", "results", "coverage", "data_lag_seconds", "model", "shortfall"),
-        *("words", "best_similarity", "total", "facets"),
+        *("words", "best_similarity", "total", "facets", "histograms", "suggestion"),
     ]
     best = document["results"][0]
     assert list(best) == [
