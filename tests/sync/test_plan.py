@@ -248,14 +248,14 @@ def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> 
     world.table("id bigint, name text")
     world.sql(
         "insert into staging.stg_item select n, repeat('word ', 1 + n % 17) || n"
-        " from generate_series(1, 30000) n"
+        " from generate_series(1, 6000) n"
     )
     item = world.declare(template="{name}")
     planned = world.plan(item)
     world.texts(item)
     ((tokens,),) = world.sql(f"select sum(tokens) from {SCHEMA}.item_texts")
     assert planned.tokens_estimated
-    assert planned.sets[0].encode == 30_000
+    assert planned.sets[0].encode == 6_000
     assert planned.sets[0].tokens == pytest.approx(tokens, rel=0.02)
 
 

@@ -24,8 +24,8 @@ def test_tokens_are_estimated_whatever_the_order_of_the_rows(world: World) -> No
     world.table("id bigint, name text")
     world.sql(
         "insert into staging.stg_item"
-        " select n, repeat('word ', case when n <= 21000 then 1 else 20 + n % 70 end) || n"
-        " from generate_series(1, 24000) n"
+        " select n, repeat('word ', case when n <= 7000 then 1 else 20 + n % 70 end) || n"
+        " from generate_series(1, 8000) n"
     )
     item = world.declare(template="{name}")
     planned = world.plan(item)
