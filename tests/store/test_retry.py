@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import psycopg
 import pytest
+import tenacity
 
 from embeddings_pipeline.store import retry
 from embeddings_pipeline.store.connection import NoConnection
@@ -17,6 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time at all may be lost on a database that is away."""
     monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 0)
     monkeypatch.setattr(retry, "_MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 def failing(*errors: Exception) -> Callable[[], int]:
