@@ -271,7 +271,7 @@ def test_a_broken_file_is_named(folder: Folder, name: str) -> None:
 def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) -> None:
     folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
     message = folder.has(name, content).refusal()
-    assert f"the JSON files in {folder.path} do not describe a model" in message
+    assert f"the files in {folder.path} do not describe a model" in message
 
 
 def test_a_sum_that_an_earlier_process_kept_is_not_taken_for_a_changed_file(
