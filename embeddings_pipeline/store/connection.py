@@ -76,6 +76,7 @@ _MAY_PASS = (
     *("Connection refused", "timeout expired", "closed the connection", "reset by peer"),
     *("unreachable", "starting up", "shutting down", "in recovery mode", "too many"),
     *("remaining connection slots", "no more connections allowed"),
+    "not currently accepting connections",
 )
 
 

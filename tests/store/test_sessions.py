@@ -225,6 +225,23 @@ def test_a_server_without_a_free_connection_is_waited_for_by_a_run(
         raise AssertionError("connected")
 
 
+def test_a_database_that_is_closed_for_now_is_waited_for_by_a_run(
+    database: Database, owner: Database
+) -> None:
+    elsewhere = replace(database, name="postgres")
+    allow = f"alter database {database.name} allow_connections"
+    administer(elsewhere, f"{allow} false")
+    try:
+        with (
+            closing(Postgres(owner)) as postgres,
+            pytest.raises(NoConnection, match="not currently accepting connections"),
+            postgres.connection(),
+        ):
+            raise AssertionError("connected")
+    finally:
+        administer(elsewhere, f"{allow} true")
+
+
 @pytest.mark.parametrize(
     ("closed", "stage"),
     [
