@@ -11,7 +11,6 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -170,6 +169,11 @@ def _integer(text: str) -> int | str:
         return text
 
 
-# psycopg's `json_loads`: a number with more digits than a float has stays a text, as NaN and
-# infinity are in JSON
-exact_json = partial(json.loads, parse_float=_float, parse_int=_integer)
+# `json.loads` makes a decoder for each call with these arguments
+_DECODER = json.JSONDecoder(parse_float=_float, parse_int=_integer)
+
+
+def exact_json(text: str | bytes) -> Any:
+    """Psycopg's `json_loads`: a number with more digits than a float has stays a text, as NaN and
+    infinity are in JSON."""
+    return _DECODER.decode(text if isinstance(text, str) else text.decode())
