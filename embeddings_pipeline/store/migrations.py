@@ -140,6 +140,8 @@ _CHANGES: dict[int, tuple[LiteralString, ...]] = {
     3: ("alter table {vector_sets} add text_weight double precision",),
     # quality_history
     4: (),
+    # the next run computes the lexemes again; until then searches by words say so
+    5: ("update {entities} set documents = null, counted_at = null",),
 }
 
 

@@ -13,7 +13,7 @@ from embeddings_pipeline.store.connection import Row, columns_of, only
 from embeddings_pipeline.store.texts import lexemes
 
 # the version of all tables; `migrations` updates older ones
-VERSION = 4
+VERSION = 5
 
 _TABLES = {
     "schema_version": """

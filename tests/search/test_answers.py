@@ -231,6 +231,15 @@ def test_what_has_a_word_is_counted_to_a_bound(items: World, search: Search) -> 
     assert sum(value.count for value in answer.facets["kind"]) == 2
 
 
+def test_a_word_of_many_rows_has_a_total_beyond_the_bound(items: World, search: Search) -> None:
+    asked: dict[str, Any] = {"mode": "text", "top_k": 1, "total": True, "count_to": 1}
+    assert search.answer("garden", **asked).total == Total(1, exact=False)
+    counted = search.answer("garden lamps", **asked, facets=["kind"])
+    assert counted.total == Total(1, exact=False)
+    assert counted.facets is not None
+    assert sum(value.count for value in counted.facets["kind"]) == 1
+
+
 def test_highlights_are_the_words_of_the_query_in_every_form(items: World, search: Search) -> None:
     hits = search.answer("lamp GARDENS", mode="dense", highlight=True).results
     marked = {

@@ -26,7 +26,7 @@ QUERIES = st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=6, unique=T
 def looking_at(texts: int) -> Iterator[None]:
     """Searches that estimate the score that they need from this number of texts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lexical, "MIN_SAMPLE", texts)
+        patch.setattr(lexical, "MIN_LIKELY", texts)
         yield
 
 
@@ -83,7 +83,10 @@ def test_a_column_as_of_old_is_made_anew(world: World, search: Search) -> None:
     world.run(item)
     stored = f"select lexemes::text from {SCHEMA}.item_texts order by id"
     made = world.sql(stored)
-    assert made == [("'pump':1,2,3 'pump 3'",), ("'hose':2,3 'pump':1",)]
+    assert made == [
+        ("'pump':1,2,3 'pump 65' 'pump 70' 'pump 75' 'pump 80'",),
+        ("'hose':2,3 'hose 65' 'hose 70' 'hose 75' 'pump':1",),
+    ]
     world.sql(
         f"alter table {SCHEMA}.item_texts drop column lexemes, add column lexemes tsvector"
         " generated always as (to_tsvector('pg_catalog.english'::regconfig, text)) stored"

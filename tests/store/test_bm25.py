@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from embeddings_pipeline.store.search.lexical import Words, idf
-
-COMMON = Words(["'pump'"], [900], [0.5], 1000)
-TWO = Words(["'red'", "'pump'"], [10, 900], [4.0, 0.5], 1000)
+from embeddings_pipeline.store.texts.lexemes import LEVELS, REFERENCE_TOKENS
 
 
-def bound(times: int) -> float:
-    """The most that a word with this frequency adds to the score: in a text of length 0."""
-    return times / (times + 0.9 * 0.6)
+def words(quoted: list[str], documents: list[int], weights: list[float], average: float) -> Words:
+    return Words(quoted, documents, weights, 1000, average)
+
+
+COMMON = words(["'pump'"], [900], [0.5], REFERENCE_TOKENS)
+TWO = words(["'red'", "'pump'"], [10, 900], [4.0, 0.5], REFERENCE_TOKENS)
 
 
 def test_every_text_with_a_word_reaches_nothing() -> None:
@@ -21,28 +24,47 @@ def test_every_text_with_a_word_reaches_nothing() -> None:
 
 def test_a_word_that_adds_too_little_is_not_enough_by_itself() -> None:
     assert TWO.reaching(0.6) == "'red'"
-    assert TWO.reaching(4.45) == "'red 8' & ('pump 4')"
+    assert TWO.reaching(4.46) == "'red 90' & ('pump 90')"
 
 
-@pytest.mark.parametrize(
-    ("reached_by", "found"), [(2, "'pump'"), (3, "'pump 3'"), (5, "'pump 4'"), (7, "'pump 6'")]
-)
-def test_a_word_has_to_be_said_often_enough(reached_by: int, found: str) -> None:
-    assert COMMON.reaching(0.5 * bound(reached_by)) == found
-    assert COMMON.reaching(0.5 * bound(reached_by) + 1e-6) != found
+@pytest.mark.parametrize(("below", "level"), [*pairwise((0.0, *LEVELS))])
+def test_a_word_has_to_reach_the_level_above_which_it_adds_enough(
+    below: float, level: float
+) -> None:
+    assert COMMON.reaching(0.5 * level + 1e-6) == _pump(level)
+    assert COMMON.reaching(0.5 * level - 1e-6) == _pump(below)
 
 
-def test_words_beyond_those_that_are_weighed_are_taken_as_said() -> None:
-    many = Words([f"'w{n}'" for n in range(20)], [10] * 20, [1.0] * 20, 1000)
+def _pump(level: float) -> str:
+    return f"'pump {round(100 * level)}'" if level else "'pump'"
+
+
+@pytest.mark.parametrize("times", [0.2, 0.5, 1, 2, 10])
+def test_no_text_weighs_more_than_its_levels_allow_whatever_the_average_length(
+    times: float,
+) -> None:
+    average = REFERENCE_TOKENS * times
+    some = words(["'pump'"], [900], [1.0], average)
+    for occurrences in (1, 2, 3, 5, 8, 20, 250):
+        for tokens in (1, 5, 20, 60, 100, 200, 500, 2000, 20_000):
+            stored = _weight(occurrences, tokens, REFERENCE_TOKENS)
+            lexemes = {_pump(level) for level in (0.0, *LEVELS) if stored >= level}
+            assert some.reaching(_weight(occurrences, tokens, average)) in lexemes
+
+
+def _weight(occurrences: int, tokens: int, average: float) -> float:
+    return occurrences / (occurrences + 0.9 * (0.6 + 0.4 * tokens / average))
+
+
+def test_words_beyond_those_that_are_weighed_are_taken_to_occur() -> None:
+    many = words([f"'w{n}'" for n in range(20)], [10] * 20, [1.0] * 20, REFERENCE_TOKENS)
     assert many.reaching(5) == " | ".join(many.words)
     assert many.reaching(13.5) == "'w6' | 'w5' | 'w4' | 'w3' | 'w2' | 'w1' | 'w0'"
-    assert many.reaching(19.5).startswith("'w0' & ('w1' & ('w2' &")
-    assert "'w7'" not in many.reaching(19.5)
+    assert many.reaching(19.05) == "'w0' & ('w1' & ('w2' & ('w3' & ('w4' & ('w5' & ('w6'))))))"
 
 
-def test_likely_texts_are_so_many_by_what_is_known_of_the_words() -> None:
-    words = Words(["'red'", "'pump'"], [100, 500], [idf(1000, 100), idf(1000, 500)], 1000)
-    assert words.likely(600) == "'red' | 'pump'"
-    assert words.likely(40) == words.likely(50)
-    assert words.likely(1) != words.likely(40)
-    assert Words([], [], [], 0).likely(1) == ""
+def test_fewer_texts_reach_a_higher_score() -> None:
+    two = words(["'red'", "'pump'"], [100, 500], [idf(1000, 100), idf(1000, 500)], REFERENCE_TOKENS)
+    assert two.likely(600) == 0
+    assert 0 < two.likely(40) < two.likely(1) < sum(two.idf)
+    assert words([], [], [], REFERENCE_TOKENS).likely(1) == 0

@@ -29,17 +29,19 @@ _WEIGHTS: dict[str, LiteralString] = {
 
 def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
     """A statement that returns (version, number of chunks by way, the best similarity of a vector,
-    id, chunk, score, text, fields, shown), the best row first. The fields are the row's filter
-    columns as JSON; shown are its title, url and image_url.
+    the least score of a text, the number of texts read, id, chunk, score, text, fields, shown), the
+    best row first. The fields are the row's filter columns as JSON; shown are its title, url and
+    image_url.
 
-    `ways` are queries of (id, chunk, score). Where nothing is found, the last six are null. Without
-    a search by vector, the similarity is null.
+    `ways` are queries of (id, chunk, score), by words also of the texts `read`. Where nothing is
+    found, the last six are null. What belongs to the other way of a search is null, too.
     """
     names = published.names
     return names.fill(
         """
         with {ways}, best as ({best})
-        select {version}, {seen}, {similarity}, h.* from (select) as one left join (
+        select {version}, {seen}, {similarity}, {least}, {read}, h.*
+        from (select) as one left join (
             select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields,
                 {shown} as shown
             from (select * from best order by score desc, {id} limit {rows}) as b
@@ -58,6 +60,8 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
             )
         ),
         similarity=sql.SQL("(select max(score) from dense)" if "dense" in ways else "null"),
+        least=sql.SQL("(select min(score) from text)" if "text" in ways else "null"),
+        read=sql.SQL("(select max(read) from text)" if "text" in ways else "null"),
         fields=fields(published),
         shown=shown(published),
         vectors=published.vectors,
@@ -71,9 +75,9 @@ def nearest(published: Published, near: sql.Composable) -> sql.Composed:
     names = published.names
     return names.fill(
         """
-        select {version}, array[count(h.{id}) over ()], max(h.score) over (), h.{id}::text,
-            h.chunk, h.score, h.text, h.fields, h.shown
-        from (select) as one left join ({near}) as h on true order by h.score desc, 4
+        select {version}, array[count(h.{id}) over ()], max(h.score) over (), null, null,
+            h.{id}::text, h.chunk, h.score, h.text, h.fields, h.shown
+        from (select) as one left join ({near}) as h on true order by h.score desc, 6
         """,
         version=version(names.schema, names.source.entity.name),
         near=near,

@@ -1,15 +1,19 @@
 """Chunks whose texts have a query's lexemes, ranked by BM25, as part of a search statement.
 
-A word adds `idf * f / (f + length)` to the score of a text in which its frequency is f. The term is
-always below idf, and the smaller f, the smaller the term. So a text that lacks words, or has them
-only once, cannot reach the score of the best texts and need not be read. This is the idea of WAND
-(Broder et al., CIKM 2003), written as a tsquery, so that the index excludes such texts.
+A word adds its idf times its weight in the text, f / (f + length), to the score of a text in which
+it occurs f times. The index knows in which texts a word reaches a weight (`lexemes.LEVELS`), so
+that its weight in all others is bounded. A text whose bounds do not add up to the score of the best
+texts is not read. This is the idea of WAND (Broder et al., CIKM 2003) with impact-ordered postings
+(Anh and Moffat, SIGIR 2006), written as a tsquery.
+
+No other module knows how texts are ranked: an index of an extension would have a `lookup`, a
+`matching` and a `best` of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Self
@@ -17,18 +21,26 @@ from typing import Any, NamedTuple, Self
 from psycopg import sql
 from psycopg.sql import Literal, Placeholder
 
+from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.texts import lexemes
-from embeddings_pipeline.store.texts.lexemes import OFTEN
+from embeddings_pipeline.store.texts.lexemes import K1, LEVELS, REFERENCE_TOKENS, B
 
 # a longer query is cut to its rarest words
 _MAX_WORDS = 64
 # the count of an infrequent lexeme stops here
 _MAX_COUNT = 1000
-# texts read at least to estimate the score of the best
-MIN_SAMPLE = 500
-# session settings: the planner underestimates the cost of reading the lexemes of a text
-SESSION = {"enable_seqscan": "off"}
+# Texts that are likely to have the best among them: this many, or this many times as many as are
+# wanted. With fewer, a second statement is needed more often; with more, the first reads too many
+MIN_LIKELY, _LIKELY = 200, 4
+# a statement reads at most this many times as many, since words may occur together more often than
+# by chance; where they occur together less often, the next statement takes _GROWTH times as many
+_MOST, _GROWTH = 5, 8
+# leaving texts out pays where at least this many times as many have one of the words
+_MIN_GAIN = 4
+# session settings: the planner underestimates the cost of reading the lexemes of a text, and few
+# texts are read in less time than a parallel worker takes to start
+SESSION = {"enable_seqscan": "off", "max_parallel_workers_per_gather": "0"}
 
 # ts_rank of one lexeme is the sum of 1/i^2 over its f positions, divided by the sum over all i,
 # pi^2/6; the rest of the sum after f is close enough to 1/(f + 1/2) to be rounded
@@ -69,11 +81,11 @@ def matching(
     *,
     of: int | None = None,
 ) -> sql.Composable:
-    """(id, chunk, score) of the best chunks, for the parameters of a number of `Words`. With `of`,
-    only the first `of` matches are ranked."""
+    """(id, chunk, score, read) of the best chunks, for the parameters of a number of `Words`. With
+    `of`, only the first `of` matches are ranked, and `read` is their number."""
     return published.names.fill(
         """
-        select {id}, chunk, {score} as score from (
+        select {id}, chunk, {score} as score, {read} as read from (
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
                 -- a copy in memory for all words; the offset keeps the planner from inlining it
                 setweight(lexemes, 'D') as lexemes
@@ -83,14 +95,41 @@ def matching(
         order by score desc limit {chunks}
         """,
         score=sql.SQL(" + ").join([sql.SQL("0::float8"), *map(_score, range(words))]),
-        k1=Literal(K1),
-        b=Literal(B),
-        average=Literal(published.average_tokens),
+        # of all matches, nobody needs the number
+        read=sql.SQL("null::bigint" if of is None else "count(*) over ()"),
+        # else Postgres computes with decimals
+        k1=sql.SQL("{}::float8").format(Literal(K1)),
+        b=sql.SQL("{}::float8").format(Literal(B)),
+        average=sql.SQL("{}::float8").format(Literal(published.average_tokens)),
         vectors=published.vectors,
         where=where,
         of=Literal(of),
         chunks=Literal(chunks),
     )
+
+
+def best(
+    words: Words, chunks: int, share: float, execute: Callable[[str, int | None], list[Row]]
+) -> list[Row]:
+    """The rows of a search statement with `matching`, which is executed for a tsquery and the most
+    texts to rank. `share` of the texts pass the filters.
+
+    The first statement reads the texts that may reach a score which the best are likely to reach.
+    If enough of them do reach it, they are the best. If enough are found, but some are below, the
+    best reach the score of the last, and a second statement reads all texts that may reach that.
+    """
+    wanted = max(MIN_LIKELY, _LIKELY * chunks)
+    texts = wanted / share
+    while texts < sum(words.documents) / _MIN_GAIN:
+        score = words.likely(texts)
+        rows = execute(words.reaching(score), _MOST * wanted)
+        _, seen, _, least, read = rows[0][:5]
+        if seen[-1] == chunks:
+            if least >= score and read < _MOST * wanted:
+                return rows
+            return execute(words.reaching(least), None)
+        texts *= _GROWTH
+    return execute(words.reaching(0), None)
 
 
 def _score(word: int) -> sql.Composable:
@@ -101,42 +140,27 @@ def _score(word: int) -> sql.Composable:
     )
 
 
-def floor(published: Published, where: sql.Composable, words: int, chunks: int) -> sql.Composed:
-    """A statement that returns a score which at least `chunks` chunks reach, for the parameters of
-    `matching`; null where fewer chunks match."""
-    return sql.SQL(
-        # a materialized statement uses no parallel workers, which take long to start
-        "with found as materialized ({found})"
-        " select case when count(*) = {chunks} then min(score) end from found"
-    ).format(
-        found=matching(published, where, words, chunks, of=max(MIN_SAMPLE, 10 * chunks)),
-        chunks=Literal(chunks),
-    )
-
-
-# Anserini's defaults (Lin et al., Pyserini, SIGIR 2021); BM25 itself is Robertson and Zaragoza's
-# (The Probabilistic Relevance Framework, 2009), with the idf of Lucene, which is never negative
-K1, B = 0.9, 0.4
 # the length term of an empty text, the smallest possible
 _LENGTH = K1 * (1 - B)
 
 # a tsquery of more words takes longer than it saves; other words are assumed to occur
 _MAX_WEIGHTED_WORDS = 7
-# frequencies distinguished for a number of words: at most about 250 combinations
-_REPEATS = {1: OFTEN, 2: OFTEN, 3: OFTEN, 4: OFTEN[::2], 5: OFTEN[:1]}
-# the estimated share of texts with n occurrences of a word that have another one. A rough estimate
-# is enough, because it only decides which texts are read first
-_REPEAT_SHARE = 0.4
+# Levels distinguished for a number of words. Each makes the tsquery longer: the index takes about
+# half a millisecond for each word of it, among 200,000 texts
+_DISTINGUISHED = {1: LEVELS, 2: LEVELS, 3: LEVELS, 4: LEVELS[:3:2], 5: LEVELS[2:3], 6: LEVELS[3:4]}
+# The share of the texts with a word in which it reaches each level, in English prose. A rough
+# estimate is enough, because it only decides which texts are read first
+_SHARES = dict(zip((0.0, *LEVELS), (1, 0.2, 0.15, 0.07, 0.03, 0.007, 0.001), strict=True))
 
 # sums of floats in Postgres and in Python differ in their last digits
 _ROUNDING = 1 - 1e-9
 
 
 class _Step(NamedTuple):
-    """A word that occurs at least `times` times, but less often than at the next step. It adds at
+    """A word that reaches a level, but not the next one. Its lexeme ends with `suffix`; it adds at
     most `most` of its idf, in about `share` of the texts with the word."""
 
-    times: int
+    suffix: str
     most: float
     share: float
 
@@ -149,18 +173,20 @@ def idf(total: int, documents: int) -> float:
 @dataclass(frozen=True)
 class Words:
     """Lexemes of a query, quoted for tsquery, the rarest first, each with its number of texts and
-    its idf; and the number of all texts."""
+    its idf; and the number of all texts, with their average length in tokens."""
 
     words: Sequence[str]
     documents: Sequence[int]
     idf: Sequence[float]
     total: int
+    average_tokens: float
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, int]], total: int) -> Self:
-        """The words of `lookup`, among `total` texts."""
+    def of(cls, rows: Sequence[tuple[str, int]], total: int, average_tokens: float) -> Self:
+        """The words of `lookup`, among `total` texts of this average length."""
         words, documents = [word for word, _ in rows], [count for _, count in rows]
-        return cls(words, documents, [idf(total, count) for count in documents], total)
+        weights = [idf(total, count) for count in documents]
+        return cls(words, documents, weights, total, average_tokens)
 
     @property
     def texts(self) -> dict[str, int]:
@@ -176,21 +202,28 @@ class Words:
             **{f"idf_{n}": weight for n, weight in enumerate(self.idf)},
         }
 
+    def found_in(self, texts: int) -> str | None:
+        """The rarest word that at least this many texts have, as a tsquery; None where there is
+        none. The index finds them sooner than the texts of all words."""
+        counted = zip(self.words, self.documents, strict=True)
+        return next((word for word, documents in counted if documents >= texts), None)
+
     def reaching(self, score: float) -> str:
         """A tsquery of all texts that may reach the score; 0 stands for all texts with a word."""
         count = min(len(self.words), _MAX_WEIGHTED_WORDS)
         need = score * _ROUNDING - sum(self.idf[count:])
         if need <= 0:
             return " | ".join(self.words)
-        return _reaching(self.words[:count], self.idf[:count], need, _steps(count)) or ""
+        return _reaching(self.words[:count], self.idf[:count], need, self._steps(count)) or ""
 
-    def likely(self, texts: float) -> str:
-        """A tsquery of the texts that may reach the score of roughly the best `texts` texts."""
+    def likely(self, texts: float) -> float:
+        """A score that roughly `texts` texts may reach; 0 where fewer have one of the words."""
         count = min(len(self.words), _MAX_WEIGHTED_WORDS)
+        steps = self._steps(count)
         sums = [(0.0, 1.0)]
         for weight, documents in zip(self.idf[:count], self.documents, strict=False):
             frequency = min(documents / max(self.total, 1), 1.0)
-            levels = [(s.most * weight, s.share * frequency) for s in _steps(count)]
+            levels = [(s.most * weight, s.share * frequency) for s in steps]
             sums = [
                 (score + more, chance * by)
                 for score, chance in sums
@@ -199,16 +232,27 @@ class Words:
         sums.sort(reverse=True)
         reached = accumulate(chance * self.total for _, chance in sums)
         score = next((s for (s, _), n in zip(sums, reached, strict=True) if n >= texts), 0.0)
-        return self.reaching(score + sum(self.idf[count:]) if score else 0)
+        return score + sum(self.idf[count:]) if score else 0
 
+    def _steps(self, words: int) -> list[_Step]:
+        levels = _DISTINGUISHED.get(words, ())
+        shares = [_SHARES[level] for level in (0.0, *levels)]
+        return [
+            _Step(f" {level:.0%}"[:-1] if level else "", self._bound(after), share - less)
+            for (level, after), (share, less) in zip(
+                pairwise((0.0, *levels, 1.0)), pairwise((*shares, 0.0)), strict=True
+            )
+        ]
 
-def _steps(words: int) -> list[_Step]:
-    times = (1, *_REPEATS.get(words, ()))
-    shares = [_REPEAT_SHARE ** (n - 1) for n in times]
-    return [
-        _Step(n, (after - 1) / (after - 1 + _LENGTH), share - less)
-        for (n, after), (share, less) in zip(pairwise(times), pairwise(shares), strict=True)
-    ] + [_Step(times[-1], 1, shares[-1])]
+    def _bound(self, level: float) -> float:
+        """The most that a word weighs in a text in which it does not reach the level.
+
+        With the length of the text as it is for the average of `lexemes`, f (1 - level) / level is
+        less than the length. For another average, the part of the length above its minimum is
+        that many times as long; the weight is greatest where f is as small, or as large, as can be.
+        """
+        times = REFERENCE_TOKENS / self.average_tokens
+        return max(level, level / (level + times * (1 - level)))
 
 
 def _reaching(
@@ -223,9 +267,9 @@ def _reaching(
     found = [alternatives] if alternatives else []
     for step in steps:
         others = _reaching(words[1:], idf[1:], need - step.most * idf[0], steps)
-        # a text with more occurrences also matches the steps below
+        # a text with a greater weight also matches the steps below
         if others is not None and others != alternatives:
-            word = words[0] if step.times == 1 else f"{words[0][:-1]} {step.times}'"
+            word = f"{words[0][:-1]}{step.suffix}'"
             found.append(f"{word} & ({others})" if others else word)
         alternatives = others
     return " | ".join(found)

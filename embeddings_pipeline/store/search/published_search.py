@@ -39,11 +39,9 @@ from embeddings_pipeline.store.wire import encoding_of, stored_id
 _MIN_HYBRID_CHUNKS = 100
 # chunks searched for each row where rows have several; also the factor of a repeated search
 _CHUNKS_PER_ROW = 4
-# a sample of the texts pays where at least this many times as many texts match; a sample with too
-# few results is enlarged by the factor _SAMPLE_GROWTH
-_MIN_SAMPLE_GAIN = 4
-_SAMPLE_GROWTH = 8
-
+# A word that was in this many times as many texts as are to be counted, when lexemes were counted,
+# is still in more than these: lexemes are counted again once a tenth of the texts changed
+_ENOUGH = 2
 
 # repeatable, so that the bars of a set that did not change stay as they are
 _HISTOGRAM: LiteralString = """
@@ -211,6 +209,8 @@ class StatementShape:
     dense: bool
     # number of words of the query; None without a text search
     words: int | None
+    # most texts that are ranked by their words
+    read: int | None
     exclude: bool
     filters: Group
 
@@ -516,14 +516,7 @@ class PublishedSearch:
             raise
 
     def _count(self, query: RowQuery, chosen: Filter, wanted: CountRequest, most: int) -> Counts:
-        values = _parameters(query, chosen)
-        values["prefix"] = wanted.facet_prefix
-        for n, bars in enumerate(wanted.histograms):
-            values |= {f"least_{n}": bars.least, f"most_{n}": bars.most}
         by_words = query.query is not None and query.vector is None
-        if by_words:
-            words = self._words(query.query or "")
-            values |= {"match": words.reaching(0)}
         session.use(
             self._tables.connection, lexical.SESSION if by_words else {"enable_seqscan": "on"}
         )
@@ -536,6 +529,24 @@ class PublishedSearch:
             histograms=tuple((bars.column, bars.bars) for bars in wanted.histograms),
             most=most,
         )
+        values = _parameters(query, chosen)
+        values["prefix"] = wanted.facet_prefix
+        for n, bars in enumerate(wanted.histograms):
+            values |= {f"least_{n}": bars.least, f"most_{n}": bars.most}
+        if not by_words:
+            return self._counted(shape, wanted, values)
+        words = self._words(query.query or "")
+        if not chosen and (word := words.found_in(_ENOUGH * most)):
+            if not (wanted.facets or wanted.histograms or self._tables.source.entity.chunk):
+                return Counts(most, exact=False, facets={})
+            found = self._counted(shape, wanted, values | {"match": word})
+            if not found.exact:
+                return found
+        return self._counted(shape, wanted, values | {"match": words.reaching(0)})
+
+    def _counted(
+        self, shape: counts.CountShape, wanted: CountRequest, values: dict[str, Any]
+    ) -> Counts:
         statement = counts.statement(self._published, shape)
         rows = self._tables.connection.execute(statement, values, prepare=False).fetchall()
         total = next(n for facet, _, n in rows if facet is None)
@@ -548,27 +559,23 @@ class PublishedSearch:
                 by_value[wanted.facets[facet]].append((value, n))
             else:
                 by_bar[wanted.histograms[facet - len(wanted.facets)].column][value - 1] = n
-        return Counts(min(total, most), total <= most, by_value, by_bar)
+        return Counts(min(total, shape.most), total <= shape.most, by_value, by_bar)
 
     def _find(self, query: RowQuery, chosen: Filter) -> Found:
         words = None if query.query is None else self._words(query.query)
         expected = self._count_passing(chosen) if chosen else None
         shape = self._first_shape(query, chosen, words, expected)
+        values = _parameters(query, chosen)
+        values["text_weight"] = self._text_weight(query)
         while True:
             session.use(self._tables.connection, self._settings(shape, expected))
-            values = _parameters(query, chosen)
-            values["text_weight"] = self._text_weight(query)
-            if words is not None:
-                floor = self._floor(words, shape, values, expected)
-                values |= words.values(words.reaching(floor))
-            # a generic plan would not know how many texts the words and filters leave
-            prepare = None if words is None else False
-            statement = search_statement(self._published, shape)
-            rows = self._tables.connection.execute(statement, values, prepare=prepare).fetchall()
-            version, seen, similarity = rows[0][:3]
-            if version != self._published.version:
-                raise PublishedSetChanged
-            hits = [Hit(*row[3:8], *row[8]) for row in rows if row[3] is not None]
+            rows = (
+                self._execute(shape, values)
+                if words is None
+                else self._by_words(words, shape, values, expected)
+            )
+            seen, similarity = rows[0][1:3]
+            hits = [Hit(*row[5:10], *row[10]) for row in rows if row[5] is not None]
             found = Found(hits, words.texts if words else None, similarity)
             if len(hits) >= query.rows:
                 return found
@@ -580,6 +587,27 @@ class PublishedSearch:
             else:
                 # an index scan stops at a limit, so more rows may match
                 shape = replace(shape, exact=True)
+
+    def _execute(
+        self, shape: StatementShape, values: dict[str, Any], prepare: bool | None = None
+    ) -> list[Row]:
+        """Return the rows of `hybrid.statement`. Raises PublishedSetChanged."""
+        statement = search_statement(self._published, shape)
+        rows = self._tables.connection.execute(statement, values, prepare=prepare).fetchall()
+        if rows[0][0] != self._published.version:
+            raise PublishedSetChanged
+        return rows
+
+    def _by_words(
+        self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
+    ) -> list[Row]:
+        def execute(match: str, read: int | None) -> list[Row]:
+            # a generic plan would not know how many texts the words and filters leave
+            ranked = replace(shape, read=read)
+            return self._execute(ranked, values | words.values(match), prepare=False)
+
+        share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
+        return lexical.best(words, shape.chunks, share, execute)
 
     def _words(self, query: str) -> Words:
         """The words of a query, looked up once. Raises ConfigurationError where the lexemes have
@@ -598,7 +626,8 @@ class PublishedSearch:
             )
         lookup = lexical.lookup(self._published)
         values = {"query": self._encodable(query)}
-        return Words.of(self._tables.connection.execute(lookup, values).fetchall(), total)
+        rows = self._tables.connection.execute(lookup, values).fetchall()
+        return Words.of(rows, total, self._published.average_tokens)
 
     def _encodable(self, query: str) -> str:
         """The query without the characters that the database's encoding lacks: no text has them."""
@@ -633,6 +662,7 @@ class PublishedSearch:
             exact=exact,
             dense=is_dense,
             words=len(words.words) if words else None,
+            read=None,
             exclude=query.exclude is not None,
             filters=chosen.predicates,
         )
@@ -654,27 +684,6 @@ class PublishedSearch:
             if weight is not None:
                 return weight
         return hybrid.TEXT_WEIGHT
-
-    def _floor(
-        self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
-    ) -> float:
-        """Return a score that every chunk among the results reaches.
-
-        The search skips texts that cannot reach the score. Returns 0 where reading all matching
-        texts is cheaper.
-        """
-        share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
-        texts = lexical.MIN_SAMPLE / share
-        while texts < sum(words.documents) / _MIN_SAMPLE_GAIN:
-            likely = values | words.values(words.likely(texts))
-            statement = floor_statement(self._published, shape)
-            look = self._tables.connection.execute(statement, likely, prepare=False)
-            ((floor,),) = look.fetchall()
-            if floor is not None:
-                return float(floor)
-            # the words occur together less often than by chance
-            texts *= _SAMPLE_GROWTH
-        return 0
 
     def _refuse_unfit(self, chosen: Filter) -> None:
         """Raise ConfigurationError with the value that does not fit the type of its column."""
@@ -719,12 +728,5 @@ def search_statement(published: Published, shape: StatementShape) -> bytes:
     if shape.dense:
         ways["dense"] = dense.near(published, where, shape.chunks, exact=shape.exact)
     if shape.words is not None:
-        ways["text"] = lexical.matching(published, where, shape.words, shape.chunks)
+        ways["text"] = lexical.matching(published, where, shape.words, shape.chunks, of=shape.read)
     return hybrid.statement(published, ways, shape.rows).as_bytes()
-
-
-@lru_cache(maxsize=256)
-def floor_statement(published: Published, shape: StatementShape) -> bytes:
-    """Return the statement that reads a sample of the matching texts for `lexical.floor`."""
-    where = passing(published, shape.filters, exclude=shape.exclude)
-    return lexical.floor(published, where, shape.words or 0, shape.chunks).as_bytes()

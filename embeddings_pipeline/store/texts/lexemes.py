@@ -18,10 +18,18 @@ from embeddings_pipeline.store.tables import EntityTables
 # characters of a text that full-text search reads: the lexemes of one text may take 1 MiB
 READ = 100_000
 
-# a text in which a lexeme occurs this often also gets the lexeme with this number (`pump 3`), so
-# that the index finds texts in which it occurs often. No language produces a lexeme with a space.
-# Twice is left out, because the lexemes of a text of few long words could then exceed 1 MiB
-OFTEN = (3, 4, 6, 8)
+# BM25 (Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009) with Anserini's
+# constants (Lin et al., Pyserini, SIGIR 2021)
+K1, B = 0.9, 0.4
+
+# A lexeme that occurs f times in a text weighs f / (f + length) there, and the text also gets the
+# lexeme with each of these levels that its weight reaches (`pump 70`), so that the index finds
+# texts in which it weighs much. No language produces a lexeme with a space. A lexeme that occurs
+# once reaches no level, so that most texts store few
+LEVELS = (0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+# the average length in tokens for which the levels are computed. That of an entity changes, and a
+# stored column cannot depend on it: searches allow for the difference
+REFERENCE_TOKENS = 200
 
 # an expression for the column `lexeme` as a word of a tsquery
 QUOTED: LiteralString = "'''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || ''''"
@@ -35,8 +43,8 @@ _COUNT_AGAIN = 0.1
 
 
 def create_function(connection: Connection[Row], schema: str) -> None:
-    """Create the function `with_often`, which adds the lexemes of `OFTEN` to a tsvector."""
-    name = sql.SQL("{}(tsvector)").format(Identifier(schema, "with_often"))
+    """Create the function `with_levels`, which adds the lexemes of `LEVELS` to a tsvector."""
+    name = sql.SQL("{}(tsvector, int)").format(Identifier(schema, "with_levels"))
     (known,) = connection.execute(
         "select to_regprocedure(%s)", (name.as_string(connection),)
     ).fetchone() or (None,)
@@ -45,17 +53,26 @@ def create_function(connection: Connection[Row], schema: str) -> None:
             sql.SQL(
                 """
                 create function {name} returns tsvector language plpgsql
-                immutable strict parallel safe as $body$ begin
-                    -- most texts repeat no word: three positions have two commas between them
-                    if $1::text not like '%,%,%' then return $1; end if;
+                immutable strict parallel safe as $body$
+                declare
+                    length float8 := {k1} * (1 - {b} + {b} * $2 / {reference});
+                begin
+                    -- two positions have a comma between them
+                    if $1::text not like '%,%' then return $1; end if;
                     return $1 || coalesce((
-                        select array_to_tsvector(array_agg(lexeme || ' ' || times))
-                        from unnest($1) cross join unnest({often}) as times
-                        where cardinality(positions) >= times
+                        select array_to_tsvector(array_agg(lexeme || ' ' || level))
+                        from unnest($1) cross join unnest({levels}) as level
+                        where cardinality(positions) * (100 - level) >= length * level
                     ), ''::tsvector);
                 end $body$
                 """
-            ).format(name=name, often=Literal([*OFTEN]))
+            ).format(
+                name=name,
+                k1=Literal(K1),
+                b=Literal(B),
+                reference=Literal(float(REFERENCE_TOKENS)),
+                levels=Literal([round(100 * level) for level in LEVELS]),
+            )
         )
 
 
@@ -75,8 +92,8 @@ def ensure(connection: Connection[Row], schema: str, entity: Entity) -> None:
         "frequencies": Identifier(schema, f"{entity.name}_lexemes"),
         "entities": Identifier(schema, "entities"),
         "entity": Literal(entity.name),
-        "lexemes": sql.SQL("{}({})").format(
-            Identifier(schema, "with_often"),
+        "lexemes": sql.SQL("{}({}, tokens)").format(
+            Identifier(schema, "with_levels"),
             tsvector(entity, sql.SQL("left(text, {})").format(Literal(READ))),
         ),
     }
@@ -132,7 +149,7 @@ def _language(connection: Connection[Row], schema: str, table: str) -> str | Non
         """
         select substring(
             pg_get_expr(d.adbin, d.adrelid)
-            from 'with_often\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig, translate'
+            from 'with_levels\\(.*''(?:pg_catalog\\.)?(\\w+)''::regconfig, translate'
         )
         from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
         where d.adrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
