@@ -38,9 +38,8 @@ MIN_LIKELY, _LIKELY = 200, 4
 _MOST, _GROWTH = 5, 8
 # leaving texts out pays where at least this many times as many have one of the words
 _MIN_GAIN = 4
-# session settings: the planner underestimates the cost of reading the lexemes of a text, and few
-# texts are read in less time than a parallel worker takes to start
-SESSION = {"enable_seqscan": "off", "max_parallel_workers_per_gather": "0"}
+# session settings: the planner underestimates the cost of reading the lexemes of a text
+SESSION = {"enable_seqscan": "off"}
 
 # ts_rank of one lexeme is the sum of 1/i^2 over its f positions, divided by the sum over all i,
 # pi^2/6; the rest of the sum after f is close enough to 1/(f + 1/2) to be rounded
