@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.support.world import World
+from tests.support.world import World, world_in
 
 T = TypeVar("T")
 
@@ -46,11 +46,10 @@ def world() -> Iterator[World]:
     """An empty database on an embedded server that ends with the block."""
     folder = Path(tempfile.mkdtemp(prefix="ep-bench-"))
     folder.chmod(0o755)
-    world = World(embedded.start(folder))
     try:
-        yield world
+        with world_in(embedded.start(folder)) as world:
+            yield world
     finally:
-        world.postgres.close()
         embedded.stop(folder)
         shutil.rmtree(folder)
 

@@ -94,9 +94,12 @@ def planned(connection: Connection[Row], name: str) -> list[Migration]:
     entities = _entities(connection, name)
     every = sum(len(sets) for _, _, sets in entities)
     version = schema.stored_version(connection, name) or 0
-    if not _changes_since(version):
-        return [Migration("quality_history", 0, "created")]
-    found = [Migration("vector_sets", every, "columns added and renamed")]
+    steps = {
+        3: Migration("vector_sets", every, "columns added and renamed"),
+        4: Migration("quality_history", 0, "created"),
+        5: Migration("entities", len(entities), "lexemes computed again by the next run"),
+    }
+    found = [step for later, step in steps.items() if later > version]
     if version != 0:
         return found
     for entity, _, sets in entities:

@@ -103,7 +103,7 @@ def test_tables_of_the_first_version_get_what_came_later(world: World) -> None:
         f"update {SCHEMA}.schema_version set version = 1"
     )
     with world.postgres.connection() as connection:
-        (planned,) = migrations.planned(connection, SCHEMA)
+        planned, *_ = migrations.planned(connection, SCHEMA)
     assert (planned.table, planned.rows) == ("vector_sets", 1)
     with world_in(world.database, fresh=False) as again:
         counted = f"select documents from {SCHEMA}.entities"
@@ -119,8 +119,8 @@ def test_tables_of_the_third_version_get_the_history_of_quality(world: World) ->
         f"drop table {SCHEMA}.quality_history; update {SCHEMA}.schema_version set version = 3"
     )
     with world.postgres.connection() as connection:
-        (planned,) = migrations.planned(connection, SCHEMA)
-    assert planned.table == "quality_history"
+        planned = [step.table for step in migrations.planned(connection, SCHEMA)]
+    assert planned == ["quality_history", "entities"]
     with world_in(world.database, fresh=False) as again:
         assert again.sql(f"select count(*) from {SCHEMA}.quality_history") == [(0,)]
 
@@ -178,7 +178,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(before: Database) ->
         assert set(found) == {
             *(f"{name}_texts" for name in DECLARED),
             *(f"{name}_vectors_1" for name in DECLARED),
-            *("item_vectors_2", "vector_sets"),
+            *("item_vectors_2", "vector_sets", "quality_history", "entities"),
         }
         assert schema.stored_version(connection, SCHEMA) == 0
     with world_in(before, fresh=False) as world, world.postgres.connection() as connection:
