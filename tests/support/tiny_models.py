@@ -40,8 +40,9 @@ TEXTS = (
     "A red shoe.",
 )
 PROMPTS = {"query": "find: ", "document": "text: "}
+_WIDTH = 16
 _SIZE = {
-    "hidden_size": 16,
+    "hidden_size": _WIDTH,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 32,
@@ -60,7 +61,7 @@ class Architecture:
     config: Callable[..., PreTrainedConfig]
     tokenizer: Callable[[Sequence[str]], Tokenizer]
     special: Mapping[str, str]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     pooling: str = "mean"
     dense: Sequence[int] = ()
     padding_side: str = "right"
@@ -140,7 +141,7 @@ ARCHITECTURES = {
 }
 
 
-def make(name: str, folder: Path, prompts: Mapping[str, str] | None = None) -> Path:
+def make(name: str, folder: Path, prompts: dict[str, str] | None = None) -> Path:
     """Make the model of an architecture below the folder, and return its own folder."""
     of = ARCHITECTURES[name]
     tokenizer = of.tokenizer([*dict.fromkeys(of.special.values())])
@@ -149,18 +150,18 @@ def make(name: str, folder: Path, prompts: Mapping[str, str] | None = None) -> P
     ids.pop("unk_token_id", None)
     config = of.config(**_SIZE | ids | {"vocab_size": tokenizer.get_vocab_size()} | of.options)
     bare = folder / "bare"
-    AutoModel.from_config(config).save_pretrained(bare)
+    AutoModel.from_config(config).save_pretrained(bare)  # type: ignore[no-untyped-call]
     _with_ends(tokenizer, of.special)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         model_max_length=MAX_TOKENS,
         padding_side=of.padding_side,
         **of.special,
     ).save_pretrained(bare)
-    sizes = [_SIZE["hidden_size"], *of.dense]
-    parts = [
+    sizes = [_WIDTH, *of.dense]
+    parts: list[torch.nn.Module] = [
         Transformer(str(bare)),
-        Pooling(_SIZE["hidden_size"], of.pooling),
+        Pooling(_WIDTH, of.pooling),
         *(
             Dense(before, after, bias=False, activation_function=torch.nn.Identity())
             for before, after in pairwise(sizes)
@@ -171,11 +172,11 @@ def make(name: str, folder: Path, prompts: Mapping[str, str] | None = None) -> P
     return folder / "model"
 
 
-def make_static(folder: Path, prompts: Mapping[str, str] | None = None) -> Path:
+def make_static(folder: Path, prompts: dict[str, str] | None = None) -> Path:
     """Make a static model in the folder."""
     torch.manual_seed(0)
     part = StaticEmbedding(word_pieces(["[PAD]", "[UNK]"]), embedding_dim=16)
-    parts = [part, Normalize()]
+    parts: list[torch.nn.Module] = [part, Normalize()]
     SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder))
     return folder
 
