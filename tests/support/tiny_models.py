@@ -148,7 +148,8 @@ def make(name: str, folder: Path, prompts: dict[str, str] | None = None) -> Path
     torch.manual_seed(0)
     ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in of.special.items()}
     ids.pop("unk_token_id", None)
-    config = of.config(**_SIZE | ids | {"vocab_size": tokenizer.get_vocab_size()} | of.options)
+    vocabulary = {"vocab_size": tokenizer.get_vocab_size()}
+    config = of.config(**{**_SIZE, **ids, **vocabulary, **of.options})
     bare = folder / "bare"
     AutoModel.from_config(config).save_pretrained(bare)  # type: ignore[no-untyped-call]
     _with_ends(tokenizer, of.special)
