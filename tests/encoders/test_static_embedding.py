@@ -51,7 +51,6 @@ def encoder_of(folder: Path) -> Any:
 def test_a_run_and_a_search_with_a_static_model_import_no_torch(
     world: World, tmp_path: Path
 ) -> None:
-    world.sql("drop schema staging")
     given = {"url": world.database.url, "folder": str(tiny_models.make_static(tmp_path))}
     done = subprocess.run(
         [sys.executable, "-c", RUN],
