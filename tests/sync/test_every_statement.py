@@ -71,12 +71,12 @@ def refuse_poison(batch: Sequence[str]) -> None:
 
 
 def everything(world: World) -> dict[str, list[str]]:
-    """All that is stored, apart from times, claims and the ledger of runs."""
+    """All that is stored, apart from times, claims, and the histories of runs and quality."""
     with world.postgres.connection() as connection:
         tables = connection.execute(
             "select tablename from pg_tables where schemaname = %s and tablename <> all(%s)",
             # claims end by themselves
-            (SCHEMA, ["run_ledger", "claims"]),
+            (SCHEMA, ["run_ledger", "quality_history", "claims"]),
         )
         rows = [
             SQL("select {}, (to_jsonb(t) - {}::text[])::text from {} t").format(
