@@ -24,15 +24,15 @@ import sys
 from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.sync import encode
-from tests.support.world import World
+from tests.support.world import world_in
 encode._READ_AT_ONCE = encode._WRITE_BATCH = 20
 host, port, name, user, password = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
-world = World(Database(host, int(port), name, user, SecretStr(password)))
-world.run(world.declare())
-print("\\n".join(world.encoder.encoded))
-world.postgres.close()
+database = Database(host, int(port), name, user, SecretStr(password))
+with world_in(database, fresh=False) as world:
+    world.run(world.declare())
+    print("\\n".join(world.encoder.encoded))
 """
 
 
