@@ -20,8 +20,16 @@ from embeddings_pipeline.store.migrations import create_control_tables
 
 SCHEMA = "vectors of mine"
 CONTROL_TABLES = [
-    *("cache_candidates", "claims", "entities", "erasures", "model_identities", "quarantine"),
-    *("renewals", "retrieval_checks", "run_ledger", "schema_version", "vector_sets"),
+    *("cache_candidates", "claims", "entities", "erasures", "model_identities"),
+    *(
+        "quality_history",
+        "quarantine",
+        "renewals",
+        "retrieval_checks",
+        "run_ledger",
+        "schema_version",
+        "vector_sets",
+    ),
 ]
 
 
