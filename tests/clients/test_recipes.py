@@ -211,7 +211,7 @@ def analyst(database: Database) -> Iterator[Database]:
     role = replace(database, user="analyst", password=SecretStr("secret"))
     with closing(psycopg.connect(database.url, autocommit=True)) as admin:
         admin.execute("create role analyst login password 'secret'")
-        admin.execute(SQL("create schema {}").format(Identifier(SCHEMA)))
+        admin.execute(SQL("create schema if not exists {}").format(Identifier(SCHEMA)))
         admin.execute(SQL("grant usage on schema {} to analyst").format(Identifier(SCHEMA)))
         yield role
         admin.execute("drop owned by analyst")
