@@ -47,6 +47,48 @@ def test_markup_in_rows_is_text(
         assert complaints == []
 
 
+@pytest.mark.long
+def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
+    browser: Browser, world: World
+) -> None:
+    world.table("id text, name text, maker text, price float8, made date")
+    world.sql(
+        """
+        insert into staging.stg_item
+        select n || (array['', ' / ?#%', E'\\n\\t', '\u202e', '😀'])[1 + n % 5],
+            'thing ' || n
+                || (array['', E' a\\u200bb', ' <b>bold</b>'])[1 + n % 3]
+                || case when n % 500 = 0 then repeat(' long', 400) else '' end,
+            (array['maker ' || n % 3000, '', ' ', null, '<i>', E'two\\nlines'])[1 + n % 6],
+            (array[n::float8, 'nan', 'infinity', '-infinity', null, -0.0, 1e300])[1 + n % 7],
+            (array['2026-01-01', 'infinity', '0044-03-15 BC', null])[1 + n % 4]::date
+        from generate_series(1, 50000) as n
+        """
+    )
+    filters = ["maker", "price", "made"]
+    world.run(world.declare(template="{name}", filters=filters, index={"type": "none"}))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?q=thing")
+        assert len(results(page)) == 10
+        expect(page.locator("#said")).to_contain_text("10 of 50,000 results")
+        makers = page.get_by_role("group", name="Maker")
+        makers.get_by_label("Find a value of Maker").fill("maker 2994")
+        makers.get_by_role("checkbox").first.check()
+        expect(page.locator("#said")).not_to_contain_text("50,000")
+        expect(page.locator("#results li").first).to_contain_text("maker 2994")
+        page.get_by_role("button", name="Clear all").click()
+        expect(page.locator("#said")).to_contain_text("10 of 50,000 results")
+
+        page.goto("/?sort=-price&count=60")
+        assert len(results(page)) == 60
+        page.get_by_role("button", name="More rows").click()
+        expect(page.locator("#results li")).to_have_count(120)
+        assert complaints == []
+
+
 def test_any_query_is_answered(page: Page) -> None:
     for query in (HOSTILE, "\\", "%00", "'; drop table x; --", "א\u202e", "😀" * 90):
         search(page, query)
