@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
@@ -238,9 +239,8 @@ def test_a_stop_takes_no_longer_than_it_is_given() -> None:
 
 
 def test_manifests_of_kubernetes_fit_its_schemas() -> None:
-    schemas = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not here")
     for manifest in (*SEARCH, *MODEL):
-        schemas.validate(manifest, "1.32", strict=True)
+        kubernetes_validate.validate(manifest, "1.32", strict=True)
 
 
 @pytest.mark.parametrize("place", ["compose", "chart"])
