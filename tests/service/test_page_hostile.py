@@ -12,6 +12,8 @@ from tests.support.world import World
 
 pytestmark = needs_chromium
 
+# milliseconds that counting many rows may take on a busy machine
+LONG = 60_000
 # as its own words say, it runs where markup of a row becomes markup of the page
 HOSTILE = '<img src=x onerror="document.title=\'ran\'"><script>document.title="ran"</script>'
 PIXEL = (
@@ -47,7 +49,6 @@ def test_markup_in_rows_is_text(
         assert complaints == []
 
 
-@pytest.mark.long
 def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
     browser: Browser, world: World
 ) -> None:
@@ -72,20 +73,19 @@ def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
         opened(browser, str(client.base_url)) as (page, complaints),
     ):
         page.goto("/?q=thing")
-        assert len(results(page)) == 10
-        expect(page.locator("#said")).to_contain_text("10 of 50,000 results")
+        expect(page.locator("#said")).to_contain_text("10 of 50,000 results", timeout=LONG)
         makers = page.get_by_role("group", name="Maker")
         makers.get_by_label("Find a value of Maker").fill("maker 2994")
         makers.get_by_role("checkbox").first.check()
-        expect(page.locator("#said")).not_to_contain_text("50,000")
-        expect(page.locator("#results li").first).to_contain_text("maker 2994")
+        expect(page.locator("#said")).not_to_contain_text("50,000", timeout=LONG)
+        expect(page.locator("#results li").first).to_contain_text("maker 2994", timeout=LONG)
         page.get_by_role("button", name="Clear all").click()
-        expect(page.locator("#said")).to_contain_text("10 of 50,000 results")
+        expect(page.locator("#said")).to_contain_text("10 of 50,000 results", timeout=LONG)
 
         page.goto("/?sort=-price&count=60")
-        assert len(results(page)) == 60
+        expect(page.locator("#results li")).to_have_count(60, timeout=LONG)
         page.get_by_role("button", name="More rows").click()
-        expect(page.locator("#results li")).to_have_count(120)
+        expect(page.locator("#results li")).to_have_count(120, timeout=LONG)
         assert complaints == []
 
 
