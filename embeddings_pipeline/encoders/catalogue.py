@@ -102,9 +102,7 @@ def _local(name: str, settings: Settings, price: float | None) -> KnownModel:
         if folder is None:
             return unknown
         found = describe(name, folder, None, trusted=settings.trusts(name))
-        own_prompts = file_prompts(folder)
-        if own_prompts != Prompts():
-            prompts = own_prompts
+        prompts = (card and card.prompts_for(folder)) or file_prompts(folder)
         reads_images = vision(name, folder) is not None
         return replace(
             unknown,

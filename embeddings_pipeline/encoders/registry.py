@@ -18,7 +18,7 @@ from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
-from embeddings_pipeline.encoders.local.model_files import describe, file_prompts, vision
+from embeddings_pipeline.encoders.local.model_files import describe, vision
 from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.openai.rate_limits import (
@@ -130,8 +130,7 @@ class Encoders:
         card = KNOWN_MODELS.get(model)
         if card is None or card.prompts is None:
             return None
-        folder = download.find_or_download(model, self._settings)
-        return card.prompts if file_prompts(folder) == Prompts() else None
+        return card.prompts_for(download.find_or_download(model, self._settings))
 
     def _require_enabled(self) -> None:
         if not self._settings.embedding_enabled:

@@ -265,9 +265,7 @@ class ListRequest(_CountingRequest):
 
     top_k: Annotated[int, Field(ge=0, le=MAX_ROWS)] = 20
     sort: Order | None = None
-    after: (
-        Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)] | None
-    ) = None
+    after: RowId | None = None
 
 
 class _Request(_CountingRequest):

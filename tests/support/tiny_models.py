@@ -110,7 +110,7 @@ ARCHITECTURES = {
         XLMRobertaConfig,
         sentence_pieces,
         {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
-        # positions begin behind that of padding, which is 1
+        # position 1 is for padding, and texts begin behind it
         {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1},
     ),
     "modernbert": Architecture(

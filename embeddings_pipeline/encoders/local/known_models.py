@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
+from embeddings_pipeline.encoders.local.model_files import file_prompts
 from embeddings_pipeline.entities.entity import Prompts
 from embeddings_pipeline.settings import DEFAULT_MODEL
 
@@ -28,6 +30,13 @@ class ModelCard:
     license: str
     prompts: Prompts | None = None
     shorter: tuple[int, ...] = ()
+
+    def prompts_for(self, folder: Path) -> Prompts | None:
+        """The prompts of the card; None where the model's files have prompts, which are used then.
+
+        Raises ConfigurationError for a file that does not hold prompts.
+        """
+        return self.prompts if file_prompts(folder) == Prompts() else None
 
 
 _BGE = Prompts(query="Represent this sentence for searching relevant passages: ")

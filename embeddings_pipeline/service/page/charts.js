@@ -73,7 +73,7 @@ export function line(points, target, label) {
         points: points.map(([time, value]) => `${x(time)},${y(value)}`).join(" "),
       }),
       points.map(([time, value]) =>
-        // a line of no length with round ends is a dot, whatever the drawing is stretched to
+        // a line of no length with round ends stays a dot when the drawing is stretched
         drawing(
           "path",
           { class: "dot", d: `M${x(time)} ${y(value)}h0` },

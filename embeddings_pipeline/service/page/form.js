@@ -27,7 +27,7 @@ export function searchForm(go) {
 
   function typed() {
     typedAt = performance.now();
-    // the order of rows that were browsed is not that of the best
+    // the order of browsed rows does not apply to the best rows
     act(
       { like: null, image: null, count: STEP, ...(browsing && { sort: null }) },
       { typed: true },
