@@ -4,6 +4,7 @@ whom."""
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import sys
@@ -123,7 +124,8 @@ def layer(module: str) -> int | None:
     return None
 
 
-def imports(file: Path) -> Iterator[str]:
+@functools.cache
+def imports(file: Path) -> list[str]:
     """The files of the package that a file imports when it is run, wherever in it."""
     tree = ast.parse(file.read_text())
     typing_only = {
@@ -132,6 +134,7 @@ def imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
+    found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or node in typing_only or node.level:
             continue
@@ -139,7 +142,8 @@ def imports(file: Path) -> Iterator[str]:
             path = "/".join(node.module.split(".")[1:])
             for name in node.names:
                 inner = f"{path}/{name.name}.py".lstrip("/")
-                yield inner if (PACKAGE / inner).is_file() else f"{path}.py"
+                found.append(inner if (PACKAGE / inner).is_file() else f"{path}.py")
+    return found
 
 
 FILES = sorted(
