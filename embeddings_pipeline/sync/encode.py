@@ -46,7 +46,7 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import pending, projection, renewals
 from embeddings_pipeline.store.vectors.cache import MAX_COMPONENT, EmbeddingCache
 from embeddings_pipeline.store.vectors.claims import RENEW_SECONDS, Claim, Claims
-from embeddings_pipeline.store.vectors.pending import Backlog, Selected
+from embeddings_pipeline.store.vectors.pending import Backlog, Scope, Selected
 from embeddings_pipeline.store.vectors.projection import Projected
 from embeddings_pipeline.store.vectors.sets import ensure_set, replace_where_much_is_missing
 from embeddings_pipeline.sync.plan import dollars, record_plan
@@ -145,11 +145,12 @@ def _encode_entity(
     started = time.monotonic()
     finish_migration(database, names, options, keep=keep)
     sets = prepare_sets(database, names, encoders, options)
-    backlogs = [_backlog(database, names, s, options) for s in sets]
+    scope = options.scope(names.source.entity)
+    backlogs = [_backlog(database, names, s, scope) for s in sets]
     if sets and options.is_unrestricted and not options.force:
         replacement = _replacement(database, names, sets[0], backlogs[0])
         if replacement:
-            sets[0], backlogs[0] = replacement, _backlog(database, names, replacement, options)
+            sets[0], backlogs[0] = replacement, _backlog(database, names, replacement, scope)
     done: list[Encoding] = []
     frozen = None
     try:
@@ -195,11 +196,9 @@ def _encode_entity(
 
 
 @resumed
-def _backlog(
-    database: Postgres, names: TableNames, vector_set: VectorSet, options: RunOptions
-) -> Backlog:
+def _backlog(database: Postgres, names: TableNames, vector_set: VectorSet, scope: Scope) -> Backlog:
     with open_tables(database, names) as tables:
-        return pending.backlog(tables, vector_set, options.scope(names.source.entity))
+        return pending.backlog(tables, vector_set, scope)
 
 
 @resumed
@@ -251,7 +250,7 @@ class Encoding:
         self._database = database
         self._sets = [vector_set for vector_set, _ in sets]
         self._stored = self._sets[0].stored_identity
-        self._to_project = sum(backlog.to_project for _, backlog in sets)
+        self._backlogs = [backlog for _, backlog in sets]
         self._keep = keep
         self._scope = options.scope(names.source.entity)
         self._counts = Counts(pending=sum(backlog.chunks for _, backlog in sets))
@@ -278,25 +277,19 @@ class Encoding:
             return self._counts + Counts(reused=reused, saved_usd=saved)
 
     def run(self) -> None:
-        """Project the chunks whose entries are in the cache, then encode and project the others."""
-        if self._counts.pending:
-            if self._to_project:
+        """Project the chunks whose entries are in the cache, encode the others and project them,
+        until no chunk is pending, or none that is left can be encoded."""
+        backlogs = self._backlogs
+        waiting_since: float | None = None
+        while any(backlog.chunks for backlog in backlogs):
+            if any(backlog.to_project for backlog in backlogs):
                 self.project()
                 self._analyze()
-            if self.encoder:
-                self._encode_all(self.encoder)
-            # rows whose last chunk was encoded by another run, or quarantined, and rows that a
-            # crash of the server took back
-            self.project()
-            self._report(at_once=True)
-        self._finish()
-
-    def _encode_all(self, encoder: StreamingEncoder) -> None:
-        waiting_since: float | None = None
-        while True:
             sent = self._sent
-            if not self._encode_some(encoder):
-                return
+            if not (self.encoder and self._encode_some(self.encoder)):
+                # rows whose last entry another run has stored since the backlog was read
+                self.project()
+                break
             if self._sent > sent:
                 waiting_since = None
             elif self._unaffordable is not None:
@@ -305,6 +298,12 @@ class Encoding:
                 # other runs have claimed all remaining texts
                 waiting_since = waiting_since or time.monotonic()
                 self._wait_for_others(waiting_since)
+            # one look finds chunks that are left to encode, and projections that a crash of the
+            # server took back
+            backlogs = [_backlog(self._database, self.names, s, self._scope) for s in self._sets]
+        if self._counts.pending:
+            self._report(at_once=True)
+        self._finish()
 
     # repeated when an encoder loses the connection to the database with its rate limits
     @resumed

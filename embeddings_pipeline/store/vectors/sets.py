@@ -132,9 +132,13 @@ def _create(tables: EntityTables, identity: ModelIdentity, storage: Storage) -> 
                 primary key ({id}, chunk) include (text_hash, version)
                 {copied}
             );
-            -- no plan needs statistics of these columns, and computing them would sort the values
+            -- no plan needs statistics of the first two, and computing them would sort the values;
+            -- a small sample of the others does: the largest one sets how many rows are read
             alter table {table} alter column embedding set statistics 0,
-                alter column text set statistics 0
+                alter column text set statistics 0,
+                alter column {id} set statistics 10, alter column chunk set statistics 10,
+                alter column text_hash set statistics 10, alter column version set statistics 10,
+                alter column run_id set statistics 10, alter column updated_at set statistics 10
             """,
             table=tables.table(table),
             storage=sql.SQL(storage),
