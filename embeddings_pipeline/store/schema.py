@@ -168,28 +168,32 @@ _UNIQUE_INDEXES = {
 
 def create_missing(connection: Connection[Row], schema: str) -> None:
     """Create missing shared tables, indexes, sequences and functions."""
-    named = Identifier(schema)
-    for table in _TABLES:
-        connection.execute(
-            sql.SQL("create table if not exists {} ({})").format(
-                Identifier(schema, table), columns_sql(table, schema)
-            )
+    statements = [
+        sql.SQL("create table if not exists {} ({})").format(
+            Identifier(schema, table), columns_sql(table, schema)
         )
-    for index, columns in _UNIQUE_INDEXES.items():
-        name = Identifier(schema, index).as_string(connection)
-        # `create index if not exists` waits for all who write the table before it finds the index
-        if only(connection.execute("select to_regclass(%s)", (name,))) == (None,):
-            connection.execute(
-                sql.SQL("create unique index if not exists {} on {}").format(
-                    Identifier(index), sql.SQL(columns).format(schema=named)
-                )
-            )
-    connection.execute(sql.SQL("create sequence if not exists {}.embedding_versions").format(named))
-    connection.execute(
+        for table in _TABLES
+    ]
+    # `create index if not exists` waits for all who write the table before it finds the index
+    indexes = {Identifier(schema, name).as_string(connection): name for name in _UNIQUE_INDEXES}
+    missing = connection.execute(
+        "select name from unnest(%s::text[]) as name where to_regclass(name) is null", ([*indexes],)
+    )
+    statements += [
+        sql.SQL("create unique index if not exists {} on {}").format(
+            Identifier(indexes[name]),
+            sql.SQL(_UNIQUE_INDEXES[indexes[name]]).format(schema=Identifier(schema)),
+        )
+        for (name,) in missing
+    ]
+    statements += [
+        sql.SQL("create sequence if not exists {}.embedding_versions").format(Identifier(schema)),
         sql.SQL("insert into {0} (version) select {1} where not exists (select from {0})").format(
             Identifier(schema, "schema_version"), sql.Literal(VERSION)
-        )
-    )
+        ),
+    ]
+    # at once: a database in another place takes its time for each
+    connection.execute(sql.SQL("; ").join(statements))
     lexemes.create_function(connection, schema)
 
 
@@ -246,9 +250,18 @@ def refuse_unreadable(connection: Connection[Row], schema: str) -> None:
 
 def refuse_altered(connection: Connection[Row], schema: str) -> None:
     """Raise ConfigurationError where the columns of a shared table differ from this version."""
+    stored: dict[str, list[str]] = dict(
+        connection.execute(
+            "select relname, array_agg(attname::text) from pg_attribute a"
+            " join pg_class c on c.oid = a.attrelid"
+            " where relnamespace = to_regnamespace(quote_ident(%s)) and relname = any(%s)"
+            " and attnum > 0 and not attisdropped group by relname",
+            (schema, [*_TABLES]),
+        ).fetchall()
+    )
     for table, columns in _TABLES.items():
         wanted = set(re.findall(r"^\s{8}(\w+) (?!\()", columns, re.MULTILINE)) - _CONSTRAINT_WORDS
-        present = columns_of(connection, schema, table).keys()
+        present = set(stored.get(table, []))
         if present != wanted:
             lacks = ", ".join(sorted(wanted - present))
             extra = ", ".join(sorted(present - wanted))
