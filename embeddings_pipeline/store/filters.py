@@ -183,16 +183,16 @@ def is_not_a(condition: Condition, value: str) -> ConfigurationError:
     return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind.removesuffix('[]')}")
 
 
-def where(predicates: Group) -> sql.Composable:
-    """The predicates as a condition on a table `v`, with the parameters of `Filter.parameters`."""
-    return _joined(predicates, count())
+def where(predicates: Group, table: str = "v") -> sql.Composable:
+    """The predicates as a condition on this table, with the parameters of `Filter.parameters`."""
+    return _joined(predicates, table, count())
 
 
-def _joined(group: Group, numbers: Iterator[int]) -> sql.Composable:
+def _joined(group: Group, table: str, numbers: Iterator[int]) -> sql.Composable:
     parts = [
-        sql.SQL("({})").format(_joined(member, numbers))
+        sql.SQL("({})").format(_joined(member, table, numbers))
         if isinstance(member, Group)
-        else _compare(f"f{next(numbers)}", member)
+        else _compare(f"f{next(numbers)}", table, member)
         for member in group.members
     ]
     if group.operator == "not":
@@ -208,8 +208,8 @@ _MEMBERSHIP: dict[Operator, LiteralString] = {"has any": "&&", "has all": "@>"}
 COMPARED_BY: dict[Operator, LiteralString] = {"=": "=", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 
 
-def _compare(parameter: str, predicate: Predicate) -> sql.Composable:
-    column: sql.Composable = Identifier("v", predicate.column)
+def _compare(parameter: str, table: str, predicate: Predicate) -> sql.Composable:
+    column: sql.Composable = Identifier(table, predicate.column)
     if predicate.operator == "is null":
         return sql.SQL("{} is null").format(column)
     if predicate.operator in _OF_SEVERAL:

@@ -10,7 +10,7 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.query_vectors import query_encoder
-from embeddings_pipeline.search.requests import Answer, Rows, SearchRequest, Total
+from embeddings_pipeline.search.requests import Answer, FacetValue, Rows, SearchRequest, Total
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.sync.snapshot import export
 from tests.search.conftest import Search
@@ -238,6 +238,26 @@ def test_a_word_of_many_rows_has_a_total_beyond_the_bound(items: World, search: 
     assert counted.total == Total(1, exact=False)
     assert counted.facets is not None
     assert sum(value.count for value in counted.facets["kind"]) == 1
+
+
+@pytest.mark.parametrize("shelf", [0, 1], ids=["filter of few rows", "filter of most rows"])
+@pytest.mark.parametrize("mode", ["text", "hybrid"])
+def test_words_and_filters_hold_together_whichever_is_looked_up_first(
+    world: World, search: Search, mode: str, shelf: int
+) -> None:
+    world.table("id bigint, name text, shelf int")
+    shelves = {n: int(n % 40 > 0) for n in range(400)}
+    pumps = {n for n in shelves if n % 3}
+    world.insert(*((n, "pump" if n in pumps else "lamp", shelves[n]) for n in shelves))
+    world.run(world.declare(template="{name}", filters=["shelf"]))
+    answer = search.answer(
+        "pump", mode=mode, top_k=400, filters={"shelf": shelf}, total=True, facets=["shelf"]
+    )
+    on_shelf = {n for n in shelves if shelves[n] == shelf}
+    expected = on_shelf & pumps if mode == "text" else on_shelf
+    assert {int(hit.id) for hit in answer.results} == expected
+    assert answer.total == Total(len(expected), exact=True)
+    assert answer.facets == {"shelf": [FacetValue(shelf, len(expected))]}
 
 
 def test_highlights_are_the_words_of_the_query_in_every_form(items: World, search: Search) -> None:

@@ -23,6 +23,8 @@ class CountShape(NamedTuple):
     """All that decides the SQL text of a count; the rest are parameters of the statement."""
 
     by_words: bool
+    # as in `StatementShape`
+    filters_texts: bool
     exclude: bool
     filters: Group
     facets: tuple[str, ...]
@@ -67,7 +69,9 @@ def statement(published: Published, shape: CountShape) -> bytes:
         columns=sql.SQL("").join(columns),
         vectors=published.vectors,
         words=names.fill(words) if shape.by_words else sql.SQL(""),
-        where=passing(published, shape.filters, exclude=shape.exclude),
+        where=passing(
+            published, shape.filters, exclude=shape.exclude, of_texts=shape.filters_texts
+        ),
         one_more=Literal(shape.most + 1),
         most=Literal(shape.most),
         facets=sql.SQL("").join(

@@ -88,7 +88,7 @@ def matching(
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
                 -- a copy in memory for all words; the offset keeps the planner from inlining it
                 setweight(lexemes, 'D') as lexemes
-            from {texts} join {vectors} v using ({id}, chunk)
+            from {texts} t join {vectors} v using ({id}, chunk)
             where lexemes @@ %(match)s::tsquery and {where} limit {of} offset 0
         ) as t
         order by score desc limit {chunks}

@@ -108,9 +108,13 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
     )
 
 
-def passing(published: Published, filters: Group, *, exclude: bool) -> sql.Composable:
-    """A condition on the vectors `v`: they pass the filters, and are not of the row `exclude`."""
-    where = conditions(filters)
+def passing(
+    published: Published, filters: Group, *, exclude: bool, of_texts: bool = False
+) -> sql.Composable:
+    """A condition on the vectors `v`: they pass the filters, and are not of the row `exclude`.
+    Vectors that are joined with their texts `t` may be filtered by the columns `of_texts`, which
+    are the same."""
+    where = conditions(filters, "t" if of_texts else "v")
     if exclude:
         where = published.names.fill("{all} and v.{id} <> %(exclude)s::{id_type}", all=where)
     return where

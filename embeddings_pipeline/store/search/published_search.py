@@ -42,6 +42,9 @@ _CHUNKS_PER_ROW = 4
 # A word that was in this many times as many texts as are to be counted, when lexemes were counted,
 # is still in more than these: lexemes are counted again once a tenth of the texts changed
 _ENOUGH = 2
+# a text that is found by its filters takes as long as this many that are found by their words,
+# because it is looked up by its key
+_LOOKUP = 6
 
 # repeatable, so that the bars of a set that did not change stay as they are
 _HISTOGRAM: LiteralString = """
@@ -213,6 +216,8 @@ class StatementShape:
     read: int | None
     exclude: bool
     filters: Group
+    # whether texts are found by their words and then filtered, not the other way round
+    filters_texts: bool = False
 
 
 class PublishedSearch:
@@ -222,6 +227,7 @@ class PublishedSearch:
         self._tables = EntityTables(connection, published.names)
         self._published = published
         self._known_words: dict[str, Words] = {}
+        self._known_passing: dict[Filter, int] = {}
 
     def find(self, query: RowQuery) -> Found:
         """Return the rows found, best first; fewer than `query.rows` only where no more match.
@@ -522,6 +528,7 @@ class PublishedSearch:
         )
         shape = counts.CountShape(
             by_words=by_words,
+            filters_texts=False,
             exclude=query.exclude is not None,
             filters=chosen.predicates,
             facets=wanted.facets,
@@ -536,6 +543,7 @@ class PublishedSearch:
         if not by_words:
             return self._counted(shape, wanted, values)
         words = self._words(query.query or "")
+        shape = shape._replace(filters_texts=_filters_texts(words, self._expect_passing(chosen)))
         if not chosen and (word := words.found_in(_ENOUGH * most)):
             if not (wanted.facets or wanted.histograms or self._tables.source.entity.chunk):
                 return Counts(most, exact=False, facets={})
@@ -563,7 +571,7 @@ class PublishedSearch:
 
     def _find(self, query: RowQuery, chosen: Filter) -> Found:
         words = None if query.query is None else self._words(query.query)
-        expected = self._count_passing(chosen) if chosen else None
+        expected = self._expect_passing(chosen)
         shape = self._first_shape(query, chosen, words, expected)
         values = _parameters(query, chosen)
         values["text_weight"] = self._text_weight(query)
@@ -601,9 +609,11 @@ class PublishedSearch:
     def _by_words(
         self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
     ) -> list[Row]:
+        filters_texts = _filters_texts(words, passing)
+
         def execute(match: str, read: int | None) -> list[Row]:
             # a generic plan would not know how many texts the words and filters leave
-            ranked = replace(shape, read=read)
+            ranked = replace(shape, read=read, filters_texts=filters_texts)
             return self._execute(ranked, values | words.values(match), prepare=False)
 
         share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
@@ -634,15 +644,17 @@ class PublishedSearch:
         encoding = encoding_of(self._tables.connection)
         return query.encode(encoding, "replace").decode(encoding) if encoding else query
 
-    def _count_passing(self, chosen: Filter) -> int:
-        """How many chunks the planner expects to pass the filters."""
-        (plan,) = self._tables.one(
-            "explain (format json) select from {vectors} as v where {where}",
-            chosen.parameters(),
-            vectors=self._published.vectors,
-            where=filters.where(chosen.predicates),
-        )
-        return int(plan[0]["Plan"]["Plan Rows"])
+    def _expect_passing(self, chosen: Filter) -> int | None:
+        """How many chunks the planner expects to pass the filters; None without filters."""
+        if chosen and chosen not in self._known_passing:
+            (plan,) = self._tables.one(
+                "explain (format json) select from {vectors} as v where {where}",
+                chosen.parameters(),
+                vectors=self._published.vectors,
+                where=filters.where(chosen.predicates),
+            )
+            self._known_passing[chosen] = int(plan[0]["Plan"]["Plan Rows"])
+        return self._known_passing.get(chosen)
 
     def _first_shape(
         self,
@@ -706,6 +718,12 @@ class PublishedSearch:
                     ) from None
 
 
+def _filters_texts(words: Words, passing: int | None) -> bool:
+    """Whether it is faster to find the texts by their words, and to filter them, than to find the
+    rows that pass the filters."""
+    return passing is not None and passing * _LOOKUP > sum(words.documents)
+
+
 def _parameters(query: RowQuery, chosen: Filter) -> dict[str, Any]:
     values = chosen.parameters()
     if query.vector is not None:
@@ -728,5 +746,8 @@ def search_statement(published: Published, shape: StatementShape) -> bytes:
     if shape.dense:
         ways["dense"] = dense.near(published, where, shape.chunks, exact=shape.exact)
     if shape.words is not None:
+        where = passing(
+            published, shape.filters, exclude=shape.exclude, of_texts=shape.filters_texts
+        )
         ways["text"] = lexical.matching(published, where, shape.words, shape.chunks, of=shape.read)
     return hybrid.statement(published, ways, shape.rows).as_bytes()
