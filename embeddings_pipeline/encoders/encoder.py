@@ -24,15 +24,13 @@ class Usage:
 
     `texts` went through the model, which read `tokens` of them, as the model or its provider
     counts tokens. `truncated` of these texts had more tokens than the model reads. `cached` texts
-    came from the cache, which saved `saved_tokens`. `seconds` is the time that the loaded model
-    worked.
+    came from the cache. `seconds` is the time that the loaded model worked.
     """
 
     texts: int = 0
     tokens: int = 0
     truncated: int = 0
     cached: int = 0
-    saved_tokens: int = 0
     seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:

@@ -155,6 +155,15 @@ class Models:
                 return count
         return len(texts)
 
+    def tokens(self, identity: ModelIdentity, texts: Sequence[str], usage: Usage) -> int:
+        """Return how many tokens the model reads of the texts that were encoded with this usage,
+        whether or not their vectors were cached."""
+        if not usage.cached:
+            return usage.tokens
+        # a provider reports the tokens of a call, not of a text
+        lengths = self._encoder(identity).token_count.of(texts)
+        return sum(min(length, identity.max_tokens) for length in lengths)
+
     def cost(self, identity: ModelIdentity, encodings: Encodings) -> float:
         """Return the cost of the encodings in US dollars."""
         return encodings.usage.tokens * self.usd_per_token(identity)

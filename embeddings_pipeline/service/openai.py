@@ -179,7 +179,7 @@ def _embed(request: Request, body: CreateEmbeddingRequest, service: Service) -> 
     if made.failures:
         index, why = next(iter(made.failures.items()))
         raise ParameterError(422, f"input.{index}: the text cannot be encoded: {why}", "input")
-    tokens = made.usage.tokens + made.usage.saved_tokens
+    tokens = service.models.tokens(identity, body.input, made.usage)
     form = _base64 if body.encoding_format == "base64" else _floats
     answer = CreateEmbeddingResponse(
         data=[

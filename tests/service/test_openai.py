@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.support.keys import KEYS, READ, bearer
 from tests.support.serving import served
-from tests.support.words import WordsEncoder
+from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import World
 
 CREATE = "client.embeddings.create(model='fake/words', input={}).to_dict()"
@@ -84,6 +84,13 @@ def test_base64_holds_the_same_numbers_as_floats(client: httpx.Client) -> None:
     )
     numbers = np.frombuffer(base64.b64decode(packed["embedding"]), "<f4")
     assert numbers.tolist() == plain["embedding"]
+
+
+def test_usage_counts_what_the_model_reads_of_new_and_of_cached_texts(client: httpx.Client) -> None:
+    body = {"model": "fake/words", "input": ["pump " * 1000, "red boots"]}
+    for _ in range(2):
+        usage = client.post("/v1/embeddings", json=body).json()["usage"]
+        assert usage["prompt_tokens"] == WORDS.max_tokens + 4
 
 
 def test_openais_client_raises_the_error_of_each_refusal(shop: World) -> None:

@@ -99,27 +99,10 @@ class CachedEncoder:
             self._cache.write(kind, self.identity, good)
         return Encodings(
             vectors,
-            made.usage + self._saved(_beyond(missing, hashes, texts)),
+            made.usage + Usage(cached=len(texts) - len(missing)),
             {index: failed[key] for index, key in enumerate(hashes) if key in failed},
             made.stopped,
         )
-
-    def _saved(self, texts: Sequence[str]) -> Usage:
-        # counted here: a provider reports the tokens of a call, not of a text
-        lengths = self.token_count.of(texts) if texts else []
-        saved = sum(min(length, self.identity.max_tokens) for length in lengths)
-        return Usage(cached=len(texts), saved_tokens=saved)
-
-
-def _beyond(encoded: Sequence[bytes], hashes: Sequence[bytes], texts: Sequence[str]) -> list[str]:
-    """Return the texts that remain after each encoded text is removed once."""
-    left, beyond = set(encoded), []
-    for key, text in zip(hashes, texts, strict=True):
-        if key in left:
-            left.remove(key)
-        else:
-            beyond.append(text)
-    return beyond
 
 
 def _is_good(vector: Vector) -> bool:
