@@ -50,11 +50,12 @@ class WorkQueue:
         await self.admit(request)
         client = _client_of(request)
         scope = CancelScope()
-        began = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        began = False
 
         def begin() -> T:
-            loop.call_soon_threadsafe(began.set)
+            nonlocal began
+            # read after `turn_seconds`; an asyncio.Event would wake the event loop for each request
+            began = True
             return work()
 
         async def turn() -> T:
@@ -68,11 +69,12 @@ class WorkQueue:
         left = asyncio.create_task(_left(request))
         try:
             await _first(answer, left, seconds=self.turn_seconds)
-            if began.is_set():
+            if began:
                 await _first(answer, left, seconds=self.seconds - self.turn_seconds)
         finally:
-            scope.cancel()
             left.cancel()
+            if not answer.done():
+                scope.cancel()
         if answer.done():
             return answer.result()
         if left.done():
