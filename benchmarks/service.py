@@ -1,4 +1,5 @@
-"""The search service under many clients at once, beside a loop that encodes one query at a time.
+"""The search service under many clients at once, beside the model alone: a loop that encodes one
+query at a time, and batches of as many queries as there are clients.
 
 The service is a process of its own, with the real model, over a few thousand rows. The clients are
 connections of this process that are kept alive; each sends its next request when it has an answer.
@@ -56,6 +57,9 @@ def main() -> None:
             asyncio.run(load(options.port, [fresh() for _ in range(200)]))
             queries = [fresh() for _ in range(options.requests)]
             seconds, latencies = asyncio.run(load(options.port, queries))
+            # the service is idle
+            batches = [queries[n : n + _CLIENTS] for n in range(0, len(queries), _CLIENTS)]
+            in_batches, _ = timed(lambda: [ours.encode_query(batch) for batch in batches])
             alone = asyncio.run(load(options.port, [fresh() for _ in range(100)], clients=1))[1]
             again = asyncio.run(load(options.port, ["the same words"] * 100, clients=1))[1]
             medians = medians_in_turn(options.port, fresh)
@@ -68,6 +72,9 @@ def main() -> None:
         times_a_loop_of_ours=served / loops["ours"],
         times_a_loop_of_the_default=served / loops["default"],
         target=5,
+        batches_per_second=len(queries) / in_batches,
+        share_of_batches=in_batches / seconds,
+        share_target=0.8,
         median_ms=1000 * statistics.median(latencies),
         alone_ms=1000 * statistics.median(alone),
         cached_ms=1000 * statistics.median(again),
