@@ -556,7 +556,8 @@ class PublishedSearch:
         self, shape: counts.CountShape, wanted: CountRequest, values: dict[str, Any]
     ) -> Counts:
         statement = counts.statement(self._published, shape)
-        rows = self._tables.connection.execute(statement, values, prepare=False).fetchall()
+        prepare = _prepares(shape.filters)
+        rows = self._tables.connection.execute(statement, values, prepare=prepare).fetchall()
         total = next(n for facet, _, n in rows if facet is None)
         by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in wanted.facets}
         by_bar = {bars.column: [0] * bars.bars for bars in wanted.histograms}
@@ -612,9 +613,9 @@ class PublishedSearch:
         filters_texts = _filters_texts(words, passing)
 
         def execute(match: str, read: int | None) -> list[Row]:
-            # a generic plan would not know how many texts the words and filters leave
             ranked = replace(shape, read=read, filters_texts=filters_texts)
-            return self._execute(ranked, values | words.values(match), prepare=False)
+            prepare = _prepares(shape.filters)
+            return self._execute(ranked, values | words.values(match), prepare=prepare)
 
         share = 1.0 if passing is None else min(1.0, max(passing, 1) / max(words.total, 1))
         return lexical.best(words, shape.chunks, share, execute)
@@ -716,6 +717,12 @@ class PublishedSearch:
                     raise ConfigurationError(
                         f"filter {column!r}: values of type {kind} cannot be compared by {operator}"
                     ) from None
+
+
+def _prepares(predicates: Group) -> bool | None:
+    """Whether psycopg prepares a statement of words after some calls. A generic plan would not know
+    how many rows the filters leave; without filters the texts are always found by their words."""
+    return False if predicates.members else None
 
 
 def _filters_texts(words: Words, passing: int | None) -> bool:
