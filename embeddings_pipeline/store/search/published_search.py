@@ -666,12 +666,13 @@ class PublishedSearch:
     ) -> StatementShape:
         several = _CHUNKS_PER_ROW if self._tables.source.entity.chunk else 1
         is_dense = query.vector is not None
+        chunks = max(query.rows * several, _MIN_HYBRID_CHUNKS if is_dense and words else 0)
         total = self._published.vector_set.index_rows or 0
-        few = passing is not None and better_compared(passing, total, query.rows)
+        few = passing is not None and better_compared(passing, total, chunks)
         exact = query.exact or (is_dense and (few or self._effort(passing) is None))
         return StatementShape(
             rows=query.rows,
-            chunks=max(query.rows * several, _MIN_HYBRID_CHUNKS if is_dense and words else 0),
+            chunks=chunks,
             exact=exact,
             dense=is_dense,
             words=len(words.words) if words else None,
