@@ -202,7 +202,7 @@ def test_a_role_that_may_only_read_is_offered_no_run(shop: World) -> None:
         shop.sql("drop owned by reader; drop role reader")
 
 
-def test_an_error_tells_the_agent_what_to_do(client: httpx.Client) -> None:
+def test_an_error_tells_the_agent_what_to_do(shop: World, tmp_path: Path) -> None:
     async def work(agent: Client) -> None:
         search = {"entity": "item", "query": "red"}
         assert "item" in await call(agent, "search", **search | {"entity": "none"})
@@ -213,7 +213,8 @@ def test_an_error_tells_the_agent_what_to_do(client: httpx.Client) -> None:
         with pytest.raises(MCPError, match="tools: search"):
             await call(agent, "delete")
 
-    asked(client, work)
+    with served(shop.database, dbt_project_dir=tmp_path) as client:
+        asked(client, work)
 
 
 def test_an_answer_is_bounded_however_long_the_texts_are(world: World) -> None:
