@@ -81,7 +81,8 @@ def create_app(pipeline: Pipeline, *, owns: bool = False) -> FastAPI:
             CORSMiddleware,
             allow_origins=pipeline.settings.search_cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            # clients of MCP and of OpenAI's API send headers of their own, and newer ones more
+            allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
     app.add_middleware(

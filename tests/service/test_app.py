@@ -212,6 +212,31 @@ def test_other_sites_may_not_ask_unless_they_are_named(shop: World) -> None:
         assert allowed not in other.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/search", "x-api-key,content-type"),
+        ("/mcp", "authorization,content-type,mcp-protocol-version,mcp-method,mcp-name"),
+        ("/mcp", "mcp-session-id,last-event-id,mcp-param-entity"),
+        ("/v1/embeddings", "authorization,content-type,openai-project,x-stainless-lang"),
+        ("/search", "traceparent,tracestate"),
+    ],
+)
+def test_a_page_of_a_named_site_may_send_the_headers_of_its_client(
+    shop: World, path: str, sent: str
+) -> None:
+    asked = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": sent,
+    }
+    with served(shop.database, search_cors_origins=("https://shop.example",)) as client:
+        answer = client.options(path, headers=asked).raise_for_status()
+        assert answer.headers["access-control-allow-headers"] == sent
+        other = client.options(path, headers={**asked, "Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
 def test_a_re_ranker_that_is_not_named_in_the_settings_is_refused(client: httpx.Client) -> None:
     answer = search(client, rerank="some/model")
     assert answer.status_code == 422
