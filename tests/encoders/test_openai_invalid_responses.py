@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from threading import Barrier
 
 import pytest
 
 from embeddings_pipeline.encoders.openai import client
 from embeddings_pipeline.encoders.openai.client import Timeouts
-from embeddings_pipeline.errors import EmbeddingsError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import provider as misbehaving
 from tests.support.asking import TEXTS, assert_right, encoder
-from tests.support.provider import UNUSABLE, Change, Provider, Trouble
+from tests.support.provider import UNUSABLE, Change, Coded, Provider, Trouble
 
 LONG = [f"{n} " + "word " * 3_000 for n in range(4)]
 
@@ -71,11 +73,55 @@ def test_an_error_or_a_head_that_drips_is_not_waited_for(provider: Provider, tro
     assert len(provider.asked) == 2
 
 
-def test_an_answer_that_is_packed_unasked_is_not_unpacked(provider: Provider) -> None:
-    provider.changes = ["packed"] * 99
+def raw_deflate(body: bytes) -> bytes:
+    return zlib.compress(body)[2:-4]
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        Coded("gzip", gzip.compress),
+        Coded("deflate", zlib.compress),
+        Coded("deflate", raw_deflate),
+        Coded("utf-8", bytes),
+    ],
+    ids=["gzip", "deflate", "raw deflate", "none"],
+)
+def test_an_answer_that_is_compressed_against_the_request_is_used(
+    provider: Provider, coded: Coded
+) -> None:
+    provider.changes = [coded]
+    assert_right(encoder(provider, in_flight=1).encode_documents(TEXTS[:3]), TEXTS[:3])
+    assert [headers["Accept-Encoding"] for headers in provider.headers] == ["identity"]
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip"])
+def test_an_answer_in_another_coding_is_paid_for_once(provider: Provider, coding: str) -> None:
+    provider.chance = lambda texts: Coded(coding, gzip.compress)
+    done = encoder(provider, in_flight=1).encode_documents(TEXTS[:3])
+    with pytest.raises(EmbeddingsError, match=rf"it is compressed \({coding}\).*change the proxy"):
+        done.raise_if_stopped()
+    assert (len(provider.asked), done.usage.tokens > 0) == (1, True)
+
+
+def test_an_answer_that_expands_without_end_is_not_read_to_its_end(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_MAX_BYTES", 1_000_000)
+    packed = gzip.compress(bytes(100_000_000))
+    provider.chance = lambda texts: Coded("gzip", lambda body: packed)
     impatient = Timeouts(answer=5, total=0.1)
-    with pytest.raises(EmbeddingsError, match=r"the response is compressed \(gzip\)"):
+    with pytest.raises(EmbeddingsError, match="the response has more than 1,000,000 bytes"):
         encoder(provider, timeouts=impatient).encode_documents(TEXTS[:1])
+
+
+@pytest.mark.parametrize("coding", ["br", "gzip"])
+def test_an_error_that_is_compressed_keeps_its_meaning(provider: Provider, coding: str) -> None:
+    words = gzip.compress(b'{"error": {"message": "no such key"}}')
+    provider.always = (401, words, {"Content-Encoding": coding})
+    with pytest.raises(ConfigurationError, match="does not accept the key"):
+        encoder(provider).encode_documents(TEXTS[:1])
+    assert len(provider.asked) == 2
 
 
 def test_an_answer_that_cannot_be_read_is_taken_to_be_paid_for(provider: Provider) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -24,13 +24,23 @@ KEY = "sk-test-0123456789abcdef"
 POISON = "poison"
 ITEMS, REQUEST_TOKENS = 2048, 300_000
 
-# (status, error, headers) of a request that is not served; an error of text is a page
-Trouble = tuple[int, dict[str, Any] | str, dict[str, str]]
+# (status, error, headers) of a request that is not served; an error of text is a page, one of bytes
+# is the whole body
+Trouble = tuple[int, dict[str, Any] | str | bytes, dict[str, str]]
 BUSY: Trouble = (429, {"message": "too many requests"}, {"Retry-After": "0"})
 BROKEN: Trouble = (500, {"message": "internal error"}, {})
 
-# what may become of an answer: its body changed, or these bytes in its place
-Change = Callable[[dict[str, Any]], object] | bytes
+
+@dataclass(frozen=True)
+class Coded:
+    """An answer that is said to be in a coding, and what encodes it."""
+
+    coding: str
+    encode: Callable[[bytes], bytes]
+
+
+# what may become of an answer: its body changed or coded, or these bytes in its place
+Change = Callable[[dict[str, Any]], object] | bytes | Coded
 
 
 def vector_of(text: str, dimension: int) -> Vector:
@@ -182,8 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(trouble, tuple):
             status, error, headers = trouble
             page = isinstance(error, str)
+            if isinstance(error, dict):
+                error = json.dumps({"error": error})
             self._send(
-                error.encode() if isinstance(error, str) else json.dumps({"error": error}).encode(),
+                error.encode() if isinstance(error, str) else error,
                 status,
                 ({"Content-Type": "text/html"} if page else {}) | headers,
             )
@@ -199,8 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
         if change == "dripping":
             self._drip(raw)
             return
-        if change == "packed":
-            self._send(gzip.compress(raw), headers={"Content-Encoding": "gzip"})
+        if isinstance(change, Coded):
+            self._send(change.encode(raw), headers={"Content-Encoding": change.coding})
             return
         if change == "page":
             raw = b"<html>We will be back soon</html>"

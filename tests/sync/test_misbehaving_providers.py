@@ -122,6 +122,11 @@ def one_more(answer: dict[str, Any]) -> None:
     answer["data"].append(dict(answer["data"][0], index=len(answer["data"])))
 
 
+def first_for_all(answer: dict[str, Any]) -> None:
+    for item in answer["data"]:
+        item["embedding"] = answer["data"][0]["embedding"]
+
+
 def as_base64(outcome: Outcome) -> Behave:
     """Requests for base64 have this outcome."""
     return lambda texts, body: outcome if body.get("encoding_format") == "base64" else None
@@ -196,6 +201,21 @@ CASES: dict[str, tuple[Behave, Expected]] = {
     "one vector more for one text": (
         odd(one_more),
         Expected(7, 8 + 1 + 4 + 4 + 2 + 2 + 1 + 1 + 1 + 1 + 1, 11, 0, "2 vectors for 1 texts"),
+    ),
+    # the pair of texts that tells whether all texts have one vector
+    "one vector for all": (
+        every(each(embedding=[0.1] * 1536)),
+        Expected(0, 8 + 2, 2, 1, "answers different texts, 'a lighthouse"),
+    ),
+    "the first vector for all of a request": (
+        every(first_for_all),
+        Expected(0, 8 + 2, 2, 1, "with the same vector: no vector of this answer was stored"),
+    ),
+    "one vector for all, and one text in a request": (
+        lambda texts, body: (
+            refusal(400, "at most 1 input") if len(texts) > 1 else each(embedding=[0.1] * 1536)
+        ),
+        Expected(0, 1 + 1 + 1, 1 + 1 + 1 + 1, 1, "answers different texts, 'a lighthouse"),
     ),
     # vectors that are none
     "booleans": (
@@ -411,6 +431,27 @@ def test_a_misbehaviour_has_its_price_and_its_words(
     assert not re.search(r"Error:|Traceback|KeyError|NoneType", actual.message)
     assert KEY not in actual.message
     assert bool(expected.message) == bool(actual.message)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_texts_that_a_model_does_not_tell_apart_have_one_vector(world: World, batch: int) -> None:
+    world.table("id bigint, name text")
+    world.insert((1, "Garden Hose"), (2, "garden hose"), (3, "GARDEN HOSE"))
+    item = world.declare(template="{name}", partitions={"count": 1})
+    world.texts(item)
+
+    def in_lower_case(answer: dict[str, Any]) -> None:
+        for entry, text in zip(answer["data"], provider.asked[-1]["input"], strict=True):
+            entry["embedding"] = misbehaving.vector_of(text.lower(), 1536).tolist()
+
+    with providing(world, embedding_batch_size=batch, embedding_requests_in_flight=1) as provider:
+        provider.chance = lambda texts: in_lower_case
+        world.vectors(item)
+        # each request with the same vector costs what tells: another text, or two together
+        assert sum(provider.billed.values()) == 3 + 2
+    assert world.sql(
+        f"select count(*), count(distinct embedding) from {SCHEMA}.item_vectors_1"
+    ) == [(3, 1)]
 
 
 def test_a_run_ends_after_many_refused_texts_in_a_row(world: World) -> None:

@@ -406,29 +406,42 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
             return response
 
     return Limited(
-        # a few compressed bytes could expand to gigabytes
+        # a few bytes of some codings could expand to gigabytes
         headers={"Accept-Encoding": "identity"},
         follow_redirects=False,
     )
 
 
 async def _read(answer: httpx2.Response) -> httpx2.Response:
-    """Return a whole answer with its body. Raises _Lost for a compressed one, or one too large."""
+    """Return a whole answer with its body. Raises _Lost for one that is too large, and
+    InvalidResponse for one that cannot be decompressed; an error without its words is an error.
+
+    Some proxies compress against the request. Gzip and deflate expand each part that is read at
+    most a thousand times, so these are decompressed; other codings may expand it to any size.
+    """
     import httpx2
 
+    headers = answer.headers.copy()
+    coding = headers.pop("content-encoding", "identity").lower()
     body = bytearray()
     try:
-        packing = answer.headers.get("content-encoding", "identity")
-        if packing != "identity":
-            raise _Lost(f"the response is compressed ({packing}) against the request")
-        async for part in answer.aiter_raw():
+        known = coding in ("gzip", "deflate")
+        async for part in answer.aiter_bytes() if known else answer.aiter_raw():
             body += part
             if len(body) > _MAX_BYTES:
                 raise _Lost(f"the response has more than {_MAX_BYTES:,} bytes")
     finally:
         await answer.aclose()
+    # a server may name a coding that is none, such as utf-8
+    if not (known or coding == "identity" or body.isascii()):
+        if answer.is_success:
+            raise InvalidResponse(
+                f"it is compressed ({coding}), which the request does not allow: change the proxy"
+                " in front of the provider"
+            )
+        body.clear()
     return httpx2.Response(
-        answer.status_code, headers=answer.headers, content=bytes(body), request=answer.request
+        answer.status_code, headers=headers, content=bytes(body), request=answer.request
     )
 
 

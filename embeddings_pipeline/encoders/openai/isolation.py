@@ -24,7 +24,7 @@ from embeddings_pipeline.encoders.openai.truncation import (
     truncate,
     truncate_to_reported_limit,
 )
-from embeddings_pipeline.entities.model import Vectors
+from embeddings_pipeline.entities.model import Vector, Vectors
 from embeddings_pipeline.errors import EmbeddingsError
 
 # refused texts without an encoded one in between after which nothing more is sent
@@ -32,6 +32,8 @@ MAX_REFUSALS_IN_A_ROW = 25
 # tokens billed for unusable answers while a batch is divided, as a multiple of its own: the halves
 # with one text at fault take less than twice the batch
 _MAX_WASTE = 3
+# has no vector in common with a text of a table
+_OTHER_TEXT = "a lighthouse in the winter of 1897"
 # a message about the number of texts in a request names a number, and one about their size says so
 _NUMBER_WORDS = re.compile(
     r"batch|input|item|array|text|at most|max|limit|exceed|fewer|less|up to", re.IGNORECASE
@@ -80,13 +82,50 @@ class Session:
         self._stopped = Stop(stopping)
         self._error: BaseException | None = None
         self._succeeded_at = 0.0
+        self._first: list[tuple[str, Vector]] = []
         self._refused_in_a_row = 0
         self._lock = Lock()
 
     def send(
         self, texts: Sequence[str], tokens: int, billed: Callable[[int], None]
     ) -> EmbeddingResponse:
-        """Send texts; see `Client.send`. Raises EmbeddingsError once the session is stopped."""
+        """Send texts; see `Client.send`. Raises EmbeddingsError once the session is stopped, and
+        for a provider that does not tell texts apart."""
+        answer = self._sent(texts, tokens, billed)
+        made = _usable(texts, answer)
+        with self._lock:
+            before = self._first
+            self._first = before or made[:1]
+        if _have_one_vector(made) or _have_one_vector([*before, *made]):
+            self._tell_apart(made, billed)
+        return answer
+
+    def _tell_apart(
+        self, made: Sequence[tuple[str, Vector]], billed: Callable[[int], None]
+    ) -> None:
+        """Check that the provider has another vector for another text, in a request with one of
+        these where they came together. Texts that differ only in what the model does not read, such
+        as case, have the same vector.
+
+        Raises EmbeddingsError where the vectors are the same, or the other text is refused.
+        """
+        text, _ = made[-1]
+        texts = [_OTHER_TEXT] if len(made) == 1 else [text, _OTHER_TEXT]
+        try:
+            answer = self._sent(texts, sum(estimate(texts)), billed)
+        except Refusal as refusal:
+            raise refusal.error from None
+        others = _usable(texts, answer)
+        if _have_one_vector([*made, *others] if len(made) == 1 else others):
+            raise EmbeddingsError(
+                f"the provider answers different texts, {_OTHER_TEXT!r} and {text[:40]!r}, with the"
+                " same vector: no vector of this answer was stored. If a request with one text is"
+                " answered rightly, set EMBEDDING_BATCH_SIZE=1"
+            )
+
+    def _sent(
+        self, texts: Sequence[str], tokens: int, billed: Callable[[int], None]
+    ) -> EmbeddingResponse:
         self.check()
         answer = self._client.send(
             texts,
@@ -171,6 +210,21 @@ def send_batch(session: Session, batch: Sequence[Item[RequestText]]) -> Iterator
         )
     if error:
         raise error
+
+
+def _usable(texts: Sequence[str], answer: EmbeddingResponse) -> list[tuple[str, Vector]]:
+    return [
+        (text, answer.vectors[place])
+        for place, text in enumerate(texts)
+        if place not in answer.unusable
+    ]
+
+
+def _have_one_vector(made: Sequence[tuple[str, Vector]]) -> bool:
+    """Whether these are different texts, and their vectors are all the same."""
+    return len({text for text, _ in made}) > 1 and all(
+        np.array_equal(made[0][1], vector) for _, vector in made
+    )
 
 
 class _Batch:
