@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, urlencode
@@ -63,7 +64,15 @@ class Database:
 
         try:
             parts = conninfo_to_dict(url.get_secret_value())
-        except ProgrammingError:
+        except ProgrammingError as error:
+            # a parameter of another client, such as Prisma's pgbouncer=true, and no part of a
+            # password with a question mark
+            unknown = re.match(r'invalid URI query parameter: "(\w{1,40})"', str(error))
+            if unknown and "@" in url.get_secret_value().partition("?")[0]:
+                raise ConfigurationError(
+                    f"{variable}: {unknown[1]} cannot be in the URL, which may have"
+                    f" {', '.join(sorted(_TLS))} after the name: remove it"
+                ) from None
             # libpq's message quotes the URL, and with it the password
             raise ConfigurationError(
                 f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"

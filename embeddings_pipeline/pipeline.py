@@ -74,6 +74,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# one reads staging, one writes what was read, and one projects
+_SESSIONS_OF_RUN = 3
+
 T = TypeVar("T")
 
 
@@ -172,6 +175,7 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         self._manifest = manifest
+        self._opened: dict[Database, Postgres] = {}
         self.encoders = Encoders(settings, lambda: self.vectors.transaction_in(self.schema))
 
     @property
@@ -182,15 +186,22 @@ class Pipeline:
     @cached_property
     def staging(self) -> Postgres:
         """The database of the staging models."""
-        return Postgres(self.settings.staging_database or self._embedded)
+        return self._connections(self.settings.staging_database or self._embedded)
 
     @cached_property
     def vectors(self) -> Postgres:
         """The database of the vectors, with our shared tables in it."""
-        database = Postgres(self.vectors_database)
+        database = self._connections(self.vectors_database)
         with database.connection() as connection:
             create_control_tables(connection, self.schema)
         return database
+
+    def _connections(self, database: Database) -> Postgres:
+        # one pool for staging and vectors in one database, since a limit of connections holds for
+        # both, and neither would give its idle ones back to the other
+        if database not in self._opened:
+            self._opened[database] = Postgres(database)
+        return self._opened[database]
 
     def planned_migration(self) -> list[Migration]:
         """What the first use of `vectors` will do to tables of an earlier version; empty where they
@@ -565,9 +576,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Close the open connections, and free the models."""
-        for name in ("searcher", "staging", "vectors"):
-            if name in self.__dict__:
-                self.__dict__[name].close()
+        if "searcher" in self.__dict__:
+            self.searcher.close()
+        for opened in self._opened.values():
+            opened.close()
         self.encoders.cleanup()
 
     @cached_property
@@ -628,9 +640,12 @@ class Pipeline:
     @resumed
     def _reached(self, entity: Entity) -> TableNames:
         """The entity checked against its staging model. Waits for a database that takes no
-        connection yet, as the rest of a run does."""
-        with self.vectors.connection():
-            return self.names_of(entity)
+        connection yet, as the rest of a run does.
+
+        Raises Unavailable where the role may have fewer connections than a run needs.
+        """
+        self.vectors.require(_SESSIONS_OF_RUN)
+        return self.names_of(entity)
 
     def _staging_problem(self) -> Exception | None:
         """Why the staging models cannot be read; the stored status is shown without them."""

@@ -191,6 +191,8 @@ def test_a_replica_needs_the_database_where_runs_write(monkeypatch: pytest.Monke
         ("postgresql://me:hunter2@db:abc/x", "port 'abc'"),
         ("postgresql://me:hunter2@a:1,b:2/x", "port '1,2'"),
         ("postgresql://me:hunter2@db/x?options=-c%20a", "options cannot be in the URL"),
+        ("postgresql://me:hunter2@db/x?pgbouncer=true", "pgbouncer cannot be in the URL"),
+        ("postgresql://me:hunter2@db/x?schema=hunter2", "schema cannot be in the URL"),
     ],
 )
 def test_a_wrong_url_is_named_without_its_password(

@@ -83,11 +83,17 @@ class Searcher:
     """Searches entities. Thread-safe. Close a searcher or use it in a `with`.
 
     `encode` may batch the queries of concurrent requests; the default encodes each by itself.
-    `connections` is the size of the connection pool.
+    `connections` is the size of the connection pool, and `pools` the number of pools of this
+    process.
     """
 
     def __init__(
-        self, context: SearchContext, encode: Encode | None = None, *, connections: int = 8
+        self,
+        context: SearchContext,
+        encode: Encode | None = None,
+        *,
+        connections: int = 8,
+        pools: int = 1,
     ) -> None:
         self._context = context
         self._encode = encode or query_encoder(context.encoders)
@@ -97,6 +103,7 @@ class Searcher:
             prepare=session.prepare,
             settings=session.SETTINGS,
             reads=True,
+            pools=pools,
             patience=_PATIENCE_SECONDS,
             statement_seconds=STATEMENT_SECONDS,
         )

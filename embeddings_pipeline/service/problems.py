@@ -24,6 +24,7 @@ from embeddings_pipeline.errors import (
     RunNeeded,
     Unavailable,
 )
+from embeddings_pipeline.store.connection import NoConnection
 
 MEDIA_TYPE = "application/problem+json"
 # paths whose errors have OpenAI's form
@@ -182,6 +183,8 @@ def message_of(
     if isinstance(error, shown) and not isinstance(error, Unavailable):
         return str(error)
     logger.error("%s: %s", work, " ".join(str(error).split()))
+    if isinstance(error, NoConnection):
+        return "the database takes no connection now: try again later; the service's log says why"
     return "the service cannot answer now: try again later"
 
 

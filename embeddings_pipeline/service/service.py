@@ -41,6 +41,8 @@ from embeddings_pipeline.store.schema import refuse_unreadable
 
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 _WARM_AGAIN_SECONDS = 2
+# of searches, of state and of documents
+_POOLS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Service:
             database,
             max_size=4,
             reads=reads,
+            pools=_POOLS,
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
@@ -101,7 +104,7 @@ class Service:
         """Return the searcher. Raises Unavailable without a database."""
         with self._opening():
             if self._searcher is None:
-                self._searcher = Searcher(self.pipeline, self.models.vector_of)
+                self._searcher = Searcher(self.pipeline, self.models.vector_of, pools=_POOLS)
             return self._searcher
 
     def search(self, request: SearchRequest) -> Answer:

@@ -3,11 +3,13 @@ the server."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
@@ -16,6 +18,7 @@ from psycopg.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
     LockNotAvailable,
+    ProtocolViolation,
     UndefinedFile,
 )
 from psycopg.pq import TransactionStatus
@@ -71,14 +74,33 @@ class NoConnection(psycopg.OperationalError):
     """No connection was available in time, or the server takes none now. A run waits for it."""
 
 
-# parts of libpq's and the server's messages where a later attempt may succeed: libpq gives no code
+# parts of messages of libpq, servers and poolers where a later attempt may succeed: libpq gives no
+# code
 _MAY_PASS = (
-    *("Connection refused", "timeout expired", "closed the connection", "reset by peer"),
-    *("unreachable", "starting up", "shutting down", "in recovery mode", "too many"),
-    *("remaining connection slots", "no more connections allowed"),
-    "not currently accepting connections",
+    *("Connection refused", "timeout expired", "timed out", "closed the connection"),
+    *("reset by peer", "EOF detected", "unexpected eof", "unreachable", "No route to host"),
+    *("Temporary failure in name resolution", "terminating connection", "starting up"),
+    # also where the socket of a server that is stopped is gone
+    *("shutting down", "in recovery mode", "accepting connections"),
+    *("too many", "remaining connection slots", "no more connections allowed"),
+    # PgBouncer
+    *("query_wait_timeout", "server_login_retry", "cannot connect to server"),
+    # Supavisor, the proxies of RDS and of Neon, pgcat, Odyssey
+    *("max clients reached", "Max client connections reached", "not available"),
+    *("acquire database connection", "connect to compute node", "connection from the pool"),
+    "connect to remote server",
 )
-
+# what to do about some of them
+_REMEDIES = {
+    "too many connections for role": "end other sessions of the role, or raise its limit with"
+    " `alter role … connection limit N`",
+    "too many connections for database": "end other sessions, or raise the limit with `alter"
+    " database … connection limit N`",
+    "too many clients": "end other sessions, or raise max_connections of the server",
+    "remaining connection slots": "end other sessions, or raise max_connections of the server",
+    "no more connections allowed": "raise max_client_conn of PgBouncer",
+    "query_wait_timeout": "raise default_pool_size of PgBouncer",
+}
 
 # libpq would wait about two minutes for a server that does not answer
 _CONNECT_SECONDS = 10
@@ -122,6 +144,8 @@ _SETTINGS = """
         where e.extname = 'vector' and (other.hides or n.nspname <> all(current_schemas(true)))
 """
 _LOOKS_AT_POOLER = 5
+# connections of a process that need not be limited
+_ENOUGH = 8
 # the first version with transaction_timeout
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _SINCE_17 = "; set {scope} transaction_timeout = 0"
@@ -152,16 +176,18 @@ class Postgres:
         self,
         database: Database,
         *,
-        max_size: int = 8,
+        max_size: int = _ENOUGH,
         prepare: Callable[[Connection[Row]], None] | None = None,
         settings: LiteralString = "",
         reads: bool = False,
+        pools: int = 1,
         patience: float = 30,
         statement_seconds: float = 0,
     ) -> None:
         """`prepare` prepares each new connection; such connections are not reset on return.
         `settings` are further statements like those of `_SETTINGS`. `reads` means that no session
-        is needed: no locks and no temporary tables.
+        is needed: no locks and no temporary tables. `pools` of this process divide the connections
+        that the role may have, where their number is limited.
 
         `patience` is the longest wait for a connection in seconds, `statement_seconds` the
         statement timeout, 0 for none.
@@ -170,7 +196,10 @@ class Postgres:
         self._prepare = prepare
         self._settings = _SETTINGS + settings
         self._reads = reads
+        self._pools = pools
         self._sessions_are_shared = False
+        self._required = 0
+        self._answer_seconds = min(patience, _CONNECT_SECONDS)
         self._opening = Lock()
         self._statement_seconds = statement_seconds
         self._deadlines: Deadlines | None = None
@@ -229,6 +258,37 @@ class Postgres:
             raise Busy(
                 "another transaction holds the same rows or tables: try again later"
             ) from error
+
+    def require(self, sessions: int) -> None:
+        """Check that there is a connection, and once that work may have so many at a time and
+        temporary tables.
+
+        Raises ConfigurationError where the role may have fewer, or no such tables, NoConnection
+        where a pooler gives fewer in time, and what `connection` raises.
+        """
+        with ExitStack() as held:
+            connection = held.enter_context(self.connection())
+            if sessions <= self._required:
+                return
+            _check_temporary_tables(connection)
+            role = connection.info.user
+            limit, place = _connection_limit(connection)
+            if limit is not None and limit < sessions:
+                raise Unavailable(
+                    f"{self.database} allows {limit} connections of {place} at a time, and this"
+                    f" needs {sessions}: an administrator may run `alter {place} connection limit"
+                    f" {_ENOUGH}`"
+                )
+            for count in range(1, sessions if is_pooled(connection) else 1):
+                try:
+                    held.enter_context(self.connection())
+                except NoConnection:
+                    raise NoConnection(
+                        f"{self.database} is reached through a pooler that gives user {role!r}"
+                        f" {count} of the {sessions} sessions that this needs at a time: raise"
+                        " default_pool_size of PgBouncer, or end other clients"
+                    ) from None
+        self._required = sessions
 
     def with_deadlines(self, deadlines: Deadlines) -> Postgres:
         """The same pool, for work with deadlines. A wait for a lock that does not end in time
@@ -290,7 +350,7 @@ class Postgres:
     def _refusal(self) -> ReadOnly | Unavailable | NoConnection | None:
         """Why a connection cannot be made or used, or None. The pool retries without a reason."""
         try:
-            with self._connect() as connection:
+            with self._connect() as connection, _answers_within(connection, self._answer_seconds):
                 self._sessions_are_shared |= self._keeps_no_session(connection)
                 if self._sessions_are_shared and not self._reads:
                     return ReadOnly(
@@ -300,9 +360,22 @@ class Postgres:
                         " tables: set pool_mode = session for this database, or connect to the"
                         " server directly"
                     )
+                if self._sessions_are_shared and not _has_transactions(connection):
+                    return Unavailable(
+                        f"{self.database} is reached through a pooler in statement mode"
+                        " (pool_mode = statement of PgBouncer), which has no transactions: set"
+                        " pool_mode = transaction or session for this database, or connect to the"
+                        " server directly"
+                    )
+                limit, _ = _connection_limit(connection)
+                if limit is not None:
+                    most = max(1, limit // self._pools)
+                    self._pool.resize(0, min(self._pool.max_size, most))
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
             message = f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
+            remedies = [remedy for words, remedy in _REMEDIES.items() if words in reason]
+            message = ": ".join([message, *remedies[:1]])
             may_pass = any(part in reason for part in _MAY_PASS)
             return NoConnection(message) if may_pass else Unavailable(message)
         return None
@@ -316,12 +389,18 @@ class Postgres:
         if not is_pooled(connection):
             return False
         process = _process_of(connection)
-        with self._connect() as other:
-            # other clients of the pooler may hide it once
-            return any(
-                process == _process_of(other) or process != _process_of(connection)
-                for _ in range(_LOOKS_AT_POOLER)
-            )
+        try:
+            # less than the first connection has for all of this
+            seconds = self._answer_seconds / 2
+            with self._connect() as other, _answers_within(other, seconds):
+                # other clients of the pooler may hide it once
+                return any(
+                    process == _process_of(other) or process != _process_of(connection)
+                    for _ in range(_LOOKS_AT_POOLER)
+                )
+        except psycopg.OperationalError:
+            # a pooler that has no other session keeps this one
+            return False
 
     @property
     def keeps_sessions(self) -> bool:
@@ -335,6 +414,58 @@ class Postgres:
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
+
+
+@contextmanager
+def _answers_within(connection: Connection[Row], seconds: float) -> Iterator[None]:
+    """End the connection where the block takes longer: a pooler lets a statement wait for a
+    session."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        timer = Timer(seconds, line.shutdown, [socket.SHUT_RDWR])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _connection_limit(connection: Connection[Row]) -> tuple[int | None, str]:
+    """How many connections this role may have at a time, None where that is not limited; and the
+    role or the database that has the limit, as in `alter role app`."""
+    limit, place = only(
+        connection.execute(
+            """
+            select case when n >= 0 and not rolsuper then n end, kind || ' ' || quote_ident(name)
+            from pg_roles cross join pg_database
+            cross join lateral (values
+                ('role', rolname, rolconnlimit), ('database', datname, datconnlimit)
+            ) as limits (kind, name, n)
+            where rolname = session_user and datname = current_database()
+            order by 1 nulls last limit 1
+            """
+        )
+    )
+    return limit, place
+
+
+def _has_transactions(connection: Connection[Row]) -> bool:
+    try:
+        connection.execute("begin")
+        connection.execute("rollback")
+    except ProtocolViolation:
+        return False
+    return True
+
+
+def _check_temporary_tables(connection: Connection[Row]) -> None:
+    may = only(connection.execute("select has_database_privilege(current_database(), 'temporary')"))
+    if not may[0]:
+        user, database = connection.info.user, connection.info.dbname
+        raise ConfigurationError(
+            f"user {user!r} may not create temporary tables in database {database!r}: run"
+            f' `grant temporary on database "{database}" to "{user}"` as its owner'
+        )
 
 
 def is_pooled(connection: Connection[Row]) -> bool:

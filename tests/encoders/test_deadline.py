@@ -33,7 +33,15 @@ def seconds(work: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 @pytest.mark.parametrize(
-    "begin", [b"", b"+OK\r\n" * 2, b"+OK\r\n" * 2 + b"*100000\r\n", b"\x16\x03\x03\x40\x00\x02"]
+    "begin",
+    [
+        b"",
+        b"-ERR ",
+        b"%7\r\n$6\r\nserver\r\n$",
+        b"+OK\r\n" * 2,
+        b"+OK\r\n" * 2 + b"*100000\r\n",
+        b"\x16\x03\x03\x40\x00\x02",
+    ],
 )
 def test_a_redis_that_sends_a_byte_every_third_of_a_second_costs_half_a_second(
     begin: bytes, scheme: str

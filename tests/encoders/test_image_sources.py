@@ -18,6 +18,7 @@ from embeddings_pipeline.encoders.images import remote
 from embeddings_pipeline.encoders.images.sources import ImageFiles, pinned
 from embeddings_pipeline.errors import RowError
 from embeddings_pipeline.settings import Settings
+from tests.support.dripping import dripping
 from tests.support.image_hosts import Host, hosting
 from tests.support.waiting import until
 
@@ -242,6 +243,23 @@ def test_a_host_that_is_silent_or_slow_is_given_up(
     monkeypatch.setattr(remote, "_SECONDS", 0.5)
     slow = refusal(f"{host.url}/slow.png", hosts=host.name)
     assert "incomplete after 0.5 seconds" in slow
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;a=",
+        b"HTTP/1.1 302 Found\r\nLocation: /",
+    ],
+)
+def test_a_host_that_drips_anywhere_in_its_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    monkeypatch.setattr(remote, "_SECONDS", 0.3)
+    with dripping(begin, b"x", pause=0.05) as port:
+        refused = refusal(f"http://127.0.0.1:{port}/a.png", hosts=f"127.0.0.1:{port}")
+    assert "incomplete after 0.3 seconds" in refused
 
 
 @pytest.mark.parametrize("part", ["head", "body"])

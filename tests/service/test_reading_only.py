@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,23 @@ def assert_all_is_read(client: httpx.Client) -> None:
 def test_a_role_that_may_only_select_serves_searches(shop: World, reader: Database) -> None:
     with served(reader, shop.encoder) as client:
         assert_all_is_read(client)
+
+
+def test_a_role_of_two_connections_serves_searches(shop: World, reader: Database) -> None:
+    shop.sql(f'alter role "{reader.user}" connection limit 2')
+    with served(reader, shop.encoder) as client, ThreadPoolExecutor(6) as threads:
+        for _ in threads.map(lambda _: assert_all_is_read(client), range(6)):
+            pass
+
+
+def test_a_role_without_a_free_connection_is_said_to_have_none(
+    shop: World, reader: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.sql(f'alter role "{reader.user}" connection limit 1')
+    with psycopg.connect(reader.url), served(reader, shop.encoder) as client:
+        answer = client.post("/search", json=SEARCH)
+        assert "the database takes no connection now" in assert_problem(answer, 503)
+    assert "alter role … connection limit N" in caplog.text
 
 
 def test_a_role_that_may_only_select_is_told_that_documents_cannot_be_written(
@@ -140,3 +158,24 @@ def test_a_pooler_in_transaction_mode_serves_all_that_reads(shop: World) -> None
         assert_all_is_read(client)
         answer = client.post("/entities/item/documents", json={"ids": ["1"]})
         assert "pool_mode = session" in assert_problem(answer, 501)
+
+
+def test_a_pooler_in_statement_mode_is_refused_in_words(
+    shop: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        pgbouncer(shop.database, "statement") as through,
+        served(through, shop.encoder) as client,
+    ):
+        assert_problem(client.post("/search", json=SEARCH), 503)
+    assert "set pool_mode = transaction or session" in caplog.text
+
+
+def test_a_pooler_with_one_session_for_all_serves_all_that_reads(shop: World) -> None:
+    with (
+        pgbouncer(shop.database, "transaction", "default_pool_size = 1") as through,
+        served(through, shop.encoder) as client,
+        ThreadPoolExecutor(6) as threads,
+    ):
+        for _ in threads.map(lambda _: assert_all_is_read(client), range(6)):
+            pass

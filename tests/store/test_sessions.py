@@ -3,10 +3,11 @@ extensions elsewhere, poolers."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import ReadOnly
+from embeddings_pipeline.errors import ConfigurationError, ReadOnly, Unavailable
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import NoConnection, Postgres
@@ -27,6 +28,7 @@ from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.sync.run_options import RunOptions
 from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
+from tests.support.refusing import refusing
 from tests.support.waiting import until
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World, world_in
@@ -91,6 +93,29 @@ def test_a_run_works_whatever_its_role_is_set_to(
     database: Database, owner: Database, setting: str
 ) -> None:
     administer(database, f"alter role {owner.user} set {setting}")
+    with world_in(owner) as world:
+        run_twice(world)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "alter database {name} set {setting}",
+        "alter role {user} in database {name} set {setting}",
+        None,
+    ],
+    ids=["database", "role in a database", "PGOPTIONS"],
+)
+def test_a_run_works_wherever_a_limit_is_set(
+    database: Database, owner: Database, monkeypatch: pytest.MonkeyPatch, statement: str | None
+) -> None:
+    for setting in ("statement_timeout", "idle_session_timeout"):
+        if statement:
+            given = {"name": owner.name, "user": owner.user, "setting": f"{setting} = '300ms'"}
+            administer(database, statement.format(**given))
+    if statement is None:
+        limits = "-c statement_timeout=300ms -c idle_session_timeout=300ms"
+        monkeypatch.setenv("PGOPTIONS", limits)
     with world_in(owner) as world:
         run_twice(world)
 
@@ -187,15 +212,91 @@ def test_a_table_that_is_named_like_a_type_of_the_extension_is_not_taken_for_it(
         run_twice(world, storage="halfvec")
 
 
-def test_a_run_works_with_few_connections(database: Database, owner: Database) -> None:
-    administer(database, f"alter role {owner.user} connection limit 6")
-    with world_in(owner) as world:
-        run_twice(world)
+@contextmanager
+def piped(
+    database: Database, folder: Path, encoder: WordsEncoder | None = None
+) -> Iterator[Pipeline]:
+    """A pipeline over one row of `staging.stg_item`."""
+    with closing(psycopg.connect(database.url)) as connection:
+        connection.execute("create schema staging")
+        connection.execute("create table staging.stg_item as select 1 as id, 'pump' as name")
+        connection.commit()
+    settings = Settings(
+        _env_file=None,
+        dbt_manifest=write_manifest(folder / "manifest.json", include=["name"]),
+        staging_db_url=SecretStr(database.url),
+        pgvector_url=SecretStr(database.url),
+        embedding_model=WORDS.model,
+    )
+    with closing(Pipeline(settings)) as pipeline:
+        pipeline.encoders.add(encoder or WordsEncoder())
+        yield pipeline
 
 
-def test_a_pooler_in_session_mode_serves_a_run(database: Database) -> None:
-    with pgbouncer(database, "session") as through, world_in(through) as world:
-        run_twice(world)
+def run_pipeline(pipeline: Pipeline) -> None:
+    """A run, a change, its plan, and a run again."""
+    assert pipeline.run("item")[0].counts["encoded"] == 1
+    with pipeline.staging.connection() as connection:
+        connection.execute("update staging.stg_item set name = 'lamp'")
+    assert pipeline.plan("item")[0].changed == 1
+    assert pipeline.run("item")[0].counts["encoded"] == 1
+
+
+def test_a_run_works_with_few_connections(
+    database: Database, owner: Database, tmp_path: Path
+) -> None:
+    with piped(owner, tmp_path) as pipeline:
+        administer(database, f"alter role {owner.user} connection limit 3")
+        run_pipeline(pipeline)
+
+
+@pytest.mark.parametrize("limit", ["role", "database"])
+def test_a_run_is_told_of_a_limit_that_is_too_low_before_it_begins(
+    database: Database, owner: Database, tmp_path: Path, limit: str
+) -> None:
+    encoder = WordsEncoder()
+    with piped(owner, tmp_path, encoder) as pipeline:
+        name = owner.user if limit == "role" else owner.name
+        administer(database, f"alter {limit} {name} connection limit 2")
+        with pytest.raises(
+            ConfigurationError, match=rf"2 connections of {limit} {name} at a time.*needs 3"
+        ):
+            pipeline.run("item")
+        assert not encoder.encoded
+
+
+def test_a_run_is_told_of_a_privilege_that_it_lacks_before_it_begins(
+    database: Database, owner: Database, tmp_path: Path
+) -> None:
+    encoder = WordsEncoder()
+    with piped(owner, tmp_path, encoder) as pipeline:
+        administer(database, f"revoke temporary on database {owner.name} from public, {owner.user}")
+        with pytest.raises(ConfigurationError, match="grant temporary on database"):
+            pipeline.run("item")
+        assert not encoder.encoded
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_a_pooler_in_session_mode_serves_a_run(
+    database: Database, tmp_path: Path, size: int
+) -> None:
+    with (
+        pgbouncer(database, "session", f"default_pool_size = {size}") as through,
+        piped(through, tmp_path) as pipeline,
+    ):
+        run_pipeline(pipeline)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_pooler_with_too_few_sessions_is_said_to_have_too_few(
+    database: Database, size: int
+) -> None:
+    with (
+        pgbouncer(database, "session", f"default_pool_size = {size}") as through,
+        closing(Postgres(through, patience=1)) as postgres,
+        pytest.raises(NoConnection, match=rf"gives user .* {size} of the 3 sessions.*pool_size"),
+    ):
+        postgres.require(3)
 
 
 def test_a_pooler_in_transaction_mode_is_refused_before_anything_is_written(
@@ -240,6 +341,70 @@ def test_a_database_that_is_closed_for_now_is_waited_for_by_a_run(
             raise AssertionError("connected")
     finally:
         administer(elsewhere, f"{allow} true")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "the database system is not yet accepting connections",
+        "terminating connection due to administrator command",
+        "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        # PgBouncer
+        "server login has been failing, try again later (server_login_retry)",
+        "pgbouncer cannot connect to server",
+        "query_wait_timeout",
+        "no more connections allowed (max_client_conn)",
+        # Supavisor, the proxies of RDS and of Neon, pgcat, Odyssey
+        "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited to"
+        " pool_size",
+        "Max client connections reached",
+        "Authentication query failed: Connection to database not available",
+        "Timed-out waiting to acquire database connection",
+        "Couldn't connect to compute node",
+        "could not get connection from the pool - AllServersDown",
+        "failed to connect to remote server db.example:5432",
+    ],
+)
+def test_what_servers_and_poolers_say_when_they_take_no_connection_now_is_waited_for(
+    message: str,
+) -> None:
+    with (
+        refusing(message) as database,
+        closing(Postgres(database)) as postgres,
+        pytest.raises(NoConnection, match=re.escape(message)),
+        postgres.connection(),
+    ):
+        raise AssertionError("connected")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'password authentication failed for user "app"',
+        'database "x" does not exist',
+        'no pg_hba.conf entry for host "10.0.0.1", user "app", database "x", no encryption',
+        "Tenant or user not found",
+        "no such user: app",
+    ],
+)
+def test_a_refusal_for_good_is_not_waited_for(message: str) -> None:
+    with (
+        refusing(message) as database,
+        closing(Postgres(database)) as postgres,
+        pytest.raises(Unavailable, match=re.escape(message)),
+        postgres.connection(),
+    ):
+        raise AssertionError("connected")
+
+
+def test_a_server_whose_socket_is_gone_is_waited_for(tmp_path: Path) -> None:
+    database = Database(str(tmp_path), 5432, "x", "app", SecretStr("x"))
+    with (
+        closing(Postgres(database)) as postgres,
+        pytest.raises(NoConnection, match="No such file or directory"),
+        postgres.connection(),
+    ):
+        raise AssertionError("connected")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,28 @@ def test_before_and_after_a_text_failed_all_agree(world: World, refuses: Refuses
 
     # after the third nobody waits for it
     world.sql(f"update {SCHEMA}.quarantine set last_seen = last_seen - interval '7 hours'")
+    assert set(told(world, item).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"chunk": {"tokens": 40, "overlap": 5}},
+        {"weights": {"name": 2}},
+        {"partitions": {"count": 2}, "index": {"type": "none"}},
+    ],
+    ids=str,
+)
+def test_all_agree_whatever_is_declared(world: World, keys: dict[str, Any]) -> None:
+    world.use(WordsEncoder(WORDS, Refuses()))
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}. " * 20) for n in range(4)])
+    item = world.declare(**keys)
+    world.run(item)
+    world.sql("update staging.stg_item set name = 'odd ' || name where id = 1")
+    world.texts(item)
+    assert len(set(told(world, item).values()) - {0}) == 1
+    world.vectors(item)
     assert set(told(world, item).values()) == {0}
 
 

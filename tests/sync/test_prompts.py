@@ -96,6 +96,14 @@ def test_chunks_each_have_the_document_prompt(world: World, provider: Provider) 
     assert all(text.startswith("passage: ") for text in sent)
 
 
+@pytest.mark.parametrize("prompt", ["passage: ", "{name} %s\n", " "])
+def test_weighted_fields_each_have_the_document_prompt_as_it_is(
+    world: World, provider: Provider, prompt: str
+) -> None:
+    world.run(world.declare(weights={"name": 2}, prompts={"document": prompt, "query": ""}))
+    assert provider.billed.keys() == {"probe", f"{prompt}pump", f"{prompt}hose"}
+
+
 def test_prompts_that_are_declared_replace_those_of_a_local_models_files(tiny: Path) -> None:
     settings = Settings(
         _env_file=None,

@@ -18,11 +18,13 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import locks
+from embeddings_pipeline.store import locks, vector_sets, views
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.vectors.sets import drop_set, set_state
 from embeddings_pipeline.sync.checks import CheckResult
 from embeddings_pipeline.sync.publish import PublishResult, publish
-from embeddings_pipeline.sync.quality.qrels import mean_interval, read_golden
+from embeddings_pipeline.sync.quality.compare import compare
+from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, read_golden
 from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 from tests.support.declared import refusal
 from tests.support.words import WORDS, WordsEncoder
@@ -165,6 +167,71 @@ def test_no_lock_and_no_session_is_held_while_a_model_encodes_golden_queries(
     monkeypatch.setattr(world.encoder, "encode_query", encode_query)
     assert shop.publish_built(item).flipped
     assert len(calls) == 1
+
+
+class Dropping(WordsEncoder):
+    """While it encodes the golden queries, another run drops the set with this number."""
+
+    def __init__(self, world: World, item: Entity, number: int) -> None:
+        super().__init__()
+        self.world, self.item, self.number = world, item, number
+
+    def encode_query(self, texts: Sequence[str]) -> Encodings:
+        if texts[0] in GOLDEN:
+            with open_tables(self.world.postgres, self.world.names_of(self.item)) as tables:
+                (one,) = [s for s in vector_sets.read(tables) if s.number == self.number]
+                set_state(tables, one.number, "retired")
+                views.replace_coverage(tables.connection, tables.schema)
+                drop_set(tables, one)
+        return super().encode_query(texts)
+
+
+def test_a_set_that_another_run_drops_while_it_is_measured_is_not_published(shop: Shop) -> None:
+    item = shop.declare(0.6)
+    shop.build(item)
+    shop.world.use(Dropping(shop.world, item, 1))
+    result = shop.publish_built(item)
+    assert (result.live, result.flipped) == (None, False)
+    shop.world.use(WordsEncoder())
+    assert shop.publish(item).flipped
+
+
+def test_a_check_of_a_set_that_another_run_drops_says_so(shop: Shop) -> None:
+    item = shop.declare(0.6)
+    shop.build(item)
+    shop.world.use(Dropping(shop.world, item, 1))
+    shown = shop.check(item)
+    assert not shown.passed
+    assert shown.description == (
+        "retrieval: set 1 was dropped by another run while queries measured it"
+    )
+
+
+@pytest.fixture
+def second(shop: Shop) -> Entity:
+    """A live set, and an earlier one of another model, which another run drops while it encodes
+    queries."""
+    shop.publish(shop.declare(0.6))
+    shop.world.use(WordsEncoder(replace(WORDS, model="fake/other")))
+    item = shop.declare(0.6, model="fake/other")
+    assert shop.publish(item).flipped
+    shop.world.encoders.add(Dropping(shop.world, item, 1))
+    return item
+
+
+def test_a_comparison_with_a_set_that_another_run_drops_says_so(shop: Shop, second: Entity) -> None:
+    world, qrels = shop.world, Qrels({"q": "red shoe"}, {"q": {"0": 1}})
+    with pytest.raises(EmbeddingsError, match="set 1 was dropped by another run"):
+        compare(world.postgres, world.names_of(second), world.encoders, qrels)
+
+
+def test_a_set_is_measured_though_another_run_drops_the_one_before_it(
+    shop: Shop, second: Entity
+) -> None:
+    shop.write(GOLDEN + "blue lamp,7\n")
+    shown = shop.check(second)
+    assert (shown.passed, shown.metadata["vector_set"]) == (True, 2)
+    assert "compared_with" not in shown.metadata
 
 
 def test_ids_that_are_gone_do_not_count(shop: Shop) -> None:
