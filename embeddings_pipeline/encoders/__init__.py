@@ -6,6 +6,7 @@ Enter by `registry.Encoders`, which makes the encoder of a model; `encoder` has 
 # the modules that other rooms may import; the rest is this room's own
 __all__ = [
     "catalogue",
+    "deadline",
     "encoder",
     "prefetch",
     "registry",

@@ -199,7 +199,8 @@ class Postgres:
         self._pools = pools
         self._sessions_are_shared = False
         self._required = 0
-        self._answer_seconds = min(patience, _CONNECT_SECONDS)
+        # two statements take no longer on a busy machine
+        self._answer_seconds = min(max(patience, 2), _CONNECT_SECONDS)
         self._opening = Lock()
         self._statement_seconds = statement_seconds
         self._deadlines: Deadlines | None = None
@@ -371,6 +372,8 @@ class Postgres:
                 if limit is not None:
                     most = max(1, limit // self._pools)
                     self._pool.resize(0, min(self._pool.max_size, most))
+        except NoConnection as refusal:
+            return refusal
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
             message = f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
@@ -385,13 +388,13 @@ class Postgres:
 
     def _keeps_no_session(self, connection: Connection[Row]) -> bool:
         """Whether another connection gets the server's process of this one, or this one gets
-        another process."""
+        another process. Raises NoConnection where the pooler has no session for another."""
         if not is_pooled(connection):
             return False
         process = _process_of(connection)
+        # less than the first connection has for all of this
+        seconds = self._answer_seconds / 2
         try:
-            # less than the first connection has for all of this
-            seconds = self._answer_seconds / 2
             with self._connect() as other, _answers_within(other, seconds):
                 # other clients of the pooler may hide it once
                 return any(
@@ -399,8 +402,10 @@ class Postgres:
                     for _ in range(_LOOKS_AT_POOLER)
                 )
         except psycopg.OperationalError:
-            # a pooler that has no other session keeps this one
-            return False
+            raise NoConnection(
+                f"{self.database} is reached through a pooler that gives no second session in"
+                f" {seconds:g} seconds: raise default_pool_size of PgBouncer, or end other clients"
+            ) from None
 
     @property
     def keeps_sessions(self) -> bool:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from embeddings_pipeline import files
+from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.declarations import as_stored
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "embeddings_run_"
 _LOCK_SECONDS = 10
+# the SDK's own timeout begins again with each byte of an answer
+_EXPORT_SECONDS = 30.0
 # the exporters of the values of OTEL_EXPORTER_OTLP_PROTOCOL
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 # name, type and help, in the order of the file
@@ -135,11 +138,17 @@ class OpenTelemetryMetrics:
         self._provider = provider
 
     def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
-        """Export the figures of a run. Raises ConfigurationError for an unknown exporter."""
+        """Export the figures of a run. Raises ConfigurationError for an unknown exporter, and
+        EmbeddingsError where the receiver does not answer in time."""
         instruments = _instruments(self._provider())
         _note(instruments.samples, entity, figures, failed=failed)
-        # a worker's process may end without the exit handlers of Python
-        instruments.provider.force_flush()
+        try:
+            # a worker's process may end without the exit handlers of Python
+            deadline.call_blocking(instruments.provider.force_flush, _EXPORT_SECONDS)
+        except TimeoutError:
+            raise EmbeddingsError(
+                f"the receiver did not answer within {_EXPORT_SECONDS:g} seconds"
+            ) from None
 
 
 class _Instruments:

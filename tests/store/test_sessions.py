@@ -287,14 +287,16 @@ def test_a_pooler_in_session_mode_serves_a_run(
         run_pipeline(pipeline)
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "message"), [(1, "gives no second session"), (2, "gives user .* 2 of the 3 sessions")]
+)
 def test_a_pooler_with_too_few_sessions_is_said_to_have_too_few(
-    database: Database, size: int
+    database: Database, size: int, message: str
 ) -> None:
     with (
         pgbouncer(database, "session", f"default_pool_size = {size}") as through,
         closing(Postgres(through, patience=1)) as postgres,
-        pytest.raises(NoConnection, match=rf"gives user .* {size} of the 3 sessions.*pool_size"),
+        pytest.raises(NoConnection, match=f"{message}.*raise default_pool_size"),
     ):
         postgres.require(3)
 
@@ -447,3 +449,17 @@ def test_each_stage_waits_for_its_first_connection(
             administer(database, f"{limit} -1")
         done.result(120)
     assert "too many connections" in caplog.text
+
+
+def test_a_run_waits_for_a_server_that_is_stopped_when_it_begins(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = embedded.start(data_dir)
+    with piped(server, tmp_path) as pipeline, ThreadPoolExecutor(1) as threads:
+        embedded.stop(data_dir)
+        try:
+            done = threads.submit(pipeline.run, "item")
+            until(lambda: done.done() or "Connection refused" in caplog.text)
+        finally:
+            embedded.start(data_dir)
+        assert done.result(120)[0].counts["encoded"] == 1

@@ -14,8 +14,10 @@ import pytest
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.sync import run_metrics
 from embeddings_pipeline.sync.run_metrics import configured_provider
 from tests.support.declared import manifest_of
+from tests.support.dripping import dripping
 from tests.support.world import World
 
 messages = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
@@ -116,6 +118,22 @@ def test_a_receiver_that_is_away_fails_no_run(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     (run,) = pipeline.run("item")
     assert run.counts["encoded"] == 2
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nX-More: "])
+def test_a_receiver_that_drips_holds_no_run(
+    receiver: Receiver,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    begin: bytes,
+) -> None:
+    monkeypatch.setattr(run_metrics, "_EXPORT_SECONDS", 0.5)
+    with dripping(begin, b"H") as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        (run,) = pipeline.run("item")
+    assert run.counts["encoded"] == 2
+    assert "the receiver did not answer within 0.5 seconds" in caplog.text
 
 
 def test_an_exporter_that_is_not_installed_is_logged(
