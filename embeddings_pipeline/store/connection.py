@@ -199,7 +199,7 @@ class Postgres:
         self._pools = pools
         self._sessions_are_shared = False
         self._required = 0
-        # two statements take no longer on a busy machine
+        # statements may take two seconds on a busy machine
         self._answer_seconds = min(max(patience, 2), _CONNECT_SECONDS)
         self._opening = Lock()
         self._statement_seconds = statement_seconds

@@ -414,7 +414,7 @@ def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) ->
 
 async def _read(answer: httpx2.Response) -> httpx2.Response:
     """Return a whole answer with its body. Raises _Lost for one that is too large, and
-    InvalidResponse for one that cannot be decompressed; an error without its words is an error.
+    InvalidResponse for one that cannot be decompressed. Such an error keeps its status alone.
 
     Some proxies compress against the request. Gzip and deflate expand each part that is read at
     most a thousand times, so these are decompressed; other codings may expand it to any size.

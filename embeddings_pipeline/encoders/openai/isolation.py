@@ -32,7 +32,7 @@ MAX_REFUSALS_IN_A_ROW = 25
 # tokens billed for unusable answers while a batch is divided, as a multiple of its own: the halves
 # with one text at fault take less than twice the batch
 _MAX_WASTE = 3
-# has no vector in common with a text of a table
+# to compare with texts that have the same vector: no table is likely to have this one
 _OTHER_TEXT = "a lighthouse in the winter of 1897"
 # a message about the number of texts in a request names a number, and one about their size says so
 _NUMBER_WORDS = re.compile(
