@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.local.bert import is_plain_bert
@@ -91,3 +92,24 @@ def test_the_limit_is_that_of_the_model_and_longer_texts_are_counted(folder: Pat
 def test_the_fast_way_takes_berts_with_either_pooling(folder: Path) -> None:
     fast = folder.parent.name.startswith(("bert", "xlm-roberta"))
     assert is_plain_bert(folder) is fast
+
+
+@pytest.mark.parametrize("bias", [40, -40])
+def test_scores_of_attention_may_be_beyond_what_exp_can_represent(
+    tmp_path: Path, bias: float
+) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if name.endswith("attention.self.query.weight"):
+            weights[name] = np.zeros_like(weights[name])
+        # each score becomes 8 * bias / sqrt(8) higher: 113 or -113, where exp() is infinite or 0
+        for part, value in (("query", 1), ("key", bias)):
+            if name.endswith(f"attention.self.{part}.bias"):
+                weights[name] = np.full_like(weights[name], value)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    found = encoder_of(folder).encode_documents(TEXTS).vectors
+
+    wanted = SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
