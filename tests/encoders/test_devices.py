@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,16 @@ def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(
 
 def test_apples_device_computes_in_float32() -> None:
     assert dtype_for("auto", "mps") == torch.float32
+
+
+def test_garbage_is_not_looked_for_among_the_modules_of_torch() -> None:
+    program = """
+import gc
+from embeddings_pipeline.encoders.local.devices import device_for
+device_for("cpu")
+print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 1_000)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert told == "True True True\n"
