@@ -94,22 +94,35 @@ def test_the_fast_way_takes_berts_with_either_pooling(folder: Path) -> None:
     assert is_plain_bert(folder) is fast
 
 
-@pytest.mark.parametrize("bias", [40, -40])
-def test_scores_of_attention_may_be_beyond_what_exp_can_represent(
-    tmp_path: Path, bias: float
-) -> None:
+def heads_changed(tmp_path: Path, query: float, key: float) -> Path:
+    """A BERT whose queries are as many times as long, and whose keys have this bias."""
     folder = tiny_models.make("bert", tmp_path)
     weights = load_file(folder / "model.safetensors")
-    for name in weights:
+    for name, weight in weights.items():
         if name.endswith("attention.self.query.weight"):
-            weights[name] = np.zeros_like(weights[name])
-        # each score becomes 8 * bias / sqrt(8) higher: 113 or -113, where exp() is infinite or 0
-        for part, value in (("query", 1), ("key", bias)):
+            weights[name] = weight * np.float32(query)
+        for part, bias in (("query", 1), ("key", key)):
             if name.endswith(f"attention.self.{part}.bias"):
-                weights[name] = np.full_like(weights[name], value)
+                weights[name] = np.full_like(weight, bias)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        # scores of some hundred, for which exp() is infinite
+        (100, 0),
+        # each score becomes 8 * 40 / sqrt(8) lower: exp() of -113 is 0
+        (0, -40),
+    ],
+)
+def test_scores_of_attention_may_be_beyond_what_exp_can_represent(
+    tmp_path: Path, query: float, key: float
+) -> None:
+    folder = heads_changed(tmp_path, query, key)
 
     found = encoder_of(folder).encode_documents(TEXTS).vectors
 
-    wanted = SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS))
+    wanted = SentenceTransformer(str(folder), device="cpu").encode_document(list(TEXTS))
     np.testing.assert_allclose(found, wanted, atol=1e-4)
