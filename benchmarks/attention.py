@@ -23,11 +23,15 @@ _HEADS, _WIDTH, _TOKENS = 12, 32, 512
 # most texts have a length between the multiples of 32 with which vectors are filled
 _LENGTHS = (4, 11, 16, 24, 30, 32, 48, 57, 64, 100, 127, 128, 150, 200, 250, 256, 384, 512, 1024)
 _REPEATS = 30
+# bytes, somewhat less than the largest block by which glibc learns
+_FREED = 31 << 20
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
+    # as where weights were freed: glibc then keeps freed memory, of which each new page takes time
+    torch.empty(_FREED, dtype=torch.uint8)
     with torch.inference_mode():
         for length in _LENGTHS:
             texts = max(_TOKENS // length, 1)

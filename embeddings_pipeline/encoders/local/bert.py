@@ -177,7 +177,7 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
     # have the same softmax, and scores whose mean is 0, so that only large sums are out of range
     def mixed_on_cpu(qkv: torch.Tensor) -> torch.Tensor:
         # the scores of a text of 8,192 tokens would take gigabytes
-        if qkv.shape[3] <= 512 and qkv.dtype != torch.float16:
+        if qkv.shape[3] <= 1024 and qkv.dtype != torch.float16:
             q, k, v = qkv.contiguous().flatten(1, 2).unbind(0)
             weights = torch.baddbmm(
                 torch.empty(1, dtype=q.dtype),
