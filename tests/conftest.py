@@ -149,7 +149,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gallery(world: World, templates: Templates, clip: Path) -> Iterator[World]:
-    """Three pictures of the entity `photo`, published; `seeing(clip)` are the settings."""
+    """Three pictures of the entity `photo`, published; `clip_settings(clip)` are the settings."""
     templates.restore(world, publish_gallery, clip)
     world.encoders = encoders_of(clip)
     yield world

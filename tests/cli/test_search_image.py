@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
-from tests.support.gallery import BLUE, seeing
+from tests.support.gallery import BLUE, clip_settings
 from tests.support.world import World
 
 
@@ -21,7 +21,7 @@ def photos(gallery: World, clip: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for field in Settings.model_fields:
         monkeypatch.delenv(field.upper(), raising=False)
     url = gallery.database.url
-    environment = {"staging_db_url": url, "pgvector_url": url, **seeing(clip)}
+    environment = {"staging_db_url": url, "pgvector_url": url, **clip_settings(clip)}
     for name, value in environment.items():
         monkeypatch.setenv(name.upper(), str(value))
     monkeypatch.chdir(tmp_path)

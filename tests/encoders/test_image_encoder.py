@@ -213,8 +213,8 @@ def test_of_a_query_that_is_no_image_it_is_said_why(clip: Path, data: bytes, sai
 
 def test_only_a_model_that_sees_takes_an_image_as_a_query(clip: Path) -> None:
     made = encoders(clip / "plain")
-    seeing = remembering(made, MODEL).image_encoder
-    assert seeing.encode_image(file_of(picture())).usage.texts == 1
+    encoder = remembering(made, MODEL).image_encoder
+    assert encoder.encode_image(file_of(picture())).usage.texts == 1
     with pytest.raises(ConfigurationError, match=f"model '{DEFAULT_MODEL}' reads only text"):
         _ = remembering(made, DEFAULT_MODEL).image_encoder
 

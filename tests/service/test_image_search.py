@@ -20,7 +20,7 @@ from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.snapshot import export
 from tests.support.answers import assert_problem
-from tests.support.gallery import BLUE, GREEN, RED, seeing
+from tests.support.gallery import BLUE, GREEN, RED, clip_settings
 from tests.support.keys import KEYS, READ, bearer
 from tests.support.pictures import bomb, file_of, picture
 from tests.support.published_shop import publish_shop
@@ -46,7 +46,7 @@ def found(answer: httpx.Response) -> list[str]:
 @pytest.fixture
 def photos(gallery: World, clip: Path) -> Iterator[httpx.Client]:
     """A client of the service over the three pictures."""
-    with served(gallery.database, **seeing(clip)) as client:
+    with served(gallery.database, **clip_settings(clip)) as client:
         yield client
 
 
@@ -110,7 +110,7 @@ def test_an_image_may_be_larger_than_other_bodies_but_not_without_end(
     gallery: World, clip: Path
 ) -> None:
     limit = {"embedding_image_max_bytes": len(LARGE)}
-    with served(gallery.database, **seeing(clip), **limit) as client:
+    with served(gallery.database, **clip_settings(clip), **limit) as client:
         assert found(ask(client, LARGE))[0] == "1"
         assert f"{len(LARGE):,} bytes" in assert_problem(ask(client, LARGE + b"\0"), 413)
         assert_problem(client.post("/search", content=LARGE), 413)
@@ -123,7 +123,7 @@ def test_an_entity_of_texts_has_no_image_to_compare(client: httpx.Client) -> Non
 
 def test_a_key_that_reads_is_needed_before_the_body_is_read(gallery: World, clip: Path) -> None:
     limit = {"embedding_image_max_bytes": MAX_BODY_BYTES}
-    with served(gallery.database, search_api_keys=KEYS, **seeing(clip), **limit) as client:
+    with served(gallery.database, search_api_keys=KEYS, **clip_settings(clip), **limit) as client:
         assert_problem(ask(client, LARGE), 401)
         client.headers = httpx.Headers(bearer(READ))
         assert found(ask(client, RED))[0] == "1"
@@ -176,7 +176,7 @@ def test_the_document_says_what_is_taken_and_answered(photos: httpx.Client) -> N
 def test_entities_tell_which_of_them_have_images(gallery: World, clip: Path) -> None:
     gallery.encoders.add(gallery.encoder)
     publish_shop(gallery, model=gallery.encoder.identity.model)
-    with served(gallery.database, gallery.encoder, **seeing(clip)) as client:
+    with served(gallery.database, gallery.encoder, **clip_settings(clip)) as client:
         entities = client.get("/entities").json()["entities"]
     assert {one["entity"]: one["images"] for one in entities} == {"item": False, "photo": True}
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import needs_chromium, opened, results
-from tests.support.gallery import BLUE, RED, seeing
+from tests.support.gallery import BLUE, RED, clip_settings
 from tests.support.pictures import bomb
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
@@ -35,7 +35,7 @@ def url(gallery: World, clip: Path) -> Iterator[str]:
     """A service of pictures and, beside them, of texts."""
     gallery.encoders.add(gallery.encoder)
     publish_shop(gallery, model=gallery.encoder.identity.model)
-    with served(gallery.database, gallery.encoder, **seeing(clip)) as client:
+    with served(gallery.database, gallery.encoder, **clip_settings(clip)) as client:
         yield str(client.base_url)
 
 

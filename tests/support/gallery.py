@@ -13,7 +13,7 @@ from tests.support.world import World
 RED, BLUE, GREEN = (file_of(picture(colour)) for colour in ("red", "blue", "green"))
 
 
-def seeing(clip: Path) -> dict[str, Any]:
+def clip_settings(clip: Path) -> dict[str, Any]:
     """Settings of a process whose model is that of `clip`."""
     return {
         "embedding_model": "some/clip",
@@ -25,7 +25,7 @@ def seeing(clip: Path) -> dict[str, Any]:
 
 
 def encoders_of(clip: Path) -> Encoders:
-    return Encoders(Settings(_env_file=None, **seeing(clip)))
+    return Encoders(Settings(_env_file=None, **clip_settings(clip)))
 
 
 def publish_gallery(world: World, clip: Path) -> None:
