@@ -255,7 +255,7 @@ def test_one_filter_that_needs_much_effort_slows_no_other_search(world: World) -
     assert (tenth["column"], tenth["recall_at_10"] >= 0.9) == ("kind", True)
 
 
-def verdict(world: World, item: Entity) -> CheckResult:
+def recall_check(world: World, item: Entity) -> CheckResult:
     return check(world.postgres, world.names_of(item))["recall"]
 
 
@@ -266,20 +266,20 @@ def measured_at(world: World) -> str:
 
 def test_the_check_measures_again_after_changes_and_after_a_day(world: World, item: Entity) -> None:
     first = measured_at(world)
-    assert verdict(world, item).passed
+    assert recall_check(world, item).passed
     assert measured_at(world) == first
     change(world, item, 40)
-    assert verdict(world, item).passed
+    assert recall_check(world, item).passed
     second = measured_at(world)
     assert second > first
     old = "jsonb_set(recall_check, '{measured_at}', to_jsonb(now() - interval '25 hours'))"
     world.sql(f"update {SCHEMA}.vector_sets set recall_check = {old}, ef_search = 1")
-    assert verdict(world, item).metadata["levels"][0]["effort"] > 1
+    assert recall_check(world, item).metadata["levels"][0]["effort"] > 1
     assert measured_at(world) > second
 
 
 def test_the_check_shows_each_measurement_in_a_table(world: World, item: Entity) -> None:
-    table = verdict(world, item).metadata["levels"]
+    table = recall_check(world, item).metadata["levels"]
     assert [(row["share"], row["column"]) for row in table] == [
         ("100.0%", "no filter"),
         ("10.0%", "a hash of the id"),
@@ -298,6 +298,6 @@ def test_a_filter_that_makes_the_index_find_too_little_is_a_warning(
         " set recall_check = jsonb_set(recall_check, '{levels}', %s::jsonb)",
         low,
     )
-    found = verdict(world, item)
+    found = recall_check(world, item)
     assert (found.passed, found.severity) == (False, "warn")
     assert "0.500 with filter 'kind', below" in found.description
