@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,16 @@ def encoder(
     return made
 
 
-def assert_right(done: Encodings, texts: Sequence[str], dimension: int = 1536) -> None:
-    """Each text that did not fail has exactly its own vector."""
+def assert_right(
+    done: Encodings,
+    texts: Sequence[str],
+    dimension: int = 1536,
+    *,
+    failed: Collection[int] = frozenset(),
+) -> None:
+    """Exactly these places failed, and each other text has its own vector."""
+    assert done.failures.keys() == set(failed), done.stopped
     for index, text in enumerate(texts):
-        if index not in done.failures:
+        if index not in failed:
             wanted = misbehaving.vector_of(text, dimension)
             np.testing.assert_array_equal(done.vectors[index], wanted, err_msg=text)
