@@ -261,11 +261,12 @@ class Postgres:
             ) from error
 
     def require(self, sessions: int) -> None:
-        """Check that there is a connection, and once that work may have so many at a time and
-        temporary tables.
+        """Check that a connection can be made. The first time, check also that the role may have
+        this number of connections at a time, and temporary tables.
 
-        Raises ConfigurationError where the role may have fewer, or no such tables, NoConnection
-        where a pooler gives fewer in time, and what `connection` raises.
+        Raises Unavailable where the role may have fewer, ConfigurationError where it may not have
+        temporary tables, NoConnection where a pooler gives fewer in time, and what `connection`
+        raises.
         """
         with ExitStack() as held:
             connection = held.enter_context(self.connection())

@@ -40,7 +40,7 @@ def _pump(level: float) -> str:
 
 
 @pytest.mark.parametrize("times", [0.2, 0.5, 1, 2, 10])
-def test_no_text_weighs_more_than_its_levels_allow_whatever_the_average_length(
+def test_no_text_weighs_more_than_its_levels_allow_at_any_average_length(
     times: float,
 ) -> None:
     average = REFERENCE_TOKENS * times

@@ -84,7 +84,7 @@ def test_before_and_after_a_text_failed_all_agree(world: World, refuses: Refuses
     ],
     ids=str,
 )
-def test_all_agree_whatever_is_declared(world: World, keys: dict[str, Any]) -> None:
+def test_all_agree_for_each_kind_of_declaration(world: World, keys: dict[str, Any]) -> None:
     world.use(WordsEncoder(WORDS, Refuses()))
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}. " * 20) for n in range(4)])

@@ -119,8 +119,8 @@ class Session:
         if _have_one_vector([*made, *others] if len(made) == 1 else others):
             raise EmbeddingsError(
                 f"the provider answers different texts, {_OTHER_TEXT!r} and {text[:40]!r}, with the"
-                " same vector: no vector of this answer was stored. If a request with one text is"
-                " answered rightly, set EMBEDDING_BATCH_SIZE=1"
+                " same vector: no vector of this answer was stored. If requests with one text get"
+                " different vectors, set EMBEDDING_BATCH_SIZE=1"
             )
 
     def _sent(
