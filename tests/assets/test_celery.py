@@ -28,6 +28,7 @@ pytestmark = [
 PARTITIONS, ROWS = 8, 6_400
 MANIFEST = manifest_of("doc", id="id", partitions={"count": PARTITIONS})
 CACHED = "from analytics_features.embedding_cache_1"
+VECTORS = "analytics_features.doc_vectors_1"
 
 
 @pytest.fixture
@@ -56,10 +57,25 @@ def test_a_backfill_goes_on_when_a_worker_is_killed_and_encodes_nothing_twice(
         except psycopg.errors.UndefinedTable:
             return {}
 
+    def unfinished() -> list[str]:
+        """The runs that stored texts of which no vector can be searched yet."""
+        return [
+            run_id
+            for (run_id,) in workers.sql(
+                f"select distinct run_id {CACHED} where text_hash not in"
+                f" (select text_hash from {VECTORS})"
+            )
+        ]
+
     until(lambda: len(stored()) > 0, seconds=240)
-    before = stored()
-    ((run_id,),) = workers.sql(f"select run_id {CACHED} order by encoded_at desc limit 1")
-    os.kill(workers.process_of(run_id), signal.SIGKILL)
+    # a run that is to be killed may not end before
+    with psycopg.connect(workers.vectors.url) as blocking:
+        blocking.execute(f"lock table {VECTORS} in share mode")
+        until(unfinished)
+        before = stored()
+        run_id = unfinished()[0]
+        os.kill(workers.process_of(run_id), signal.SIGKILL)
+    until(lambda: workers.is_retried(run_id), seconds=240)
     wanted = workers.sql("select id, body from staging.stg_doc order by id")
 
     def partitions() -> set[str | None]:

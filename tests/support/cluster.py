@@ -19,6 +19,7 @@ import psutil
 import psycopg
 import pytest
 import yaml
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.settings import Settings
@@ -107,6 +108,8 @@ class Cluster:
             for one in left:
                 one.kill()
             started.wait()
+            # pytest shows it where a test fails
+            sys.stdout.write(f"--- {name}\n{self.log(name)}\n")
 
     def backfill(self, *assets: str) -> None:
         """Ask for all partitions of these assets, as the button in the UI does."""
@@ -147,6 +150,20 @@ class Cluster:
 
     def runs(self) -> list[dg.DagsterRun]:
         return [*self.instance.get_runs()]
+
+    def is_retried(self, run_id: str) -> bool:
+        """Whether Dagster has started another run in place of a run that failed.
+
+        Its daemon never retries a run whose failure it reads an instant before the run's status
+        says so (https://github.com/dagster-io/dagster/issues/33741), so this makes it read all
+        failures again; those that it has retried it leaves alone.
+        """
+        run = self.instance.get_run_by_id(run_id)
+        if run is None or run.status is not dg.DagsterRunStatus.FAILURE:
+            return False
+        cursor = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
+        self.instance.daemon_cursor_storage.set_cursor_values({cursor: "0"})
+        return AUTO_RETRY_RUN_ID_TAG in run.tags
 
 
 @contextmanager
