@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     embedding_model_cache_dir: Path | None = None
     embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    embedding_cpu_kernels: Literal["auto", "exp", "torch"] = "auto"
     embedding_batch_size: int | None = Field(None, ge=1, le=4096)
     embedding_batch_tokens: int | None = Field(None, ge=256, le=1 << 20)
     embedding_requests_in_flight: int = Field(16, ge=1, le=256)

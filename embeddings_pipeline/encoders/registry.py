@@ -277,6 +277,7 @@ def shared_model(model: str, settings: Settings, *, own_prompts: bool = True) ->
         LocalOptions(
             device=settings.embedding_device,
             precision=settings.embedding_precision,
+            kernels=settings.embedding_cpu_kernels,
             batch_texts=settings.embedding_batch_size,
             batch_tokens=settings.embedding_batch_tokens,
             trusted=trusted,

@@ -62,6 +62,7 @@ def _file(identity: ModelIdentity, settings: Settings) -> Path:
     decides = (
         *(platform.node(), os.cpu_count(), identity.model, identity.revision),
         *(settings.embedding_device, settings.embedding_precision),
+        settings.embedding_cpu_kernels,
         *(settings.embedding_batch_size, settings.embedding_batch_tokens),
     )
     name = sha256(json.dumps(decides).encode()).hexdigest()

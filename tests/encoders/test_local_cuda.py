@@ -95,7 +95,7 @@ def model_of(
 
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
-    plain = PlainBert(PACKAGED, max_tokens=256, device="cpu", dtype=torch.float32)
+    plain = PlainBert(PACKAGED, max_tokens=256, device="cpu", dtype=torch.float32, kernels="torch")
     return [text.content for text in plain.prepare(texts)]  # type: ignore[misc]
 
 

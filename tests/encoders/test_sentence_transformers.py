@@ -94,12 +94,6 @@ def test_vectors_have_unit_length(packaged: Encoder) -> None:
     )
 
 
-def test_bfloat16_gives_nearly_the_vectors_of_float32(packaged: Encoder) -> None:
-    half = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS).vectors
-    assert ((half * packaged.encode_documents(TEXTS).vectors).sum(axis=1) > 0.999).all()
-    assert np.abs(np.linalg.norm(half, axis=1) - 1).max() < 1e-5
-
-
 def test_a_query_is_one_vector(packaged: Encoder) -> None:
     vector = packaged.encode_query(["A red shoe."]).vectors[0]
     assert (vector.shape, vector.dtype) == ((384,), np.float32)

@@ -36,16 +36,15 @@ from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
+    from embeddings_pipeline.encoders.local.cpu_kernels import Kernels
     from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
 
 
 Pooling: TypeAlias = Literal["mean", "cls"]
 # families with the weights of a BERT
 _FAMILIES = {"bert", "camembert", "roberta", "xlm-roberta"}
-# number of rows that oneDNN optimises the packed weights for; other numbers also work
-_ROWS = 2048
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
 
 
 class Group(NamedTuple):
@@ -69,29 +68,20 @@ class Bert:
         weights: Path,
         config: dict[str, Any],
         pooling: Pooling,
+        kernels: Kernels,
         *,
         device: str,
         dtype: torch.dtype,
     ) -> None:
-        import torch
+        from embeddings_pipeline.encoders.local.cpu_kernels import packed, packs_weights
 
-        packed = (
-            device == "cpu"
-            and dtype == torch.bfloat16
-            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-
-        def pack(weight: Tensor) -> Tensor:
-            if not packed:
-                return weight
-            reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-            return reordered
-
-        self._weights = read_weights(weights, config, device=device, dtype=dtype, pack=pack)
+        packs = device == "cpu" and packs_weights(dtype)
+        pack = {"pack": packed} if packs else {}
+        self._weights = read_weights(weights, config, device=device, dtype=dtype, **pack)
         self._pooling = pooling
         self._device = device
-        self._forward = forward_pass(device, packed=packed)
+        self._exp_tokens = kernels.exp_tokens
+        self._forward = forward_pass(device, packed=packs, fused_gelu=kernels.fused_gelu)
 
     def vectors(self, texts: Sequence[Tokens]) -> Vectors:
         """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
@@ -105,6 +95,7 @@ class Bert:
                 ids,
                 places.to(self._device),
                 [(group.texts, group.tokens) for group in groups],
+                self._exp_tokens,
                 *self._weights,
             ).float()
             parts = [
@@ -126,6 +117,7 @@ if TYPE_CHECKING:
             torch.Tensor,
             torch.Tensor,
             list[tuple[int, int]],
+            int,
             list[torch.Tensor],
             list[list[torch.Tensor]],
             int,
@@ -135,13 +127,15 @@ if TYPE_CHECKING:
     ]
 
 
-def forward_pass(device: str, *, packed: bool) -> Forward:
-    """Return the forward pass for a device; `packed` says whether weights are packed for oneDNN.
+def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
+    """Return the forward pass for a device; `packed` says whether weights are packed for oneDNN,
+    and `fused_gelu` whether a product computes the GELU that follows it.
 
     The arguments of the forward pass:
     - token ids of consecutive texts, shape (tokens,)
     - the position of each token in its text, shape (tokens,)
     - (number of texts, tokens of each) for each group of texts of one length
+    - the tokens of the longest text for `attention_by_exp`
     - word embeddings, position embeddings, and the weight and bias of their layer norm
     - the weights of each layer, in the order of use
     - the number of attention heads
@@ -152,53 +146,28 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
     import torch
     from torch.nn import functional
 
-    def linear(
-        hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool
-    ) -> torch.Tensor:
-        product = functional.linear(hidden, weight, bias)
-        return functional.gelu(product) if gelu else product
+    from embeddings_pipeline.encoders.local.cpu_kernels import (
+        attention_by_exp,
+        attention_by_torch,
+        packed_linear,
+        packed_linear_gelu,
+    )
 
-    def packed_linear(
-        hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool
-    ) -> torch.Tensor:
-        # the private operation that torch.compile emits for a frozen model
-        after, how = ("gelu", "none") if gelu else ("none", "")
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            hidden, weight, bias, after, [], how
-        )
-        return product
-
-    # softmax(QK'/sqrt(d))V, arxiv.org/abs/1706.03762, from q, k and v: (3, texts, heads, tokens, d)
-    def mixed(qkv: torch.Tensor) -> torch.Tensor:
-        return functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
-
-    # torch's softmax computes the last tokens % 32 scores of each row one by one, and takes up to
-    # six times as long for it. exp() and a sum need no maximum subtracted: keys less their mean
-    # have the same softmax, and scores whose mean is 0, so that only large sums are out of range
-    def mixed_on_cpu(qkv: torch.Tensor) -> torch.Tensor:
-        # the scores of a text of 8,192 tokens would take gigabytes
-        if qkv.shape[3] <= 1024 and qkv.dtype != torch.float16:
-            q, k, v = qkv.contiguous().flatten(1, 2).unbind(0)
-            weights = torch.baddbmm(
-                torch.empty(1, dtype=q.dtype),
-                q,
-                (k - k.mean(1, keepdim=True)).transpose(1, 2),
-                beta=0,
-                alpha=float(q.shape[2]) ** -0.5,
-            ).exp_()
-            sums = weights.sum(-1, keepdim=True)
-            # bfloat16 and float32 go up to 3e38, which leaves a factor of 3,000 for the values
-            if float(sums.amax()) < 1e35:
-                return (torch.bmm(weights, v) / sums).view(qkv.shape[1:])
-        return functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+    def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional.linear(hidden, weight, bias)
 
     product = packed_linear if packed else linear
-    mix = mixed_on_cpu if device == "cpu" else mixed
+
+    def activated(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(product(hidden, weight, bias))
+
+    expanded = packed_linear_gelu if fused_gelu else activated
 
     def forward(
         ids: torch.Tensor,
         places: torch.Tensor,
         groups: list[tuple[int, int]],
+        exp_tokens: int,
         embeddings: list[torch.Tensor],
         layers: list[list[torch.Tensor]],
         heads: int,
@@ -213,19 +182,23 @@ def forward_pass(device: str, *, packed: bool) -> Forward:
             qkv, qkv_b, out, out_b, norm_1, norm_1_b, up, up_b, down, down_b, norm_2, norm_2_b = (
                 layer
             )
-            projected = product(hidden, qkv, qkv_b, False)
+            projected = product(hidden, qkv, qkv_b)
             attended = torch.empty_like(hidden)
             start = 0
             for texts, tokens in groups:
                 end = start + texts * tokens
                 parts = projected[start:end].view(texts, tokens, 3, heads, -1)
-                part = mix(parts.permute(2, 0, 3, 1, 4)).transpose(1, 2)
-                attended[start:end].view(texts, tokens, heads, -1).copy_(part)
+                parts = parts.permute(2, 0, 3, 1, 4)
+                if tokens <= exp_tokens:
+                    mixed = attention_by_exp(parts)
+                else:
+                    mixed = attention_by_torch(parts)
+                attended[start:end].view(texts, tokens, heads, -1).copy_(mixed.transpose(1, 2))
                 start = end
-            hidden = hidden + product(attended, out, out_b, False)
+            hidden = hidden + product(attended, out, out_b)
             hidden = functional.layer_norm(hidden, shape, norm_1, norm_1_b, epsilon)
-            inner = product(hidden, up, up_b, True)
-            hidden = hidden + product(inner, down, down_b, False)
+            inner = expanded(hidden, up, up_b)
+            hidden = hidden + product(inner, down, down_b)
             hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
         return hidden
 
@@ -263,7 +236,9 @@ class PlainBert:
 
     adds_prompts = False
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype, kernels: str
+    ) -> None:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_tokens)
         self._tokenizer.no_padding()
@@ -279,8 +254,15 @@ class PlainBert:
             read = read_weights(weights, config, device=device, dtype=dtype)
             self._model = CudaBert(read, pooling)
         else:
-            self.workers = CpuWorkers() if device == "cpu" else None
-            self._model = Bert(weights, config, pooling, device=device, dtype=dtype)
+            from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
+
+            chosen = TORCH
+            if device == "cpu":
+                self.workers = CpuWorkers()
+                shape = Shape(*(int(config[size]) for size in _SIZES))
+                # timed in a thread as those that run the model
+                chosen = self.workers.pool.submit(kernels_for, kernels, shape, dtype).result()
+            self._model = Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
         self.limits = self._model.limits
 
     def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:

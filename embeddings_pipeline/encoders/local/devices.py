@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # CPU flags with which bfloat16 is faster than float32; without them bfloat16 is slower
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# how the lines of /proc/cpuinfo begin that tell processors apart; the last two on ARM
+_PROCESSOR_LINES = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
 # compute capability of NVIDIA Ampere, the first generation with bfloat16 units
 _BFLOAT16_CAPABILITY = (8, 0)
 
@@ -63,10 +66,18 @@ def _is_fast_at_bfloat16(device: str) -> bool:
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= _BFLOAT16_CAPABILITY
-    flags = Path("/proc/cpuinfo")
-    if device != "cpu" or not flags.exists():
-        return False
-    return bool(_BFLOAT16_FLAGS & set(flags.read_text().split()))
+    return device == "cpu" and bool(_BFLOAT16_FLAGS & set(processor().split()))
+
+
+def processor() -> str:
+    """What tells this machine's processor from others, with its instruction sets where the system
+    lists them."""
+    listed = Path("/proc/cpuinfo")
+    if not listed.exists():
+        return platform.processor()
+    # those of the first core
+    lines = listed.read_text().partition("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(_PROCESSOR_LINES))
 
 
 def has_nvidia_card(device: str) -> bool:

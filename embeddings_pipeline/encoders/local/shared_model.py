@@ -56,12 +56,13 @@ _RUNNING, _HELD = 2, 16
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, and the most texts and
-    tokens (padding included) in one batch; None leaves them to the model. A `trusted` model may run
-    its own code."""
+    """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, EMBEDDING_CPU_KERNELS,
+    and the most texts and tokens (padding included) in one batch; None leaves them to the model. A
+    `trusted` model may run its own code."""
 
     device: str = "auto"
     precision: str = "auto"
+    kernels: str = "auto"
     batch_texts: int | None = None
     batch_tokens: int | None = None
     trusted: bool = False
@@ -284,5 +285,6 @@ class SharedModel:
             trusted=self.options.trusted,
             own_prompts=self.options.own_prompts,
         )
-        load = PlainBert if is_plain_bert(self.folder) else general
+        plain = partial(PlainBert, kernels=self.options.kernels)
+        load = plain if is_plain_bert(self.folder) else general
         return load(self.folder, max_tokens=self.identity.max_tokens, device=device, dtype=dtype)
