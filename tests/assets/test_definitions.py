@@ -104,8 +104,8 @@ def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow() 
         "    package = importlib.import_module(f'embeddings_pipeline.{name}')\n"
         "    paths, prefix = getattr(package, '__path__', []), package.__name__ + '.'\n"
         "    for found in pkgutil.walk_packages(paths, prefix):\n"
-        # is imported where a model is loaded on a card
-        "        if not found.name.endswith('.cuda_bert'):\n"
+        # are imported where a model is loaded
+        "        if not found.name.endswith(('.cpu_kernels', '.cuda_bert')):\n"
         "            importlib.import_module(found.name)\n"
         "    names = {'dagster', 'dagster_dbt', 'dbt', 'redis', 'torch', 'PIL'}\n"
         "    if loaded := names & set(sys.modules):\n"

@@ -19,6 +19,7 @@ from embeddings_pipeline.sync import documents
 from embeddings_pipeline.sync.erase import erase
 from tests.support.answers import assert_problem
 from tests.support.serving import served
+from tests.support.waiting import until
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -211,8 +212,16 @@ def test_a_call_waits_once_for_the_rows_and_for_their_texts(
     names = shop.names_of(item(shop))
     with served(shop.database) as client, ThreadPoolExecutor(1) as threads:
         with open_tables(shop.postgres, names) as tables, locks.entity(tables):
+            holder = tables.connection.info.backend_pid
             answer = threads.submit(sync, client, 1)
-            # the call has polled the lock for a while
+            until(
+                lambda: shop.sql(
+                    "select pid from pg_stat_activity where query like 'select pg_try_advisory_lock%%'"
+                    " and pid <> %s",
+                    holder,
+                )
+            )
+            # the call goes on polling the lock for a while
             time.sleep(1)
             assert not answer.done()
         assert statuses(answer.result()) == ["searchable"]
