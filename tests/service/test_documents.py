@@ -216,8 +216,8 @@ def test_a_call_waits_once_for_the_rows_and_for_their_texts(
             answer = threads.submit(sync, client, 1)
             until(
                 lambda: shop.sql(
-                    "select pid from pg_stat_activity where query like 'select pg_try_advisory_lock%%'"
-                    " and pid <> %s",
+                    "select pid from pg_stat_activity where pid <> %s"
+                    " and query like 'select pg_try_advisory_lock%%'",
                     holder,
                 )
             )
