@@ -6,7 +6,7 @@ copied into embedding caches, in windows, which can be resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -215,7 +215,9 @@ def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
     views.replace_coverage(connection, name)
 
 
-def seed_caches(database: Postgres, name: str, *, keep: bool) -> Iterator[tuple[str, int]]:
+def seed_caches(
+    database: Postgres, name: str, *, keep: bool
+) -> Generator[tuple[str, int], None, None]:
     """Copy the vectors of migrated sets into the caches of their identities, where caches are kept.
     Yields the model and how many of its `WINDOWS` are done. Continues where it was stopped.
 

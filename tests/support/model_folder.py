@@ -26,7 +26,7 @@ class Folder:
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         return self
 
-    def part(self, kind: str, path: str = "", **config: Any) -> Folder:
+    def part(self, kind: str, path: str = "", /, **config: Any) -> Folder:
         self.modules.append({"type": f"sentence_transformers.models.{kind}", "path": path})
         self.has("modules.json", json.dumps(self.modules).encode())
         return self.has(f"{path}/config.json".lstrip("/"), config)

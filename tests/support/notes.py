@@ -77,6 +77,22 @@ class Notes:
             return cursor.fetchall() if cursor.description else []
 
 
+def rows_of(table: dg.MetadataValue[Any]) -> list[dict[str, Any]]:
+    """The rows of a table that is shown beside a run."""
+    assert isinstance(table, dg.TableMetadataValue)
+    return [dict(row.data) for row in table.records]
+
+
+def planned(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """What a run of the job `embeddings_plan` shows of each entity."""
+    (output,) = (
+        event.step_output_data
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.STEP_OUTPUT
+    )
+    return {row["entity"]: row for row in rows_of(output.metadata["plan"])}
+
+
 @pytest.fixture(scope="module")
 def notes(
     templates: Templates, dbt: Path, tmp_path_factory: pytest.TempPathFactory

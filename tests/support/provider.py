@@ -75,7 +75,7 @@ class Provider(ThreadingHTTPServer):
         )
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.troubles: list[Trouble | str | None] = []
-        self.changes: list[Change | str] = []
+        self.changes: list[Change | str | None] = []
         self.chance: Callable[[list[str]], Trouble | Change | str | None] = lambda texts: None
         self.always: Trouble | None = None
         self.numbers = self.without_usage = self.without_base64 = False

@@ -15,7 +15,7 @@ ROWS = [
 ]
 
 
-def publish_shop(world: World, **keys: Any) -> None:
+def publish_shop(world: World, /, **keys: Any) -> None:
     """Make a staging table of the rows, and run its entity."""
     world.table("id bigint, name text, category text, price float8, is_removed boolean")
     world.insert(*((*row, False) for row in ROWS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import count, islice
 from operator import add
 from threading import Event
@@ -104,7 +104,7 @@ def stream_in_batches(
         if not some:
             return
         places = range(start, start + len(some))
-        batch = encode_batch(places, lambda some=some: encode(some))  # type: ignore[misc]
+        batch = encode_batch(places, partial(encode, some))
         stopped = batch.encodings.stopped
         if stopped:
             # texts that were not encoded are in the failures

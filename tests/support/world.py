@@ -65,7 +65,7 @@ class World:
             cursor = connection.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def declare(self, name: str = "item", **keys: Any) -> Entity:
+    def declare(self, name: str = "item", /, **keys: Any) -> Entity:
         node = {"name": f"stg_{name}", "schema": "staging"}
         return entity_of(node, {"id": "id", "entity": name, **keys})
 
