@@ -154,6 +154,7 @@ def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable
             parsed.parameters(),
         )
         there = snapshot.passing(asked, None)
+        assert there is not None
         return {n for (n,) in found}, set(there.tolist())
 
     yield both

@@ -22,6 +22,7 @@ from embeddings_pipeline.store.connection import (
     NoConnection,
     Postgres,
     Row,
+    only,
     server_cursor,
 )
 from tests.support.faults import cut
@@ -45,7 +46,7 @@ def pool(database: Database) -> Iterator[Postgres]:
 
 def settings_of(pool: Postgres) -> dict[str, str]:
     with pool.connection() as connection:
-        return {name: connection.execute(f"show {name}").fetchone()[0] for name in FIXED}  # type: ignore[index]
+        return {name: only(connection.execute(f"show {name}"))[0] for name in FIXED}
 
 
 def refusal(database: Database) -> str:

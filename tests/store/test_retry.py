@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -83,7 +84,7 @@ def test_the_wait_for_a_server_begins_when_it_is_first_missed(
 ) -> None:
     monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 120)
     now = [0.0]
-    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     @resumed
     def work() -> str:

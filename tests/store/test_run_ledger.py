@@ -8,11 +8,11 @@ from embeddings_pipeline.store.tables import open_tables
 from tests.support.world import SCHEMA, World
 
 
-def record(world: World, kind: Kind, run_id: str, days_ago: int, **counts: float) -> None:
+def record(world: World, kind: Kind, run_id: str, days_ago: int, counts: Counts) -> None:
     """A row of a run of some days ago."""
     names = world.names_of(world.declare())
     with open_tables(world.postgres, names) as tables:
-        run_ledger.record(tables, run_id, "texts", Counts(**counts), kind=kind)  # type: ignore[arg-type]
+        run_ledger.record(tables, run_id, "texts", counts, kind=kind)
     world.sql(
         f"update {SCHEMA}.run_ledger set started_at = current_date - {days_ago} + time '12:00',"
         f" finished_at = current_date - {days_ago} + time '12:01' where run_id = '{run_id}'"
@@ -32,12 +32,16 @@ def test_old_rows_of_a_day_become_one_with_their_sums(world: World) -> None:
     entity = world.declare()
     world.run(entity)
     for n in range(5):
-        record(world, "documents", f"call {n}", 3, encoded=n, cost_usd=0.5)
-        record(world, "run", f"run {n}", 100, encoded=n, saved_usd=2.0)
+        record(world, "documents", f"call {n}", 3, Counts(encoded=n, cost_usd=0.5))
+        record(world, "run", f"run {n}", 100, Counts(encoded=n, saved_usd=2.0))
     # these are too young, or alone in their day
-    kept = {("documents", "young", 7), ("run", "ninety", 8), ("run", "alone", 9)}
+    kept: set[tuple[Kind, str, int]] = {
+        ("documents", "young", 7),
+        ("run", "ninety", 8),
+        ("run", "alone", 9),
+    }
     for (kind, run_id, encoded), days in zip(sorted(kept), (1, 200, 90), strict=True):
-        record(world, kind, run_id, days, encoded=encoded)  # type: ignore[arg-type]
+        record(world, kind, run_id, days, Counts(encoded=encoded))
     before = sums(world)
     # the second time there is nothing left to put together
     for _ in range(2):

@@ -113,7 +113,7 @@ def test_the_index_answers(world: World, query: str, storage: str) -> None:
     with closing(psycopg.connect(world.database.url, autocommit=True)) as connection:
         before = connection.execute(scans).fetchall()[0][2]
         for _ in range(8):
-            connection.execute(f"select id from {FUNCTION}('{query}', 100)")  # type: ignore[arg-type]
+            connection.execute(f"select id from {FUNCTION}('{query}', 100)")
         connection.execute("select pg_stat_force_next_flush()")
         assert connection.execute(scans).fetchall()[0][2] == before + 8
 

@@ -62,7 +62,9 @@ def refusal(database: Database) -> str:
 
 
 def remedy(message: str) -> str:
-    return re.findall(r"run `([^`]+)`", message)[0]
+    found = re.search(r"run `([^`]+)`", message)
+    assert found, message
+    return found[1]
 
 
 def tables(database: Database) -> list[object]:

@@ -144,7 +144,7 @@ def test_a_row_is_unchanged_whatever_the_role_that_reads_it_is_set_to(
 )
 def test_a_run_works_in_a_database_of_any_locale(database: Database, locale: str) -> None:
     other = replace(database, name=f"{database.name}_of_a_locale")
-    names = {"name": Identifier(other.name), "locale": SQL(locale)}  # type: ignore[arg-type]
+    names = {"name": Identifier(other.name), "locale": SQL(locale)}
     with closing(psycopg.connect(database.url, autocommit=True)) as admin:
         admin.execute(SQL("create database {name} template template0 {locale}").format(**names))
         try:
