@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from embeddings_pipeline.search.requests import FacetValue, ListRequest, RowList
 from tests.search.conftest import Search
 from tests.support.world import World
 
-ROWS = (
+ROWS: tuple[Sequence[Any], ...] = (
     (1, "lamp", 5.5, "Zebra", ["new", "red"]),
     (2, "shoe", None, "apple", []),
     (3, "lamp", float("nan"), "Öl", None),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -26,7 +27,7 @@ def test_a_pooler_in_transaction_mode_serves_searches_of_every_kind(
     world.insert(*[(n, f"thing {n % 7} of {n}", n) for n in range(300)])
     world.run(world.declare(template="{name}", filters=["stock"], index={"type": "hnsw"}))
     direct = opened()
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"query": "thing 3", "mode": mode, "top_k": 60, "filters": filters}
         for mode in ("dense", "text", "hybrid")
         for filters in ({}, {"stock": {"gte": 150}})

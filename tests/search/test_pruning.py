@@ -55,11 +55,11 @@ def test_what_is_left_out_is_not_among_the_best(
         search = opened()
         for words in queries:
             for filters in ({}, {"shelf": 1}):
-                asked = {"query": " ".join(words), "filters": filters}
+                query = " ".join(words)
                 with looking_at(10**9):
-                    every = scores(search, **asked, top_k=100)
+                    every = scores(search, query, filters=filters, top_k=100)
                 with looking_at(1):
-                    best = scores(search, **asked, top_k=top_k)
+                    best = scores(search, query, filters=filters, top_k=top_k)
                 assert [*best.values()] == pytest.approx([*every.values()][:top_k])
                 assert best == pytest.approx({row_id: every[row_id] for row_id in best})
 

@@ -28,11 +28,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=16,
-        num_labels=1,
         initializer_range=0.5,
     )
+    config.num_labels = 1
     BertForSequenceClassification(config).save_pretrained(folder, safe_serialization=True)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(Path(chunking.__file__).with_name("tokenizer.json")),
         cls_token="[CLS]",
         sep_token="[SEP]",

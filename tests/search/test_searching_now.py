@@ -93,6 +93,7 @@ def test_coverage_and_lag_tell_of_what_waits(shop: World, opened: Callable[..., 
     shop.sql(f"update {SCHEMA}.item_texts set serialised_at = now() - interval '1h' where id = 6")
     answer = opened().answer("kettle")
     assert answer.coverage == pytest.approx(83.33)
+    assert answer.data_lag_seconds is not None
     assert 3600 <= answer.data_lag_seconds < 4000
 
 

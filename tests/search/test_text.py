@@ -45,7 +45,7 @@ def test_an_unknown_language_is_refused(world: World) -> None:
 
 def test_a_score_is_bm25(world: World, search: Search) -> None:
     load(world, "pump", "pump pump pump hose hose valve", "hose valve", "lamp")
-    tokens = dict(world.sql(f"select id, tokens from {SCHEMA}.item_texts"))
+    tokens: dict[int, int] = dict(world.sql(f"select id, tokens from {SCHEMA}.item_texts"))
     average = sum(tokens.values()) / 4
 
     def bm25(row: int, **frequencies: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.requests import Answer, SearchRequest, SimilarRequest
 from embeddings_pipeline.search.snapshot import Snapshot
@@ -78,7 +78,7 @@ def test_a_snapshot_finds_what_an_exact_search_in_the_database_finds(
 class Long(WordsEncoder):
     """Vectors whose lengths differ by their texts."""
 
-    def _vector(self, text: str) -> Any:
+    def _vector(self, text: str) -> Vector:
         return super()._vector(text) * (1 + len(text) % 7)
 
 
@@ -181,9 +181,11 @@ def test_a_query_is_encoded_by_the_model_of_the_snapshot_alone(shop: World, fold
     write(shop, folder)
     asked: list[ModelIdentity] = []
 
-    def encode(identity: ModelIdentity, query: str) -> Any:
+    def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
+        assert isinstance(query, str)
         asked.append(identity)
-        return shop.encoder.encode_query([query]).vectors[0]
+        vector: Vector = shop.encoder.encode_query([query]).vectors[0]
+        return vector
 
     with Snapshot(folder, Settings(_env_file=None), encode) as snapshot:
         search(snapshot, "red")

@@ -75,7 +75,7 @@ def test_a_folder_without_a_snapshot_says_how_to_write_one(
 def replaced(folder: Path, part: str, content: bytes) -> Path:
     """Another content of a file, whose size and sum the manifest has."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    path = folder / manifest[part]["name"]
+    path: Path = folder / manifest[part]["name"]
     path.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     edit(folder, **{part: {"name": path.name, "bytes": len(content), "sha256": digest}})
