@@ -182,7 +182,7 @@ class History:
     def rendered(self, item: Entity) -> dict[tuple[str, int], str]:
         """(id, chunk) -> text of each row of staging."""
         columns = self.world.names_of(item).source.text_columns
-        expected = {}
+        expected: dict[tuple[str, int], str] = {}
         for row_id, name, body in self.world.sql(
             f"select id::text, name, body from staging.stg_item where {item.where or 'true'}"
             f" and id::text not in (select id from {SCHEMA}.erasures)"

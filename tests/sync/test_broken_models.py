@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from embeddings_pipeline.encoders.encoder import Encodings
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
@@ -20,7 +21,7 @@ def test_a_model_that_gives_no_vector_of_anything_quarantines_nothing(
     world: World, bad: float
 ) -> None:
     class Broken(WordsEncoder):
-        def _vector(self, text: str):  # type: ignore[no-untyped-def]
+        def _vector(self, text: str) -> Vector:
             return super()._vector(text) * bad
 
     world.table("id bigint, name text")

@@ -37,7 +37,7 @@ def test_a_row_is_explained_before_and_after_its_first_run(things: World) -> Non
     assert in_set.next == "keep it: it is up to date"
     assert in_set.vector is not None
     assert chunk.equal == ["3"]
-    assert same.partition == item.partitions.key_of("1")  # type: ignore[union-attr]
+    assert same.partition == item.partitions.key_of("1")
 
 
 def test_what_the_next_run_does_with_a_row_is_foretold(things: World) -> None:

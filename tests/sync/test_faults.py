@@ -13,6 +13,7 @@ from threading import Event, Thread
 import pytest
 
 from embeddings_pipeline.database import Database
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import Interrupted
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World, world_in
@@ -236,7 +237,7 @@ def test_an_encoder_that_fails_on_everything_quarantines_nothing(world: World) -
 @pytest.mark.parametrize("bad", [float("nan"), 0.0])
 def test_a_vector_that_is_no_direction_goes_to_quarantine(world: World, bad: float) -> None:
     class Odd(WordsEncoder):
-        def _vector(self, text: str):  # type: ignore[no-untyped-def]
+        def _vector(self, text: str) -> Vector:
             return super()._vector(text) * (bad if "odd" in text else 1)
 
     world.use(Odd())

@@ -41,8 +41,15 @@ def image_world(world: World, clip: Path, root: Path) -> Iterator[World]:
 
 
 def encoders(clip: Path, **settings: Any) -> Encoders:
-    model = {"embedding_model": "some/clip", "embedding_model_path": clip / "plain"}
-    return Encoders(Settings(_env_file=None, embedding_device="cpu", **model, **settings))
+    return Encoders(
+        Settings(
+            _env_file=None,
+            embedding_model="some/clip",
+            embedding_model_path=clip / "plain",
+            embedding_device="cpu",
+            **settings,
+        )
+    )
 
 
 def declared(world: World, kind: str = "text", **keys: Any) -> Entity:

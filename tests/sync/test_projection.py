@@ -139,7 +139,7 @@ def test_a_run_of_one_partition_waits_for_no_lock_of_another(world: World) -> No
     world.texts(item)
     with world.postgres.connection() as holds, holds.transaction():
         holds.execute(
-            f"select from {SCHEMA}.item_texts where partition_key = %s for update",  # type: ignore[arg-type]
+            f"select from {SCHEMA}.item_texts where partition_key = %s for update",
             (first,),
         )
         assert world.vectors(item, keys=[second]).counts.encoded > 0

@@ -128,7 +128,7 @@ def test_what_was_paid_before_a_key_is_refused_is_stored_in_whole_rows(
     world.sql(f"update staging.stg_item set name = {many} where id = 7")
     item = world.declare(template="{name}", chunk={"tokens": 32}, partitions={"count": 1})
     world.texts(item)
-    revoked = (401, {"message": "revoked"}, {})
+    revoked: Trouble = (401, {"message": "revoked"}, {})
     refused: list[str] = []
 
     def chance(texts: list[str]) -> Trouble | None:

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg.sql import Composed, Literal
 
 from embeddings_pipeline.encoders.cache import redis as redis_cache
 from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
@@ -193,9 +194,7 @@ def test_the_last_two_references_dropped_at_one_moment_leave_no_entry(things: Wo
     assert noted(things) == 0
 
 
-def _pump(tables: EntityTables):  # type: ignore[no-untyped-def]
-    from psycopg.sql import Literal
-
+def _pump(tables: EntityTables) -> Composed:
     return tables.fill(
         "select {h}::uuid as text_hash, null::uuid[] as part_hashes",
         h=Literal(text_hash("name: Pump").hex()),
