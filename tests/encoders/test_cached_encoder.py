@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ print(usage.texts, usage.cached)
 class Faulty(WordsEncoder):
     """Has no vector for `bad` and a broken one for `odd`."""
 
-    def encode_documents(self, texts: list[str]) -> Encodings:
+    def encode_documents(self, texts: Sequence[str]) -> Encodings:
         done = super().encode_documents(texts)
         done.vectors[[text == "odd" for text in texts]] = np.nan
         failures = {index: "too bad" for index, text in enumerate(texts) if text == "bad"}
@@ -95,7 +96,7 @@ def test_known_texts_load_no_model(redis: RedisServer) -> None:
 
 def test_vectors_of_another_dimension_are_not_remembered(redis: RedisServer) -> None:
     class Short(WordsEncoder):
-        def encode_documents(self, texts: list[str]) -> Encodings:
+        def encode_documents(self, texts: Sequence[str]) -> Encodings:
             done = super().encode_documents(texts)
             return replace(done, vectors=done.vectors[:, :32])
 

@@ -27,8 +27,12 @@ def test_every_part_is_done_by_one_of_the_workers(workers: CpuWorkers) -> None:
 
 def test_workers_work_beside_one_another(workers: CpuWorkers) -> None:
     together = Barrier(workers.count)
-    # it ends only if all of them come to it
-    workers.run(lambda _: together.wait(30) and None, range(workers.count))
+
+    def meet(part: int) -> None:
+        # it ends only if all of them come to it
+        together.wait(30)
+
+    workers.run(meet, range(workers.count))
 
 
 def test_what_a_part_raises_is_raised_when_the_others_are_done(workers: CpuWorkers) -> None:

@@ -53,7 +53,7 @@ def directly(folder: Path, images: Sequence[Image.Image], texts: Sequence[str]) 
     import torch
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-    model = CLIPModel.from_pretrained(folder).eval()
+    model = CLIPModel.from_pretrained(folder)
     pixels = CLIPImageProcessorPil.from_pretrained(folder)(list(images), return_tensors="pt")
     tokens = CLIPTokenizer.from_pretrained(folder)(
         list(texts), return_tensors="pt", padding=True, truncation=True

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Prompts
@@ -46,11 +46,10 @@ def encoders(folder: Path, model: str = MODEL) -> Encoders:
     )
 
 
-def same_vectors(one: Any, other: Any) -> bool:
-    return all(
-        np.allclose(encode(one)(TEXTS).vectors, encode(other)(TEXTS).vectors, atol=1e-6)
-        for encode in (lambda e: e.encode_documents, lambda e: e.encode_query)
-    )
+def same_vectors(one: Encoder, other: Encoder) -> bool:
+    documents = one.encode_documents(TEXTS).vectors, other.encode_documents(TEXTS).vectors
+    queries = one.encode_query(TEXTS).vectors, other.encode_query(TEXTS).vectors
+    return all(np.allclose(*pair, atol=1e-6) for pair in (documents, queries))
 
 
 def test_a_known_model_without_prompts_in_its_files_has_those_of_its_card(plain: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
 from torch import Tensor
 from torch.library import Library
 
@@ -96,7 +97,7 @@ def model_of(
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
     plain = PlainBert(PACKAGED, max_tokens=256, device="cpu", dtype=torch.float32, kernels="torch")
-    return [text.content for text in plain.prepare(texts)]  # type: ignore[misc]
+    return [np.asarray(text.content, np.int32) for text in plain.prepare(texts)]
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -108,7 +109,9 @@ def unit(vectors: Vectors) -> Vectors:
 def test_vectors_are_those_of_sentence_transformers(card: Card, pooling: Pooling) -> None:
     vectors = model_of(PACKAGED, pooling=pooling).forward(pack(tokens_of(TEXTS))).numpy()
     reference = SentenceTransformer(str(PACKAGED), device="cpu")
-    reference[1].pooling_mode = pooling
+    pools = reference[1]
+    assert isinstance(pools, modules.Pooling)
+    pools.pooling_mode = pooling
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(unit(vectors), reference.encode(TEXTS), atol=1e-5)
 

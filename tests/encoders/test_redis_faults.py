@@ -169,9 +169,7 @@ def test_a_url_that_is_none_is_refused_without_being_told(url: str) -> None:
 
 def test_a_user_that_may_not_ask_for_statistics_reads_all_the_same(redis: RedisServer) -> None:
     pump_and_hose(encoder_of(redis))
-    redis.client.execute_command(
-        *("ACL", "SETUSER", "default", "-info", "-dbsize"),
-    )
+    redis.client.acl_setuser("default", enabled=True, commands=["-info", "-dbsize"])
     made = encoders(redis)
     made.add(WordsEncoder())
     assert made.cache.stats().redis == "not reached"

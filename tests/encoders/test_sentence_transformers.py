@@ -37,18 +37,15 @@ TEXTS = [
 ]
 
 
-CPU = {"embedding_device": "cpu", "embedding_precision": "float32"}
-
-
 def encoder_of(
-    folder: Path | None = None, dimension: int | None = None, **settings: Any
+    folder: Path | None = None, /, dimension: int | None = None, **settings: Any
 ) -> Encoder:
     exact = {"embedding_device": "cpu", "embedding_precision": "float32"}
     made = Settings(_env_file=None, embedding_model_path=folder, **{**exact, **settings})
     return Encoders(made).get(DEFAULT_MODEL, dimension)
 
 
-def near(one: Vector, other: Vector, tolerance: float = 1e-5) -> bool:
+def near(one: Vector, other: Vector | float, tolerance: float = 1e-5) -> bool:
     return bool(np.abs(one - other).max() < tolerance)
 
 
@@ -66,7 +63,8 @@ def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(
     packaged: Encoder, reference: SentenceTransformer
 ) -> None:
     vectors = packaged.encode_documents(TEXTS).vectors
-    assert (vectors.shape, vectors.dtype) == ((len(TEXTS), 384), np.float32)
+    assert vectors.shape == (len(TEXTS), 384)
+    assert vectors.dtype == np.float32
     for text, vector in zip(TEXTS, vectors, strict=True):
         assert near(vector, reference.encode(text)), text
 
@@ -82,16 +80,15 @@ def test_vectors_are_the_same_whatever_shares_their_batch(
 def test_vectors_in_bfloat16_point_where_those_in_float32_do(packaged: Encoder) -> None:
     exact = packaged.encode_documents(TEXTS).vectors
     rough = encoder_of(embedding_precision="bfloat16").encode_documents(TEXTS).vectors
-    assert (rough.shape, rough.dtype) == (exact.shape, np.float32)
-    assert near(np.linalg.norm(rough, axis=1), np.ones(len(TEXTS)))
+    assert rough.shape == exact.shape
+    assert rough.dtype == np.float32
+    assert near(np.linalg.norm(rough, axis=1), 1)
     assert not near(rough, exact)
     assert (rough * exact).sum(axis=1).min() > 0.999
 
 
 def test_vectors_have_unit_length(packaged: Encoder) -> None:
-    assert near(
-        np.linalg.norm(packaged.encode_documents(TEXTS).vectors, axis=1), np.ones(len(TEXTS))
-    )
+    assert near(np.linalg.norm(packaged.encode_documents(TEXTS).vectors, axis=1), 1)
 
 
 def test_a_query_is_one_vector(packaged: Encoder) -> None:
@@ -167,7 +164,7 @@ def test_a_model_of_another_architecture_is_read_from_a_folder(tiny: Path) -> No
     assert identity.revision != encoder_of().identity.revision
     vectors = encoder.encode_documents(TEXTS).vectors
     assert vectors.shape == (len(TEXTS), 24)
-    assert near(np.linalg.norm(vectors, axis=1), np.ones(len(TEXTS)))
+    assert near(np.linalg.norm(vectors, axis=1), 1)
 
 
 def test_documents_and_queries_have_the_prompts_of_the_model(tiny: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_model2vec_with_few_vectors_has_a_vector_and_a_weight_for_each_token(
     folder = tiny_models.make_static(tmp_path)
     tokens = len(load_file(folder / "model.safetensors")["embedding.weight"])
     random = np.random.default_rng(0)
-    stored = {
+    stored: dict[str, np.ndarray[Any, Any]] = {
         "embeddings": random.standard_normal((50, 16), np.float32),
         "mapping": random.integers(0, 50, tokens),
         "weights": random.random(tokens, np.float32),

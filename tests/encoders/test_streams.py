@@ -275,8 +275,8 @@ def test_closing_leaves_out_what_was_not_begun_and_ends_the_threads() -> None:
 
 
 def test_closing_leaves_a_source_that_waits_to_itself() -> None:
-    source = Source(count(), pause=20)  # type: ignore[arg-type]
-    batches = stream_of(map(str, source))
+    source = Source(map(str, count()), pause=20)
+    batches = stream_of(source)
     next(batches)
     assert source.waiting.wait(SECONDS)
     batches.close()
