@@ -50,7 +50,9 @@ def products(world: World) -> World:
     )
     keys = {"id": "product_id", "include": ["name"], "filters": ["category"]}
     world.run(world.declare("product", **keys))
-    assert world.sets(world.declare("product", **keys))[0].index_settings["type"] == "hnsw"
+    index = world.sets(world.declare("product", **keys))[0].index_settings
+    assert index is not None
+    assert index["type"] == "hnsw"
     # as the planner chooses in a large table
     world.sql(f"alter database {world.database.name} set enable_seqscan = off")
     with closing(psycopg.connect(world.database.url)) as connection:

@@ -103,8 +103,8 @@ def test_an_ephemeral_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["titel", "name", "db_schema", "table", 5])
-def test_an_unknown_key_is_named_with_its_model_and_the_choices(key: object) -> None:
-    message = refusal(model("stg_product", {"id": "id", key: "x"}))  # type: ignore[dict-item]
+def test_an_unknown_key_is_named_with_its_model_and_the_choices(key: Any) -> None:
+    message = refusal(model("stg_product", {"id": "id", key: "x"}))
     assert message == (
         f"model 'stg_product': meta.embedding has no key {key!r} (keys: {', '.join(KEYS)})"
     )

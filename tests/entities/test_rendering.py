@@ -137,7 +137,7 @@ def test_the_text_is_the_fields_that_say_something_and_nothing_else(
     row: dict[str, str | None],
 ) -> None:
     rendered = render(PLAIN, tuple(row), row)
-    present = {name: value.strip() for name, value in row.items() if (value or "").strip()}
+    present = {name: value.strip() for name, value in row.items() if value and value.strip()}
     if rendered is None:
         assert not present
     else:

@@ -22,9 +22,9 @@ from embeddings_pipeline.resources.dbt_project import (
 from embeddings_pipeline.settings import Settings
 
 
-def settings(project: Path, **given: object) -> Settings:
+def settings(project: Path, **given: Any) -> Settings:
     data = project.parent / "data"
-    return Settings(_env_file=None, dbt_project_dir=project, embedded_data_dir=data, **given)  # type: ignore[arg-type]
+    return Settings(_env_file=None, dbt_project_dir=project, embedded_data_dir=data, **given)
 
 
 @pytest.fixture
