@@ -82,10 +82,14 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(shop: World) -> Non
 
 
 def test_a_call_that_no_minute_has_room_for_is_refused_for_good(shop: World) -> None:
-    limits = {"search_requests_per_minute": 3, "search_texts_per_minute": 256}
     searches = {"searches": [{"entity": "item", "query": "red"}] * 4}
     texts = {"model": "fake/words", "input": ["red"] * 257}
-    with served(shop.database, search_api_keys=KEYS, **limits) as client:
+    with served(
+        shop.database,
+        search_api_keys=KEYS,
+        search_requests_per_minute=3,
+        search_texts_per_minute=256,
+    ) as client:
         many = client.post("/searches", json=searches, headers=bearer(READ))
         long = client.post("/v1/embeddings", json=texts, headers=bearer(READ))
     refusal = assert_problem(many, 422)

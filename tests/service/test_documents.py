@@ -14,9 +14,12 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.service import documents as asked
 from embeddings_pipeline.store import locks
+from embeddings_pipeline.store.connection import only
 from embeddings_pipeline.store.tables import EntityTables, open_tables
 from embeddings_pipeline.sync import documents
+from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase
+from embeddings_pipeline.sync.texts import write_rows
 from tests.support.answers import assert_problem
 from tests.support.serving import served
 from tests.support.waiting import until
@@ -191,21 +194,20 @@ def test_a_call_waits_once_for_the_rows_and_for_their_texts(
     shop: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
-    encode = documents.encode_entity
 
     def noted(*arguments: Any) -> Any:
         given.append(arguments[-1].patience)
-        return encode(*arguments)
-
-    write = documents.write_rows
+        return encode_entity(*arguments)
 
     def noted_write(source: Any, tables: EntityTables, *arguments: Any) -> Any:
         for connection in (source, tables.connection):
-            (timeout,) = connection.execute(
-                "select setting::int from pg_settings where name = 'lock_timeout'"
-            ).fetchone()
+            (timeout,) = only(
+                connection.execute(
+                    "select setting::int from pg_settings where name = 'lock_timeout'"
+                )
+            )
             given.append(timeout / 1000)
-        return write(source, tables, *arguments)
+        return write_rows(source, tables, *arguments)
 
     monkeypatch.setattr(documents, "encode_entity", noted)
     monkeypatch.setattr(documents, "write_rows", noted_write)

@@ -18,6 +18,7 @@ from schemathesis.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from schemathesis.core.result import Ok
 
 CHECKS = [
     not_a_server_error,
@@ -123,13 +124,14 @@ def test_every_operation_of_the_document_stands_what_a_fuzzer_sends(
 ) -> None:
     schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query):
             continue
 
         @settings(max_examples=40, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
-        def answers_as_documented(case: Case) -> None:
+        def answers_as_documented(case: Case[Any]) -> None:
             # nothing hangs: this is far from what a timeout of the service is
             answer = case.call(timeout=30)
             # what uvicorn says of a URL that it does not read, because it is too long

@@ -109,8 +109,8 @@ def test_a_body_that_does_not_say_it_is_an_image_is_refused(
 def test_an_image_may_be_larger_than_other_bodies_but_not_without_end(
     gallery: World, clip: Path
 ) -> None:
-    limit = {"embedding_image_max_bytes": len(LARGE)}
-    with served(gallery.database, **clip_settings(clip), **limit) as client:
+    settings = clip_settings(clip) | {"embedding_image_max_bytes": len(LARGE)}
+    with served(gallery.database, **settings) as client:
         assert found(ask(client, LARGE))[0] == "1"
         assert f"{len(LARGE):,} bytes" in assert_problem(ask(client, LARGE + b"\0"), 413)
         assert_problem(client.post("/search", content=LARGE), 413)
@@ -122,8 +122,8 @@ def test_an_entity_of_texts_has_no_image_to_compare(client: httpx.Client) -> Non
 
 
 def test_a_key_that_reads_is_needed_before_the_body_is_read(gallery: World, clip: Path) -> None:
-    limit = {"embedding_image_max_bytes": MAX_BODY_BYTES}
-    with served(gallery.database, search_api_keys=KEYS, **clip_settings(clip), **limit) as client:
+    settings = clip_settings(clip) | {"embedding_image_max_bytes": MAX_BODY_BYTES}
+    with served(gallery.database, search_api_keys=KEYS, **settings) as client:
         assert_problem(ask(client, LARGE), 401)
         client.headers = httpx.Headers(bearer(READ))
         assert found(ask(client, RED))[0] == "1"
@@ -133,6 +133,7 @@ def test_who_goes_away_in_the_middle_of_an_upload_is_no_failure(
     photos: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = photos.base_url
+    assert url.port is not None
     with socket.create_connection((url.host, url.port)) as connection:
         head = f"POST {PHOTOS} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/png\r\n"
         connection.sendall(f"{head}Content-Length: {len(RED)}\r\n\r\n".encode() + RED[:60])

@@ -19,6 +19,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp.types import TextContent
 from pydantic import SecretStr
 
 from embeddings_pipeline.service import mcp
@@ -76,6 +77,7 @@ def asked(
 async def call(client: Client, name: str, **arguments: Any) -> Any:
     answer = await client.call_tool(name, arguments)
     (content,) = answer.content
+    assert isinstance(content, TextContent)
     if answer.is_error:
         return content.text
     assert json.loads(content.text) == answer.structured_content

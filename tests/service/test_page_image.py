@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.support.browser import needs_chromium, opened, results
 from tests.support.gallery import BLUE, RED, clip_settings
@@ -48,7 +47,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
         assert complaints == []
 
 
-def file(name: str, data: bytes, kind: str = "image/png") -> dict[str, Any]:
+def file(name: str, data: bytes, kind: str = "image/png") -> FilePayload:
     return {"name": name, "mimeType": kind, "buffer": data}
 
 
