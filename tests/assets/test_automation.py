@@ -143,10 +143,11 @@ def failing_checks() -> dg.JobDefinition:
     """A run that succeeds, with two failed checks of which one is an error."""
 
     @dg.op
-    def check(context) -> None:
+    def check(context: dg.OpExecutionContext) -> None:
         for name, severity in (("coverage", "ERROR"), ("truncated", "WARN")):
             context.log_event(
-                dg.AssetCheckEvaluation(
+                # Dagster takes it, though its annotation leaves it out
+                dg.AssetCheckEvaluation(  # type: ignore[arg-type]
                     asset_key=dg.AssetKey(["shoe", "vectors"]),
                     check_name=name,
                     passed=False,

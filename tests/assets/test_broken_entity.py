@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from tests.support.notes import Notes, notes
+from tests.support.notes import Notes, notes, planned
 
 __all__ = ["notes"]
 
@@ -50,7 +50,5 @@ def test_the_job_of_the_entity_says_what_is_wrong_and_another_goes_its_way(broke
 
 def test_the_others_are_planned_before_the_job_says_what_is_wrong(broken: Notes) -> None:
     failed = broken.execute("embeddings_plan", raise_on_error=False)
-    (output,) = [e for e in failed.all_events if e.event_type_value == "STEP_OUTPUT"]
-    rows = output.event_specific_data.metadata["plan"].records
-    assert [row.data["entity"] for row in rows] == ["note"]
+    assert [*planned(failed)] == ["note"]
     assert MESSAGE in of_failure(failed).replace("\\'", "'")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from embeddings_pipeline.assets.partitions import tags
-from tests.support.notes import Notes, notes
+from tests.support.notes import Notes, notes, planned, rows_of
 
 __all__ = ["notes"]
 
@@ -30,9 +31,20 @@ def note_run(notes: Notes, event_run: dg.ExecuteInProcessResult) -> dg.ExecuteIn
     return notes.scheduled("note")
 
 
-def materialised(result: dg.ExecuteInProcessResult, *path: str) -> list[dg.AssetMaterialization]:
+@dataclass(frozen=True)
+class Materialised:
+    """What a run says of an asset, or of one of its partitions; `metadata` has plain values."""
+
+    partition: str | None
+    metadata: dict[str, Any]
+
+
+def materialised(result: dg.ExecuteInProcessResult, *path: str) -> list[Materialised]:
     return [
-        event.materialization
+        Materialised(
+            event.partition,
+            {name: value.value for name, value in event.materialization.metadata.items()},
+        )
         for event in result.get_asset_materialization_events()
         if event.asset_key == dg.AssetKey(path)
     ]
@@ -54,7 +66,7 @@ def run_of_texts(
     )
     found = {made.partition: made.metadata for made in materialised(result, entity, "texts")}
     assert include_backlog or [*found] == [partition]
-    return {name: value.value for name, value in found[partition].items()}
+    return found[partition]
 
 
 def test_a_scheduled_run_embeds_and_publishes_every_row(
@@ -74,13 +86,13 @@ def test_a_model_shows_its_columns_and_where_they_come_from(
     note_run: dg.ExecuteInProcessResult,
 ) -> None:
     (model,) = materialised(note_run, "staging", "stg_note")
-    schema = model.metadata["dagster/column_schema"].schema
+    schema = model.metadata["dagster/column_schema"]
     assert {c.name: c.type for c in schema.columns} == {
         "note_id": "integer",
         "title": "text",
         "category": "text",
     }
-    lineage = model.metadata["dagster/column_lineage"].lineage.deps_by_column
+    lineage = model.metadata["dagster/column_lineage"].deps_by_column
     assert lineage["title"] == [dg.TableColumnDep(dg.AssetKey(["raw", "raw_notes"]), "title")]
 
 
@@ -108,28 +120,28 @@ def test_each_partition_has_its_own_counts_and_the_run_has_their_sums(
     (published,) = materialised(note_run, "note", "embeddings")
     for asset, count in (("texts", "changed"), ("vectors", "encoded")):
         found = {m.partition: m.metadata for m in materialised(note_run, "note", asset)}
-        assert sorted(found) == ["00", "01", "02", "03"]
+        assert found.keys() == {"00", "01", "02", "03"}
         for name in ("rows", "chunks", count):
-            assert all(isinstance(m[name].value, int) for m in found.values())
-        assert sum(m["rows"].value for m in found.values()) == 8
+            assert all(isinstance(m[name], int) for m in found.values())
+        assert sum(m["rows"] for m in found.values()) == 8
         # no hash of the eight ids has all rows in one partition
-        assert max(m["rows"].value for m in found.values()) < 8
+        assert max(m["rows"] for m in found.values()) < 8
     vectors = {m.partition: m.metadata for m in materialised(note_run, "note", "vectors")}
-    encoded = sum(m["encoded"].value for m in vectors.values())
-    assert encoded == published.metadata["encoded"].value
+    encoded = sum(m["encoded"] for m in vectors.values())
+    assert encoded == published.metadata["encoded"]
     texts = materialised(note_run, "note", "texts")
-    assert sum(m.metadata["changed"].value for m in texts) == 8
+    assert sum(m.metadata["changed"] for m in texts) == 8
 
 
 def test_a_materialisation_says_what_the_run_did(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
     vectors = materialised(note_run, "note", "vectors")[0].metadata
-    assert vectors["device"].value == "cpu" or vectors["device"].value.startswith("cuda")
+    assert vectors["device"] == "cpu" or vectors["device"].startswith("cuda")
     (published,) = materialised(note_run, "note", "embeddings")
     counts = published.metadata
     # the other entity has six of the eight texts
-    assert (counts["encoded"].value, counts["reused"].value) == (3, 5)
+    assert (counts["encoded"], counts["reused"]) == (3, 5)
     for name in ("pending", "deleted", "tokens", "tokens_per_second", "seconds", "peak_memory_mib"):
         assert name in counts
     run = notes.instance.get_run_by_id(note_run.run_id)
@@ -142,14 +154,14 @@ def test_the_side_panel_has_the_table_its_rows_and_a_link_to_the_search_page(
 ) -> None:
     (published,) = materialised(note_run, "note", "embeddings")
     name = f"{notes.database.name}.analytics_features.note_embeddings"
-    assert published.metadata["dagster/table_name"].value == name
-    assert published.metadata["dagster/row_count"].value == 8
-    assert published.metadata["search_page"].value == "http://127.0.0.1:8000/?entity=note"
+    assert published.metadata["dagster/table_name"] == name
+    assert published.metadata["dagster/row_count"] == 8
+    assert published.metadata["search_page"] == "http://127.0.0.1:8000/?entity=note"
 
 
 def test_the_view_of_the_coverage_is_shown_as_it_is(note_run: dg.ExecuteInProcessResult) -> None:
     (view,) = materialised(note_run, "entity_coverage")
-    found = {row.data["entity"]: row.data for row in view.metadata["entities"].records}
+    found = {row["entity"]: row for row in rows_of(view.metadata["entities"])}
     assert found["note"]["rows"] == found["note"]["rows_with_vectors"] == 8
     assert found["note"]["coverage_percent"] == 100.0
 
@@ -158,15 +170,15 @@ def test_a_plot_and_texts_are_shown_where_vectors_changed(
     note_run: dg.ExecuteInProcessResult,
 ) -> None:
     (published,) = materialised(note_run, "note", "embeddings")
-    assert published.metadata["plot"].value.startswith("![vectors](data:image/png;base64,iVBOR")
-    assert "title: " in published.metadata["texts"].value
+    assert published.metadata["plot"].startswith("![vectors](data:image/png;base64,iVBOR")
+    assert "title: " in published.metadata["texts"]
 
 
 def test_rows_that_may_not_all_be_shown_are_never_shown(
     event_run: dg.ExecuteInProcessResult,
 ) -> None:
     (published,) = materialised(event_run, "event", "embeddings")
-    assert published.metadata["encoded"].value == 5
+    assert published.metadata["encoded"] == 5
     assert not {"plot", "texts"} & set(published.metadata)
 
 
@@ -184,7 +196,7 @@ def test_a_scheduled_run_by_day_drains_other_days_up_to_the_limit(
     assert not coverage.passed
     assert coverage.severity == dg.AssetCheckSeverity.ERROR
     (published,) = materialised(event_run, "event", "embeddings")
-    assert "1 chunks are pending" in published.metadata["published"].value
+    assert "1 chunks are pending" in published.metadata["published"]
 
 
 def test_a_second_run_encodes_nothing_and_shows_no_plot(
@@ -194,7 +206,7 @@ def test_a_second_run_encodes_nothing_and_shows_no_plot(
     notes.scheduled("note")
     again = notes.scheduled("note")
     (published,) = materialised(again, "note", "embeddings")
-    assert (published.metadata["encoded"].value, published.metadata["reused"].value) == (0, 0)
+    assert (published.metadata["encoded"], published.metadata["reused"]) == (0, 0)
     assert "plot" not in published.metadata
 
 
@@ -213,11 +225,11 @@ def test_a_run_of_some_partitions_leaves_the_others(
     half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags(["00", "01"]))
     found = materialised(half, "note", "vectors")
     assert sorted(m.partition or "" for m in found) == ["00", "01"]
-    assert all(m.metadata["pending"].value == 0 for m in found)
+    assert all(m.metadata["pending"] == 0 for m in found)
     (coverage,) = [c for c in half.get_asset_check_evaluations() if c.check_name == "coverage"]
     assert not coverage.passed
     rest = notes.scheduled("note")
-    assert materialised(rest, "note", "embeddings")[0].metadata["encoded"].value > 0
+    assert materialised(rest, "note", "embeddings")[0].metadata["encoded"] > 0
     assert notes.sql(f"select count(*) from {VIEW} where text like '%% today'") == [(8,)]
 
 
@@ -290,8 +302,5 @@ def test_the_plan_is_shown_without_materialising_anything(
     notes.sql(f"update {relation} set title = 'Sell the house' where note_id = 5")
     result = notes.execute("embeddings_plan")
     assert result.get_asset_materialization_events() == []
-    (output,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
-    shown = output.event_specific_data.metadata
-    rows = {row.data["entity"]: row.data for row in shown["plan"].records}
-    assert (rows["note"]["changed"], rows["note"]["encode"]) == (1, 1)
-    assert rows["note"]["why"] == "100% content"
+    note = planned(result)["note"]
+    assert (note["changed"], note["encode"], note["why"]) == (1, 1, "100% content")

@@ -14,7 +14,7 @@ from embeddings_pipeline.assets.options import ASSETS, DefsOptions
 from embeddings_pipeline.assets.reporting import report_build
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.resources.dbt_project import Build
-from tests.support.notes import Notes, notes
+from tests.support.notes import Notes, notes, rows_of
 
 __all__ = ["notes"]
 
@@ -42,8 +42,8 @@ def materialized(notes: Notes, entity: str) -> dict[tuple[str, str | None], dict
             }
             if "indexes" in facts:
                 facts["indexes"] = [
-                    {k: v for k, v in row.data.items() if k != "seconds"}
-                    for row in event.metadata["indexes"].records
+                    {k: v for k, v in row.items() if k != "seconds"}
+                    for row in rows_of(event.metadata["indexes"])
                 ]
             found.setdefault((asset, event.partition), facts)
     return found
