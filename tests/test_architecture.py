@@ -91,7 +91,7 @@ def executed() -> Iterator[set[str]]:
         yield found
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
 
 def test_a_changed_row_passes_the_stages_and_their_tools_and_nothing_else(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -37,10 +38,12 @@ def test_a_child_keeps_the_lock_that_it_was_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_a_file_takes_the_place_of_the_former_with_its_mode(tmp_path: Path, mode: int) -> None:
+def test_a_file_takes_the_place_of_the_former_with_its_mode(
+    tmp_path: Path, mode: Literal[0o600, 0o644]
+) -> None:
     path = tmp_path / "file"
     path.touch(0o666)
-    write_atomically(path, "é", mode=mode)  # type: ignore[arg-type]
+    write_atomically(path, "é", mode=mode)
     assert path.read_bytes() == "é".encode()
     assert path.stat().st_mode & 0o777 == mode
     write_atomically(path, b"\xff")

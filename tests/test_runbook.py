@@ -94,7 +94,7 @@ class Shop:
         **variables: str,
     ) -> str:
         """Run commands, and return what they print."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", commands],
             cwd=self.folder,
             env=self.environment | variables,
@@ -221,11 +221,11 @@ def test_tls(shop: Shop) -> None:
         client_tls_key_file = {shop.folder}/server.key"""
     with pgbouncer(shop.runs, "session", options) as pooled:
         url = replace(pooled, host="localhost").url
-        urls = {"STAGING_DB_URL": url, "PGVECTOR_URL": url}
-        assert "product" in shop.follow("TLS", 1, **urls)
+        assert "product" in shop.follow("TLS", 1, STAGING_DB_URL=url, PGVECTOR_URL=url)
         # the certificate is not that of the server any more
         shop.follow("TLS", 0, DB_HOST="localhost")
-        assert "certificate verify failed" in shop.follow("TLS", 1, **urls, fails=True)
+        said = shop.follow("TLS", 1, fails=True, STAGING_DB_URL=url, PGVECTOR_URL=url)
+        assert "certificate verify failed" in said
 
 
 def test_a_restored_backup_encodes_nothing_and_lacks_what_was_erased_after_it(
@@ -256,8 +256,9 @@ def test_a_replica_answers_searches_and_takes_over(shop: Shop, server: Database)
     where.mkdir()
     host.hand_over(where)
     port = free_port()
-    there = {"host": "127.0.0.1", "port": port}
-    replica = {"PGVECTOR_REPLICA_URL": replace(shop.runs, **there).url}
+    promoted, of_runs = (
+        replace(database, host="127.0.0.1", port=port) for database in (shop.database, shop.runs)
+    )
     try:
         shop.follow(
             "Add a replica",
@@ -268,15 +269,14 @@ def test_a_replica_answers_searches_and_takes_over(shop: Shop, server: Database)
             REPLICA_OPTIONS=f"-p {port} -c listen_addresses=127.0.0.1"
             f" -c unix_socket_directories={where}",
         )
-        printed = shop.follow("Add a replica", 1, **replica)
+        printed = shop.follow("Add a replica", 1, PGVECTOR_REPLICA_URL=of_runs.url)
         assert re.search(r"^ t +\|", printed, re.MULTILINE)
         assert "garden hose" in printed
-        promoted = replace(shop.database, **there)
         shop.follow(
             "Fail over",
             REPLICA_ADMIN_URL=promoted.url,
-            PROMOTED_URL=replace(shop.runs, **there).url,
-            **replica,
+            PROMOTED_URL=of_runs.url,
+            PGVECTOR_REPLICA_URL=of_runs.url,
         )
         assert shop.sql("select pg_is_in_recovery()", promoted) == [(False,)]
         runs = shop.sql("select count(*) from analytics_features.run_ledger", promoted)
@@ -305,8 +305,8 @@ def test_tables_of_an_earlier_version_are_migrated(shop: Shop, templates: Templa
 
 def test_both_keys_of_a_client_are_valid_while_it_changes_over(shop: Shop) -> None:
     section, old = "Rotate a key of the search service", "old-key"
-    keys = {"SEARCH_API_KEYS": f"page:read:{sha256(old.encode()).hexdigest()}"}
-    printed = shop.follow(section, 0, after='echo "$KEY $SEARCH_API_KEYS"', **keys)
+    before = f"page:read:{sha256(old.encode()).hexdigest()}"
+    printed = shop.follow(section, 0, after='echo "$KEY $SEARCH_API_KEYS"', SEARCH_API_KEYS=before)
     new, both = printed.split()
     printed = shop.follow(section, 1, after='echo "$SEARCH_API_KEYS"', SEARCH_API_KEYS=both)
     for value, allowed in ((both, [old, new]), (printed.strip(), [new])):
