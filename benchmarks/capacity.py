@@ -44,7 +44,7 @@ def copy_bare(scratch: World, rows: Sequence[tuple[int, str]]) -> None:
         register_vector(connection)
         connection.execute("drop table if exists bare")
         connection.execute(
-            f"create table bare (id bigint, text text, embedding vector({DIMENSION}))"  # type: ignore[arg-type]
+            f"create table bare (id bigint, text text, embedding vector({DIMENSION}))"
         )
         with (
             connection.cursor() as cursor,

@@ -72,7 +72,7 @@ def export(model: Path, path: Path) -> int:
     class LastHidden(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.bert = bert.eval()
+            self.bert = bert
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> object:
             return self.bert(

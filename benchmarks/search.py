@@ -11,6 +11,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -164,7 +165,7 @@ def interleaved(
     for turn, number in enumerate(numbers):
         for place in range(len(searches)):
             which = (turn + place) % len(searches)
-            took, ids = timed(lambda s=searches[which], n=number: s(n))
+            took, ids = timed(partial(searches[which], number))
             seconds[which].append(took)
             found[which].append(ids)
     return [statistics.median(took) for took in seconds], found

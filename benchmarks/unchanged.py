@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed, world
-from embeddings_pipeline.encoders.encoder import Encoder, Encodings, Usage
+from embeddings_pipeline.encoders.encoder import Encodings, StreamingEncoder, Usage
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def one_percent(
-    scratch: World, item: Entity, encoder: Encoder, unchanged: float
+    scratch: World, item: Entity, encoder: StreamingEncoder, unchanged: float
 ) -> dict[str, object]:
     """A run after one row in a hundred changed, with the model; and that model alone."""
     encoder.check()
