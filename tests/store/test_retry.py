@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import psycopg
 import pytest
 import tenacity
 
-from embeddings_pipeline.store import retry
 from embeddings_pipeline.store.connection import NoConnection
 from embeddings_pipeline.store.retry import resumed
 
 
+class Clock:
+    """Time passes only where somebody sleeps."""
+
+    now = 1.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time at all may be lost on a database that is away."""
-    monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 0)
-    monkeypatch.setattr(retry, "_MAX_ATTEMPTS", 3)
-    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(tenacity.nap, "time", clock)
+    return clock
 
 
 def failing(*errors: Exception) -> Callable[[], int]:
@@ -61,14 +68,18 @@ def test_a_session_that_the_server_ends_is_replaced(ended: type[psycopg.Error]) 
     assert failing(ended("terminating connection"), LOST)() == 3
 
 
-def test_a_database_that_stays_away_is_given_up() -> None:
+def test_a_database_that_stays_away_is_given_up_after_two_minutes(clock: Clock) -> None:
+    begun = clock.now
     with pytest.raises(NoConnection, match="refused"):
-        failing(LOST, NoConnection("refused"))()
+        failing(LOST, *[NoConnection("refused")] * 48)()
+    # no pause is longer than ten seconds
+    assert 120 <= clock.now - begun < 140
 
 
 def test_a_database_that_goes_each_time_is_given_up() -> None:
+    assert failing(*[LOST] * 49)() == 50
     with pytest.raises(psycopg.OperationalError, match="closed"):
-        failing(LOST, LOST, LOST)()
+        failing(*[LOST] * 50)()
 
 
 @pytest.mark.parametrize(
@@ -79,19 +90,15 @@ def test_another_error_ends_it_at_once(error: type[psycopg.Error]) -> None:
         failing(error("bad"), LOST)()
 
 
-def test_the_wait_for_a_server_begins_when_it_is_first_missed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 120)
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_the_wait_for_a_server_begins_when_it_is_first_missed(clock: Clock) -> None:
+    away = [NoConnection("refused")]
 
     @resumed
     def work() -> str:
-        if not now[0]:
+        if away:
             # an hour of work, and then no server
-            now[0] = 3_600.0
-            raise NoConnection("refused")
+            clock.sleep(3_600)
+            raise away.pop()
         return "done"
 
     assert work() == "done"

@@ -8,7 +8,6 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
 from embeddings_pipeline.store import coverage
-from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.progress import Progress
 from tests.support.world import SCHEMA, World
 
@@ -61,16 +60,13 @@ def test_only_changed_new_and_gone_rows_are_touched(world: World) -> None:
     world.assert_vectors_are_of_their_texts()
 
 
-def test_a_pass_tells_how_many_of_the_rows_that_moved_are_rendered(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(texts, "_WINDOW_ROWS", 2)
+def test_a_pass_tells_how_many_of_the_rows_that_moved_are_rendered(world: World) -> None:
     world.table("id bigint, name text")
-    world.insert(*((n, f"thing {n}") for n in range(5)))
+    world.insert(*((n, f"thing {n}") for n in range(4_500)))
     told: list[Progress] = []
     world.texts(world.declare(), report=told.append)
     assert [(p.entity, p.done, p.pending, p.unit) for p in told] == [
-        ("item texts", done, 5, "rows") for done in (2, 4, 5)
+        ("item texts", done, 4_500, "rows") for done in (2_000, 4_000, 4_500)
     ]
 
 
