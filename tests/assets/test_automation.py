@@ -142,18 +142,15 @@ def test_the_texts_and_the_vectors_have_the_freshness_of_the_entity() -> None:
 def failing_checks() -> dg.JobDefinition:
     """A run that succeeds, with two failed checks of which one is an error."""
 
-    @dg.op
-    def check(context: dg.OpExecutionContext) -> None:
+    @dg.op(out={})
+    def check() -> Iterator[dg.AssetCheckEvaluation]:
         for name, severity in (("coverage", "ERROR"), ("truncated", "WARN")):
-            context.log_event(
-                # Dagster takes it, though its annotation leaves it out
-                dg.AssetCheckEvaluation(  # type: ignore[arg-type]
-                    asset_key=dg.AssetKey(["shoe", "vectors"]),
-                    check_name=name,
-                    passed=False,
-                    severity=dg.AssetCheckSeverity[severity],
-                    description=f"{name} is not right",
-                )
+            yield dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(["shoe", "vectors"]),
+                check_name=name,
+                passed=False,
+                severity=dg.AssetCheckSeverity[severity],
+                description=f"{name} is not right",
             )
 
     @dg.job(name="shoe_embeddings")
