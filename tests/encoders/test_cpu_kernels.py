@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ MINILM = Shape(hidden=384, inner=1536, heads=12)
 TEXTS = ["word " * words for words in (1, 20, 40, 90, 200, 254)]
 
 
-def vectors(**settings: str) -> Vectors:
+def vectors(**settings: Any) -> Vectors:
     made = Settings(_env_file=None, embedding_device="cpu", **settings)
     return Encoders(made).get(DEFAULT_MODEL).encode_documents(TEXTS).vectors
 
@@ -43,8 +44,8 @@ def test_whichever_kernels_run_the_vectors_point_the_same_way(kernels: str, prec
 
 
 def test_one_way_is_not_the_other() -> None:
-    ways = [vectors(embedding_cpu_kernels=kernels) for kernels in ("exp", "torch")]
-    assert not np.array_equal(*ways)
+    one, other = (vectors(embedding_cpu_kernels=kernels) for kernels in ("exp", "torch"))
+    assert not np.array_equal(one, other)
 
 
 def test_the_kernels_are_timed_once_for_the_shapes_of_a_model(
