@@ -41,6 +41,7 @@ def rollback(entity: EntityName) -> None:
     with session_on(entity) as (pipeline, names):
         result, behind = publication.rollback(pipeline.vectors, names)
     print_line(result.summary)
+    print_line(f"no run publishes another set until `embeddings-pipeline publish {entity}`")
     if behind:
         print_line(f"it lacks {behind:,} chunks: `embeddings-pipeline run {entity}` adds them")
 

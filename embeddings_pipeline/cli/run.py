@@ -173,7 +173,7 @@ class Runner:
 
 
 def print_runs(runs: Sequence[EntityRun]) -> None:
-    """Print one line for each entity, and the warnings of its checks."""
+    """Print one line for each entity, why a new set is not published, and the warnings of checks."""
     if not runs:
         return
     columns = (
@@ -185,6 +185,8 @@ def print_runs(runs: Sequence[EntityRun]) -> None:
         if run.counts.get("pending"):
             output.print_message(f"{run.entity.name}: {_processed(run.counts)}")
             output.print_message(f"{run.entity.name}: {of_counts(run.counts)}")
+        if run.published and run.published.reasons:
+            output.print_message(f"{run.entity.name}: {run.published.summary}")
         for warning in run.warnings:
             output.print_message(f"{run.entity.name}: {warning}")
 

@@ -38,6 +38,9 @@ def status(as_json: AsJson = False) -> None:
             ),
             [_row(entity, declaration=bool(found.failures)) for entity in found],
         )
+        for entity in found:
+            for reason in entity.waiting:
+                output.print_line(f"{entity.entity}: {reason}")
         if any(entity.cost != Cost() for entity in found):
             _print_costs({entity.entity: entity.cost for entity in found})
         output.print_line(redis_summary(cache))

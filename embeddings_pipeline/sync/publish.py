@@ -65,6 +65,15 @@ def publish(
     return _publish(database, names, quality, explicit=explicit)
 
 
+def waiting(tables: EntityTables) -> list[str]:
+    """Why the building set is not published; empty where there is none."""
+    building = _building(tables)
+    if building is None:
+        return []
+    reasons = _reasons(tables, building, _live(tables), explicit=False)
+    return _of_set(building, reasons or ["the next run publishes it"])
+
+
 @resumed
 def _ready(database: Postgres, names: TableNames, *, explicit: bool) -> VectorSet | None:
     """The building set, where at most its quality prevents that it is published."""
@@ -101,7 +110,7 @@ def _publish(
             if live is not None:
                 with tables.connection.transaction():
                     _view(tables).replace()
-            return PublishResult(live, False, [f"set {building.number}: {r}" for r in reasons])
+            return PublishResult(live, False, _of_set(building, reasons))
         with tables.connection.transaction():
             _flip(tables, live, building)
             hold_publishing(tables, held=False)
@@ -172,6 +181,10 @@ def _reasons(
 ) -> list[str]:
     reasons = readiness_problems(tables, building, live)
     return reasons if explicit else reasons + _manual_reasons(tables)
+
+
+def _of_set(building: VectorSet, reasons: Sequence[str]) -> list[str]:
+    return [f"set {building.number}: {reason}" for reason in reasons]
 
 
 def _manual_reasons(tables: EntityTables) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from embeddings_pipeline.store.declarations import as_stored
 from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.sync import publish
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class EntityStatus:
     """The status of an entity, for its live set, or for the first set while it is built.
 
     `coverage` is the percentage of rows with a text that have vectors, None without such rows.
-    `problem` is a known error that prevents runs of the entity.
+    `waiting` says why a set that was built is not published yet. `problem` is a known error that
+    prevents runs of the entity.
     """
 
     entity: str
@@ -51,6 +54,7 @@ class EntityStatus:
     live_set: LiveSet | None
     index: IndexStatus
     cost: Cost = field(default_factory=Cost)
+    waiting: Sequence[str] = ()
     problem: str | None = None
 
     def row(self) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class EntityStatus:
             "recall_at_10": self.index.recall_at_10,
             "last_run_usd": self.cost.last_run_usd,
             "total_usd": self.cost.total_usd,
+            "waiting": "; ".join(self.waiting) or None,
             "problem": self.problem,
         }
 
@@ -120,6 +125,7 @@ def _read(tables: EntityTables) -> EntityStatus:
         live_set=_live(shown),
         index=_index(shown),
         cost=run_ledger.cost(tables),
+        waiting=publish.waiting(tables),
     )
 
 

@@ -57,3 +57,20 @@ def test_sets_are_compared_by_golden_queries_and_without_their_file_by_neighbour
     assert result.exception is None
     assert "compared without golden queries: there is no file 'golden.csv'" in result.stderr
     assert json.loads(result.stdout)["quality"] == []
+
+
+def test_a_run_and_the_status_say_that_a_set_waits_to_be_published(two_sets: World) -> None:
+    waits = "set 2: publish is manual: run `embeddings-pipeline publish item`"
+    assert waits in command("run", "item", "--no-dbt").stderr
+    assert f"item: {waits}" in command("status").stdout
+    assert json.loads(command("status", "--json").stdout)["entities"][0]["waiting"] == [waits]
+    command("publish", "item")
+    assert waits not in command("status").stdout
+
+
+def test_a_rollback_says_that_runs_publish_nothing_until_told_to(two_sets: World) -> None:
+    command("publish", "item")
+    held = "no run publishes another set until `embeddings-pipeline publish item`"
+    assert held in command("rollback", "item").stdout
+    run = command("run", "item", "--no-dbt")
+    assert "set 2: held since a rollback: run `embeddings-pipeline publish item`" in run.stderr
