@@ -94,6 +94,11 @@ def keep_content_changes(tables: EntityTables) -> None:
     tables.execute("drop table moved, gone_rows")
 
 
+def keep_no_content_changes(tables: EntityTables) -> None:
+    """Keep `content_rows` empty, where the former definition cannot be used any more."""
+    tables.execute("create temporary table content_rows as select id from changed_rows limit 0")
+
+
 @dataclass(frozen=True)
 class Changes:
     """Why rows that are not new are rendered: their text changed (`content`), only columns outside

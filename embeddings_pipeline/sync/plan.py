@@ -168,15 +168,18 @@ class Planner:
         text_tables.refuse_other_id(self._target, names.schema, names.source)
         is_new = planning.without_texts(tables)
         former = None if is_new else _former(self._target, self._source, names)
-        if former:
+        if former and former.names:
             texts.find_moved(
-                self._source, EntityTables(self._target, former), options.partition_keys
+                self._source, EntityTables(self._target, former.names), options.partition_keys
             )
             planning.keep_content_changes(tables)
         moved = texts.find_moved(self._source, tables, options.partition_keys)
         estimated = self._render_changed(tables)
         rekeyed = not is_new and partition_keys.scheme_changed(tables)
         sets = self._sets(tables, estimated=estimated)
+        if former and former.names is None:
+            # rows whose content changed, too, cannot be told from the others
+            planning.keep_no_content_changes(tables)
         reasons = planning.changes(tables, former=former is not None)
         changed = moved.changed - moved.new
         return Plan(
@@ -402,26 +405,35 @@ def sets_of_run(
     return found if chosen else [*found, (None, wanted)]
 
 
-def _former(
-    target: Connection[Row], source: Connection[Row], names: TableNames
-) -> TableNames | None:
-    """The entity as its last pass declared it; None where the declaration is unchanged, or does
-    not fit the staging model any more."""
+@dataclass(frozen=True)
+class _Former:
+    """The declaration that the texts follow, where it is another one: None where it cannot be read.
+    `names` are those of its tables, None where it does not fit the staging model any more."""
+
+    entity: Entity | None
+    names: TableNames | None
+
+
+def _former(target: Connection[Row], source: Connection[Row], names: TableNames) -> _Former | None:
+    """None where the declaration is unchanged."""
     definition, definition_hash = text_tables.followed(EntityTables(target, names))
     if definition_hash in ("", names.source.definition_hash):
         return None
     try:
         entity = Entity.model_validate(definition)
+    except ValidationError:
+        return _Former(None, None)
+    try:
         former = TableNames(names.schema, reader.source_of(source, entity))
-    except (ConfigurationError, ValidationError):
-        # all changes count as content where the former declaration cannot be used
-        return None
-    return former if former.source.definition_hash == definition_hash else None
+    except ConfigurationError:
+        return _Former(entity, None)
+    # another hash: a column has another type now
+    return _Former(entity, former if former.source.definition_hash == definition_hash else None)
 
 
 def _why(
     changed: planning.Changes,
-    former: TableNames | None,
+    former: _Former | None,
     names: TableNames,
     sets: Sequence[SetPlan],
     *,
@@ -462,11 +474,11 @@ def _keys_of_set(live: VectorSet, identity: ModelIdentity, entity: Entity) -> st
     return ", ".join(key for key, differs in changed.items() if differs) or "model"
 
 
-def _changed_keys(former: TableNames | None, names: TableNames) -> str:
+def _changed_keys(former: _Former | None, names: TableNames) -> str:
     """The keys of the declaration that changed since the last pass, like `chunk, filters`."""
-    if former is None:
+    if former is None or former.entity is None:
         return "declaration"
-    before, now = former.source.entity, names.source.entity
+    before, now = former.entity, names.source.entity
     keys = [key for key in _KEYS_OF_TEXTS if getattr(before, key) != getattr(now, key)]
     return ", ".join(keys) or "types of columns"
 

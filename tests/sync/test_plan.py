@@ -104,13 +104,34 @@ def test_the_keys_that_changed_are_the_reason(
     assert reasons(planned) == {why: 1.0}
 
 
+def test_a_renamed_column_is_a_change_of_the_declaration(things: World) -> None:
+    things.run(things.declare(include=["name"]))
+    things.sql("alter table staging.stg_item rename column name to title")
+
+    planned = plan_and_run(things, things.declare(include=["title"]))
+
+    assert planned.changed == 200
+    assert reasons(planned) == {"include": 1.0}
+
+
+def test_another_type_of_a_column_is_the_reason(things: World) -> None:
+    item = things.declare(include=["name", "stock"])
+    things.run(item)
+    things.sql("alter table staging.stg_item alter column stock type numeric(9, 2)")
+
+    planned = plan_and_run(things, item)
+
+    assert reasons(planned) == {"types of columns": 1.0}
+
+
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
     things.run(things.declare(include=["name"]))
     things.sql(f"update {SCHEMA}.entities set definition = definition - 'table'")
 
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
-    assert (planned.changed, planned.why["content"]) == (200, 1.0)
+    assert planned.changed == 200
+    assert reasons(planned) == {"declaration": 1.0}
 
 
 def test_a_new_model_is_the_reason_of_what_it_costs(things: World) -> None:
