@@ -173,7 +173,7 @@ class Runner:
 
 
 def print_runs(runs: Sequence[EntityRun]) -> None:
-    """Print one line for each entity, why a new set is not published, and the warnings of checks."""
+    """Print one line for each entity, why a new set is not published, and what checks warn of."""
     if not runs:
         return
     columns = (

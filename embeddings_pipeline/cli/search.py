@@ -41,7 +41,7 @@ def search(
     top_k: Annotated[int | None, typer.Option(help="Rows to show.")] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", help="column=value, or JSON like {'price': {'lt': 5}}."),
+        typer.Option("--filter", help='column=value, or JSON like {"price": {"lt": 5}}.'),
     ] = None,
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="A column of the staging model to show.")

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -220,6 +221,16 @@ class Entity(_StrictModel):
     keep_sets: Whole = Field(1, ge=0)
     max_delete_share: Number = Field(0.5, ge=0, le=1)
     retrieval: Retrieval | None = None
+
+    @field_validator("id", mode="before")
+    @classmethod
+    def _is_one_column(cls, value: object) -> object:
+        if isinstance(value, list):
+            raise ValueError(
+                "must be one column: for a key of several columns add one to the model, like"
+                " order_id || '-' || line"
+            )
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -126,6 +126,8 @@ Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX
 # equal to a value, one of several (null may be among them), within a range, or null; a list has a
 # value, or one of several
 Filter: TypeAlias = Scalar | Values | Range | Lists | None
+_OPERATORS = (*Range.model_fields, *Lists.model_fields)
+_COMBINED = ("and", "or", "not")
 
 
 class Filters(BaseModel):
@@ -144,6 +146,20 @@ class Filters(BaseModel):
     def _is_shallow(cls, value: Any) -> Any:
         if _depth(value) > _MAX_DEPTH:
             raise ValueError(f"filters may stand in one another {_MAX_DEPTH} times")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_operators(cls, value: Any) -> Any:
+        for column, condition in value.items() if isinstance(value, dict) else ():
+            if isinstance(condition, dict) and column not in _COMBINED:
+                unknown = [key for key in condition if key not in _OPERATORS]
+                if unknown:
+                    raise ValueError(
+                        f"filter {column!r} has no operator {unknown[0]!r}"
+                        f" (operators: {', '.join(_OPERATORS)}); a jsonb column is compared with"
+                        """ a whole value as text, like '{"colour": "red"}'"""
+                    )
         return value
 
     @model_validator(mode="after")

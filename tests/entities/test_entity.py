@@ -78,6 +78,11 @@ def test_a_name_that_no_table_can_have_is_refused(name: str) -> None:
     [
         ({"id": None}, "id is null: must be text"),
         ({"id": ""}, "id is '': must not be empty"),
+        (
+            {"id": ["order_id", "line"]},
+            'id is ["order_id", "line"]: must be one column: for a key of several columns add one'
+            " to the model, like order_id || '-' || line",
+        ),
         ({"id": "x" * 64}, f"id is '{'x' * 64}': must have at most 63 characters"),
         ({"entity": None}, "entity is null: must be text"),
         ({"include": []}, "include is []: must not be empty"),

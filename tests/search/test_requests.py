@@ -35,7 +35,12 @@ def refusal(**values: Any) -> str:
         ({"filters": {"a": list(range(1001))}}, "filters.a"),
         ({"filters": {"a": []}}, "filters.a"),
         ({"filters": {"a": {}}}, "a range needs one of gt, gte, lt, lte"),
-        ({"filters": {"a": {"like": "x"}}}, "filters.a"),
+        (
+            {"filters": {"a": {"colour": "red"}}},
+            "filter 'a' has no operator 'colour' (operators: gt, gte, lt, lte, has, has_any,"
+            " has_all); a jsonb column is compared with a whole value as text",
+        ),
+        ({"filters": {"not": {"a": {"like": "x"}}}}, "filter 'a' has no operator 'like'"),
         ({"filters": {"a": {}}}, "a filter on a list needs one of has, has_any, has_all"),
         ({"filters": {"a": {"has_any": []}}}, "filters.a"),
         ({"filters": {"a": {"has_all": [None]}}}, "filters.a"),
