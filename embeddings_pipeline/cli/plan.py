@@ -8,7 +8,7 @@ from typing import Any
 
 from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, EntityNames, session
-from embeddings_pipeline.cli.staging import build_staging, is_built
+from embeddings_pipeline.cli.staging import build_staging, is_built, left_as_built
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import Failures
 from embeddings_pipeline.pipeline import Pipeline, Results
@@ -25,11 +25,13 @@ _COLUMNS = (
 @dataclass
 class Planned:
     """The plans of entities. Those `not_built` have no staging model yet. `as_last_built` have one
-    that is no view, which shows its sources as they were when dbt built it last."""
+    that is no view, which shows its sources as they were when dbt built it last. `upstream` has
+    remarks on what their models read."""
 
     plans: Results[Plan]
     not_built: Sequence[Entity]
     as_last_built: Sequence[Entity]
+    upstream: Mapping[str, str]
 
 
 def plan(
@@ -78,6 +80,7 @@ def planned(
         plans,
         missing,
         [e for e in ready if models[e.name]["config"]["materialized"] != "view"],
+        left_as_built(pipeline.manifest, [entity.name for entity in ready]),
     )
 
 
@@ -103,6 +106,8 @@ def show(found: Planned, *, as_json: bool, max_cost_usd: float | None = None) ->
             f"{entity.name}: {entity.db_schema}.{entity.table} is a table, and shows its sources as"
             " they were when dbt built it last: `plan --dbt` builds it first, as `run` does"
         )
+    for name, remark in found.upstream.items():
+        print_message(f"{name}: {remark}")
     if as_json:
         print_json(
             {

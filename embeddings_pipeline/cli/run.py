@@ -11,7 +11,7 @@ import typer
 
 from embeddings_pipeline.cli import instance, output, plan, selection
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, session
-from embeddings_pipeline.cli.staging import build_marts, build_staging
+from embeddings_pipeline.cli.staging import build_marts, build_staging, left_as_built
 from embeddings_pipeline.cli.terminal import log_as_json
 from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
@@ -163,6 +163,9 @@ class Runner:
         for warning in self.pipeline.declared.warnings:
             if warning not in before.declared.warnings:
                 output.print_message(f"warning: {warning}")
+        chosen, _ = self.pipeline.chosen(names)
+        for name, remark in left_as_built(built.manifest, [e.name for e in chosen]).items():
+            output.print_message(f"{name}: {remark}")
         return built.failures, [built.build]
 
     @cached_property

@@ -67,6 +67,27 @@ def build_staging(
     return StagingBuild(manifest, failures, build)
 
 
+def left_as_built(manifest: Manifest, names: Iterable[str]) -> dict[str, str]:
+    """A remark on each of these entities whose model reads tables or snapshots that are not built
+    again with it."""
+    models = entities_of(manifest).models
+    remarks = {}
+    for name in names:
+        model = models[name]
+        read = [
+            node["name"]
+            for node in _read_by(manifest, [model["unique_id"]])
+            # a seed is as its file says until that is edited
+            if node["resource_type"] != "seed" and node["config"]["materialized"] != "view"
+        ]
+        if read:
+            remarks[name] = (
+                f"{model['name']} reads {', '.join(read)}, which `run` and `plan --dbt` build only"
+                f" where it is missing: `dbt build --select +{model['name']}` brings it up to date"
+            )
+    return remarks
+
+
 def build_marts(settings: Settings, staging: Postgres, manifest: Manifest) -> Build | None:
     """Build the models that read the published views, with one dbt command; None where there are
     none. Raises EmbeddingsError with what dbt says of models that it cannot build."""

@@ -199,6 +199,24 @@ def test_a_plan_says_that_a_table_is_as_dbt_built_it_last_and_builds_it_where_it
     assert planned["entities"][0]["changed"] == 1
 
 
+def test_a_plan_and_a_run_say_what_the_staging_model_reads_that_they_do_not_build_again(
+    built: Diary,
+) -> None:
+    base = built.folder / "dbt/models/base_note.sql"
+    of_view = base.read_text()
+    remark = (
+        "note: stg_note reads base_note, which `run` and `plan --dbt` build only where it is"
+        " missing: `dbt build --select +stg_note` brings it up to date"
+    )
+    assert remark not in built.command("plan", "note").stderr
+    try:
+        base.write_text("{{ config(materialized='table') }} select * from raw.notes")
+        assert remark in built.command("plan", "note", "--dbt").stderr
+        assert remark in built.command("run", "note").stderr
+    finally:
+        base.write_text(of_view)
+
+
 @pytest.mark.parametrize(
     ("materialized", "as_last_built"),
     [
