@@ -419,8 +419,10 @@ def _former(target: Connection[Row], source: Connection[Row], names: TableNames)
     definition, definition_hash = text_tables.followed(EntityTables(target, names))
     if definition_hash in ("", names.source.definition_hash):
         return None
+    # dbt leaves the old table of a model that moved where it was
+    place = {"db_schema": names.source.entity.db_schema, "table": names.source.entity.table}
     try:
-        entity = Entity.model_validate(definition)
+        entity = Entity.model_validate(definition | place)
     except ValidationError:
         return _Former(None, None)
     try:

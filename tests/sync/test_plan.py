@@ -114,6 +114,18 @@ def test_a_renamed_column_is_a_change_of_the_declaration(things: World) -> None:
     assert reasons(planned) == {"include": 1.0}
 
 
+def test_a_model_that_moved_is_not_compared_with_its_old_table(things: World) -> None:
+    things.run(things.declare(include=["name"]))
+    things.sql("create table staging.moved as table staging.stg_item")
+    things.sql("alter table staging.stg_item alter column id type text")
+    moved = things.declare(include=["name"], filters=["stock"])
+    moved = moved.model_copy(update={"table": "moved"})
+
+    planned = plan_and_run(things, moved)
+
+    assert reasons(planned) == {"filters": 1.0}
+
+
 def test_another_type_of_a_column_is_the_reason(things: World) -> None:
     item = things.declare(include=["name", "stock"])
     things.run(item)
@@ -126,7 +138,7 @@ def test_another_type_of_a_column_is_the_reason(things: World) -> None:
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
     things.run(things.declare(include=["name"]))
-    things.sql(f"update {SCHEMA}.entities set definition = definition - 'table'")
+    things.sql(f"update {SCHEMA}.entities set definition = definition - 'id'")
 
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
