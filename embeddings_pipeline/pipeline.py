@@ -517,7 +517,20 @@ class Pipeline:
             remarks.append(
                 f"the declarations are not checked against the staging models: {unreadable}"
             )
+        if not names:
+            remarks += self._no_longer_declared(stored)
         return Results(found, failures, remarks)
+
+    def _no_longer_declared(self, stored: Mapping[str, Entity]) -> list[str]:
+        """A remark on each entity that has vectors and is in no declaration of this project."""
+        remarks = []
+        for name, entity in stored.items():
+            if name not in self.declared.models and (rows := self.status_of(entity).rows):
+                remarks.append(
+                    f"{name}: no model of this project declares it any more; its {rows:,} rows stay"
+                    " as they are, and searches find them (docs/dbt.md says how to remove them)"
+                )
+        return remarks
 
     def search(self, entity: str, query: str, **options: Any) -> Answer:
         """The best rows of an entity for a query: `top_k` (default

@@ -120,7 +120,8 @@ def _marts(settings: Settings, manifest: Manifest) -> list[Node]:
 
 def _read_by(manifest: Manifest, unique_ids: Iterable[str]) -> list[Node]:
     """The models, seeds and snapshots that these read, directly or through others."""
-    return _nodes(manifest, _reachable(unique_ids, manifest["parent_map"].get))
+    # a manifest that is given may hold no more than the declarations
+    return _nodes(manifest, _reachable(unique_ids, manifest.get("parent_map", {}).get))
 
 
 def _reachable(start: Iterable[str], step: Callable[[str, Any], Any]) -> set[str]:

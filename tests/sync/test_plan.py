@@ -138,7 +138,7 @@ def test_another_type_of_a_column_is_the_reason(things: World) -> None:
 
 def test_a_definition_that_an_earlier_version_wrote_is_no_obstacle(things: World) -> None:
     things.run(things.declare(include=["name"]))
-    things.sql(f"update {SCHEMA}.entities set definition = definition - 'id'")
+    things.sql(f"update {SCHEMA}.entities set definition = definition - 'name'")
 
     planned = plan_and_run(things, things.declare(template="A {name}"))
 
