@@ -42,6 +42,7 @@ from embeddings_pipeline.store.migrations import Migration, create_control_table
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.staging.reader import source_of
 from embeddings_pipeline.store.tables import TableNames
+from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -510,7 +511,9 @@ class Pipeline:
                     now = self.status_of(entity)
                 declared = self.entity(name)
                 if unreadable is None:
-                    self.names_of(declared)
+                    source = self.names_of(declared).source
+                    with self.vectors.connection() as connection:
+                        text_tables.refuse_other_id(connection, self.schema, source)
             found.append(replace(now, problem=failures.messages().get(name)))
         remarks = []
         if unreadable:

@@ -66,7 +66,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for n, column in enumerate(columns):
         words = any(_WORD.search(row[n]) for row in shown)
         justify: Literal["left", "right"] = "left" if n == 0 or words else "right"
-        table.add_column(Text(printable(column)), justify=justify)
+        # an id or a model that is wider than its column is broken, not cut
+        table.add_column(Text(printable(column)), justify=justify, overflow="fold")
     for row in shown:
         # a Text has no markup: square brackets stay
         table.add_row(*(Text(printable(value)) for value in row))

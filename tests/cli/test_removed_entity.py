@@ -56,5 +56,15 @@ def test_the_status_names_an_entity_that_no_model_declares_until_it_is_empty(
     assert [renamed.sql(query.format(SCHEMA)) for query in left] == [[(0,)], [(0,)]]
 
 
+def test_the_status_tells_that_an_id_of_another_type_is_refused(
+    renamed: World, tmp_path: Path
+) -> None:
+    declare(tmp_path)
+    renamed.sql("alter table staging.stg_item alter column id type text")
+    result = CliRunner().invoke(app, ["status"])
+    assert "its id was id (bigint) and is now id (text)" in str(result.exception)
+    assert "wrong" in result.stdout
+
+
 def test_another_name_of_the_same_rows_encodes_nothing(renamed: World) -> None:
     assert '"encoded": 0, "reused": 2' in command("run", "thing", "--json").stdout

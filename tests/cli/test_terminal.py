@@ -61,6 +61,15 @@ def test_lines_messages_and_tables_are_printable(capsys: pytest.CaptureFixture[s
     assert "[b]n[/b]" in printed.out
 
 
+def test_a_table_breaks_an_id_that_is_wider_than_its_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row_id = "8a8bb7cd-343a-a2ad-99b7-d762030857a2"
+    output.print_table(("id", "a", "b", "c", "d"), [(row_id, *["some words " * 9] * 4)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(line.split("│")[1].strip() for line in lines) == row_id
+
+
 def test_json_is_exact_and_printable(capsys: pytest.CaptureFixture[str]) -> None:
     document = {HOSTILE: [f"{HOSTILE}\n\t\0", "ä日\U0001f600", "\ud800"]}
     output.print_json(document)
