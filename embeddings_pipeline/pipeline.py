@@ -107,7 +107,8 @@ class Results(list[T], Generic[T]):
 @dataclass
 class EntityRun:
     """What a run did to one entity: the result of each stage that it reached, and its `counts` in
-    the run ledger. `status` is the entity's status afterwards, None where the run did not end."""
+    the run ledger. `status` is the entity's status afterwards, of a failed run, too; None where it
+    could not be read."""
 
     entity: Entity
     options: RunOptions
@@ -380,9 +381,9 @@ class Pipeline:
                 try:
                     with failures.of(run.entity.name):
                         stage(run)
-                    run.counts = self.counts_of(run.entity, run.run_id)
+                    self._read_state(run, ended=run.entity.name in failures)
                 except Interrupted as error:
-                    run.counts = self.counts_of(run.entity, run.run_id)
+                    self._read_state(run, ended=True)
                     failures[run.entity.name] = error
                     return
                 except (EmbeddingsError, psycopg.Error) as error:
@@ -391,6 +392,11 @@ class Pipeline:
                     return
                 if limits and stage == self._run_vectors:
                     limits = limits.less_counts(run.counts)
+
+    def _read_state(self, run: EntityRun, *, ended: bool) -> None:
+        run.counts = self.counts_of(run.entity, run.run_id)
+        if ended:
+            run.status = self.status_of(run.entity)
 
     def _run_texts(self, run: EntityRun) -> None:
         run.texts = self.sync_texts(run.entity, run.options)

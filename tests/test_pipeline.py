@@ -112,6 +112,13 @@ def test_what_fails_in_one_entity_keeps_no_other_from_running(
     assert pipeline.of("vectors") == pipeline.of("publish") == ["note"]
 
 
+@pytest.mark.parametrize("error", [CostLimitReached("at $1"), Interrupted("event: stopped")])
+def test_an_entity_whose_run_ended_early_has_its_status(error: Exception) -> None:
+    pipeline = Scripted(failing("vectors", "event", error))
+    (run,) = pipeline.run("event", raise_errors=False)
+    assert run.status == pipeline.status_of(run.entity)
+
+
 def test_a_database_that_is_gone_ends_the_run() -> None:
     class Gone(Scripted):
         def counts_of(self, entity: Entity, run_id: str) -> dict[str, Any]:

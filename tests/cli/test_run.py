@@ -257,6 +257,7 @@ def test_status_tells_how_far_each_entity_is(embedded_notes: Notes) -> None:
         "live_set": {"number": 1, "model": model, "dimension": 384},
         "index": {"type": "hnsw", "recall_at_10": 1.0},
         "cost": {"last_run_usd": 0.0, "total_usd": 0.0, "saved_usd": 0.0},
+        "waiting": [],
         "problem": None,
     }
     assert document("status")["cache"]["redis"] == "not configured"
