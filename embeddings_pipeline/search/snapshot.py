@@ -178,19 +178,23 @@ class Snapshot:
         passing = total if among is None else len(among)
         few = among is not None and better_compared(passing, total, top_k)
         effort = None if exact or few else self.manifest.effort
-        chunks = top_k * (_CHUNKS_PER_ROW if self.manifest.chunked else 1)
+        # one more than is wanted, to see that it is farther
+        chunks = top_k * (_CHUNKS_PER_ROW if self.manifest.chunked else 1) + 1
         while True:
             scores, numbers = snapshot.nearest(
                 self._index, vector, min(chunks, total), effort=effort, among=among
             )
             hits = self._best_chunks(scores, numbers)
-            if len(hits) >= top_k or len(numbers) >= passing:
+            # of chunks as near as the last one, any may have been left out
+            if len(numbers) >= passing or (
+                len(hits) >= top_k and scores[-1] < hits[top_k - 1].score
+            ):
                 return hits[:top_k]
             if len(numbers) >= chunks:
-                # several chunks belonged to one row
+                # several chunks belonged to one row, or are equally near
                 chunks *= _CHUNKS_PER_ROW
             elif effort is None:
-                return hits
+                return hits[:top_k]
             else:
                 effort = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import LiteralString
+
 from psycopg import sql
 from psycopg.sql import Literal
 
@@ -15,6 +17,10 @@ from embeddings_pipeline.store.vector_sets import (
 )
 
 NOTHING = sql.SQL("")
+# an index does not match the sum
+_EXACT: LiteralString = "({distance}) + 0, v.{id}, v.chunk limit {chunks}"
+# an index knows no order of equally near chunks
+_BY_INDEX: LiteralString = "{distance} fetch first {chunks} rows with ties"
 
 
 def session(vector_set: VectorSet, chunks: int, effort: int | None) -> dict[str, str]:
@@ -36,8 +42,9 @@ def near(
     exact: bool,
     more: sql.Composable = NOTHING,
 ) -> sql.Composable:
-    """(id, chunk, score) of the nearest chunks to the parameter `vector`, in no particular order.
-    `more` adds columns: a comma and named expressions of the vectors `v`."""
+    """(id, chunk, score) of the nearest chunks to the parameter `vector`, the nearest first, and
+    equally near ones in the order of their ids. `more` adds columns: a comma and named expressions
+    of the vectors `v`."""
     vector_set = published.vector_set
     distance = sql.SQL("v.embedding {} %(vector)b::vector::{}").format(
         sql.SQL(OPERATORS[vector_set.metric]), sql.SQL(vector_set.storage)
@@ -46,16 +53,17 @@ def near(
         """
         select n.*, {similarity} as score from (
             select v.{id}, v.chunk, {distance} as distance {more} from {vectors} v where {where}
-            order by {order} limit {chunks}
+            order by {order}
             -- the cosine of a zero vector is undefined
-        ) as n where distance < 'infinity'
+        ) as n where distance < 'infinity' order by distance, {id}, chunk limit {chunks}
         """,
         similarity=sql.SQL(SIMILARITY[vector_set.metric]),
         distance=distance,
         more=more,
         vectors=published.vectors,
         where=where,
-        # an index does not match the sum
-        order=sql.SQL("({}) + 0").format(distance) if exact else distance,
+        order=published.names.fill(
+            _EXACT if exact else _BY_INDEX, distance=distance, chunks=Literal(chunks)
+        ),
         chunks=Literal(chunks),
     )

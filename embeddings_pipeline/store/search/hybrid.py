@@ -17,10 +17,15 @@ from embeddings_pipeline.store.search.published import Published, version
 # stands out in one way win. `benchmarks.quality --tune` compares these constants on eleven sets of
 # queries: none loses more than 0.012 of nDCG@10 to the better of its two ways
 _SAMPLE = 50
+# chunks of each way that are fused at a time
+BLOCK = 100
+_ONE_BLOCK = sql.SQL("0")
 _EXPONENT = 1.5
 TEXT_WEIGHT = 0.65
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
 _DEVIATIONS = 3
+# where the best rows are equal, any other lies far below them
+_LEAST_DEVIATION = 1e-9
 _WEIGHTS: dict[str, LiteralString] = {
     "dense": "1 - %(text_weight)s::float8",
     "text": "%(text_weight)s::float8",
@@ -43,10 +48,13 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
         select {version}, {seen}, {similarity}, {least}, {read}, h.*
         from (select) as one left join (
             select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields,
-                {shown} as shown
-            from (select * from best order by score desc, {id} limit {rows}) as b
+                {shown} as shown, b.place
+            from (
+                select *, row_number() over (order by block, score desc, {id}) as place
+                from best order by place limit {rows}
+            ) as b
             join {vectors} v using ({id}, chunk)
-        ) as h on true order by h.score desc, h.id
+        ) as h on true order by h.place
         """,
         ways=sql.SQL(", ").join(
             sql.SQL("{} as materialized ({})").format(Identifier(name), way)
@@ -77,7 +85,7 @@ def nearest(published: Published, near: sql.Composable) -> sql.Composed:
         """
         select {version}, array[count(h.{id}) over ()], max(h.score) over (), null, null,
             h.{id}::text, h.chunk, h.score, h.text, h.fields, h.shown
-        from (select) as one left join ({near}) as h on true order by h.score desc, 6
+        from (select) as one left join ({near}) as h on true order by h.score desc, h.{id}
         """,
         version=version(names.schema, names.source.entity.name),
         near=near,
@@ -91,9 +99,13 @@ def whole(published: Published) -> sql.Composable:
     )
 
 
-def _best_chunks(published: Published, way: str) -> sql.Composable:
+def _best_chunks(
+    published: Published, way: str, *, block: sql.Composable = _ONE_BLOCK
+) -> sql.Composable:
     return published.names.fill(
-        "select distinct on ({id}) {id}, chunk, score from {way} order by {id}, score desc, chunk",
+        "select distinct on ({id}) {id}, chunk, score, {block} as block from {way}"
+        " order by {id}, score desc, chunk",
+        block=block,
         way=Identifier(way),
     )
 
@@ -101,7 +113,14 @@ def _best_chunks(published: Published, way: str) -> sql.Composable:
 def _fused(published: Published) -> sql.Composable:
     """The rows found in either way. A text that lacks the words has no row in `text`, and counts
     there with a score of 0: a word of few texts makes them stand out. The parameter `text_weight`
-    is the weight of the words."""
+    is the weight of the words.
+
+    The chunks of a way are taken `BLOCK` at a time. A row comes with the first block that has it,
+    and is scored by this block alone, so that a search for more rows adds rows behind the others.
+    """
+    block = published.names.fill(
+        "(row_number() over (order by score desc, {id}, chunk) - 1) / {size}", size=Literal(BLOCK)
+    )
     return published.names.fill(
         """
         with ranked as ({ranked}),
@@ -113,24 +132,26 @@ def _fused(published: Published) -> sql.Composable:
                 select way, score, case way
                     when 'text' then max(rank) over () else max(rank) over (partition by way)
                 end as slots
-                from ranked where rank <= {sample}
+                from ranked where block = 0 and rank <= {sample}
             ) as sample group by way, slots
         )
         select {id}, (array_agg(chunk order by way))[1] as chunk, sum(weight * power(greatest(
-            coalesce((score - mean) / nullif(deviation, 0), 0) / {deviations} / 2 + 0.5, 0
-        ), {exponent})) as score
-        from ranked join spread using (way) group by {id}
+            (score - mean) / greatest(deviation, {least}) / {deviations} / 2 + 0.5, 0
+        ), {exponent})) as score, block
+        from (select *, min(block) over (partition by {id}) as first from ranked) as ranked
+        join spread using (way) where block = first group by {id}, block
         """,
         sample=Literal(_SAMPLE),
+        least=Literal(_LEAST_DEVIATION),
         deviations=Literal(float(_DEVIATIONS)),
         exponent=Literal(_EXPONENT),
         ranked=sql.SQL(" union all ").join(
             published.names.fill(
-                "select {id}, chunk, {way} as way, {weight} as weight, score,"
+                "select {id}, chunk, {way} as way, {weight} as weight, score, block,"
                 " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
                 way=Literal(way),
                 weight=sql.SQL(share),
-                best=_best_chunks(published, way),
+                best=_best_chunks(published, way, block=block),
             )
             for way, share in _WEIGHTS.items()
         ),

@@ -91,7 +91,7 @@ def matching(
             from {texts} t join {vectors} v using ({id}, chunk)
             where lexemes @@ %(match)s::tsquery and {where} limit {of} offset 0
         ) as t
-        order by score desc limit {chunks}
+        order by score desc, {id}, chunk limit {chunks}
         """,
         score=sql.SQL(" + ").join([sql.SQL("0::float8"), *map(_score, range(words))]),
         # of all matches, nobody needs the number

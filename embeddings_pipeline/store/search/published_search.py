@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,8 +36,6 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.wire import encoding_of, stored_id
 
-# fewest chunks that the vector search and the text search each contribute to a hybrid search
-_MIN_HYBRID_CHUNKS = 100
 # chunks searched for each row where rows have several; also the factor of a repeated search
 _CHUNKS_PER_ROW = 4
 # A word that was in this many times as many texts as are to be counted, when lexemes were counted,
@@ -666,7 +665,9 @@ class PublishedSearch:
     ) -> StatementShape:
         several = _CHUNKS_PER_ROW if self._tables.source.entity.chunk else 1
         is_dense = query.vector is not None
-        chunks = max(query.rows * several, _MIN_HYBRID_CHUNKS if is_dense and words else 0)
+        chunks = query.rows * several
+        if is_dense and words:
+            chunks = hybrid.BLOCK * math.ceil(chunks / hybrid.BLOCK)
         total = self._published.vector_set.index_rows or 0
         few = passing is not None and better_compared(passing, total, chunks)
         exact = query.exact or (is_dense and (few or self._effort(passing) is None))
