@@ -123,6 +123,9 @@ def test_a_facet_and_an_order_need_a_filter_column(
     [
         ({"by": "price"}, ["1", "4", "5", "2", "3"]),
         ({"by": "price", "order": "desc"}, ["2", "5", "4", "1", "3"]),
+        # element by element, and a list before longer ones that begin alike
+        ({"by": "tags"}, ["3", "4", "1", "2", "5"]),
+        ({"by": "tags", "order": "desc"}, ["2", "1", "4", "3", "5"]),
     ],
 )
 def test_rows_are_sorted_by_a_column_those_without_a_value_last(

@@ -17,6 +17,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.search.published_search import Hit
 from embeddings_pipeline.store.search.snapshots import SnapshotRow, SnapshotRows, write
 from embeddings_pipeline.store.wire import exact_json
 
@@ -94,7 +95,7 @@ LISTS: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
     "character varying(3)[]": (["{ab,c}", "{}"], ["ab", "a"]),
     "character(3)[]": (["{ab,c}", "{}"], ["ab", "a", "ab "]),
     "integer[]": (["{1,2}", "{NULL,3}", "{-1}"], [1, "2", 3, -1, "+1"]),
-    "numeric(8,2)[]": (["{1.50,NaN}", "{2}"], [1.5, "1.50", "nan", 2]),
+    "numeric(8,2)[]": (["{1.50,NaN}", "{2}", "{10}"], [1.5, "1.50", "nan", 2]),
     "double precision[]": (["{Infinity,0.1}", "{-Infinity}"], ["inf", 0.1, "-Infinity"]),
     "boolean[]": (["{t,f}", "{t}"], [True, False, "no"]),
     "date[]": (["{2026-01-05,infinity}", "{}"], ["20260105", "infinity", "2026-01-06"]),
@@ -119,18 +120,20 @@ def connection(database: Database) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+ALL_TYPES = {**TYPES, **LISTS, **{kind: (values, ()) for kind, values in ONLY_NULL.items()}}
+COLUMNS = {f"c{n}": kind for n, kind in enumerate(ALL_TYPES)}
+
+
 @pytest.fixture
-def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """The numbers of the rows that pass a filter, in Postgres and in a snapshot."""
-    types = {**TYPES, **LISTS, **{kind: (values, ()) for kind, values in ONLY_NULL.items()}}
-    columns = {f"c{n}": kind for n, kind in enumerate(types)}
+def snapshot(connection: psycopg.Connection, tmp_path: Path) -> Iterator[SnapshotRows]:
+    """Rows with a value of one type each, in a snapshot and in the table `v`."""
     number = 0
     connection.execute(
         SQL("create table v (number int, {})").format(
-            SQL(", ").join(SQL(f"{column} {kind}") for column, kind in columns.items())
+            SQL(", ").join(SQL(f"{column} {kind}") for column, kind in COLUMNS.items())
         )
     )
-    for column, (stored, _) in zip(columns, types.values(), strict=True):
+    for column, (stored, _) in zip(COLUMNS, ALL_TYPES.values(), strict=True):
         for value in stored:
             connection.execute(
                 SQL(f"insert into v (number, {column}) values (%s, {{}})").format(Literal(value)),
@@ -142,13 +145,19 @@ def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable
         SnapshotRow(number, str(number), 0, "", fields, (None,) * 3, 1.0)
         for number, fields in connection.execute("select number, to_jsonb(v) from v")
     ]
-    write(tmp_path / "rows.sqlite", columns, [rows])
-    snapshot = SnapshotRows(tmp_path / "rows.sqlite", columns, number)
+    write(tmp_path / "rows.sqlite", COLUMNS, [rows])
+    with closing(SnapshotRows(tmp_path / "rows.sqlite", COLUMNS, number)) as snapshot:
+        yield snapshot
+
+
+@pytest.fixture
+def passing(connection: psycopg.Connection, snapshot: SnapshotRows) -> Callable[..., Any]:
+    """The numbers of the rows that pass a filter, in Postgres and in a snapshot."""
 
     def both(kind: str, wanted: Any) -> tuple[set[int], set[int]]:
-        column = f"c{list(types).index(kind)}"
+        column = f"c{list(ALL_TYPES).index(kind)}"
         asked = wanted(column) if callable(wanted) else {column: wanted}
-        parsed = filters.parse(asked, columns)
+        parsed = filters.parse(asked, COLUMNS)
         found = connection.execute(
             SQL("select number from v where {}").format(filters.where(parsed.predicates)),
             parsed.parameters(),
@@ -157,8 +166,25 @@ def passing(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Callable
         assert there is not None
         return {n for (n,) in found}, set(there.tolist())
 
-    yield both
-    snapshot.close()
+    return both
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_rows_are_sorted_alike_by_values_of_every_type(
+    connection: psycopg.Connection, snapshot: SnapshotRows, descending: bool
+) -> None:
+    hits = [Hit(str(n), 0, 0.0, "", {}) for (n,) in connection.execute("select number from v")]
+    for column, kind in COLUMNS.items():
+        if kind in ONLY_NULL:
+            with pytest.raises(ConfigurationError, match=f"'{column}': a snapshot does not"):
+                snapshot.sorted(hits, column, descending=descending)
+            continue
+        collate = ' collate "C"' if any(text in kind for text in ("text", "char")) else ""
+        direction = "desc" if descending else "asc"
+        order = SQL(f"{column}{collate} {direction} nulls last, number")
+        rows = connection.execute(SQL("select number from v order by {}").format(order))
+        found = snapshot.sorted(hits, column, descending=descending)
+        assert [hit.id for hit in found] == [str(n) for (n,) in rows], kind
 
 
 def test_every_operator_passes_the_same_rows_of_every_type(passing: Callable[..., Any]) -> None:

@@ -352,7 +352,8 @@ class PublishedSearch:
         """A filter column of the vectors `v`, as rows are ordered by it. Raises ConfigurationError
         for a column that is not a filter."""
         kind = filters.type_of(column, self._published.filters, "sort:")
-        collate: LiteralString = ' collate "C"' if kind in filters.TEXTS else ""
+        texts = kind.removesuffix("[]") in filters.TEXTS
+        collate: LiteralString = ' collate "C"' if texts else ""
         return sql.SQL("{}" + collate).format(Identifier("v", column))
 
     @contextmanager

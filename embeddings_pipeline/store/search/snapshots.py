@@ -314,17 +314,23 @@ class SnapshotRows:
     def sorted(self, found: Sequence[Hit], column: str, *, descending: bool) -> list[Hit]:
         """The rows in the order of a filter column, nulls last; equal values keep their order.
 
-        Raises ConfigurationError for a column that is not a filter.
+        Raises ConfigurationError for a column that is not a filter, or of a type that a snapshot
+        does not compare.
         """
-        name, direction = self._column(column, "sort:"), "desc" if descending else "asc"
-        ranks = dict(
-            self._rows(
-                f"select id, dense_rank() over (order by {name} {direction} nulls last) from rows"  # noqa: S608 - marks only
-                " where id in (select value from json_each(?))",
-                [json.dumps([hit.id for hit in found])],
-            )
-        )
-        return sorted(found, key=lambda hit: ranks[hit.id])
+        name = self._column(column, "sort:")
+        kind = base_type(self._columns[column])
+        _parser(kind, f"sort: {column!r}")
+        query = f"select id, {name} from rows where id in (select value from json_each(?))"  # noqa: S608 - marks only
+        values = dict(self._rows(query, [json.dumps([hit.id for hit in found])]))
+        without = [hit for hit in found if values[hit.id] is None]
+        lists = kind.endswith("[]")
+
+        def place(hit: Hit) -> list[tuple[Any, ...]]:
+            value = values[hit.id]
+            return [_place(element) for element in (json.loads(value) if lists else [value])]
+
+        ordered = [hit for hit in found if values[hit.id] is not None]
+        return sorted(ordered, key=place, reverse=descending) + without
 
     def _column(self, column: str, what: str) -> str:
         type_of(column, self._columns, what)
@@ -350,12 +356,7 @@ def _compare(name: str, condition: Condition) -> tuple[str, list[Comparable]]:
     predicate = condition.predicate
     if predicate.operator == "is null":
         return f"{name} is null", []
-    parse_value = _PARSERS.get(predicate.kind.removesuffix("[]"))
-    if parse_value is None:
-        raise ConfigurationError(
-            f"filter {predicate.column!r}: a snapshot does not compare values of type"
-            f" {predicate.kind}"
-        )
+    parse_value = _parser(predicate.kind, f"filter {predicate.column!r}")
     values = []
     for value in condition.values:
         try:
@@ -509,6 +510,21 @@ _PARSERS: Mapping[str, Callable[[str], Comparable]] = {
     "timestamp without time zone": _time,
     "timestamp with time zone": _moment,
 }
+
+
+def _parser(kind: str, used_as: str) -> Callable[[str], Comparable]:
+    """What reads a value of this type, or an element of these lists. Raises ConfigurationError for
+    a type that a snapshot does not compare."""
+    found = _PARSERS.get(kind.removesuffix("[]"))
+    if found is None:
+        raise ConfigurationError(f"{used_as}: a snapshot does not compare values of type {kind}")
+    return found
+
+
+def _place(value: Comparable) -> tuple[Any, ...]:
+    """A comparable value or element among those of its column: texts come after numbers, as in
+    SQLite, and null is last, as Postgres orders elements."""
+    return (2,) if value is None else (isinstance(value, str), value)
 
 
 def stored(kind: str, value: Any) -> Comparable:
