@@ -63,9 +63,15 @@ def require_not_blank(text: str) -> str:
     return text
 
 
+def require_short(number: int) -> int:
+    if abs(number) >= 10**_MAX_VALUE:
+        raise ValueError(f"should have at most {_MAX_VALUE} digits")
+    return number
+
+
 Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(require_storable)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Integer = Annotated[StrictInt, AfterValidator(require_short)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
 _MAX_NAME = 63
 RowId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
@@ -313,10 +319,9 @@ class SearchRequest(_Request):
     the vectors have the rest of 1; by default it is the tuned weight of the entity."""
 
     query: Query | None = None
-    vector: (
-        Annotated[tuple[Number | Integer, ...], Field(min_length=1, max_length=MAX_DIMENSION)]
-        | None
-    ) = None
+    vector: Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_DIMENSION)] | None = (
+        None
+    )
     mode: Mode = "dense"
     text_weight: Annotated[float, Field(ge=0, le=1)] | None = None
     highlight: bool = False

@@ -28,7 +28,7 @@ from embeddings_pipeline.store import coverage, declarations, run_ledger, vector
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import is_lost_connection
-from embeddings_pipeline.store.search import published
+from embeddings_pipeline.store.search import published, session
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import PublishedSearch, StoredRow
 from embeddings_pipeline.store.tables import open_tables
@@ -98,6 +98,7 @@ class State:
         fields = shown.filters
         if self._pipeline.one_database:
             fields = columns_of(connection, entity.db_schema, entity.table)
+        session.read_exactly(connection)
         search = PublishedSearch(connection, shown)
         return EntityInfo(
             entity=entity.name,

@@ -162,11 +162,8 @@ def _float(text: str) -> float | str:
 
 
 def _integer(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        # Python reads no integer of more than 4,300 digits
-        return text
+    # a float has each integer of 15 digits
+    return int(text) if len(text) <= 15 or _float(text) != text else text
 
 
 # `json.loads` makes a decoder for each call with these arguments

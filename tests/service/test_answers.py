@@ -66,6 +66,23 @@ def test_rows_are_listed_in_order_and_counted(client: httpx.Client) -> None:
     assert "histograms: not a JSON array" in link.json()["detail"]
 
 
+def test_a_whole_number_in_a_filter_is_not_rounded(world: World) -> None:
+    prices = (12345678901234567891, 12345678901234567168 + 1)
+    world.table("id bigint, name text, price numeric")
+    world.insert(*((n, "pump", price) for n, price in enumerate(prices)))
+    world.run(world.declare(template="{name}", filters=["price"]))
+    with served(world.database, world.encoder) as client:
+        for n, price in enumerate(prices):
+            answer = search(client, "pump", filters={"price": price})
+            assert ids(answer) == [str(n)]
+            # as text, since a client may read numbers as floats
+            assert answer.json()["results"][0]["fields"] == {"price": str(price)}
+        (entity,) = client.get("/entities").json()["entities"]
+    assert {row["fields"]["price"] for row in entity["examples"]} == {*map(str, prices)}
+    (column,) = entity["filters"]
+    assert {value["value"] for value in column["values"]} == {*map(str, prices)}
+
+
 def test_a_query_whose_words_no_row_has_is_told_from_one_that_is_found(
     client: httpx.Client,
 ) -> None:

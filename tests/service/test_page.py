@@ -266,6 +266,28 @@ def test_a_column_of_many_values_takes_any_of_them(browser: Browser, world: Worl
         assert complaints == []
 
 
+def test_a_number_that_a_browser_would_round_is_shown_and_found(
+    browser: Browser, world: World
+) -> None:
+    large = 2**53 + 1
+    world.table("id bigint, name text, owners bigint[], serial bigint")
+    world.insert((1, "pump", [large], large), (2, "hose", [large - 1, 7], large - 1))
+    world.run(world.declare(template="{name}", filters=["owners", "serial"]))
+    with (
+        served(world.database, world.encoder) as client,
+        opened(browser, str(client.base_url)) as (page, complaints),
+    ):
+        page.goto("/?q=thing")
+        page.get_by_label(f"{large} 1").check()
+        expect(page.locator("#results h3")).to_have_text(["pump"])
+        expect(page.locator("#results li")).to_contain_text(str(large))
+        page.get_by_label("Serial from").fill(str(large))
+        page.get_by_label("Serial from").press("Enter")
+        expect(page.locator("#chips")).to_contain_text(f"Serial: from {large}")
+        expect(page.locator("#results h3")).to_have_text(["pump"])
+        assert complaints == []
+
+
 def test_all_rows_are_browsed_in_any_order_and_filtered(page: Page) -> None:
     page.get_by_role("button", name="Browse all 5").click()
     expect(page.locator("#said")).to_contain_text("5 of 5 rows")

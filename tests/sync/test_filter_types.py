@@ -161,7 +161,9 @@ def test_a_long_list_is_no_long_value_of_an_index(world: World) -> None:
 
 
 def test_numbers_of_an_answer_are_not_rounded(world: World, opened: Callable[..., Search]) -> None:
-    numbers = ["0.1", "1", "0.1234567890123456789", "NaN", "1" * 4400, "9007199254740993", "1e400"]
+    exact = ["0.1", "1", "9007199254740992", "1e300"]
+    rounded = ["0.1234567890123456789", "9007199254740993", "1" * 4400, "1" + "0" * 400]
+    numbers = [*exact, "NaN", *rounded]
     world.table("id bigint, name text, price numeric")
     world.insert(*[(n, f"thing {n}", number) for n, number in enumerate(numbers)])
     world.run(world.declare(include=["name"], filters=["price"]))
@@ -170,10 +172,11 @@ def test_numbers_of_an_answer_are_not_rounded(world: World, opened: Callable[...
         hit.id: hit.fields["price"] for hit in search.answer("thing", columns=("price",)).results
     }
     shown = [found[str(n)] for n in range(len(numbers))]
-    assert shown[:4] == [0.1, 1, "0.1234567890123456789", "NaN"]
-    assert shown[4] == "1" * 4400
-    assert shown[5:] == [9007199254740993, 10**400]
-    assert search.ids("thing", filters={"price": "0.1234567890123456789"}) == ["2"]
+    assert shown == [0.1, 1, 9007199254740992, 10**300, "NaN", *rounded]
+    for n, number in enumerate(shown):
+        # a filter takes 1,024 characters
+        if len(numbers[n]) <= 1024:
+            assert search.ids("thing", filters={"price": number}) == [str(n)]
 
 
 def test_every_id_that_is_stored_has_similar_rows(

@@ -116,7 +116,9 @@ function described(wanted, { name = "", type } = {}) {
   if (!wanted || typeof wanted !== "object") return one(wanted);
   const { gte, lte, ...others } = wanted;
   if (Object.keys(others).length) return JSON.stringify(wanted);
-  const bound = (value) => (kindOf(type) === "number" ? one(Number(value)) : one(value));
+  // a number that JavaScript would round stays the text that it is
+  const isNumber = (value) => kindOf(type) === "number" && String(Number(value)) === String(value);
+  const bound = (value) => one(isNumber(value) ? Number(value) : value);
   if (gte === undefined) return `up to ${bound(lte)}`;
   return lte === undefined ? `from ${bound(gte)}` : `${bound(gte)} to ${bound(lte)}`;
 }

@@ -25,8 +25,13 @@ _present: WeakKeyDictionary[Connection[Row], dict[str, str]] = WeakKeyDictionary
 def prepare(connection: Connection[Row]) -> None:
     """Make a new connection ready for searches."""
     register_vector(connection)
-    set_json_loads(exact_json, connection)
+    read_exactly(connection)
     _present[connection] = {}
+
+
+def read_exactly(connection: Connection[Row]) -> None:
+    """Make numbers of JSON come as they are stored, not rounded."""
+    set_json_loads(exact_json, connection)
 
 
 def use(connection: Connection[Row], settings: dict[str, str]) -> None:

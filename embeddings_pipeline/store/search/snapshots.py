@@ -20,7 +20,6 @@ import numpy as np
 from pgvector.psycopg import register_vector
 from psycopg import Connection, sql
 from psycopg.sql import Literal
-from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store.connection import Row, consistent_read, server_cursor
@@ -33,13 +32,13 @@ from embeddings_pipeline.store.filters import (
     parse,
     type_of,
 )
+from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.counts import MAX_VALUES
 from embeddings_pipeline.store.search.hybrid import fields, shown
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
 from embeddings_pipeline.store.search.published_search import Counts, Hit, StoredRow
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
-from embeddings_pipeline.store.wire import exact_json
 
 BATCH_ROWS = 2_000
 # title, url and image_url
@@ -108,7 +107,7 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
     Raises ConfigurationError where nothing is published.
     """
     register_vector(connection)
-    set_json_loads(exact_json, connection)
+    session.read_exactly(connection)
     published = read(connection, schema, entity)
     with consistent_read(connection):
         query = sql.SQL("select {}").format(version(schema, entity))
