@@ -57,22 +57,55 @@ class Models:
         with _as_unavailable():
             return self._encoders.get(self._default).identity
 
-    def named(self, model: str | None, dimension: int | None) -> ModelIdentity:
-        """Return the model of `served` with this name and dimension; None means any.
+    def named(
+        self,
+        model: str | None,
+        dimension: int | None,
+        entity: str | None = None,
+        kind: Kind = "document",
+    ) -> ModelIdentity:
+        """Return the model of `served` with this name and dimension, or the model of an entity with
+        the entity's query prompt; None means any.
 
-        Raises NotFound with the choices, and Unavailable as `default` does.
+        Raises NotFound with the choices, ConfigurationError where the query prompt of the model
+        depends on the entity, and Unavailable as `default` does.
         """
+        if entity is not None:
+            return self._of_entity(entity, model, dimension)
         if model in (None, self._default) and dimension is None:
             return self.default()
         choices = [identity for identity, _ in self.served()]
         for identity in choices:
             if model in (None, identity.model) and dimension in (None, identity.dimension):
+                if kind == "query":
+                    self._refuse_several_prompts(identity)
                 return identity
         names = ", ".join(f"{choice.model} ({choice.dimension})" for choice in choices)
         condition = "" if dimension is None else f" with dimension {dimension}"
         raise NotFound(
             f"model {model or self._default!r}{condition} is not served (models: {names})"
         )
+
+    def _of_entity(self, entity: str, model: str | None, dimension: int | None) -> ModelIdentity:
+        live = {vector_set.entity: vector_set.identity for vector_set in self._live_sets()}
+        if entity not in live:
+            names = ", ".join(live) or "none yet"
+            raise NotFound(f"there is no entity {entity!r} (published: {names})")
+        identity = live[entity]
+        if model in (None, identity.model) and dimension in (None, identity.dimension):
+            return identity
+        raise NotFound(
+            f"entity {entity!r} has vectors of model {identity.model!r} with dimension"
+            f" {identity.dimension}: leave out model and dimension, or name these"
+        )
+
+    def _refuse_several_prompts(self, identity: ModelIdentity) -> None:
+        prompts = {s.entity: s.query_prompt for s in self._live_sets() if s.identity == identity}
+        if len({*prompts.values()}) > 1:
+            raise ConfigurationError(
+                f"model {identity.model!r} has several query prompts: name an entity"
+                f" ({', '.join(prompts)})"
+            )
 
     def served(self) -> list[tuple[ModelIdentity, list[str]]]:
         """Return the default model and the models of published vectors, each with its entities."""

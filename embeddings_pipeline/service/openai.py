@@ -13,7 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
-from embeddings_pipeline.errors import NotFound
+from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
+from embeddings_pipeline.search.requests import Name
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader
 from embeddings_pipeline.service.bodies import documented, read_body, require_json, validated
@@ -61,8 +62,9 @@ Inputs = Annotated[
 class CreateEmbeddingRequest(BaseModel):
     """One text or several, and one of the models of `GET /v1/models`.
 
-    `dimensions` is the dimension that the model is served with. `input_type` is no field of
-    OpenAI's: a model with prompts encodes queries otherwise than documents. `user` is not read.
+    `dimensions` is the dimension that the model is served with. `input_type` and `entity` are no
+    fields of OpenAI's: a model with prompts encodes queries otherwise than documents, and the
+    prompt of queries may be another for each entity. `user` is not read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,7 @@ class CreateEmbeddingRequest(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, le=16_000)] | None = None
     input_type: Literal["document", "query"] = "document"
+    entity: Name | None = None
     user: str | None = None
 
 
@@ -174,6 +177,8 @@ async def retrieve_model(
 def _embed(request: Request, body: CreateEmbeddingRequest, service: Service) -> Response:
     count_texts(request, len(body.input))
     identity = _identity(service, body.model, body.dimensions)
+    if body.entity is not None or body.input_type == "query":
+        identity = _prompted(service, body)
     encode = service.models.encode if len(body.input) == 1 else service.models.encode_batch
     made = encode(body.input_type, identity, body.input)
     if made.failures:
@@ -204,6 +209,19 @@ def _identity(service: Service, model: str, dimensions: int | None) -> ModelIden
         return service.models.named(model, dimensions)
     except NotFound as error:
         raise ParameterError(422, str(error), "dimensions") from None
+
+
+def _prompted(service: Service, body: CreateEmbeddingRequest) -> ModelIdentity:
+    """Return the served model with the query prompt of the entity. Raises ParameterError where it
+    is not the model of the entity, or the prompt depends on an entity that is not named."""
+    try:
+        return service.models.named(body.model, body.dimensions, body.entity, body.input_type)
+    except NotFound as error:
+        raise ParameterError(404, str(error), "entity") from None
+    except Unavailable:
+        raise
+    except ConfigurationError as error:
+        raise ParameterError(422, str(error), "entity") from None
 
 
 def _models(service: Service) -> list[ModelObject]:

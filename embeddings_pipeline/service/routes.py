@@ -624,7 +624,7 @@ async def embed_batch(
 def _embed_batch(request: Request, content: bytes, service: Service) -> Response:
     body = validated(BatchBody, content)
     count_texts(request, len(body.texts))
-    identity = service.models.named(body.model, body.dimension)
+    identity = service.models.named(body.model, body.dimension, body.entity, body.kind)
     made = service.models.encode_batch(body.kind, identity, body.texts, use_cache=body.use_cache)
     answer = Embeddings(
         embeddings=[
@@ -705,7 +705,7 @@ async def reset_embed_metrics(service: CurrentService) -> EmbedMetrics:
 
 
 def _embed_one(kind: Kind, body: TextBody, service: Service) -> Embedding:
-    identity = service.models.named(body.model, body.dimension)
+    identity = service.models.named(body.model, body.dimension, body.entity, kind)
     made = service.models.encode(kind, identity, [body.text], use_cache=body.use_cache)
     if made.failures:
         raise ConfigurationError(f"the text cannot be encoded: {made.failures[0]}")

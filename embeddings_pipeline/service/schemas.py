@@ -11,6 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.search.requests import (
     Answer,
+    Name,
     SearchRequest,
     require_not_blank,
     require_storable,
@@ -57,13 +58,16 @@ class _RequestBody(BaseModel):
 
 
 class EncodeOptions(_RequestBody):
-    """The model, one of `GET /embed/models`; the default is EMBEDDING_MODEL.
+    """The model, one of `GET /embed/models`; the default is EMBEDDING_MODEL, with the prompts of
+    its own files. With an `entity`, texts are encoded as its searches encode them, by its model and
+    with its prompts.
 
     `use_cache: false` makes the model encode texts that are in the cache.
     """
 
     model: ModelName | None = None
     dimension: Annotated[int, Field(ge=1, le=16_000)] | None = None
+    entity: Name | None = None
     use_cache: bool = True
 
 

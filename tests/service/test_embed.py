@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import httpx
 import numpy as np
 import pytest
 
-from embeddings_pipeline.settings import DEFAULT_MODEL
+from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support import provider as misbehaving
+from tests.support.answers import assert_problem
+from tests.support.provider import KEY
 from tests.support.serving import served
 from tests.support.words import WordsEncoder
 from tests.support.world import World
+
+E5 = "openai:intfloat/e5"
 
 
 @pytest.mark.parametrize("path", ["/embed/text", "/embed/query"])
@@ -65,6 +74,64 @@ def test_models_are_listed_with_what_they_serve(client: httpx.Client) -> None:
         }
     ]
     assert client.get("/embed/health").json()["ready"] is True
+
+
+@pytest.fixture
+def two_prompts(world: World) -> Iterator[httpx.Client]:
+    """A client of a service with two entities of one model, each with a query prompt of its own."""
+    with misbehaving.serving(dimension=16) as provider:
+        there: dict[str, Any] = {"openai_base_url": provider.url, "openai_api_key": KEY}
+        world.encoders = Encoders(Settings(_env_file=None, **there))
+        for name in ("item", "memo"):
+            world.table("id bigint, name text", name=f"stg_{name}")
+            world.insert((1, "pump"), name=f"stg_{name}")
+            prompts = {"query": f"{name}: ", "document": "passage: "}
+            world.run(world.declare(name, template="{name}", model=E5, prompts=prompts))
+        with served(world.database, **there) as client:
+            yield client
+        world.encoders.cleanup()
+
+
+def test_a_query_is_encoded_with_the_prompt_of_the_entity(two_prompts: httpx.Client) -> None:
+    for name in ("item", "memo"):
+        wanted = misbehaving.vector_of(f"{name}: hose", 16)
+        one = {"text": "hose", "entity": name}
+        several = {"texts": ["hose"], "kind": "query", "entity": name, "model": E5}
+        openai = {"input": "hose", "input_type": "query", "entity": name, "model": E5}
+        found = [
+            two_prompts.post("/embed/query", json=one).json()["embedding"],
+            two_prompts.post("/embed/batch", json=several).json()["embeddings"][0],
+            two_prompts.post("/v1/embeddings", json=openai).json()["data"][0]["embedding"],
+        ]
+        np.testing.assert_allclose(found, [wanted] * 3, rtol=1e-6)
+
+
+def test_a_query_prompt_is_not_guessed(two_prompts: httpx.Client) -> None:
+    said = f"model {E5!r} has several query prompts: name an entity (item, memo)"
+    refused = two_prompts.post("/embed/query", json={"text": "hose", "model": E5})
+    assert assert_problem(refused, 422) == said
+    openai = {"input": "hose", "input_type": "query", "model": E5}
+    refused = two_prompts.post("/v1/embeddings", json=openai)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "entity")
+    assert refused.json()["error"]["message"] == said
+    # documents have the same prompt everywhere
+    document = two_prompts.post("/embed/text", json={"text": "hose", "model": E5}).json()
+    wanted = misbehaving.vector_of("passage: hose", 16)
+    np.testing.assert_allclose(document["embedding"], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"entity": "none"}, "there is no entity 'none' (published: item)"),
+        ({"entity": "item", "model": "x"}, "has vectors of model 'fake/words' with dimension 64"),
+        ({"entity": "item", "dimension": 9}, "leave out model and dimension, or name these"),
+    ],
+)
+def test_an_entity_that_is_not_of_the_model_is_named(
+    client: httpx.Client, body: dict[str, Any], says: str
+) -> None:
+    assert says in assert_problem(client.post("/embed/query", json={"text": "a", **body}), 404)
 
 
 def test_metrics_count_since_the_last_reset(client: httpx.Client) -> None:
