@@ -42,10 +42,15 @@ from embeddings_pipeline.settings import (
 )
 from embeddings_pipeline.store import declarations, inspection, vector_sets
 from embeddings_pipeline.store.connection import (
+    CONNECTIONS_OF_RUN,
+    CONNECTIONS_OF_SERVICE,
     MINIMUM_PGVECTOR,
     MINIMUM_SERVER,
+    SESSIONS_OF_RUN,
+    SESSIONS_OF_SERVICE,
     Postgres,
     Row,
+    connection_limit,
     consistent_read,
     is_pooled,
     replica_lag,
@@ -103,7 +108,9 @@ class Surroundings:
         return {use: self._open(database) for use, database in self.servers.items()}
 
     def _open(self, database: Database) -> Postgres | Exception:
-        postgres = Postgres(database, max_size=1, reads=True, patience=10, statement_seconds=30)
+        postgres = Postgres(
+            database, max_size=SESSIONS_OF_RUN, reads=True, patience=10, statement_seconds=30
+        )
         self._exits.callback(postgres.close)
         try:
             with postgres.connection():
@@ -115,6 +122,17 @@ class Surroundings:
         """Why a database does not answer."""
         found = self._opened[use]
         return found if isinstance(found, Exception) else None
+
+    def problem_of_runs(self, use: str) -> Exception | None:
+        """Why a run does not get the sessions that it needs of a database that answers."""
+        found = self._opened[use]
+        if isinstance(found, Exception):
+            return found
+        try:
+            found.require(SESSIONS_OF_RUN)
+        except (EmbeddingsError, psycopg.Error) as error:
+            return error
+        return None
 
     def keeps_sessions(self, use: str) -> bool:
         """Whether a database that answers is reached without a pooler in transaction mode."""
@@ -334,6 +352,35 @@ def _staging_privileges(connection: Connection[Row], declared: Declared) -> Iter
             )
     if all(exists and readable for *_, exists, readable in rows):
         yield _ok(f"staging: user {user!r} may read {_plural(len(rows), 'staging model')}")
+
+
+def _connections(around: Surroundings) -> Iterator[Finding]:
+    for use in around.answering(_BOTH, _VECTORS):
+        if not around.keeps_sessions(use):
+            # the check of the server says so, and clients of such a pooler hold no sessions
+            continue
+        with around.reading(use) as connection:
+            limit, place = connection_limit(connection)
+            server = inspection.server_connections(connection)
+            schema = inspection.schema_privileges(connection, around.settings.pgvector_schema)
+            pooled = is_pooled(connection)
+        found = (
+            f"{use}: a run needs {SESSIONS_OF_RUN} connections at a time and takes up to"
+            f" {CONNECTIONS_OF_RUN}, the search service {SESSIONS_OF_SERVICE} and up to"
+            f" {sum(CONNECTIONS_OF_SERVICE)}; the server has {server.most:,}, {server.used:,} in"
+            " use"
+        )
+        if limit is not None:
+            found += f"; {place} may have {limit:,}"
+        runs = schema.create if schema.exists else schema.create_schema
+        if runs and (problem := around.problem_of_runs(use)):
+            yield _wrong(f"{use}: a run: {problem}")
+        elif limit is not None and limit < SESSIONS_OF_SERVICE:
+            yield _wrong(found, f"run `alter {place} connection limit N` as an administrator")
+        elif not pooled and server.most - server.used < SESSIONS_OF_RUN:
+            yield _warning(found, "end other sessions, or raise max_connections of the server")
+        else:
+            yield _ok(found)
 
 
 def _extension(around: Surroundings) -> Iterator[Finding]:
@@ -588,6 +635,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("server", _servers),
     ("extension", _extension),
     ("privileges", _privileges),
+    ("connections", _connections),
     ("tables", _tables),
     ("index memory", _index_memory),
     ("clock", _clock),

@@ -35,7 +35,7 @@ from embeddings_pipeline.errors import (
 )
 from embeddings_pipeline.settings import Settings, opentelemetry_exporter
 from embeddings_pipeline.store import declarations, migrations, vector_sets
-from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
@@ -74,9 +74,6 @@ if TYPE_CHECKING:
     from embeddings_pipeline.sync.quality.qrels import Qrels
 
 logger = logging.getLogger(__name__)
-
-# one reads staging, one writes what was read, and one projects
-_SESSIONS_OF_RUN = 3
 
 T = TypeVar("T")
 
@@ -666,7 +663,7 @@ class Pipeline:
 
         Raises Unavailable where the role may have fewer connections than a run needs.
         """
-        self.vectors.require(_SESSIONS_OF_RUN)
+        self.vectors.require(SESSIONS_OF_RUN)
         return self.names_of(entity)
 
     def _staging_problem(self) -> Exception | None:

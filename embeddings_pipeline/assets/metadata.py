@@ -10,8 +10,9 @@ import dagster as dg
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.store import run_counts
+from embeddings_pipeline.store import run_counts, vector_sets
 from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import open_tables
 from embeddings_pipeline.sync.encode import EncodeResult
@@ -56,6 +57,7 @@ def of_texts(
     return _of_partitions(shared, totals, ["chunks"], {"changed": changed}, coverage, keys)
 
 
+@read_again
 def of_vectors(
     pipeline: Pipeline,
     entity: Entity,
@@ -77,7 +79,11 @@ def of_vectors(
     if keys is None:
         return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
-        encoded = run_counts.encoded_texts(tables, tables_of_sets, run_id)
+        # another run may have dropped one since
+        present = [s.table_name for s in vector_sets.read(tables)]
+        encoded = run_counts.encoded_texts(
+            tables, [name for name in tables_of_sets if name in present], run_id
+        )
     coverage = pipeline.coverage(entity)
     states = ["chunks", "vectors", "pending", "quarantined"]
     counts = {"encoded": encoded}

@@ -11,6 +11,7 @@ import numpy as np
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.store import coverage, vector_sets
+from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.tables import open_tables
 
 _VECTORS = 1_000
@@ -21,6 +22,7 @@ _SHOWN_CHARACTERS = 300
 _Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
+@read_again
 def of_changes(pipeline: Pipeline, entity: Entity, counts: Mapping[str, Any]) -> dict[str, Any]:
     """A plot and texts where vectors changed; nothing for an entity with `where`.
 

@@ -36,13 +36,12 @@ from embeddings_pipeline.service.metrics import Gauges, Metrics
 from embeddings_pipeline.service.models import Models
 from embeddings_pipeline.service.schemas import Health, Part
 from embeddings_pipeline.service.state import State
-from embeddings_pipeline.store.connection import Postgres, replica_lag
+from embeddings_pipeline.store.connection import CONNECTIONS_OF_SERVICE, Postgres, replica_lag
 from embeddings_pipeline.store.schema import refuse_unreadable
 
 _PATIENCE_SECONDS, _STATEMENT_SECONDS = 5, 10
 _WARM_AGAIN_SECONDS = 2
-# of searches, of state and of documents
-_POOLS = 3
+_SIZES = CONNECTIONS_OF_SERVICE
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Service:
         database, and RunNeeded before the first run."""
         with self._opening():
             if self._read is None:
-                self._read = self._open(self.pipeline.search_database, reads=True)
+                self._read = self._open(self.pipeline.search_database, _SIZES.state, reads=True)
             return self._read
 
     def writable(self) -> Postgres:
@@ -80,15 +79,17 @@ class Service:
         a pooler that keeps no sessions."""
         with self._opening():
             if self._written is None:
-                self._written = self._open(self.pipeline.vectors_database, reads=False)
+                self._written = self._open(
+                    self.pipeline.vectors_database, _SIZES.documents, reads=False
+                )
             return self._written
 
-    def _open(self, database: Database, *, reads: bool) -> Postgres:
+    def _open(self, database: Database, connections: int, *, reads: bool) -> Postgres:
         opened = Postgres(
             database,
-            max_size=4,
+            max_size=connections,
             reads=reads,
-            pools=_POOLS,
+            pools=len(_SIZES),
             patience=_PATIENCE_SECONDS,
             statement_seconds=_STATEMENT_SECONDS,
         )
@@ -104,7 +105,12 @@ class Service:
         """Return the searcher. Raises Unavailable without a database."""
         with self._opening():
             if self._searcher is None:
-                self._searcher = Searcher(self.pipeline, self.models.vector_of, pools=_POOLS)
+                self._searcher = Searcher(
+                    self.pipeline,
+                    self.models.vector_of,
+                    connections=_SIZES.searches,
+                    pools=len(_SIZES),
+                )
             return self._searcher
 
     def search(self, request: SearchRequest) -> Answer:

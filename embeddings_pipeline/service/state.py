@@ -27,11 +27,11 @@ from embeddings_pipeline.service.schemas import (
 from embeddings_pipeline.store import coverage, declarations, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
 from embeddings_pipeline.store.coverage import PartitionCoverage
-from embeddings_pipeline.store.retry import is_lost_connection
+from embeddings_pipeline.store.retry import is_lost_connection, read_again
 from embeddings_pipeline.store.search import published, session
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import PublishedSearch, StoredRow
-from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.tables import drop_noticed, open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import states_of
@@ -77,23 +77,24 @@ class State:
 
     def _entities(self) -> Entities:
         with self._database().connection() as connection:
-            return Entities(
-                entities=[
-                    info
-                    for name in published.names(connection, self._pipeline.schema)
-                    if (info := self._known(connection, name))
-                ]
-            )
+            names = published.names(connection, self._pipeline.schema)
+        return Entities(entities=[info for name in names if (info := self._known(name))])
 
-    def _known(self, connection: Connection[Row], name: str) -> EntityInfo | None:
+    def _known(self, name: str) -> EntityInfo | None:
         """Return what can be searched in an entity; log an error and return None where it fails."""
         failures = Failures()
         with failures.of(name):
-            return self._info(connection, published.read(connection, self._pipeline.schema, name))
+            return self._info(name)
         _raise_lost(failures)
         return None
 
-    def _info(self, connection: Connection[Row], shown: Published) -> EntityInfo:
+    @read_again
+    def _info(self, name: str) -> EntityInfo:
+        with drop_noticed(name), self._database().connection() as connection:
+            shown = published.read(connection, self._pipeline.schema, name)
+            return self._info_of(connection, shown)
+
+    def _info_of(self, connection: Connection[Row], shown: Published) -> EntityInfo:
         entity = shown.names.source.entity
         fields = shown.filters
         if self._pipeline.one_database:
@@ -124,6 +125,7 @@ class State:
             states[name] = EntityState(entity=name, problem=problem)
         return Stats(entities=[states[name] for name in sorted(states)], replica_lag_seconds=lag)
 
+    @read_again
     def _state(self, entity: Entity) -> EntityState:
         names = declarations.as_stored(self._pipeline.schema, entity)
         now = status(self._database(), self._pipeline.schema, entity)

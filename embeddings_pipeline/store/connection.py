@@ -4,16 +4,20 @@ the server."""
 from __future__ import annotations
 
 import os
+import re
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
+from tempfile import TemporaryFile
 from threading import Lock, Timer
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import Connection, Cursor, IsolationLevel, ServerCursor, sql
+from psycopg.conninfo import make_conninfo
 from psycopg.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -21,7 +25,7 @@ from psycopg.errors import (
     ProtocolViolation,
     UndefinedFile,
 )
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PGconn, PollingStatus, TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.database import Database
@@ -74,8 +78,8 @@ class NoConnection(psycopg.OperationalError):
     """No connection was available in time, or the server takes none now. A run waits for it."""
 
 
-# parts of messages of libpq, servers and poolers where a later attempt may succeed: libpq gives no
-# code
+# parts of messages of libpq, servers and poolers where a later attempt may succeed. A server with
+# another language than English says the same in its own words; then the SQLSTATE tells
 _MAY_PASS = (
     *("Connection refused", "timeout expired", "timed out", "closed the connection"),
     *("reset by peer", "EOF detected", "unexpected eof", "unreachable", "No route to host"),
@@ -90,6 +94,8 @@ _MAY_PASS = (
     *("acquire database connection", "connect to compute node", "connection from the pool"),
     "connect to remote server",
 )
+# too many connections; a server that shuts down or starts; a database that is closed for now
+_CODES_THAT_MAY_PASS = ("53", "57P01", "57P02", "57P03", "55000")
 # what to do about some of them
 _REMEDIES = {
     "too many connections for role": "end other sessions of the role, or raise its limit with"
@@ -100,6 +106,8 @@ _REMEDIES = {
     "remaining connection slots": "end other sessions, or raise max_connections of the server",
     "no more connections allowed": "raise max_client_conn of PgBouncer",
     "query_wait_timeout": "raise default_pool_size of PgBouncer",
+    "SQLSTATE 53300": "end other sessions, or raise the limit of the role, the database or the"
+    " server",
 }
 
 # libpq would wait about two minutes for a server that does not answer
@@ -144,13 +152,32 @@ _SETTINGS = """
         where e.extname = 'vector' and (other.hides or n.nspname <> all(current_schemas(true)))
 """
 _LOOKS_AT_POOLER = 5
-# connections of a process that need not be limited
-_ENOUGH = 8
+_EVENTS = {PollingStatus.READING: select.POLLIN, PollingStatus.WRITING: select.POLLOUT}
+# a run reads staging, writes what was read, and projects, each in a session of its own
+SESSIONS_OF_RUN = 3
+# the most connections of a run
+CONNECTIONS_OF_RUN = 8
+# how long an idle connection keeps a session of a pooler from its other clients
+_POOLED_IDLE_SECONDS = 20.0
 # the first version with transaction_timeout
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _SINCE_17 = "; set {scope} transaction_timeout = 0"
 # how long a replica may take to answer, and after how long it is tried again
 _REPLICA_SECONDS, _REPLICA_AGAIN_SECONDS = 2, 300
+
+
+class ServiceConnections(NamedTuple):
+    """The most connections of the search service: for searches, for the state of the entities, and
+    for documents."""
+
+    searches: int
+    state: int
+    documents: int
+
+
+CONNECTIONS_OF_SERVICE = ServiceConnections(searches=8, state=4, documents=4)
+# it works with one for searches and one for the state
+SESSIONS_OF_SERVICE = 2
 
 
 class Deadlines(NamedTuple):
@@ -176,7 +203,7 @@ class Postgres:
         self,
         database: Database,
         *,
-        max_size: int = _ENOUGH,
+        max_size: int = CONNECTIONS_OF_RUN,
         prepare: Callable[[Connection[Row]], None] | None = None,
         settings: LiteralString = "",
         reads: bool = False,
@@ -199,6 +226,7 @@ class Postgres:
         self._pools = pools
         self._sessions_are_shared = False
         self._required = 0
+        self._codes: dict[str, str | None] = {}
         # statements may take two seconds on a busy machine
         self._answer_seconds = min(max(patience, 2), _CONNECT_SECONDS)
         self._opening = Lock()
@@ -274,12 +302,12 @@ class Postgres:
                 return
             _check_temporary_tables(connection)
             role = connection.info.user
-            limit, place = _connection_limit(connection)
+            limit, place = connection_limit(connection)
             if limit is not None and limit < sessions:
                 raise Unavailable(
                     f"{self.database} allows {limit} connections of {place} at a time, and this"
                     f" needs {sessions}: an administrator may run `alter {place} connection limit"
-                    f" {_ENOUGH}`"
+                    f" {CONNECTIONS_OF_RUN}`"
                 )
             for count in range(1, sessions if is_pooled(connection) else 1):
                 try:
@@ -369,7 +397,9 @@ class Postgres:
                         " pool_mode = transaction or session for this database, or connect to the"
                         " server directly"
                     )
-                limit, _ = _connection_limit(connection)
+                if is_pooled(connection):
+                    self._pool.max_idle = _POOLED_IDLE_SECONDS
+                limit, _ = connection_limit(connection)
                 if limit is not None:
                     most = max(1, limit // self._pools)
                     self._pool.resize(0, min(self._pool.max_size, most))
@@ -377,12 +407,22 @@ class Postgres:
             return refusal
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
+            may_pass = any(part in reason for part in _MAY_PASS)
+            if not may_pass and (code := error.sqlstate or self._code_of(reason)):
+                reason += f" (SQLSTATE {code})"
+                may_pass = code.startswith(_CODES_THAT_MAY_PASS)
             message = f"cannot connect to {self.database} as {self.database.user!r}: {reason}"
             remedies = [remedy for words, remedy in _REMEDIES.items() if words in reason]
             message = ": ".join([message, *remedies[:1]])
-            may_pass = any(part in reason for part in _MAY_PASS)
             return NoConnection(message) if may_pass else Unavailable(message)
         return None
+
+    def _code_of(self, reason: str) -> str | None:
+        """The SQLSTATE of a refused connection, asked for once for each reason."""
+        if reason not in self._codes:
+            conninfo = make_conninfo(self.database.url, **_connection_of(self.database))
+            self._codes[reason] = _refusal_code(conninfo)
+        return self._codes[reason]
 
     def _connect(self) -> Connection[Row]:
         return psycopg.connect(self.database.url, autocommit=True, **_connection_of(self.database))
@@ -422,6 +462,31 @@ class Postgres:
         self._pool.close()
 
 
+def _refusal_code(conninfo: str) -> str | None:
+    """The SQLSTATE with which a server refuses a connection; None where it does not, and where
+    psycopg cannot trace. psycopg's error has the message alone, without its fields."""
+    with TemporaryFile() as trace:
+        connection = PGconn.connect_start(conninfo.encode())
+        try:
+            connection.trace(trace.fileno())
+            end = time.monotonic() + _CONNECT_SECONDS
+            while time.monotonic() < end:
+                status = PollingStatus(connection.connect_poll())
+                if status not in _EVENTS:
+                    break
+                waiting = select.poll()
+                waiting.register(connection.socket, _EVENTS[status])
+                waiting.poll(1000)
+            connection.untrace()
+        except psycopg.Error:
+            return None
+        finally:
+            connection.finish()
+        trace.seek(0)
+        found = re.search(rb'ErrorResponse.* C "(\w{5})"', trace.read())
+    return found[1].decode() if found else None
+
+
 @contextmanager
 def _answers_within(connection: Connection[Row], seconds: float) -> Iterator[None]:
     """End the connection where the block takes longer: a pooler lets a statement wait for a
@@ -436,7 +501,7 @@ def _answers_within(connection: Connection[Row], seconds: float) -> Iterator[Non
             timer.cancel()
 
 
-def _connection_limit(connection: Connection[Row]) -> tuple[int | None, str]:
+def connection_limit(connection: Connection[Row]) -> tuple[int | None, str]:
     """How many connections this role may have at a time, None where that is not limited; and the
     role or the database that has the limit, as in `alter role app`."""
     limit, place = only(

@@ -41,6 +41,13 @@ class ExtensionState(NamedTuple):
     allowed: bool
 
 
+class ServerConnections(NamedTuple):
+    """The connections that a server has for roles without privileges, and those in use."""
+
+    most: int
+    used: int
+
+
 class IndexMemory(NamedTuple):
     """maintenance_work_mem as it is set, and in bytes; and shared_buffers in bytes."""
 
@@ -101,6 +108,22 @@ def extension_state(connection: Connection[Row]) -> ExtensionState:
         )
     )
     return ExtensionState(*row)
+
+
+def server_connections(connection: Connection[Row]) -> ServerConnections:
+    """The connections of the server, in all its databases."""
+    row = only(
+        connection.execute(
+            """
+            select current_setting('max_connections')::int
+                - current_setting('superuser_reserved_connections')::int
+                -- since Postgres 16
+                - coalesce(current_setting('reserved_connections', true)::int, 0),
+                (select sum(numbackends)::int from pg_stat_database)
+            """
+        )
+    )
+    return ServerConnections(*row)
 
 
 def index_memory(connection: Connection[Row]) -> IndexMemory:

@@ -13,13 +13,16 @@ from tenacity import (
     RetryCallState,
     Retrying,
     before_sleep_log,
+    retry,
     retry_if_exception,
+    retry_if_exception_type,
     stop_after_attempt,
     wait_exponential_jitter,
 )
 from tenacity.stop import stop_base
 
 from embeddings_pipeline.store.connection import NoConnection
+from embeddings_pipeline.store.tables import SetDropped
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +55,13 @@ def resumed(work: Callable[P, T]) -> Callable[P, T]:
         )(work, *args, **kwargs)
 
     return retried
+
+
+# repeats a read where another run drops a vector set meanwhile: for work that begins by reading
+# which sets there are
+read_again = retry(
+    retry=retry_if_exception_type(SetDropped), stop=stop_after_attempt(5), reraise=True
+)
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 
 from psycopg import Connection, Cursor, sql
+from psycopg.errors import UndefinedTable
 from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.fields import Source
+from embeddings_pipeline.errors import Busy
 from embeddings_pipeline.store.connection import Postgres, Row, only, trusted
 
 
@@ -90,8 +93,34 @@ class EntityTables:
         return only(self.execute(query, values, **names))
 
 
+class SetDropped(Busy):
+    """Another run dropped a vector set while it was read."""
+
+    def __init__(self, entity: str, number: int) -> None:
+        super().__init__(
+            f"set {number} of entity {entity!r} is gone: another run dropped it meanwhile, try"
+            " again"
+        )
+
+
+@contextmanager
+def drop_noticed(entity: str) -> Iterator[None]:
+    """A block that reads vector sets of an entity, which nothing keeps from being dropped. Raises
+    SetDropped where another run drops one of them meanwhile."""
+    try:
+        yield
+    except UndefinedTable as error:
+        found = re.search(rf"\b{re.escape(entity)}_(?:vectors|chunks)_(\d+)\b", str(error))
+        if found is None:
+            raise
+        raise SetDropped(entity, int(found[1])) from error
+
+
 @contextmanager
 def open_tables(database: Postgres, names: TableNames) -> Iterator[EntityTables]:
-    """The tables of an entity, over a connection that lasts as long as the block."""
-    with database.connection() as connection:
+    """The tables of an entity, over a connection that lasts as long as the block.
+
+    Raises SetDropped where another run drops a vector set that the block reads.
+    """
+    with drop_noticed(names.source.entity.name), database.connection() as connection:
         yield EntityTables(connection, names)

@@ -14,7 +14,7 @@ from psycopg.sql import Identifier
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.tables import EntityTables, SetDropped
 
 State = Literal["building", "live", "retired"]
 Storage = Literal["vector", "halfvec"]
@@ -176,8 +176,11 @@ def read(
 
 
 def read_one(tables: EntityTables, number: int) -> VectorSet:
-    """One set as it is stored now."""
-    return next(s for s in read(tables) if s.number == number)
+    """One set as it is stored now. Raises SetDropped where another run dropped it."""
+    found = next((s for s in read(tables) if s.number == number), None)
+    if found is None:
+        raise SetDropped(tables.entity, number)
+    return found
 
 
 def maintained(sets: Sequence[VectorSet]) -> list[VectorSet]:

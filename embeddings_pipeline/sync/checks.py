@@ -16,11 +16,13 @@ from embeddings_pipeline.store import locks, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.index import recall as stored
+from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vector_sets import VectorSet
 
 
+@read_again
 def check(database: Postgres, names: TableNames) -> dict[str, CheckResult]:
     """The result of every check of an entity that has texts, by the name of the check."""
     entity = names.source.entity

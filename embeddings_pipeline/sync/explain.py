@@ -13,10 +13,11 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import planning, row_history, vector_sets
 from embeddings_pipeline.store.connection import Postgres
+from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.row_history import StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.staging.reader import StagedRow
-from embeddings_pipeline.store.tables import EntityTables, TableNames
+from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
 from embeddings_pipeline.store.texts import erasures, quarantine
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
@@ -78,6 +79,7 @@ class _KnownSet:
     left: str | None
 
 
+@read_again
 def explain(
     staged: Postgres, database: Postgres, names: TableNames, encoders: Encoders, row_id: str
 ) -> Explanation:
@@ -86,7 +88,12 @@ def explain(
     Raises ConfigurationError where neither has the id.
     """
     (row_id,) = names.source.canonical_ids([row_id])
-    with staged.connection() as source, database.connection() as target:
+    entity = names.source.entity.name
+    with (
+        drop_noticed(entity),
+        staged.connection() as source,
+        database.connection() as target,
+    ):
         tables = EntityTables(target, TableNames(names.schema, names.source))
         row_id = stored_id(row_id, encoding_of(target))
         text_tables.refuse_other_id(target, names.schema, names.source)
@@ -97,7 +104,7 @@ def explain(
         erased = erasures.of_ids(tables, [row_id]).get(row_id)
         if row is None and not stored and erased is None:
             raise ConfigurationError(
-                f"entity {names.source.entity.name!r} has no row with {names.source.entity.id}"
+                f"entity {entity!r} has no row with {names.source.entity.id}"
                 f" {row_id!r}: it is not in {names.source.entity.table}, or not eligible"
             )
         window = text_pass.rendered([row], tables.names, encoders.images) if row else None
@@ -109,7 +116,7 @@ def explain(
             else _next_for_row(row, stored, chunks, window.failures if window else [])
         )
         return Explanation(
-            entity=names.source.entity.name,
+            entity=entity,
             id=row_id,
             partition=window.texts[0].partition_key if window else None,
             next=reason,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from embeddings_pipeline.store.index.build import IndexDrift, VectorIndex
 from embeddings_pipeline.store.index.progress import Phase
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
-from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
+from embeddings_pipeline.store.tables import EntityTables, SetDropped, TableNames, open_tables
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import projection
@@ -58,9 +58,11 @@ def sync_index(
     for vector_set in _counted(database, names):
         # a build that goes on over another connection keeps its time
         started = time.monotonic()
-        results.append(
-            _sync_one(database, names, vector_set, started, rebuild=rebuild, report=report)
-        )
+        # a set that another run dropped meanwhile needs no index
+        with suppress(SetDropped):
+            results.append(
+                _sync_one(database, names, vector_set, started, rebuild=rebuild, report=report)
+            )
     built = sum(result.seconds for result in results if result.action == "built")
     if run_id is not None and built:
         _record(database, names, run_id, built)

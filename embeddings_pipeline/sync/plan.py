@@ -32,7 +32,7 @@ from embeddings_pipeline.store.planning import PlannedBacklog, PlannedCaches
 from embeddings_pipeline.store.run_ledger import Rates
 from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.diff import Moved
-from embeddings_pipeline.store.tables import EntityTables, TableNames
+from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
 from embeddings_pipeline.store.texts import partition_keys
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.texts import texts as stored_texts
@@ -159,7 +159,8 @@ class Planner:
         tables = EntityTables(self._target, TableNames(names.schema, names.source))
         self._caches.version += 1
         try:
-            return self._plan(tables)
+            with drop_noticed(tables.entity):
+                return self._plan(tables)
         finally:
             planning.forget(tables)
 

@@ -12,7 +12,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import coverage, locks, vector_sets, views
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
-from embeddings_pipeline.store.retry import resumed
+from embeddings_pipeline.store.retry import read_again, resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.sets import (
@@ -74,6 +74,7 @@ def waiting(tables: EntityTables) -> list[str]:
     return _of_set(building, reasons or ["the next run publishes it"])
 
 
+@read_again
 @resumed
 def _ready(database: Postgres, names: TableNames, *, explicit: bool) -> VectorSet | None:
     """The building set, where at most its quality prevents that it is published."""

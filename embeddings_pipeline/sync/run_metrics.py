@@ -22,7 +22,8 @@ from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.declarations import as_stored
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.retry import read_again
+from embeddings_pipeline.store.tables import EntityTables, drop_noticed
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.sync import status
@@ -72,10 +73,11 @@ class Figures:
     stages: Mapping[str, float]
 
 
+@read_again
 def read_figures(database: Postgres, schema: str, entity: Entity, run_id: str) -> Figures | None:
     """The figures of a run; None for an entity that has no texts yet."""
     now = status.status(database, schema, entity)
-    with database.connection() as connection:
+    with drop_noticed(entity.name), database.connection() as connection:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
             return None

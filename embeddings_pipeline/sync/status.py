@@ -12,8 +12,14 @@ from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.declarations import as_stored
+from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.run_ledger import Cost
-from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
+from embeddings_pipeline.store.tables import (
+    EntityTables,
+    TableNames,
+    drop_noticed,
+    open_tables,
+)
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync import publish
 
@@ -78,9 +84,10 @@ class EntityStatus:
         }
 
 
+@read_again
 def status(database: Postgres, schema: str, entity: Entity) -> EntityStatus:
     """The status of an entity; all zeros for an entity that was never run."""
-    with database.connection() as connection:
+    with drop_noticed(entity.name), database.connection() as connection:
         columns = columns_of(connection, schema, f"{entity.name}_texts")
         if not columns:
             return nothing_of(entity.name)
@@ -101,6 +108,7 @@ def counts_of_run(database: Postgres, schema: str, entity: Entity, run_id: str) 
         return run_ledger.read(tables, run_id) or {}
 
 
+@read_again
 def coverage(database: Postgres, names: TableNames) -> list[PartitionCoverage]:
     """Coverage by partition of the set that searches use."""
     with open_tables(database, names) as tables:

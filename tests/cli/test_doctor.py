@@ -209,6 +209,49 @@ def test_a_secret_in_a_message_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     assert finding.found == "the check failed: ValueError: bad key …"
 
 
+def test_the_connections_that_there_are_and_those_that_are_needed(configured: Database) -> None:
+    finding = only("connections")
+    assert finding.level == "ok"
+    assert "a run needs 3 connections at a time and takes up to 8" in finding.found
+    assert "the search service 2 and up to 16; the server has 97, " in finding.found
+
+
+def test_a_role_with_too_few_connections_for_a_run_is_wrong(
+    configured: Database, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = role(
+        "alter role {role} connection limit 2",
+        f"grant create on database {configured.name} to {{role}}",
+    )
+    use(monkeypatch, few)
+    finding = only("connections")
+    assert finding.level == "wrong"
+    assert f"2 connections of role {few.user} at a time, and this needs 3" in finding.found
+
+
+def test_a_role_that_only_reads_needs_two_connections(
+    published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = role(f"grant usage on schema {SCHEMA} to {{role}}")
+    for limit, level in ((2, "ok"), (1, "wrong")):
+        published.sql(f"alter role {reader.user} connection limit {limit}")
+        use(monkeypatch, reader)
+        finding = only("connections")
+        assert finding.level == level
+        assert finding.found.endswith(f"role {reader.user} may have {limit}")
+
+
+@pytest.mark.parametrize(("size", "level"), [(3, "ok"), (2, "wrong")])
+def test_a_pooler_that_has_too_few_sessions_for_a_run_is_wrong(
+    configured: Database, monkeypatch: pytest.MonkeyPatch, size: int, level: str
+) -> None:
+    with pgbouncer(configured, "session", f"default_pool_size = {size}") as through:
+        use(monkeypatch, through)
+        finding = only("connections")
+    assert finding.level == level
+    assert ("raise default_pool_size" in finding.found) == (level == "wrong")
+
+
 def test_version_and_kind_of_the_server(configured: Database) -> None:
     finding = only("server")
     assert finding.level == "ok"

@@ -63,7 +63,7 @@ def refusal(database: Database) -> str:
 def test_a_wrong_password_is_said_at_once_and_not_shown(database: Database) -> None:
     message = refusal(replace(database, password=SecretStr("hunter2")))
     assert message.startswith(f"cannot connect to {database} as 'postgres': ")
-    assert message.endswith('password authentication failed for user "postgres"')
+    assert message.endswith('failed for user "postgres" (SQLSTATE 28P01)')
     assert "hunter2" not in message
 
 

@@ -22,6 +22,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, ReadOnly, Unavailable
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store import connection as store_connection
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.embedded import server as embedded
@@ -301,6 +302,20 @@ def test_a_pooler_with_too_few_sessions_is_said_to_have_too_few(
         postgres.require(3)
 
 
+def test_an_idle_connection_gives_its_session_to_other_clients_of_a_pooler(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_connection, "_POOLED_IDLE_SECONDS", 0.1)
+    with (
+        pgbouncer(database, "session", "default_pool_size = 3") as through,
+        closing(Postgres(through)) as idle,
+        closing(Postgres(through)) as run,
+    ):
+        with idle.connection(), idle.connection(), idle.connection():
+            pass
+        run.require(3)
+
+
 def test_a_pooler_in_transaction_mode_is_refused_before_anything_is_written(
     database: Database,
 ) -> None:
@@ -374,6 +389,30 @@ def test_what_servers_and_poolers_say_when_they_take_no_connection_now_is_waited
         refusing(message) as database,
         closing(Postgres(database)) as postgres,
         pytest.raises(NoConnection, match=re.escape(message)),
+        postgres.connection(),
+    ):
+        raise AssertionError("connected")
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "error"),
+    [
+        ("zu viele Verbindungen von Rolle »app«", "53300", NoConnection),
+        ("die verbleibenden Verbindungen sind für Superuser reserviert", "53300", NoConnection),
+        ("das Datenbanksystem startet", "57P03", NoConnection),
+        ("Datenbank »x« akzeptiert gegenwärtig keine Verbindungen", "55000", NoConnection),
+        ("データベースシステムは停止しています", "57P03", NoConnection),
+        ("Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen", "28P01", Unavailable),
+        ("Datenbank »x« existiert nicht", "3D000", Unavailable),
+    ],
+)
+def test_a_server_that_speaks_another_language_is_understood_by_its_codes(
+    message: str, code: str, error: type[Exception]
+) -> None:
+    with (
+        refusing(message, code) as database,
+        closing(Postgres(database)) as postgres,
+        pytest.raises(error, match=rf"{message} \(SQLSTATE {code}\)"),
         postgres.connection(),
     ):
         raise AssertionError("connected")

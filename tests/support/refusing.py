@@ -17,14 +17,14 @@ _ENCRYPTION = (80877103, 80877104)
 
 
 @contextmanager
-def refusing(message: str) -> Iterator[Database]:
+def refusing(message: str, code: str = "XX000") -> Iterator[Database]:
     """A database whose server ends each connection with this FATAL error."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while (first := self.rfile.read(8)) and struct.unpack("!II", first)[1] in _ENCRYPTION:
                 self.wfile.write(b"N")
-            fields = f"SFATAL\0CXX000\0M{message}\0\0".encode()
+            fields = f"SFATAL\0C{code}\0M{message}\0\0".encode()
             self.wfile.write(b"E" + struct.pack("!I", len(fields) + 4) + fields)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:

@@ -37,7 +37,7 @@ from embeddings_pipeline.store.search.counts import MAX_VALUES
 from embeddings_pipeline.store.search.hybrid import fields, shown
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
 from embeddings_pipeline.store.search.published_search import Counts, Hit, StoredRow
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.tables import EntityTables, drop_noticed
 from embeddings_pipeline.store.texts.texts import SAMPLED
 
 BATCH_ROWS = 2_000
@@ -115,7 +115,8 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
             raise EmbeddingsError(
                 f"entity {entity!r} was published again during the read: try again"
             )
-        yield PublishedRows(connection, published)
+        with drop_noticed(entity):
+            yield PublishedRows(connection, published)
 
 
 Numbers: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]

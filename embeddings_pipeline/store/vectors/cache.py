@@ -17,6 +17,7 @@ that drop references at the same moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import LiteralString
 
@@ -26,7 +27,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.store.connection import Row, only
-from embeddings_pipeline.store.tables import EntityTables
+from embeddings_pipeline.store.tables import EntityTables, SetDropped, drop_noticed
 from embeddings_pipeline.store.vector_sets import StoredIdentity
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.wire import (
@@ -186,15 +187,16 @@ def seed(
     """Copy vectors that meet the condition `chosen` from all sets of an identity into its cache,
     where the cache has no entry; returns how many were copied."""
     sets = connection.execute(
-        sql.SQL("select table_name from {} where identity = %s order by 1").format(
+        sql.SQL("select entity, table_name from {} where identity = %s order by 2").format(
             Identifier(schema, "vector_sets")
         ),
         (stored.number,),
     ).fetchall()
     copied = 0
     cache = Identifier(schema, stored.cache_table)
-    for (table,) in sets:
-        with connection.transaction():
+    for entity, table in sets:
+        # a set that another run drops meanwhile has nothing to copy
+        with suppress(SetDropped), drop_noticed(entity), connection.transaction():
             _announce_write(connection, cache)
             copied += connection.execute(
                 sql.SQL(

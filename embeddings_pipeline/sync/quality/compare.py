@@ -14,7 +14,7 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, ndcg, recall
-from embeddings_pipeline.sync.quality.retrieval import drop_noticed, rankings
+from embeddings_pipeline.sync.quality.retrieval import rankings
 
 _SAMPLE = 100
 _K, _DEPTH = 10, 100
@@ -50,8 +50,8 @@ def compare(
 ) -> Comparison:
     """Compare the live set with the building one, or else with the last retired one.
 
-    Raises ConfigurationError where there are not two sets, and EmbeddingsError where another run
-    drops one of them meanwhile.
+    Raises ConfigurationError where there are not two sets, and SetDropped where another run drops
+    one of them meanwhile.
     """
     with open_tables(database, names) as tables:
         live = vector_sets.read(tables, ("live",))
@@ -82,8 +82,7 @@ def _quality(
     vector_set: VectorSet,
     qrels: Qrels,
 ) -> Quality:
-    with drop_noticed(vector_set):
-        ranked = rankings(database, names, encoders, vector_set, qrels, _DEPTH)
+    ranked = rankings(database, names, encoders, vector_set, qrels, _DEPTH)
     gain, low, high = mean_interval(
         [ndcg(ids, qrels.relevant[query], _K) for query, ids in ranked.items()]
     )

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from psycopg.errors import UndefinedTable
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Retrieval
@@ -146,18 +143,17 @@ class GoldenQueries:
     def _scores(self, vector_set: VectorSet, qrels: Qrels) -> Scores:
         """The scores of a set by exact search, measured again only where that is due.
 
-        Raises EmbeddingsError where another run drops the set meanwhile.
+        Raises SetDropped where another run drops the set meanwhile.
         """
         digest = hashlib.sha256(json.dumps([*qrels.relevant.items()]).encode()).hexdigest()
-        with drop_noticed(vector_set):
-            if stored := self._stored(vector_set, digest):
-                return stored
-            ranked = rankings(self._database, self._names, self._encoders, vector_set, qrels, K)
-            scores = Scores(
-                [ndcg(ids, qrels.relevant[query], K) for query, ids in ranked.items()],
-                [recall(ids, qrels.relevant[query], K) for query, ids in ranked.items()],
-            )
-            self._store(vector_set, digest, scores)
+        if stored := self._stored(vector_set, digest):
+            return stored
+        ranked = rankings(self._database, self._names, self._encoders, vector_set, qrels, K)
+        scores = Scores(
+            [ndcg(ids, qrels.relevant[query], K) for query, ids in ranked.items()],
+            [recall(ids, qrels.relevant[query], K) for query, ids in ranked.items()],
+        )
+        self._store(vector_set, digest, scores)
         return scores
 
     @resumed
@@ -228,20 +224,6 @@ class Scores:
     def pairs(self) -> list[tuple[float, float]]:
         """(nDCG, recall) of each query."""
         return [*zip(self.ndcg_at_10, self.recall_at_10, strict=True)]
-
-
-@contextmanager
-def drop_noticed(vector_set: VectorSet) -> Iterator[None]:
-    """A block that reads a set without holding it. Raises EmbeddingsError where another run drops
-    the set meanwhile."""
-    try:
-        yield
-    except UndefinedTable as error:
-        if vector_set.table_name not in str(error):
-            raise
-        raise EmbeddingsError(
-            f"set {vector_set.number} was dropped by another run while queries measured it"
-        ) from error
 
 
 def rankings(
