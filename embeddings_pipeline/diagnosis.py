@@ -64,6 +64,8 @@ Level = Literal["ok", "warning", "wrong"]
 
 _MISSPELT = 0.85
 _CLOCK_SECONDS = 5
+# a longer transaction of another program may keep a run from changing a table
+_HELD_SECONDS = 60
 # a load writes up to 4 GB of WAL (max_wal_size of the embedded server) beside its rows
 _LITTLE_DISK, _NO_DISK = 5 << 30, 512 << 20
 # a shorter secret may be a common word of a message
@@ -383,6 +385,30 @@ def _connections(around: Surroundings) -> Iterator[Finding]:
             yield _ok(found)
 
 
+def _locks(around: Surroundings) -> Iterator[Finding]:
+    entities = around.declared.entities.values()
+    places = sorted({(entity.db_schema, entity.table) for entity in entities})
+    for use in around.answering(_BOTH, _STAGING, _VECTORS):
+        with around.reading(use) as connection:
+            holders = inspection.table_holders(
+                connection, around.settings.pgvector_schema, places, _HELD_SECONDS
+            )
+        for holder in holders:
+            found = f"{use}: process {holder.process}"
+            if holder.user:
+                found += f" of user {holder.user!r} ({holder.application})"
+            found += f" holds {holder.tables}"
+            if holder.seconds is not None:
+                found += f" in a transaction of {holder.seconds:,.0f} s"
+            if holder.waited_for:
+                found += ", and others wait for it"
+            yield _warning(
+                found, f"let it end, or run `select pg_terminate_backend({holder.process})`"
+            )
+        if not holders:
+            yield _ok(f"{use}: no transaction of another program holds a table for long")
+
+
 def _extension(around: Surroundings) -> Iterator[Finding]:
     for use in around.answering(_BOTH, _VECTORS):
         with around.reading(use) as connection:
@@ -636,6 +662,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("extension", _extension),
     ("privileges", _privileges),
     ("connections", _connections),
+    ("locks", _locks),
     ("tables", _tables),
     ("index memory", _index_memory),
     ("clock", _clock),

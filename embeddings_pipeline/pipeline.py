@@ -4,6 +4,7 @@ entities up to date. The command line, Dagster's assets and a program of your ow
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from embeddings_pipeline.errors import (
 )
 from embeddings_pipeline.settings import Settings, opentelemetry_exporter
 from embeddings_pipeline.store import declarations, migrations, vector_sets
-from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Postgres
+from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Deadlines, Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
@@ -137,6 +138,17 @@ class EntityRun:
         now = self.status or status.nothing_of(self.entity.name)
         shown = {"entity": now.entity, "rows": now.rows, "chunks": now.chunks}
         return shown | {"coverage": now.coverage, **self.counts}
+
+
+# longer than a migration holds a table that does nothing else
+_LOCK_SECONDS = 5
+_STATEMENT_SECONDS = 3600
+
+
+def _impatient(database: Postgres) -> Postgres:
+    """The database for who looks at the state: a wait for a lock ends in Busy."""
+    now = time.monotonic()
+    return database.with_deadlines(Deadlines(now + _LOCK_SECONDS, now + _STATEMENT_SECONDS))
 
 
 class Pipeline:
@@ -499,7 +511,7 @@ class Pipeline:
         """The status of these entities, or of all: rows, vectors, pending chunks and cost.
 
         The error of a declaration is not raised: it is in `failures`, and in the `problem` of the
-        entity's status.
+        entity's status. So is that of a table that another transaction locks for five seconds.
         """
         with self.vectors.connection() as connection:
             # for an entity whose declaration is wrong now
@@ -511,10 +523,10 @@ class Pipeline:
             now = status.nothing_of(name)
             with failures.of(name):
                 if entity:
-                    now = self.status_of(entity)
+                    now = status.status(_impatient(self.vectors), self.schema, entity)
                 declared = self.entity(name)
                 if unreadable is None:
-                    source = self.names_of(declared).source
+                    source = self.names_of(declared, _impatient(self.staging)).source
                     with self.vectors.connection() as connection:
                         text_tables.refuse_other_id(connection, self.schema, source)
             found.append(replace(now, problem=failures.messages().get(name)))

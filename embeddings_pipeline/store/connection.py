@@ -260,8 +260,8 @@ class Postgres:
         """A connection for a block; session-level locks end with the block.
 
         Raises Unavailable with the reason where the first connection is refused for good, ReadOnly
-        where it goes through a pooler that does not keep sessions, and NoConnection where none is
-        available in time.
+        where it goes through a pooler that does not keep sessions, NoConnection where none is
+        available in time, and Busy where the block's wait for a lock is over.
         """
         with self._opening:
             if self._pool.closed and (refusal := self._refusal()):
@@ -282,10 +282,9 @@ class Postgres:
                 or f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
         except LockNotAvailable as error:
-            if self._deadlines is None:
-                raise
             raise Busy(
-                "another transaction holds the same rows or tables: try again later"
+                "another transaction holds the same rows or tables (`embeddings-pipeline doctor`"
+                " shows which): try again later"
             ) from error
 
     def require(self, sessions: int) -> None:
@@ -321,8 +320,8 @@ class Postgres:
         self._required = sessions
 
     def with_deadlines(self, deadlines: Deadlines) -> Postgres:
-        """The same pool, for work with deadlines. A wait for a lock that does not end in time
-        raises Busy. Not for a pool with `prepare`, whose sessions are not reset."""
+        """The same pool, for work with deadlines. Not for a pool with `prepare`, whose sessions are
+        not reset."""
         limited = copy(self)
         limited._deadlines = deadlines
         return limited

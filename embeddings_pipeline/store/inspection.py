@@ -48,6 +48,18 @@ class ServerConnections(NamedTuple):
     used: int
 
 
+class TableHolder(NamedTuple):
+    """A session that holds some tables, for how many seconds where this role may see that, and
+    whether another session waits for it."""
+
+    process: int
+    user: str | None
+    application: str | None
+    seconds: float | None
+    tables: str
+    waited_for: bool
+
+
 class IndexMemory(NamedTuple):
     """maintenance_work_mem as it is set, and in bytes; and shared_buffers in bytes."""
 
@@ -124,6 +136,40 @@ def server_connections(connection: Connection[Row]) -> ServerConnections:
         )
     )
     return ServerConnections(*row)
+
+
+def table_holders(
+    connection: Connection[Row], schema: str, places: Sequence[tuple[str, str]], seconds: float
+) -> list[TableHolder]:
+    """The sessions for which others wait, and those of other programs in a transaction of more than
+    so many seconds, that hold tables of a schema or tables given by their schema and name."""
+    rows = connection.execute(
+        """
+        with tables as (
+            select c.oid, format('%%I.%%I', nspname, relname) as name
+            from pg_class c join pg_namespace n on n.oid = relnamespace
+            where relkind in ('r', 'p', 'v', 'm') and (nspname = %s
+                or (nspname, relname) in (select * from unnest(%s::name[], %s::name[])))
+        ), waiting as (
+            select distinct unnest(pg_blocking_pids(pid)) as pid from pg_locks where not granted
+        )
+        select l.pid, a.usename, a.application_name,
+            extract(epoch from clock_timestamp() - a.xact_start)::float8 as seconds,
+            string_agg(distinct t.name, ', '), w.pid is not null
+        from pg_locks l
+        join tables t on t.oid = l.relation
+        left join pg_stat_activity a on a.pid = l.pid
+        left join waiting w on w.pid = l.pid
+        where l.granted and l.pid <> pg_backend_pid()
+            and l.database = (select oid from pg_database where datname = current_database())
+            and (w.pid is not null or (a.application_name <> current_setting('application_name')
+                and a.xact_start < clock_timestamp() - make_interval(secs => %s)))
+        group by l.pid, a.usename, a.application_name, a.xact_start, w.pid
+        order by seconds desc nulls last
+        """,
+        (schema, [schema for schema, _ in places], [name for _, name in places], seconds),
+    )
+    return [TableHolder(*row) for row in rows]
 
 
 def index_memory(connection: Connection[Row]) -> IndexMemory:

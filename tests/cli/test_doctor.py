@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
 from tests.support.redis_server import RedisServer
 from tests.support.standby import standby
+from tests.support.waiting import until
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -250,6 +252,33 @@ def test_a_pooler_that_has_too_few_sessions_for_a_run_is_wrong(
         finding = only("connections")
     assert finding.level == level
     assert ("raise default_pool_size" in finding.found) == (level == "wrong")
+
+
+def test_who_holds_a_table_is_a_warning(published: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only("locks").level == "ok"
+    url = published.database.url
+    with closing(psycopg.connect(url, application_name="bi")) as reader:
+        reader.execute(f"select count(*) from {SCHEMA}.item_embeddings")
+        assert only("locks").level == "ok"
+        monkeypatch.setattr(diagnosis, "_HELD_SECONDS", 0)
+        finding = only("locks")
+        assert finding.level == "warning"
+        process = reader.info.backend_pid
+        assert f"process {process} of user 'postgres' (bi) holds {SCHEMA}." in finding.found
+        assert f"pg_terminate_backend({process})" in finding.advice
+
+
+def test_who_keeps_a_run_waiting_is_a_warning(published: World) -> None:
+    with (
+        closing(psycopg.connect(published.database.url)) as migration,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        migration.execute("lock table staging.stg_item in access exclusive mode")
+        waits = threads.submit(published.sql, "select count(*) from staging.stg_item")
+        until(lambda: only("locks").level == "warning")
+        assert only("locks").found.endswith(", and others wait for it")
+        migration.rollback()
+        assert waits.result(60) == [(2,)]
 
 
 def test_version_and_kind_of_the_server(configured: Database) -> None:

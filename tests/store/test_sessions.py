@@ -17,6 +17,7 @@ import pytest
 from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
+from embeddings_pipeline import pipeline as pipeline_module
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, ReadOnly, Unavailable
@@ -241,6 +242,20 @@ def run_pipeline(pipeline: Pipeline) -> None:
         connection.execute("update staging.stg_item set name = 'lamp'")
     assert pipeline.plan("item")[0].changed == 1
     assert pipeline.run("item")[0].counts["encoded"] == 1
+
+
+@pytest.mark.parametrize("table", ["staging.stg_item", f"{SCHEMA}.item_texts"])
+def test_the_status_says_that_another_transaction_locks_a_table(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setattr(pipeline_module, "_LOCK_SECONDS", 0.2)
+    with piped(database, tmp_path) as pipeline:
+        pipeline.run("item")
+        with closing(psycopg.connect(database.url)) as migration:
+            migration.execute(f"lock table {table} in access exclusive mode")
+            (status,) = pipeline.status()
+        assert "another transaction holds the same rows or tables" in str(status.problem)
+        assert pipeline.status()[0].problem is None
 
 
 def test_a_run_works_with_few_connections(

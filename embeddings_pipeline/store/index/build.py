@@ -82,7 +82,8 @@ class VectorIndex:
                 self._tables.execute(
                     "drop index concurrently if exists {index}", index=self._tables.table(index)
                 )
-            self._tables.connection.execute("reset lock_timeout")
+            # `reset` would take the limit of the role
+            self._tables.connection.execute("set lock_timeout = 0")
 
     def drift(self, since: datetime | None) -> IndexDrift:
         """What was written to the set since a time; None counts all rows."""
