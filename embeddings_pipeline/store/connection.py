@@ -120,6 +120,8 @@ _CONNECTION: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    # also where it vanished before a statement reached it, which keepalives do not notice
+    "tcp_user_timeout": 60_000,
 }
 # the text of a value, and so the fingerprint of a row, must not depend on the client. Set by
 # statements, because PGTZ and PGDATESTYLE override the options of a connection. `scope` is session,
@@ -249,7 +251,7 @@ class Postgres:
             },
             configure=self._configure,
             # a search retries after a lost connection instead
-            check=None if prepare else ConnectionPool.check_connection,
+            check=None if prepare else self._check,
             # removes temporary tables, locks and settings of the session
             reset=None if prepare else self._forget,
             open=False,
@@ -343,6 +345,15 @@ class Postgres:
             path = sql.SQL("set local search_path to {}").format(sql.Identifier(schema))
             connection.execute(path)
             yield connection
+
+    def _check(self, connection: Connection[Row]) -> None:
+        try:
+            ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            # after a restart of the server each of them is lost, and the pool pauses after each,
+            # twice as long as after the one before
+            self.renew()
+            raise
 
     def _configure(self, connection: Connection[Row]) -> None:
         scope: LiteralString = "session"

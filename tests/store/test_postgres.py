@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 import psycopg
@@ -123,6 +124,22 @@ def test_a_database_that_goes_away_later_is_an_error_of_the_work(
             pool.connection(),
         ):
             raise AssertionError("connected")
+
+
+def test_connections_that_were_all_lost_are_replaced_at_once(database: Database) -> None:
+    # the pool would need longer for eight, one after the other
+    with closing(Postgres(database, patience=5)) as pool:
+        with ExitStack() as held:
+            pids = [held.enter_context(pool.connection()).info.backend_pid for _ in range(8)]
+        with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+            admin.execute("select pg_terminate_backend(pid, 10000) from unnest(%s) pid", [pids])
+        with pool.connection() as connection:
+            assert connection.info.backend_pid not in pids
+
+
+def test_a_server_that_vanished_is_given_up_on_within_a_minute(pool: Postgres) -> None:
+    with pool.connection() as connection, socket.socket(fileno=os.dup(connection.fileno())) as line:
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def test_a_closed_pool_stays_closed(pool: Postgres) -> None:
