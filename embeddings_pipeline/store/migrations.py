@@ -137,7 +137,7 @@ def migrate(connection: Connection[Row], name: str) -> None:
 # what each version after the first changed; new tables are created anyway
 _CHANGES: dict[int, tuple[LiteralString, ...]] = {
     2: (
-        "alter table {vector_sets} add query_prompt text not null default ''",
+        "alter table {vector_sets} add if not exists query_prompt text not null default ''",
         "alter table {vector_sets} rename canary to recall_check",
     ),
     3: ("alter table {vector_sets} add text_weight double precision",),
