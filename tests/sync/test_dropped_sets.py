@@ -75,10 +75,16 @@ def state_of(world: World) -> State:
     return State(Pipeline(settings), lambda: world.postgres)
 
 
+def pending(world: World, item: Entity) -> int:
+    figures = run_metrics.read_figures(world.postgres, SCHEMA, item, "run")
+    assert figures is not None
+    return figures.pending
+
+
 @pytest.mark.parametrize(
     ("read", "wanted"),
     [
-        (lambda w, item: status.status(w.postgres, SCHEMA, item).live_set.number, 2),
+        (lambda w, item: status.status(w.postgres, SCHEMA, item).row()["live_set"], 2),
         (lambda w, item: sum(p.covered for p in status.coverage(w.postgres, w.names_of(item))), 3),
         (
             lambda w, item: {
@@ -88,7 +94,7 @@ def state_of(world: World) -> State:
             },
             set(),
         ),
-        (lambda w, item: run_metrics.read_figures(w.postgres, SCHEMA, item, "run").pending, 0),
+        (pending, 0),
         (lambda w, item: state_of(w).stats().entities[0].model, "fake/other"),
         (
             lambda w, item: [
