@@ -7,11 +7,11 @@ import os
 import re
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
-from tempfile import TemporaryFile
 from threading import Lock, Timer
 from typing import Any, LiteralString, NamedTuple
 
@@ -473,9 +473,13 @@ class Postgres:
 
 
 def _refusal_code(conninfo: str) -> str | None:
-    """The SQLSTATE with which a server refuses a connection; None where it does not, and where
-    psycopg cannot trace. psycopg's error has the message alone, without its fields."""
-    with TemporaryFile() as trace:
+    """The SQLSTATE with which a server refuses a connection; None where it does not. The error of
+    psycopg has the message alone, without its fields."""
+    if sys.platform != "linux":
+        # psycopg traces nowhere else
+        return None
+    # in memory: the trace also has what authenticates the client
+    with os.fdopen(os.memfd_create("trace"), "w+b") as trace:
         connection = PGconn.connect_start(conninfo.encode())
         try:
             connection.trace(trace.fileno())
