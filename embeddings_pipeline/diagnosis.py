@@ -447,9 +447,10 @@ def _index_memory(around: Surroundings) -> Iterator[Finding]:
         wanted, name = max(graphs)
         # a build raises maintenance_work_mem by itself, to at most twice shared_buffers
         most = max(work, 2 * shared)
+        raised = f", raised to {_size(most)} where needed" if most > work else ""
         found = (
-            f"maintenance_work_mem {setting}, raised to {_size(most)} where needed; the largest"
-            f" graph, of {name}, takes about {_size(wanted)}"
+            f"maintenance_work_mem {setting}{raised}; the largest graph, of {name}, takes about"
+            f" {_size(wanted)}"
         )
         if wanted <= most:
             yield _ok(found)
