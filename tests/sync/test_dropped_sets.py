@@ -96,6 +96,7 @@ def pending(world: World, item: Entity) -> int:
         ),
         (pending, 0),
         (lambda w, item: state_of(w).stats().entities[0].model, "fake/other"),
+        (lambda w, item: [e.model for e in state_of(w).entities().entities], ["fake/other"]),
         (
             lambda w, item: [
                 s.set_number
@@ -113,7 +114,7 @@ def pending(world: World, item: Entity) -> int:
             [2],
         ),
     ],
-    ids=["status", "coverage", "checks", "figures", "stats", "explain", "index"],
+    ids=["status", "coverage", "checks", "figures", "stats", "entities", "explain", "index"],
 )
 def test_what_reads_a_set_that_another_run_drops_reads_the_one_in_its_place(
     world: World, item: Entity, read: Read, wanted: object
