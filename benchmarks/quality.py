@@ -128,7 +128,7 @@ def fused(
         first = [score for _, score in rows[:sample]] + zeros
         mean, deviation = (fmean(first), pstdev(first)) if first else (0.0, 0.0)
         for row_id, score in rows:
-            above = (score - mean) / deviation if deviation else 0.0
+            above = (score - mean) / max(deviation, 1e-9)
             gained = share * max(above / 6 + 0.5, 0) ** exponent
             scores[row_id] = scores.get(row_id, 0) + gained
     return sorted(scores, key=lambda row_id: (-scores[row_id], row_id))
