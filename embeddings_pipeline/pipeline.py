@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -405,7 +405,9 @@ class Pipeline:
     def _read_state(self, run: EntityRun, *, ended: bool) -> None:
         run.counts = self.counts_of(run.entity, run.run_id)
         if ended:
-            run.status = self.status_of(run.entity)
+            # what ended this run may also prevent that its status is read
+            with suppress(EmbeddingsError, psycopg.Error):
+                run.status = self._status_now(run.entity)
 
     def _run_texts(self, run: EntityRun) -> None:
         run.texts = self.sync_texts(run.entity, run.options)
@@ -507,6 +509,9 @@ class Pipeline:
         """The status of one entity; zeros for an entity that was never run."""
         return status.status(self.vectors, self.schema, entity)
 
+    def _status_now(self, entity: Entity) -> EntityStatus:
+        return status.status(_impatient(self.vectors), self.schema, entity)
+
     def status(self, *names: str) -> Results[EntityStatus]:
         """The status of these entities, or of all: rows, vectors, pending chunks and cost.
 
@@ -523,11 +528,11 @@ class Pipeline:
             now = status.nothing_of(name)
             with failures.of(name):
                 if entity:
-                    now = status.status(_impatient(self.vectors), self.schema, entity)
+                    now = self._status_now(entity)
                 declared = self.entity(name)
                 if unreadable is None:
                     source = self.names_of(declared, _impatient(self.staging)).source
-                    with self.vectors.connection() as connection:
+                    with _impatient(self.vectors).connection() as connection:
                         text_tables.refuse_other_id(connection, self.schema, source)
             found.append(replace(now, problem=failures.messages().get(name)))
         remarks = []
@@ -543,10 +548,18 @@ class Pipeline:
         """A remark on each entity that has vectors and is in no declaration of this project."""
         remarks = []
         for name, entity in stored.items():
-            if name not in self.declared.models and (rows := self.status_of(entity).rows):
+            if name in self.declared.models:
+                continue
+            found = f"{name}: no model of this project declares it any more"
+            try:
+                rows = self._status_now(entity).rows
+            except (EmbeddingsError, psycopg.Error) as error:
+                remarks.append(f"{found}, and its state cannot be read: {error}")
+                continue
+            if rows:
                 remarks.append(
-                    f"{name}: no model of this project declares it any more; its {rows:,} rows stay"
-                    " as they are, and searches find them (docs/dbt.md says how to remove them)"
+                    f"{found}; its {rows:,} rows stay as they are, and searches find them"
+                    " (docs/dbt.md says how to remove them)"
                 )
         return remarks
 

@@ -58,6 +58,9 @@ class Scripted(Pipeline):
     def status_of(self, entity: Entity) -> Any:
         return SimpleNamespace()
 
+    def _status_now(self, entity: Entity) -> Any:
+        return self.status_of(entity)
+
     def counts_of(self, entity: Entity, run_id: str) -> dict[str, Any]:
         return self.counts.get(entity.name, {"encoded": 1, "cost_usd": 0.0})
 
@@ -117,6 +120,21 @@ def test_an_entity_whose_run_ended_early_has_its_status(error: Exception) -> Non
     pipeline = Scripted(failing("vectors", "event", error))
     (run,) = pipeline.run("event", raise_errors=False)
     assert run.status == pipeline.status_of(run.entity)
+
+
+@pytest.mark.parametrize("error", [Interrupted("event: stopped"), EmbeddingsError("it is wrong")])
+def test_a_status_that_cannot_be_read_hides_no_error_and_stops_no_other_entity(
+    error: EmbeddingsError,
+) -> None:
+    class Broken(Scripted):
+        def _status_now(self, entity: Entity) -> Any:
+            raise psycopg.errors.UndefinedColumn("a column is gone")
+
+    pipeline = Broken(failing("texts", "event", error))
+    runs = pipeline.run("event", "note", raise_errors=False)
+    assert runs.failures.messages() == {"event": str(error)}
+    stopped = isinstance(error, Interrupted)
+    assert pipeline.of("publish") == ([] if stopped else ["note"])
 
 
 def test_a_database_that_is_gone_ends_the_run() -> None:

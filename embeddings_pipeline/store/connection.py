@@ -428,7 +428,7 @@ class Postgres:
         return None
 
     def _code_of(self, reason: str) -> str | None:
-        """The SQLSTATE of a refused connection, asked for once for each reason."""
+        """The SQLSTATE of a refused connection; one attempt is made for each reason."""
         if reason not in self._codes:
             conninfo = make_conninfo(self.database.url, **_connection_of(self.database))
             self._codes[reason] = _refusal_code(conninfo)

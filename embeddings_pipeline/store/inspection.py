@@ -141,8 +141,8 @@ def server_connections(connection: Connection[Row]) -> ServerConnections:
 def table_holders(
     connection: Connection[Row], schema: str, places: Sequence[tuple[str, str]], seconds: float
 ) -> list[TableHolder]:
-    """The sessions for which others wait, and those of other programs in a transaction of more than
-    so many seconds, that hold tables of a schema or tables given by their schema and name."""
+    """The sessions that hold tables of a schema, or tables given by their schema and name: those
+    for which others wait, and those of other programs in a transaction of more than `seconds`."""
     rows = connection.execute(
         """
         with tables as (

@@ -56,6 +56,14 @@ def test_the_status_names_an_entity_that_no_model_declares_until_it_is_empty(
     assert [renamed.sql(query.format(SCHEMA)) for query in left] == [[(0,)], [(0,)]]
 
 
+def test_one_whose_tables_are_broken_hides_no_other_entity(renamed: World, tmp_path: Path) -> None:
+    command("run", "thing")
+    renamed.sql(f"alter table {SCHEMA}.item_texts drop column text_hash cascade")
+    shown = command("status")
+    assert "item: no model of this project declares it any more, and its state" in shown.stderr
+    assert "thing" in shown.stdout
+
+
 def test_the_status_tells_that_an_id_of_another_type_is_refused(
     renamed: World, tmp_path: Path
 ) -> None:
