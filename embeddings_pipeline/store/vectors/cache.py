@@ -76,7 +76,7 @@ class EmbeddingCache:
         self._names: dict[str, sql.Composable] = {
             "cache": tables.table(stored.cache_table),
             "identity": Literal(stored.number),
-            "has_hash": _has_hash(tables, sql.SQL("i.text_hash")),
+            "has_hash": _has_hash(tables, sql.SQL("h")),
         }
 
     def write(
@@ -89,28 +89,31 @@ class EmbeddingCache:
         does not come back. A newer entry is kept.
         """
         _announce_write(self._tables.connection, self._names["cache"])
-        found = self._tables.execute(
-            """
-            select i.place::int4 - 1, exists (select from {cache} c where c.text_hash = i.text_hash)
-            from unnest(%s::uuid[]) with ordinality as i (text_hash, place)
-            where exists (select from {texts} t where {has_hash})
-            -- in one order, so that two writers do not deadlock
-            order by i.text_hash
-            """,
-            (hash_array(hashes),),
-            **self._names,
-        ).fetchall()
-        if not found:
+        gone = {
+            h.bytes
+            for (h,) in self._tables.execute(
+                "select h from unnest(%s::uuid[]) as h"
+                " where not exists (select from {texts} t where {has_hash})",
+                (hash_array(hashes),),
+                **self._names,
+            )
+        }
+        # in one order, so that two writers do not deadlock
+        places = sorted(
+            (place for place, text_hash in enumerate(hashes) if text_hash not in gone),
+            key=hashes.__getitem__,
+        )
+        if not places:
             return []
-        places = [place for place, _ in found]
         stored = [hashes[place] for place in places]
         columns = (
             hash_elements(stored),
             vector_elements(vectors[places]),
             np.asarray(versions, ">i8")[places],
-            np.full(len(found), run_id.encode()),
+            np.full(len(stored), run_id.encode()),
         )
-        if any(present for _, present in found) or not self._insert(columns):
+        known = _present(self._tables, self._tables.table(self.stored.cache_table), stored)
+        if known or not self._insert(columns):
             self._upsert(columns)
         self._tables.execute(
             "delete from {quarantine} where identity = {identity} and text_hash = any(%s::uuid[])",
