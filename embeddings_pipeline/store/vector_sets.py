@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, LiteralString
 
 from psycopg import Connection, sql
@@ -78,7 +79,8 @@ class VectorSet:
     recall_check: dict[str, Any] | None = None
     text_weight: float | None = None
 
-    @property
+    # each search asks for it
+    @cached_property
     def identity(self) -> ModelIdentity:
         """The model that encoded the vectors."""
         return ModelIdentity.of(self)

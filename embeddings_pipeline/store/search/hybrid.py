@@ -79,11 +79,12 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
 
 def nearest(published: Published, near: sql.Composable) -> sql.Composed:
     """The same result as `statement`, for entities without chunks and a search by one way. `near`
-    is a query of (id, chunk, score) and the columns of `whole`, without a second join."""
+    is a query of (id, chunk, score) and the columns of `whole`, without a second join. It returns
+    each chunk that it found, so their number is null."""
     names = published.names
     return names.fill(
         """
-        select {version}, array[count(h.{id}) over ()], max(h.score) over (), null, null,
+        select {version}, null, h.score, null, null,
             h.{id}::text, h.chunk, h.score, h.text, h.fields, h.shown
         from (select) as one left join ({near}) as h on true order by h.score desc, h.{id}
         """,

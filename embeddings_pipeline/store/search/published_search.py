@@ -588,7 +588,7 @@ class PublishedSearch:
             found = Found(hits, words.texts if words else None, similarity)
             if len(hits) >= query.rows:
                 return found
-            if max(seen) >= shape.chunks:
+            if max(seen or [len(hits)]) >= shape.chunks:
                 # several chunks belonged to one row
                 shape = replace(shape, chunks=shape.chunks * _CHUNKS_PER_ROW)
             elif shape.exact or not shape.dense:
