@@ -45,6 +45,7 @@ from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import (
     CountRequest,
     Counts,
+    Found,
     Hit,
     Listing,
     PublishedSearch,
@@ -235,7 +236,7 @@ class Searcher:
                 if request.sort:
                     descending = request.sort.order == "desc"
                     hits = search.sorted(hits, request.sort.by, descending=descending)
-                counts = self._counts(request, published, search, query, found.hits, hits)
+                counts = self._counts(request, published, search, query, found, hits)
             if isinstance(request, SearchRequest) and request.rerank:
                 hits = self._reranked(request.rerank, request.query or "", hits)
             page = hits[request.offset : request.offset + top_k]
@@ -278,6 +279,8 @@ class Searcher:
             exclude=exclude,
             exact=request.exact,
             text_weight=request.text_weight if isinstance(request, SearchRequest) else None,
+            counts=request.counts,
+            count_to=max(request.count_to, rows),
         )
 
     def _vector(self, request: SearchRequest, published: Published) -> Vector | None:
@@ -291,20 +294,19 @@ class Searcher:
         published: Published,
         search: PublishedSearch,
         query: RowQuery,
-        found: Sequence[Hit],
+        found: Found,
         hits: Sequence[Hit],
     ) -> Counts | None:
-        wanted = request.counts
+        wanted = query.counts
         if wanted is None:
             return None
-        if not (wanted.facets or wanted.histograms) and len(found) < query.rows:
+        if not (wanted.facets or wanted.histograms) and len(found.hits) < query.rows:
             return Counts(len(hits), exact=True, facets={})
         if query.vector is None:
-            most = max(request.count_to, query.rows)
-            counts = search.count(query, wanted, most)
+            counts = found.counts or search.count(query, wanted, query.count_to)
         else:
             counts = self._counted(request, wanted, published, search, query)
-        return bounded(counts, request, self._context.settings, query.rows, found, hits)
+        return bounded(counts, request, self._context.settings, query.rows, found.hits, hits)
 
     def _counted(
         self,

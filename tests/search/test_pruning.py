@@ -11,6 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from embeddings_pipeline.search.requests import FacetValue, Total
 from embeddings_pipeline.store.search import lexical
 from tests.search.conftest import Search
 from tests.support.world import SCHEMA, World
@@ -74,6 +75,38 @@ def test_words_that_are_never_said_together_are_found_all_the_same(
     world.run(world.declare(template="{name}"))
     with looking_at(1):
         assert len(search.ids("pump hose", mode="text", top_k=30)) == 30
+
+
+@pytest.mark.parametrize("chunk", [None, {"tokens": 16, "overlap": 0}], ids=["whole", "in chunks"])
+def test_the_same_is_counted_whether_a_search_reads_all_texts_or_the_best(
+    world: World, search: Search, chunk: dict[str, int] | None
+) -> None:
+    world.table("id bigint, name text, shelf int")
+    world.insert(*((n, "pump " * (1 + n % 40) + "hose", n % 3) for n in range(60)))
+    world.insert(*((60 + n, "lamp", n % 3) for n in range(20)))
+    world.run(world.declare(template="{name}", filters=["shelf"], chunk=chunk))
+    bars = {"column": "shelf", "least": 0, "most": 3, "bars": 3}
+
+    def counted(**keys: Any) -> object:
+        answer = search.answer("pump", mode="text", top_k=1, total=True, **keys)
+        return answer.total, answer.facets, answer.histograms
+
+    asked: dict[str, Any] = {"facets": ["shelf"], "histograms": [bars]}
+    for keys in (
+        {},
+        asked,
+        {**asked, "filters": {"shelf": [0, 1]}},
+        {**asked, "facet_prefix": "1"},
+    ):
+        with looking_at(10**9):
+            every = counted(**keys)
+        with looking_at(1):
+            assert counted(**keys) == every
+    assert every == (
+        Total(60, exact=True),
+        {"shelf": [FacetValue(1, 20)]},
+        {"shelf": [20, 20, 20]},
+    )
 
 
 def test_a_column_as_of_old_is_made_anew(world: World, search: Search) -> None:

@@ -3,6 +3,7 @@ in each of some ranges."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import LiteralString, NamedTuple
 
@@ -34,6 +35,11 @@ class CountShape(NamedTuple):
     histograms: tuple[tuple[str, int], ...]
     most: int
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are counted."""
+        return [*self.facets, *(column for column, _ in self.histograms)]
+
 
 @lru_cache(maxsize=256)
 def statement(published: Published, shape: CountShape) -> bytes:
@@ -42,36 +48,68 @@ def statement(published: Published, shape: CountShape) -> bytes:
     most frequent values. Of lists, the values are the elements. After the facets come the
     histograms in the same form, with the number of the bar, from 1, as the value."""
     names = published.names
-    # both tables have the columns; the rows of texts are read for their words
-    table = "t" if shape.by_words else "v"
-    counted = [*shape.facets, *(column for column, _ in shape.histograms)]
-    columns = [
-        sql.SQL(", {} as {}").format(Identifier(table, column), Identifier(f"c{n}"))
-        for n, column in enumerate(counted)
-    ]
-    # the columns of a row are equal in all its chunks
-    chunked = names.source.entity.chunk is not None
-    distinct = names.fill("distinct on (v.{id})") if chunked else sql.SQL("")
     words: LiteralString = (
         "join {texts} t on t.{id} = v.{id} and t.chunk = v.chunk"
         " and t.lexemes @@ %(match)s::tsquery"
     )
-    return names.fill(
-        """
-        with rows as materialized (
-            select {distinct} true as counted {columns} from {vectors} v {words}
-            where {where} limit {one_more}
-        ),
-        counted as (select * from rows limit {most})
-        select null::int, null::jsonb, count(*) from rows {facets}
-        """,
-        distinct=distinct,
-        columns=sql.SQL("").join(columns),
+    rows = names.fill(
+        "select {distinct} true as counted {columns} from {vectors} v {words} where {where}",
+        distinct=_distinct(published),
+        # both tables have the columns; the rows of texts are read for their words
+        columns=columns("t" if shape.by_words else "v", shape.columns),
         vectors=published.vectors,
         words=names.fill(words) if shape.by_words else sql.SQL(""),
         where=passing(
             published, shape.filters, exclude=shape.exclude, of_texts=shape.filters_texts
         ),
+    )
+    return _counts(published, shape, rows).as_bytes()
+
+
+def among(published: Published, shape: CountShape, found: LiteralString) -> sql.Composable:
+    """An expression for the rows of `statement` as JSON. The query `found` has all rows that match,
+    with the `columns` of the shape."""
+    rows = sql.SQL("select {} true as counted {} from {} as v").format(
+        _distinct(published), columns("v", names_of(shape.columns)), Identifier(found)
+    )
+    return sql.SQL(
+        "(select jsonb_agg(jsonb_build_array(number, value, n)) from ({}) as c (number, value, n))"
+    ).format(_counts(published, shape, rows))
+
+
+def columns(table: LiteralString, wanted: Sequence[str]) -> sql.Composable:
+    """These columns of a table, for a select list that goes on, under the names of `names_of`."""
+    named = zip(wanted, names_of(wanted), strict=True)
+    return sql.SQL("").join(
+        sql.SQL(", {} as {}").format(Identifier(table, column), Identifier(name))
+        for column, name in named
+    )
+
+
+def names_of(wanted: Sequence[str]) -> list[str]:
+    """A name for each of these columns that differs from all others in a statement."""
+    return [_name(n) for n in range(len(wanted))]
+
+
+def _name(number: int) -> str:
+    return f"counted_{number}"
+
+
+def _distinct(published: Published) -> sql.Composable:
+    # the columns of a row are equal in all its chunks
+    chunked = published.names.source.entity.chunk is not None
+    return published.names.fill("distinct on (v.{id})") if chunked else sql.SQL("")
+
+
+def _counts(published: Published, shape: CountShape, rows: sql.Composable) -> sql.Composed:
+    return sql.SQL(
+        """
+        with rows as materialized ({rows} limit {one_more}),
+        counted as (select * from rows limit {most})
+        select null::int, null::jsonb, count(*) from rows {facets}
+        """
+    ).format(
+        rows=rows,
         one_more=Literal(shape.most + 1),
         most=Literal(shape.most),
         facets=sql.SQL("").join(
@@ -86,7 +124,7 @@ def statement(published: Published, shape: CountShape) -> bytes:
                 ),
             ]
         ),
-    ).as_bytes()
+    )
 
 
 def _facet(number: int, kind: str, *, by_prefix: bool) -> sql.Composable:
@@ -104,7 +142,7 @@ def _facet(number: int, kind: str, *, by_prefix: bool) -> sql.Composable:
         " group by value order by count(*) desc, value limit {most})"
     ).format(
         number=Literal(number),
-        values=sql.SQL(values).format(Identifier(f"c{number}")),
+        values=sql.SQL(values).format(Identifier(_name(number))),
         begins=sql.SQL(begins if by_prefix else ""),
         most=Literal(MAX_VALUES),
     )
@@ -118,7 +156,7 @@ def _histogram(number: int, place: int, kind: str, bars: int) -> sql.Composable:
     ).format(
         number=Literal(number),
         bars=Literal(bars),
-        value=number_of(Identifier(f"c{number}"), base_type(kind)),
+        value=number_of(Identifier(_name(number)), base_type(kind)),
         least=sql.SQL("{}::float8").format(sql.Placeholder(f"least_{place}")),
         most=sql.SQL("{}::float8").format(sql.Placeholder(f"most_{place}")),
     )

@@ -20,6 +20,7 @@ _SAMPLE = 50
 # chunks of each way that are fused at a time
 BLOCK = 100
 _ONE_BLOCK = sql.SQL("0")
+NULL: sql.Composable = sql.SQL("null")
 _EXPONENT = 1.5
 TEXT_WEIGHT = 0.65
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
@@ -32,20 +33,29 @@ _WEIGHTS: dict[str, LiteralString] = {
 }
 
 
-def statement(published: Published, ways: Mapping[str, sql.Composable], rows: int) -> sql.Composed:
+def statement(
+    published: Published,
+    ways: Mapping[str, sql.Composable],
+    rows: int,
+    *,
+    before: Mapping[str, sql.Composable] = {},
+    counted: sql.Composable = NULL,
+) -> sql.Composed:
     """A statement that returns (version, number of chunks by way, the best similarity of a vector,
-    the least score of a text, the number of texts read, id, chunk, score, text, fields, shown), the
-    best row first. The fields are the row's filter columns as JSON; shown are its title, url and
-    image_url.
+    the least score of a text, the number of texts read, what is counted, id, chunk, score, text,
+    fields, shown), the best row first. The fields are the row's filter columns as JSON; shown are
+    its title, url and image_url.
 
-    `ways` are queries of (id, chunk, score), by words also of the texts `read`. Where nothing is
-    found, the last six are null. What belongs to the other way of a search is null, too.
+    `ways` are queries of (id, chunk, score), by words also of the texts `read`. They, and what is
+    `counted`, which only the first row has, may read the queries `before`. Where nothing is found,
+    the last six are null. What belongs to the other way of a search is null, too.
     """
     names = published.names
     return names.fill(
         """
         with {ways}, best as ({best})
-        select {version}, {seen}, {similarity}, {least}, {read}, h.*
+        select {version}, {seen}, {similarity}, {least}, {read},
+            case when h.place > 1 then null else {counted} end, h.*
         from (select) as one left join (
             select b.{id}::text as id, b.chunk, b.score, v.text, {fields} as fields,
                 {shown} as shown, b.place
@@ -58,7 +68,7 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
         """,
         ways=sql.SQL(", ").join(
             sql.SQL("{} as materialized ({})").format(Identifier(name), way)
-            for name, way in ways.items()
+            for name, way in {**before, **ways}.items()
         ),
         best=_fused(published) if len(ways) > 1 else _best_chunks(published, *ways),
         version=version(names.schema, names.source.entity.name),
@@ -70,6 +80,7 @@ def statement(published: Published, ways: Mapping[str, sql.Composable], rows: in
         similarity=sql.SQL("(select max(score) from dense)" if "dense" in ways else "null"),
         least=sql.SQL("(select min(score) from text)" if "text" in ways else "null"),
         read=sql.SQL("(select max(read) from text)" if "text" in ways else "null"),
+        counted=counted,
         fields=fields(published),
         shown=shown(published),
         vectors=published.vectors,
@@ -84,7 +95,7 @@ def nearest(published: Published, near: sql.Composable) -> sql.Composed:
     names = published.names
     return names.fill(
         """
-        select {version}, null, h.score, null, null,
+        select {version}, null, h.score, null, null, null,
             h.{id}::text, h.chunk, h.score, h.text, h.fields, h.shown
         from (select) as one left join ({near}) as h on true order by h.score desc, h.{id}
         """,

@@ -7,7 +7,7 @@ texts is not read. This is the idea of WAND (Broder et al., CIKM 2003) with impa
 (Anh and Moffat, SIGIR 2006), written as a tsquery.
 
 No other module knows how texts are ranked: an index of an extension would have a `lookup`, a
-`matching` and a `best` of its own.
+`scored`, a `ranked` and a `best` of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.sql import Literal, Placeholder
 
 from embeddings_pipeline.store.connection import Row
+from embeddings_pipeline.store.search import counts
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.texts.lexemes import K1, LEVELS, REFERENCE_TOKENS, B
@@ -72,37 +73,48 @@ def lookup(published: Published) -> sql.Composed:
     )
 
 
-def matching(
+def scored(
     published: Published,
     where: sql.Composable,
     words: int,
-    chunks: int,
     *,
     of: int | None = None,
+    counted: Sequence[str] = (),
 ) -> sql.Composable:
-    """(id, chunk, score, read) of the best chunks, for the parameters of a number of `Words`. With
-    `of`, only the first `of` matches are ranked, and `read` is their number."""
+    """(id, chunk, score, read) of the chunks that match, for the parameters of a number of `Words`,
+    and the columns that are `counted`. With `of`, only the first `of` matches are ranked, and
+    `read` is their number."""
     return published.names.fill(
         """
-        select {id}, chunk, {score} as score, {read} as read from (
+        select {id}, chunk, {score} as score, {read} as read {named} from (
             select {id}, chunk, {k1} * (1 - {b} + {b} * tokens / {average}) as length,
                 -- a copy in memory for all words; the offset keeps the planner from inlining it
-                setweight(lexemes, 'D') as lexemes
+                setweight(lexemes, 'D') as lexemes {counted}
             from {texts} t join {vectors} v using ({id}, chunk)
             where lexemes @@ %(match)s::tsquery and {where} limit {of} offset 0
         ) as t
-        order by score desc, {id}, chunk limit {chunks}
         """,
         score=sql.SQL(" + ").join([sql.SQL("0::float8"), *map(_score, range(words))]),
         # of all matches, nobody needs the number
         read=sql.SQL("null::bigint" if of is None else "count(*) over ()"),
+        named=counts.columns("t", counts.names_of(counted)),
         # else Postgres computes with decimals
         k1=sql.SQL("{}::float8").format(Literal(K1)),
         b=sql.SQL("{}::float8").format(Literal(B)),
         average=sql.SQL("{}::float8").format(Literal(published.average_tokens)),
+        counted=counts.columns("t", counted),
         vectors=published.vectors,
         where=where,
         of=Literal(of),
+    )
+
+
+def ranked(published: Published, scored: sql.Composable, chunks: int) -> sql.Composable:
+    """The best chunks of `scored`: the query in parentheses, or its name in the statement."""
+    return published.names.fill(
+        "select {id}, chunk, score, read from {scored} as t"
+        " order by score desc, {id}, chunk limit {chunks}",
+        scored=scored,
         chunks=Literal(chunks),
     )
 
@@ -110,7 +122,7 @@ def matching(
 def best(
     words: Words, chunks: int, share: float, execute: Callable[[str, int | None], list[Row]]
 ) -> list[Row]:
-    """The rows of a search statement with `matching`, which is executed for a tsquery and the most
+    """The rows of a search statement with `ranked`, which is executed for a tsquery and the most
     texts to rank. `share` of the texts pass the filters.
 
     The first statement reads the texts that may reach a score which the best are likely to reach.

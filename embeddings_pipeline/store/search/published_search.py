@@ -30,6 +30,7 @@ from embeddings_pipeline.store.search import (
     session,
     spelling,
 )
+from embeddings_pipeline.store.search.counts import CountShape
 from embeddings_pipeline.store.search.lexical import Words
 from embeddings_pipeline.store.search.published import Published, passing, version
 from embeddings_pipeline.store.tables import EntityTables
@@ -77,7 +78,8 @@ class RowQuery:
     """A search for `rows` rows: near `vector`, containing the words of `query`, or fused from both.
 
     `filters` has the form that `store.filters.parse` takes. `exclude` is the id of a row to leave
-    out. `text_weight`, from 0 to 1, replaces the weight of the words in a fusion.
+    out. `text_weight`, from 0 to 1, replaces the weight of the words in a fusion. `counts` are
+    wanted beside the rows, of at most `count_to` rows that match.
     """
 
     rows: int
@@ -87,6 +89,8 @@ class RowQuery:
     exclude: str | None = None
     exact: bool = False
     text_weight: float | None = None
+    counts: CountRequest | None = None
+    count_to: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,12 @@ class Found:
     """The rows found. `words` are the query's words as lexemes, each with the number of texts that
     have it (counting stops at 1,000 for a rare word); None without a search by words.
     `best_similarity` is the similarity of the nearest vector; None without a search by vector, and
-    where there is no vector."""
+    where there is no vector. `counts` are None unless the search read all rows that match."""
 
     hits: Sequence[Hit]
     words: Mapping[str, int] | None = None
     best_similarity: float | None = None
+    counts: Counts | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,8 @@ class StatementShape:
     filters: Group
     # whether texts are found by their words and then filtered, not the other way round
     filters_texts: bool = False
+    # what is counted among the texts that are read
+    counted: CountShape | None = None
 
 
 class PublishedSearch:
@@ -235,6 +242,8 @@ class PublishedSearch:
         ConfigurationError for a filter that does not fit its column.
         """
         chosen = filters.parse(query.filters, self._published.filters)
+        if query.counts:
+            self._require_countable(query.counts)
         with self._refusing_unfit(chosen):
             return self._find(query, chosen)
 
@@ -245,6 +254,12 @@ class PublishedSearch:
         Raises as `find` does, and ConfigurationError for a facet that is not a filter column and a
         histogram of a column that has none.
         """
+        self._require_countable(wanted)
+        chosen = filters.parse(query.filters, self._published.filters)
+        with self._refusing_unfit(chosen):
+            return self._count(query, chosen, wanted, most)
+
+    def _require_countable(self, wanted: CountRequest) -> None:
         for column in wanted.facets:
             filters.type_of(column, self._published.filters, "facet")
         for bars in wanted.histograms:
@@ -253,9 +268,6 @@ class PublishedSearch:
                 raise ConfigurationError(
                     f"histogram {bars.column!r} is of type {kind}: numbers, days and times have one"
                 )
-        chosen = filters.parse(query.filters, self._published.filters)
-        with self._refusing_unfit(chosen):
-            return self._count(query, chosen, wanted, most)
 
     def suggestion(self, query: str) -> Suggestion | None:
         """The query with words that texts have in place of those that none has; None where each
@@ -526,20 +538,8 @@ class PublishedSearch:
         session.use(
             self._tables.connection, lexical.SESSION if by_words else {"enable_seqscan": "on"}
         )
-        shape = counts.CountShape(
-            by_words=by_words,
-            filters_texts=False,
-            exclude=query.exclude is not None,
-            filters=chosen.predicates,
-            facets=wanted.facets,
-            by_prefix=wanted.facet_prefix is not None,
-            histograms=tuple((bars.column, bars.bars) for bars in wanted.histograms),
-            most=most,
-        )
-        values = _parameters(query, chosen)
-        values["prefix"] = wanted.facet_prefix
-        for n, bars in enumerate(wanted.histograms):
-            values |= {f"least_{n}": bars.least, f"most_{n}": bars.most}
+        shape = _count_shape(query, chosen, wanted, most)
+        values = _parameters(query, chosen) | _count_parameters(wanted)
         if not by_words:
             return self._counted(shape, wanted, values)
         words = self._words(query.query or "")
@@ -552,23 +552,11 @@ class PublishedSearch:
                 return found
         return self._counted(shape, wanted, values | {"match": words.reaching(0)})
 
-    def _counted(
-        self, shape: counts.CountShape, wanted: CountRequest, values: dict[str, Any]
-    ) -> Counts:
+    def _counted(self, shape: CountShape, wanted: CountRequest, values: dict[str, Any]) -> Counts:
         statement = counts.statement(self._published, shape)
         prepare = _prepares(shape.filters)
         rows = self._tables.connection.execute(statement, values, prepare=prepare).fetchall()
-        total = next(n for facet, _, n in rows if facet is None)
-        by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in wanted.facets}
-        by_bar = {bars.column: [0] * bars.bars for bars in wanted.histograms}
-        for facet, value, n in rows:
-            if facet is None:
-                continue
-            if facet < len(wanted.facets):
-                by_value[wanted.facets[facet]].append((value, n))
-            else:
-                by_bar[wanted.histograms[facet - len(wanted.facets)].column][value - 1] = n
-        return Counts(min(total, shape.most), total <= shape.most, by_value, by_bar)
+        return _counts_of(rows, shape.most, wanted)
 
     def _find(self, query: RowQuery, chosen: Filter) -> Found:
         words = None if query.query is None else self._words(query.query)
@@ -576,6 +564,8 @@ class PublishedSearch:
         shape = self._first_shape(query, chosen, words, expected)
         values = _parameters(query, chosen)
         values["text_weight"] = self._text_weight(query)
+        if query.counts:
+            values |= _count_parameters(query.counts)
         while True:
             session.use(self._tables.connection, self._settings(shape, expected))
             rows = (
@@ -583,9 +573,11 @@ class PublishedSearch:
                 if words is None
                 else self._by_words(words, shape, values, expected)
             )
-            seen, similarity = rows[0][1:3]
-            hits = [Hit(*row[5:10], *row[10]) for row in rows if row[5] is not None]
+            _, seen, similarity, _, _, counted = rows[0][:6]
+            hits = [Hit(*row[6:11], *row[11]) for row in rows if row[6] is not None]
             found = Found(hits, words.texts if words else None, similarity)
+            if query.counts and counted is not None:
+                found = replace(found, counts=_counts_of(counted, query.count_to, query.counts))
             if len(hits) >= query.rows:
                 return found
             if max(seen or [len(hits)]) >= shape.chunks:
@@ -611,9 +603,16 @@ class PublishedSearch:
         self, words: Words, shape: StatementShape, values: dict[str, Any], passing: int | None
     ) -> list[Row]:
         filters_texts = _filters_texts(words, passing)
+        every = words.reaching(0)
 
         def execute(match: str, read: int | None) -> list[Row]:
-            ranked = replace(shape, read=read, filters_texts=filters_texts)
+            reads_all = read is None and match == every
+            ranked = replace(
+                shape,
+                read=read,
+                filters_texts=filters_texts,
+                counted=shape.counted if reads_all else None,
+            )
             prepare = _prepares(shape.filters)
             return self._execute(ranked, values | words.values(match), prepare=prepare)
 
@@ -681,6 +680,11 @@ class PublishedSearch:
             read=None,
             exclude=query.exclude is not None,
             filters=chosen.predicates,
+            counted=(
+                _count_shape(query, chosen, query.counts, query.count_to)
+                if query.counts and words and not is_dense
+                else None
+            ),
         )
 
     def _settings(self, shape: StatementShape, passing: int | None) -> dict[str, str]:
@@ -734,6 +738,41 @@ def _filters_texts(words: Words, passing: int | None) -> bool:
     return passing is not None and passing * _LOOKUP > sum(words.documents)
 
 
+def _count_shape(query: RowQuery, chosen: Filter, wanted: CountRequest, most: int) -> CountShape:
+    return CountShape(
+        by_words=query.query is not None and query.vector is None,
+        filters_texts=False,
+        exclude=query.exclude is not None,
+        filters=chosen.predicates,
+        facets=wanted.facets,
+        by_prefix=wanted.facet_prefix is not None,
+        histograms=tuple((bars.column, bars.bars) for bars in wanted.histograms),
+        most=most,
+    )
+
+
+def _count_parameters(wanted: CountRequest) -> dict[str, Any]:
+    values: dict[str, Any] = {"prefix": wanted.facet_prefix}
+    for n, bars in enumerate(wanted.histograms):
+        values |= {f"least_{n}": bars.least, f"most_{n}": bars.most}
+    return values
+
+
+def _counts_of(rows: Sequence[Sequence[Any]], most: int, wanted: CountRequest) -> Counts:
+    """The counts in the rows of `counts.statement`."""
+    total = next(n for facet, _, n in rows if facet is None)
+    by_value: dict[str, list[tuple[Any, int]]] = {column: [] for column in wanted.facets}
+    by_bar = {bars.column: [0] * bars.bars for bars in wanted.histograms}
+    for facet, value, n in rows:
+        if facet is None:
+            continue
+        if facet < len(wanted.facets):
+            by_value[wanted.facets[facet]].append((value, n))
+        else:
+            by_bar[wanted.histograms[facet - len(wanted.facets)].column][value - 1] = n
+    return Counts(min(total, most), total <= most, by_value, by_bar)
+
+
 def _parameters(query: RowQuery, chosen: Filter) -> dict[str, Any]:
     values = chosen.parameters()
     if query.vector is not None:
@@ -753,11 +792,19 @@ def search_statement(published: Published, shape: StatementShape) -> bytes:
         near = dense.near(published, where, shape.chunks, exact=shape.exact, more=more)
         return hybrid.nearest(published, near).as_bytes()
     ways = {}
+    before: dict[str, sql.Composable] = {}
+    counted = hybrid.NULL
     if shape.dense:
         ways["dense"] = dense.near(published, where, shape.chunks, exact=shape.exact)
     if shape.words is not None:
         where = passing(
             published, shape.filters, exclude=shape.exclude, of_texts=shape.filters_texts
         )
-        ways["text"] = lexical.matching(published, where, shape.words, shape.chunks, of=shape.read)
-    return hybrid.statement(published, ways, shape.rows).as_bytes()
+        columns = shape.counted.columns if shape.counted else ()
+        scored = lexical.scored(published, where, shape.words, of=shape.read, counted=columns)
+        matches: sql.Composable = sql.SQL("({})").format(scored)
+        if shape.counted:
+            before["scored"], matches = scored, Identifier("scored")
+            counted = counts.among(published, shape.counted, "scored")
+        ways["text"] = lexical.ranked(published, matches, shape.chunks)
+    return hybrid.statement(published, ways, shape.rows, before=before, counted=counted).as_bytes()
