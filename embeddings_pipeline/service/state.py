@@ -28,7 +28,7 @@ from embeddings_pipeline.store import coverage, declarations, run_ledger, vector
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import is_lost_connection, read_again
-from embeddings_pipeline.store.search import published, session
+from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
 from embeddings_pipeline.store.search.published_search import PublishedSearch, StoredRow
 from embeddings_pipeline.store.tables import drop_noticed, open_tables
@@ -99,7 +99,6 @@ class State:
         fields = shown.filters
         if self._pipeline.one_database:
             fields = columns_of(connection, entity.db_schema, entity.table)
-        session.read_exactly(connection)
         search = PublishedSearch(connection, shown)
         return EntityInfo(
             entity=entity.name,

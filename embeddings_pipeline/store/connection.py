@@ -26,10 +26,12 @@ from psycopg.errors import (
     UndefinedFile,
 )
 from psycopg.pq import PGconn, PollingStatus, TransactionStatus
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import Busy, ConfigurationError, ReadOnly, Unavailable
+from embeddings_pipeline.store.wire import exact_json
 
 Row = tuple[Any, ...]
 
@@ -195,7 +197,8 @@ def _milliseconds_until(end: float) -> str:
 
 
 class Postgres:
-    """A pool of connections to one database, in autocommit. A returned connection is reset.
+    """A pool of connections to one database, in autocommit. A returned connection is reset. A
+    number of a JSON value with more digits than a float has is read as a text.
 
     Where a pooler gives each transaction another session, and `reads` says that this will do, each
     block is one transaction, a `consistent_read`, with the settings of a session.
@@ -363,6 +366,7 @@ class Postgres:
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             scope, block = "local", connection.transaction()
+        set_json_loads(exact_json, connection)
         with block:
             self._apply_settings(connection, scope)
             if self._prepare:

@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from psycopg import DataError
 from psycopg.sql import SQL, Literal
-from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
@@ -19,7 +18,6 @@ from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.search.published_search import Hit
 from embeddings_pipeline.store.search.snapshots import SnapshotRow, SnapshotRows, write
-from embeddings_pipeline.store.wire import exact_json
 
 # by type: stored values, and the values that filters compare them with
 TYPES: dict[str, tuple[Sequence[str], Sequence[Any]]] = {
@@ -140,7 +138,6 @@ def snapshot(connection: psycopg.Connection, tmp_path: Path) -> Iterator[Snapsho
                 (number,),
             )
             number += 1
-    set_json_loads(exact_json, connection)
     rows = [
         SnapshotRow(number, str(number), 0, "", fields, (None,) * 3, 1.0)
         for number, fields in connection.execute("select number, to_jsonb(v) from v")

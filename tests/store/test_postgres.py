@@ -221,6 +221,15 @@ def test_what_a_value_looks_like_does_not_depend_on_the_role(
     assert "0.30000000000000004" in str(printed[0])
 
 
+def test_a_number_of_json_with_more_digits_than_a_float_has_stays_a_text(pool: Postgres) -> None:
+    numbers = """select '[0.5, 9007199254740993, 0.12345678901234567891]'::jsonb"""
+    # and so in a session that another has used
+    for _ in range(2):
+        with pool.connection() as connection:
+            found = only(connection.execute(numbers))[0]
+        assert found == [0.5, "9007199254740993", "0.12345678901234567891"]
+
+
 def test_a_cursor_whose_connection_is_lost_is_closed(pool: Postgres) -> None:
     lost: list[ServerCursor[Row]] = []
 

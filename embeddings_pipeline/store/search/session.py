@@ -9,10 +9,8 @@ from weakref import WeakKeyDictionary
 from pgvector.psycopg import register_vector
 from psycopg import Connection
 from psycopg.pq import TransactionStatus
-from psycopg.types.json import set_json_loads
 
 from embeddings_pipeline.store.connection import Row
-from embeddings_pipeline.store.wire import exact_json
 
 # an index scan continues until it finds enough matching rows; the statement sorts them afterwards
 SETTINGS: LiteralString = """;
@@ -25,13 +23,7 @@ _present: WeakKeyDictionary[Connection[Row], dict[str, str]] = WeakKeyDictionary
 def prepare(connection: Connection[Row]) -> None:
     """Make a new connection ready for searches."""
     register_vector(connection)
-    read_exactly(connection)
     _present[connection] = {}
-
-
-def read_exactly(connection: Connection[Row]) -> None:
-    """Make numbers of JSON come as they are stored, not rounded."""
-    set_json_loads(exact_json, connection)
 
 
 def use(connection: Connection[Row], settings: dict[str, str]) -> None:

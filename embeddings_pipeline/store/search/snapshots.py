@@ -32,7 +32,6 @@ from embeddings_pipeline.store.filters import (
     parse,
     type_of,
 )
-from embeddings_pipeline.store.search import session
 from embeddings_pipeline.store.search.counts import MAX_VALUES
 from embeddings_pipeline.store.search.hybrid import fields, shown
 from embeddings_pipeline.store.search.published import Published, coverage, read, version
@@ -107,7 +106,6 @@ def one_moment(connection: Connection[Row], schema: str, entity: str) -> Iterato
     Raises ConfigurationError where nothing is published.
     """
     register_vector(connection)
-    session.read_exactly(connection)
     published = read(connection, schema, entity)
     with consistent_read(connection):
         query = sql.SQL("select {}").format(version(schema, entity))
