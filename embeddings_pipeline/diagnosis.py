@@ -111,7 +111,7 @@ class Surroundings:
 
     def _open(self, database: Database) -> Postgres | Exception:
         postgres = Postgres(
-            database, max_size=SESSIONS_OF_RUN, reads=True, patience=10, statement_seconds=30
+            database, max_size=SESSIONS_OF_RUN, reads=True, patience=5, statement_seconds=30
         )
         self._exits.callback(postgres.close)
         try:

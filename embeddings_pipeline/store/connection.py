@@ -315,8 +315,8 @@ class Postgres:
                 )
             for count in range(1, sessions if is_pooled(connection) else 1):
                 try:
-                    held.enter_context(self.connection())
-                except NoConnection:
+                    held.enter_context(self._pool.connection())
+                except PoolTimeout:
                     raise NoConnection(
                         f"{self.database} is reached through a pooler that gives user {role!r}"
                         f" {count} of the {sessions} sessions that this needs at a time: raise"
@@ -472,8 +472,9 @@ class Postgres:
         self._pool.check()
 
     def close(self) -> None:
-        """Close every connection."""
-        self._pool.close()
+        """Close every connection. What still connects ends with the process."""
+        # a pooler without a free session lets it wait for minutes
+        self._pool.close(timeout=1)
 
 
 def _refusal_code(conninfo: str) -> str | None:
