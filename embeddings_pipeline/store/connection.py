@@ -77,7 +77,32 @@ def server_cursor(
 
 
 class NoConnection(psycopg.OperationalError):
-    """No connection was available in time, or the server takes none now. A run waits for it."""
+    """No connection was available in time, or the server takes none now. A run waits for it.
+
+    `since` is the time.monotonic() since which the server takes none, as far as that is known.
+    """
+
+    since: float | None = None
+
+
+class _Absence:
+    """Since when a server takes no connection, by attempts without a long pause between them."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._until = 0.0
+
+    def note(self, refusal: NoConnection) -> None:
+        """Note a failed attempt, and in its error since when the server is away."""
+        now = time.monotonic()
+        if self.since is None or now - self._until > _ABSENCE_PAUSE_SECONDS:
+            self.since = now
+        self._until = now
+        refusal.since = self.since
+
+    def end(self) -> None:
+        """Note that the server took a connection."""
+        self.since = None
 
 
 # parts of messages of libpq, servers and poolers where a later attempt may succeed. A server with
@@ -112,6 +137,8 @@ _REMEDIES = {
     " server",
 }
 
+# longer than an attempt and the pause after it; who comes later waits anew
+_ABSENCE_PAUSE_SECONDS = 60
 # libpq would wait about two minutes for a server that does not answer
 _CONNECT_SECONDS = 10
 _CONNECTION: dict[str, Any] = {
@@ -235,6 +262,7 @@ class Postgres:
         # statements may take two seconds on a busy machine
         self._answer_seconds = min(max(patience, 2), _CONNECT_SECONDS)
         self._opening = Lock()
+        self._absence = _Absence()
         self._statement_seconds = statement_seconds
         self._deadlines: Deadlines | None = None
         self._pool: ConnectionPool[Connection[Row]] = ConnectionPool(
@@ -272,8 +300,12 @@ class Postgres:
             if self._pool.closed and (refusal := self._refusal()):
                 raise refusal
             self._pool.open()
+        if self._absence.since is not None:
+            # the pool would wait for a server that is known to be away
+            self._raise_absence()
         try:
             with self._pool.connection() as connection:
+                self._absence.end()
                 self.limit(connection)
                 if not self._sessions_are_shared:
                     yield connection
@@ -282,15 +314,21 @@ class Postgres:
                     self._apply_settings(connection, "local")
                     yield connection
         except PoolTimeout:
+            self._raise_absence()
             raise NoConnection(
-                str(self._refusal() or "")
-                or f"all {self._pool.max_size} connections to {self.database} are in use"
+                f"all {self._pool.max_size} connections to {self.database} are in use"
             ) from None
         except LockNotAvailable as error:
             raise Busy(
                 "another transaction holds the same rows or tables (`embeddings-pipeline doctor`"
                 " shows which): try again later"
             ) from error
+
+    def _raise_absence(self) -> None:
+        if refusal := self._refusal():
+            away = NoConnection(str(refusal))
+            self._absence.note(away)
+            raise away from None
 
     def require(self, sessions: int) -> None:
         """Check that a connection can be made. The first time, check also that the role may have

@@ -41,7 +41,8 @@ def resumed(work: Callable[P, T]) -> Callable[P, T]:
     """Repeat the work, with growing pauses, when its connection is lost.
 
     For work that continues from the stored state and takes its own connections and locks. Any other
-    error ends the work, and so does a database that is unavailable for two minutes.
+    error ends the work, and so does a database that is unavailable for two minutes. Work that
+    comes after that, to clean up, does not wait for it again.
     """
 
     @wraps(work)
@@ -83,5 +84,6 @@ class _UnavailableTooLong(stop_base):
         if not isinstance(failed, NoConnection):
             self._away_since = None
             return False
-        self._away_since = self._away_since or time.monotonic()
-        return time.monotonic() - self._away_since >= _PATIENCE_SECONDS
+        now = time.monotonic()
+        self._away_since = min(self._away_since or now, failed.since or now)
+        return now - self._away_since >= _PATIENCE_SECONDS

@@ -19,6 +19,8 @@ import pytest
 from psycopg.errors import DiskFull, RaiseException
 
 from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.store import retry
+from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.embedded import host, postmaster
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.world import SCHEMA, World, world_in
@@ -220,3 +222,23 @@ def rows(world: World) -> tuple[int, int]:
         if world.sql("select to_regclass(%s) is not null", f"{SCHEMA}.{table}") == [(True,)]:
             ((counts[place],),) = world.sql(f"select count(*) from {SCHEMA}.{table}")
     return counts[0], counts[1]
+
+
+def test_a_server_that_was_waited_for_in_vain_is_not_waited_for_again(
+    own: World, data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retry, "_PATIENCE_SECONDS", 2)
+    own.postgres = Postgres(own.database, patience=1)
+    item = own.declare()
+    own.texts(item)
+
+    def stop(batch: Sequence[str]) -> None:
+        embedded.stop(data_dir)
+
+    own.encoder.before = stop
+    with pytest.raises(NoConnection):
+        own.vectors(item)
+    said = [entry.getMessage() for entry in caplog.records if entry.name == retry.__name__]
+    waited = {message.split(" in ")[0].rpartition(".")[2] for message in said}
+    # the two threads of the stream, and nothing that comes after them
+    assert waited <= {"write", "claim"}
