@@ -33,8 +33,6 @@ _SHELVES = 100
 _FILTERS: Mapping[str, dict[str, Any]] = {"": {}, "filtered_": {"shelf": 5}}
 _MODES: tuple[Mode, ...] = ("text", "hybrid")
 _PHRASES = ("library for the system", "tools package support", "the library", "package library use")
-# the rarest, the middle and the most frequent of the words that at least 100 texts have
-_RARE, _MIDDLE, _COMMON = slice(1000), slice(-1000, -500), slice(-60, None)
 
 
 class OneVector(MadeUpEncoder):
@@ -46,7 +44,9 @@ class OneVector(MadeUpEncoder):
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="at least 1,000: fewer have too few words"
+    )
     parser.add_argument("--queries", type=int, default=28)
     options = parser.parse_args()
     rows = packages(options.data)
@@ -121,7 +121,13 @@ def queries(scratch: World, rows: Sequence[Mapping[str, str]], each: int) -> dic
         " order by documents, lexeme"
     )
     lexemes = [lexeme for (lexeme,) in counted]
-    words = {"rare": lexemes[_RARE], "middle": lexemes[_MIDDLE], "common": lexemes[_COMMON]}
+    # the rarest, the middle and the most frequent of the words that at least 100 texts have
+    many = min(len(lexemes), 1000)
+    words = {
+        "rare": lexemes[:many],
+        "middle": lexemes[-many : -many // 2],
+        "common": lexemes[-60:],
+    }
     lengths = [2 + n % 7 for n in range(each)]
     drawn = {
         kind: [" ".join(draw.sample(choice, length)) for length in lengths]
