@@ -37,9 +37,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds scifact/ and the others")
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
+    # the memory of a model that was freed is not returned to the system
+    encoders = Encoders(Settings(_env_file=None))
     lists: dict[str, tuple[Found, Found, Qrels]] = {}
     for collection in collections(options.data):
         with world() as scratch:
+            scratch.encoders = encoders
             load(scratch, collection)
             with Searcher(engine_of(scratch)) as searcher:
                 for name, qrels in collection.judged.items():
@@ -51,13 +54,12 @@ def main() -> None:
                             found(searcher, qrels, "text", collection),
                             qrels,
                         )
-            scratch.encoders.cleanup()
+    encoders.cleanup()
     if options.tune:
         tune(lists)
 
 
 def load(scratch: World, collection: Collection) -> None:
-    scratch.encoders = Encoders(Settings(_env_file=None))
     scratch.table(", ".join(f"{column} text" for column in collection.columns))
     scratch.insert(*collection.rows)
     keys = {"template": None if "include" in collection.keys else "{body}", **collection.keys}
