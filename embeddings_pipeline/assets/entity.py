@@ -196,7 +196,7 @@ def _make_texts(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> dg.
         from embeddings_pipeline.assets import metadata
 
         running = RunContext.of(context, options.name)
-        keys = partitions.keys_of(context)
+        keys = partitions.keys_of(context, entity)
         built = running.entity(entity, context.run)
         with running.options(context.run_id, keys, **config.model_dump()) as run_options:
             result = running.pipeline.sync_texts(built, run_options)
@@ -215,7 +215,7 @@ def _make_vectors(entity: Entity, spec: dg.AssetSpec, options: DefsOptions) -> d
         from embeddings_pipeline.assets import metadata
 
         running = RunContext.of(context, options.name)
-        keys = partitions.keys_of(context)
+        keys = partitions.keys_of(context, entity)
         built = running.entity(entity, context.run)
         with running.options(context.run_id, keys, **config.model_dump()) as run_options:
             result = running.pipeline.sync_vectors(built, run_options)

@@ -43,14 +43,12 @@ def of_texts(
     entity: Entity,
     result: TextsResult,
     run_id: str,
-    keys: Sequence[str] | None,
+    keys: Sequence[str],
 ) -> OfPartitions:
-    """The rows of each partition, and how many of them have a new text. A run of one partition, or
-    without any, has the counts of the pass."""
+    """The rows of each partition, and how many of them have a new text. A run of one partition
+    has the counts of the pass."""
     shared = _table(pipeline, f"{entity.name}_texts")
     totals = of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
-    if keys is None:
-        return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         changed = run_counts.changed_rows(tables, run_id)
     coverage = pipeline.coverage(entity)
@@ -63,10 +61,10 @@ def of_vectors(
     entity: Entity,
     result: EncodeResult,
     run_id: str,
-    keys: Sequence[str] | None,
+    keys: Sequence[str],
 ) -> OfPartitions:
-    """The chunks of each partition, and how many texts were encoded for it. A run of one partition,
-    or without any, has the counts of all sets together."""
+    """The chunks of each partition, and how many texts were encoded for it. A run of one partition
+    has the counts of all sets together."""
     tables_of_sets = [s.table_name for s in result.sets]
     shared: Metadata = {
         # the live set is the first
@@ -76,8 +74,6 @@ def of_vectors(
         **({"frozen": result.frozen} if result.frozen else {}),
     }
     totals = of_counts(asdict(result.counts))
-    if keys is None:
-        return OfPartitions(shared | totals)
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         # another run may have dropped one since
         present = [s.table_name for s in vector_sets.read(tables)]

@@ -38,6 +38,15 @@ def tags(keys: Sequence[str]) -> Mapping[str, str]:
     }
 
 
-def keys_of(context: dg.AssetExecutionContext) -> list[str] | None:
-    """The partitions of a run; None where it was started without any."""
-    return list(context.partition_keys) if context.has_partition_key_range else None
+def keys_of(context: dg.AssetExecutionContext, entity: Entity) -> list[str]:
+    """The partitions of a run. Raises dg.Failure where it was started without any: Dagster itself
+    would fail between the two assets that have some."""
+    if not context.has_partition_key_range:
+        keys = entity.partitions.keys()
+        raise dg.Failure(
+            f"entity {entity.name!r}: the run names no partition: start it with one, like"
+            f" `--partition {keys[-1]}`, or with a range of its assets, like `--partition-range"
+            f" {keys[0]}...{keys[-1]}`",
+            allow_retries=False,
+        )
+    return list(context.partition_keys)

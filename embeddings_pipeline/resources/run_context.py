@@ -73,9 +73,7 @@ class RunContext:
         return None
 
     @contextmanager
-    def options(
-        self, run_id: str, keys: Sequence[str] | None, **config: Any
-    ) -> Iterator[RunOptions]:
+    def options(self, run_id: str, keys: Sequence[str], **config: Any) -> Iterator[RunOptions]:
         """The options of a step, from its configuration. SIGINT and SIGTERM end the block soon.
 
         A step without a limit of its own may cost EMBEDDING_MAX_COST_USD. Raises

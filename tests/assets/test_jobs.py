@@ -221,7 +221,7 @@ def test_a_run_of_some_partitions_leaves_the_others(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
     notes.sql("update raw.raw_notes set title = title || ' today'")
-    notes.execute("note_embeddings", [["note", "texts"]])
+    notes.execute("note_embeddings", [["note", "texts"]], tags=tags(["00", "03"]))
     half = notes.execute("note_embeddings", [["note", "vectors"]], tags=tags(["00", "01"]))
     found = materialised(half, "note", "vectors")
     assert sorted(m.partition or "" for m in found) == ["00", "01"]
@@ -279,6 +279,17 @@ def test_a_failing_test_of_the_model_keeps_its_rows_from_being_read(
     notes.sql("update raw.raw_notes set category = 'garden' where note_id = 1")
     assert notes.scheduled("note").success
     assert notes.sql(f"select text from {VIEW} where note_id = 1") == [("title: Lost",)]
+
+
+def test_a_run_without_a_partition_ends_before_the_texts_and_says_how_to_start_it(
+    notes: Notes, note_run: dg.ExecuteInProcessResult
+) -> None:
+    stopped = notes.execute("note_embeddings", raise_on_error=False)
+    assert not materialised(stopped, "note", "texts")
+    (failed,) = stopped.get_failed_step_keys()
+    assert failed == "embeddings__note__texts"
+    reason = stopped.failure_data_for_node(failed)
+    assert "--partition-range 00...03" in str(reason)
 
 
 def test_a_model_that_cannot_be_built_fails_with_the_words_of_dbt(

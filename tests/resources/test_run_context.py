@@ -28,7 +28,7 @@ def running(tmp_path: Path) -> RunContext:
 
 
 def run_options(running: RunContext) -> AbstractContextManager[RunOptions]:
-    return running.options("run", None, limit=None, force=False, max_cost_usd=None)
+    return running.options("run", ["00"], limit=None, force=False, max_cost_usd=None)
 
 
 def work(running: RunContext, number: signal.Signals) -> None:
