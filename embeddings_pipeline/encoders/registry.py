@@ -21,12 +21,7 @@ from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
 from embeddings_pipeline.encoders.local.model_files import describe, vision
 from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
-from embeddings_pipeline.encoders.openai.rate_limits import (
-    NoLimits,
-    RateLimits,
-    SharedLimits,
-    Transaction,
-)
+from embeddings_pipeline.encoders.openai.rate_limits import RateLimits, Transaction
 from embeddings_pipeline.encoders.prices import usd_per_token
 from embeddings_pipeline.encoders.prompts import PromptedEncoder
 from embeddings_pipeline.entities.entity import Entity, Prompts
@@ -246,13 +241,13 @@ class Encoders:
         return lambda: self._all_stopped or stopping()
 
     @cached_property
-    def _limits(self) -> RateLimits:
+    def _limits(self) -> RateLimits | None:
         """The rate limits, shared by all models: a provider counts their requests together."""
         requests = self._settings.embedding_requests_per_minute
         tokens = self._settings.embedding_tokens_per_minute
         if self._transaction is None or not (requests or tokens):
-            return NoLimits()
-        return SharedLimits(self._transaction, requests=requests, tokens=tokens)
+            return None
+        return RateLimits(self._transaction, requests=requests, tokens=tokens)
 
 
 def _described(identity: ModelIdentity) -> str:
@@ -308,7 +303,7 @@ def remote_encoder(
     remote: RemoteModel,
     dimension: int | None,
     settings: Settings,
-    limits: RateLimits,
+    limits: RateLimits | None,
     stop_signal: Callable[[], Callable[[], bool]],
 ) -> OpenAIEncoder:
     """Return an encoder of a model at OPENAI_BASE_URL.

@@ -11,7 +11,7 @@ from threading import Event, Timer
 import pytest
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.encoders.openai.rate_limits import SharedLimits
+from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.migrations import create_control_tables
@@ -22,14 +22,14 @@ TAKER = """
 import sys
 from threading import Event, Timer
 from pydantic import SecretStr
-from embeddings_pipeline.encoders.openai.rate_limits import SharedLimits
+from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.connection import Postgres
 
 host, port, name, user, schema, requests, tokens = sys.argv[1:]
 postgres = Postgres(Database(host, int(port), name, user, SecretStr(sys.stdin.readline().strip())))
-limits = SharedLimits(
+limits = RateLimits(
     lambda: postgres.transaction_in(schema),
     requests=int(requests) or None,
     tokens=int(tokens) or None,
@@ -88,7 +88,7 @@ def test_two_processes_together_get_no_more_than_a_minute_has(
 
 
 def test_units_are_counted_in_our_schema(postgres: Postgres) -> None:
-    limits = SharedLimits(lambda: postgres.transaction_in(SCHEMA), requests=5, tokens=7)
+    limits = RateLimits(lambda: postgres.transaction_in(SCHEMA), requests=5, tokens=7)
     limits.wait(3, Event())
     with postgres.connection() as connection:
         tables = connection.execute(
@@ -104,7 +104,7 @@ def test_units_are_counted_in_our_schema(postgres: Postgres) -> None:
 
 
 def test_a_request_of_more_tokens_than_a_minute_has_goes_alone(postgres: Postgres) -> None:
-    limits = SharedLimits(lambda: postgres.transaction_in(SCHEMA), requests=None, tokens=50_000)
+    limits = RateLimits(lambda: postgres.transaction_in(SCHEMA), requests=None, tokens=50_000)
     limits.wait(400_000, Event())
     stopped = Event()
     Timer(0.1, stopped.set).start()

@@ -106,14 +106,12 @@ class Refusal(Exception):
         *,
         message: str = "",
         may_pass: bool = False,
-        other_format: bool = False,
         tokens: int = 0,
     ) -> None:
         super().__init__(reason)
         self.error = error
         self.message = message
         self.may_pass = may_pass
-        self.other_format = other_format
         self.tokens = tokens
 
 
@@ -153,7 +151,7 @@ class Client:
         self,
         model: str,
         endpoint: Endpoint,
-        limits: RateLimits,
+        limits: RateLimits | None,
         timeouts: Timeouts,
         *,
         in_flight: int,
@@ -214,7 +212,7 @@ class Client:
             encoding = {} if format == "none" else {"encoding_format": format}
             call = _Call(tokens, stopped, is_probe=[*texts] == [PROBE], is_query=is_query)
             try:
-                content = self._post(body | encoding, call, format)
+                content = self._post(body | encoding, call)
                 answer = parse_response(content, texts, dimension)
             except InvalidResponse as error:
                 cost = tokens if error.tokens is None else error.tokens
@@ -223,7 +221,7 @@ class Client:
                 if not (error.other_format and format == "base64" and not self._format):
                     raise self._unusable(error, wasted) from None
             except Refusal as refusal:
-                if not refusal.other_format or self._format:
+                if self._format or not _FORMAT_ERRORS[format].search(refusal.message):
                     raise
             else:
                 billed(tokens if answer.tokens is None else answer.tokens)
@@ -241,7 +239,7 @@ class Client:
             return ended
         return Refusal(f"the answer cannot be used: {reason}", ended, may_pass=True, tokens=tokens)
 
-    def _post(self, body: dict[str, object], call: _Call, format: Format) -> bytes:
+    def _post(self, body: dict[str, object], call: _Call) -> bytes:
         """Return the body of the answer."""
         import openai
 
@@ -257,8 +255,7 @@ class Client:
         except openai.APIStatusError as error:
             message = _message(error.response.text)
             reason = f"{error.status_code}: {self._endpoint.redacted(message)}"
-            raised = self._classified(error, reason, message, format)
-            if raised:
+            if raised := self._classified(error, reason, message):
                 raise raised from None
         except (openai.APIConnectionError, _Lost) as error:
             reason = self._endpoint.redacted(_cause(error))
@@ -294,7 +291,7 @@ class Client:
         return content
 
     def _classified(
-        self, error: openai.APIStatusError, reason: str, message: str, format: Format
+        self, error: openai.APIStatusError, reason: str, message: str
     ) -> Exception | None:
         """Return the error that an HTTP status means; None where retries did not solve it."""
         host, status = self._endpoint.host, error.status_code
@@ -306,9 +303,7 @@ class Client:
                 f"{host} redirects to {to} ({status}), and redirects are not followed: set"
                 " OPENAI_BASE_URL to the provider's address"
             )
-        if status == 429 and not _TOO_LARGE.search(message):
-            return None
-        if _is_lost(status) and not is_server_length_error(message):
+        if _may_pass(status, message):
             return None
         if status in (401, 403):
             meaning = (
@@ -322,18 +317,21 @@ class Client:
             )
         else:
             meaning = f"{host} rejects even the text {PROBE!r} ({reason})"
-        return Refusal(
-            f"{host} rejects the text ({reason})",
-            ConfigurationError(meaning),
-            message=message,
-            other_format=bool(_FORMAT_ERRORS[format].search(message)),
-        )
+        error_of_provider = ConfigurationError(meaning)
+        return Refusal(f"{host} rejects the text ({reason})", error_of_provider, message=message)
 
 
 def _is_lost(status: int) -> bool:
     # Request Timeout and Conflict, which OpenAI's client retries like server errors, and Failed
     # Dependency, by which text-embeddings-inference says that its model failed
     return status in (408, 409, 424) or status >= 500
+
+
+def _may_pass(status: int, message: str) -> bool:
+    """Whether the same request may succeed later."""
+    if status == 429:
+        return not (_QUOTA.search(message) or _TOO_LARGE.search(message))
+    return _is_lost(status) and not is_server_length_error(message)
 
 
 def _message(body: str) -> str:
@@ -359,7 +357,9 @@ class _Lost(Exception):
     """No complete answer came."""
 
 
-def _http_client(limits: RateLimits, timeouts: Timeouts, in_flight: InFlight) -> httpx2.AsyncClient:
+def _http_client(
+    limits: RateLimits | None, timeouts: Timeouts, in_flight: InFlight
+) -> httpx2.AsyncClient:
     """Return OpenAI's HTTP client, with limits for each try and without redirects.
 
     A redirect would send the texts to another host than the configured one.
@@ -437,7 +437,8 @@ async def _read(answer: httpx2.Response) -> httpx2.Response:
         if answer.is_success:
             raise InvalidResponse(
                 f"it is compressed ({coding}), which the request does not allow: change the proxy"
-                " in front of the provider"
+                " in front of the provider",
+                texts_suspected=False,
             )
         body.clear()
     return httpx2.Response(
@@ -446,7 +447,9 @@ async def _read(answer: httpx2.Response) -> httpx2.Response:
 
 
 @asynccontextmanager
-async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> AsyncIterator[None]:
+async def _admitted(
+    call: _Call, limits: RateLimits | None, in_flight: InFlight
+) -> AsyncIterator[None]:
     """Wait for our own limits, which does not count as waiting for the provider; the request is in
     flight until the end of the block."""
     loop, total, left = asyncio.get_running_loop(), call.total, None
@@ -455,7 +458,8 @@ async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> Asy
         total.reschedule(None)
     # somebody waits for the answer to a query
     async with nullcontext() if call.is_query else in_flight.slot():
-        await asyncio.to_thread(limits.wait, call.tokens, call.stopped)
+        if limits:
+            await asyncio.to_thread(limits.wait, call.tokens, call.stopped)
         if total and left is not None:
             total.reschedule(loop.time() + left)
         yield
@@ -464,11 +468,9 @@ async def _admitted(call: _Call, limits: RateLimits, in_flight: InFlight) -> Asy
 def _advise_retries(response: httpx2.Response, call: _Call) -> None:
     """Set the header by which OpenAI's client decides whether to try again."""
     status, text = response.status_code, response.text
-    final = False
-    if _is_lost(status):
-        final = call.fails(f"{status}: {_message(text)}") or is_server_length_error(text)
-    elif status == 429:
-        call.last = f"{status}: {_message(text)}"
-        final = bool(_QUOTA.search(text) or _TOO_LARGE.search(text))
-    if final or _is_lost(status):
-        response.headers["x-should-retry"] = "false" if final else "true"
+    if status != 429 and not _is_lost(status):
+        return
+    call.last = f"{status}: {_message(text)}"
+    suspected = _is_lost(status) and call.fails(call.last)
+    again = _may_pass(status, text) and not suspected
+    response.headers["x-should-retry"] = str(again).lower()

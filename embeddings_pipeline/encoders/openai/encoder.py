@@ -22,7 +22,7 @@ from embeddings_pipeline.encoders.openai.isolation import (
     truncate_texts,
 )
 from embeddings_pipeline.encoders.openai.models import RemoteModel
-from embeddings_pipeline.encoders.openai.rate_limits import NoLimits, RateLimits
+from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.encoders.openai.truncation import estimate
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
@@ -89,7 +89,7 @@ class OpenAIEncoder:
         self._endpoint = endpoint
         self._dimension = dimension
         self._options = options or RequestOptions()
-        self._limits = limits or NoLimits()
+        self._limits = limits
         self._stop_signal = stop_signal
         self._stored: set[int] = set()
 

@@ -190,7 +190,7 @@ def send_batch(session: Session, batch: Sequence[Item[RequestText]]) -> Iterator
     call = _Batch(session, batch)
     error = None
     try:
-        call.run()
+        call.take(sorted(call.unread))
     # vectors that were paid for are yielded before the error is raised
     except BaseException as raised:
         error = session.failed(raised)
@@ -248,11 +248,7 @@ class _Batch:
         self.truncated = {i for i, item in enumerate(batch) if item.content.truncated}
         self.tokens = 0
 
-    def run(self) -> None:
-        """Send all texts."""
-        self._take(sorted(self.unread))
-
-    def _take(self, texts: Sequence[int]) -> None:
+    def take(self, texts: Sequence[int]) -> None:
         """Send these texts, in requests of the size that the provider is known to accept."""
         left = [*texts]
         while left:
@@ -286,14 +282,18 @@ class _Batch:
         self.vectors[texts] = answer.vectors
         bad = [texts[i] for i in answer.unusable]
         self.unread -= {*texts} - {*bad}
-        self._take(bad)
+        self.take(bad)
 
     def _divide(self, texts: list[int], refusal: Refusal, sent_at: float, *, again: bool) -> None:
         """Find the texts at fault in a refused request, and cut those that are too long."""
         alone = len(texts) == 1
         shorter = truncate_to_reported_limit(self._texts[texts[0]], refusal.message)
         if alone and shorter is not None:
-            self._cut(texts[0], shorter)
+            (index,) = texts
+            self._texts[index] = shorter
+            (self._lengths[index],) = estimate([shorter])
+            self.truncated.add(index)
+            self.take(texts)
             return
         self._first_refused_at = self._first_refused_at or sent_at
         self._session.probe(sent_at if alone else self._first_refused_at, self._bill)
@@ -302,14 +302,16 @@ class _Batch:
             self._send(texts, again=True)
             return
         if alone:
-            self._fail(texts[0], str(refusal))
+            self.failures[texts[0]] = str(refusal)
+            self.unread.discard(texts[0])
+            self._session.refused(str(refusal))
             return
         size = _accepted_number(refusal.message, len(texts)) or -(-len(texts) // 2)
         pieces = [texts[start : start + size] for start in range(0, len(texts), size)]
         failures = len(self.failures)
         self._depth += 1
         for piece in pieces:
-            self._take(piece)
+            self.take(piece)
         self._depth -= 1
         # no text was at fault, so the size was, where the provider said so or refused twice
         if len(self.failures) == failures and (refusal.message or self._depth):
@@ -324,17 +326,6 @@ class _Batch:
         else:
             count = max(map(len, pieces))
             learnt.max_texts = min(count, learnt.max_texts or count)
-
-    def _cut(self, index: int, shorter: str) -> None:
-        self._texts[index] = shorter
-        self._lengths[index] = estimate([shorter])[0]
-        self.truncated.add(index)
-        self._take([index])
-
-    def _fail(self, index: int, reason: str) -> None:
-        self.failures[index] = reason
-        self.unread.discard(index)
-        self._session.refused(reason)
 
     def _bill(self, tokens: int) -> None:
         self.tokens += tokens

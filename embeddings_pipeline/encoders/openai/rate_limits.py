@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from embeddings_pipeline.errors import EmbeddingsError
 
@@ -24,26 +24,7 @@ _PARTS = 10_000
 _STEP_SECONDS = 1.0
 
 
-class RateLimits(Protocol):
-    """Delays requests to keep a rate."""
-
-    def wait(self, tokens: int, stopped: Event) -> None:
-        """Wait until a request of `tokens` tokens may be sent.
-
-        Raises EmbeddingsError once `stopped` is set.
-        """
-
-
-class NoLimits:
-    """Delays no request."""
-
-    def wait(self, tokens: int, stopped: Event) -> None:
-        """Return at once. Raises EmbeddingsError once `stopped` is set."""
-        if stopped.is_set():
-            raise EmbeddingsError("stopped before the request was sent")
-
-
-class SharedLimits:
+class RateLimits:
     """Limits requests and tokens per minute, counted in database tables created on first use."""
 
     def __init__(

@@ -31,8 +31,8 @@ class EmbeddingResponse(NamedTuple):
 class InvalidResponse(Exception):
     """An answer without a usable vector, of which `tokens` were billed; None if unknown.
 
-    `other_format` says that another encoding of the numbers may help. `texts_suspected` says that a
-    text may have caused the answer; without it the provider did.
+    `other_format` says that another encoding of the numbers may help. A text may have caused the
+    answer, or else, where no text is suspected, the provider did.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class InvalidResponse(Exception):
         tokens: int | None = None,
         *,
         other_format: bool = False,
-        texts_suspected: bool = False,
+        texts_suspected: bool = True,
     ) -> None:
         super().__init__(reason)
         self.tokens = tokens
@@ -65,17 +65,13 @@ def parse_response(body: bytes, texts: Sequence[str], dimension: int | None) -> 
         # a message beside an empty list may be anything
         stated = content if data is None else {"error": content.get("error")}
         if not data and (error := stated_error(stated)):
-            raise InvalidResponse(f"an error: {error}", tokens or 0, texts_suspected=True)
+            raise InvalidResponse(f"an error: {error}", tokens or 0)
     if not isinstance(data, list):
-        raise InvalidResponse("no vectors", tokens, other_format=True, texts_suspected=True)
+        raise InvalidResponse("no vectors", tokens, other_format=True)
     if len(data) != len(texts):
         # the indexes may have been counted without the missing ones
-        raise InvalidResponse(
-            f"{len(data)} vectors for {len(texts)} texts",
-            tokens,
-            other_format=not data,
-            texts_suspected=True,
-        )
+        reason = f"{len(data)} vectors for {len(texts)} texts"
+        raise InvalidResponse(reason, tokens, other_format=not data)
     embeddings = _in_order(data, tokens)
     vectors: list[Vector] = []
     unusable: dict[int, str] = {}
@@ -89,7 +85,7 @@ def parse_response(body: bytes, texts: Sequence[str], dimension: int | None) -> 
     if not vectors:
         # numbers that are written out do not change with the encoding
         encoded = all(isinstance(e, str) or not e for e in embeddings)
-        raise InvalidResponse(unusable[0], tokens, other_format=encoded, texts_suspected=True)
+        raise InvalidResponse(unusable[0], tokens, other_format=encoded)
     stacked = np.zeros((len(texts), len(vectors[0])), np.float32)
     stacked[[i for i in range(len(texts)) if i not in unusable]] = vectors
     return EmbeddingResponse(stacked, unusable, tokens)
@@ -112,9 +108,7 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     # deeply nested JSON raises RecursionError
     except (ValueError, RecursionError) as error:
-        raise InvalidResponse(
-            f"not JSON: {error}", other_format=True, texts_suspected=True
-        ) from None
+        raise InvalidResponse(f"not JSON: {error}", other_format=True) from None
 
 
 def _in_order(data: list[Any], tokens: int | None) -> list[Any]:
@@ -137,6 +131,7 @@ def _in_order(data: list[Any], tokens: int | None) -> list[Any]:
         if twice not in (None, "None")
         else f"the vectors have the indexes {', '.join(named[:10])}, not 0 to {len(data) - 1}",
         tokens,
+        texts_suspected=False,
     )
 
 

@@ -55,22 +55,18 @@ def truncate_to_reported_limit(text: str, refusal: str) -> str | None:
 
     Returns None where the provider's message is about something else.
     """
-    if len(text) < 2 or not is_length_error(refusal):
+    too_long = _LENGTH_WORDS.search(refusal) and _EXCEEDED_WORDS.search(refusal)
+    if len(text) < 2 or not too_long:
         return None
     limit, sent = _number(_LIMIT, refusal), _number(_SENT, refusal)
     share = _MARGIN * limit / sent if 0 < limit < sent else 0.5
     return text[: max(1, int(len(text) * share))]
 
 
-def is_length_error(refusal: str) -> bool:
-    """Whether a provider's message says that a text is too long."""
-    return bool(_LENGTH_WORDS.search(refusal) and _EXCEEDED_WORDS.search(refusal))
-
-
 def is_server_length_error(message: str) -> bool:
     """Whether a server error says that a text is too long.
 
-    Stricter than `is_length_error`: server errors also speak of exceeded deadlines and quotas,
+    Stricter than for other refusals: server errors also speak of exceeded deadlines and quotas,
     which are transient.
     """
     return bool(_SERVER_LENGTH_ERROR.search(message))
