@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
-from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.support.declared import write_manifest
+from embeddings_pipeline.settings import DEFAULT_MODEL
+from tests.support.declared import use_manifest, write_manifest
 from tests.support.world import World
 
 GOLDEN = "query,id\nred shoe,0\nblue lamp,1\n"
@@ -26,12 +26,7 @@ def two_sets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
         "model": DEFAULT_MODEL,
         "retrieval": {"queries": "golden.csv", "ndcg_at_10": 0.5},
     }
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
-    monkeypatch.setenv("STAGING_DB_URL", world.database.url)
-    monkeypatch.setenv("PGVECTOR_URL", world.database.url)
-    monkeypatch.setenv("DBT_MANIFEST", str(tmp_path / "manifest.json"))
-    monkeypatch.chdir(tmp_path)
+    use_manifest(monkeypatch, world, tmp_path)
     (tmp_path / "golden.csv").write_text(GOLDEN)
     world.table("id bigint, name text")
     world.insert((0, "a red shoe"), (1, "a blue lamp"), (2, "a garden hose"))

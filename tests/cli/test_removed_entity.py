@@ -8,20 +8,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
-from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.support.declared import write_manifest
+from embeddings_pipeline.settings import DEFAULT_MODEL
+from tests.support.declared import use_manifest, write_manifest
 from tests.support.world import SCHEMA, World
 
 
 @pytest.fixture
 def renamed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The entity `item`, run once, and its model declared under another name since."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
-    monkeypatch.setenv("STAGING_DB_URL", world.database.url)
-    monkeypatch.setenv("PGVECTOR_URL", world.database.url)
-    monkeypatch.setenv("DBT_MANIFEST", str(tmp_path / "manifest.json"))
-    monkeypatch.chdir(tmp_path)
+    use_manifest(monkeypatch, world, tmp_path)
     world.table("id bigint, name text")
     world.insert((0, "a red shoe"), (1, "a blue lamp"))
     declare(tmp_path)
