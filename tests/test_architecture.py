@@ -52,7 +52,7 @@ STORE = (
     ("search/",),
     (
         *("adoption.py", "comparison.py", "coverage.py", "planning.py", "row_history.py"),
-        *("row_status.py", "run_counts.py", "schema.py", "migrations.py"),
+        *("removal.py", "row_status.py", "run_counts.py", "schema.py", "migrations.py"),
     ),
 )
 

@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli.output import print_json, print_message, print_table
-from embeddings_pipeline.cli.selection import AsJson
+from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
+from embeddings_pipeline.cli.selection import AsJson, EntityName, session
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.store import migrations
+from embeddings_pipeline.store import declarations, migrations, removal
 from embeddings_pipeline.store.embedded import server as embedded
+from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.sync import erase
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,6 +90,27 @@ def migrate(
         keep = pipeline.settings.embedding_cache_keep
         for model, done in migrations.seed_caches(pipeline.vectors, pipeline.schema, keep=keep):
             print_message(f"cache of {model}: {done} of {migrations.WINDOWS} parts")
+
+
+@app.command()
+def drop(
+    entity: EntityName,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it drops.")] = False,
+) -> None:
+    """Drop the tables of an entity that no model declares any more, once it is empty."""
+    with session() as pipeline:
+        if entity in pipeline.declared.models:
+            raise ConfigurationError(
+                f"entity {entity!r} is declared: take its declaration away first"
+            )
+        with pipeline.vectors.connection() as connection:
+            stored = declarations.stored_entity(connection, pipeline.schema, entity)
+        names = declarations.as_stored(pipeline.schema, stored)
+        with open_tables(pipeline.vectors, names) as tables:
+            found = ", ".join(removal.objects(tables))
+        if not dry_run:
+            erase.drop(pipeline.vectors, names, pipeline.encoders.cache.evict)
+        print_line(f"{'would drop' if dry_run else 'dropped'} {found}")
 
 
 def _data_dir() -> Path:

@@ -18,6 +18,7 @@ __all__ = [
     "locks",
     "migrations",
     "planning",
+    "removal",
     "retry",
     "row_history",
     "row_status",

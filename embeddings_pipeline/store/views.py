@@ -458,6 +458,9 @@ def replace_coverage(connection: Connection[Row], schema: str) -> None:
         )
     ).fetchall()
     if not rows:
+        connection.execute(
+            sql.SQL("drop view if exists {}").format(Identifier(schema, "entity_coverage"))
+        )
         return
     shown = vector_sets.served_sets(connection, schema)
     selects = [_coverage_of(schema, entity, key, shown.get(entity)) for entity, key in rows]

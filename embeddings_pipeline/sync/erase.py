@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from embeddings_pipeline.store import locks
+from embeddings_pipeline.store import locks, removal
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
@@ -63,6 +63,16 @@ def lift(database: Postgres, names: TableNames, ids: Sequence[str]) -> int:
 def _stored(tables: EntityTables, ids: Sequence[str]) -> list[str]:
     encoding = encoding_of(tables.connection)
     return [stored_id(row_id, encoding) for row_id in ids]
+
+
+@resumed
+def drop(database: Postgres, names: TableNames, evict: Evict) -> None:
+    """Drop the tables of an entity without rows, and the vectors of the embedding caches that only
+    its texts had. Raises as `removal.drop` does."""
+    with open_tables(database, names) as tables, locks.entity(tables):
+        removal.require_empty(tables)
+        cache.collect(tables, evict)
+        removal.drop(tables)
 
 
 @resumed

@@ -71,3 +71,67 @@ def test_the_status_tells_that_an_id_of_another_type_is_refused(
 
 def test_another_name_of_the_same_rows_encodes_nothing(renamed: World) -> None:
     assert '"encoded": 0, "reused": 2' in command("run", "thing", "--json").stdout
+
+
+@pytest.fixture
+def emptied(renamed: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The entity `item` without rows, and not declared any more."""
+    declare(tmp_path, where="false")
+    command("run", "item", "--allow-deletes")
+    declare(tmp_path, entity="thing")
+    return renamed
+
+
+def relations(world: World) -> list[str]:
+    found = world.sql(
+        "select relname from pg_class where relnamespace = %s::regnamespace and relname like %s"
+        " union select proname from pg_proc where proname like %s order by 1",
+        *(SCHEMA, "item%", "search_item"),
+    )
+    return [name for (name,) in found if not name.endswith(("_pkey", "_idx"))]
+
+
+def test_an_empty_entity_that_no_model_declares_is_dropped(emptied: World) -> None:
+    command("run", "thing")
+    kept = relations(emptied)
+    shown = command("db", "drop", "item", "--dry-run").stdout
+    assert "would drop item_embeddings, search_item, item_vectors_1, item_texts" in shown
+    assert relations(emptied) == kept
+
+    command("db", "drop", "item")
+
+    assert relations(emptied) == []
+    assert emptied.sql(f"select entity from {SCHEMA}.entity_coverage") == [("thing",)]
+    # the grace of the cache would have kept the vectors that another entity has, alone
+    assert emptied.sql(f"select count(*) from {SCHEMA}.embedding_cache_1") == [(2,)]
+    command("run", "thing")
+
+
+def test_the_only_entity_is_dropped_and_comes_back(emptied: World, tmp_path: Path) -> None:
+    command("db", "drop", "item")
+    assert emptied.sql(f"select count(*) from {SCHEMA}.embedding_cache_1") == [(0,)]
+    declare(tmp_path)
+    assert '"encoded": 2' in command("run", "item", "--json").stdout
+
+
+def test_an_entity_that_is_declared_or_has_rows_is_not_dropped(
+    renamed: World, tmp_path: Path
+) -> None:
+    kept = relations(renamed)
+    assert "entity 'item' has 2 rows: empty it first" in refusal("db", "drop", "item")
+    assert "there is no entity 'itme' (entities: item)" in refusal("db", "drop", "itme")
+    declare(tmp_path, where="false")
+    command("run", "item", "--allow-deletes")
+    assert "entity 'item' is declared" in refusal("db", "drop", "item")
+    assert relations(renamed) == kept
+
+
+def test_nothing_is_dropped_while_something_depends_on_the_view(emptied: World) -> None:
+    emptied.sql(f"create view mart as select id from {SCHEMA}.item_embeddings")
+    kept = relations(emptied)
+    assert "view mart depends on view" in refusal("db", "drop", "item")
+    assert relations(emptied) == kept
+
+
+def refusal(*arguments: str) -> str:
+    return str(CliRunner().invoke(app, [*arguments]).exception)
