@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.encoders.openai import client
 from embeddings_pipeline.encoders.openai.client import Timeouts
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -94,12 +93,9 @@ def test_looking_for_a_refused_text_ends_when_the_run_is_to_stop(provider: Provi
     assert len(provider.asked) == 5
 
 
-def test_an_answer_is_not_waited_for_long_when_the_run_is_to_stop(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
+def test_an_answer_is_not_waited_for_long_when_the_run_is_to_stop(provider: Provider) -> None:
     provider.troubles = ["silent"]
-    patient = Timeouts(answer=60, total=300)
+    patient = Timeouts(answer=60, total=300, grace=0.1)
     encode = encoder(provider, timeouts=patient, stopping=lambda: bool(provider.asked))
     with pytest.raises(EmbeddingsError, match="stopped before the response came"):
         encode.encode_documents(TEXTS[:1])

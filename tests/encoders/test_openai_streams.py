@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 from threading import Barrier, Event
 
@@ -239,12 +240,12 @@ def test_a_pause_that_the_provider_asks_for_ends_when_the_run_is_to_stop(
 
 
 def test_an_answer_in_flight_is_not_waited_for_long_when_the_run_is_to_stop(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
+    provider: Provider,
 ) -> None:
-    assert client._GRACE_SECONDS + client._STEP_SECONDS < 2
-    monkeypatch.setattr(client, "_GRACE_SECONDS", 0.1)
+    assert PATIENT.grace + client._STEP_SECONDS < 2
     provider.troubles = ["silent"]
-    stream = encoder(provider, timeouts=PATIENT, stopping=lambda: bool(provider.asked))
+    hasty = replace(PATIENT, grace=0.1)
+    stream = encoder(provider, timeouts=hasty, stopping=lambda: bool(provider.asked))
     done = streamed(stream.encode_stream(TEXTS[:1]))
     assert "stopped before the response came" in str(done.raised)
 

@@ -52,8 +52,6 @@ _TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 # 2,048 vectors of 4,096 dimensions, written as numbers
 _MAX_BYTES = 256 << 20
 _STREAMED = {"stream": True}
-# an answer that is about to come is already billed; with the step below a stop takes two seconds
-_GRACE_SECONDS = 1.5
 # interval at which a waiting thread checks whether it should stop
 _STEP_SECONDS = 0.25
 
@@ -69,10 +67,13 @@ _FORMAT_ERRORS: dict[Format, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits in seconds: of one answer as a whole, and of all tries with their pauses."""
+    """Limits in seconds: of one answer as a whole, of all tries with their pauses, and of an answer
+    in flight after a stop."""
 
     answer: float = 60.0
     total: float = 300.0
+    # such an answer is already billed; with the step of the wait a stop takes two seconds
+    grace: float = 1.5
 
 
 @dataclass
@@ -248,7 +249,7 @@ class Client:
         while not future.done():
             wait([future], timeout=_STEP_SECONDS)
             if call.stopped.is_set():
-                wait([future], timeout=_GRACE_SECONDS if call.sending else 0)
+                wait([future], timeout=self._timeouts.grace if call.sending else 0)
                 future.cancel()
         try:
             return future.result()
