@@ -9,7 +9,7 @@ import dagster as dg
 
 from embeddings_pipeline.assets import partitions
 from embeddings_pipeline.assets.options import ASSETS, DefsOptions
-from embeddings_pipeline.entities.entity import SHOWN, Entity
+from embeddings_pipeline.entities.entity import KEYS_OF_TEXTS, SHOWN, Entity
 from embeddings_pipeline.entities.partitions import DayPartitions
 from embeddings_pipeline.resources.run_context import RunContext
 
@@ -19,21 +19,7 @@ if TYPE_CHECKING:
 
 # the keys of a declaration that decide the content of each asset
 _DECIDES = {
-    "texts": {
-        "id",
-        "include",
-        "exclude",
-        "template",
-        "weights",
-        "chunk",
-        "image",
-        "filters",
-        "deleted",
-        "where",
-        "changed_at",
-        "partitions",
-        *SHOWN,
-    },
+    "texts": {"id", *KEYS_OF_TEXTS},
     "vectors": {"model", "prompts", "dimension", "storage"},
     "index": {"index", "metric"},
     "embeddings": {"id", "filters", "publish", *SHOWN},

@@ -63,6 +63,11 @@ _SEARCH_COLUMNS = frozenset(
 )
 # what a result shows, each a key of the declaration and a column of the pipeline's tables
 SHOWN = ("title", "url", "image_url")
+# keys of the declaration that decide the content of the texts
+KEYS_OF_TEXTS = (
+    *("include", "exclude", "template", "weights", "chunk", "image", "filters", "changed_at"),
+    *("deleted", "where", "partitions", *SHOWN),
+)
 # words that join the filters of a search; no filter column has such a name
 FILTER_OPERATORS = ("and", "or", "not")
 # bookkeeping columns, which the default text leaves out

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import estimate_tokens, measure_tokens
-from embeddings_pipeline.entities.entity import SHOWN, Entity
+from embeddings_pipeline.entities.entity import KEYS_OF_TEXTS, Entity
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, Failures
 from embeddings_pipeline.store import planning, run_ledger, vector_sets
@@ -47,11 +47,6 @@ from embeddings_pipeline.sync.run_options import RunOptions
 _COUNT_ALL = 20_000
 # a run without limits
 _ALL = RunOptions(run_id="")
-# the keys of a declaration that determine the rows of `texts`
-_KEYS_OF_TEXTS = (
-    *("include", "exclude", "template", "weights", "chunk", "image", "filters", "changed_at"),
-    *("deleted", "where", "partitions", *SHOWN),
-)
 
 
 @dataclass(frozen=True)
@@ -482,7 +477,7 @@ def _changed_keys(former: _Former | None, names: TableNames) -> str:
     if former is None or former.entity is None:
         return "declaration"
     before, now = former.entity, names.source.entity
-    keys = [key for key in _KEYS_OF_TEXTS if getattr(before, key) != getattr(now, key)]
+    keys = [key for key in KEYS_OF_TEXTS if getattr(before, key) != getattr(now, key)]
     return ", ".join(keys) or "types of columns"
 
 
