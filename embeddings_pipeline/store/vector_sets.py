@@ -177,6 +177,16 @@ def read(
         ).fetchall()
 
 
+def live_set(tables: EntityTables) -> VectorSet | None:
+    """The published set of the entity."""
+    return next(iter(read(tables, ("live",))), None)
+
+
+def building_set(tables: EntityTables) -> VectorSet | None:
+    """The set of the entity that is built, to be published when it is ready."""
+    return next(iter(read(tables, ("building",))), None)
+
+
 def read_one(tables: EntityTables, number: int) -> VectorSet:
     """One set as it is stored now. Raises SetDropped where another run dropped it."""
     found = next((s for s in read(tables) if s.number == number), None)

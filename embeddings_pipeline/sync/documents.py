@@ -140,7 +140,7 @@ def _refuse_without_run(tables: EntityTables) -> None:
     why = None
     if not partition_keys.follow_definition(tables):
         why = "its declaration or its staging model is another than in the last run"
-    elif not vector_sets.read(tables, ("live",)):
+    elif vector_sets.live_set(tables) is None:
         why = "nothing is published yet"
     if why:
         raise RunNeeded(f"entity {name!r}: {why}: run `embeddings-pipeline run {name}` first")
@@ -164,7 +164,7 @@ def _vectors(
 def _outcomes(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> Mapping[str, Outcome]:
     with open_tables(vectors, names) as tables:
         empty = row_status.without_text(tables, ids)
-        live = next(iter(vector_sets.read(tables, ("live",))), None)
+        live = vector_sets.live_set(tables)
         failed = row_status.quarantined(tables, live, ids)
     outcome_of = {}
     for row_id in ids:

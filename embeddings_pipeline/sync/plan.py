@@ -39,7 +39,7 @@ from embeddings_pipeline.store.texts import texts as stored_texts
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities, renewals
 from embeddings_pipeline.store.vectors.pending import Selected, chunk_states
-from embeddings_pipeline.store.vectors.sets import is_faster_replaced, storage_of
+from embeddings_pipeline.store.vectors.sets import find_set, is_faster_replaced, storage_of
 from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.run_options import RunOptions
 
@@ -382,23 +382,14 @@ def sets_of_run(
     encoder = encoders.for_entity(tables.source.entity, (s.identity for s in known))
     wanted = encoder.identity
     storage = storage_of(tables.source.entity, wanted.dimension)
-    of_wanted = [s for s in known if (s.identity, s.storage) == (wanted, storage)]
-    chosen = max(of_wanted, key=lambda s: (s.state != "retired", s.number), default=None)
-    others = [s for s in known if s.state == "live" and s != chosen]
-    kept: list[VectorSet] = [
-        *others,
-        *(
-            [replace(chosen, state="building")]
-            if chosen and chosen.state == "retired"
-            else [chosen]
-            if chosen
-            else []
-        ),
-    ]
-    found: list[tuple[VectorSet | None, ModelIdentity]] = [
-        (s, s.identity) for s in vector_sets.maintained(kept)
-    ]
-    return found if chosen else [*found, (None, wanted)]
+    chosen = find_set(known, wanted, storage)
+    kept = [s for s in known if s.state == "live" and s != chosen]
+    if chosen:
+        kept.append(replace(chosen, state="building") if chosen.state == "retired" else chosen)
+    sets: list[VectorSet | None] = [*vector_sets.maintained(kept)]
+    if chosen is None:
+        sets.append(None)
+    return [(s, s.identity if s else wanted) for s in sets]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import read_again, resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vector_sets import VectorSet, building_set, live_set
 from embeddings_pipeline.store.vectors.sets import (
     drop_set,
     hold_publishing,
@@ -67,10 +67,10 @@ def publish(
 
 def waiting(tables: EntityTables) -> list[str]:
     """Why the building set is not published; empty where there is none."""
-    building = _building(tables)
+    building = building_set(tables)
     if building is None:
         return []
-    reasons = _reasons(tables, building, _live(tables), explicit=False)
+    reasons = _reasons(tables, building, live_set(tables), explicit=False)
     return _of_set(building, reasons or ["the next run publishes it"])
 
 
@@ -79,8 +79,8 @@ def waiting(tables: EntityTables) -> list[str]:
 def _ready(database: Postgres, names: TableNames, *, explicit: bool) -> VectorSet | None:
     """The building set, where at most its quality prevents that it is published."""
     with open_tables(database, names) as tables:
-        building = _building(tables)
-        if building and not _reasons(tables, building, _live(tables), explicit=explicit):
+        building = building_set(tables)
+        if building and not _reasons(tables, building, live_set(tables), explicit=explicit):
             return building
         return None
 
@@ -95,7 +95,7 @@ def _publish(
 ) -> PublishResult:
     """`quality` has the reasons against each set that was measured; None asks for no measure."""
     with open_tables(database, names) as tables, locks.entity(tables):
-        live, building = _live(tables), _building(tables)
+        live, building = live_set(tables), building_set(tables)
         if building is None:
             with tables.connection.transaction():
                 _view(tables).replace()
@@ -116,7 +116,7 @@ def _publish(
             _flip(tables, live, building)
             hold_publishing(tables, held=False)
         _drop_surplus(tables)
-        return PublishResult(_live(tables), True, [])
+        return PublishResult(live_set(tables), True, [])
 
 
 def rollback(database: Postgres, names: TableNames) -> tuple[PublishResult, int]:
@@ -132,7 +132,7 @@ def rollback(database: Postgres, names: TableNames) -> tuple[PublishResult, int]
 @resumed
 def _live_number(database: Postgres, names: TableNames) -> int | None:
     with open_tables(database, names) as tables:
-        live = _live(tables)
+        live = live_set(tables)
         return live.number if live else None
 
 
@@ -141,7 +141,7 @@ def _roll_back_from(
     database: Postgres, names: TableNames, number: int | None
 ) -> tuple[PublishResult, int]:
     with open_tables(database, names) as tables, locks.entity(tables):
-        live = _live(tables)
+        live = live_set(tables)
         if live and live.number != number:
             return PublishResult(live, True, []), _pending(tables, live)
         former = max(
@@ -158,19 +158,11 @@ def _roll_back_from(
         with tables.connection.transaction():
             _flip(tables, live, former)
             hold_publishing(tables, held=True)
-        return PublishResult(_live(tables), True, []), behind
+        return PublishResult(live_set(tables), True, []), behind
 
 
 def _pending(tables: EntityTables, vector_set: VectorSet) -> int:
     return sum(partition.pending for partition in coverage.coverage(tables, vector_set))
-
-
-def _live(tables: EntityTables) -> VectorSet | None:
-    return next(iter(vector_sets.read(tables, ("live",))), None)
-
-
-def _building(tables: EntityTables) -> VectorSet | None:
-    return next(iter(vector_sets.read(tables, ("building",))), None)
 
 
 def _view(tables: EntityTables) -> PublishedView:
@@ -208,7 +200,7 @@ def _flip(tables: EntityTables, live: VectorSet | None, to: VectorSet) -> None:
 def _drop_surplus(tables: EntityTables) -> None:
     """Drop the retired sets beyond `keep_sets`, first sets that were never published, then the
     oldest. Also drop sets that a newer set of the same identity and storage has replaced."""
-    live = _live(tables)
+    live = live_set(tables)
     retired = vector_sets.read(tables, ("retired",))
     superseded = [s for s in retired if live and s.is_like(live)]
     retired = [s for s in retired if s not in superseded]

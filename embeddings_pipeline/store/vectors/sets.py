@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 from psycopg.errors import UndefinedObject
 from psycopg.sql import Literal
@@ -12,7 +14,14 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import views
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.tables import copied_columns
-from embeddings_pipeline.store.vector_sets import State, Storage, VectorSet, read, read_one
+from embeddings_pipeline.store.vector_sets import (
+    State,
+    Storage,
+    VectorSet,
+    building_set,
+    read,
+    read_one,
+)
 from embeddings_pipeline.store.vectors import identities
 from embeddings_pipeline.store.vectors.pending import chunk_states
 
@@ -32,14 +41,9 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
         known = read(tables)
-        found = [s for s in known if (s.identity, s.storage) == (identity, storage)]
-        if found:
-            # a building set of the same kind as the live one is its replacement
-            chosen = max(found, key=lambda s: (s.state != "retired", s.number))
-            if chosen.state == "retired":
-                identities.ensure(tables.connection, tables.schema, identity)
-        else:
-            chosen = _create(tables, identity, storage)
+        chosen = find_set(known, identity, storage) or _create(tables, identity, storage)
+        if chosen.state == "retired":
+            identities.ensure(tables.connection, tables.schema, identity)
         for other in known:
             if other.state == "building" and other.number != chosen.number:
                 set_state(tables, other.number, "retired")
@@ -65,6 +69,18 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     return read_one(tables, chosen.number)
 
 
+def find_set(
+    known: Sequence[VectorSet], identity: ModelIdentity, storage: Storage
+) -> VectorSet | None:
+    """The set of this model and storage that a run keeps up to date; None where it is missing."""
+    return max(
+        (s for s in known if (s.identity, s.storage) == (identity, storage)),
+        # a building set of the same kind as the live one is its replacement
+        key=lambda s: (s.state != "retired", s.number),
+        default=None,
+    )
+
+
 def replace_where_much_is_missing(
     tables: EntityTables, live: VectorSet, missing: int
 ) -> VectorSet | None:
@@ -74,9 +90,8 @@ def replace_where_much_is_missing(
         return None
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
-        known = read(tables, ("building",))
-        if known:
-            return known[0] if known[0].replaces(live) else None
+        if building := building_set(tables):
+            return building if building.replaces(live) else None
         return _create(tables, live.identity, live.storage)
 
 

@@ -54,13 +54,13 @@ def compare(
     one of them meanwhile.
     """
     with open_tables(database, names) as tables:
-        live = vector_sets.read(tables, ("live",))
+        live = vector_sets.live_set(tables)
         others = vector_sets.read(tables, ("retired", "building"))
-        if not live or not others:
+        if live is None or not others:
             raise ConfigurationError(
                 f"entity {names.source.entity.name!r} does not have two vector sets to compare"
             )
-        pair = (live[0], max(others, key=lambda s: (s.state == "building", s.number)))
+        pair = (live, max(others, key=lambda s: (s.state == "building", s.number)))
         sample = comparison.shared_sample(tables, *pair, _SAMPLE)
         near = [comparison.neighbours(tables, s, sample, _K) for s in pair]
         shares = [

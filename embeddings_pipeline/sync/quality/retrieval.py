@@ -84,7 +84,7 @@ class GoldenQueries:
         """The live set for one that waits to be published; for the live set the one before it."""
         with open_tables(self._database, self._names) as tables:
             if vector_set.state == "building":
-                return next(iter(vector_sets.read(tables, ("live",))), None)
+                return vector_sets.live_set(tables)
             former = [s for s in vector_sets.read(tables, ("retired",)) if s.published_at]
         return max(former, key=lambda s: (s.published_at, s.number), default=None)
 
