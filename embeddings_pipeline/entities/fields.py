@@ -28,10 +28,20 @@ _ID_TYPES: Mapping[str, IdType] = {
     "text": "text",
     "character varying": "text",
 }
-
-
+BYTES = "bytea"
+_TIMES = ("date", "timestamp without time zone", "timestamp with time zone")
+# the types of the columns that keys of the declaration name
+_TYPES = {
+    "id": tuple(_ID_TYPES),
+    "deleted": ("boolean",),
+    "changed_at": _TIMES,
+    "image": (BYTES, "text", "character varying"),
+    "partitions.column": _TIMES,
+}
 # a B-tree page holds entries of up to 2,704 bytes: the id, and what stands beside it in a key
 MAX_ID_BYTES = 2_600
+# characters of an id that a message quotes
+_SHOWN_ID = 100
 _STAND_IN = re.compile(r".{0,60}\.\.\. \(md5 ([0-9a-f]{32})\)")
 _NOT_PLAIN = re.compile(rb"[^\x20-\x7e]|\\")
 
@@ -78,10 +88,6 @@ _CANONICAL: Mapping[IdType, Callable[[str], str]] = {
     "uuid": _uuid,
     "text": _text,
 }
-_SHOWN_ID = 100
-BYTES = "bytea"
-_IMAGE_TYPES = (BYTES, "text", "character varying")
-_TIME_TYPES = ("date", "timestamp without time zone", "timestamp with time zone")
 
 
 @dataclass(frozen=True)
@@ -159,38 +165,31 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
 
     Raises ConfigurationError that names the key, the column and the choices.
     """
-    _require(entity, "id", (entity.id,), columns)
-    for key, column in (
-        ("deleted", entity.deleted),
-        ("changed_at", entity.changed_at),
-        ("image", entity.image),
-        *entity.shown.items(),
-    ):
-        _require(entity, key, (column,) if column else (), columns)
-    for key, names in (
-        ("include", entity.include or ()),
-        ("exclude", entity.exclude),
-        ("weights", tuple(entity.weights or ())),
-        ("filters", entity.filters),
-        ("template", template_columns(entity.template) if entity.template else ()),
-        ("chunk.repeat", entity.repeated),
-    ):
+    partitions = entity.partitions
+    single = {
+        "id": entity.id,
+        "deleted": entity.deleted,
+        "changed_at": entity.changed_at,
+        "image": entity.image,
+        "partitions.column": partitions.column if isinstance(partitions, DayPartitions) else None,
+        **entity.shown,
+    }
+    several = {
+        "include": entity.include or (),
+        "exclude": entity.exclude,
+        "weights": tuple(entity.weights or ()),
+        "filters": entity.filters,
+        "template": template_columns(entity.template) if entity.template else (),
+        "chunk.repeat": entity.repeated,
+    }
+    declared = {key: column for key, column in single.items() if column}
+    for key, names in ({key: (column,) for key, column in declared.items()} | several).items():
         _require(entity, key, names, columns)
-    if isinstance(entity.partitions, DayPartitions):
-        column = entity.partitions.column
-        _require(entity, "partitions.column", (column,), columns)
-        _require_type(entity, "partitions.column", column, columns, _TIME_TYPES)
-    if entity.changed_at:
-        _require_type(entity, "changed_at", entity.changed_at, columns, _TIME_TYPES)
-    if entity.deleted and columns[entity.deleted] != "boolean":
-        raise ConfigurationError(
-            f"entity {entity.name!r}: deleted {entity.deleted!r} is {columns[entity.deleted]},"
-            " not boolean: cast it in the staging model"
-        )
-    if entity.image:
-        _require_type(entity, "image", entity.image, columns, _IMAGE_TYPES)
+    for key, types in _TYPES.items():
+        if key in declared:
+            _require_type(entity, key, declared[key], columns, types)
     text_columns = tuple(dict.fromkeys([*entity.repeated, *_text_columns(entity, columns)]))
-    for column in _named_columns(entity, text_columns):
+    for column in (*declared.values(), *text_columns, *entity.filters):
         # psycopg reads a percent sign in a statement as the start of a placeholder
         if "%" in column:
             raise ConfigurationError(
@@ -200,18 +199,10 @@ def bind(entity: Entity, columns: Mapping[str, str]) -> Source:
     return Source(
         entity=entity,
         columns=dict(columns),
-        id_type=_id_type(entity, columns[entity.id]),
+        id_type=_ID_TYPES[_without_length(columns[entity.id])],
         text_columns=text_columns,
         filters={name: columns[name] for name in entity.filters},
     )
-
-
-def _named_columns(entity: Entity, text_columns: Sequence[str]) -> list[str]:
-    """Return the columns whose names appear in statements."""
-    optional = [entity.deleted, entity.changed_at, *entity.shown.values()]
-    if isinstance(entity.partitions, DayPartitions):
-        optional.append(entity.partitions.column)
-    return [entity.id, *text_columns, *entity.filters, *(name for name in optional if name)]
 
 
 def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[str, str]) -> None:
@@ -226,22 +217,18 @@ def _require(entity: Entity, key: str, names: tuple[str, ...], columns: Mapping[
 def _require_type(
     entity: Entity, key: str, column: str, columns: Mapping[str, str], types: tuple[str, ...]
 ) -> None:
-    # remove precision and length, as in timestamp(3) with time zone and character varying(80)
-    if re.sub(r"\(\d+\)", "", columns[column]) not in types:
+    kind = columns[column]
+    if _without_length(kind) not in types:
+        choices = types[0] if len(types) == 1 else f"one of {', '.join(types)}"
         raise ConfigurationError(
-            f"entity {entity.name!r}: {key} {column!r} is {columns[column]}, not one of"
-            f" {', '.join(types)}: cast it in the staging model"
+            f"entity {entity.name!r}: {key} {column!r} is {kind}, not {choices}: cast it in the"
+            " staging model"
         )
 
 
-def _id_type(entity: Entity, declared: str) -> IdType:
-    base = declared.partition("(")[0].strip()
-    if base not in _ID_TYPES:
-        raise ConfigurationError(
-            f"entity {entity.name!r}: id {entity.id!r} is {declared}, not one of"
-            f" {', '.join(_ID_TYPES)}: cast it in the staging model"
-        )
-    return _ID_TYPES[base]
+def _without_length(kind: str) -> str:
+    """A type without precision and length, as in timestamp(3) with time zone and varchar(80)."""
+    return re.sub(r"\(\d+\)", "", kind)
 
 
 def _text_columns(entity: Entity, columns: Mapping[str, str]) -> tuple[str, ...]:
