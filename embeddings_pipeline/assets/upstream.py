@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import dagster as dg
 from dagster_shared.check import CheckError
 
-from embeddings_pipeline.entities.manifest import load_manifest
+from embeddings_pipeline.entities.manifest import load_manifest, meta_of
 from embeddings_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -140,5 +140,5 @@ def valid_owners(named: Any, model: str) -> list[str]:
 
 
 def _dagster_meta(node: Node) -> Mapping[str, Any]:
-    dagster = (node["config"].get("meta") or node.get("meta") or {}).get("dagster", {})
+    dagster = meta_of(node).get("dagster", {})
     return dagster if isinstance(dagster, dict) else {}

@@ -57,9 +57,9 @@ def load_manifest(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"the dbt manifest at {path} cannot be read: {error}") from None
-    if not isinstance(manifest.get("nodes") if isinstance(manifest, dict) else None, dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("nodes"), dict):
         raise ConfigurationError(f"{path} is not a dbt manifest: it has no nodes")
-    return dict(manifest)
+    return manifest
 
 
 # the nodes that declare an entity, each with the entity or what is wrong with it
@@ -121,11 +121,15 @@ def entities_of(manifest: Mapping[str, Any]) -> Declared:
 
 def declarations_of(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the `meta.embedding` mappings of a manifest's node; an empty list without any."""
-    meta = node.get("config", {}).get("meta", {}) or node.get("meta", {})
-    declared = meta.get(_KEY)
+    declared = meta_of(node).get(_KEY)
     if declared is None:
         return []
     return list(declared) if isinstance(declared, list) else [declared]
+
+
+def meta_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `meta` of a node or of a column, which older versions of dbt keep outside of `config`."""
+    return node.get("config", {}).get("meta") or node.get("meta") or {}
 
 
 def describe_location(node: Mapping[str, Any]) -> str:
@@ -147,17 +151,18 @@ def _warnings(manifest: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the project may take for a declaration, but no run reads."""
     for node in {**manifest.get("nodes", {}), **manifest.get("sources", {})}.values():
         place = describe_location(node)
-        config = node.get("config", {})
-        meta = config.get("meta") or node.get("meta") or {}
+        meta = meta_of(node)
         if _KEY in meta and node.get("resource_type") != "model":
             yield f"{place}: meta.{_KEY} is not read here: only a model can declare an entity"
         for key in difflib.get_close_matches(_KEY, map(str, meta), n=9, cutoff=_SIMILAR):
             if key != _KEY:
                 yield f"{place}: meta.{key} is not read: the key is meta.{_KEY}"
-        for key in difflib.get_close_matches(_KEY, map(str, config), n=9, cutoff=_SIMILAR):
+        for key in difflib.get_close_matches(
+            _KEY, map(str, node.get("config", {})), n=9, cutoff=_SIMILAR
+        ):
             yield f"{place}: config.{key} is not read: write it as config.meta.{_KEY}"
         for name, column in (node.get("columns") or {}).items():
-            if _KEY in (column.get("config", {}).get("meta") or column.get("meta") or {}):
+            if _KEY in meta_of(column):
                 yield (
                     f"{place}: meta.{_KEY} of column {name!r} is not read: it belongs to the model"
                 )
@@ -166,7 +171,11 @@ def _warnings(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _name_of(node: Mapping[str, Any], declaration: Any) -> str:
     """Return the declared name, also of a wrong declaration."""
     named = declaration.get("entity") if isinstance(declaration, Mapping) else None
-    return named if isinstance(named, str) else str(node["name"]).removeprefix("stg_")
+    return named if isinstance(named, str) else _default_name(node)
+
+
+def _default_name(node: Mapping[str, Any]) -> str:
+    return str(node["name"]).removeprefix("stg_")
 
 
 def _of_latest_version(uses: _Uses) -> _Uses:
@@ -191,7 +200,7 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
 
     Raises ConfigurationError that names the model and the key.
     """
-    model, place = node["name"], describe_location(node)
+    place = describe_location(node)
     if not isinstance(declaration, Mapping):
         raise ConfigurationError(
             f"{place}: meta.embedding must be a mapping (keys: {', '.join(KEYS)})"
@@ -208,9 +217,9 @@ def entity_of(node: Mapping[str, Any], declaration: Mapping[str, Any]) -> Entity
     values = {key: value for key, value in declaration.items() if key != "entity"}
     try:
         return Entity(
-            name=declaration.get("entity", model.removeprefix("stg_")),
+            name=declaration.get("entity", _default_name(node)),
             db_schema=node["schema"],
-            table=node.get("alias") or model,
+            table=node.get("alias") or node["name"],
             **values,
         )
     except ValidationError as error:
