@@ -79,8 +79,8 @@ def split(text: str, chunk: Chunk, header: str = "") -> list[str]:
     header = _splitter(chunk.tokens // 2, 0).chunks(header)[0]
     # a splitter takes long to make: headers of a like length share one
     taken = math.ceil(count_tokens([f"{header}. "])[0] / _HEADER_STEP) * _HEADER_STEP
-    room = chunk.tokens + SPECIAL_TOKENS - taken
-    pieces = _splitter(room, min(chunk.overlap, (room - SPECIAL_TOKENS) // 2)).chunks(text)
+    left = chunk.tokens + SPECIAL_TOKENS - taken
+    pieces = _splitter(left, min(chunk.overlap, (left - SPECIAL_TOKENS) // 2)).chunks(text)
     return [f"{header}. {piece}" for piece in pieces] or [header]
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -28,6 +27,7 @@ from embeddings_pipeline.entities.values import (
     Language,
     Name,
     Number,
+    StrictModel,
     Template,
     Text,
     TypeOrOptions,
@@ -78,11 +78,7 @@ _SHORTEST_FRESHNESS = timedelta(minutes=1)
 MAX_INDEXED_VECTOR, MAX_INDEXED_HALFVEC = 2000, 4000
 
 
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Chunk(_StrictModel):
+class Chunk(StrictModel):
     """Splits a long text into chunks of at most `tokens` tokens, each with a vector.
 
     Neighbouring chunks share up to `overlap` tokens, in whole sentences, or in whole words where a
@@ -101,7 +97,7 @@ class Chunk(_StrictModel):
         return self
 
 
-class Prompts(_StrictModel):
+class Prompts(StrictModel):
     """What is put before each query, and before each document or chunk. Replaces the model's own
     prompts."""
 
@@ -109,7 +105,7 @@ class Prompts(_StrictModel):
     document: str = ""
 
 
-class Index(_StrictModel):
+class Index(StrictModel):
     """The vector index of an entity.
 
     `recall` is the recall@10 against exact search that the index must reach. `rebuild` is the share
@@ -142,7 +138,7 @@ class Index(_StrictModel):
         return {"type", "recall", "rebuild", *own[self.type]}
 
 
-class Freshness(_StrictModel):
+class Freshness(StrictModel):
     """The ages of the published view's last materialisation at which the check warns and fails."""
 
     warn: Duration = timedelta(hours=26)
@@ -157,7 +153,7 @@ class Freshness(_StrictModel):
         return self
 
 
-class Retrieval(_StrictModel):
+class Retrieval(StrictModel):
     """Golden queries: a CSV file of the dbt project with the columns `query` and `id`, a row for
     each id that answers a query. A set whose nDCG@10 is below the bound is not published, or, with
     severity warn, is published with a warning."""
@@ -167,7 +163,7 @@ class Retrieval(_StrictModel):
     severity: Literal["error", "warn"] = "error"
 
 
-class Resources(_StrictModel):
+class Resources(StrictModel):
     """What a run needs: `cpu` in cores, `memory` in Mi or Gi bytes, `gpu` in cards."""
 
     cpu: Annotated[Number, Field(gt=0)] | None = None
@@ -175,20 +171,20 @@ class Resources(_StrictModel):
     gpu: Whole | None = Field(None, ge=1)
 
 
-class Placement(_StrictModel):
+class Placement(StrictModel):
     """Where the runs of an entity go: `tags` of its job and runs, `op_tags` of its ops, the
     concurrency `pool` of the step that encodes, the `queue` of Celery, and the `executor` of the
     job."""
 
-    tags: dict[Text, Text] = {}
-    op_tags: dict[Text, Any] = {}
+    tags: dict[Text, Text] = Field(default_factory=dict)
+    op_tags: dict[Text, Any] = Field(default_factory=dict)
     pool: Text | None = None
     queue: Text | None = None
     resources: Resources = Resources()
     executor: Literal["in_process", "multiprocess", "default"] | None = None
 
 
-class Entity(_StrictModel):
+class Entity(StrictModel):
     """A validated entity. All fields except the first three are keys of `meta.embedding`."""
 
     name: Name

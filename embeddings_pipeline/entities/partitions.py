@@ -8,16 +8,14 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from embeddings_pipeline.entities.values import Column, Day, Whole
+from embeddings_pipeline.entities.values import Column, Day, StrictModel, Whole
 from embeddings_pipeline.errors import ConfigurationError, RowError
 
 
-class HashPartitions(BaseModel):
+class HashPartitions(StrictModel):
     """`count` buckets by a hash of the row's id. For tables whose rows change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["hash"] = "hash"
     count: Whole = Field(8, ge=1, le=1024)
@@ -42,10 +40,8 @@ class HashPartitions(BaseModel):
         return [str(bucket).zfill(self.width) for bucket in range(self.count)]
 
 
-class DayPartitions(BaseModel):
+class DayPartitions(StrictModel):
     """One partition for each day of `column`, from `start` on. For append-only events."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["day"]
     column: Column
@@ -65,12 +61,10 @@ class DayPartitions(BaseModel):
         # the range of Postgres' dates exceeds Python's at both ends
         if day is None or day == "-infinity" or day.endswith(" BC"):
             return self.start.isoformat()
-        if len(day) > len("9999-12-31") or day == "infinity":
+        is_beyond = len(day) > len("9999-12-31") or day == "infinity"
+        if is_beyond or date.fromisoformat(day) > today():
             raise RowError(f"{self.column} is {day}, after today")
-        found = date.fromisoformat(day)
-        if found > today():
-            raise RowError(f"{self.column} is {day}, after today")
-        return max(found, self.start).isoformat()
+        return max(date.fromisoformat(day), self.start).isoformat()
 
     def recent(self) -> list[str]:
         """Return the keys of a scheduled run: the last `lookback_days` days and today."""

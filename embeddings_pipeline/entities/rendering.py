@@ -42,7 +42,8 @@ class Rendered(NamedTuple):
             return self.image_hash
         if self.parts is None:
             return text_hash(self.text)
-        return _hash_of_json([[*pair] for pair in zip(self.weights or (), self.parts, strict=True)])
+        weighted = zip(self.weights or (), self.parts, strict=True)
+        return content_hash(_as_json([*weighted]).encode())
 
     @property
     def part_hashes(self) -> list[bytes] | None:
@@ -59,10 +60,6 @@ def text_hash(text: str) -> bytes:
 def content_hash(data: bytes) -> bytes:
     """Return the first 16 bytes of the sha256 of a model's input, the size of a uuid."""
     return hashlib.sha256(data).digest()[:HASH_BYTES]
-
-
-def _hash_of_json(decides: list[object]) -> bytes:
-    return content_hash(_as_json(decides).encode())
 
 
 def render(

@@ -6,7 +6,7 @@ import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from embeddings_pipeline.entities.template import template_columns
 
@@ -20,6 +20,12 @@ _CRON_FIELDS = {
     "month": "1-12",
     "weekday": "0-7",
 }
+
+
+class StrictModel(BaseModel):
+    """A part of a declaration: a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _no_boolean(value: object) -> object:
