@@ -7,8 +7,7 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -19,12 +18,11 @@ import typer
 
 from embeddings_pipeline.cli.terminal import json_line, logs_json, printable, printable_json
 from embeddings_pipeline.sync.progress import Progress as EntityProgress
-from embeddings_pipeline.sync.progress import of_progress, usd
+from embeddings_pipeline.sync.progress import LOG_SECONDS, Report, of_progress, throttled, usd
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_LOG_EVERY_SECONDS = 5
 _WORD = re.compile(r"[^\W\d_]")
 
 
@@ -81,15 +79,13 @@ def percent(value: float | None) -> str | None:
 
 
 @contextmanager
-def progress(
-    every_seconds: float = _LOG_EVERY_SECONDS,
-) -> Iterator[Callable[[EntityProgress], None]]:
+def progress(every_seconds: float = LOG_SECONDS) -> Iterator[Report]:
     """Show the progress of each entity on stderr: as bars in a terminal, else as lines, at most one
     in `every_seconds`; they are JSON where the log is."""
     # Dagster redirects the output of a step to files: this is the terminal itself
     with os.fdopen(os.dup(2), "w", buffering=1) as stderr:
         if logs_json() or not stderr.isatty():
-            yield _lines(stderr, every_seconds)
+            yield throttled(lambda now: print(_line(now), file=stderr), every_seconds)
             return
         with _progress_bars(stderr) as bars:
             yield _bars(bars)
@@ -112,7 +108,7 @@ def _progress_bars(stderr: TextIO) -> Progress:
     )
 
 
-def _bars(bars: Progress) -> Callable[[EntityProgress], None]:
+def _bars(bars: Progress) -> Report:
     tasks: dict[str, TaskID] = {}
 
     def report(now: EntityProgress) -> None:
@@ -127,18 +123,6 @@ def _bars(bars: Progress) -> Callable[[EntityProgress], None]:
             tokens=now.counts.tokens if now.counts else 0,
             spent=usd(now.counts.cost_usd) if now.counts else "",
         )
-
-    return report
-
-
-def _lines(stderr: TextIO, every_seconds: float) -> Callable[[EntityProgress], None]:
-    last = time.monotonic()
-
-    def report(now: EntityProgress) -> None:
-        nonlocal last
-        if time.monotonic() - last > every_seconds:
-            last = time.monotonic()
-            stderr.write(f"{_line(now)}\n")
 
     return report
 

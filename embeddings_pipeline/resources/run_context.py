@@ -3,7 +3,6 @@ signal."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +17,9 @@ from embeddings_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from embeddings_pipeline.pipeline import Pipeline
-    from embeddings_pipeline.sync.progress import Progress, Report
+    from embeddings_pipeline.sync.progress import Report
     from embeddings_pipeline.sync.run_options import RunOptions
 
-_LOG_EVERY_SECONDS = 5
 # dagster-dbt names the folder of an invocation by the op and this many characters of the run's id
 _RUN_ID_PREFIX = 7
 
@@ -125,14 +123,7 @@ def _value(given: Any) -> Any:
 
 
 def _logged(context: dg.InitResourceContext) -> Report:
-    from embeddings_pipeline.sync.progress import of_progress
+    from embeddings_pipeline.sync.progress import ignore_progress, of_progress, throttled
 
-    last = time.monotonic()
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        if context.log and time.monotonic() - last > _LOG_EVERY_SECONDS:
-            last = time.monotonic()
-            context.log.info(of_progress(progress))
-
-    return report
+    log = context.log
+    return throttled(lambda progress: log.info(of_progress(progress))) if log else ignore_progress

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from embeddings_pipeline.store.run_ledger import Counts
+
+# a log shows the progress once in this time
+LOG_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ Report: TypeAlias = Callable[[Progress], None]
 
 def ignore_progress(progress: Progress) -> None:
     """A `Report` that does nothing."""
+
+
+def throttled(report: Report, seconds: float = LOG_SECONDS) -> Report:
+    """A `Report` that passes on at most one progress in this many seconds."""
+    last = time.monotonic()
+
+    def pass_on(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            last = time.monotonic()
+            report(progress)
+
+    return pass_on
 
 
 def of_progress(progress: Progress) -> str:
