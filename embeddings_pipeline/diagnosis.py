@@ -33,7 +33,7 @@ from embeddings_pipeline.entities.manifest import (
     manifest_path,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.resources.dbt_project import executable
+from embeddings_pipeline.resources.dbt_project import executable, require_project
 from embeddings_pipeline.settings import (
     Settings,
     opentelemetry_exporter,
@@ -530,16 +530,13 @@ def _dbt(around: Surroundings) -> Iterator[Finding]:
     settings = around.settings
     path = manifest_path(settings)
     if settings.dbt_manifest is None:
-        project = settings.dbt_project_dir
-        if not (project / "dbt_project.yml").is_file():
-            yield _wrong(
-                f"DBT_PROJECT_DIR {str(project)!r} holds no dbt project",
-                "go to the folder of a project, or make one: `embeddings-pipeline init FOLDER`",
-            )
-            return
+        require_project(settings)
         yield _ok(f"the command {executable()}")
         if not path.is_file():
-            yield _warning(f"no manifest yet of {project}", "`embeddings-pipeline plan` writes it")
+            yield _warning(
+                f"no manifest yet of {settings.dbt_project_dir}",
+                "`embeddings-pipeline plan` writes it",
+            )
             return
     declared = entities_of(load_manifest(path))
     for error in declared.broken.values():

@@ -100,6 +100,16 @@ def executable() -> str:
     return found
 
 
+def require_project(settings: Settings) -> None:
+    """Raise ConfigurationError where DBT_PROJECT_DIR holds no dbt project."""
+    if not (settings.dbt_project_dir / "dbt_project.yml").is_file():
+        raise ConfigurationError(
+            f"DBT_PROJECT_DIR {str(settings.dbt_project_dir)!r} holds no dbt project: there is no"
+            " dbt_project.yml. Go to the folder of a project, or make one:"
+            " `embeddings-pipeline init FOLDER`"
+        )
+
+
 def variables(settings: Settings) -> list[str]:
     """The option with the variables of the project: its marts read vectors, where they can."""
     one_database = settings.staging_database == settings.vectors_database
@@ -198,12 +208,7 @@ def scratch(settings: Settings) -> Iterator[Path]:
     It begins with dbt's partial parse, so that only changes are parsed. That and the manifest are
     kept afterwards.
     """
-    if not (settings.dbt_project_dir / "dbt_project.yml").exists():
-        raise ConfigurationError(
-            f"DBT_PROJECT_DIR {str(settings.dbt_project_dir)!r} holds no dbt project: there is no"
-            " dbt_project.yml. Go to the folder of a project, or make one:"
-            " `embeddings-pipeline init FOLDER`"
-        )
+    require_project(settings)
     kept = target_dir(settings)
     try:
         kept.mkdir(parents=True, exist_ok=True)
