@@ -20,7 +20,7 @@ from embeddings_pipeline.assets.exporting import export_job
 from embeddings_pipeline.assets.options import EXECUTORS, POOL, DefsOptions
 from embeddings_pipeline.assets.planning import plan_job
 from embeddings_pipeline.assets.upstream import DbtModels, ManifestSource, Translation
-from embeddings_pipeline.entities.entity import Entity
+from embeddings_pipeline.entities.entity import Entity, ExecutorName
 from embeddings_pipeline.entities.manifest import Declared, entities_of
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources.run_context import pipeline_resource
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "STOPPED"]
-ExecutorName = Literal["in_process", "multiprocess", "default"]
 
 
 def build_embedding_defs(
@@ -172,7 +171,7 @@ def _entity_definitions(
 def _broken_definitions(
     name: str, error: Exception, model: dg.AssetSpec, options: DefsOptions
 ) -> dg.Definitions:
-    logger.warning("entity %r is left out: %s", name, error)
+    logger.warning("entity %r cannot be run: %s", name, error)
     if not re.fullmatch(r"\w+", name, re.ASCII):
         # not a valid name of a group or a job
         return dg.Definitions()

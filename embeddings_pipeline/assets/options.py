@@ -15,7 +15,6 @@ POOL = "encoder"
 EXECUTORS: Mapping[str, dg.ExecutorDefinition | None] = {
     "in_process": dg.in_process_executor,
     "multiprocess": dg.multiprocess_executor,
-    # that of the code location
     "default": None,
 }
 
@@ -27,8 +26,9 @@ class DefsOptions:
     `name` is the key of the resource, and begins the names of ops; jobs and schedules contain it.
     `key_prefix` stands before each asset key, and `group` replaces the entity's name as the group.
     `partitions_per_run` splits a backfill into runs of that size; by default it is one run.
-    `executor` executes the jobs, and `op_tags` are tags of each op. Schedules and sensors begin
-    with `status`. `settings` has the settings that are known before a run.
+    `pool` is the concurrency pool of the runs that encode, `executor` executes the jobs, and
+    `op_tags` are tags of each op. Schedules and sensors begin with `status`.
+    `settings` has the settings that are known before a run.
     """
 
     name: str = "embeddings"

@@ -27,7 +27,6 @@ def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
 
         pipeline = RunContext.of(context, options.name).pipeline
         planned = pipeline.plan(*entities, raise_errors=False)
-        failures = planned.failures
         yield dg.Output(
             None,
             metadata={
@@ -36,7 +35,7 @@ def plan_job(entities: Sequence[str], options: DefsOptions) -> dg.JobDefinition:
                 "cost_usd": sum(p.cost_usd for p in planned),
             },
         )
-        failures.raise_any()
+        planned.failures.raise_any()
 
     @dg.job(
         name=f"{options.name}_plan",

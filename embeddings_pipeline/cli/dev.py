@@ -20,7 +20,7 @@ _MODULE = "embeddings_pipeline.definitions"
 
 def dev(
     port: Annotated[int, typer.Option(help="The port.")] = 3000,
-    host: Annotated[str, typer.Option(help="The address; the UI has no password.")] = ("127.0.0.1"),
+    host: Annotated[str, typer.Option(help="The address; the UI has no password.")] = "127.0.0.1",
 ) -> None:
     """Start the Dagster UI, and the daemon that runs the schedules."""
     settings = Settings.load()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import typer
 
 from embeddings_pipeline.cli.terminal import json_line, logs_json, printable, printable_json
-from embeddings_pipeline.sync.progress import Progress as EntityProgress
 from embeddings_pipeline.sync.progress import LOG_SECONDS, Report, of_progress, throttled, usd
+from embeddings_pipeline.sync.progress import Progress as EntityProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -148,9 +148,8 @@ def _remarks(planned: Plan) -> list[str]:
         for s in planned.sets
         if len(planned.sets) > 1
     ]
-    reasons = [f"{share:.0%} {reason}" for reason, share in planned.why.items() if share]
-    if reasons:
-        remarks.append("because of " + ", ".join(reasons))
+    if planned.why:
+        remarks.append(f"because of {planned.row()['why']}")
     if planned.deletes_refused:
         remarks.append("the deletes exceed max_delete_share: the run needs --allow-deletes")
     return remarks

@@ -163,6 +163,10 @@ class Retrieval(StrictModel):
     severity: Literal["error", "warn"] = "error"
 
 
+# of Dagster; default is the code location's own
+ExecutorName = Literal["in_process", "multiprocess", "default"]
+
+
 class Resources(StrictModel):
     """What a run needs: `cpu` in cores, `memory` in Mi or Gi bytes, `gpu` in cards."""
 
@@ -181,7 +185,7 @@ class Placement(StrictModel):
     pool: Text | None = None
     queue: Text | None = None
     resources: Resources = Resources()
-    executor: Literal["in_process", "multiprocess", "default"] | None = None
+    executor: ExecutorName | None = None
 
 
 class Entity(StrictModel):

@@ -120,9 +120,7 @@ class Plan:
             "tokens": sum(part.tokens for part in self.sets),
             "seconds": self.seconds,
             "usd": self.cost_usd,
-            "why": ", ".join(
-                f"{share:.0%} {reason}" for reason, share in self.why.items() if share
-            ),
+            "why": ", ".join(f"{share:.0%} {reason}" for reason, share in self.why.items()),
         }
 
 
