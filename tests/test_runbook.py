@@ -25,6 +25,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.schema import VERSION
+from tests.data.make_tables_before_schema_version import DUMP
 from tests.support import CHECKOUT, foreign
 from tests.support.databases import Templates, copy_of
 from tests.support.declared import manifest_of
@@ -38,7 +39,6 @@ pytestmark = [pytest.mark.long]
 PAGE = CHECKOUT / "docs" / "runbook.md"
 # a comment of a command begins with a small letter
 SECTIONS = re.split(r"^##? (?=[A-Z])", PAGE.read_text(), flags=re.MULTILINE)[1:]
-DUMP = CHECKOUT / "tests" / "data" / "tables_before_schema_version.sql"
 NUMBERS = count(1)
 ROWS = 60
 

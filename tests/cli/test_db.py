@@ -12,7 +12,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
-from tests.store.test_migrations import DUMP
+from tests.data.make_tables_before_schema_version import DUMP
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from embeddings_pipeline.current_run import in_run
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.sync.progress import Progress
-from tests.cli.test_terminal import CONTROLS, HOSTILE
+from tests.support.hostile import CONTROLS, HOSTILE
 from tests.support.service_process import command, environment
 from tests.support.waiting import until
 

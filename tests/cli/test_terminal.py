@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import re
 import subprocess
 import sys
 from io import StringIO
@@ -24,14 +23,12 @@ from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.texts.quarantine import Failure
+from tests.support.hostile import CONTROLS, HOSTILE
 from tests.support.world import SCHEMA, World
 
-# set the title and clear the screen; C1; backspaces; a carriage return; bidirectional text
-HOSTILE = "\x1b]0;X\x07\x1b[2J \x9b31m \x08\x08 \rfine \u202etxt.exe \u2066 \u200f \u2028 \x7f end"
 ESCAPED = r"\x1b]0;X\x07\x1b[2J \x9b31m \x08\x08 \rfine \u202etxt.exe \u2066 \u200f \u2028 \x7f end"
 # what writing needs: joiners of emoji and of Persian, a soft hyphen, a combining mark
 WRITTEN = "👩\u200d🔬 \u0645\u06cc\u200c\u062e so\xadft e\u0301 [red]"
-CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,11 +11,10 @@ import pytest
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import migrations, schema
-from tests.data.make_tables_before_schema_version import DECLARED, MODELS, refuse_poison
+from tests.data.make_tables_before_schema_version import DECLARED, DUMP, MODELS, refuse_poison
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World, world_in
 
-DUMP = Path(__file__).parents[1] / "data" / "tables_before_schema_version.sql"
 # of item's second set four rows that a limit left, and one that the model refuses; and what a
 # forced run that was cut short left
 LEFT = {"item": 5, "shoe": 0, "lamp": 0, "forced": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -188,3 +189,25 @@ def world_in(database: Database, *, fresh: bool = True) -> Iterator[World]:
         yield world
     finally:
         world.close()
+
+
+def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
+    """The plan, checked against what the run that follows puts into the ledger."""
+    planned = world.plan(entity)
+    done = world.run(entity, **options)
+    assert sum(s.pending for s in planned.sets) == done["pending"]
+    assert sum(s.encode for s in planned.sets) == done["encoded"]
+    assert sum(s.reusable for s in planned.sets) == done["reused"]
+    assert sum(s.tokens for s in planned.sets) == done["tokens"]
+    assert planned.deleted == done["deleted"]
+    return planned
+
+
+def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
+    """Another model, that takes no text with one of these words."""
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any(word in text for text in texts for word in words):
+            raise ValueError("cannot take this")
+
+    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuse)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from psycopg import sql
 
 from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
@@ -30,6 +29,7 @@ from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
 from tests.support import faults
 from tests.support.faults import Died, Exchanges
+from tests.support.statements import statement
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -41,12 +41,6 @@ BODIES = st.sampled_from(
 )
 STOCKS = st.sampled_from([0, 7, None])
 ROWS = st.tuples(IDS, NAMES, BODIES, STOCKS, st.booleans())
-
-
-def statement(query: str, *values: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
-    """A change of staging, with each `{}` a literal."""
-    literals = st.tuples(*values).map(lambda drawn: [sql.Literal(v).as_string() for v in drawn])
-    return literals.map(lambda drawn: query.format(*drawn))
 
 
 CHANGES = st.one_of(

@@ -12,8 +12,7 @@ from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import EmbeddingsError
 from tests.support.words import WordsEncoder
-from tests.support.world import SCHEMA, World
-from tests.sync.test_quarantine import refusing
+from tests.support.world import SCHEMA, World, refusing
 
 
 @pytest.mark.parametrize("bad", [float("nan"), 0.0])

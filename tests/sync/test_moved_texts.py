@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from embeddings_pipeline.errors import DeletesRefused, EmbeddingsError
-from tests.support.world import SCHEMA, World
-from tests.sync.test_plan import plan_and_run
+from tests.support.world import SCHEMA, World, plan_and_run
 
 
 @pytest.fixture

@@ -7,26 +7,13 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import project
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
 from tests.support.words import WordsEncoder
-from tests.support.world import SCHEMA, World
-
-
-def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
-    """The plan, checked against what the run that follows puts into the ledger."""
-    planned = world.plan(entity)
-    done = world.run(entity, **options)
-    assert sum(s.pending for s in planned.sets) == done["pending"]
-    assert sum(s.encode for s in planned.sets) == done["encoded"]
-    assert sum(s.reusable for s in planned.sets) == done["reused"]
-    assert sum(s.tokens for s in planned.sets) == done["tokens"]
-    assert planned.deleted == done["deleted"]
-    return planned
+from tests.support.world import SCHEMA, World, plan_and_run
 
 
 def summary(planned: Plan) -> tuple[int, int, int, int, int]:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.store.migrations import create_control_tables
+from tests.support.statements import statement
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
-from tests.sync.test_any_history import statement
 
 MODELS = ("fake/words", "fake/other")
 IDS = st.integers(0, 9)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +16,7 @@ from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.sync.erase import retry
 from embeddings_pipeline.sync.explain import explain
 from tests.support.words import WordsEncoder
-from tests.support.world import SCHEMA, World
-
-
-def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
-    """Another model, that takes no text with one of these words."""
-
-    def refuse(texts: Sequence[str]) -> None:
-        if any(word in text for text in texts for word in words):
-            raise ValueError("cannot take this")
-
-    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuse)
+from tests.support.world import SCHEMA, World, refusing
 
 
 def entries(world: World) -> list[tuple[object, ...]]:
