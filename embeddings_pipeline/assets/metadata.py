@@ -47,7 +47,7 @@ def of_texts(
 ) -> OfPartitions:
     """The rows of each partition, and how many of them have a new text. A run of one partition
     has the counts of the pass."""
-    shared = _table(pipeline, f"{entity.name}_texts")
+    shared = _table_name(pipeline, f"{entity.name}_texts")
     totals = of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         changed = run_counts.changed_rows(tables, run_id)
@@ -68,7 +68,7 @@ def of_vectors(
     tables_of_sets = [s.table_name for s in result.sets]
     shared: Metadata = {
         # the live set is the first
-        **(_table(pipeline, tables_of_sets[0]) if tables_of_sets else {}),
+        **(_table_name(pipeline, tables_of_sets[0]) if tables_of_sets else {}),
         "device": ", ".join(result.devices) or "not used",
         "sets": ", ".join(f"{s.number} ({s.model}, {s.state})" for s in result.sets),
         **({"frozen": result.frozen} if result.frozen else {}),
@@ -164,7 +164,7 @@ def of_publication(
     rows = sum(partition.covered for partition in pipeline.coverage(entity))
     return {
         **of_counts(counts),
-        **_table(pipeline, f"{entity.name}_embeddings"),
+        **_table_name(pipeline, f"{entity.name}_embeddings"),
         "dagster/row_count": rows,
         "published": result.summary,
         "flipped": result.flipped,
@@ -187,7 +187,7 @@ def of_coverage_view(pipeline: Pipeline) -> Metadata:
     with pipeline.vectors.connection() as connection:
         rows = run_counts.entity_coverage(connection, pipeline.schema)
     return {
-        **_table(pipeline, "entity_coverage"),
+        **_table_name(pipeline, "entity_coverage"),
         "dagster/row_count": len(rows),
         "entities": table([_without_nulls(row) for row in rows]),
     }
@@ -197,8 +197,8 @@ def _without_nulls(row: Mapping[str, Any]) -> Metadata:
     return {name: "" if value is None else value for name, value in row.items()}
 
 
-def _table(pipeline: Pipeline, name: str) -> Metadata:
-    """The name of a table, as Dagster shows it in the side panel."""
+def _table_name(pipeline: Pipeline, name: str) -> Metadata:
+    """The full name of a table, which Dagster shows in the side panel."""
     return {"dagster/table_name": f"{pipeline.vectors.database.name}.{pipeline.schema}.{name}"}
 
 

@@ -204,7 +204,7 @@ class PlannedCaches:
         tables.execute(
             "create temporary table selected as {missing_hashes}",
             missing_hashes=missing_hashes(
-                tables.names, states, sql.SQL("{} ").format(self.of(tables, identity)), scope, limit
+                tables.names, states, self.of(tables, identity), scope, limit
             ),
         )
         tables.execute("analyze selected")
@@ -268,7 +268,7 @@ def backlog(
             """,
             state=state,
             scope=scope.condition(tables.names),
-            usable=sql.SQL(usable).format(cache=sql.SQL("{} ").format(cache)),
+            usable=sql.SQL(usable).format(cache=cache),
             place=Literal(place),
             max_tokens=Literal(max_tokens),
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from embeddings_pipeline.entities.entity import Index
 from embeddings_pipeline.store import coverage, locks, run_ledger, vector_sets
@@ -23,14 +23,17 @@ from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import projection
 from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
+# an index waits while chunks are missing
+Action: TypeAlias = Literal["built", "kept", "waiting"]
+
 
 @dataclass(frozen=True)
 class IndexResult:
-    """The index of a set. `action` is built, kept or waiting (chunks are missing). `why` is the
-    reason for a build. `size_bytes` is None without an index."""
+    """The index of a set, over `rows` vectors, and the reason for a build. `size_bytes` is None
+    without an index."""
 
     vector_set: VectorSet
-    action: str
+    action: Action
     why: str
     rows: int
     size_bytes: int | None
@@ -121,7 +124,7 @@ def _bring_up_to_date(
     due: _Due | None,
     drift: IndexDrift,
     watch: AbstractContextManager[None],
-) -> tuple[str, str]:
+) -> tuple[Action, str]:
     """Build what is due; returns the action and why."""
     if due and any(p.missing for p in coverage.coverage(tables, vector_set)):
         return "waiting", due.why
