@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ from embeddings_pipeline.sync.run_options import RunOptions
 
 # tokens are estimated after this many rendered rows
 _COUNT_ALL = 20_000
+# texts and characters of which a model's own count of tokens is taken
+SAMPLE, _SAMPLE_CHARACTERS = 2_000, 8 << 20
 # a run without limits
 _ALL = RunOptions(run_id="")
 
@@ -227,9 +230,12 @@ class Planner:
                     place=place,
                     max_tokens=identity.max_tokens,
                 )
-                costs = self._costs(tables, encoder, place, backlog)
                 if self._left is not None:
                     self._left -= backlog.encode
+                costs = TokenCosts(0)
+                if encoder:
+                    sample = partial(self._sample, tables, place)
+                    costs = token_costs(encoder, backlog.encode, backlog.tokens, sample)
                 planned = self._set_plan(
                     tables,
                     vector_set,
@@ -280,10 +286,11 @@ class Planner:
         scope = options.scope(tables.source.entity)
         if live is None or live.state != "live" or not options.is_unrestricted or options.force:
             return chosen
-        self._caches.encode(tables, identity, [self._states(tables, live, identity)], scope, 0)
+        states = self._states(tables, live, identity)
+        self._caches.encode(tables, identity, [states], scope, 0)
         missing = planning.backlog(
             tables,
-            self._states(tables, live, identity),
+            states,
             self._caches.of(tables, identity),
             scope,
             place=0,
@@ -312,15 +319,6 @@ class Planner:
                 texts=planning.texts(tables.names),
                 renewal=renewal,
             )
-        )
-
-    def _costs(
-        self, tables: EntityTables, encoder: Encoder | None, place: int, backlog: PlannedBacklog
-    ) -> TokenCosts:
-        if encoder is None:
-            return TokenCosts(0)
-        return token_costs(
-            encoder, backlog.encode, backlog.tokens, lambda: self._sample(tables, place)
         )
 
     def _sample(self, tables: EntityTables, place: int) -> Sequence[SampledText]:
@@ -517,10 +515,6 @@ def record_plan(
             "cost_usd": costs.tokens * usd_per_token,
         },
     )
-
-
-SAMPLE = 2_000
-_SAMPLE_CHARACTERS = 8 << 20
 
 
 class SampledText(NamedTuple):
