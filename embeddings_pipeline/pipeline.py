@@ -236,7 +236,7 @@ class Pipeline:
     @property
     def one_database(self) -> bool:
         """Whether marts can join staging models with vectors."""
-        return self.settings.staging_database == self.settings.vectors_database
+        return self.settings.one_database
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:

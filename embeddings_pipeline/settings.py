@@ -254,6 +254,12 @@ class Settings(BaseSettings):
             self.pgvector_password,
         )
 
+    @property
+    def one_database(self) -> bool:
+        """Whether the staging models and the vectors are in one database, so that marts can join
+        them."""
+        return self.staging_database == self.vectors_database
+
     @cached_property
     def search_database(self) -> Database | None:
         """The database that searches read: the replica, and that of the vectors where it does not

@@ -112,8 +112,7 @@ def require_project(settings: Settings) -> None:
 
 def variables(settings: Settings) -> list[str]:
     """The option with the variables of the project: its marts read vectors, where they can."""
-    one_database = settings.staging_database == settings.vectors_database
-    return ["--vars", json.dumps({"vectors_in_staging_database": one_database})]
+    return ["--vars", json.dumps({"vectors_in_staging_database": settings.one_database})]
 
 
 def profiles_dir(settings: Settings) -> Path | None:
