@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,6 +62,8 @@ from embeddings_pipeline.sync.run_metrics import opentelemetry_installed
 
 Level = Literal["ok", "warning", "wrong"]
 
+# the uses of a database
+_BOTH, _STAGING, _VECTORS, _REPLICA = "staging and vectors", "staging", "vectors", "replica"
 _MISSPELT = 0.85
 _CLOCK_SECONDS = 5
 # a longer transaction of another program may keep a run from changing a table
@@ -164,6 +166,11 @@ class Surroundings:
         except ConfigurationError:
             return Declared()
 
+    @property
+    def staging_models(self) -> list[tuple[str, str]]:
+        """The schema and the table of each staging model that declares an entity."""
+        return sorted({(e.db_schema, e.table) for e in self.declared.entities.values()})
+
     @cached_property
     def models(self) -> set[str]:
         """The models that entities use, and EMBEDDING_MODEL where one of them, or none, uses it."""
@@ -194,7 +201,6 @@ class Surroundings:
         self._exits.close()
 
 
-_BOTH, _STAGING, _VECTORS, _REPLICA = "staging and vectors", "staging", "vectors", "replica"
 Check: TypeAlias = Callable[[Surroundings], Iterable[Finding]]
 
 
@@ -307,7 +313,7 @@ def _privileges(around: Surroundings) -> Iterator[Finding]:
             yield _schema_privileges(connection, around.settings.pgvector_schema)
     for use in around.answering(_BOTH, _STAGING):
         with around.reading(use) as connection:
-            yield from _staging_privileges(connection, around.declared)
+            yield from _staging_privileges(connection, around.staging_models)
 
 
 def _schema_privileges(connection: Connection[Row], schema: str) -> Finding:
@@ -337,11 +343,12 @@ def _schema_privileges(connection: Connection[Row], schema: str) -> Finding:
     )
 
 
-def _staging_privileges(connection: Connection[Row], declared: Declared) -> Iterator[Finding]:
-    if not declared.entities:
+def _staging_privileges(
+    connection: Connection[Row], models: Sequence[tuple[str, str]]
+) -> Iterator[Finding]:
+    if not models:
         return
-    places = sorted({(entity.db_schema, entity.table) for entity in declared.entities.values()})
-    rows = inspection.table_privileges(connection, places)
+    rows = inspection.table_privileges(connection, models)
     user = connection.info.user
     for schema, name, exists, readable in rows:
         if not exists:
@@ -386,12 +393,11 @@ def _connections(around: Surroundings) -> Iterator[Finding]:
 
 
 def _locks(around: Surroundings) -> Iterator[Finding]:
-    entities = around.declared.entities.values()
-    places = sorted({(entity.db_schema, entity.table) for entity in entities})
+    schema = around.settings.pgvector_schema
     for use in around.answering(_BOTH, _STAGING, _VECTORS):
         with around.reading(use) as connection:
             holders = inspection.table_holders(
-                connection, around.settings.pgvector_schema, places, _HELD_SECONDS
+                connection, schema, around.staging_models, _HELD_SECONDS
             )
         for holder in holders:
             found = f"{use}: process {holder.process}"

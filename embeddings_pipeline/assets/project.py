@@ -1,6 +1,6 @@
 """The definitions of a project of its own: its dbt models, and the entities that they declare.
 
-It is made of the same parts as that of any team: dagster-dbt builds the models, and
+Its parts are the same as in the Dagster project of any team: dagster-dbt builds the models, and
 `build_embedding_defs` adds the entities.
 """
 

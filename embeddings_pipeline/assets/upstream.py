@@ -27,10 +27,10 @@ Translation = Callable[[dg.AssetSpec, Node], dg.AssetSpec]
 
 @dataclass(frozen=True)
 class DbtModels:
-    """The models of a manifest, and the assets that they are.
+    """The models of a manifest, and their assets.
 
-    `path` is that of the manifest, None where only its content is known. Below the folders
-    `targets` each dbt build of the code location leaves a manifest of its own.
+    `path` is the manifest's, None where only its content is known. Below the folders `targets` each
+    dbt build of the code location leaves a manifest of its own.
     """
 
     manifest: Manifest
@@ -97,7 +97,7 @@ class DbtModels:
 def _default_spec(manifest: Manifest, node: Node) -> dg.AssetSpec:
     """The key and the owners that dagster-dbt gives a model by default.
 
-    `dagster_dbt` says the same, a test compares the two; but importing it takes two seconds.
+    `dagster_dbt` computes the same, and a test compares both; but importing it takes two seconds.
     """
     return dg.AssetSpec(key_of(node), owners=_owners_of(manifest, node))
 

@@ -55,7 +55,7 @@ def session(
     settings: Settings | None = None, manifest: Mapping[str, Any] | None = None
 ) -> Iterator[Pipeline]:
     """A pipeline over this manifest, or the one that is there; dbt writes it where there is none.
-    What looks like a declaration and is none is told on standard error."""
+    Warnings of declarations that no run reads go to standard error."""
     settings = settings or Settings.load()
     with Pipeline.open(settings, manifest or existing_manifest(settings)) as pipeline:
         for warning in pipeline.declared.warnings:

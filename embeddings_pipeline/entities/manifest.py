@@ -22,6 +22,8 @@ _KEY = "embedding"
 _SIMILAR = 0.7
 _GIVEN_BY_DBT = {"name", "db_schema", "table"}
 KEYS = sorted({"entity", *Entity.model_fields} - _GIVEN_BY_DBT)
+# the nodes that declare an entity, each with the entity or the error of its declaration
+_Uses = list[tuple[Mapping[str, Any], Entity | ConfigurationError]]
 
 
 def target_dir(settings: Settings) -> Path:
@@ -62,16 +64,13 @@ def load_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-# the nodes that declare an entity, each with the entity or what is wrong with it
-_Uses = list[tuple[Mapping[str, Any], Entity | ConfigurationError]]
-
-
 @dataclass(frozen=True)
 class Declared:
     """The declarations of a manifest, each mapping ordered by entity name.
 
     `entities` are valid. `broken` has the error of each wrong declaration. `models` has the dbt
-    node of each entity of both kinds. `warnings` name what looks like a declaration and is none.
+    node of each entity of both kinds. `warnings` name keys that look like a declaration and are
+    not read.
     """
 
     entities: dict[str, Entity] = field(default_factory=dict)
@@ -80,8 +79,8 @@ class Declared:
     warnings: list[str] = field(default_factory=list)
 
     def entity(self, name: str) -> Entity:
-        """One entity. Raises ConfigurationError with what is wrong with its declaration, or that
-        names the choices."""
+        """One entity. Raises ConfigurationError with the errors of its declaration, or for an
+        unknown name with the choices."""
         if name in self.broken:
             raise self.broken[name]
         if name not in self.entities:

@@ -86,7 +86,7 @@ class Build:
 
 
 def executable() -> str:
-    """The dbt command: that of this Python environment, else the first on PATH.
+    """The dbt command of this Python environment, else the first on PATH.
 
     Raises ConfigurationError where there is none.
     """

@@ -42,9 +42,9 @@ class RunContext:
     def entity(self, loaded: Entity, run: dg.DagsterRun) -> Entity:
         """The entity as the dbt build of this run declares it, else as the manifest does now.
 
-        Its schema, name, columns and model may be others than when the code location was loaded:
-        an environment variable, a profile or the project has changed since. Raises
-        ConfigurationError for a declaration that is wrong now, or is gone, or has other partitions.
+        Its schema, name, columns and model may have changed since the code location was loaded, by
+        an environment variable, a profile or an edit. Raises ConfigurationError for a declaration
+        that is wrong now, or is gone, or has other partitions.
         """
         path = self._built_manifest(run)
         declared = entities_of(load_manifest(path)) if path else self.pipeline.declared

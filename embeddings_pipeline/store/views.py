@@ -29,6 +29,10 @@ _FIXED = ("chunk", "text", "embedding", "model", "text_hash", "updated_at")
 KEY = "key"
 # names of the function itself; a column of the entity that has one of them gets an underscore
 _FUNCTION_NAMES = frozenset({"query", "k", "distance", "similarity"})
+_ITERATIVE_SCAN: dict[str, LiteralString] = {
+    "hnsw": "hnsw.iterative_scan",
+    "ivfflat": "ivfflat.iterative_scan",
+}
 
 
 class Grant(NamedTuple):
@@ -412,12 +416,6 @@ end
             similarity=sql.SQL(SIMILARITY[live.metric]),
             id=Identifier(_returned(columns[0])),
         )
-
-
-_ITERATIVE_SCAN: dict[str, LiteralString] = {
-    "hnsw": "hnsw.iterative_scan",
-    "ivfflat": "ivfflat.iterative_scan",
-}
 
 
 def _returned(column: str) -> str:

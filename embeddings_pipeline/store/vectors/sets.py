@@ -28,6 +28,8 @@ from embeddings_pipeline.store.vectors.pending import chunk_states
 # a live set that lacks more than this share of its rows is replaced by a new one, which is
 # projected, indexed in bulk and published: pgvector adds about 700 rows a second to an HNSW graph
 REPLACE_SHARE = 0.2
+# fewer missing chunks are updated in place quickly enough
+_REPLACE_MIN_CHUNKS = 1_000
 
 
 def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
@@ -107,10 +109,6 @@ def is_faster_replaced(tables: EntityTables, live: VectorSet, missing: int) -> b
         and tables.source.entity.publish == "auto"
         and not publishing_held(tables)
     )
-
-
-# fewer missing chunks are updated in place quickly enough
-_REPLACE_MIN_CHUNKS = 1_000
 
 
 def storage_of(entity: Entity, dimension: int) -> Storage:
