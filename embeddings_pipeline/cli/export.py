@@ -33,11 +33,10 @@ def export(
     if as_json:
         output.print_json({"folder": str(to), **manifest.model_dump(mode="json")})
     else:
-        show(to, manifest)
+        _show(to, manifest)
 
 
-def show(folder: Path, manifest: Manifest) -> None:
-    """Print one line about a snapshot."""
+def _show(folder: Path, manifest: Manifest) -> None:
     megabytes = (manifest.index.bytes + manifest.rows.bytes) / (1 << 20)
     output.print_line(
         f"{manifest.entity}: {manifest.count:,} vectors of {manifest.model} in {folder}"

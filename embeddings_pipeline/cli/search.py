@@ -82,7 +82,7 @@ def search(
         del document["vector_set"]
         output.print_json(document)
     else:
-        show(answer)
+        _show(answer)
 
 
 def _by_image(
@@ -154,7 +154,7 @@ def _tuning_message(tuned: Tuning) -> str:
     return f"the weight of words stays as it was: no other is better {on} ({gain})"
 
 
-def show(answer: Answer) -> None:
+def _show(answer: Answer) -> None:
     """Print the answer as a table, and warn of missing rows and vectors."""
     output.print_table(
         ("id", "score", "text", *_shown_fields(answer)),

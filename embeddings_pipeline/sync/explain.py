@@ -14,7 +14,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import planning, row_history, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import read_again
-from embeddings_pipeline.store.row_history import StoredText, StoredVector
+from embeddings_pipeline.store.row_history import ChunkState, StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.staging.reader import StagedRow
 from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
@@ -186,26 +186,23 @@ def _known_sets(tables: EntityTables, encoders: Encoders) -> list[_KnownSet]:
     """All sets of an entity; sets that the next run will create come last."""
     maintained = sets_of_run(tables, encoders)
     numbers = {found.number for found, _ in maintained if found}
-    known = []
     sets = vector_sets.read(tables)
-    for stored in sets:
-        left = None
-        if stored.number not in numbers:
-            replaced = any(other.replaces(stored) for other in sets)
-            left = (
-                "another set is about to take its place"
-                if replaced
-                else "the set is retired"
-                if stored.state == "retired"
-                else "the set is given up"
-            )
-        else:
+
+    def why_left(stored: VectorSet) -> str | None:
+        if stored.number in numbers:
             try:
                 encoders.for_identity(stored.identity)
             except ConfigurationError as error:
-                left = f"the set is frozen: {error}"
-        known.append(_KnownSet(stored, stored.identity, left))
-    return known + [_KnownSet(None, identity, None) for found, identity in maintained if not found]
+                return f"the set is frozen: {error}"
+            return None
+        if any(other.replaces(stored) for other in sets):
+            return "another set is about to take its place"
+        return "the set is retired" if stored.state == "retired" else "the set is given up"
+
+    return [
+        *(_KnownSet(stored, stored.identity, why_left(stored)) for stored in sets),
+        *(_KnownSet(None, identity, None) for found, identity in maintained if not found),
+    ]
 
 
 def _in_set(
@@ -215,40 +212,40 @@ def _in_set(
     stored = known.stored
     vectors = row_history.vectors(tables, stored, row_id) if stored else {}
     states = row_history.states(tables, stored, _rendered(tables))
-    found = {}
-    for text in texts:
-        state = states[text.chunk]
-        vector = vectors.get(text.chunk)
-        if known.left:
-            next_action = f"do nothing: {known.left}"
-        elif state.quarantined and (state.missing or state.outdated):
-            next_action = (
-                "do nothing yet: the model failed on it; `retry` lets the next run try it again"
-            )
-        elif not state.pending:
-            next_action = "keep it: it is up to date"
-        else:
-            hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
-            cached = stored and row_history.usable_in_cache(tables, stored, hashes, state.floor)
-            why = (
-                "the set is new"
-                if stored is None
-                else "it has none"
-                if vector is None
-                else "its text changed"
-                if state.missing
-                else "it is to be encoded again"
-            )
-            next_action = f"{'take it from the cache' if cached else 'encode it'}: {why}"
-        found[text.chunk] = ChunkInSet(
+    return {
+        text.chunk: ChunkInSet(
             set_number=stored.number if stored else None,
             state=stored.state if stored else "new",
             model=known.identity.model,
             revision=known.identity.revision,
-            vector=vector,
-            next=next_action,
+            vector=vectors.get(text.chunk),
+            next=_next_for_chunk(
+                tables, known, text, states[text.chunk], has_vector=text.chunk in vectors
+            ),
         )
-    return found
+        for text in texts
+    }
+
+
+def _next_for_chunk(
+    tables: EntityTables, known: _KnownSet, text: Text, state: ChunkState, *, has_vector: bool
+) -> str:
+    if known.left:
+        return f"do nothing: {known.left}"
+    if state.quarantined and (state.missing or state.outdated):
+        return "do nothing yet: the model failed on it; `retry` lets the next run try it again"
+    if not state.pending:
+        return "keep it: it is up to date"
+    if known.stored is None:
+        return "encode it: the set is new"
+    why = "it is to be encoded again"
+    if not has_vector:
+        why = "it has none"
+    elif state.missing:
+        why = "its text changed"
+    hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
+    cached = row_history.usable_in_cache(tables, known.stored, hashes, state.floor)
+    return f"{'take it from the cache' if cached else 'encode it'}: {why}"
 
 
 def _rendered(tables: EntityTables) -> sql.Composable:
