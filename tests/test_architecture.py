@@ -209,6 +209,12 @@ def test_a_framework_is_imported_in_its_places_alone(library: str, places: tuple
     assert [file for file in found if not file.startswith(places)] == []
 
 
+def test_no_test_file_imports_another() -> None:
+    pattern = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    tests = Path(__file__).parent
+    assert [str(file) for file in tests.rglob("*.py") if pattern.search(file.read_text())] == []
+
+
 def rooms() -> list[str]:
     """The rooms that have a door: a list of the modules that others may import."""
     return [

@@ -53,7 +53,7 @@ def test_index_shows_what_each_index_is_and_how_well_it_finds(embedded: Notes) -
     assert "hnsw m 16, ef_construction 64" in line
 
 
-def test_index_builds_anew_on_request_and_says_so(embedded: Notes) -> None:
+def test_index_is_built_again_on_request_and_says_so(embedded: Notes) -> None:
     assert (
         "note, set 1: built, a rebuild was requested"
         in command("index", "note", "--rebuild").stdout

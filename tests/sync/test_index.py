@@ -68,7 +68,7 @@ def test_an_index_is_rebuilt_when_more_than_its_share_of_rows_changed(
     assert only(world, item).action == "kept"
 
 
-def test_rows_that_are_gone_wear_an_index_too(world: World, item: Entity) -> None:
+def test_rows_that_are_gone_count_as_changes_of_an_index(world: World, item: Entity) -> None:
     world.sql("delete from staging.stg_item where id < 100")
     world.texts(item)
     assert only(world, item).why == "33% of the rows changed"
