@@ -34,6 +34,9 @@ from embeddings_pipeline.entities.values import (
     Whole,
 )
 
+# types and distances of vectors in pgvector
+Storage = Literal["vector", "halfvec"]
+Metric = Literal["cosine", "l2", "ip"]
 # columns of the pipeline's own tables, without the filter columns
 RESERVED_COLUMNS = frozenset(
     [
@@ -213,8 +216,8 @@ class Entity(StrictModel):
     model: Text | None = None
     prompts: Prompts | None = None
     dimension: Whole | None = Field(None, ge=1, le=16000)
-    storage: Literal["vector", "halfvec"] | None = None
-    metric: Literal["cosine", "l2", "ip"] = "cosine"
+    storage: Storage | None = None
+    metric: Metric = "cosine"
     index: Annotated[Index, TypeOrOptions] = Index()
     partitions: Annotated[Partitions, Field(discriminator="by")] = HashPartitions()
     schedule: Cron = "0 2 * * *"

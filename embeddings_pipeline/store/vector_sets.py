@@ -13,12 +13,12 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.entities.entity import Metric, Storage
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables, SetDropped
 
 State = Literal["building", "live", "retired"]
-Storage = Literal["vector", "halfvec"]
 
 # by metric: the operator of the distance, and the similarity, where greater is nearer; <#> is the
 # negative inner product
@@ -67,7 +67,7 @@ class VectorSet:
     query_prompt: str
     cache_table: str
     storage: Storage
-    metric: str
+    metric: Metric
     table_name: str
     state: State
     published_at: datetime | None

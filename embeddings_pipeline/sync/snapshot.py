@@ -20,7 +20,7 @@ from uuid import uuid4
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from embeddings_pipeline.entities.entity import Index
+from embeddings_pipeline.entities.entity import Index, Metric, Storage
 from embeddings_pipeline.entities.fields import IdType
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -190,8 +190,8 @@ class Manifest(_Part):
     document_prompt: str
     query_prompt: str = ""
     vector_set: int
-    storage: Literal["vector", "halfvec"]
-    metric: Literal["cosine", "l2", "ip"]
+    storage: Storage
+    metric: Metric
     columns: dict[str, str]
     kind: Kind
     effort: int | None

@@ -8,7 +8,12 @@ from psycopg import sql
 from psycopg.errors import UndefinedObject
 from psycopg.sql import Literal
 
-from embeddings_pipeline.entities.entity import MAX_INDEXED_HALFVEC, MAX_INDEXED_VECTOR, Entity
+from embeddings_pipeline.entities.entity import (
+    MAX_INDEXED_HALFVEC,
+    MAX_INDEXED_VECTOR,
+    Entity,
+    Storage,
+)
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import views
@@ -16,7 +21,6 @@ from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.tables import copied_columns
 from embeddings_pipeline.store.vector_sets import (
     State,
-    Storage,
     VectorSet,
     building_set,
     read,
