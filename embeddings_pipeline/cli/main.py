@@ -37,71 +37,46 @@ _EXTRAS = {
     "starlette": "search",
     "uvicorn": "search",
 }
-# module, name and short help of each command; the help is the first sentence of its docstring
-COMMANDS: Mapping[str, tuple[str, str, str]] = {
+# module and short help of each command; the help is the first sentence of its docstring
+COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": (
-        "init",
         "init",
         "Write a project to start from: a dbt project with one table, and its Dagster location.",
     ),
-    "demo": ("demo", "demo", "Seed the example tables, embed five entities and search them."),
-    "dev": ("dev", "dev", "Start the Dagster UI, and the daemon that runs the schedules."),
-    "plan": ("plan", "plan", "Say what the next run would do, why, and what it would cost."),
-    "run": ("run", "run", "Bring vectors up to date, once and now."),
-    "status": (
-        "status",
-        "status",
-        "Show rows, vectors, coverage, pending chunks and cost of each entity.",
-    ),
-    "explain": (
-        "explain",
-        "explain",
-        "Show a row's text and vectors, and what the next run does with it.",
-    ),
-    "search": (
-        "search",
-        "search",
-        "Find the rows of an entity that answer a query, a text or an image.",
-    ),
+    "demo": ("demo", "Seed the example tables, embed five entities and search them."),
+    "dev": ("dev", "Start the Dagster UI, and the daemon that runs the schedules."),
+    "plan": ("plan", "Say what the next run would do, why, and what it would cost."),
+    "run": ("run", "Bring vectors up to date, once and now."),
+    "status": ("status", "Show rows, vectors, coverage, pending chunks and cost of each entity."),
+    "explain": ("explain", "Show a row's text and vectors, and what the next run does with it."),
+    "search": ("search", "Find the rows of an entity that answer a query, a text or an image."),
     "evaluate": (
         "search",
-        "evaluate",
         "Measure each search mode on judged queries, exactly and through the index.",
     ),
-    "serve": ("serve", "serve", "Serve searches over HTTP, with a page."),
+    "serve": ("serve", "Serve searches over HTTP, with a page."),
     "mcp": (
-        "mcp",
         "mcp",
         "Give an agent tools to search, by the Model Context Protocol on standard input and"
         " output.",
     ),
-    "models": ("models", "models", "List the known models, and those that entities declare."),
+    "models": ("models", "List the known models, and those that entities declare."),
     "publish": (
-        "publish",
         "publish",
         "Publish the vector set that was built beside the live one, if it is complete.",
     ),
-    "rollback": ("publish", "rollback", "Publish the vector set that was live before."),
+    "rollback": ("publish", "Publish the vector set that was live before."),
     "doctor": (
-        "doctor",
         "doctor",
         "Check settings, servers, privileges, models, dbt and Dagster, and say what to do.",
     ),
-    "index": ("index", "index", "Build the vector indexes that are missing or out of date."),
-    "export": ("export", "export", "Write the published vectors and rows to a FAISS snapshot."),
-    "retry": ("erase", "retry", "Let the next run try everything in quarantine again."),
-    "erase": ("erase", "erase", "Remove every trace of rows at once, and skip them until lifted."),
-    "adopt": (
-        "erase",
-        "adopt",
-        "Take over the vectors that a table has for the same model and texts.",
-    ),
-    "cache": ("cache", "app", "The query vectors in Redis."),
-    "db": (
-        "db",
-        "app",
-        "The embedded Postgres, used where no database is configured, and the tables.",
-    ),
+    "index": ("index", "Build the vector indexes that are missing or out of date."),
+    "export": ("export", "Write the published vectors and rows to a FAISS snapshot."),
+    "retry": ("erase", "Let the next run try everything in quarantine again."),
+    "erase": ("erase", "Remove every trace of rows at once, and skip them until lifted."),
+    "adopt": ("erase", "Take over the vectors that a table has for the same model and texts."),
+    "cache": ("cache", "The query vectors in Redis."),
+    "db": ("db", "The embedded Postgres, used where no database is configured, and the tables."),
 }
 
 
@@ -114,19 +89,19 @@ class _LazyGroup(TyperGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, name, _ = COMMANDS[cmd_name]
-        found = getattr(import_module(f"{_PACKAGE}.{module}"), name)
-        if isinstance(found, typer.Typer):
-            return typer.main.get_group(found)
+        module = import_module(f"{_PACKAGE}.{COMMANDS[cmd_name][0]}")
+        if hasattr(module, "app"):
+            # a group of commands
+            return typer.main.get_group(module.app)
         holder = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
         )
-        holder.command(cmd_name)(found)
+        holder.command(cmd_name)(getattr(module, cmd_name))
         return typer.main.get_command(holder)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 app = typer.Typer(

@@ -11,7 +11,6 @@ from importlib.metadata import version
 
 import psycopg
 import pytest
-import typer
 
 from embeddings_pipeline.cli import main
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, EmbeddingsError
@@ -71,12 +70,12 @@ def test_version_is_printed() -> None:
 
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_short_help_is_the_first_sentence_of_the_command_s_help(command: str) -> None:
-    module, name, text = main.COMMANDS[command]
-    found = getattr(import_module(f"embeddings_pipeline.cli.{module}"), name)
-    if isinstance(found, typer.Typer):
-        described = str(found.info.help)
+    name, text = main.COMMANDS[command]
+    module = import_module(f"embeddings_pipeline.cli.{name}")
+    if hasattr(module, "app"):
+        described = str(module.app.info.help)
     else:
-        described = inspect.getdoc(found) or ""
+        described = inspect.getdoc(getattr(module, command)) or ""
     sentence, *_ = re.split(r"(?<=\.)\s", " ".join(described.split()))
     assert text == sentence
 
