@@ -129,7 +129,8 @@ class Plan:
 
 class Planner:
     """Plans runs of several entities in one session. A later entity reuses what an earlier one
-    would encode."""
+    would encode. `keep` is False where the caches are emptied after each run, so that a run copies
+    the vectors of the sets into them first."""
 
     def __init__(
         self,

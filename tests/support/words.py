@@ -17,6 +17,16 @@ from tests.support.streaming import stream_in_batches
 WORDS = ModelIdentity("fake", "fake/words", "r1", 64, 256, True)
 
 
+def refuses(*words: str) -> Callable[[Sequence[str]], None]:
+    """A model's answer to a batch that has a text with one of these words."""
+
+    def refuse(texts: Sequence[str]) -> None:
+        if any(word in text for text in texts for word in words):
+            raise ValueError("cannot take this")
+
+    return refuse
+
+
 class WordsEncoder:
     """A direction for each word, summed: texts are near that share words.
 

@@ -29,7 +29,7 @@ from embeddings_pipeline.sync.publish import PublishResult, publish
 from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
-from tests.support.words import WordsEncoder
+from tests.support.words import WordsEncoder, refuses
 
 SCHEMA = "analytics_features"
 
@@ -205,9 +205,4 @@ def plan_and_run(world: World, entity: Entity, **options: Any) -> Plan:
 
 def refusing(world: World, *words: str, revision: str = "r2") -> WordsEncoder:
     """Another model, that takes no text with one of these words."""
-
-    def refuse(texts: Sequence[str]) -> None:
-        if any(word in text for text in texts for word in words):
-            raise ValueError("cannot take this")
-
-    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuse)
+    return WordsEncoder(replace(world.encoder.identity, revision=revision), refuses(*words))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from embeddings_pipeline.assets.checks import CHECKS
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.sync.checks import CheckResult, check
-from tests.support.words import WordsEncoder
+from tests.support.words import WordsEncoder, refuses
 from tests.support.world import SCHEMA, World
 
 
@@ -56,11 +55,7 @@ def test_what_is_left_of_an_erased_row_is_an_error(world: World, item: Entity) -
 
 
 def test_a_quarantined_row_is_only_a_warning_of_coverage(world: World, item: Entity) -> None:
-    def fail(texts: Sequence[str]) -> None:
-        if any("Tap" in text for text in texts):
-            raise ValueError("cannot read this")
-
-    world.use(WordsEncoder(before=fail))
+    world.use(WordsEncoder(before=refuses("Tap")))
     world.sql("update staging.stg_item set name = 'Tap' where id = 2")
     world.texts(item)
     world.vectors(item)

@@ -26,7 +26,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from tests.support import faults
 from tests.support.faults import Died, Exchanges, Spoil
 from tests.support.scenario import SCENARIO, Act, begin
-from tests.support.words import WORDS, WordsEncoder
+from tests.support.words import WORDS, WordsEncoder, refuses
 from tests.support.world import SCHEMA, World
 
 # each goes through hundreds of lives
@@ -63,11 +63,6 @@ def drawn(exchanges: int) -> range:
     """The numbers of the exchanges of a step that are to go wrong."""
     every = 1 if os.environ.get("EVERY_STATEMENT") else 6
     return range(random.randint(1, every), exchanges + 1, every)
-
-
-def refuse_poison(batch: Sequence[str]) -> None:
-    if any("poison" in text for text in batch):
-        raise ValueError("no model takes this")
 
 
 def everything(world: World) -> dict[str, list[str]]:
@@ -107,7 +102,7 @@ def finished_transactions(connection: Connection[Any]) -> int:
 def models(exchanges: Exchanges, world: World) -> World:
     """The world, in which two models refuse one of the rows."""
     for name in ("fake/words", "fake/other"):
-        world.encoders.add(WordsEncoder(replace(WORDS, model=name), refuse_poison))
+        world.encoders.add(WordsEncoder(replace(WORDS, model=name), refuses("poison")))
     return world
 
 

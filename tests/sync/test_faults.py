@@ -15,7 +15,7 @@ import pytest
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import Interrupted
-from tests.support.words import WordsEncoder
+from tests.support.words import WordsEncoder, refuses
 from tests.support.world import SCHEMA, World, world_in
 
 # a process that runs the entity and says so before each batch that it encodes
@@ -172,12 +172,7 @@ def test_a_limit_leaves_the_rest_for_the_next_run(world: World) -> None:
 def test_a_bad_text_goes_to_quarantine_and_the_good_ones_are_encoded(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(100)], (100, "poison"))
-
-    def refuse(texts: Sequence[str]) -> None:
-        if any("poison" in text for text in texts):
-            raise ValueError("cannot take this")
-
-    world.encoder.before = refuse
+    world.encoder.before = refuses("poison")
     item = world.declare()
     counts = world.run(item)
 
@@ -201,12 +196,7 @@ def test_a_vector_without_a_text_goes_even_while_another_text_is_in_quarantine(
 ) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"), (2, "poison"))
-
-    def refuse(texts: Sequence[str]) -> None:
-        if any("poison" in text for text in texts):
-            raise ValueError("cannot take this")
-
-    world.encoder.before = refuse
+    world.encoder.before = refuses("poison")
     item = world.declare()
     world.run(item)
     # one vector too many and one too few
