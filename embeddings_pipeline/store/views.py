@@ -485,7 +485,8 @@ def _coverage_of(
             {entity}::text as entity,
             count(*) as rows,
             count(*) filter (where missing = 0) as rows_with_vectors,
-            coalesce(round(100.0 * count(*) filter (where missing = 0) / nullif(count(*), 0), 2),
+            -- 100 only where nothing is missing
+            coalesce(trunc(100.0 * count(*) filter (where missing = 0) / nullif(count(*), 0), 2),
                 100) as coverage_percent,
             coalesce(sum(pending), 0)::bigint as pending,
             coalesce(sum(quarantined), 0)::bigint

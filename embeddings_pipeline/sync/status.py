@@ -127,7 +127,8 @@ def _read(tables: EntityTables) -> EntityStatus:
         rows=rows,
         chunks=sum(p.chunks for p in partitions),
         vectors=sum(p.vectors for p in partitions),
-        coverage=round(100 * sum(p.covered for p in partitions) / rows, 2) if rows else None,
+        # rounded down: 100 only where nothing is missing
+        coverage=10_000 * sum(p.covered for p in partitions) // rows / 100 if rows else None,
         pending=sum(p.pending for p in partitions),
         oldest_pending_seconds=max(ages, default=None),
         live_set=_live(shown),

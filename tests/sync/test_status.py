@@ -52,3 +52,20 @@ def test_staging_need_not_be_there(world: World, item: Entity) -> None:
     world.run(item)
     world.sql("drop table staging.stg_item")
     assert of(world, item).coverage == 100.0
+
+
+def test_coverage_is_100_percent_only_where_nothing_is_missing(world: World, item: Entity) -> None:
+    # an index would take most of the time
+    item = world.declare(index="none")
+    world.run(item)
+    for table, columns, last in (
+        ("item_texts", "partition_key, fingerprint, text, text_hash, tokens", 30_000),
+        ("item_vectors_1", "text, text_hash, embedding, version, run_id", 29_999),
+    ):
+        world.sql(
+            f"insert into {SCHEMA}.{table} (id, chunk, {columns}) select n, 0, {columns}"
+            f" from {SCHEMA}.{table}, generate_series(5, {last}) n where id = 1"
+        )
+    assert of(world, item).coverage == 99.99
+    view = world.sql(f"select coverage_percent::float from {SCHEMA}.entity_coverage")
+    assert view == [(99.99,)]
