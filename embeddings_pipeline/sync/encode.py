@@ -49,11 +49,11 @@ from embeddings_pipeline.store.vectors.claims import RENEW_SECONDS, Claim, Claim
 from embeddings_pipeline.store.vectors.pending import Backlog, Scope, Selected
 from embeddings_pipeline.store.vectors.projection import Projected
 from embeddings_pipeline.store.vectors.sets import ensure_set, replace_where_much_is_missing
-from embeddings_pipeline.sync.plan import dollars, record_plan
 from embeddings_pipeline.sync.progress import Progress
 from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
+from embeddings_pipeline.sync.token_costs import dollars, record_plan
 
 # hashes selected by one query
 _SELECT_AT_ONCE = 500_000
