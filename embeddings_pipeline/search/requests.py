@@ -16,8 +16,11 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.errors import ConfigurationError
@@ -32,6 +35,7 @@ from embeddings_pipeline.store.search.published_search import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pydantic_core import ErrorDetails
 
 MAX_TOP_K = 1000
 MAX_QUERY = 8192
@@ -84,11 +88,33 @@ Query = Annotated[
 ]
 
 
-class _StrictModel(BaseModel):
+class StrictModel(BaseModel):
+    """A model that has no fields but its own; an error of another one names them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_fields(cls, value: Any) -> Any:
+        unknown = (
+            [name for name in value if name not in cls.model_fields]
+            if isinstance(value, dict)
+            else []
+        )
+        if unknown:
+            kind = PydanticCustomError(
+                "unknown_field",
+                "is unknown (fields: {fields})",
+                {"fields": ", ".join(cls.model_fields)},
+            )
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [InitErrorDetails(type=kind, loc=(name,), input=None) for name in unknown],
+            )
+        return value
 
-class Range(_StrictModel):
+
+class Range(StrictModel):
     """A range of values with at least one bound."""
 
     gt: Scalar | None = None
@@ -110,7 +136,7 @@ class Range(_StrictModel):
 Members = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)]
 
 
-class Lists(_StrictModel):
+class Lists(StrictModel):
     """What a list has: one value, any of several, or all of several."""
 
     has: Scalar | None = None
@@ -129,10 +155,33 @@ class Lists(_StrictModel):
 
 
 Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX_VALUES)]
+_OPERATORS = (*Range.model_fields, *Lists.model_fields)
+
+
+def one_reason(otherwise: str) -> WrapValidator:
+    """Return a validator for a union, whose error is one reason in place of one of each member:
+    that of our own checks, or this one."""
+
+    def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError as error:
+            own = dict.fromkeys(_message(p) for p in error.errors() if p["type"] == "value_error")
+            raise ValueError("; ".join(own) or otherwise) from None
+
+    return WrapValidator(validate)
+
+
 # equal to a value, one of several (null may be among them), within a range, or null; a list has a
 # value, or one of several
-Filter: TypeAlias = Scalar | Values | Range | Lists | None
-_OPERATORS = (*Range.model_fields, *Lists.model_fields)
+Filter: TypeAlias = Annotated[
+    Scalar | Values | Range | Lists | None,
+    one_reason(
+        f"write a text of at most {_MAX_VALUE:,} characters, a finite number, true, false or null,"
+        f" a list of 1 to {MAX_VALUES:,} of these, or bounds or elements ({', '.join(_OPERATORS)});"
+        """ a date is a text like '2026-01-31', and a jsonb value one like '{"colour": "red"}'"""
+    ),
+]
 _COMBINED = ("and", "or", "not")
 
 
@@ -214,7 +263,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-class Order(_StrictModel):
+class Order(StrictModel):
     """Orders rows by a filter column, rows without a value last."""
 
     by: Name
@@ -227,7 +276,7 @@ class Sort(Order):
     among: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 100
 
 
-class HistogramBars(_StrictModel):
+class HistogramBars(StrictModel):
     """Counts rows in `bars` ranges of equal width of a filter column of numbers, days or times,
     from `least` to `most`; the first and the last one have the values beyond, too. Days and times
     are seconds since 1970."""
@@ -244,7 +293,7 @@ class HistogramBars(_StrictModel):
         return self
 
 
-class _CountingRequest(_StrictModel):
+class _CountingRequest(StrictModel):
     """The fields of every request that counts rows. `total` asks for the number of rows that match,
     `facets` names filter columns whose values are counted among these rows, with `facet_prefix`
     only the values with a word that begins like this, in any case, and `histograms` counts rows in
@@ -278,7 +327,7 @@ class _CountingRequest(_StrictModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ConfigurationError(f"search: {_describe(error)}") from None
+            raise ConfigurationError(f"search: {describe_invalid(error.errors())}") from None
 
 
 class ListRequest(_CountingRequest):
@@ -505,8 +554,31 @@ def _plain(condition: Filter) -> Any:
     return condition.members() if isinstance(condition, Lists) else condition
 
 
-def _describe(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'request'}: {problem['msg']}"
-        for problem in error.errors(include_url=False)
-    )
+def describe_invalid(problems: Sequence[ErrorDetails]) -> str:
+    """Return what is wrong with the fields of a request, at most ten of them, without the input,
+    which may be long or secret."""
+    # a list with a wrong item is also said to be too short
+    wrong = {p["loc"][:depth] for p in problems for depth in range(len(p["loc"]))}
+    told = [p for p in problems if p["type"] != "too_short" or p["loc"] not in wrong]
+    return "; ".join(f"{_path(problem)}: {_message(problem)}" for problem in told[:10])
+
+
+def _path(problem: ErrorDetails) -> str:
+    # FastAPI adds the place in the body where its JSON ends
+    parts = problem["loc"][:1] if problem["type"] == "json_invalid" else problem["loc"]
+    return ".".join(str(part)[:64] for part in parts) or "request"
+
+
+def _message(problem: ErrorDetails) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        bound = f"at least {least}" if kind == "too_short" else f"at most {most}"
+        return f"should have {bound} items, not {context['actual_length']}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "should be an object"
+    if kind == "json_invalid":
+        return f"is not JSON: {context['error']}"
+    return problem["msg"]

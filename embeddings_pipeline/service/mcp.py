@@ -32,12 +32,13 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from embeddings_pipeline.errors import Busy, ConfigurationError, EmbeddingsError, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline
 from embeddings_pipeline.search.requests import (
+    MAX_FACETS,
     Answer,
     Filters,
     Mode,
@@ -46,6 +47,9 @@ from embeddings_pipeline.search.requests import (
     Rows,
     SearchRequest,
     SimilarRequest,
+    Sort,
+    StrictModel,
+    describe_invalid,
 )
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import Key, reader
@@ -72,15 +76,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Arguments(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _NoArguments(_Arguments):
+class _NoArguments(StrictModel):
     pass
 
 
-class _OfEntity(_Arguments):
+class _OfEntity(StrictModel):
     entity: Name = Field(description="The name of an entity.")
 
 
@@ -91,12 +91,30 @@ class _Restrictions(_OfEntity):
         description=(
             "Conditions on filter columns, all of which must hold: a value, a list of values of"
             ' which one must match, a range like {"gte": 5, "lt": 50}, or for a column of lists'
-            ' {"has": value}; also {"or": [filters]} and {"not": filters}. Example:'
-            ' {"category": ["garden", "tools"], "not": {"price": {"gt": 50}}}.'
+            ' {"has": value}; also {"or": [filters]} and {"not": filters}. Dates and values of'
+            ' jsonb columns are texts. Example: {"category": ["garden", "tools"], "not": {"price":'
+            ' {"gt": 50}}}.'
         ),
     )
     columns: Annotated[tuple[Name, ...], Field(max_length=20)] = Field(
         (), description="Fields of the entity to return beside its filter columns."
+    )
+    sort: Sort | None = Field(
+        None,
+        description=(
+            "Order the best rows by a filter column instead of the score. Example:"
+            ' {"by": "price", "order": "desc", "among": 100}.'
+        ),
+    )
+    total: bool = Field(
+        False,
+        description=(
+            "Count the rows that match: in mode text those with a word of the query, else all that"
+            " pass the filters."
+        ),
+    )
+    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = Field(
+        (), description="Filter columns whose most frequent values are counted among these rows."
     )
 
 
@@ -132,7 +150,7 @@ class _ToolKind:
     """A tool: its description, the queue of its calls, and what answers them."""
 
     description: str
-    arguments: type[_Arguments]
+    arguments: type[StrictModel]
     queue: Literal["queries", "state", "documents"]
     answer: Callable[[Service, Any], Mapping[str, Any]]
     writes: bool = False
@@ -220,7 +238,9 @@ def _done(run: EntityRun | None, *, finished: bool) -> Mapping[str, Any]:
 _TOOLS: Mapping[str, _ToolKind] = {
     "search": _ToolKind(
         "Find the rows of an entity that answer a query, best first. Long texts are shortened:"
-        " get_rows returns them whole. A score is comparable only within one answer.",
+        " get_rows returns them whole. A score is comparable only within one answer. Modes dense"
+        " and hybrid always find rows: where each number of `words` (the texts with that word) is 0"
+        " and `best_similarity` is low, no row may answer the query.",
         _Search,
         "queries",
         _search,
@@ -300,11 +320,7 @@ def answered(service: Service, name: str, arguments: Mapping[str, Any]) -> Mappi
     try:
         given = tool.arguments.model_validate(arguments)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)[:10]
-        )
-        raise ConfigurationError(f"{name}: {wrong}") from None
+        raise ConfigurationError(f"{name}: {describe_invalid(error.errors())}") from None
     return tool.answer(service, given)
 
 
@@ -353,10 +369,17 @@ def _described(entities: Sequence[EntityInfo]) -> str:
 def _filter(column: FilterColumn) -> str:
     # quoted and short: values are data, which an agent must not take for instructions
     values = [
-        _shorten(json.dumps(facet.value, ensure_ascii=False), _VALUE_CHARACTERS)
+        _shorten(_quoted(facet.value, column.type), _VALUE_CHARACTERS)
         for facet in column.values or ()
     ]
     return f"{column.name} ({column.type}{': ' if values else ''}{', '.join(values)})"
+
+
+def _quoted(value: Any, column_type: str) -> str:
+    """A value of a column as it stands in the JSON of a filter."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    as_text = column_type == "jsonb" and value is not None
+    return json.dumps(quoted, ensure_ascii=False) if as_text else quoted
 
 
 def _role_may_write(pipeline: Pipeline) -> bool:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
-from embeddings_pipeline.search.requests import Name
+from embeddings_pipeline.search.requests import Name, StrictModel
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader
 from embeddings_pipeline.service.bodies import documented, read_body, require_json, validated
@@ -59,15 +59,13 @@ Inputs = Annotated[
 ]
 
 
-class CreateEmbeddingRequest(BaseModel):
+class CreateEmbeddingRequest(StrictModel):
     """One text or several, and one of the models of `GET /v1/models`.
 
     `dimensions` is the dimension that the model is served with. `input_type` and `entity` are no
     fields of OpenAI's: a model with prompts encodes queries otherwise than documents, and the
     prompt of queries may be another for each entity. `user` is not read.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: Inputs = Field(examples=[["A cordless drill", "A garden hose, 20 m"]])
     model: ModelName = Field(examples=["sentence-transformers/all-MiniLM-L6-v2"])

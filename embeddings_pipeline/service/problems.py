@@ -24,6 +24,7 @@ from embeddings_pipeline.errors import (
     RunNeeded,
     Unavailable,
 )
+from embeddings_pipeline.search.requests import describe_invalid
 from embeddings_pipeline.store.connection import NoConnection
 
 MEDIA_TYPE = "application/problem+json"
@@ -153,13 +154,9 @@ async def _of_http(request: Request, error: Exception) -> JSONResponse:
 
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-    # without the input, which may be long or secret
-    messages = (
-        f"{'.'.join(str(part)[:64] for part in found['loc'])}: {found['msg']}"
-        for found in error.errors()[:10]
-    )
     wrong = error.errors()[0]["loc"][1:2]
-    return problem(request, 422, "; ".join(messages), param=str(wrong[0])[:64] if wrong else None)
+    param = str(wrong[0])[:64] if wrong else None
+    return problem(request, 422, describe_invalid(error.errors()), param=param)
 
 
 def of_error(request: Request, error: EmbeddingsError | psycopg.Error) -> Problem:

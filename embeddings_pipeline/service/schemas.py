@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
 from starlette.convertors import Convertor, register_url_convertor
 
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
@@ -13,6 +13,8 @@ from embeddings_pipeline.search.requests import (
     Answer,
     Name,
     SearchRequest,
+    StrictModel,
+    one_reason,
     require_not_blank,
     require_storable,
 )
@@ -34,6 +36,13 @@ Text = Annotated[
 ]
 Id = Annotated[StrictStr, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 BigInt = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+AnyId = Annotated[
+    Id | BigInt,
+    one_reason(
+        f"write an id as a text of at most {MAX_ID_BYTES:,} characters, or as a whole number of 64"
+        " bits"
+    ),
+]
 ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(require_storable)]
 
 
@@ -53,11 +62,7 @@ class _AnyText(Convertor[str]):
 register_url_convertor("any_text", _AnyText())
 
 
-class _RequestBody(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EncodeOptions(_RequestBody):
+class EncodeOptions(StrictModel):
     """The model, one of `GET /embed/models`; the default is EMBEDDING_MODEL, with the prompts of
     its own files. With an `entity`, texts are encoded as its searches encode them, by its model and
     with its prompts.
@@ -144,10 +149,10 @@ class EmbedMetrics(BaseModel):
     models_loaded: list[str] = Field(examples=[["sentence-transformers/all-MiniLM-L6-v2"]])
 
 
-class DocumentsBody(_RequestBody):
+class DocumentsBody(StrictModel):
     """The ids of new or changed rows of the staging model."""
 
-    ids: Annotated[tuple[Id | BigInt, ...], Field(min_length=1, max_length=MAX_IDS)] = Field(
+    ids: Annotated[tuple[AnyId, ...], Field(min_length=1, max_length=MAX_IDS)] = Field(
         examples=[["89", "90"]]
     )
 
@@ -171,7 +176,7 @@ class Documents(BaseModel):
     cost_usd: float = Field(examples=[0.0])
 
 
-class SearchesBody(_RequestBody):
+class SearchesBody(StrictModel):
     """Several searches."""
 
     searches: Annotated[tuple[SearchRequest, ...], Field(min_length=1, max_length=MAX_SEARCHES)]

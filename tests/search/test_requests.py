@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ def refusal(**values: Any) -> str:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"query": ""}, "query: Value error, is blank"),
-        ({"query": " \n\t"}, "query: Value error, is blank"),
+        ({"query": ""}, "query: is blank"),
+        ({"query": " \n\t"}, "query: is blank"),
         ({"query": "x" * 8193}, "query: String should have at most 8192 characters"),
-        ({"query": "a\0b"}, "query: Value error, contains a NUL"),
+        ({"query": "a\0b"}, "query: contains a NUL"),
         ({"query": "\ud800"}, "query: "),
-        ({"entity": "it\0em"}, "entity: Value error, contains a NUL"),
+        ({"entity": "it\0em"}, "entity: contains a NUL"),
         ({"top_k": 0}, "top_k: Input should be greater than or equal to 1"),
         ({"top_k": 1001}, "top_k: Input should be less than or equal to 1000"),
         ({"mode": "fuzzy"}, "mode: Input should be 'dense', 'text' or 'hybrid'"),
@@ -50,11 +51,31 @@ def refusal(**values: Any) -> str:
         ({"filters": {"a": 10**1024}}, "should have at most 1024 digits"),
         ({"filters": {f"f{n}": 1 for n in range(21)}}, "filters: "),
         ({"min_similarity": float("inf")}, "min_similarity: "),
-        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"colour": "red"}, "colour: is unknown (fields: entity, filters, total"),
+        ({"sort": {"by": "a", "up": True}}, "sort.up: is unknown (fields: by, order, among)"),
+        ({"sort": "price"}, "sort: should be an object"),
+        ({"facets": ["a"] * 11}, "facets: should have at most 10 items, not 11"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, Any], says: str) -> None:
     assert says in refusal(**values)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        date(2026, 1, 31),
+        {"gte": date(2026, 1, 31)},
+        [{"colour": "red"}],
+        {"has": "x", "gte": 1},
+        [],
+    ],
+)
+def test_a_condition_that_no_filter_takes_has_one_reason(condition: Any) -> None:
+    said = refusal(filters={"a": condition})
+    assert said.startswith("search: filters.a: write a text of at most 1,024 characters, a finite")
+    assert said.endswith("""(gt, gte, lt, lte, has, has_any, has_all); a date is a text like\
+ '2026-01-31', and a jsonb value one like '{"colour": "red"}'""")
 
 
 @pytest.mark.parametrize("mode", ["text", "hybrid"])

@@ -114,6 +114,38 @@ def test_an_agent_finds_rows_over_http(client: httpx.Client, mode: str) -> None:
     asked(client, work, mode=mode)
 
 
+def test_an_agent_counts_and_orders_rows(client: httpx.Client) -> None:
+    async def work(agent: Client) -> None:
+        search = {"entity": "item", "query": "red boots", "filters": {"category": "footwear"}}
+        order = {"by": "price", "order": "asc"}
+        found = await call(agent, "search", **search, sort=order, total=True, facets=["category"])
+        assert [hit["fields"]["price"] for hit in found["results"]] == [40.0, 90.0]
+        assert found["total"] == {"rows": 2, "exact": True}
+        assert found["facets"] == {"category": [{"value": "footwear", "count": 2}]}
+        near = await call(agent, "similar", entity="item", id="4", top_k=1, total=True)
+        assert near["total"] == {"rows": 4, "exact": True}
+
+    asked(client, work)
+
+
+def test_a_jsonb_value_is_described_as_a_filter_takes_it(world: World) -> None:
+    world.table("id bigint, name text, facts jsonb")
+    world.insert((1, "red boots", '{"size": 4}'), (2, "blue lamp", None))
+    world.run(world.declare(template="{name}", filters=["facts"], index={"type": "none"}))
+
+    async def work(agent: Client) -> None:
+        (described,) = [t for t in (await agent.list_tools()).tools if t.name == "search"]
+        values = re.search(r"facts \(jsonb: (.*)\)", described.description or "")
+        assert values
+        for value, row in zip(json.loads(f"[{values[1]}]"), ("1", "2"), strict=True):
+            search = {"entity": "item", "query": "boots", "filters": {"facts": value}}
+            found = await call(agent, "search", **search)
+            assert [hit["id"] for hit in found["results"]] == [row]
+
+    with served(world.database, world.encoder) as client:
+        asked(client, work)
+
+
 def test_an_agent_plans_and_runs_over_http(shop: World, manifest: Path) -> None:
     shop.insert((6, "wooden chair", "furniture", 30.0, False))
 
@@ -210,6 +242,8 @@ def test_an_error_tells_the_agent_what_to_do(shop: World, tmp_path: Path) -> Non
         assert "item" in await call(agent, "search", **search | {"entity": "none"})
         assert "category" in await call(agent, "search", **search, filters={"colour": "red"})
         assert "search: top_k" in await call(agent, "search", **search, top_k=51)
+        said = await call(agent, "search", **search, limit=3)
+        assert said.startswith("search: limit: is unknown (fields: entity, top_k, filters")
         assert "bigint" in await call(agent, "get_rows", entity="item", ids=["x"])
         assert "manifest" in await call(agent, "plan", entity="item")
         with pytest.raises(MCPError, match="tools: search"):

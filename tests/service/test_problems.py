@@ -56,7 +56,14 @@ def client(published: Database) -> Iterator[httpx.Client]:
         ("POST", "/search", {**SEARCH, "top_k": 0}, 422, "body.top_k"),
         ("POST", "/search", {**SEARCH, "top_k": 1001}, 422, "body.top_k"),
         ("POST", "/search", {**SEARCH, "mode": "magic"}, 422, "body.mode"),
-        ("POST", "/search", {**SEARCH, "limit": 3}, 422, "body.limit"),
+        ("POST", "/search", {**SEARCH, "limit": 3}, 422, "body.limit: is unknown (fields: entity"),
+        (
+            "POST",
+            "/embed/text",
+            {"txt": "a"},
+            422,
+            "body.txt: is unknown (fields: model, dimension",
+        ),
         ("POST", "/search", {**SEARCH, "filters": {"colour": "red"}}, 422, "category"),
         ("POST", "/search", {**SEARCH, "filters": {"price": "cheap"}}, 422, "double"),
         ("POST", "/search", {**SEARCH, "columns": ["secret"]}, 422, "columns"),
@@ -84,6 +91,7 @@ def client(published: Database) -> Iterator[httpx.Client]:
         ("POST", "/embed/batch", {"texts": []}, 422, "body.texts"),
         ("POST", "/embed/batch", {"texts": ["a"] * 257}, 422, "256"),
         ("POST", "/entities/item/documents", {"ids": []}, 422, "body.ids"),
+        ("POST", "/entities/item/documents", {"ids": [True]}, 422, "body.ids.0: write an id as a"),
         ("POST", "/entities/item/documents", {"ids": ["1"] * 1001}, 422, "1000"),
     ],
 )
@@ -91,6 +99,17 @@ def test_a_wrong_call_is_told_what_is_wrong(
     client: httpx.Client, method: str, path: str, body: Any, status: int, said: str
 ) -> None:
     assert said in assert_problem(client.request(method, path, json=body), status)
+
+
+@pytest.mark.parametrize("path", ["/search", "/embed/batch"])
+def test_where_a_body_is_no_json_is_told(client: httpx.Client, path: str) -> None:
+    answer = client.post(path, content=b"{'a'", headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422).startswith("body: is not JSON: ")
+
+
+def test_a_list_with_a_wrong_item_is_not_called_too_short(client: httpx.Client) -> None:
+    answer = client.post("/searches", json={"searches": [{**SEARCH, "query": " "}]})
+    assert assert_problem(answer, 422) == "body.searches.0.query: is blank: write a text"
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000])
