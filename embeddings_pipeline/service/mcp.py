@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from importlib.metadata import version
 from threading import Lock, Thread
 from typing import Annotated, Any, Literal, TypeVar
@@ -229,7 +230,8 @@ def _done(run: EntityRun | None, *, finished: bool) -> Mapping[str, Any]:
     more = {"next": f"stopped after {_RUN_SECONDS:.0f} seconds: run again to go on"}
     answer: dict[str, Any] = {"finished": finished, **({} if finished else more)}
     if run is not None:
-        answer |= run.row()
+        counts = run.row().items()
+        answer |= {k: float(n) if isinstance(n, Decimal) else n for k, n in counts}
         answer["warnings"] = run.warnings
         answer["published"] = run.published.summary if run.published else None
     return answer

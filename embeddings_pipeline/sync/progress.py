@@ -58,10 +58,11 @@ def throttled(report: Report, seconds: float = LOG_SECONDS) -> Report:
 
 def of_progress(progress: Progress) -> str:
     """The progress of a run, and its counts so far, as one line."""
+    left = progress.eta_seconds
+    pace = "" if left is None else f", {progress.rate:,.0f} a second, {left:,.0f} s to go"
     spent = f"; {of_counts(asdict(progress.counts))}" if progress.counts else ""
     return (
-        f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit},"
-        f" {progress.rate:,.0f} a second, {progress.eta_seconds or 0:,.0f} s to go{spent}"
+        f"{progress.entity}: {progress.done:,} of {progress.pending:,} {progress.unit}{pace}{spent}"
     )
 
 

@@ -155,6 +155,7 @@ def test_an_agent_plans_and_runs_over_http(shop: World, manifest: Path) -> None:
         assert (plan["new"], plan["unchanged"], plan["encode"]) == (1, 5, 1)
         done = await call(agent, "run", entity="item")
         assert (done["finished"], done["encoded"], done["rows"]) == (True, 1, 6)
+        assert (done["cost_usd"], done["saved_usd"]) == (0, 0)
         found = await call(agent, "search", entity="item", query="wooden chair", top_k=1)
         assert found["results"][0]["id"] == "6"
         assert (await call(agent, "status"))["entities"][0]["rows"] == 6

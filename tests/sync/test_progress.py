@@ -26,3 +26,7 @@ def test_what_a_run_took_is_said_in_one_line() -> None:
 def test_progress_is_said_with_what_it_took() -> None:
     progress = Progress("item", 500, 2_000, 10.0, COUNTS)
     assert of_progress(progress) == (f"item: 500 of 2,000 chunks, 50 a second, 30 s to go; {SAID}")
+
+
+def test_before_the_first_chunk_no_time_to_go_is_told() -> None:
+    assert of_progress(Progress("item", 0, 2_000, 4.0)) == "item: 0 of 2,000 chunks"
