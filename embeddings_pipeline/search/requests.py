@@ -580,5 +580,7 @@ def _message(problem: ErrorDetails) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return "should be an object"
     if kind == "json_invalid":
-        return f"is not JSON: {context['error']}"
+        *_, place = problem["loc"] or [None]
+        at = f" at character {place}" if isinstance(place, int) else ""
+        return f"is not JSON: {context['error']}{at}"
     return problem["msg"]

@@ -101,10 +101,13 @@ def test_a_wrong_call_is_told_what_is_wrong(
     assert said in assert_problem(client.request(method, path, json=body), status)
 
 
-@pytest.mark.parametrize("path", ["/search", "/embed/batch"])
-def test_where_a_body_is_no_json_is_told(client: httpx.Client, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "where"), [("/search", "at character 1"), ("/embed/batch", "at line 1 column 2")]
+)
+def test_where_a_body_is_no_json_is_told(client: httpx.Client, path: str, where: str) -> None:
     answer = client.post(path, content=b"{'a'", headers={"Content-Type": "application/json"})
-    assert assert_problem(answer, 422).startswith("body: is not JSON: ")
+    said = assert_problem(answer, 422)
+    assert (said.startswith("body: is not JSON: "), said.endswith(where)) == (True, True)
 
 
 def test_a_list_with_a_wrong_item_is_not_called_too_short(client: httpx.Client) -> None:
