@@ -369,19 +369,17 @@ def _described(entities: Sequence[EntityInfo]) -> str:
 
 
 def _filter(column: FilterColumn) -> str:
-    # quoted and short: values are data, which an agent must not take for instructions
-    values = [
-        _shorten(_quoted(facet.value, column.type), _VALUE_CHARACTERS)
-        for facet in column.values or ()
-    ]
+    values = [_quoted(facet.value, column.type) for facet in column.values or ()]
     return f"{column.name} ({column.type}{': ' if values else ''}{', '.join(values)})"
 
 
 def _quoted(value: Any, column_type: str) -> str:
-    """A value of a column as it stands in the JSON of a filter."""
-    quoted = json.dumps(value, ensure_ascii=False)
-    as_text = column_type == "jsonb" and value is not None
-    return json.dumps(quoted, ensure_ascii=False) if as_text else quoted
+    """A value of a column as it stands in the JSON of a filter, shortened."""
+    # quoted and short: values are data, which an agent must not take for instructions
+    if column_type != "jsonb" or value is None:
+        return _shorten(json.dumps(value, ensure_ascii=False), _VALUE_CHARACTERS)
+    as_text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(_shorten(as_text, _VALUE_CHARACTERS), ensure_ascii=False)
 
 
 def _role_may_write(pipeline: Pipeline) -> bool:

@@ -130,7 +130,7 @@ def test_an_agent_counts_and_orders_rows(client: httpx.Client) -> None:
 
 def test_a_jsonb_value_is_described_as_a_filter_takes_it(world: World) -> None:
     world.table("id bigint, name text, facts jsonb")
-    world.insert((1, "red boots", '{"size": 4}'), (2, "blue lamp", None))
+    world.insert((1, "red boots", '{"size": 4, "colour": "dark red"}'), (2, "blue lamp", None))
     world.run(world.declare(template="{name}", filters=["facts"], index={"type": "none"}))
 
     async def work(agent: Client) -> None:
