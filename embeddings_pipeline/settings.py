@@ -156,6 +156,13 @@ class Settings(BaseSettings):
         if "*" in origins:
             # without keys, any page that somebody on this machine opens could then search
             raise ValueError("name each origin, like https://app.example: * is not supported")
+        for origin in origins:
+            # a browser sends exactly this, and another text allows nobody
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write scheme://host or scheme://host:port in lower"
+                    " case, without a path or a slash at its end, like https://app.example"
+                )
         return origins
 
     @field_validator("openai_api_key")
@@ -277,7 +284,9 @@ def _describe(error: ValidationError) -> str:
         variable = "_".join(str(part) for part in problem["loc"]).upper()
         secret = "PASSWORD" in variable or "URL" in variable or "KEY" in variable
         value = "" if secret else f" is {problem['input']!r}"
-        problems.append(f"{variable}{value}: {problem['msg']}")
+        own = problem["type"] == "value_error"
+        message = problem["ctx"]["error"] if own else problem["msg"]
+        problems.append(f"{variable}{value}: {message}")
     return "; ".join(problems)
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import psycopg
@@ -139,6 +140,18 @@ def test_what_is_not_json_is_named_with_its_variable(
 def test_other_sites_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCH_CORS_ORIGINS", '["*"]')
     with pytest.raises(ConfigurationError, match=r"SEARCH_CORS_ORIGINS.*name each origin"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://shop.example/", "https://Shop.example", "shop.example", "https://shop.example/find"],
+)
+def test_an_origin_that_no_browser_sends_is_refused(
+    monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    monkeypatch.setenv("SEARCH_CORS_ORIGINS", json.dumps(["http://127.0.0.1:8080", origin]))
+    with pytest.raises(ConfigurationError, match=f": '{origin}' is no origin: write scheme://host"):
         Settings.load()
 
 

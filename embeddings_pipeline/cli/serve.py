@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -55,6 +56,7 @@ def serve(
     if workers > 1:
         # a wrong key ends the command, not each of its processes again and again
         Keys(settings)
+        _require_free(host, port, address)
         with TemporaryDirectory(prefix="embeddings-pipeline-") as counts:
             # before prometheus_client is imported, which then counts in files of this folder
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
@@ -67,8 +69,24 @@ def serve(
         signal.signal(number, _leave)
     with Pipeline.open(settings) as pipeline:
         app = create_app(pipeline)
+        _require_free(host, port, address)
         output.print_message(f"search: {address}")
         server(app, host, port, root_path=root_path).run()
+
+
+def _require_free(host: str, port: int, address: str) -> None:
+    """Raise ConfigurationError where nothing can listen on the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as listener:
+            # as a server binds: connections that have ended do not count
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address} ({error.strerror}): choose another address with --host and"
+            " --port, or SEARCH_HOST and SEARCH_PORT"
+        ) from None
 
 
 def worker() -> FastAPI:

@@ -96,21 +96,12 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _has_known_fields(cls, value: Any) -> Any:
-        unknown = (
-            [name for name in value if name not in cls.model_fields]
-            if isinstance(value, dict)
-            else []
-        )
-        if unknown:
-            kind = PydanticCustomError(
-                "unknown_field",
-                "is unknown (fields: {fields})",
-                {"fields": ", ".join(cls.model_fields)},
-            )
-            raise ValidationError.from_exception_data(
-                cls.__name__,
-                [InitErrorDetails(type=kind, loc=(name,), input=None) for name in unknown],
-            )
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                fields = {"fields": ", ".join(cls.model_fields)}
+                kind = PydanticCustomError("unknown_field", "is unknown (fields: {fields})", fields)
+                problem = InitErrorDetails(type=kind, loc=(name,), input=None)
+                raise ValidationError.from_exception_data(cls.__name__, [problem])
         return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +50,27 @@ def test_keys_that_cannot_be_read_are_an_error_without_them_in_it(
     assert done.returncode == 2
     assert "SEARCH_API_KEYS: entry 1" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_that_is_taken_is_an_error_that_says_what_to_do(
+    database: Database, tmp_path: Path, workers: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            command("serve", "--port", port, "--workers", workers),
+            env=environment(database),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: cannot listen on http://127.0.0.1:{port} (Address already in use): choose another"
+        " address with --host and --port, or SEARCH_HOST and SEARCH_PORT\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
