@@ -308,13 +308,16 @@ def test_an_agent_makes_and_searches_vectors_over_standard_input(
     world.insert(*((*row, False) for row in ROWS))
     example = re.search(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert example
-    arguments = json.loads(example[1])["mcpServers"]["shop"]["args"]
+    server = json.loads(example[1])["mcpServers"]["shop"]
+    # as the page has it
+    variables = {
+        k: world.database.url if k.endswith("_URL") else v for k, v in server["env"].items()
+    }
     process = StdioServerParameters(
         command=sys.executable,
-        args=["-c", "from embeddings_pipeline.cli.main import main; main()", *arguments],
+        args=["-c", "from embeddings_pipeline.cli.main import main; main()", *server["args"]],
         env={
-            "STAGING_DB_URL": world.database.url,
-            "PGVECTOR_URL": world.database.url,
+            **variables,
             "DBT_MANIFEST": str(manifest),
             "PYTHONPATH": ":".join(sys.path),
         },
