@@ -551,13 +551,14 @@ def describe_invalid(problems: Sequence[ErrorDetails]) -> str:
     # a list with a wrong item is also said to be too short
     wrong = {p["loc"][:depth] for p in problems for depth in range(len(p["loc"]))}
     told = [p for p in problems if p["type"] != "too_short" or p["loc"] not in wrong]
-    return "; ".join(f"{_path(problem)}: {_message(problem)}" for problem in told[:10])
+    return "; ".join(f"{_path(problem)}{_message(problem)}" for problem in told[:10])
 
 
 def _path(problem: ErrorDetails) -> str:
     # FastAPI adds the place in the body where its JSON ends
     parts = problem["loc"][:1] if problem["type"] == "json_invalid" else problem["loc"]
-    return ".".join(str(part)[:64] for part in parts) or "request"
+    path = ".".join(str(part)[:64] for part in parts)
+    return f"{path}: " if path else ""
 
 
 def _message(problem: ErrorDetails) -> str:

@@ -17,6 +17,10 @@ else:
 
 # time for the request line and all headers, in any number of pieces
 HEAD_SECONDS = 10.0
+# bytes of a request's line and headers, and of what follows its body
+_HEAD_BYTES = 65_536
+# h11 has this limit itself, and calls no such method
+_HEADS_HAVE_NO_LIMIT = hasattr(HTTPProtocol, "on_body")
 # time for the client to take a part of an answer
 ANSWER_SECONDS = 60.0
 _KEEP_ALIVE_SECONDS = 30
@@ -28,8 +32,8 @@ _BACKLOG = 64
 
 
 class BoundedProtocol(HTTPProtocol):
-    """uvicorn's protocol of one connection, with a deadline for the head of each request, and one
-    for a client to take each part of an answer.
+    """uvicorn's protocol of one connection, with a deadline and a limit for the head of each
+    request, and a deadline for a client to take each part of an answer.
 
     Past the most connections, in all and of one address, a new connection replaces the one that
     has been without a request for longest, and is refused where all are at work.
@@ -40,6 +44,8 @@ class BoundedProtocol(HTTPProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._answer_deadline: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
+        # received since the last part of a body, or the end of a request
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection, or refuse it."""
@@ -63,11 +69,25 @@ class BoundedProtocol(HTTPProtocol):
     def data_received(self, data: bytes) -> None:
         """Read a part of a request."""
         before = self.cycle
+        self._head_bytes += len(data)
         super().data_received(data)
+        too_large = _HEADS_HAVE_NO_LIMIT and self._head_bytes > _HEAD_BYTES
+        if too_large and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
         if self.cycle is not before:
             self._cancel_deadline()
         elif self._is_idle:
             self._expect_head()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        self._head_bytes = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request of the connection."""

@@ -69,6 +69,27 @@ def test_a_head_that_comes_drop_by_drop_is_given_up(client: httpx.Client) -> Non
         until(closed_after_a_drop, 30)
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        HALF,
+        WHOLE + HALF,
+        b"GET /health/live?q=",
+        b"POST /embed/text HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nX-After: ",
+    ],
+)
+def test_a_head_without_an_end_is_refused(client: httpx.Client, begun: bytes) -> None:
+    with connected(client) as line:
+        line.sendall(begun)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 50_000_000:
+                sent += line.send(b"x" * 65_536)
+        # the rest is what the system keeps for a connection
+        assert sent < 20_000_000
+
+
 @pytest.mark.usefixtures("short_deadline")
 def test_the_head_of_a_later_request_has_the_same_deadline(client: httpx.Client) -> None:
     with connected(client) as line:
