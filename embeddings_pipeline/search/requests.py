@@ -88,7 +88,7 @@ Query = Annotated[
 ]
 
 
-class StrictModel(BaseModel):
+class RequestModel(BaseModel):
     """A model that has no fields but its own; an error of another one names them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,7 +105,7 @@ class StrictModel(BaseModel):
         return value
 
 
-class Range(StrictModel):
+class Range(RequestModel):
     """A range of values with at least one bound."""
 
     gt: Scalar | None = None
@@ -127,7 +127,7 @@ class Range(StrictModel):
 Members = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)]
 
 
-class Lists(StrictModel):
+class Lists(RequestModel):
     """What a list has: one value, any of several, or all of several."""
 
     has: Scalar | None = None
@@ -254,7 +254,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-class Order(StrictModel):
+class Order(RequestModel):
     """Orders rows by a filter column, rows without a value last."""
 
     by: Name
@@ -267,7 +267,7 @@ class Sort(Order):
     among: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 100
 
 
-class HistogramBars(StrictModel):
+class HistogramBars(RequestModel):
     """Counts rows in `bars` ranges of equal width of a filter column of numbers, days or times,
     from `least` to `most`; the first and the last one have the values beyond, too. Days and times
     are seconds since 1970."""
@@ -284,7 +284,7 @@ class HistogramBars(StrictModel):
         return self
 
 
-class _CountingRequest(StrictModel):
+class _CountingRequest(RequestModel):
     """The fields of every request that counts rows. `total` asks for the number of rows that match,
     `facets` names filter columns whose values are counted among these rows, with `facet_prefix`
     only the values with a word that begins like this, in any case, and `histograms` counts rows in

@@ -49,7 +49,7 @@ from embeddings_pipeline.search.requests import (
     SearchRequest,
     SimilarRequest,
     Sort,
-    StrictModel,
+    RequestModel,
     describe_invalid,
 )
 from embeddings_pipeline.service import problems
@@ -77,11 +77,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _NoArguments(StrictModel):
+class _NoArguments(RequestModel):
     pass
 
 
-class _OfEntity(StrictModel):
+class _OfEntity(RequestModel):
     entity: Name = Field(description="The name of an entity.")
 
 
@@ -151,7 +151,7 @@ class _ToolKind:
     """A tool: its description, the queue of its calls, and what answers them."""
 
     description: str
-    arguments: type[StrictModel]
+    arguments: type[RequestModel]
     queue: Literal["queries", "state", "documents"]
     answer: Callable[[Service, Any], Mapping[str, Any]]
     writes: bool = False

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
 from embeddings_pipeline.errors import ConfigurationError, NotFound, Unavailable
-from embeddings_pipeline.search.requests import Name, StrictModel
+from embeddings_pipeline.search.requests import Name, RequestModel
 from embeddings_pipeline.service import problems
 from embeddings_pipeline.service.auth import count_texts, reader
 from embeddings_pipeline.service.bodies import documented, read_body, require_json, validated
@@ -59,7 +59,7 @@ Inputs = Annotated[
 ]
 
 
-class CreateEmbeddingRequest(StrictModel):
+class CreateEmbeddingRequest(RequestModel):
     """One text or several, and one of the models of `GET /v1/models`.
 
     `dimensions` is the dimension that the model is served with. `input_type` and `entity` are no

@@ -13,7 +13,7 @@ from embeddings_pipeline.search.requests import (
     Answer,
     Name,
     SearchRequest,
-    StrictModel,
+    RequestModel,
     one_reason,
     require_not_blank,
     require_storable,
@@ -62,7 +62,7 @@ class _AnyText(Convertor[str]):
 register_url_convertor("any_text", _AnyText())
 
 
-class EncodeOptions(StrictModel):
+class EncodeOptions(RequestModel):
     """The model, one of `GET /embed/models`; the default is EMBEDDING_MODEL, with the prompts of
     its own files. With an `entity`, texts are encoded as its searches encode them, by its model and
     with its prompts.
@@ -149,7 +149,7 @@ class EmbedMetrics(BaseModel):
     models_loaded: list[str] = Field(examples=[["sentence-transformers/all-MiniLM-L6-v2"]])
 
 
-class DocumentsBody(StrictModel):
+class DocumentsBody(RequestModel):
     """The ids of new or changed rows of the staging model."""
 
     ids: Annotated[tuple[AnyId, ...], Field(min_length=1, max_length=MAX_IDS)] = Field(
@@ -176,7 +176,7 @@ class Documents(BaseModel):
     cost_usd: float = Field(examples=[0.0])
 
 
-class SearchesBody(StrictModel):
+class SearchesBody(RequestModel):
     """Several searches."""
 
     searches: Annotated[tuple[SearchRequest, ...], Field(min_length=1, max_length=MAX_SEARCHES)]
