@@ -45,11 +45,11 @@ from embeddings_pipeline.search.requests import (
     Mode,
     Name,
     Query,
+    RequestModel,
     Rows,
     SearchRequest,
     SimilarRequest,
     Sort,
-    RequestModel,
     describe_invalid,
 )
 from embeddings_pipeline.service import problems

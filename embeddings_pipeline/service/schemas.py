@@ -12,8 +12,8 @@ from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.search.requests import (
     Answer,
     Name,
-    SearchRequest,
     RequestModel,
+    SearchRequest,
     one_reason,
     require_not_blank,
     require_storable,
