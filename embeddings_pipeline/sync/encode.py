@@ -578,7 +578,7 @@ _READ_AT_ONCE, _PREFETCH = 2_000, 2
 # vectors are written at this number or after this time, and vectors of a paid model at once, so
 # that a kill loses no more. A slow database gets larger batches, up to a maximum at which the
 # encoder waits
-_WRITE_BATCH, _WRITE_SECONDS, _WRITE_BATCH_MAX = 1_000, 0.5, 4_000
+_WRITE_BATCH, _WRITE_SECONDS, _WRITE_BATCH_MAX = 1_000, 2.0, 4_000
 # hashes that may wait for their projection before writes wait, too
 _MAX_UNPROJECTED = 20_000
 
