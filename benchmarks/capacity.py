@@ -75,8 +75,8 @@ def main() -> None:
         def copies() -> list[float]:
             return [timed(lambda: copy_bare(scratch, rows))[0] for _ in range(_COPIES)]
 
-        # what a server writes first after a pause is written in half of the time of what follows,
-        # so nothing is measured before it has written as much as the stages will write
+        # the first copies after a pause take half as long as later ones, and the stages do not come
+        # first: what is compared begins when the server has written as much as the stages will
         first = copies()
         # the machine's speed changes while the stages run: the median of all copies is compared
         before = copies()

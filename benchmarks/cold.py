@@ -8,7 +8,7 @@ from benchmarks.scratch import arguments, packages, report, timed, world
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
-# the share that is asked of an encoder of so many texts a second
+# texts a second of an encoder, and the share of its throughput that is asked of a run
 _RATES, _SHARES = (700, 1_500), (0.95, 0.85)
 
 

@@ -53,10 +53,10 @@ def serve(
         raise ConfigurationError(f"--root-path {root_path!r} does not begin with /")
     root_path = root_path.rstrip("/")
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    # a wrong key ends the command, not each of its processes again and again
+    Keys(settings)
+    _require_free(host, port, address)
     if workers > 1:
-        # a wrong key ends the command, not each of its processes again and again
-        Keys(settings)
-        _require_free(host, port, address)
         with TemporaryDirectory(prefix="embeddings-pipeline-") as counts:
             # before prometheus_client is imported, which then counts in files of this folder
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
@@ -69,7 +69,6 @@ def serve(
         signal.signal(number, _leave)
     with Pipeline.open(settings) as pipeline:
         app = create_app(pipeline)
-        _require_free(host, port, address)
         output.print_message(f"search: {address}")
         server(app, host, port, root_path=root_path).run()
 

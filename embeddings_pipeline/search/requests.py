@@ -151,7 +151,7 @@ _OPERATORS = (*Range.model_fields, *Lists.model_fields)
 
 def one_reason(otherwise: str) -> WrapValidator:
     """Return a validator for a union, whose error is one reason in place of one of each member:
-    that of our own checks, or this one."""
+    the reason of our own checks, or else `otherwise`."""
 
     def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:

@@ -137,7 +137,7 @@ _REMEDIES = {
     " server",
 }
 
-# longer than an attempt and the pause after it; who comes later waits anew
+# longer than an attempt and the pause after it; an attempt after that counts from its own time
 _ABSENCE_PAUSE_SECONDS = 60
 # libpq would wait about two minutes for a server that does not answer
 _CONNECT_SECONDS = 10

@@ -20,36 +20,33 @@ from tests.support.waiting import until
 from tests.support.world import World
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_it_refuses_to_be_reached_by_others_without_keys(
-    database: Database, tmp_path: Path, host: str
-) -> None:
+def refused(database: Database, tmp_path: Path, *options: str, **variables: str) -> str:
+    """What `serve` says on standard error, where it ends with exit code 2."""
     done = subprocess.run(
-        command("serve", "--host", host),
-        env=environment(database),
+        command("serve", *options),
+        env=environment(database, **variables),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 2
-    assert "set SEARCH_API_KEYS" in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_refuses_to_be_reached_by_others_without_keys(
+    database: Database, tmp_path: Path, host: str
+) -> None:
+    assert "set SEARCH_API_KEYS" in refused(database, tmp_path, "--host", host)
 
 
 def test_keys_that_cannot_be_read_are_an_error_without_them_in_it(
     database: Database, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        command("serve"),
-        env=environment(database, SEARCH_API_KEYS="hunter2"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "SEARCH_API_KEYS: entry 1" in done.stderr
-    assert "hunter2" not in done.stderr
+    said = refused(database, tmp_path, SEARCH_API_KEYS="hunter2")
+    assert "SEARCH_API_KEYS: entry 1" in said
+    assert "hunter2" not in said
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -58,16 +55,8 @@ def test_an_address_that_is_taken_is_an_error_that_says_what_to_do(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = subprocess.run(
-            command("serve", "--port", port, "--workers", workers),
-            env=environment(database),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode == 2
-    assert done.stderr == (
+        said = refused(database, tmp_path, "--port", port, "--workers", workers)
+    assert said == (
         f"error: cannot listen on http://127.0.0.1:{port} (Address already in use): choose another"
         " address with --host and --port, or SEARCH_HOST and SEARCH_PORT\n"
     )
