@@ -15,6 +15,7 @@ import pytest
 
 from embeddings_pipeline.settings import Settings
 from tests.support.foreign import BIN
+from tests.support.service_process import free_port
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.long
@@ -33,9 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -26,6 +26,14 @@ def environment(database: Database, **more: str) -> dict[str, str]:
     }
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def command(*arguments: str) -> list[str]:
     start = "from embeddings_pipeline.cli.main import main; main()"
     return [sys.executable, "-c", start, *arguments]
@@ -38,9 +46,7 @@ def serving(
     """A process that serves, and its address. It may open at most `files` files."""
     all_commands = ["--debug"] if debug else []
     limit = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [*limit, *command(*all_commands, "serve", "--port", str(port), *options)],
         env=environment(database),
