@@ -7,14 +7,9 @@ from dataclasses import dataclass, replace
 
 from embeddings_pipeline.encoders import speeds
 from embeddings_pipeline.encoders.local import download
+from embeddings_pipeline.encoders.local.description import describe, vision
 from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
-from embeddings_pipeline.encoders.local.model_files import (
-    describe,
-    file_prompts,
-    is_static,
-    pooling_of,
-    vision,
-)
+from embeddings_pipeline.encoders.local.model_files import file_prompts, is_static, pooling_of
 from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai.models import KNOWN, RemoteModel, remote_model
 from embeddings_pipeline.encoders.prices import usd_per_token
@@ -101,7 +96,7 @@ def _local(name: str, settings: Settings, price: float | None) -> KnownModel:
         folder = download.find_local(name, settings)
         if folder is None:
             return unknown
-        found = describe(name, folder, None, trusted=settings.trusts(name))
+        found = describe(name, folder, trusted=settings.trusts(name))
         prompts = (card and card.prompts_for(folder)) or file_prompts(folder)
         reads_images = vision(name, folder) is not None
         return replace(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from operator import add
-from pathlib import Path
 from threading import Event
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -145,37 +142,6 @@ class TokenCount:
 
 # the pipeline's own tokenizer, which measures texts independently of the model
 DEFAULT_TOKEN_COUNT = TokenCount(chunking.count_tokens)
-
-
-@lru_cache
-def token_count(folder: Path) -> TokenCount:
-    """Return the token counter of the sentence-transformers model in a folder.
-
-    The counter uses the model's tokenizer.json. Without a readable one, the counter uses the
-    pipeline's own tokenizer and is not exact.
-    """
-    modules = folder / "modules.json"
-    parts = json.loads(modules.read_text()) if modules.is_file() else [{"path": ""}]
-    tokenizer = folder / str(parts[0]["path"]) / "tokenizer.json"
-    special = not str(parts[0].get("type")).endswith(".StaticEmbedding")
-    if not tokenizer.is_file():
-        return TokenCount(chunking.count_tokens, exact=False)
-    if special and tokenizer.read_bytes() == chunking.TOKENIZER.read_bytes():
-        return DEFAULT_TOKEN_COUNT
-    from tokenizers import Tokenizer
-
-    try:
-        own: Tokenizer = Tokenizer.from_file(str(tokenizer))
-    # tokenizers raises plain Exception; a broken file is reported when the model is loaded
-    except Exception:
-        return TokenCount(chunking.count_tokens, exact=False)
-    own.no_truncation()
-    own.no_padding()
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(e) for e in own.encode_batch_fast(list(texts), add_special_tokens=special)]
-
-    return TokenCount(count)
 
 
 # interval at which a waiting thread checks whether it should stop

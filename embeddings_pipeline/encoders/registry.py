@@ -15,11 +15,12 @@ from embeddings_pipeline.encoders.encoder import ImageQueryEncoder, StreamingEnc
 from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.encoders.images.sources import ImageFiles
 from embeddings_pipeline.encoders.local import download
+from embeddings_pipeline.encoders.local.description import describe, shortened, vision
 from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
-from embeddings_pipeline.encoders.local.model_files import describe, vision
-from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
+from embeddings_pipeline.encoders.local.loading import LocalOptions
+from embeddings_pipeline.encoders.local.shared_model import SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model
 from embeddings_pipeline.encoders.openai.rate_limits import RateLimits, Transaction
 from embeddings_pipeline.encoders.prices import usd_per_token
@@ -267,7 +268,7 @@ def shared_model(model: str, settings: Settings, *, own_prompts: bool = True) ->
     folder = download.find_or_download(model, settings)
     trusted = settings.trusts(model)
     return SharedModel(
-        describe(model, folder, None, trusted=trusted, own_prompts=own_prompts),
+        describe(model, folder, trusted=trusted, own_prompts=own_prompts),
         folder,
         LocalOptions(
             device=settings.embedding_device,
@@ -288,13 +289,8 @@ def local_encoder(
 
     Raises ConfigurationError for a dimension larger than the model's.
     """
-    name, folder = model.identity.model, model.folder
-    options = model.options
-    identity = describe(
-        name, folder, dimension, trusted=options.trusted, own_prompts=options.own_prompts
-    )
-    encoder = SentenceTransformersEncoder(identity, model)
-    seen = vision(name, folder)
+    encoder = SentenceTransformersEncoder(shortened(model.identity, dimension), model)
+    seen = vision(model.identity.model, model.folder)
     return ImageEncoder(encoder, seen, images) if seen else encoder
 
 

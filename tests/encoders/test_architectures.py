@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from embeddings_pipeline.encoders.local.bert import is_plain_bert
-from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.encoders.local.plain_bert import is_plain_bert
 from embeddings_pipeline.entities.model import Vectors
-from embeddings_pipeline.settings import Settings
 from tests.support import tiny_models
+from tests.support.local_encoders import encoder_of
 from tests.support.streaming import streamed
 from tests.support.tiny_models import MAX_TOKENS, TEXTS
 
@@ -33,22 +30,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder), device="cpu")
-
-
-def encoder_of(
-    folder: Path, dimension: int | None = None, **settings: Any
-) -> SentenceTransformersEncoder:
-    made = Settings(
-        _env_file=None,
-        embedding_model="my/model",
-        embedding_model_path=folder,
-        embedding_device="cpu",
-        embedding_precision="float32",
-        **settings,
-    )
-    encoder = Encoders(made).get("my/model", dimension)
-    assert isinstance(encoder, SentenceTransformersEncoder)
-    return encoder
 
 
 def one_by_one(reference: SentenceTransformer, texts: Sequence[str], prompt: str) -> Vectors:
@@ -96,6 +77,22 @@ def test_the_limit_is_that_of_the_model_and_longer_texts_are_counted(folder: Pat
 def test_the_fast_way_takes_berts_with_either_pooling(folder: Path) -> None:
     fast = folder.parent.name.startswith(("bert", "xlm-roberta"))
     assert is_plain_bert(folder) is fast
+
+
+@pytest.mark.parametrize("name", tiny_models.OTHERS)
+def test_architectures_that_are_seen_less_often_have_their_vectors_too(
+    name: str, tmp_path: Path
+) -> None:
+    folder = tiny_models.make(name, tmp_path, tiny_models.PROMPTS)
+    encoder = encoder_of(folder)
+    reference = SentenceTransformer(str(folder), device="cpu")
+    for found, wanted in [
+        (encoder.encode_documents(TEXTS), reference.encode_document(list(TEXTS))),
+        (encoder.encode_query(TEXTS), reference.encode_query(list(TEXTS))),
+    ]:
+        np.testing.assert_allclose(found.vectors, wanted, atol=1e-5)
+    assert encoder.identity.max_tokens == MAX_TOKENS
+    assert is_plain_bert(folder) is (name in {"camembert", "roberta"})
 
 
 def heads_changed(tmp_path: Path, query: float, key: float) -> Path:

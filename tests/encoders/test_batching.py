@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings_pipeline.encoders.batching import (
-    batches_by_length,
-    taper_batches,
-)
+from embeddings_pipeline.encoders.batching import batches_by_length, taper_batches
 from embeddings_pipeline.encoders.encoder import Encodings
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, RowError
 from tests.support.streaming import Source, lengths_of, stream_in_batches, streamed

@@ -6,7 +6,7 @@ from threading import Barrier, current_thread
 
 import pytest
 
-from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
+from embeddings_pipeline.encoders.local.workers import CpuWorkers
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_workers_share_the_cores_and_leave_the_others_theirs(
 ) -> None:
     program = f"""
 import threading, torch
-from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
+from embeddings_pipeline.encoders.local.workers import CpuWorkers
 torch.set_num_threads({threads})
 workers = CpuWorkers()
 shares = []

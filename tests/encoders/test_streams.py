@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings_pipeline.encoders import batching
-from embeddings_pipeline.encoders.batching import Item, Stream, encode_batch, fill_batches
 from embeddings_pipeline.encoders.encoder import EncodedBatch
+from embeddings_pipeline.encoders.stream import Item, Stream, encode_batch, fill_batches
 from tests.support.streaming import SECONDS, Source, lengths_of, streamed, threads_of_streams
 from tests.support.waiting import until
 
@@ -288,7 +287,8 @@ def test_closing_leaves_a_source_that_waits_to_itself() -> None:
 
 def test_seconds_are_those_in_which_the_model_was_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
-    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("embeddings_pipeline.encoders.stream.time", clock)
     two = Barrier(2)
 
     def run(batch: Batch) -> Iterator[EncodedBatch]:

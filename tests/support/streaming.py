@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import encode_batch
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
+from embeddings_pipeline.encoders.stream import encode_batch
 from embeddings_pipeline.entities.model import Vectors
 
 SECONDS = 30

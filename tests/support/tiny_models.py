@@ -6,7 +6,7 @@ Each is a folder as a hub has it, with weights of a few kilobytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,22 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AlbertConfig,
     BertConfig,
+    CamembertConfig,
+    DebertaConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
     Gemma3TextConfig,
     ModernBertConfig,
+    MPNetConfig,
     NomicBertConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    RobertaConfig,
+    T5Config,
     XLMRobertaConfig,
 )
 from transformers.models.auto import AutoModel
@@ -102,6 +111,7 @@ def trained(tokenizer: Tokenizer, trainer: trainers.Trainer) -> Tokenizer:
 
 
 _BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+_ROBERTA = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 ARCHITECTURES = {
     "bert": Architecture(
         BertConfig, word_pieces, _BERT, {"max_position_embeddings": MAX_TOKENS}, pooling="cls"
@@ -109,7 +119,7 @@ ARCHITECTURES = {
     "xlm-roberta": Architecture(
         XLMRobertaConfig,
         sentence_pieces,
-        {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+        _ROBERTA,
         # position 1 is for padding, and texts begin behind it
         {"max_position_embeddings": MAX_TOKENS + 2, "type_vocab_size": 1},
     ),
@@ -141,15 +151,73 @@ ARCHITECTURES = {
 }
 
 
-def make(name: str, folder: Path, prompts: dict[str, str] | None = None) -> Path:
-    """Make the model of an architecture below the folder, and return its own folder."""
-    of = ARCHITECTURES[name]
+# seen less often
+OTHERS = {
+    "albert": Architecture(
+        AlbertConfig, sentence_pieces, _ROBERTA, {"max_position_embeddings": MAX_TOKENS}
+    ),
+    "camembert": Architecture(
+        CamembertConfig, sentence_pieces, _ROBERTA, {"max_position_embeddings": MAX_TOKENS + 2}
+    ),
+    # which does not run in bfloat16
+    "deberta": Architecture(
+        DebertaConfig,
+        byte_pairs,
+        _BERT,
+        {
+            "max_position_embeddings": MAX_TOKENS,
+            "relative_attention": True,
+            "pos_att_type": ["c2p"],
+        },
+    ),
+    "deberta-v2": Architecture(
+        DebertaV2Config,
+        sentence_pieces,
+        _ROBERTA,
+        {"max_position_embeddings": MAX_TOKENS, "relative_attention": True, "position_buckets": 8},
+    ),
+    "distilbert": Architecture(
+        DistilBertConfig,
+        word_pieces,
+        _BERT,
+        {"hidden_dim": 32, "max_position_embeddings": MAX_TOKENS},
+    ),
+    "electra": Architecture(
+        ElectraConfig,
+        word_pieces,
+        _BERT,
+        {"embedding_size": 8, "max_position_embeddings": MAX_TOKENS},
+        pooling="max",
+    ),
+    "mpnet": Architecture(
+        MPNetConfig, word_pieces, _BERT, {"max_position_embeddings": MAX_TOKENS + 2}
+    ),
+    "qwen3 padded on the right": replace(
+        ARCHITECTURES["qwen3"], pooling="weightedmean", padding_side="right"
+    ),
+    "roberta": Architecture(
+        RobertaConfig, byte_pairs, _ROBERTA, {"max_position_embeddings": MAX_TOKENS + 2}
+    ),
+    "t5": Architecture(
+        T5Config,
+        sentence_pieces,
+        {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
+        {"d_kv": 8, "d_ff": 32, "initializer_factor": 3.0},
+        dense=(12,),
+    ),
+}
+
+
+def make(name: str, folder: Path, prompts: dict[str, str] | None = None, **options: Any) -> Path:
+    """Make the model of an architecture below the folder, and return its own folder; `options` are
+    of its config.json."""
+    of = (ARCHITECTURES | OTHERS)[name]
     tokenizer = of.tokenizer([*dict.fromkeys(of.special.values())])
     torch.manual_seed(0)
     ids = {f"{role}_id": tokenizer.token_to_id(token) for role, token in of.special.items()}
     ids.pop("unk_token_id", None)
     vocabulary = {"vocab_size": tokenizer.get_vocab_size()}
-    config = of.config(**{**_SIZE, **ids, **vocabulary, **of.options})
+    config = of.config(**{**_SIZE, **ids, **vocabulary, **of.options, **options})
     bare = folder / "bare"
     AutoModel.from_config(config).save_pretrained(bare)  # type: ignore[no-untyped-call]
     _with_ends(tokenizer, of.special)

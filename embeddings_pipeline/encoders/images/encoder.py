@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import (
+from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, TokenCount, Usage
+from embeddings_pipeline.encoders.images.decoding import decode
+from embeddings_pipeline.encoders.images.sources import ImageFiles
+from embeddings_pipeline.encoders.local.description import Vision
+from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
+from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
+from embeddings_pipeline.encoders.prefetch import capture_row_error
+from embeddings_pipeline.encoders.stream import (
     BATCH_WAIT_SECONDS,
     Item,
     Stream,
     encode_batch,
     fill_batches,
 )
-from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, TokenCount, Usage
-from embeddings_pipeline.encoders.images.decoding import decode
-from embeddings_pipeline.encoders.images.sources import ImageFiles
-from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
-from embeddings_pipeline.encoders.local.model_files import Vision
-from embeddings_pipeline.encoders.prefetch import capture_row_error
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import RowError
 

@@ -1,8 +1,6 @@
-"""Runs a BERT or an XLM-RoBERTa in plain torch, as most small sentence-transformers models are.
+"""The weights of a BERT or an XLM-RoBERTa, and its forward pass in plain torch.
 
-Importing `transformers` or `sentence_transformers` takes three seconds, longer than encoding a
-hundred texts. The vectors are the same; a test compares them. Architecture: Devlin et al. 2019,
-arxiv.org/abs/1810.04805; weights are named as in its checkpoints.
+Architecture: Devlin et al. 2019, arxiv.org/abs/1810.04805; weights are named as in its checkpoints.
 
 On a CPU the forward pass is one TorchScript function. In Python the pass is a hundred small
 operations, each of which takes the interpreter's lock; in a service with other busy threads,
@@ -11,40 +9,94 @@ waiting for the lock takes longer than the computation.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain, groupby, pairwise
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from tokenizers import Encoding, Tokenizer
 
-from embeddings_pipeline.encoders.local.bert_weights import read_weights
-from embeddings_pipeline.encoders.local.cpu_workers import CpuWorkers
-from embeddings_pipeline.encoders.local.devices import has_nvidia_card
-from embeddings_pipeline.encoders.local.loaded_model import (
-    DEFAULT_LIMITS,
-    PreparedInput,
-    Tokens,
-)
-from embeddings_pipeline.encoders.local.model_files import parts_of, pooling_modes
-from embeddings_pipeline.encoders.local.workers import Workers
+from embeddings_pipeline.encoders.local.loaded_model import DEFAULT_LIMITS, Tokens
+from embeddings_pipeline.encoders.local.model_files import first_position
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from embeddings_pipeline.encoders.local.cpu_kernels import Kernels
-    from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
-
 
 Pooling: TypeAlias = Literal["mean", "cls"]
-# families with the weights of a BERT
-_FAMILIES = {"bert", "camembert", "roberta", "xlm-roberta"}
-_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+
+
+class BertWeights(NamedTuple):
+    """The weights and settings of a BERT.
+
+    `embeddings` are those of words and of positions, and the weight and bias of their layer norm.
+    Each layer has six pairs of a weight and a bias: query, key and value as one product, the output
+    of attention, its layer norm, the two products of the feed-forward part, its layer norm.
+    """
+
+    embeddings: list[Tensor]
+    layers: list[list[Tensor]]
+    heads: int
+    epsilon: float
+
+
+def read_weights(
+    path: Path,
+    config: dict[str, Any],
+    *,
+    device: str,
+    dtype: torch.dtype,
+    pack: Callable[[Tensor], Tensor] = lambda weight: weight,
+) -> BertWeights:
+    """Read a checkpoint; `pack` prepares the weight of each linear layer for the device.
+
+    Raises KeyError where a weight is missing.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    stored = load_file(path, device=device)
+
+    def affine(*names: str) -> list[Tensor]:
+        # query, key and value are computed by one matrix product
+        return [
+            torch.cat([stored[f"{name}.{part}"] for name in names]).to(dtype)
+            for part in ("weight", "bias")
+        ]
+
+    def linear(*names: str) -> list[Tensor]:
+        weight, bias = affine(*names)
+        return [pack(weight), bias]
+
+    # every token belongs to the first segment; summed in float32, since the file may have less
+    positions = (
+        stored["embeddings.position_embeddings.weight"][first_position(config) :].float()
+        + stored["embeddings.token_type_embeddings.weight"][0].float()
+    )
+    return BertWeights(
+        embeddings=[
+            stored["embeddings.word_embeddings.weight"].to(dtype),
+            positions.to(dtype),
+            *affine("embeddings.LayerNorm"),
+        ],
+        layers=[
+            [
+                *linear(*(f"{name}.attention.self.{part}" for part in ("query", "key", "value"))),
+                *linear(f"{name}.attention.output.dense"),
+                *affine(f"{name}.attention.output.LayerNorm"),
+                *linear(f"{name}.intermediate.dense"),
+                *linear(f"{name}.output.dense"),
+                *affine(f"{name}.output.LayerNorm"),
+            ]
+            for name in (f"encoder.layer.{n}" for n in range(int(config["num_hidden_layers"])))
+        ],
+        heads=int(config["num_attention_heads"]),
+        epsilon=float(config["layer_norm_eps"]),
+    )
 
 
 class Group(NamedTuple):
@@ -209,107 +261,3 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted: Forward = torch.jit.script(forward)
     return scripted
-
-
-def is_plain_bert(folder: Path) -> bool:
-    """Whether the files of a model describe a BERT or XLM-RoBERTa with mean or CLS pooling."""
-    parts = parts_of(folder)
-    if [part.kind for part in parts] not in (
-        ["Transformer", "Pooling"],
-        ["Transformer", "Pooling", "Normalize"],
-    ):
-        return False
-    pooling = _read(parts[1].folder / "config.json")
-    return (
-        parts[0].folder == folder
-        and (folder / "tokenizer.json").exists()
-        and _is_bert(_read(folder / "config.json"))
-        and _is_named_as_ours(folder / "model.safetensors")
-        and not _read(folder / "sentence_bert_config.json").get("do_lower_case")
-        and pooling_modes(pooling) in (["mean"], ["cls"])
-        and pooling.get("include_prompt", True)
-    )
-
-
-class PlainBert:
-    """A loaded BERT with its tokenizer. Loading may raise any exception for damaged files."""
-
-    adds_prompts = False
-
-    def __init__(
-        self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype, kernels: str
-    ) -> None:
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(max_tokens)
-        self._tokenizer.no_padding()
-        weights, config = folder / "model.safetensors", _read(folder / "config.json")
-        (mode,) = pooling_modes(_read(parts_of(folder)[1].folder / "config.json"))
-        pooling = cast(Pooling, mode)
-        self.workers: Workers | None = None
-        self._model: Bert | CudaBert
-        if has_nvidia_card(device):
-            from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, CudaWorkers
-
-            self.workers = CudaWorkers()
-            read = read_weights(weights, config, device=device, dtype=dtype)
-            self._model = CudaBert(read, pooling)
-        else:
-            from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
-
-            chosen = TORCH
-            if device == "cpu":
-                self.workers = CpuWorkers()
-                shape = Shape(*(int(config[size]) for size in _SIZES))
-                # timed in a thread as those that run the model
-                chosen = self.workers.pool.submit(kernels_for, kernels, shape, dtype).result()
-            self._model = Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
-        self.limits = self._model.limits
-
-    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Tokenise each text."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        ends = [0, *accumulate(map(len, encodings))]
-        # one array of which each text has a view: an array each would take longer
-        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, ends[-1])
-        return [
-            PreparedInput(
-                end - start + sum(map(_text_tokens, encoding.overflowing)), ids[start:end]
-            )
-            for encoding, (start, end) in zip(encodings, pairwise(ends), strict=True)
-        ]
-
-    def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
-        """Return the pooled token vectors of each text, float32, shape (texts, dimension).
-
-        The vectors are not normalized. `query` has no effect.
-        """
-        del query
-        return self._model.vectors([cast(Tokens, text.content) for text in batch])
-
-
-def _text_tokens(overflow: Encoding) -> int:
-    return len(overflow.ids) - sum(overflow.special_tokens_mask)
-
-
-def _is_bert(config: dict[str, Any]) -> bool:
-    return (
-        config.get("model_type") in _FAMILIES
-        and config.get("hidden_act") == "gelu"
-        and config.get("position_embedding_type", "absolute") == "absolute"
-        and not config.get("is_decoder")
-    )
-
-
-def _is_named_as_ours(weights: Path) -> bool:
-    # a BERT saved with a task head has `bert.` before each name
-    try:
-        with safe_open(weights, framework="np") as file:
-            return "embeddings.word_embeddings.weight" in file.keys()  # noqa: SIM118
-    # missing or damaged: loading reports the error
-    except (OSError, SafetensorError):
-        return False
-
-
-def _read(path: Path) -> Any:
-    # a missing optional file counts as empty
-    return json.loads(path.read_text()) if path.exists() else {}

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from embeddings_pipeline.encoders.batching import batches_by_length
-from embeddings_pipeline.encoders.local.bert_weights import BertWeights
+from embeddings_pipeline.encoders.local.bert import BertWeights
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, Tokens
-from embeddings_pipeline.encoders.local.workers import Workers
 from embeddings_pipeline.entities.model import Vectors
 
 # compute capability of NVIDIA Ampere, the first generation that flash attention runs on
@@ -29,26 +26,8 @@ _FLASH_CAPABILITY = (8, 0)
 _SHORT_TOKENS = 64
 # more tokens are hardly faster; a kernel's grid has room for fewer than 65,536 texts
 _MAX_TOKENS, _MAX_TEXTS = 65_536, 32_768
-# a thread may wait for the interpreter's lock while the batches of two others are on the card
-_WORKERS = 3
 # the share of the card's free memory that a batch may take: other processes use the card, too
 _MEMORY_SHARE = 0.25
-
-
-class CudaWorkers(Workers):
-    """Three threads: one waits for its vectors while the others send their batches."""
-
-    preparers = 2
-
-    def __init__(self) -> None:
-        super().__init__(_WORKERS, ThreadPoolExecutor(_WORKERS, thread_name_prefix="cuda-worker"))
-
-    def batches(
-        self, lengths: Sequence[int], *, max_tokens: int, max_texts: int, taper: bool
-    ) -> list[list[int]]:
-        """Group the indexes of texts of like length: the longest decides how attention runs."""
-        del taper
-        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts)
 
 
 class Packed(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from embeddings_pipeline.encoders import deadline
-from embeddings_pipeline.encoders.local.model_files import revision
+from embeddings_pipeline.encoders.local.weights import WEIGHTS, revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 # sha256 of model.safetensors as published in sentence-transformers/all-MiniLM-L6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -32,7 +35,7 @@ def find_or_download(model: str, settings: Settings) -> Path:
 
     Raises ConfigurationError where the model is neither on this machine nor on the hub.
     """
-    return find_local(model, settings) or _from_hub(model, settings)
+    return _given(model, settings) or _from_hub(model, settings)
 
 
 def find_local(model: str, settings: Settings) -> Path | None:
@@ -41,17 +44,21 @@ def find_local(model: str, settings: Settings) -> Path | None:
     Looks at EMBEDDING_MODEL_PATH, the packaged weights and the hub's cache. Raises
     ConfigurationError for a folder without a model, and for packaged weights that have changed.
     """
+    return _given(model, settings) or _cached(model, settings)
+
+
+def _given(model: str, settings: Settings) -> Path | None:
     if model == settings.embedding_model and settings.embedding_model_path:
         folder = settings.embedding_model_path.expanduser()
         if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+            snapshots = folder / "snapshots"
             raise ConfigurationError(
                 f"EMBEDDING_MODEL_PATH {str(folder)!r} holds no model: it has neither a"
                 " modules.json nor a config.json"
+                + (f"; name one of the folders in {snapshots}" if snapshots.is_dir() else "")
             )
         return folder
-    if model == DEFAULT_MODEL and (packaged := _packaged()):
-        return packaged
-    return _cached(model, settings)
+    return _packaged() if model == DEFAULT_MODEL else None
 
 
 def _packaged() -> Path | None:
@@ -60,7 +67,7 @@ def _packaged() -> Path | None:
     except ImportError:
         return None
     folder = Path(MODEL_DIR)
-    found = revision([folder / "model.safetensors"])
+    found = revision([folder / WEIGHTS])
     if found != PACKAGED_SHA256:
         raise ConfigurationError(
             f"the packaged weights in {folder} have sha256 {found}, not {PACKAGED_SHA256}:"
@@ -81,18 +88,39 @@ def _cached(model: str, settings: Settings) -> Path | None:
 
 
 def _from_hub(model: str, settings: Settings) -> Path:
+    from huggingface_hub import constants
+
+    cached = _cached(model, settings)
+    if cached and (constants.HF_HUB_OFFLINE or _is_known_complete(cached)):
+        return cached
     try:
-        return _download(model, settings)
+        return _download(model, settings, revision=cached.name if cached else None)
     # the hub's client raises many classes, down to network errors
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+    if cached:
+        logger.warning(
+            "another program left %s in %s, and the hub cannot be asked whether files are missing"
+            " (%s): the model is used as it is; HF_HUB_OFFLINE=1 asks no more",
+            *(model, cached, reason),
+        )
+        return cached
     raise ConfigurationError(
         f"model {model!r} is not on this machine and cannot be downloaded ({reason}): check the"
         " name, or set EMBEDDING_MODEL_PATH to the folder of the model"
     )
 
 
-def _download(model: str, settings: Settings) -> Path:
+def _is_known_complete(snapshot: Path) -> bool:
+    """Whether the cache has the hub's list of the files of a snapshot.
+
+    The client compares the files with it. Another program may have left only some of them, for
+    example a transformer without its pooling, whose vectors would be others.
+    """
+    return (snapshot.parents[1] / "trees" / f"{snapshot.name}.json").is_file()
+
+
+def _download(model: str, settings: Settings, revision: str | None) -> Path:
     """Download a model file by file, each with a deadline of its own.
 
     The client's timeouts begin again with each byte, and the threads in which it downloads several
@@ -102,9 +130,8 @@ def _download(model: str, settings: Settings) -> Path:
 
     # the deadline comes first; the client's timeout ends the thread that is left behind
     timeout = 2 * _ANSWER_SECONDS
-    info = _in_time(
-        "answer", partial(HfApi().model_info, model, files_metadata=True, timeout=timeout)
-    )
+    ask = partial(HfApi().model_info, model, revision=revision, files_metadata=True)
+    info = _in_time("answer", partial(ask, timeout=timeout))
     patterns = _patterns(model, settings)
     for file in info.siblings or []:
         # as the client compares them
@@ -123,7 +150,7 @@ def _download(model: str, settings: Settings) -> Path:
             size,
         )
     # finds all files there, and notes that the model is complete
-    return Path(_in_time("list the files", _snapshot(model, settings)))
+    return Path(_in_time("list the files", partial(_snapshot(model, settings), revision=revision)))
 
 
 def _in_time(verb: str, work: Callable[[], T], size: int = 0) -> T:

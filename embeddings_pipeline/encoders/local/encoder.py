@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, TokenCount, token_count
+from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, TokenCount
 from embeddings_pipeline.encoders.local.loaded_model import PreparedInput
 from embeddings_pipeline.encoders.local.shared_model import SharedModel
+from embeddings_pipeline.encoders.local.tokenizer import token_count
 from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from embeddings_pipeline.encoders.encoder import token_count
 from embeddings_pipeline.encoders.local.loaded_model import (
     DEFAULT_LIMITS,
     BatchLimits,
     PreparedInput,
 )
 from embeddings_pipeline.encoders.local.model_files import file_prompts
+from embeddings_pipeline.encoders.local.tokenizer import token_count
 from embeddings_pipeline.entities.model import Vectors
+from embeddings_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 # tokens of a batch on a card, padding included
 _CARD_TOKENS = 16_384
+# tokens that each tokenizer knows; one of characters has some hundred
+_FEWEST_TOKENS = 32
 
 
 class SentenceTransformersModel:
     """A model loaded by sentence-transformers; a `trusted` model may run its own code. Without
     `own_prompts` the prompts in its files are not used.
 
-    Loading may raise any exception of sentence-transformers.
+    Loading may raise any exception of sentence-transformers, and encodes two short texts, since
+    some models load and then fail on every text.
     """
 
     # some models leave the prompt out of the mean
@@ -53,11 +57,19 @@ class SentenceTransformersModel:
             trust_remote_code=trusted,
             model_kwargs={"use_safetensors": True, "dtype": dtype},
         )
+        self._require_tokenizer(folder)
         self._model.max_seq_length = max_tokens
         if not own_prompts:
             self._model.prompts, self._model.default_prompt_name = {}, None
         self._token_count = token_count(folder)
         self._prompt = file_prompts(folder).document if own_prompts else ""
+        try:
+            self.encode(self.prepare(["a", "a red shoe"]), query=False)
+        except KeyError as error:
+            raise ConfigurationError(
+                f"the parts of the model in {folder} make no {error} of a text: choose another"
+                " model"
+            ) from error
 
     @property
     def workers(self) -> None:
@@ -80,6 +92,21 @@ class SentenceTransformersModel:
         contents = [cast("str | Image", prepared.content) for prepared in batch]
         encode = self._model.encode_query if query else self._model.encode_document
         return cast(Vectors, encode(contents, batch_size=len(batch), show_progress_bar=False))
+
+    def _require_tokenizer(self, folder: Path) -> None:
+        tokenizer = self._model.tokenizer
+        if getattr(tokenizer, "pad_token", "") is None:
+            raise ConfigurationError(
+                f"the model in {folder} has no padding token, without which texts of different"
+                " lengths cannot share a batch: name one in its tokenizer_config.json, for example"
+                f' "pad_token": "{tokenizer.eos_token}"'
+            )
+        # without its files `transformers` makes a tokenizer that knows special tokens alone
+        if isinstance(tokenizer, Sized) and len(tokenizer) < _FEWEST_TOKENS:
+            raise ConfigurationError(
+                f"the tokenizer in {folder} knows {len(tokenizer)} tokens: its tokenizer.json or"
+                " vocabulary is missing: download the model again"
+            )
 
 
 def _hush() -> None:

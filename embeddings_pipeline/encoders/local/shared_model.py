@@ -7,36 +7,23 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import (
-    Channel,
-    Item,
-    Stream,
-    batches_by_length,
-    encode_batch,
-)
+from embeddings_pipeline.encoders.batching import batches_by_length
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Usage
-from embeddings_pipeline.encoders.local.bert import PlainBert, is_plain_bert
-from embeddings_pipeline.encoders.local.devices import (
-    device_for,
-    dtype_for,
-    is_out_of_memory,
-    release_memory,
-)
+from embeddings_pipeline.encoders.local.devices import device_for, is_out_of_memory, release_memory
 from embeddings_pipeline.encoders.local.loaded_model import (
     BatchLimits,
     LoadedModel,
     PreparedInput,
 )
+from embeddings_pipeline.encoders.local.loading import LocalOptions, load_model
 from embeddings_pipeline.encoders.local.model_files import file_prompts, is_static
-from embeddings_pipeline.encoders.local.sentence_transformers import SentenceTransformersModel
-from embeddings_pipeline.encoders.local.static_embedding import StaticEmbedding
+from embeddings_pipeline.encoders.stream import Channel, Item, Stream, encode_batch
 from embeddings_pipeline.entities.entity import Prompts
 from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 from embeddings_pipeline.errors import ConfigurationError
@@ -52,21 +39,6 @@ _AHEAD_TOKENS, _MIN_TEXT_TOKENS = 262_144, 32
 # batches for each thread of the model: one running and one waiting, so that a query does not wait
 # long; and finished batches that wait for the consumer
 _RUNNING, _HELD = 2, 16
-
-
-@dataclass(frozen=True)
-class LocalOptions:
-    """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, EMBEDDING_CPU_KERNELS,
-    and the most texts and tokens (padding included) in one batch; None leaves them to the model. A
-    `trusted` model may run its own code."""
-
-    device: str = "auto"
-    precision: str = "auto"
-    kernels: str = "auto"
-    batch_texts: int | None = None
-    batch_tokens: int | None = None
-    trusted: bool = False
-    own_prompts: bool = True
 
 
 class SharedModel:
@@ -263,28 +235,4 @@ class SharedModel:
 
     @cached_property
     def _model(self) -> LoadedModel:
-        try:
-            return self._load()
-        except ConfigurationError:
-            raise
-        # corrupt weights, unknown parts and missing packages raise different classes
-        except Exception as error:
-            raise ConfigurationError(
-                f"model {self.identity.model!r} in {self.folder} cannot be loaded: {error}"
-            ) from error
-
-    def _load(self) -> LoadedModel:
-        device = self.device
-        if is_static(self.folder):
-            logger.info("loading %s", self.identity.model)
-            return StaticEmbedding(self.folder)
-        dtype = dtype_for(self.options.precision, device)
-        logger.info("loading %s on %s as %s", self.identity.model, device, dtype)
-        general = partial(
-            SentenceTransformersModel,
-            trusted=self.options.trusted,
-            own_prompts=self.options.own_prompts,
-        )
-        plain = partial(PlainBert, kernels=self.options.kernels)
-        load = plain if is_plain_bert(self.folder) else general
-        return load(self.folder, max_tokens=self.identity.max_tokens, device=device, dtype=dtype)
+        return load_model(self.identity, self.folder, self.options, self.device)

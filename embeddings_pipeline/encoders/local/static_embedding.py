@@ -16,12 +16,16 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, PreparedInput, Tokens
-from embeddings_pipeline.encoders.local.model_files import TOKEN_VECTORS, parts_of
+from embeddings_pipeline.encoders.local.model_files import parts_of
+from embeddings_pipeline.encoders.local.weights import TOKEN_VECTORS, WEIGHTS
 from embeddings_pipeline.entities.model import Vectors
 
 
 class StaticEmbedding:
-    """A loaded static model. Loading may raise any exception for damaged files."""
+    """A loaded static model; its vectors are cut to `dimension`.
+
+    Loading may raise any exception for damaged files.
+    """
 
     # the vectors of a batch's tokens fit in a processor's cache
     limits = BatchLimits(texts=1024, tokens=4096)
@@ -29,14 +33,14 @@ class StaticEmbedding:
     workers = None
     adds_prompts = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dimension: int) -> None:
         part = parts_of(folder)[0].folder
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(part / "tokenizer.json"))
         self._tokenizer.no_padding()
-        with safe_open(part / "model.safetensors", framework="np") as file:
+        with safe_open(part / WEIGHTS, framework="np") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         (name,) = set(TOKEN_VECTORS) & set(stored)
-        self._vectors = stored[name].astype(np.float32)
+        self._vectors = stored[name][:, :dimension].astype(np.float32)
         # of model2vec: which vector a token has, and its weight
         self._rows = stored.get("mapping")
         self._weights = stored.get("weights")

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import Item, Stream, batches_in_order, fill_batches
+from embeddings_pipeline.encoders.batching import batches_in_order
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, TokenCount, Usage
 from embeddings_pipeline.encoders.openai.client import PROBE, Client, Format, Refusal, Timeouts
 from embeddings_pipeline.encoders.openai.endpoint import Endpoint
@@ -24,6 +24,7 @@ from embeddings_pipeline.encoders.openai.isolation import (
 from embeddings_pipeline.encoders.openai.models import RemoteModel
 from embeddings_pipeline.encoders.openai.rate_limits import RateLimits
 from embeddings_pipeline.encoders.openai.truncation import estimate
+from embeddings_pipeline.encoders.stream import Item, Stream, fill_batches
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings

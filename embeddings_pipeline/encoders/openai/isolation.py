@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embeddings_pipeline.encoders.batching import Item, batches_in_order
+from embeddings_pipeline.encoders.batching import batches_in_order
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, Stop, Usage
 from embeddings_pipeline.encoders.openai.client import PROBE, Client, Refusal
 from embeddings_pipeline.encoders.openai.responses import EmbeddingResponse
@@ -24,6 +24,7 @@ from embeddings_pipeline.encoders.openai.truncation import (
     truncate,
     truncate_to_reported_limit,
 )
+from embeddings_pipeline.encoders.stream import Item
 from embeddings_pipeline.entities.model import Vector, Vectors
 from embeddings_pipeline.errors import EmbeddingsError
 
