@@ -244,9 +244,10 @@ def test_out_of_memory_halves_the_batches_of_images(
 
     uris = [data_uri(file_of(picture("red", (n + 1, 20)))) for n in range(40)]
     expected = encoder(clip / "plain").encode_documents(uris).vectors
-    monkeypatch.setattr(SentenceTransformersModel, "encode", greedy)
     # 17 tokens an image: room for 32 of them
     short = encoder(clip / "plain", embedding_batch_tokens=32 * 17)
+    short.check()
+    monkeypatch.setattr(SentenceTransformersModel, "encode", greedy)
     np.testing.assert_allclose(short.encode_documents(uris).vectors, expected, atol=1e-5)
     assert sizes == [32, 16, 16, 8]
 

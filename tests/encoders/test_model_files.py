@@ -106,6 +106,8 @@ def test_vectors_are_normalized_only_where_that_comes_last(folder: Folder) -> No
     assert folder.describe().normalized
     folder.part("Dense", "2_Dense", out_features=5).has("2_Dense/model.safetensors", b"dense")
     assert not folder.describe().normalized
+    folder.part("Normalize", "3_N", module_input_name="token_embeddings")
+    assert not folder.describe().normalized
 
 
 def test_a_transformer_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
