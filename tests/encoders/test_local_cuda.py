@@ -92,7 +92,7 @@ def model_of(
 ) -> CudaBert:
     config = json.loads((folder / "config.json").read_text())
     weights = read_weights(folder / "model.safetensors", config, device="cpu", dtype=dtype)
-    return CudaBert(weights, pooling)
+    return CudaBert(weights, pooling, padding=None)
 
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
@@ -107,7 +107,7 @@ def unit(vectors: Vectors) -> Vectors:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_vectors_are_those_of_sentence_transformers(card: Card, pooling: Pooling) -> None:
-    vectors = model_of(PACKAGED, pooling=pooling).forward(pack(tokens_of(TEXTS))).numpy()
+    vectors = model_of(PACKAGED, pooling=pooling).forward(pack(tokens_of(TEXTS), None)).numpy()
     reference = SentenceTransformer(str(PACKAGED), device="cpu")
     pools = reference[1]
     assert isinstance(pools, modules.Pooling)
@@ -129,9 +129,9 @@ def test_attention_is_by_the_kernel_that_is_fast_for_the_longest_text(
     card: Card, dtype: torch.dtype, words: int, kernel: str
 ) -> None:
     texts = tokens_of(["red shoe", "red " * words])
-    exact = model_of(PACKAGED).forward(pack(texts)).numpy()
+    exact = model_of(PACKAGED).forward(pack(texts, None)).numpy()
     card.called.clear()
-    found = model_of(PACKAGED, dtype).forward(pack(texts)).numpy()
+    found = model_of(PACKAGED, dtype).forward(pack(texts, None)).numpy()
     assert card.called == [kernel] * 6
     assert (unit(found) * unit(exact)).sum(axis=1).min() > 0.999
 
@@ -140,14 +140,20 @@ def test_a_card_before_ampere_has_no_flash_attention(
     card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    model_of(PACKAGED, torch.float16).forward(pack(tokens_of(["red " * 70])))
+    model_of(PACKAGED, torch.float16).forward(pack(tokens_of(["red " * 70]), None))
     assert set(card.called) == {"efficient"}
 
 
 def test_texts_of_a_batch_stand_one_behind_the_other() -> None:
-    packed = pack([np.array(ids, np.int32) for ids in ([7, 8, 9], [5], [3, 4])])
+    packed = pack([np.array(ids, np.int32) for ids in ([7, 8, 9], [5], [3, 4])], None)
     assert packed.numbers.tolist() == [*(7, 8, 9, 5, 3, 4), *(0, 1, 2, 0, 0, 1), *(0, 3, 4, 6)]
     assert (packed.tokens, packed.longest) == (6, 3)
+
+
+def test_padding_that_a_text_spells_has_its_own_row_and_no_position() -> None:
+    packed = pack([np.array(ids, np.int32) for ids in ([0, 1, 7, 1, 2], [0, 1, 2], [1, 0])], 1)
+    rows = packed.numbers[packed.tokens : 2 * packed.tokens]
+    assert rows.tolist() == [*(1, 0, 2, 0, 3), *(1, 0, 2), *(0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_a_stream_keeps_several_batches_on_the_card(
         if len(sizes) <= 3:
             # the first batches end only if three are with the model at once
             together.wait(30)
-        found: Vectors = self.forward(pack(texts)).numpy()
+        found: Vectors = self.forward(pack(texts, None)).numpy()
         return found
 
     monkeypatch.setattr(plain_bert, "has_nvidia_card", lambda device: True)

@@ -27,6 +27,7 @@ TEXTS = [
     " spaces  around and\tbetween \n",
     "A Blue LAMP: Été à l'Île",
     "紅い靴 と 青いランプ",
+    "<pad> and [PAD] are <pad><s>special</s> tokens [SEP]",
 ]
 # settings of the tokenizer that `transformers` follows, whatever tokenizer.json says
 BERT_TOKENIZER = {"tokenizer_class": "BertTokenizer", "mask_token": "[UNK]"}

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embeddings_pipeline.encoders.local.loaded_model import DEFAULT_LIMITS, Tokens
-from embeddings_pipeline.encoders.local.model_files import first_position
+from embeddings_pipeline.encoders.local.model_files import padding_id
 from embeddings_pipeline.entities.model import Vectors
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ Pooling: TypeAlias = Literal["mean", "cls"]
 class BertWeights(NamedTuple):
     """The weights and settings of a BERT.
 
-    `embeddings` are those of words and of positions, and the weight and bias of their layer norm.
-    Each layer has six pairs of a weight and a bias: query, key and value as one product, the output
-    of attention, its layer norm, the two products of the feed-forward part, its layer norm.
+    `embeddings` are those of words and of positions, whose rows `rows_of_positions` gives, and the
+    weight and bias of their layer norm. Each layer has six pairs of a weight and a bias: query, key
+    and value as one product, the output of attention, its layer norm, the two products of the
+    feed-forward part, its layer norm.
     """
 
     embeddings: list[Tensor]
@@ -74,7 +76,7 @@ def read_weights(
 
     # every token belongs to the first segment; summed in float32, since the file may have less
     positions = (
-        stored["embeddings.position_embeddings.weight"][first_position(config) :].float()
+        stored["embeddings.position_embeddings.weight"][padding_id(config) or 0 :].float()
         + stored["embeddings.token_type_embeddings.weight"][0].float()
     )
     return BertWeights(
@@ -97,6 +99,30 @@ def read_weights(
         heads=int(config["num_attention_heads"]),
         epsilon=float(config["layer_norm_eps"]),
     )
+
+
+def rows_of_positions(
+    ids: Tokens, texts: Sequence[Tokens], padding: int | None
+) -> NDArray[np.int32]:
+    """Return the row of the position embeddings for each token id of consecutive texts, shape
+    (tokens,).
+
+    Where positions begin after the row of `padding`, a text may spell that token: it has that row,
+    and the tokens behind it count as if it were not there (create_position_ids_from_input_ids in
+    transformers).
+    """
+    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
+    starts = np.cumsum(lengths, dtype=np.int32) - lengths
+    rows = np.arange(len(ids), dtype=np.int32) - np.repeat(starts, lengths)
+    if padding is None:
+        return rows
+    spelled = ids == padding
+    if spelled.any():
+        count = np.cumsum(spelled, dtype=np.int32)
+        rows -= count - np.repeat(count[starts] - spelled[starts], lengths)
+        rows[spelled] = -1
+    rows += 1
+    return rows
 
 
 class Group(NamedTuple):
@@ -131,6 +157,7 @@ class Bert:
         pack = {"pack": packed} if packs else {}
         self._weights = read_weights(weights, config, device=device, dtype=dtype, **pack)
         self._pooling = pooling
+        self._padding = padding_id(config)
         self._device = device
         self._exp_tokens = kernels.exp_tokens
         self._forward = forward_pass(device, packed=packs, fused_gelu=kernels.fused_gelu)
@@ -140,12 +167,12 @@ class Bert:
         import torch
 
         groups = [Group(len([*same]), length) for length, same in groupby(map(len, texts))]
-        ids = torch.from_numpy(np.concatenate(texts)).long().to(self._device)
-        places = torch.cat([torch.arange(group.tokens).repeat(group.texts) for group in groups])
+        ids = np.concatenate(texts)
+        rows = rows_of_positions(ids, texts, self._padding)
         with torch.inference_mode():
             hidden = self._forward(
-                ids,
-                places.to(self._device),
+                torch.from_numpy(ids).long().to(self._device),
+                torch.from_numpy(rows).long().to(self._device),
                 [(group.texts, group.tokens) for group in groups],
                 self._exp_tokens,
                 *self._weights,
@@ -185,7 +212,7 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
 
     The arguments of the forward pass:
     - token ids of consecutive texts, shape (tokens,)
-    - the position of each token in its text, shape (tokens,)
+    - the row of the position embeddings for each token, shape (tokens,)
     - (number of texts, tokens of each) for each group of texts of one length
     - the tokens of the longest text for `attention_by_exp`
     - word embeddings, position embeddings, and the weight and bias of their layer norm
@@ -217,7 +244,7 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
 
     def forward(
         ids: torch.Tensor,
-        places: torch.Tensor,
+        rows: torch.Tensor,
         groups: list[tuple[int, int]],
         exp_tokens: int,
         embeddings: list[torch.Tensor],
@@ -226,7 +253,7 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
         epsilon: float,
     ) -> torch.Tensor:
         words, positions, weight, bias = embeddings
-        hidden = words[ids] + positions[places]
+        hidden = words[ids] + positions[rows]
         shape = hidden.shape[1:]
         hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
         for layer in layers:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from embeddings_pipeline.encoders.local.bert import BertWeights
+from embeddings_pipeline.encoders.local.bert import BertWeights, rows_of_positions
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, Tokens
 from embeddings_pipeline.entities.model import Vectors
 
@@ -31,7 +31,7 @@ _MEMORY_SHARE = 0.25
 
 
 class Packed(NamedTuple):
-    """A batch as one array, int32: token ids, the place of each token in its text, and where the
+    """A batch as one array, int32: token ids, the row of the position of each, and where the
     texts start and the last one ends. `longest` is the number of tokens of the longest text."""
 
     numbers: torch.Tensor
@@ -39,22 +39,24 @@ class Packed(NamedTuple):
     longest: int
 
 
-def pack(texts: Sequence[Tokens]) -> Packed:
-    """Put the token ids of texts one behind the other."""
+def pack(texts: Sequence[Tokens], padding: int | None) -> Packed:
+    """Put the token ids of texts one behind the other; see `rows_of_positions` for `padding`."""
     lengths = np.fromiter(map(len, texts), np.int32, len(texts))
     starts = np.zeros(len(texts) + 1, np.int32)
     np.cumsum(lengths, out=starts[1:])
-    tokens = int(starts[-1])
-    places = np.arange(tokens, dtype=np.int32) - np.repeat(starts[:-1], lengths)
-    numbers = np.concatenate([*texts, places, starts])
-    return Packed(torch.from_numpy(numbers), tokens, int(lengths.max()))
+    ids = np.concatenate(texts)
+    numbers = np.concatenate([ids, rows_of_positions(ids, texts, padding), starts])
+    return Packed(torch.from_numpy(numbers), len(ids), int(lengths.max()))
 
 
 class CudaBert:
     """A BERT on an NVIDIA card. Thread-safe."""
 
-    def __init__(self, weights: BertWeights, pooling: Literal["mean", "cls"]) -> None:
+    def __init__(
+        self, weights: BertWeights, pooling: Literal["mean", "cls"], padding: int | None
+    ) -> None:
         self._weights = weights
+        self._padding = padding
         self._cls = pooling == "cls"
         words, *_ = weights.embeddings
         self._device = words.device
@@ -75,7 +77,7 @@ class CudaBert:
 
     def vectors(self, texts: Sequence[Tokens]) -> Vectors:
         """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
-        packed = pack(texts)
+        packed = pack(texts, self._padding)
         # a copy that does not block must have pinned memory at its other end
         numbers = packed.numbers.pin_memory().to(self._device, non_blocking=True)
         vectors = self.forward(packed._replace(numbers=numbers)).to("cpu", non_blocking=True)
@@ -126,10 +128,10 @@ def _pooled_vectors(
     heads: int,
     epsilon: float,
 ) -> torch.Tensor:
-    ids, places, starts = numbers[:tokens], numbers[tokens : 2 * tokens], numbers[2 * tokens :]
+    ids, rows, starts = numbers[:tokens], numbers[tokens : 2 * tokens], numbers[2 * tokens :]
     words, positions, weight, bias = embeddings
     exact = words.dtype == torch.float32
-    hidden = functional.embedding(ids, words) + functional.embedding(places, positions)
+    hidden = functional.embedding(ids, words) + functional.embedding(rows, positions)
     shape = hidden.shape[1:]
     hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
     for layer in layers:

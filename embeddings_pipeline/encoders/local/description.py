@@ -19,9 +19,9 @@ from embeddings_pipeline.encoders.local.model_files import (
     TRANSFORMERS,
     Part,
     config_errors,
-    first_position,
     model_settings,
     normalizes_vectors,
+    padding_id,
     parts_of,
     pooling_modes,
     read_json,
@@ -208,8 +208,9 @@ def _max_tokens(transformer: Path) -> int:
     # the older name is GPT-2's
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     family = config.get("model_type")
-    if positions:
-        positions -= first_position(config)
+    padding = padding_id(config)
+    if positions and padding is not None:
+        positions -= padding + 1
     settings = transformer_settings(transformer)
     # the older name of the settings of a tokenizer comes first in sentence-transformers, too
     tokenizer = settings.get("tokenizer_args") or settings.get("processor_kwargs") or {}

@@ -135,12 +135,13 @@ POSITIONS_AFTER_PADDING = {
 }
 
 
-def first_position(config: Mapping[str, Any]) -> int:
-    """Return the row of a transformer's table of positions at which texts begin."""
+def padding_id(config: Mapping[str, Any]) -> int | None:
+    """Return the token id of padding, which is also its row of a transformer's table of positions,
+    where texts begin in the next row. None where they begin in the first."""
     if config.get("model_type") not in POSITIONS_AFTER_PADDING:
-        return 0
+        return None
     padding = config.get("pad_token_id")
-    return int(1 if padding is None else padding) + 1
+    return 1 if padding is None else int(padding)
 
 
 def read_json(path: Path) -> Any:

@@ -21,6 +21,7 @@ from embeddings_pipeline.encoders.local.loaded_model import PreparedInput, Token
 from embeddings_pipeline.encoders.local.model_files import (
     model_settings,
     normalizes_vectors,
+    padding_id,
     parts_of,
     pooling_modes,
     transformer_settings,
@@ -82,7 +83,7 @@ class PlainBert:
 
             self.workers = CudaWorkers()
             read = read_weights(weights, config, device=device, dtype=dtype)
-            self._model = CudaBert(read, pooling)
+            self._model = CudaBert(read, pooling, padding_id(config))
         else:
             from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
 
