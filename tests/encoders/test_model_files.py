@@ -15,6 +15,7 @@ import pytest
 from embeddings_pipeline.encoders.local import weights
 from embeddings_pipeline.encoders.local.description import describe
 from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256
+from embeddings_pipeline.encoders.local.model_files import pooling_of
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.settings import DEFAULT_MODEL
 from tests.support.model_folder import Folder, folder
@@ -57,6 +58,22 @@ def test_a_folder_without_modules_is_a_transformer(folder: Folder) -> None:
 @pytest.mark.parametrize("key", ["hidden_size", "d_model", "dim", "n_embd"])
 def test_each_family_has_its_own_word_for_the_dimension(folder: Folder, key: str) -> None:
     assert folder.has("config.json", {key: 12}).describe().dimension == 12
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({}, "mean"),
+        ({"architectures": ["BertModel"]}, "mean"),
+        ({"architectures": ["Qwen3ForCausalLM"]}, "lasttoken"),
+        ({"architectures": ["Qwen3ForCausalLM"], "is_causal": False}, "mean"),
+    ],
+)
+def test_a_transformer_alone_has_the_pooling_of_its_kind(
+    folder: Folder, config: dict[str, Any], pooling: str
+) -> None:
+    folder.has("config.json", {"hidden_size": 8} | config)
+    assert pooling_of(folder.path) == pooling
 
 
 def test_a_config_without_a_dimension_is_named(folder: Folder) -> None:

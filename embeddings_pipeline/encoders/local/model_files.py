@@ -122,8 +122,14 @@ def pooling_of(folder: Path) -> str:
     """Return how the vectors of tokens become one: the modes of pooling, or `static`."""
     if is_static(folder):
         return "static"
-    pooling = [part for part in parts_of(folder, trusted=True) if part.kind == "Pooling"]
-    return "+".join(pooling_modes(pooling[0].config)) if pooling else "mean"
+    first, *others = parts_of(folder, trusted=True)
+    for part in others:
+        if part.kind == "Pooling":
+            return "+".join(pooling_modes(part.config))
+    # what sentence-transformers adds to a transformer alone
+    architecture = (first.config.get("architectures") or [""])[0]
+    causal = architecture.endswith("ForCausalLM") and first.config.get("is_causal", True)
+    return "lasttoken" if causal else "mean"
 
 
 # families whose position embeddings are a table, a longer text being an error. The positions of the
