@@ -37,13 +37,13 @@ from embeddings_pipeline.errors import (
 from embeddings_pipeline.settings import Settings, opentelemetry_exporter
 from embeddings_pipeline.store import declarations, migrations, vector_sets
 from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Deadlines, Postgres
-from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.staging.reader import source_of
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity

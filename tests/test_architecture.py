@@ -50,10 +50,7 @@ STORE = (
     ("vectors/",),
     ("index/",),
     ("search/",),
-    (
-        *("adoption.py", "comparison.py", "coverage.py", "planning.py", "row_history.py"),
-        *("removal.py", "row_status.py", "run_counts.py", "schema.py", "migrations.py"),
-    ),
+    (*("planning.py", "removal.py", "rows.py", "schema.py", "migrations.py"),),
 )
 
 

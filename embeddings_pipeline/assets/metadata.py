@@ -10,11 +10,12 @@ import dagster as dg
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.store import run_counts, vector_sets
-from embeddings_pipeline.store.coverage import PartitionCoverage
+from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.vectors import coverage as stored_coverage
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.index import IndexResult
 from embeddings_pipeline.sync.progress import usd
@@ -50,7 +51,7 @@ def of_texts(
     shared = _table_name(pipeline, f"{entity.name}_texts")
     totals = of_counts(asdict(result.counts)) | {"new": result.new, "rekeyed": result.rekeyed}
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
-        changed = run_counts.changed_rows(tables, run_id)
+        changed = run_ledger.changed_rows_by_partition(tables, run_id)
     coverage = pipeline.coverage(entity)
     return _of_partitions(shared, totals, ["chunks"], {"changed": changed}, coverage, keys)
 
@@ -77,7 +78,7 @@ def of_vectors(
     with open_tables(pipeline.vectors, pipeline.names_of(entity)) as tables:
         # another run may have dropped one since
         present = [s.table_name for s in vector_sets.read(tables)]
-        encoded = run_counts.encoded_texts(
+        encoded = run_ledger.encoded_texts_by_partition(
             tables, [name for name in tables_of_sets if name in present], run_id
         )
     coverage = pipeline.coverage(entity)
@@ -185,7 +186,7 @@ def run_tags(entity: Entity, published: Mapping[str, Any]) -> dict[str, str]:
 def of_coverage_view(pipeline: Pipeline) -> Metadata:
     """The rows of the view that counts the rows and vectors of every entity."""
     with pipeline.vectors.connection() as connection:
-        rows = run_counts.entity_coverage(connection, pipeline.schema)
+        rows = stored_coverage.entity_coverage(connection, pipeline.schema)
     return {
         **_table_name(pipeline, "entity_coverage"),
         "dagster/row_count": len(rows),

@@ -10,9 +10,10 @@ import numpy as np
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.store import coverage, vector_sets
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.vectors import coverage
 
 _VECTORS = 1_000
 _TEXTS = 5

@@ -10,7 +10,7 @@ import typer
 from embeddings_pipeline.cli.output import print_line, print_message
 from embeddings_pipeline.cli.selection import EntityName, session_on
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store.adoption import Foreign
+from embeddings_pipeline.store.vectors.adoption import Foreign
 from embeddings_pipeline.sync import erase as erasure
 from embeddings_pipeline.sync.adopt import adopt as adopt_table
 

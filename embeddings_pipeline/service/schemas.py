@@ -19,9 +19,9 @@ from embeddings_pipeline.search.requests import (
     require_storable,
 )
 from embeddings_pipeline.service.problems import Problem
-from embeddings_pipeline.store.run_ledger import Quality
 from embeddings_pipeline.store.search.published_search import Histogram, StoredRow
 from embeddings_pipeline.store.texts.quarantine import FailedRow
+from embeddings_pipeline.store.vectors.quality import Quality
 
 MAX_TEXT = 32_768
 MAX_TEXTS = 256

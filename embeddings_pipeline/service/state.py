@@ -24,9 +24,8 @@ from embeddings_pipeline.service.schemas import (
     Run,
     Stats,
 )
-from embeddings_pipeline.store import coverage, declarations, run_ledger, vector_sets
+from embeddings_pipeline.store import declarations, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row, columns_of, replica_lag
-from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import is_lost_connection, read_again
 from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published import Published
@@ -34,6 +33,8 @@ from embeddings_pipeline.store.search.published_search import PublishedSearch, S
 from embeddings_pipeline.store.tables import drop_noticed, open_tables
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import coverage, quality
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.store.vectors.pending import states_of
 from embeddings_pipeline.sync.status import status
 
@@ -133,7 +134,7 @@ class State:
             quarantined = quarantine.rows_affected(tables, states_of(names, shown))
             latest = run_ledger.latest(tables, _RUNS)
             cost = run_ledger.cost(tables)
-            quality = run_ledger.quality(tables, _MEASUREMENTS)
+            measured = quality.latest(tables, _MEASUREMENTS)
             identity = shown.identity_number if shown else None
             failures = quarantine.latest(tables, identity, _FAILURES, _FAILURE_CHARACTERS)
             partitions = []
@@ -162,7 +163,7 @@ class State:
             runs=runs,
             partitions=partitions[:_PARTITIONS],
             failures=failures,
-            quality=quality,
+            quality=measured,
             ndcg_target=entity.retrieval.ndcg_at_10 if entity.retrieval else None,
         )
 

@@ -3,15 +3,12 @@
 There is a room for each kind of table, in the order of a row's path: staging, texts, vectors,
 index, search. A room imports only earlier rooms. Beside them stand the tools of all (`connection`,
 `tables`, `vector_sets`, `filters` …), and what reads or makes the tables of several rooms
-(`coverage`, `planning`, `migrations` …).
+(`planning`, `rows`, `migrations` …).
 """
 
 # the modules that other rooms may import; the rest is this room's own
 __all__ = [
-    "adoption",
-    "comparison",
     "connection",
-    "coverage",
     "declarations",
     "filters",
     "inspection",
@@ -20,9 +17,7 @@ __all__ = [
     "planning",
     "removal",
     "retry",
-    "row_history",
-    "row_status",
-    "run_counts",
+    "rows",
     "run_ledger",
     "schema",
     "tables",

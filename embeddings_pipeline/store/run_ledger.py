@@ -1,15 +1,14 @@
 """The run ledger: one row for each run of an entity, to which its stages add their counts. After a
-while the rows of a day become one. Beside it stand the measurements of quality."""
+while the rows of a day become one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
 from typing import Any, Literal
 
 from psycopg import sql
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 from psycopg.types.json import Jsonb
 
@@ -45,8 +44,6 @@ class Counts:
 
 # days after which rows are put together: a client may ask for documents a thousand times an hour
 _DOCUMENTS_DAYS, _RUN_DAYS = 1, 90
-# days that measurements are kept
-_QUALITY_DAYS = 400
 
 Stage = Literal["texts", "encode", "index"]
 Kind = Literal["run", "documents"]
@@ -136,6 +133,44 @@ def stages(tables: EntityTables, run_id: str) -> dict[str, float]:
     return dict(row[0]) if row else {}
 
 
+def changed_rows_by_partition(tables: EntityTables, run_id: str) -> dict[str, int]:
+    """How many rows of each partition have a text that was written since a run began."""
+    return dict(
+        tables.execute(
+            "select partition_key, count(distinct {id}) from {texts}"
+            " where serialised_at >= (select started_at from {run_ledger}"
+            " where entity = {entity} and run_id = %s) group by 1",
+            (run_id,),
+        ).fetchall()
+    )
+
+
+def encoded_texts_by_partition(
+    tables: EntityTables, set_tables: Sequence[str], run_id: str
+) -> dict[str, int]:
+    """How many distinct texts a run encoded for these sets, by the first partition that has the
+    text: the counts of all partitions add up to that of the run."""
+    found: dict[str, int] = {}
+    for name in set_tables:
+        rows = tables.execute(
+            """
+            select partition_key, count(*)
+            from (
+                select v.text_hash, min(t.partition_key) as partition_key
+                from {vectors} v join {texts} t using ({id}, chunk)
+                where v.run_id = %s
+                group by v.text_hash
+            ) as by_text
+            group by partition_key
+            """,
+            (run_id,),
+            vectors=tables.table(name),
+        )
+        for key, count in rows:
+            found[key] = found.get(key, 0) + count
+    return found
+
+
 def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
     """The latest runs of an entity, newest first, as columns by name; not calls for documents."""
     with tables.connection.cursor(row_factory=dict_row) as cursor:
@@ -143,51 +178,6 @@ def latest(tables: EntityTables, count: int) -> list[dict[str, Any]]:
             tables.fill(
                 "select * from {run_ledger} where entity = {entity} and kind = 'run'"
                 " order by started_at desc limit {count}",
-                count=sql.Literal(count),
-            )
-        ).fetchall()
-
-
-@dataclass(frozen=True)
-class Quality:
-    """A measurement of a vector set, from 0 to 1: recall@10 of its index, or nDCG@10 of its golden
-    queries."""
-
-    measured_at: datetime
-    vector_set: int
-    recall_at_10: float | None
-    ndcg_at_10: float | None
-
-
-def record_quality(
-    tables: EntityTables,
-    vector_set: int,
-    *,
-    recall_at_10: float | None = None,
-    ndcg_at_10: float | None = None,
-) -> None:
-    """Add a measurement of a vector set, and delete those of the entity that are too old."""
-    tables.execute(
-        """
-        with former as (
-            delete from {quality_history}
-            where entity = {entity} and measured_at < now() - make_interval(days => {days})
-        )
-        insert into {quality_history} (entity, vector_set, recall_at_10, ndcg_at_10)
-        values ({entity}, %s, %s, %s) on conflict do nothing
-        """,
-        (vector_set, recall_at_10, ndcg_at_10),
-        days=sql.Literal(_QUALITY_DAYS),
-    )
-
-
-def quality(tables: EntityTables, count: int) -> list[Quality]:
-    """The latest measurements of an entity, newest first."""
-    with tables.connection.cursor(row_factory=class_row(Quality)) as cursor:
-        return cursor.execute(
-            tables.fill(
-                "select measured_at, vector_set, recall_at_10, ndcg_at_10 from {quality_history}"
-                " where entity = {entity} order by measured_at desc limit {count}",
                 count=sql.Literal(count),
             )
         ).fetchall()

@@ -11,15 +11,15 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from embeddings_pipeline.entities.entity import Freshness
-from embeddings_pipeline.store import coverage as stored_coverage
 from embeddings_pipeline.store import locks, vector_sets
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.coverage import PartitionCoverage, TextCounts
 from embeddings_pipeline.store.index import recall as stored
 from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import coverage as stored_coverage
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage, TextCounts
 
 
 @read_again

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded, Unavailable
-from embeddings_pipeline.store import locks, row_status, vector_sets
+from embeddings_pipeline.store import locks, rows, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.run_ledger import Counts
@@ -94,7 +94,7 @@ def _missing(staged: Postgres, names: TableNames, ids: Sequence[str]) -> dict[st
         return {}
     entity = names.source.entity
     with open_tables(staged, names) as tables:
-        present = row_status.present(tables, ids)
+        present = rows.present(tables, ids)
     return {
         row_id: f"its row may not be embedded, as {entity.table} and the declaration say"
         if row_id in present
@@ -163,9 +163,9 @@ def _vectors(
 
 def _outcomes(vectors: Postgres, names: TableNames, ids: Sequence[str]) -> Mapping[str, Outcome]:
     with open_tables(vectors, names) as tables:
-        empty = row_status.without_text(tables, ids)
+        empty = rows.without_text(tables, ids)
         live = vector_sets.live_set(tables)
-        failed = row_status.quarantined(tables, live, ids)
+        failed = rows.quarantined(tables, live, ids)
     outcome_of = {}
     for row_id in ids:
         status: Status = "searchable"

@@ -11,10 +11,10 @@ from embeddings_pipeline.encoders.encoder import Encoder
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import planning, row_history, vector_sets
+from embeddings_pipeline.store import planning, rows, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import read_again
-from embeddings_pipeline.store.row_history import ChunkState, StoredText, StoredVector
+from embeddings_pipeline.store.rows import ChunkState, StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.staging.reader import StagedRow
 from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
@@ -99,7 +99,7 @@ def explain(
         text_tables.refuse_other_id(target, names.schema, names.source)
         is_new = planning.without_texts(tables)
         row = next(reader.read_rows(source, tables, [row_id]), None)
-        stored = [] if is_new else row_history.texts(tables, row_id)
+        stored = [] if is_new else rows.texts(tables, row_id)
         failures = [] if is_new else quarantine.of_row(tables, row_id)
         erased = erasures.of_ids(tables, [row_id]).get(row_id)
         if row is None and not stored and erased is None:
@@ -167,7 +167,7 @@ def _chunks(
             text_hash=text.text_hash.hex() if text.text_hash else "",
             tokens=sum(tokens),
             truncated=max(tokens) > encoder.identity.max_tokens,
-            equal=row_history.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
+            equal=rows.equal_texts(tables, text.text_hash or b"", row_id, _EQUAL),
             sets=[of_chunk[text.chunk] for of_chunk in in_sets],
         )
         for text in texts
@@ -210,8 +210,8 @@ def _in_set(
 ) -> dict[int, ChunkInSet]:
     """Each chunk of a row in one set."""
     stored = known.stored
-    vectors = row_history.vectors(tables, stored, row_id) if stored else {}
-    states = row_history.states(tables, stored, _rendered(tables))
+    vectors = rows.vectors(tables, stored, row_id) if stored else {}
+    states = rows.states(tables, stored, _rendered(tables))
     return {
         text.chunk: ChunkInSet(
             set_number=stored.number if stored else None,
@@ -244,7 +244,7 @@ def _next_for_chunk(
     elif state.missing:
         why = "its text changed"
     hashes = text.part_hashes or ([text.text_hash] if text.text_hash else [])
-    cached = row_history.usable_in_cache(tables, known.stored, hashes, state.floor)
+    cached = rows.usable_in_cache(tables, known.stored, hashes, state.floor)
     return f"{'take it from the cache' if cached else 'encode it'}: {why}"
 
 

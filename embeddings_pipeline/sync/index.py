@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from embeddings_pipeline.entities.entity import Index
-from embeddings_pipeline.store import coverage, locks, run_ledger, vector_sets
+from embeddings_pipeline.store import locks, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index import build, filter_indexes, progress, recall
 from embeddings_pipeline.store.index.build import IndexDrift, VectorIndex
@@ -20,7 +20,7 @@ from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.tables import EntityTables, SetDropped, TableNames, open_tables
 from embeddings_pipeline.store.texts import lexemes
 from embeddings_pipeline.store.vector_sets import VectorSet
-from embeddings_pipeline.store.vectors import projection
+from embeddings_pipeline.store.vectors import coverage, projection
 from embeddings_pipeline.sync.progress import Progress, Report, ignore_progress
 
 # an index waits while chunks are missing

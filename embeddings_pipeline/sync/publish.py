@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import coverage, locks, vector_sets, views
+from embeddings_pipeline.store import locks, vector_sets, views
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.retry import read_again, resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet, building_set, live_set
+from embeddings_pipeline.store.vectors import coverage
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.store.vectors.sets import (
     drop_set,
     hold_publishing,

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import coverage as stored_coverage
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
-from embeddings_pipeline.store.coverage import PartitionCoverage
 from embeddings_pipeline.store.declarations import as_stored
 from embeddings_pipeline.store.retry import read_again
 from embeddings_pipeline.store.run_ledger import Cost
@@ -21,6 +19,8 @@ from embeddings_pipeline.store.tables import (
     open_tables,
 )
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import coverage as stored_coverage
+from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.sync import publish
 
 

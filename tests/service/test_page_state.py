@@ -13,8 +13,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.vectors import quality
 from embeddings_pipeline.sync.index import sync_index
 from tests.support.browser import needs_chromium, opened
 from tests.support.serving import served
@@ -80,7 +81,7 @@ def test_quality_is_shown_as_it_was_measured(browser: Browser, shop: World) -> N
     sync_index(shop.postgres, shop.names_of(item), rebuild=True)
     with open_tables(shop.postgres, shop.names_of(item)) as tables:
         (live,) = vector_sets.read(tables)
-        comparison.store_scores(tables, live, "", [(0.5, 1.0), (1.0, 1.0)])
+        quality.store_scores(tables, live, "", [(0.5, 1.0), (1.0, 1.0)])
     with (
         served(shop.database, shop.encoder) as client,
         opened(browser, str(client.base_url)) as (page, complaints),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, RunNeeded
-from embeddings_pipeline.store.adoption import Foreign
+from embeddings_pipeline.store.vectors.adoption import Foreign
 from embeddings_pipeline.sync.adopt import adopt
 from tests.support.world import SCHEMA, World
 

@@ -15,10 +15,11 @@ from embeddings_pipeline.entities import chunking
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.entities.rendering import render, render_header
-from embeddings_pipeline.store import coverage, vector_sets
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.migrations import create_control_tables
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.texts import erasures
+from embeddings_pipeline.store.vectors import coverage
 from embeddings_pipeline.store.vectors.cache import Evict
 from embeddings_pipeline.sync.encode import encode_entity
 from embeddings_pipeline.sync.erase import erase, lift

@@ -9,9 +9,9 @@ import pytest
 from embeddings_pipeline.encoders.encoder import TokenCount
 from embeddings_pipeline.entities.chunking import count_tokens, estimate_tokens, measure_tokens
 from embeddings_pipeline.entities.entity import Entity
-from embeddings_pipeline.store import coverage
-from embeddings_pipeline.store.coverage import TextCounts
 from embeddings_pipeline.store.tables import open_tables
+from embeddings_pipeline.store.vectors import coverage
+from embeddings_pipeline.store.vectors.coverage import TextCounts
 from embeddings_pipeline.sync import plan
 from embeddings_pipeline.sync.explain import explain
 from tests.support.words import WordsEncoder

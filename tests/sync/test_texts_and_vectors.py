@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, DeletesRefused
-from embeddings_pipeline.store import coverage
+from embeddings_pipeline.store.vectors import coverage
 from embeddings_pipeline.sync.progress import Progress
 from tests.support.world import SCHEMA, World
 

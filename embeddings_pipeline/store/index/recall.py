@@ -13,12 +13,13 @@ from psycopg import sql
 from psycopg.sql import Literal
 from psycopg.types.json import Jsonb
 
-from embeddings_pipeline.store import filters, run_ledger
+from embeddings_pipeline.store import filters
 from embeddings_pipeline.store.connection import columns_of
 from embeddings_pipeline.store.index.build import VectorIndex, better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.vector_sets import EFFORT_SETTINGS, OPERATORS, VectorSet
+from embeddings_pipeline.store.vectors import quality
 
 # hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the maximum of pgvector
 _EFFORTS: dict[str, Sequence[int | None]] = {
@@ -121,7 +122,7 @@ def _record(tables: EntityTables, vector_set: VectorSet, levels: Sequence[Level]
         vectors=tables.table(vector_set.table_name),
     )
     recall = levels[0].recall_at_10
-    run_ledger.record_quality(tables, vector_set.number, recall_at_10=recall)
+    quality.record(tables, vector_set.number, recall_at_10=recall)
 
 
 def _through_index(kind: str, effort: int) -> dict[str, str]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import quality
 from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, ndcg, recall
 from embeddings_pipeline.sync.quality.retrieval import rankings
 
@@ -21,7 +22,7 @@ _K, _DEPTH = 10, 100
 
 
 @dataclass(frozen=True)
-class Quality:
+class SetQuality:
     """Means over the judged queries, from 0 to 1, and the 95 % interval of the first."""
 
     number: int
@@ -42,7 +43,7 @@ class Comparison:
     other: int
     sample: int
     overlap_at_10: float
-    quality: list[Quality]
+    quality: list[SetQuality]
 
 
 def compare(
@@ -61,8 +62,8 @@ def compare(
                 f"entity {names.source.entity.name!r} does not have two vector sets to compare"
             )
         pair = (live, max(others, key=lambda s: (s.state == "building", s.number)))
-        sample = comparison.shared_sample(tables, *pair, _SAMPLE)
-        near = [comparison.neighbours(tables, s, sample, _K) for s in pair]
+        sample = quality.shared_sample(tables, *pair, _SAMPLE)
+        near = [quality.neighbours(tables, s, sample, _K) for s in pair]
         shares = [
             len(a & b) / max(len(a), len(b), 1) for a, b in zip(near[0], near[1], strict=True)
         ]
@@ -81,7 +82,7 @@ def _quality(
     encoders: Encoders,
     vector_set: VectorSet,
     qrels: Qrels,
-) -> Quality:
+) -> SetQuality:
     ranked = rankings(database, names, encoders, vector_set, qrels, _DEPTH)
     gain, low, high = mean_interval(
         [ndcg(ids, qrels.relevant[query], _K) for query, ids in ranked.items()]
@@ -90,7 +91,7 @@ def _quality(
     def mean_recall(k: int) -> float:
         return fmean(recall(ids, qrels.relevant[query], k) for query, ids in ranked.items())
 
-    return Quality(
+    return SetQuality(
         number=vector_set.number,
         model=vector_set.model,
         ndcg_at_10=gain,

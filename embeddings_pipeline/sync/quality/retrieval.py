@@ -13,12 +13,13 @@ from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.entity import Retrieval
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
-from embeddings_pipeline.store import comparison, vector_sets
+from embeddings_pipeline.store import vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.index.build import VectorIndex
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
+from embeddings_pipeline.store.vectors import quality
 from embeddings_pipeline.sync.checks import CheckResult
 from embeddings_pipeline.sync.quality.qrels import Qrels, mean_interval, ndcg, read_golden, recall
 
@@ -76,7 +77,7 @@ class GoldenQueries:
         with open_tables(self._database, self._names) as tables:
             sets = vector_sets.read(tables, ("live", "building"))
             building = [s for s in sets if s.state == "building"]
-            waiting = [s for s in building if comparison.read_scores(tables, s)]
+            waiting = [s for s in building if quality.read_scores(tables, s)]
         return waiting[0] if waiting else vector_sets.served(sets)
 
     @resumed
@@ -159,7 +160,7 @@ class GoldenQueries:
     @resumed
     def _stored(self, vector_set: VectorSet, digest: str) -> Scores | None:
         with open_tables(self._database, self._names) as tables:
-            stored = comparison.read_scores(tables, vector_set)
+            stored = quality.read_scores(tables, vector_set)
             if stored is None or stored.golden_hash != digest:
                 return None
             drift = VectorIndex(tables, vector_set).drift(stored.measured_at)
@@ -168,7 +169,7 @@ class GoldenQueries:
     @resumed
     def _store(self, vector_set: VectorSet, digest: str, scores: Scores) -> None:
         with open_tables(self._database, self._names) as tables:
-            comparison.store_scores(tables, vector_set, digest, scores.pairs)
+            quality.store_scores(tables, vector_set, digest, scores.pairs)
 
     @resumed
     def qrels(self) -> tuple[Qrels, list[str]]:
@@ -186,7 +187,7 @@ class GoldenQueries:
         }
         every = sorted({row_id for ids in canonical.values() for row_id in ids})
         with open_tables(self._database, self._names) as tables:
-            missing = comparison.ids_without_text(tables, every)
+            missing = quality.ids_without_text(tables, every)
         if len(missing) == len(every):
             raise ConfigurationError(f"none of the {len(every):,} ids in {file} has a text")
         gone = {*missing}
@@ -251,4 +252,4 @@ def _nearest(
     database: Postgres, names: TableNames, vector_set: VectorSet, vectors: Vectors, k: int
 ) -> list[list[str]]:
     with open_tables(database, names) as tables:
-        return [comparison.nearest_rows(tables, vector_set, vector, k) for vector in vectors]
+        return [quality.nearest_rows(tables, vector_set, vector, k) for vector in vectors]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pgvector.psycopg import register_vector
-from psycopg import sql
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 
+from embeddings_pipeline.store.connection import Row
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts.texts import SAMPLED
 from embeddings_pipeline.store.vector_sets import VectorSet
@@ -171,3 +174,14 @@ def sample_vectors(
     if not rows:
         return np.empty((0, vector_set.dimension), dtype=np.float32), []
     return np.stack([row[0].to_numpy() for row in rows]), [row[1] for row in rows]
+
+
+def entity_coverage(connection: Connection[Row], schema: str) -> list[dict[str, Any]]:
+    """The rows of the view `entity_coverage`, with numbers as floats and integers."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            sql.SQL("select * from {} order by entity").format(
+                Identifier(schema, "entity_coverage")
+            )
+        ).fetchall()
+    return [{**row, "coverage_percent": float(row["coverage_percent"])} for row in rows]

@@ -1,4 +1,5 @@
-"""Nearest rows in vector sets, to compare two sets, and what golden queries found in them."""
+"""How good vector sets are: exact search, to measure and to compare them, and the stored
+measurements."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from typing import LiteralString
 from pgvector import Vector as PgVector
 from pgvector.psycopg import register_vector
 from psycopg import sql
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from embeddings_pipeline.entities.model import Vector
-from embeddings_pipeline.store import run_ledger
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import OPERATORS, VectorSet
+
+# days that measurements are kept
+_QUALITY_DAYS = 400
 
 
 def shared_sample(
@@ -116,7 +120,52 @@ def store_scores(
         vectors=tables.table(vector_set.table_name),
     )
     gain = fmean(ndcg for ndcg, _ in scores)
-    run_ledger.record_quality(tables, vector_set.number, ndcg_at_10=gain)
+    record(tables, vector_set.number, ndcg_at_10=gain)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A measurement of a vector set, from 0 to 1: recall@10 of its index, or nDCG@10 of its golden
+    queries."""
+
+    measured_at: datetime
+    vector_set: int
+    recall_at_10: float | None
+    ndcg_at_10: float | None
+
+
+def record(
+    tables: EntityTables,
+    vector_set: int,
+    *,
+    recall_at_10: float | None = None,
+    ndcg_at_10: float | None = None,
+) -> None:
+    """Add a measurement of a vector set, and delete those of the entity that are too old."""
+    tables.execute(
+        """
+        with former as (
+            delete from {quality_history}
+            where entity = {entity} and measured_at < now() - make_interval(days => {days})
+        )
+        insert into {quality_history} (entity, vector_set, recall_at_10, ndcg_at_10)
+        values ({entity}, %s, %s, %s) on conflict do nothing
+        """,
+        (vector_set, recall_at_10, ndcg_at_10),
+        days=sql.Literal(_QUALITY_DAYS),
+    )
+
+
+def latest(tables: EntityTables, count: int) -> list[Quality]:
+    """The latest measurements of an entity, newest first."""
+    with tables.connection.cursor(row_factory=class_row(Quality)) as cursor:
+        return cursor.execute(
+            tables.fill(
+                "select measured_at, vector_set, recall_at_10, ndcg_at_10 from {quality_history}"
+                " where entity = {entity} order by measured_at desc limit {count}",
+                count=sql.Literal(count),
+            )
+        ).fetchall()
 
 
 def ids_without_text(tables: EntityTables, ids: Sequence[str]) -> list[str]:
