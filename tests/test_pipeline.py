@@ -10,8 +10,8 @@ from unittest.mock import create_autospec
 import psycopg
 import pytest
 
-from embeddings_pipeline.cli.jobs import Jobs
-from embeddings_pipeline.cli.run import Runner
+from embeddings_pipeline.cli.commands.run import Runner
+from embeddings_pipeline.cli.dagster_jobs import Jobs
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached, EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import Pipeline
@@ -179,7 +179,7 @@ def test_marts_that_fail_are_named_beside_the_entities(monkeypatch: pytest.Monke
     def fail(*arguments: object) -> None:
         raise EmbeddingsError("dbt: mart: no such column")
 
-    monkeypatch.setattr("embeddings_pipeline.cli.run.build_marts", fail)
+    monkeypatch.setattr("embeddings_pipeline.cli.commands.run.build_marts", fail)
     runner = ScriptedRunner(Settings(_env_file=None, embedded_data_dir="/nowhere"), ignore_progress)
     runs = runner.run(["note"], {}, dbt=False, marts=True)
     assert [run.entity.name for run in runs] == ["note"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from embeddings_pipeline.cli.init import write_project
+from embeddings_pipeline.cli.commands.init import write_project
 from tests.conftest import new_data_dir
 from tests.support.published_shop import publish_shop
 from tests.support.waiting import until

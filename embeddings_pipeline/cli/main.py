@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typer import _click as click
 
 FAILED, WRONG = 1, 2
-_PACKAGE = "embeddings_pipeline.cli"
+_PACKAGE = "embeddings_pipeline.cli.commands"
 # the extra that installs a module; those of a single feature are named where it is used
 _EXTRAS = {
     "dagster": "dagster",

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.db import app
+from embeddings_pipeline.cli.commands.db import app
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli import demo as module
-from embeddings_pipeline.cli.init import write_project
+from embeddings_pipeline.cli.commands import demo as module
+from embeddings_pipeline.cli.commands.init import write_project
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources import dbt_project

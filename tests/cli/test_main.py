@@ -71,7 +71,7 @@ def test_version_is_printed() -> None:
 @pytest.mark.parametrize("command", main.COMMANDS)
 def test_short_help_is_the_first_sentence_of_the_command_s_help(command: str) -> None:
     name, text = main.COMMANDS[command]
-    module = import_module(f"embeddings_pipeline.cli.{name}")
+    module = import_module(f"embeddings_pipeline.cli.commands.{name}")
     if hasattr(module, "app"):
         described = str(module.app.info.help)
     else:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.cli import instance
+from embeddings_pipeline.cli import dagster_instance
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.settings import Settings
 
@@ -35,7 +35,7 @@ def report_an_event() -> str:
 def test_runs_and_events_are_in_files_unless_a_server_is_named(
     settings: Settings, tmp_path: Path
 ) -> None:
-    home = instance.prepare(settings)
+    home = dagster_instance.prepare(settings)
     assert home == tmp_path / "dagster"
     assert "Sqlite" in report_an_event()
     assert [*home.rglob("*.db")]
@@ -46,7 +46,9 @@ def test_runs_and_events_are_in_the_postgres_that_is_named(
     settings: Settings, database: Database, scheme: str
 ) -> None:
     url = database.url.replace("postgresql://", f"{scheme}://")
-    home = instance.prepare(settings.model_copy(update={"dagster_postgres_url": SecretStr(url)}))
+    home = dagster_instance.prepare(
+        settings.model_copy(update={"dagster_postgres_url": SecretStr(url)})
+    )
     assert report_an_event() == "PostgresEventLogStorage"
     with psycopg.connect(database.url) as connection:
         events = connection.execute("select asset_key from event_logs").fetchall()
@@ -58,6 +60,6 @@ def test_runs_and_events_are_in_the_postgres_that_is_named(
 def test_the_pool_of_runs_that_encode_is_limited_before_the_first_of_them(
     settings: Settings,
 ) -> None:
-    with instance.opened(settings) as runs:
+    with dagster_instance.opened(settings) as runs:
         (limit,) = runs.event_log_storage.get_pool_limits()
     assert (limit.name, limit.limit) == ("encoder", 1)

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from dagster_shared.record import replace as replace_record
 
-from embeddings_pipeline.cli.staging import build_staging
+from embeddings_pipeline.cli.dbt_models import build_staging
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources import dbt_project

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embeddings_pipeline.cli.dbt_models import build_staging, is_built, left_as_built
 from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, EntityNames, session
-from embeddings_pipeline.cli.staging import build_staging, is_built, left_as_built
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import Failures
 from embeddings_pipeline.pipeline import Pipeline, Results

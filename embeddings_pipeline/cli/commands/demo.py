@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli import instance, output
-from embeddings_pipeline.cli.init import write_project
-from embeddings_pipeline.cli.run import Runner, print_runs
+from embeddings_pipeline.cli import dagster_instance, output
+from embeddings_pipeline.cli.commands.init import write_project
+from embeddings_pipeline.cli.commands.run import Runner, print_runs
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings, project_dir
@@ -39,9 +39,9 @@ def demo(
 ) -> None:
     """Seed the example tables, embed five entities and search them."""
     settings = _enter(folder)
-    if instance.is_possible():
+    if dagster_instance.is_possible():
         # so that `dev` shows this run
-        instance.prepare(settings)
+        dagster_instance.prepare(settings)
     with output.progress() as report, Runner(settings, report) as runner:
         runs = runner.run((), {}, dbt=True, marts=True, seeds=True)
         print_runs(runs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from embeddings_pipeline.cli import output
-from embeddings_pipeline.cli.cache import redis_summary
+from embeddings_pipeline.cli.commands.cache import redis_summary
 from embeddings_pipeline.cli.selection import AsJson, session
 from embeddings_pipeline.store.run_ledger import Cost
 from embeddings_pipeline.sync.progress import usd

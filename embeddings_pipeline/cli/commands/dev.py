@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_pipeline.cli import instance, output
+from embeddings_pipeline.cli import dagster_instance, output
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.resources.dbt_project import parse
 from embeddings_pipeline.settings import Settings, project_dir
@@ -25,14 +25,14 @@ def dev(
     """Start the Dagster UI, and the daemon that runs the schedules."""
     settings = Settings.load()
     dagster = Path(sys.executable).with_name("dagster")
-    if not dagster.exists() or not instance.is_possible():
+    if not dagster.exists() or not dagster_instance.is_possible():
         raise ConfigurationError(
             "Dagster is not installed: pip install 'embeddings-pipeline[dagster]'"
         )
     if settings.dbt_manifest is None:
         # an error in the project is one line here; Dagster would print a page of traceback
         parse(settings)
-    with instance.opened(settings):
+    with dagster_instance.opened(settings):
         pass
     workspace = project_dir() / "workspace.yaml"
     location = ["-w", str(workspace)] if workspace.exists() else ["-m", _MODULE]

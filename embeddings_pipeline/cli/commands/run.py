@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from embeddings_pipeline.cli import instance, output, plan, selection
+from embeddings_pipeline.cli import dagster_instance, output, selection
+from embeddings_pipeline.cli.commands import plan
+from embeddings_pipeline.cli.dbt_models import build_marts, build_staging, left_as_built
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, session
-from embeddings_pipeline.cli.staging import build_marts, build_staging, left_as_built
 from embeddings_pipeline.cli.terminal import log_as_json
 from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
@@ -21,7 +22,7 @@ from embeddings_pipeline.sync import stopping
 from embeddings_pipeline.sync.progress import Report, of_counts
 
 if TYPE_CHECKING:
-    from embeddings_pipeline.cli.jobs import Jobs
+    from embeddings_pipeline.cli.dagster_jobs import Jobs
 
 
 def run(
@@ -148,7 +149,7 @@ class Runner:
                 builds.append(
                     build_marts(self._settings, self.pipeline.staging, self.pipeline.manifest)
                 )
-        if instance.is_configured(self._settings):
+        if dagster_instance.is_configured(self._settings):
             self._jobs.report([] if dagster else runs, [build for build in builds if build])
         return runs
 
@@ -170,9 +171,9 @@ class Runner:
 
     @cached_property
     def _jobs(self) -> Jobs:
-        from embeddings_pipeline.cli import jobs
+        from embeddings_pipeline.cli import dagster_jobs
 
-        return self._exits.enter_context(jobs.open_jobs(self.pipeline, self._report))
+        return self._exits.enter_context(dagster_jobs.open_jobs(self.pipeline, self._report))
 
 
 def print_runs(runs: Sequence[EntityRun]) -> None:

@@ -1,5 +1,5 @@
-"""Executes the jobs of Dagster's schedules in this process, and reports other runs to Dagster.
-Dagster is imported only here."""
+"""Executes the jobs of Dagster's schedules in this process, and reports other runs to Dagster. Only
+the functions import Dagster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import psycopg
 
-from embeddings_pipeline.cli import instance
+from embeddings_pipeline.cli import dagster_instance
 from embeddings_pipeline.errors import EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
 from embeddings_pipeline.sync.checks import CheckResult
@@ -131,7 +131,7 @@ class Jobs:
 @contextmanager
 def open_jobs(pipeline: Pipeline, report: Report) -> Iterator[Jobs]:
     """The jobs for a block of work, on the instance of the environment."""
-    with instance.opened(pipeline.settings) as runs:
+    with dagster_instance.opened(pipeline.settings) as runs:
         from embeddings_pipeline.resources.run_context import RunContext
 
         yield Jobs(pipeline, RunContext(pipeline, report), runs)
