@@ -34,7 +34,7 @@ LAYERS = (
     ("sync/", "search/"),
     ("encoders/", "store/"),
     ("entities/",),
-    ("settings.py", "errors.py", "database.py", "files.py", "current_run.py"),
+    ("settings.py", "errors.py", "database.py", "files.py", "current_run.py", "stopping.py"),
 )
 
 # the same inside the store, the lowest first: what all rooms use, the rooms in the order of a row's

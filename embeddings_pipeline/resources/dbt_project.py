@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embeddings_pipeline import stopping
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.manifest import (
     MANIFEST,
@@ -29,7 +30,6 @@ from embeddings_pipeline.errors import ConfigurationError, Interrupted
 from embeddings_pipeline.files import write_atomically
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
-from embeddings_pipeline.sync import stopping
 
 # no network calls, and no output except messages for people
 FLAGS = ("--no-use-colors", "--no-version-check", "--no-send-anonymous-usage-stats")

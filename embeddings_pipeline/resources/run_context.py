@@ -77,7 +77,7 @@ class RunContext:
         A step without a limit of its own may cost EMBEDDING_MAX_COST_USD. Raises
         DagsterExecutionInterruptedError when stopped; Dagster shows the run as canceled.
         """
-        from embeddings_pipeline.sync import stopping
+        from embeddings_pipeline import stopping
         from embeddings_pipeline.sync.run_options import RunOptions
 
         config["max_cost_usd"] = self.pipeline.settings.cost_limit(config.get("max_cost_usd"))

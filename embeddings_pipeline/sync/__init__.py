@@ -18,6 +18,5 @@ __all__ = [
     "run_options",
     "snapshot",
     "status",
-    "stopping",
     "texts",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from embeddings_pipeline import stopping
 from embeddings_pipeline.cli import dagster_instance, output, selection
 from embeddings_pipeline.cli.commands import plan
 from embeddings_pipeline.cli.dbt_models import build_marts, build_staging, left_as_built
@@ -18,7 +19,6 @@ from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
 from embeddings_pipeline.resources.dbt_project import Build, parse
 from embeddings_pipeline.settings import Settings
-from embeddings_pipeline.sync import stopping
 from embeddings_pipeline.sync.progress import Report, of_counts
 
 if TYPE_CHECKING:
