@@ -40,7 +40,7 @@ from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Deadlines, Pos
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.migrations import Migration, create_control_tables
 from embeddings_pipeline.store.retry import resumed
-from embeddings_pipeline.store.staging.reader import source_of
+from embeddings_pipeline.store.staging.source import source_of
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors.coverage import PartitionCoverage

@@ -11,6 +11,7 @@ from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.entities.partitions import HashPartitions
+from embeddings_pipeline.store.staging import diff
 from embeddings_pipeline.store.staging.columns import hash_key
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import Text
@@ -38,9 +39,8 @@ def without_texts(tables: EntityTables) -> bool:
 
 def forget(tables: EntityTables) -> None:
     """Drop the temporary tables of one entity, before the session plans the next one."""
-    tables.execute(
-        "drop table if exists no_texts, content_rows, moved, changed_rows, gone_rows, rendered"
-    )
+    diff.forget(tables)
+    tables.execute("drop table if exists no_texts, content_rows, rendered")
 
 
 def create(tables: EntityTables) -> None:
@@ -91,7 +91,7 @@ def texts(names: TableNames) -> sql.Composable:
 def keep_content_changes(tables: EntityTables) -> None:
     """Keep the rows that changed by the former definition as `content_rows`."""
     tables.execute("alter table changed_rows rename to content_rows")
-    tables.execute("drop table moved, gone_rows")
+    diff.forget(tables)
 
 
 def keep_no_content_changes(tables: EntityTables) -> None:

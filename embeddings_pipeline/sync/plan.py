@@ -28,7 +28,8 @@ from embeddings_pipeline.store.connection import Postgres, Row
 from embeddings_pipeline.store.planning import PlannedBacklog, PlannedCaches
 from embeddings_pipeline.store.run_ledger import Rates
 from embeddings_pipeline.store.staging import diff, reader
-from embeddings_pipeline.store.staging.diff import Moved
+from embeddings_pipeline.store.staging.diff import Difference
+from embeddings_pipeline.store.staging.source import source_of
 from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
 from embeddings_pipeline.store.texts import partition_keys
 from embeddings_pipeline.store.texts import tables as text_tables
@@ -162,11 +163,11 @@ class Planner:
         is_new = planning.without_texts(tables)
         former = None if is_new else _former(self._target, self._source, names)
         if former and former.names:
-            texts.find_moved(
+            diff.compare(
                 self._source, EntityTables(self._target, former.names), options.partition_keys
             )
             planning.keep_content_changes(tables)
-        moved = texts.find_moved(self._source, tables, options.partition_keys)
+        found = diff.compare(self._source, tables, options.partition_keys)
         estimated = self._render_changed(tables)
         rekeyed = not is_new and partition_keys.scheme_changed(tables)
         sets = self._sets(tables, estimated=estimated)
@@ -174,25 +175,25 @@ class Planner:
             # rows whose content changed, too, cannot be told from the others
             planning.keep_no_content_changes(tables)
         reasons = planning.changes(tables, former=former is not None)
-        changed = moved.changed - moved.new
+        changed = found.changed - found.new
         return Plan(
             entity=tables.entity,
-            new=moved.new,
+            new=found.new,
             changed=changed,
-            deleted=moved.gone,
+            deleted=found.gone,
             moved_partition=planning.moved_partitions(tables, rekeyed=rekeyed),
-            unchanged=moved.stored - changed - moved.gone,
-            deletes_refused=not options.allow_deletes and texts.too_many_deletes(names, moved),
+            unchanged=found.stored - changed - found.gone,
+            deletes_refused=not options.allow_deletes and texts.too_many_deletes(names, found),
             why=_why(reasons, former, names, sets, force=options.force),
             sets=sets,
-            seconds=_seconds(run_ledger.rates(tables), moved, sets),
+            seconds=_seconds(run_ledger.rates(tables), found, sets),
         )
 
     def _render_changed(self, tables: EntityTables) -> bool:
         """Render changed rows into temporary tables; returns whether some tokens were estimated."""
         rendered = 0
         planning.create(tables)
-        for ids, _ in diff.changed_slices(tables, texts.SLICE):
+        for ids, _ in diff.changed_slices(tables):
             with closing(reader.read_rows(self._source, tables, ids)) as rows:
                 for batch in texts.batches(rows, tables.names):
                     count = estimate_tokens if rendered >= _COUNT_ALL else measure_tokens
@@ -405,7 +406,7 @@ def _former(target: Connection[Row], source: Connection[Row], names: TableNames)
     except ValidationError:
         return _Former(None, None)
     try:
-        former = TableNames(names.schema, reader.source_of(source, entity))
+        former = TableNames(names.schema, source_of(source, entity))
     except ConfigurationError:
         return _Former(entity, None)
     # another hash: a column has another type now
@@ -464,7 +465,7 @@ def _changed_keys(former: _Former | None, names: TableNames) -> str:
     return ", ".join(keys) or "types of columns"
 
 
-def _seconds(rates: Rates | None, moved: Moved, sets: Sequence[SetPlan]) -> float | None:
+def _seconds(rates: Rates | None, found: Difference, sets: Sequence[SetPlan]) -> float | None:
     """The seconds of the whole run."""
     if rates is None:
         return None
@@ -473,8 +474,8 @@ def _seconds(rates: Rates | None, moved: Moved, sets: Sequence[SetPlan]) -> floa
         return None
     projected = sum(part.reusable + part.encode for part in sets)
     return rates.of(
-        rows=moved.stored - moved.gone + moved.new,
-        rendered=moved.changed,
+        rows=found.stored - found.gone + found.new,
+        rendered=found.changed,
         projected=projected,
         indexed=sum(1 for part in sets if not part.live and part.pending),
         encode_seconds=sum(seconds or 0.0 for seconds in encoding),

@@ -34,7 +34,7 @@ from embeddings_pipeline.entities.rendering import (
     render_header,
     within_limit,
 )
-from embeddings_pipeline.errors import ConfigurationError, DeletesRefused, RowError
+from embeddings_pipeline.errors import DeletesRefused, RowError
 from embeddings_pipeline.store import locks, run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, Row
 from embeddings_pipeline.store.retry import resumed
@@ -55,8 +55,6 @@ from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# ids sent to staging with one read; each read scans the model once
-SLICE = 50_000
 # rows deleted in one transaction
 _WINDOW_ROWS = 2_000
 # the share of written rows from which statistics are refreshed at once, not by autovacuum
@@ -169,52 +167,23 @@ def _pass_over(
         if erased := erasures.stored(tables):
             done.deleted += texts.delete(tables, erased, erased=True)
         done.rekeyed += partition_keys.rekey(tables)
-        moved = find_moved(source, tables, keys)
-        done.new = max(done.new, moved.new)
-        unfinished = partition_keys.begin_pass(tables, writes=bool(moved.changed or moved.gone))
-        if moved.stored or keys is not None:
+        found = diff.compare(source, tables, keys)
+        done.new = max(done.new, found.new)
+        unfinished = partition_keys.begin_pass(tables, writes=bool(found.changed or found.gone))
+        if found.stored or keys is not None:
             text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
-        report_rows = _reporter(options, names, done, done.read + moved.changed)
-        for ids, new in diff.changed_slices(tables, SLICE):
+        report_rows = _reporter(options, names, done, done.read + found.changed)
+        for ids, new in diff.changed_slices(tables):
             write_rows(source, tables, encoders.images, ids, done, report_rows, new=new)
         text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
-        if unfinished or moved.changed or moved.gone:
-            _project(vectors, tables, encoders, options, moved, done, keep=keep)
+        if unfinished or found.changed or found.gone:
+            _project(vectors, tables, encoders, options, found, done, keep=keep)
         if not options.allow_deletes:
-            _refuse_mass_deletes(names, moved)
+            _refuse_mass_deletes(names, found)
         for ids in diff.gone_slices(tables, _WINDOW_ROWS):
             done.deleted += texts.delete(tables, ids)
         written = done.read + done.deleted + done.rekeyed
-        partition_keys.finish_pass(tables, keys, analyze=written > _ANALYZE_SHARE * moved.stored)
-
-
-def find_moved(
-    source: Connection[Row], tables: EntityTables, keys: Sequence[str] | None
-) -> diff.Moved:
-    """Compare these partitions, or all, with staging, and fill the temporary tables `changed_rows`
-    and `gone_rows`.
-
-    Raises ConfigurationError for null or repeated ids.
-    """
-    buckets, stored = diff.digests(tables, keys)
-    # the stream must be closed before its connection returns to the pool, even after an error
-    with closing(reader.moved_rows(source, tables.source, buckets, stored, keys)) as rows:
-        moved = diff.compare(tables, buckets, stored, rows, keys)
-    refuse_bad_ids(tables.names, *diff.bad_ids(tables))
-    if keys is None:
-        return moved
-    elsewhere = [
-        row_id
-        for ids in diff.gone_slices(tables, SLICE)
-        for row_id in reader.eligible_ids(source, tables.source, ids)
-    ]
-    diff.keep_moved(tables, elsewhere)
-    return diff.Moved(
-        moved.new,
-        moved.changed + len(elsewhere),
-        moved.gone - len(elsewhere),
-        moved.stored,
-    )
+        partition_keys.finish_pass(tables, keys, analyze=written > _ANALYZE_SHARE * found.stored)
 
 
 def write_rows(
@@ -250,7 +219,7 @@ def _project(
     tables: EntityTables,
     encoders: Encoders,
     options: RunOptions,
-    moved: diff.Moved,
+    found: diff.Difference,
     done: PassCounts,
     *,
     keep: bool,
@@ -258,7 +227,7 @@ def _project(
     """Project rows whose text has a vector already, because it moved from another row. The other
     row is deleted afterwards."""
     sets = vector_sets.maintained(vector_sets.read(tables))
-    if options.force or not (moved.stored and sets):
+    if options.force or not (found.stored and sets):
         return
     everything = Scope(options.partition_keys)
     for vector_set in sets:
@@ -286,15 +255,15 @@ def _project(
         done.saved_usd += projected.tokens * encoders.usd_per_token(vector_set.model)
 
 
-def too_many_deletes(names: TableNames, moved: diff.Moved) -> bool:
+def too_many_deletes(names: TableNames, found: diff.Difference) -> bool:
     """Whether more rows are gone than `max_delete_share` allows."""
-    return moved.gone > names.source.entity.max_delete_share * moved.stored
+    return found.gone > names.source.entity.max_delete_share * found.stored
 
 
-def _refuse_mass_deletes(names: TableNames, moved: diff.Moved) -> None:
-    if too_many_deletes(names, moved):
+def _refuse_mass_deletes(names: TableNames, found: diff.Difference) -> None:
+    if too_many_deletes(names, found):
         raise DeletesRefused(
-            f"entity {names.source.entity.name!r}: {moved.gone:,} of {moved.stored:,} rows are gone"
+            f"entity {names.source.entity.name!r}: {found.gone:,} of {found.stored:,} rows are gone"
             f" from staging, and max_delete_share is {names.source.entity.max_delete_share:.0%};"
             " nothing was deleted. If the deletes are intended, run with --allow-deletes"
         )
@@ -345,7 +314,7 @@ def batches(rows: Iterable[StagedRow], names: TableNames) -> Iterator[list[Stage
     size = 0
     for row in rows:
         if row.id in seen:
-            refuse_bad_ids(names, 0, [row.id])
+            diff.refuse_bad_ids(names.source.entity, 0, [row.id])
         seen.add(row.id)
         batch.append(row)
         size += sum(map(len, filter(None, row.values.values())))
@@ -465,23 +434,6 @@ def _text(
         row.changed_at,
         row.copied,
     )
-
-
-def refuse_bad_ids(names: TableNames, nulls: int, repeated: list[str]) -> None:
-    """Raise ConfigurationError where ids are null or repeated."""
-    entity = names.source.entity
-    where = f"entity {entity.name!r}: {entity.db_schema}.{entity.table}"
-    if nulls:
-        raise ConfigurationError(
-            f"{where} has {nulls} rows whose {entity.id} is null: an id must be unique and not"
-            " null; correct the staging model"
-        )
-    if repeated:
-        raise ConfigurationError(
-            f"{where} has {entity.id} more than once, among them"
-            f" {', '.join(repr(row_id) for row_id in repeated)}: an id must be unique; correct"
-            " the staging model"
-        )
 
 
 def render_image(source: Source, value: str | None, images: ImageFiles | None) -> Rendered | None:

@@ -19,7 +19,7 @@ from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.migrations import create_control_tables
-from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.staging.source import staging_columns
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.sync.encode import EncodeResult, encode_entity
@@ -72,7 +72,7 @@ class World:
 
     def names_of(self, entity: Entity) -> TableNames:
         with self.postgres.connection() as connection:
-            columns = reader.staging_columns(connection, entity.db_schema, entity.table)
+            columns = staging_columns(connection, entity.db_schema, entity.table)
         return TableNames(SCHEMA, bind(entity, columns))
 
     def tables(self, connection: Any, entity: Entity) -> EntityTables:

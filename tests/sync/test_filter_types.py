@@ -11,7 +11,7 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.index import recall
 from embeddings_pipeline.store.search import published
 from embeddings_pipeline.store.search.published_search import PublishedSearch
-from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.staging.source import source_of
 from tests.search.conftest import Search, opened
 from tests.support.world import SCHEMA, World
 
@@ -38,7 +38,7 @@ def test_a_filter_without_equality_is_refused_at_declaration(
     world.table(f"id bigint, name text, odd {kind}")
     item = world.declare(include=["name"], filters=["odd"])
     with world.postgres.connection() as connection, pytest.raises(ConfigurationError) as refused:
-        reader.source_of(connection, item)
+        source_of(connection, item)
     assert str(refused.value) == (
         f"""entity 'item': filters: "odd": values of type {kind} cannot be compared: cast it to"""
         f" {cast} in the staging model, or leave it out of the filters"
@@ -59,7 +59,7 @@ def test_a_filter_with_equality_is_taken(world: World, kind: str) -> None:
     world.insert((1, "Pump", None))
     item = world.declare(include=["name"], filters=["odd"])
     with world.postgres.connection() as connection:
-        reader.source_of(connection, item)
+        source_of(connection, item)
     world.run(item)
 
 

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.fields import bind
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.staging.source import staging_columns
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
@@ -48,7 +48,7 @@ def staged(database: Database) -> Iterator[Postgres]:
 def pass_over(world: World, staged: Postgres) -> TextsResult:
     item = world.declare(include=["name"], filters=["kind"])
     with staged.connection() as connection:
-        columns = reader.staging_columns(connection, item.db_schema, item.table)
+        columns = staging_columns(connection, item.db_schema, item.table)
     names = TableNames(SCHEMA, bind(item, columns))
     return sync_texts(staged, world.postgres, names, world.encoders, RunOptions("run"))
 

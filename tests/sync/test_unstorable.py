@@ -23,7 +23,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.search.requests import SearchRequest, SimilarRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.store.connection import Postgres
-from embeddings_pipeline.store.staging import reader
+from embeddings_pipeline.store.staging.source import staging_columns
 from embeddings_pipeline.store.tables import TableNames
 from embeddings_pipeline.sync.erase import erase, lift
 from embeddings_pipeline.sync.explain import explain
@@ -140,7 +140,7 @@ def apart(
 
 def names_in(staged: Postgres, item: Entity) -> TableNames:
     with staged.connection() as connection:
-        columns = reader.staging_columns(connection, item.db_schema, item.table)
+        columns = staging_columns(connection, item.db_schema, item.table)
     return TableNames(SCHEMA, bind(item, columns))
 
 

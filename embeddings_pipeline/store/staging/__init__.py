@@ -5,4 +5,5 @@ __all__ = [
     "columns",
     "diff",
     "reader",
+    "source",
 ]
