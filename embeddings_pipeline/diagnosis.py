@@ -44,8 +44,6 @@ from embeddings_pipeline.store import declarations, inspection, vector_sets
 from embeddings_pipeline.store.connection import (
     CONNECTIONS_OF_RUN,
     CONNECTIONS_OF_SERVICE,
-    MINIMUM_PGVECTOR,
-    MINIMUM_SERVER,
     SESSIONS_OF_RUN,
     SESSIONS_OF_SERVICE,
     Postgres,
@@ -57,7 +55,12 @@ from embeddings_pipeline.store.connection import (
 )
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.index.build import graph_bytes, settings_of
-from embeddings_pipeline.store.schema import VERSION, stored_version
+from embeddings_pipeline.store.schema import (
+    MINIMUM_PGVECTOR,
+    MINIMUM_SERVER,
+    VERSION,
+    stored_version,
+)
 from embeddings_pipeline.sync.run_metrics import opentelemetry_installed
 
 Level = Literal["ok", "warning", "wrong"]

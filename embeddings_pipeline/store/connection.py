@@ -1,5 +1,4 @@
-"""Connections to Postgres: pooled, in autocommit, with fixed session settings; and the checks of
-the server."""
+"""Connections to Postgres: pooled, in autocommit, with fixed session settings."""
 
 from __future__ import annotations
 
@@ -18,13 +17,7 @@ from typing import Any, LiteralString, NamedTuple
 import psycopg
 from psycopg import Connection, Cursor, IsolationLevel, ServerCursor, sql
 from psycopg.conninfo import make_conninfo
-from psycopg.errors import (
-    FeatureNotSupported,
-    InsufficientPrivilege,
-    LockNotAvailable,
-    ProtocolViolation,
-    UndefinedFile,
-)
+from psycopg.errors import LockNotAvailable, ProtocolViolation
 from psycopg.pq import PGconn, PollingStatus, TransactionStatus
 from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -674,66 +667,3 @@ def columns_of(connection: Connection[Row], schema: str, table: str) -> dict[str
         (schema, table),
     )
     return dict(rows)
-
-
-MINIMUM_SERVER = 140000
-# the first version with hnsw.iterative_scan
-MINIMUM_PGVECTOR = (0, 8)
-
-
-def check_server(connection: Connection[Row], schema: str) -> None:
-    """Check the version of Postgres; create the extension vector and the schema where they are
-    missing.
-
-    Raises ConfigurationError with the command to run where that fails.
-    """
-    version = connection.info.server_version
-    if version < MINIMUM_SERVER:
-        raise ConfigurationError(
-            f"the server of database {connection.info.dbname!r} is Postgres {version // 10000};"
-            f" {MINIMUM_SERVER // 10000} is the oldest that works"
-        )
-    _ensure_extension(connection)
-    _ensure_schema(connection, schema)
-
-
-def _ensure_extension(connection: Connection[Row]) -> None:
-    found = connection.execute(
-        "select e.extversion, n.nspname, has_schema_privilege(n.oid, 'usage')"
-        " from pg_extension e join pg_namespace n on n.oid = e.extnamespace"
-        " where e.extname = 'vector'"
-    ).fetchone()
-    if found is None:
-        try:
-            connection.execute("create extension vector")
-        except (InsufficientPrivilege, FeatureNotSupported, UndefinedFile) as error:
-            raise ConfigurationError(
-                f"database {connection.info.dbname!r} lacks the extension vector"
-                f" ({error.diag.message_primary}): install pgvector on the server and run"
-                " `create extension vector` as a superuser"
-            ) from None
-    elif tuple(int(part) for part in found[0].split(".")[:2]) < MINIMUM_PGVECTOR:
-        raise ConfigurationError(
-            f"pgvector is {found[0]}; {'.'.join(map(str, MINIMUM_PGVECTOR))} is the oldest that"
-            " works: upgrade it and run `alter extension vector update`"
-        )
-    elif not found[2]:
-        user, schema = connection.info.user, found[1]
-        raise ConfigurationError(
-            f"user {user!r} may not use schema {schema!r}, which holds the extension vector: run"
-            f' `grant usage on schema "{schema}" to "{user}"` as its owner'
-        )
-
-
-def _ensure_schema(connection: Connection[Row], schema: str) -> None:
-    # `create schema if not exists` needs the privilege even where the schema exists
-    if connection.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone():
-        return
-    user, database = connection.info.user, connection.info.dbname
-    try:
-        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-    except InsufficientPrivilege:
-        raise ConfigurationError(
-            f"user {user!r} may not create schema {schema!r} in database {database!r}: run"
-            f' `create schema "{schema}" authorization "{user}"` as its owner'
-        ) from None

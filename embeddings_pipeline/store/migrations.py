@@ -19,7 +19,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.fields import Source
 from embeddings_pipeline.errors import ReadOnly
 from embeddings_pipeline.store import schema, vector_sets, views
-from embeddings_pipeline.store.connection import Postgres, Row, check_server, only
+from embeddings_pipeline.store.connection import Postgres, Row, only
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts import tables as text_tables
 from embeddings_pipeline.store.vectors import cache, identities
@@ -51,7 +51,7 @@ def create_control_tables(connection: Connection[Row], name: str) -> None:
         with connection.transaction():
             # concurrent first runs would both try to create the extension, the schema or a table
             connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", ("schema",))
-            check_server(connection, name)
+            schema.check_server(connection, name)
             if needed(connection, name):
                 migrate(connection, name)
             schema.create_missing(connection, name)

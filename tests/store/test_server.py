@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.store import connection as store_connection
+from embeddings_pipeline.store import schema as store_schema
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.migrations import create_control_tables
 
@@ -88,7 +88,7 @@ def test_first_runs_at_once_do_not_meet(bare: Database) -> None:
 def test_a_server_that_is_too_old_is_named(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_connection, "MINIMUM_SERVER", 990000)
+    monkeypatch.setattr(store_schema, "MINIMUM_SERVER", 990000)
     assert re.fullmatch(
         rf"the server of database '{database.name}' is Postgres 1\d; 99 is the oldest that works",
         refusal(database),
@@ -98,7 +98,7 @@ def test_a_server_that_is_too_old_is_named(
 def test_a_pgvector_that_is_too_old_is_named(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_connection, "MINIMUM_PGVECTOR", (9, 1))
+    monkeypatch.setattr(store_schema, "MINIMUM_PGVECTOR", (9, 1))
     message = refusal(database)
     assert re.match(r"pgvector is \d+\.\d+\.\d+; 9\.1 is the oldest that works", message)
     run(database, remedy(message))
@@ -125,7 +125,7 @@ def test_an_extension_that_is_not_installed_is_named(
             ),
         )
         with pytest.raises(ConfigurationError, match=r"nowhere.*not available.*install pgvector"):
-            store_connection._ensure_extension(connection)
+            store_schema._ensure_extension(connection)
 
 
 def test_an_extension_that_may_not_be_used_is_named_with_what_to_run(
