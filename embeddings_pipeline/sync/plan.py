@@ -37,7 +37,11 @@ from embeddings_pipeline.store.texts import texts as stored_texts
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities, renewals
 from embeddings_pipeline.store.vectors.pending import chunk_states
-from embeddings_pipeline.store.vectors.sets import find_set, is_faster_replaced, storage_of
+from embeddings_pipeline.store.vectors.sets import (
+    is_faster_replaced,
+    planned_sets,
+    storage_of,
+)
 from embeddings_pipeline.sync import texts
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.token_costs import SAMPLE, SampledText, TokenCosts, token_costs
@@ -371,18 +375,9 @@ def sets_of_run(
 ) -> list[tuple[VectorSet | None, ModelIdentity]]:
     """The sets that a run maintains, in the order of the run, with their identities; None is a set
     that the run creates."""
-    known = vector_sets.read(tables)
-    encoder = encoders.for_entity(tables.source.entity, (s.identity for s in known))
-    wanted = encoder.identity
-    storage = storage_of(tables.source.entity, wanted.dimension)
-    chosen = find_set(known, wanted, storage)
-    kept = [s for s in known if s.state == "live" and s != chosen]
-    if chosen:
-        kept.append(replace(chosen, state="building") if chosen.state == "retired" else chosen)
-    sets: list[VectorSet | None] = [*vector_sets.maintained(kept)]
-    if chosen is None:
-        sets.append(None)
-    return [(s, s.identity if s else wanted) for s in sets]
+    stored = [s.identity for s in vector_sets.read(tables)]
+    identity = encoders.for_entity(tables.source.entity, stored).identity
+    return [(s, s.identity if s else identity) for s in planned_sets(tables, identity)]
 
 
 @dataclass(frozen=True)

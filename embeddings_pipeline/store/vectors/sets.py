@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psycopg import sql
 from psycopg.errors import UndefinedObject
@@ -23,6 +24,7 @@ from embeddings_pipeline.store.vector_sets import (
     State,
     VectorSet,
     building_set,
+    maintained,
     read,
     read_one,
 )
@@ -47,7 +49,7 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     with tables.connection.transaction():
         tables.execute("select from {entities} where entity = {entity} for update")
         known = read(tables)
-        chosen = find_set(known, identity, storage) or _create(tables, identity, storage)
+        chosen = _find_set(known, identity, storage) or _create(tables, identity, storage)
         if chosen.state == "retired":
             identities.ensure(tables.connection, tables.schema, identity)
         for other in known:
@@ -75,7 +77,18 @@ def ensure_set(tables: EntityTables, identity: ModelIdentity) -> VectorSet:
     return read_one(tables, chosen.number)
 
 
-def find_set(
+def planned_sets(tables: EntityTables, identity: ModelIdentity) -> list[VectorSet | None]:
+    """The sets that runs maintain after `ensure_set`, in their order; None is one that it creates.
+    Writes nothing."""
+    known = read(tables)
+    chosen = _find_set(known, identity, storage_of(tables.source.entity, identity.dimension))
+    kept = [s for s in known if s.state == "live" and s != chosen]
+    if chosen:
+        kept.append(replace(chosen, state="building") if chosen.state == "retired" else chosen)
+    return [*maintained(kept), *([] if chosen else [None])]
+
+
+def _find_set(
     known: Sequence[VectorSet], identity: ModelIdentity, storage: Storage
 ) -> VectorSet | None:
     """The set of this model and storage that a run keeps up to date; None where it is missing."""
