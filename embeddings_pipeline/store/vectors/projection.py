@@ -17,7 +17,7 @@ from embeddings_pipeline.store.connection import asynchronous_commit, columns_of
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors.pending import chunk_states, states_of
-from embeddings_pipeline.store.wire import BinaryArray, text_array
+from embeddings_pipeline.store.wire import text_array
 
 # the vector of a text `t` in a set; no row where the cache lacks an entry
 _PLAIN: LiteralString = (
@@ -31,7 +31,65 @@ _WEIGHTED: LiteralString = (
     " from unnest(t.part_hashes, t.weights) as p (text_hash, weight)"
     " join {cache} c using (text_hash) having count(*) = cardinality(t.part_hashes)"
 )
-
+# (chunks written, their tokens)
+_PROJECT: LiteralString = """
+    with states as materialized (
+        select t.*, t.missing or t.outdated as stale, c.version >= t.floor as cached,
+            c.embedding, c.version, c.run_id
+        from ({states}) t
+        left join lateral ({embedding}) as c on (t.missing or t.outdated) and {usable}
+        where t.{id} = {chosen}
+    ),
+    ready as not materialized (
+        select * from states
+        where stale and embedding is not null and {id} not in (
+            select {id} from states where stale and not quarantined and cached is not true
+        )
+    ),
+    inserted as (
+        insert into {vectors} ({id}, chunk, {columns})
+        select {id}, chunk, {columns} from ready where not stored
+        -- an order that separates equal texts: an HNSW graph built from hundreds of consecutive
+        -- equal vectors does not find the other vectors
+        order by hashtextextended({id}::text, chunk)
+        returning {id}, chunk
+    ),
+    updated as (
+        update {vectors} v set ({columns}, updated_at) = row({values}, clock_timestamp())
+        from ready r
+        where r.stored and v.{id} = r.{id} and v.chunk = r.chunk
+            and (v.text_hash <> r.text_hash or v.version < r.version)
+        returning v.{id}, v.chunk
+    ),
+    written as (select * from inserted union all select * from updated),
+    -- chunks that the text of the row no longer has
+    removed as (
+        delete from {vectors} v
+        -- an array makes the planner use the index, even while the set has few rows
+        where v.{id} = any(array(
+                select {id} from states where stored
+                intersect select {id} from written
+            ))
+            and (v.{id}, v.chunk) not in (select {id}, chunk from written)
+            and not exists (
+                select from {texts} t where t.{id} = v.{id} and t.chunk = v.chunk
+                    and t.text_hash = v.text_hash
+            )
+    )
+    select count(*), coalesce(sum(s.tokens), 0)::bigint
+    from written join states s using ({id}, chunk)
+"""
+# a weighted mean of length zero has no direction
+_QUARANTINE_CANCELLED: LiteralString = """
+    insert into {quarantine} as q (identity, text_hash, stage, error, attempts)
+    select distinct {identity}, t.text_hash, 'encode', 'the weighted parts cancel one another',
+        {never_again}
+    from {states} s join {texts} t using ({id}, chunk)
+    cross join lateral ({embedding}) as c
+    where s.{id} = {chosen} and s.pending and c.version >= s.floor
+        and vector_norm(c.embedding::vector) = 0
+    on conflict (identity, text_hash) where stage = 'encode' do nothing
+"""
 
 # the share of written rows from which statistics are refreshed at once, not by autovacuum
 _ANALYZE_SHARE = 0.1
@@ -54,16 +112,7 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
     A row is written as a whole, once each of its chunks has a usable cache entry or is
     quarantined, so that no reader sees half of a changed row. Current rows are not written.
     """
-    weighted = bool(tables.source.entity.weights)
-    names: dict[str, sql.Composable] = {
-        "cache": tables.table(vector_set.cache_table),
-        "vectors": tables.table(vector_set.table_name),
-        "storage": sql.SQL(vector_set.storage),
-        "dimension": Literal(vector_set.dimension),
-        "chosen": tables.fill("any(%(ids)s::text[]::{id_type}[])"),
-        "embedding": sql.SQL(""),
-    }
-    names["embedding"] = sql.SQL(_WEIGHTED if weighted else _PLAIN).format(**names)
+    names = _names(tables, vector_set)
     values = {"ids": text_array(ids)}
     with asynchronous_commit(tables.connection):
         # texts are locked in the order in which they are written, so that transactions do not
@@ -75,106 +124,58 @@ def project(tables: EntityTables, vector_set: VectorSet, ids: Sequence[str]) -> 
             values,
             **names,
         )
-        copied = _copied_columns(tables)
-        columns = ["text", "text_hash", "embedding", "version", "run_id", *copied]
-        of_text = ["text", *copied, *(["weights"] if weighted else [])]
-        (chunks, tokens) = tables.one(
-            """
-            with states as materialized (
-                select t.*, t.missing or t.outdated as stale, c.version >= t.floor as cached,
-                    c.embedding, c.version, c.run_id
-                from ({states}) t
-                left join lateral ({embedding}) as c on (t.missing or t.outdated) and {usable}
-                where t.{id} = {chosen}
-            ),
-            ready as not materialized (
-                select * from states
-                where stale and embedding is not null and {id} not in (
-                    select {id} from states where stale and not quarantined and cached is not true
-                )
-            ),
-            inserted as (
-                insert into {vectors} ({id}, chunk, {columns})
-                select {id}, chunk, {columns} from ready where not stored
-                -- an order that separates equal texts: an HNSW graph built from hundreds of
-                -- consecutive equal vectors does not find the other vectors
-                order by hashtextextended({id}::text, chunk)
-                returning {id}, chunk
-            ),
-            updated as (
-                update {vectors} v set ({columns}, updated_at) = row({values}, clock_timestamp())
-                from ready r
-                where r.stored and v.{id} = r.{id} and v.chunk = r.chunk
-                    and (v.text_hash <> r.text_hash or v.version < r.version)
-                returning v.{id}, v.chunk
-            ),
-            written as (select * from inserted union all select * from updated),
-            -- chunks that the text of the row no longer has
-            removed as (
-                delete from {vectors} v
-                -- an array makes the planner use the index, even while the set has few rows
-                where v.{id} = any(array(
-                        select {id} from states where stored
-                        intersect select {id} from written
-                    ))
-                    and (v.{id}, v.chunk) not in (select {id}, chunk from written)
-                    and not exists (
-                        select from {texts} t where t.{id} = v.{id} and t.chunk = v.chunk
-                            and t.text_hash = v.text_hash
-                    )
-            )
-            select count(*), coalesce(sum(s.tokens), 0)::bigint
-            from written join states s using ({id}, chunk)
-            """,
-            values,
-            states=chunk_states(
-                tables.names,
-                vector_set,
-                further=[
-                    sql.SQL("v.text_hash is not null as stored"),
-                    *(Identifier("t", column) for column in of_text),
-                ],
-            ),
-            usable=sql.SQL("vector_norm(c.embedding::vector) > 0" if weighted else "true"),
-            columns=sql.SQL(", ").join(map(Identifier, columns)),
-            values=sql.SQL(", ").join(Identifier("r", c) for c in columns),
-            **names,
+        projected = Projected(
+            *tables.one(_PROJECT, values, **names, **_columns(tables, vector_set))
         )
-        if weighted:
-            _quarantine_cancelled(tables, vector_set, values, names)
-    return Projected(chunks, tokens)
+        if tables.source.entity.weights:
+            tables.execute(
+                _QUARANTINE_CANCELLED,
+                values,
+                states=states_of(tables.names, vector_set),
+                never_again=Literal(1 << 30),
+                **names,
+            )
+    return projected
 
 
-def _copied_columns(tables: EntityTables) -> list[str]:
-    """The copied columns of the texts table now, which may differ from this run's declaration. They
-    cannot change before the transaction ends."""
+def _names(tables: EntityTables, vector_set: VectorSet) -> dict[str, sql.Composable]:
+    """The names and expressions in the statements of a projection."""
+    names = {
+        "cache": tables.table(vector_set.cache_table),
+        "vectors": tables.table(vector_set.table_name),
+        "storage": sql.SQL(vector_set.storage),
+        "dimension": Literal(vector_set.dimension),
+        "identity": Literal(vector_set.identity_number),
+        "chosen": tables.fill("any(%(ids)s::text[]::{id_type}[])"),
+    }
+    embedding = _WEIGHTED if tables.source.entity.weights else _PLAIN
+    return names | {"embedding": sql.SQL(embedding).format(**names)}
+
+
+def _columns(tables: EntityTables, vector_set: VectorSet) -> dict[str, sql.Composable]:
+    """The lists of columns in `_PROJECT`, and the query of the states.
+
+    The copied columns are those that the texts table has now, which may differ from this run's
+    declaration. They cannot change before the transaction ends.
+    """
+    weighted = bool(tables.source.entity.weights)
     present = columns_of(tables.connection, tables.schema, f"{tables.entity}_texts")
-    return [c for c in present if c not in RESERVED_COLUMNS and c != tables.source.entity.id]
-
-
-def _quarantine_cancelled(
-    tables: EntityTables,
-    vector_set: VectorSet,
-    values: dict[str, BinaryArray],
-    names: dict[str, sql.Composable],
-) -> None:
-    """Quarantine rows whose weighted mean is zero: a zero vector has no direction."""
-    tables.execute(
-        """
-        insert into {quarantine} as q (identity, text_hash, stage, error, attempts)
-        select distinct {identity}, t.text_hash, 'encode', 'the weighted parts cancel one another',
-            {attempts}
-        from {states} s join {texts} t using ({id}, chunk) cross join lateral ({embedding}) as c
-        where s.{id} = {chosen} and s.pending and c.version >= s.floor
-            and vector_norm(c.embedding::vector) = 0
-        on conflict (identity, text_hash) where stage = 'encode' do nothing
-        """,
-        values,
-        states=states_of(tables.names, vector_set),
-        identity=Literal(vector_set.identity_number),
-        attempts=Literal(1 << 30),
-        **names,
-    )
+    copied = [c for c in present if c not in RESERVED_COLUMNS and c != tables.source.entity.id]
+    written = ["text", "text_hash", "embedding", "version", "run_id", *copied]
+    of_text = ["text", *copied, *(["weights"] if weighted else [])]
+    return {
+        "columns": sql.SQL(", ").join(map(Identifier, written)),
+        "values": sql.SQL(", ").join(Identifier("r", column) for column in written),
+        "usable": sql.SQL("vector_norm(c.embedding::vector) > 0" if weighted else "true"),
+        "states": chunk_states(
+            tables.names,
+            vector_set,
+            further=[
+                sql.SQL("v.text_hash is not null as stored"),
+                *(Identifier("t", column) for column in of_text),
+            ],
+        ),
+    }
 
 
 def remove_orphans(tables: EntityTables, vector_set: VectorSet) -> int:
