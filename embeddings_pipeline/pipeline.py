@@ -42,7 +42,7 @@ from embeddings_pipeline.store.migrations import Migration, create_control_table
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.staging.source import source_of
 from embeddings_pipeline.store.tables import TableNames
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import text_tables
 from embeddings_pipeline.store.vectors.coverage import PartitionCoverage
 from embeddings_pipeline.sync import publish, status
 from embeddings_pipeline.sync.checks import CheckResult, check

@@ -21,7 +21,7 @@ from embeddings_pipeline.errors import ReadOnly
 from embeddings_pipeline.store import schema, vector_sets, views
 from embeddings_pipeline.store.connection import Postgres, Row, only
 from embeddings_pipeline.store.tables import EntityTables, TableNames
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import text_tables
 from embeddings_pipeline.store.vectors import cache, identities
 from embeddings_pipeline.store.vectors.sets import create_states_view
 

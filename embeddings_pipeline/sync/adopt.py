@@ -12,7 +12,7 @@ from embeddings_pipeline.errors import ConfigurationError, RunNeeded
 from embeddings_pipeline.store import locks
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import text_tables
 from embeddings_pipeline.store.vectors import adoption
 from embeddings_pipeline.store.vectors.adoption import Foreign
 from embeddings_pipeline.store.vectors.sets import ensure_set

@@ -9,8 +9,7 @@ from embeddings_pipeline.store import locks, removal
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.retry import resumed
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.texts import erasures, quarantine, texts
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import erasures, quarantine, text_tables, texts
 from embeddings_pipeline.store.vectors import cache
 from embeddings_pipeline.store.vectors.cache import Evict
 from embeddings_pipeline.store.wire import encoding_of, stored_id

@@ -18,8 +18,7 @@ from embeddings_pipeline.store.rows import ChunkState, StoredText, StoredVector
 from embeddings_pipeline.store.staging import reader
 from embeddings_pipeline.store.staging.reader import StagedRow
 from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
-from embeddings_pipeline.store.texts import erasures, quarantine
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import erasures, quarantine, text_tables
 from embeddings_pipeline.store.texts.quarantine import Entry, Failure
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vector_sets import VectorSet

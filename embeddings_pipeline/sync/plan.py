@@ -31,8 +31,7 @@ from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.diff import Difference
 from embeddings_pipeline.store.staging.source import source_of
 from embeddings_pipeline.store.tables import EntityTables, TableNames, drop_noticed
-from embeddings_pipeline.store.texts import partition_keys
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import partition_keys, text_tables
 from embeddings_pipeline.store.texts import texts as stored_texts
 from embeddings_pipeline.store.vector_sets import VectorSet
 from embeddings_pipeline.store.vectors import identities, renewals

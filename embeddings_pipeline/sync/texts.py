@@ -42,8 +42,7 @@ from embeddings_pipeline.store.run_ledger import Counts
 from embeddings_pipeline.store.staging import diff, reader
 from embeddings_pipeline.store.staging.reader import StagedRow
 from embeddings_pipeline.store.tables import EntityTables, TableNames, open_tables
-from embeddings_pipeline.store.texts import erasures, partition_keys, quarantine, texts
-from embeddings_pipeline.store.texts import tables as text_tables
+from embeddings_pipeline.store.texts import erasures, partition_keys, quarantine, text_tables, texts
 from embeddings_pipeline.store.texts.quarantine import UNSETTLED, Failure
 from embeddings_pipeline.store.texts.texts import Text
 from embeddings_pipeline.store.vectors import cache, pending

@@ -15,7 +15,7 @@ from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.store.migrations import create_control_tables
-from embeddings_pipeline.store.texts.tables import ensure_entity
+from embeddings_pipeline.store.texts.text_tables import ensure_entity
 from tests.support.world import SCHEMA, world_in
 
 

@@ -7,6 +7,6 @@ __all__ = [
     "lexemes",
     "partition_keys",
     "quarantine",
-    "tables",
+    "text_tables",
     "texts",
 ]

@@ -19,7 +19,7 @@ from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.store import views
 from embeddings_pipeline.store.tables import EntityTables
-from embeddings_pipeline.store.texts.tables import copied_columns
+from embeddings_pipeline.store.texts.text_tables import copied_columns
 from embeddings_pipeline.store.vector_sets import (
     State,
     VectorSet,
