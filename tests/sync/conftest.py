@@ -10,6 +10,7 @@ import pytest
 import tenacity
 
 from embeddings_pipeline.store.embedded import postmaster
+from embeddings_pipeline.store.staging import diff
 from embeddings_pipeline.sync import encode, project, texts
 from tests.support.faults import Exchanges
 from tests.support.words import WordsEncoder
@@ -29,7 +30,7 @@ def exchanges() -> Iterator[Exchanges]:
     exchanges = Exchanges()
     with pytest.MonkeyPatch.context() as patch:
         exchanges.install(patch)
-        patch.setattr(texts, "SLICE", 5)
+        patch.setattr(diff, "SLICE", 5)
         patch.setattr(project, "WINDOW_ROWS", 3)
         patch.setattr(encode, "_READ_AT_ONCE", 3)
         # a lost connection is replaced at once

@@ -94,7 +94,7 @@ def changed_slices(tables: EntityTables) -> Iterator[tuple[list[str], bool]]:
         last = rows[-1][2]
 
 
-def gone_slices(tables: EntityTables, size: int = SLICE) -> Iterator[list[str]]:
+def gone_slices(tables: EntityTables, size: int) -> Iterator[list[str]]:
     """The ids of `gone_rows`, `size` at a time."""
     last = 0
     while True:
@@ -258,7 +258,7 @@ def _keep_repartitioned(staging: Connection[Row], tables: EntityTables) -> None:
     """Move the rows that another partition has now from `gone_rows` to `changed_rows`."""
     elsewhere = [
         row_id
-        for ids in gone_slices(tables)
+        for ids in gone_slices(tables, SLICE)
         for row_id in reader.eligible_ids(staging, tables.source, ids)
     ]
     tables.execute(
