@@ -35,7 +35,7 @@ from embeddings_pipeline.search.requests import (
     SimilarRequest,
     Word,
 )
-from embeddings_pipeline.service import problems
+from embeddings_pipeline.service import examples, problems
 from embeddings_pipeline.service.auth import count_searches, count_texts, reader, writer
 from embeddings_pipeline.service.bodies import (
     content_type,
@@ -101,129 +101,6 @@ async def _is_json(request: Request) -> None:
 
 _JSON = Depends(_is_json)
 
-# of the example project, which `demo` writes, except those of images
-_EXAMPLES: dict[str, Any] = {
-    "query": {
-        "summary": "By vector",
-        "value": {"entity": "clip", "query": "maps", "top_k": 1},
-    },
-    "filters": {
-        "summary": "By vector and words, among some rows",
-        "value": {
-            "entity": "product",
-            "query": "edit photos",
-            "mode": "hybrid",
-            "filters": {
-                "category": ["graphics", "video"],
-                "installed_size_kb": {"lte": 20000},
-            },
-        },
-    },
-    "page": {
-        "summary": "The second page, with counts and highlights",
-        "value": {
-            "entity": "product",
-            "query": "edit photos",
-            "mode": "hybrid",
-            "top_k": 10,
-            "offset": 10,
-            "total": True,
-            "facets": ["category"],
-            "highlight": True,
-            "filters": {
-                "or": [{"language": "en"}, {"category": "games"}],
-                "not": {"is_active": False},
-            },
-        },
-    },
-}
-_SEARCHES = {
-    "searches": [
-        {"entity": "clip", "query": "maps", "top_k": 1},
-        {"entity": "product", "query": "edit photos", "mode": "text"},
-    ]
-}
-_LISTING = {
-    "entity": "clip",
-    "filters": {"category": "maps"},
-    "sort": {"by": "broadcaster", "order": "desc"},
-    "top_k": 1,
-    "total": True,
-    "facets": ["category"],
-}
-_SHOWN = {
-    "title": "The Thematic Mapping Engine",
-    "url": "http://www.youtube.com/watch?v=aiXdP9gqxHc",
-    "image_url": None,
-}
-_TEXT = "title: The Thematic Mapping Engine. broadcaster: Google Developers. category: maps"
-_FIELDS = {"category": "maps", "broadcaster": "Google Developers"}
-_ANSWER = {
-    "entity": "clip",
-    "mode": "dense",
-    "results": [
-        {
-            "id": "aiXdP9gqxHc",
-            "chunk": 0,
-            "score": 0.626,
-            "text": _TEXT,
-            "fields": _FIELDS,
-            **_SHOWN,
-            "highlights": None,
-            "vector": None,
-        }
-    ],
-    "coverage": 100.0,
-    "data_lag_seconds": 0.0,
-    "model": "sentence-transformers/all-MiniLM-L6-v2",
-    "vector_set": 1,
-    "shortfall": 0,
-    "words": None,
-    "best_similarity": 0.626,
-    "total": None,
-    "facets": None,
-    "histograms": None,
-    "suggestion": None,
-}
-_ROWS = {
-    "entity": "clip",
-    "rows": [{"id": "aiXdP9gqxHc", "texts": [_TEXT], "fields": _FIELDS, **_SHOWN}],
-    "missing": ["none"],
-}
-_LISTED = {
-    "entity": "clip",
-    "rows": _ROWS["rows"],
-    "total": {"rows": 141, "exact": True},
-    "facets": {"category": [{"value": "maps", "count": 4}]},
-    "histograms": None,
-}
-_BY_IMAGE = {
-    **_ANSWER,
-    "entity": "photo",
-    "results": [
-        {
-            "id": "17",
-            "chunk": 0,
-            "score": 0.93,
-            "text": "2026/garden.jpg",
-            "fields": {"place": "Perm"},
-            "title": None,
-            "url": None,
-            "image_url": None,
-            "highlights": None,
-            "vector": None,
-        }
-    ],
-    "best_similarity": 0.93,
-    "model": "sentence-transformers/clip-ViT-B-32",
-}
-
-
-def _example_response(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {"application/json": {"example": example}}}}
-
-
-_ANSWER_RESPONSE = _example_response(_ANSWER)
 _ANSWER_ADAPTER = TypeAdapter(Answer)
 _ROWS_ADAPTER = TypeAdapter(Rows)
 _LIST_ADAPTER = TypeAdapter(RowList)
@@ -271,12 +148,12 @@ MaxDistance = Annotated[float | None, Query(description="Leave out hits that are
 @search_router.post(
     "/search",
     response_model=Answer,
-    responses={**_ANSWER_RESPONSE, **problems.responses(400, 413, 415)},
+    responses={**examples.response(examples.ANSWER), **problems.responses(400, 413, 415)},
     dependencies=[_JSON],
 )
 async def search(
     request: Request,
-    body: Annotated[SearchRequest, Body(openapi_examples=_EXAMPLES)],
+    body: Annotated[SearchRequest, Body(openapi_examples=examples.QUERIES)],
     service: CurrentService,
     queues: CurrentQueues,
 ) -> Response:
@@ -349,7 +226,7 @@ def _only(*known: str) -> Any:
 @search_router.get(
     "/search/{entity}",
     response_model=Answer,
-    responses=_ANSWER_RESPONSE,
+    responses=examples.response(examples.ANSWER),
     dependencies=[_only_parameters("q", "mode", "highlight", "spelling")],
 )
 async def search_entity(
@@ -373,7 +250,7 @@ async def search_entity(
 @search_router.post(
     "/search/{entity}/image",
     response_model=Answer,
-    responses={**_example_response(_BY_IMAGE), **problems.responses(400, 408, 413, 415)},
+    responses={**examples.response(examples.BY_IMAGE), **problems.responses(400, 408, 413, 415)},
     openapi_extra=IMAGE_BODY,
     dependencies=[_only_parameters()],
 )
@@ -396,7 +273,7 @@ async def search_by_image(
 @search_router.get(
     "/similar/{entity}/{id:any_text}",
     response_model=Answer,
-    responses=_ANSWER_RESPONSE,
+    responses=examples.response(examples.ANSWER),
     dependencies=[_only_parameters()],
 )
 async def similar(
@@ -416,14 +293,14 @@ async def similar(
     "/searches",
     response_model=Searches,
     responses={
-        **_example_response({"results": [{"answer": _ANSWER, "problem": None}]}),
+        **examples.response({"results": [{"answer": examples.ANSWER, "problem": None}]}),
         **problems.responses(400, 413, 415),
     },
     dependencies=[_JSON],
 )
 async def searches(
     request: Request,
-    body: Annotated[SearchesBody, Body(examples=[_SEARCHES])],
+    body: Annotated[SearchesBody, Body(examples=[examples.SEARCHES])],
     service: CurrentService,
     queues: CurrentQueues,
 ) -> Response:
@@ -449,7 +326,7 @@ def _search_each(request: Request, body: SearchesBody, service: Service) -> Resp
 @search_router.get(
     "/entities/{entity}/rows",
     response_model=Rows,
-    responses=_example_response(_ROWS),
+    responses=examples.response(examples.ROWS),
     dependencies=[_only("id")],
 )
 async def rows(
@@ -477,12 +354,12 @@ async def rows(
 @search_router.post(
     "/rows",
     response_model=RowList,
-    responses={**_example_response(_LISTED), **problems.responses(400, 413, 415)},
+    responses={**examples.response(examples.LISTED), **problems.responses(400, 413, 415)},
     dependencies=[_JSON],
 )
 async def list_rows(
     request: Request,
-    body: Annotated[ListRequest, Body(examples=[_LISTING])],
+    body: Annotated[ListRequest, Body(examples=[examples.LISTING])],
     service: CurrentService,
     queues: CurrentQueues,
 ) -> Response:
