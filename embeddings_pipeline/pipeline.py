@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from uuid import uuid4
@@ -34,7 +34,7 @@ from embeddings_pipeline.errors import (
     Interrupted,
     Unavailable,
 )
-from embeddings_pipeline.settings import Settings, opentelemetry_exporter
+from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store import declarations, migrations, vector_sets
 from embeddings_pipeline.store.connection import SESSIONS_OF_RUN, Deadlines, Postgres
 from embeddings_pipeline.store.embedded import server as embedded
@@ -53,12 +53,9 @@ from embeddings_pipeline.sync.publish import PublishResult
 from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
 from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_metrics import (
-    Figures,
-    MetricsFile,
-    OpenTelemetryMetrics,
     RunMetrics,
-    configured_provider,
-    opentelemetry_installed,
+    configured_metrics,
+    pass_on,
     read_figures,
 )
 from embeddings_pipeline.sync.run_options import RunOptions
@@ -628,20 +625,13 @@ class Pipeline:
 
     @cached_property
     def run_metrics(self) -> Sequence[RunMetrics]:
-        """Where the figures of runs go: the file of RUN_METRICS_FILE, where one is set, and
-        OpenTelemetry, where its variables are set and its SDK is installed."""
-        found: list[RunMetrics] = []
-        if file := self.settings.run_metrics_file:
-            found.append(MetricsFile(file))
-        exporter = opentelemetry_exporter()
-        if exporter and opentelemetry_installed():
-            found.append(OpenTelemetryMetrics(partial(configured_provider, *exporter)))
-        return found
+        """Where the figures of runs go."""
+        return configured_metrics(self.settings)
 
     def count_failures(self, names: Iterable[str]) -> None:
         """Count runs that failed before their first stage in the run metrics."""
         for name in names:
-            self._record(name, None, failed=True)
+            pass_on(self.run_metrics, name, None, failed=True)
 
     @contextmanager
     def _stage_of(
@@ -670,16 +660,7 @@ class Pipeline:
                 figures = read_figures(self.vectors, self.schema, entity, run_id)
             except (EmbeddingsError, psycopg.Error) as unread:
                 logger.error("the figures of a run cannot be read: %s", unread)
-        self._record(entity.name, figures, failed=error is not None)
-
-    def _record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
-        """Pass on the figures of a run. What cannot be passed on fails no run."""
-        for metrics in self.run_metrics:
-            try:
-                metrics.record(entity, figures, failed=failed)
-            # an exporter may be another package's, and raise anything
-            except Exception as error:
-                logger.error("the figures of a run are not passed on (%s): %s", metrics.name, error)
+        pass_on(self.run_metrics, entity.name, figures, failed=error is not None)
 
     @resumed
     def _reached(self, entity: Entity) -> TableNames:

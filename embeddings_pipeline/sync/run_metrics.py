@@ -5,9 +5,10 @@ and for OpenTelemetry.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -19,6 +20,7 @@ from embeddings_pipeline import files
 from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from embeddings_pipeline.settings import Settings, opentelemetry_exporter
 from embeddings_pipeline.store import run_ledger, vector_sets
 from embeddings_pipeline.store.connection import Postgres, columns_of
 from embeddings_pipeline.store.declarations import as_stored
@@ -31,6 +33,8 @@ from embeddings_pipeline.sync import status
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.sdk.metrics import MeterProvider
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "embeddings_run_"
 _LOCK_SECONDS = 10
@@ -106,6 +110,30 @@ class RunMetrics(Protocol):
 
     def record(self, entity: str, figures: Figures | None, *, failed: bool) -> None:
         """Note the end of a run. Without figures, those of the run before stay."""
+
+
+def configured_metrics(settings: Settings) -> list[RunMetrics]:
+    """Where the figures of runs go: to the file of RUN_METRICS_FILE, where one is set, and to
+    OpenTelemetry, where its variables are set and its SDK is installed."""
+    found: list[RunMetrics] = []
+    if file := settings.run_metrics_file:
+        found.append(MetricsFile(file))
+    exporter = opentelemetry_exporter()
+    if exporter and opentelemetry_installed():
+        found.append(OpenTelemetryMetrics(partial(configured_provider, *exporter)))
+    return found
+
+
+def pass_on(
+    metrics: Iterable[RunMetrics], entity: str, figures: Figures | None, *, failed: bool
+) -> None:
+    """Record the end of a run with each of these. What cannot be passed on fails no run."""
+    for one in metrics:
+        try:
+            one.record(entity, figures, failed=failed)
+        # an exporter may be another package's, and raise anything
+        except Exception as error:
+            logger.error("the figures of a run are not passed on (%s): %s", one.name, error)
 
 
 class MetricsFile:
