@@ -55,12 +55,32 @@ from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.token_costs import dollars, record_plan
 
+logger = logging.getLogger(__name__)
+
 # hashes selected by one query
 _SELECT_AT_ONCE = 500_000
 _REPORT_SECONDS = 0.2
 _POLL_SECONDS = 0.2
 # fewer written chunks leave the statistics to autovacuum
 _ANALYZE_MIN_CHUNKS = 1_000
+# texts claimed and read by one query, and how many such reads are ahead of the encoder
+_READ_AT_ONCE, _PREFETCH = 2_000, 2
+# vectors are written at this number or after this time, and vectors of a paid model at once, so
+# that a kill loses no more. A slow database gets larger batches, up to a maximum at which the
+# encoder waits
+_WRITE_BATCH, _WRITE_SECONDS, _WRITE_BATCH_MAX = 1_000, 2.0, 4_000
+# hashes that may wait for their projection before writes wait, too
+_MAX_UNPROJECTED = 20_000
+# a text that every encoder accepts: where it fails, too, the model is at fault, not the rows
+PROBE_TEXT = "probe"
+
+_NO_USABLE_VECTOR = (
+    "the model returned no usable vector for any text ({}): no text was quarantined; repair the"
+    " model, or declare another one"
+)
+
+Encode = Callable[[Sequence[str]], Encodings]
+Outcome = Vector | RowError
 
 
 @dataclass(frozen=True)
@@ -571,18 +591,6 @@ class Encoding:
         self._analyzed += written
 
 
-logger = logging.getLogger(__name__)
-
-# texts claimed and read by one query, and how many such reads are ahead of the encoder
-_READ_AT_ONCE, _PREFETCH = 2_000, 2
-# vectors are written at this number or after this time, and vectors of a paid model at once, so
-# that a kill loses no more. A slow database gets larger batches, up to a maximum at which the
-# encoder waits
-_WRITE_BATCH, _WRITE_SECONDS, _WRITE_BATCH_MAX = 1_000, 2.0, 4_000
-# hashes that may wait for their projection before writes wait, too
-_MAX_UNPROJECTED = 20_000
-
-
 class StreamedText(NamedTuple):
     """A text in the stream: its hash, the model's input, its claim and its highest cost."""
 
@@ -752,18 +760,6 @@ class Heartbeat:
             except psycopg.Error:
                 # reads and writes wait for the database to come back; claims may expire meanwhile
                 logger.debug("claims were not renewed", exc_info=True)
-
-
-# a text that every encoder accepts: where it fails, too, the model is at fault, not the rows
-PROBE_TEXT = "probe"
-
-_NO_USABLE_VECTOR = (
-    "the model returned no usable vector for any text ({}): no text was quarantined; repair the"
-    " model, or declare another one"
-)
-
-Encode = Callable[[Sequence[str]], Encodings]
-Outcome = Vector | RowError
 
 
 def isolated(

@@ -54,10 +54,15 @@ from embeddings_pipeline.sync.project import project_pending
 from embeddings_pipeline.sync.retention import finish_migration
 from embeddings_pipeline.sync.run_options import RunOptions
 
-# rows deleted in one transaction
-_WINDOW_ROWS = 2_000
+# rows and bytes that are written, and rows that are deleted, in one transaction
+_WINDOW_ROWS, _WINDOW_BYTES = 2_000, 8 << 20
+# images read at the same time
+_IMAGE_THREADS = 16
 # the share of written rows from which statistics are refreshed at once, not by autovacuum
 _ANALYZE_SHARE = 0.1
+
+# the chunks of a row; None is a chunk without text
+Pieces = list[Rendered | None]
 
 
 @dataclass(frozen=True)
@@ -285,13 +290,6 @@ def record(database: Postgres, names: TableNames, options: RunOptions, counts: C
     """Add the counts to the ledger row of a run."""
     with open_tables(database, names) as tables:
         run_ledger.record(tables, options.run_id, "texts", counts, kind=options.kind)
-
-
-_WINDOW_BYTES = 8 << 20
-# images read at the same time
-_IMAGE_THREADS = 16
-
-Pieces = list[Rendered | None]
 
 
 @dataclass(frozen=True)
