@@ -125,69 +125,128 @@ def sync_texts(
     Raises ConfigurationError for null or repeated ids, and DeletesRefused where more than
     `max_delete_share` of the rows would be deleted. Only erased rows are deleted before that.
     """
-    started = time.monotonic()
-    finish_migration(vectors, names, options, keep=keep)
-    done = PassCounts()
-    if options.force and names.source.entity.image:
-        _unsettle(vectors, names)
-    finished = False
-    try:
-        _pass_over(staged, vectors, names, encoders, options, done, keep=keep)
-        finished = True
-    finally:
-        result = TextsResult(**asdict(done), seconds=time.monotonic() - started)
-        # rows that a failed pass has written are stored, so its counts are recorded
-        if finished or any(asdict(done).values()):
-            record(vectors, names, options, result.counts)
-    collect_erased(vectors, names, encoders.cache.evict)
-    return result
+    return _Pass(staged, vectors, names, encoders, options, keep=keep).run()
 
 
-@resumed
-def _unsettle(vectors: Postgres, names: TableNames) -> None:
-    with open_tables(vectors, names) as tables, locks.entity(tables):
-        text_tables.ensure_entity(tables.connection, names.schema, names.source)
-        quarantine.unsettle(tables)
+class _Pass:
+    """One pass over an entity's texts. Its counts survive a lost connection."""
 
+    def __init__(
+        self,
+        staged: Postgres,
+        vectors: Postgres,
+        names: TableNames,
+        encoders: Encoders,
+        options: RunOptions,
+        *,
+        keep: bool,
+    ) -> None:
+        self._staged = staged
+        self._vectors = vectors
+        self._names = names
+        self._entity = names.source.entity
+        self._encoders = encoders
+        self._options = options
+        self._keep = keep
+        self._done = PassCounts()
 
-@resumed
-def _pass_over(
-    staged: Postgres,
-    vectors: Postgres,
-    names: TableNames,
-    encoders: Encoders,
-    options: RunOptions,
-    done: PassCounts,
-    *,
-    keep: bool,
-) -> None:
-    keys = options.partition_keys
-    with (
-        staged.connection() as source,
-        open_tables(vectors, names) as tables,
-        locks.entity(tables, options.patience),
-    ):
-        text_tables.ensure_entity(tables.connection, names.schema, names.source)
-        if erased := erasures.stored(tables):
-            done.deleted += texts.delete(tables, erased, erased=True)
-        done.rekeyed += partition_keys.rekey(tables)
-        found = diff.compare(source, tables, keys)
-        done.new = max(done.new, found.new)
-        unfinished = partition_keys.begin_pass(tables, writes=bool(found.changed or found.gone))
-        if found.stored or keys is not None:
-            text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
-        report_rows = _reporter(options, names, done, done.read + found.changed)
-        for ids, new in diff.changed_slices(tables):
-            write_rows(source, tables, encoders.images, ids, done, report_rows, new=new)
-        text_tables.create_text_indexes(tables.connection, names.schema, names.source.entity)
-        if unfinished or found.changed or found.gone:
-            _project(vectors, tables, encoders, options, found, done, keep=keep)
-        if not options.allow_deletes:
-            _refuse_mass_deletes(names, found)
-        for ids in diff.gone_slices(tables, _WINDOW_ROWS):
-            done.deleted += texts.delete(tables, ids)
-        written = done.read + done.deleted + done.rekeyed
-        partition_keys.finish_pass(tables, keys, analyze=written > _ANALYZE_SHARE * found.stored)
+    def run(self) -> TextsResult:
+        """Do what `sync_texts` says, and record the counts in the ledger."""
+        started = time.monotonic()
+        finish_migration(self._vectors, self._names, self._options, keep=self._keep)
+        if self._options.force and self._entity.image:
+            self._unsettle()
+        finished = False
+        try:
+            self._bring_up_to_date()
+            finished = True
+        finally:
+            result = TextsResult(**asdict(self._done), seconds=time.monotonic() - started)
+            # rows that a failed pass has written are stored, so its counts are recorded
+            if finished or any(asdict(self._done).values()):
+                record(self._vectors, self._names, self._options, result.counts)
+        collect_erased(self._vectors, self._names, self._encoders.cache.evict)
+        return result
+
+    @resumed
+    def _unsettle(self) -> None:
+        """Let the pass read each image again."""
+        with open_tables(self._vectors, self._names) as tables, locks.entity(tables):
+            text_tables.ensure_entity(tables.connection, tables.schema, tables.source)
+            quarantine.unsettle(tables)
+
+    @resumed
+    def _bring_up_to_date(self) -> None:
+        keys, done = self._options.partition_keys, self._done
+        with (
+            self._staged.connection() as source,
+            open_tables(self._vectors, self._names) as tables,
+            locks.entity(tables, self._options.patience),
+        ):
+            text_tables.ensure_entity(tables.connection, tables.schema, tables.source)
+            if erased := erasures.stored(tables):
+                done.deleted += texts.delete(tables, erased, erased=True)
+            done.rekeyed += partition_keys.rekey(tables)
+            found = diff.compare(source, tables, keys)
+            done.new = max(done.new, found.new)
+            unfinished = partition_keys.begin_pass(tables, writes=bool(found.changed or found.gone))
+            if found.stored or keys is not None:
+                text_tables.create_text_indexes(tables.connection, tables.schema, self._entity)
+            report_rows = self._reporter(done.read + found.changed)
+            images = self._encoders.images
+            for ids, new in diff.changed_slices(tables):
+                write_rows(source, tables, images, ids, done, report_rows, new=new)
+            text_tables.create_text_indexes(tables.connection, tables.schema, self._entity)
+            if found.stored and (unfinished or found.changed or found.gone):
+                self._project_moved(tables)
+            if not self._options.allow_deletes:
+                _refuse_mass_deletes(self._names, found)
+            for ids in diff.gone_slices(tables, _WINDOW_ROWS):
+                done.deleted += texts.delete(tables, ids)
+            written = done.read + done.deleted + done.rekeyed
+            analyze = written > _ANALYZE_SHARE * found.stored
+            partition_keys.finish_pass(tables, keys, analyze=analyze)
+
+    def _project_moved(self, tables: EntityTables) -> None:
+        """Project rows whose text has a vector already, because it moved from another row. The
+        other row is deleted afterwards."""
+        if self._options.force:
+            return
+        everything = Scope(self._options.partition_keys)
+        for vector_set in vector_sets.maintained(vector_sets.read(tables)):
+            backlog = pending.backlog(tables, vector_set, everything)
+            if not self._keep and backlog.missing:
+                wanted = pending.select_missing(tables, [vector_set], everything, backlog.missing)
+                stored = vector_set.stored_identity
+                if cache.EmbeddingCache(tables, stored).seed([bytes(h) for h in wanted.hashes]):
+                    backlog = pending.backlog(tables, vector_set, everything)
+            if not backlog.to_project:
+                continue
+            if self._options.is_unrestricted and replace_where_much_is_missing(
+                tables, vector_set, backlog.missing
+            ):
+                # the vectors asset projects the replacement set instead
+                continue
+            projected = project_pending(
+                self._vectors,
+                tables.names,
+                vector_set,
+                replace(everything, without_gone=True),
+                session=tables,
+            )
+            self._done.reused += projected.chunks
+            usd_per_token = self._encoders.usd_per_token(vector_set.model)
+            self._done.saved_usd += projected.tokens * usd_per_token
+
+    def _reporter(self, due: int) -> Callable[[], None]:
+        """A function that reports how many of the `due` rows are done, and the rate from now on."""
+        name, started = f"{self._entity.name} texts", time.monotonic()
+
+        def report_rows() -> None:
+            seconds = time.monotonic() - started
+            self._options.report(Progress(name, self._done.read, due, seconds, unit="rows"))
+
+        return report_rows
 
 
 def write_rows(
@@ -218,47 +277,6 @@ def write_rows(
     return found
 
 
-def _project(
-    vectors: Postgres,
-    tables: EntityTables,
-    encoders: Encoders,
-    options: RunOptions,
-    found: diff.Difference,
-    done: PassCounts,
-    *,
-    keep: bool,
-) -> None:
-    """Project rows whose text has a vector already, because it moved from another row. The other
-    row is deleted afterwards."""
-    sets = vector_sets.maintained(vector_sets.read(tables))
-    if options.force or not (found.stored and sets):
-        return
-    everything = Scope(options.partition_keys)
-    for vector_set in sets:
-        backlog = pending.backlog(tables, vector_set, everything)
-        if not keep and backlog.missing:
-            wanted = pending.select_missing(tables, [vector_set], everything, backlog.missing)
-            stored = vector_set.stored_identity
-            if cache.EmbeddingCache(tables, stored).seed([bytes(h) for h in wanted.hashes]):
-                backlog = pending.backlog(tables, vector_set, everything)
-        if not backlog.to_project:
-            continue
-        if options.is_unrestricted and replace_where_much_is_missing(
-            tables, vector_set, backlog.missing
-        ):
-            # the vectors asset projects the replacement set instead
-            continue
-        projected = project_pending(
-            vectors,
-            tables.names,
-            vector_set,
-            replace(everything, without_gone=True),
-            session=tables,
-        )
-        done.reused += projected.chunks
-        done.saved_usd += projected.tokens * encoders.usd_per_token(vector_set.model)
-
-
 def too_many_deletes(names: TableNames, found: diff.Difference) -> bool:
     """Whether more rows are gone than `max_delete_share` allows."""
     return found.gone > names.source.entity.max_delete_share * found.stored
@@ -271,18 +289,6 @@ def _refuse_mass_deletes(names: TableNames, found: diff.Difference) -> None:
             f" from staging, and max_delete_share is {names.source.entity.max_delete_share:.0%};"
             " nothing was deleted. If the deletes are intended, run with --allow-deletes"
         )
-
-
-def _reporter(
-    options: RunOptions, names: TableNames, done: PassCounts, due: int
-) -> Callable[[], None]:
-    """A function that reports how many of the `due` rows are done, and the rate from now on."""
-    name, started = f"{names.source.entity.name} texts", time.monotonic()
-
-    def report_rows() -> None:
-        options.report(Progress(name, done.read, due, time.monotonic() - started, unit="rows"))
-
-    return report_rows
 
 
 @resumed
