@@ -299,7 +299,7 @@ class Postgres:
         try:
             with self._pool.connection() as connection:
                 self._absence.end()
-                self.limit(connection)
+                self.apply_deadlines(connection)
                 if not self._sessions_are_shared:
                     yield connection
                     return
@@ -362,7 +362,7 @@ class Postgres:
         limited._deadlines = deadlines
         return limited
 
-    def limit(self, connection: Connection[Row]) -> None:
+    def apply_deadlines(self, connection: Connection[Row]) -> None:
         """Give the statements of a session the time that is left, in a pool
         `with_deadlines`. A new connection has had it."""
         if self._deadlines is not None:

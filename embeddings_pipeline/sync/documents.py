@@ -123,7 +123,7 @@ def _texts(
             staged.connection() as source,
         ):
             # the wait for the run took a part of the time
-            vectors.limit(tables.connection)
+            vectors.apply_deadlines(tables.connection)
             _refuse_without_run(tables)
             found.update(write_rows(source, tables, encoders.images, ids, done))
 

@@ -263,7 +263,7 @@ def test_statements_within_deadlines_have_the_time_that_is_left(pool: Postgres) 
         locks, statements = timeouts_of(connection)
         assert 0 < locks <= 1_000_000 < statements <= 2_000_000
         time.sleep(0.01)
-        limited.limit(connection)
+        limited.apply_deadlines(connection)
         assert timeouts_of(connection) < [locks, statements]
     # to Postgres 0 is no limit
     with pool.with_deadlines(Deadlines(now, now + 60)).connection() as connection:
