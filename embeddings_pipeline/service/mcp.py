@@ -42,10 +42,13 @@ from embeddings_pipeline.search.requests import (
     MAX_FACETS,
     Answer,
     Filters,
+    ListRequest,
     Mode,
     Name,
+    Order,
     Query,
     RequestModel,
+    RowList,
     Rows,
     SearchRequest,
     SimilarRequest,
@@ -85,8 +88,7 @@ class _OfEntity(RequestModel):
     entity: Name = Field(description="The name of an entity.")
 
 
-class _Restrictions(_OfEntity):
-    top_k: Annotated[int, Field(ge=1, le=_MOST_ROWS, description="Most rows to return.")] = 10
+class _Filtered(_OfEntity):
     filters: Filters = Field(
         default_factory=Filters,
         description=(
@@ -97,6 +99,20 @@ class _Restrictions(_OfEntity):
             ' {"gt": 50}}}.'
         ),
     )
+    total: bool = Field(
+        False,
+        description=(
+            "Count the rows that match: all that pass the filters; in a search of mode text those"
+            " of them with a word of the query."
+        ),
+    )
+    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = Field(
+        (), description="Filter columns whose most frequent values are counted among these rows."
+    )
+
+
+class _Ranked(_Filtered):
+    top_k: Annotated[int, Field(ge=1, le=_MOST_ROWS, description="Most rows to return.")] = 10
     columns: Annotated[tuple[Name, ...], Field(max_length=20)] = Field(
         (), description="Fields of the entity to return beside its filter columns."
     )
@@ -107,19 +123,9 @@ class _Restrictions(_OfEntity):
             ' {"by": "price", "order": "desc", "among": 100}.'
         ),
     )
-    total: bool = Field(
-        False,
-        description=(
-            "Count the rows that match: in mode text those with a word of the query, else all that"
-            " pass the filters."
-        ),
-    )
-    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = Field(
-        (), description="Filter columns whose most frequent values are counted among these rows."
-    )
 
 
-class _Search(_Restrictions):
+class _Search(_Ranked):
     query: Query = Field(description="What the rows should be about, in plain words.")
     mode: Mode = Field(
         "dense",
@@ -130,8 +136,24 @@ class _Search(_Restrictions):
     )
 
 
-class _Similar(_Restrictions):
+class _Similar(_Ranked):
     id: Id = Field(description="The id of a row.")
+
+
+class _ListRows(_Filtered):
+    top_k: Annotated[
+        int, Field(ge=0, le=_MOST_ROWS, description="Most rows to return; 0 only counts them.")
+    ] = 10
+    sort: Order | None = Field(
+        None,
+        description=(
+            "Order the rows by a filter column instead of their ids. Example:"
+            ' {"by": "price", "order": "asc"}.'
+        ),
+    )
+    after: Id | None = Field(
+        None, description="The id of the last row of a page, to get the rows behind it."
+    )
 
 
 class _GetRows(_OfEntity):
@@ -159,6 +181,7 @@ class _ToolKind:
 
 _ANSWERS = TypeAdapter(Answer)
 _ROWS = TypeAdapter(Rows)
+_ROW_LIST = TypeAdapter(RowList)
 # a second run would take the last thread of calls for documents
 _running = Lock()
 
@@ -172,9 +195,16 @@ def _similar(service: Service, given: _Similar) -> Mapping[str, Any]:
 
 
 def _get_rows(service: Service, given: _GetRows) -> Mapping[str, Any]:
-    document: dict[str, Any] = _ROWS.dump_python(
-        service.searcher().rows(given.entity, given.ids), mode="json"
-    )
+    return _bounded(_ROWS.dump_python(service.rows(given.entity, given.ids), mode="json"))
+
+
+def _list_rows(service: Service, given: _ListRows) -> Mapping[str, Any]:
+    found = service.listed(ListRequest.of(**dict(given)))
+    return _bounded(_ROW_LIST.dump_python(found, mode="json"))
+
+
+def _bounded(document: dict[str, Any]) -> Mapping[str, Any]:
+    """Stored rows, with texts and fields that an agent can read."""
     for row in document["rows"]:
         left = _TEXT_CHARACTERS // len(document["rows"])
         texts = []
@@ -252,6 +282,14 @@ _TOOLS: Mapping[str, _ToolKind] = {
         _Similar,
         "queries",
         _similar,
+    ),
+    "list_rows": _ToolKind(
+        "List or count all rows that pass filters, without a query, in the order of a filter column"
+        " or of their ids: the cheapest, the latest, how many of each kind. Each row has its first"
+        " text.",
+        _ListRows,
+        "queries",
+        _list_rows,
     ),
     "get_rows": _ToolKind(
         "Read the texts and fields of rows by their ids.", _GetRows, "queries", _get_rows

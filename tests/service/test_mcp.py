@@ -32,7 +32,7 @@ from tests.support.world import World
 T = TypeVar("T")
 PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
 
-READING = ["search", "similar", "get_rows", "list_entities", "status"]
+READING = ["search", "similar", "list_rows", "get_rows", "list_entities", "status"]
 ALL = [*READING, "plan", "run"]
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -124,6 +124,22 @@ def test_an_agent_counts_and_orders_rows(client: httpx.Client) -> None:
         assert found["facets"] == {"category": [{"value": "footwear", "count": 2}]}
         near = await call(agent, "similar", entity="item", id="4", top_k=1, total=True)
         assert near["total"] == {"rows": 4, "exact": True}
+
+    asked(client, work)
+
+
+def test_an_agent_lists_and_counts_rows_without_a_query(client: httpx.Client) -> None:
+    async def work(agent: Client) -> None:
+        cheap = {"entity": "item", "filters": {"price": {"lt": 45}}, "sort": {"by": "price"}}
+        first = await call(agent, "list_rows", **cheap, top_k=2, total=True, facets=["category"])
+        more = await call(agent, "list_rows", **cheap, after=first["rows"][-1]["id"])
+        assert [row["fields"]["price"] for row in first["rows"]] == [19.9, 25.5]
+        assert [row["fields"]["price"] for row in more["rows"]] == [40.0]
+        assert first["rows"][0]["texts"] == ["name: green garden hose"]
+        assert first["total"] == {"rows": 3, "exact": True}
+        assert {"value": "light", "count": 1} in first["facets"]["category"]
+        counted = await call(agent, "list_rows", entity="item", top_k=0, total=True)
+        assert (counted["rows"], counted["total"]["rows"]) == ([], len(ROWS))
 
     asked(client, work)
 
@@ -244,7 +260,7 @@ def test_an_error_tells_the_agent_what_to_do(shop: World, tmp_path: Path) -> Non
         assert "category" in await call(agent, "search", **search, filters={"colour": "red"})
         assert "search: top_k" in await call(agent, "search", **search, top_k=51)
         said = await call(agent, "search", **search, limit=3)
-        assert said.startswith("search: limit: is unknown (fields: entity, top_k, filters")
+        assert said.startswith("search: limit: is unknown (fields: entity, filters, total")
         assert "bigint" in await call(agent, "get_rows", entity="item", ids=["x"])
         assert "manifest" in await call(agent, "plan", entity="item")
         with pytest.raises(MCPError, match="tools: search"):
