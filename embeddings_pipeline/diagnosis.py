@@ -33,7 +33,6 @@ from embeddings_pipeline.entities.manifest import (
     manifest_path,
 )
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
-from embeddings_pipeline.resources.dbt_project import executable, require_project
 from embeddings_pipeline.settings import (
     Settings,
     opentelemetry_exporter,
@@ -99,11 +98,14 @@ class Surroundings:
     @cached_property
     def servers(self) -> Mapping[str, Database]:
         """The configured databases by their use, or the embedded server where it runs."""
-        staging, vectors = self.settings.staging_database, self.settings.vectors_database
-        if staging is None or vectors is None:
+        vectors = self.settings.vectors_database
+        if vectors is None:
             running = embedded.running(self.settings.embedded_data_dir)
             return {_BOTH: running} if running else {}
-        found = {_BOTH: vectors} if staging == vectors else {_STAGING: staging, _VECTORS: vectors}
+        staging = None if self.settings.only_searches else self.settings.staging_database
+        found = {_BOTH if staging == vectors else _VECTORS: vectors}
+        if staging and staging != vectors:
+            found = {_STAGING: staging, **found}
         replica = self.settings.search_database
         if replica and replica != vectors:
             found[_REPLICA] = replace(replica, fallback=None)
@@ -239,6 +241,11 @@ def _servers(around: Surroundings) -> Iterator[Finding]:
             "`embeddings-pipeline db start` starts it; so do `run` and `plan`",
         )
     for use in around.servers:
+    if around.settings.only_searches:
+        yield _warning(
+            "STAGING_DB_* is not set: searches only",
+            "set the database of the staging models, also where it is the one of PGVECTOR_*",
+        )
         problem = around.problem(use)
         if problem is None:
             yield _server(around, use)

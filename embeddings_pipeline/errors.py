@@ -42,8 +42,8 @@ class RunNeeded(ConfigurationError):
 
 
 class ReadOnly(ConfigurationError):
-    """The database may only be read: it is a replica, the role lacks privileges, or a pooler gives
-    each transaction another session."""
+    """Nothing can be written: the database is a replica, the role lacks privileges, a pooler gives
+    each transaction another session, or the staging models have no configured database."""
 
 
 class Unavailable(ConfigurationError):

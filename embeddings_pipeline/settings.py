@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, ReadOnly
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -200,14 +200,9 @@ class Settings(BaseSettings):
                 f"settings: {', '.join(wrong) or error}: not JSON: write"
                 """ prices as {"my-model": 0.02}, a list as ["one", "two"]"""
             ) from None
-        configured = {
-            "STAGING_DB_*": settings.staging_database is not None,
-            "PGVECTOR_*": settings.vectors_database is not None,
-        }
-        if len(set(configured.values())) > 1:
-            given, missing = sorted(configured, key=lambda name: not configured[name])
+        if settings.vectors_database is None and settings.staging_database is not None:
             raise ConfigurationError(
-                f"{given} is configured but {missing} is not: set both (they may name the same"
+                "STAGING_DB_* is configured but PGVECTOR_* is not: set both (they may name the same"
                 " database), or neither to use the embedded server"
             )
         if settings.pgvector_replica_url and settings.vectors_database is None:
@@ -231,9 +226,23 @@ class Settings(BaseSettings):
         """Whether EMBEDDING_TRUST_REMOTE_CODE names the model, so that its own code may run."""
         return model in map(str.strip, self.embedding_trust_remote_code.split(","))
 
+    @property
+    def only_searches(self) -> bool:
+        """Whether the vectors alone have a configured database, and nothing can be embedded."""
+        staging = self.staging_db_url or self.staging_db_host
+        return staging is None and self.vectors_database is not None
+
     @cached_property
     def staging_database(self) -> Database | None:
-        """The configured database of the staging models; None means the embedded server."""
+        """The configured database of the staging models; None means the embedded server.
+
+        Raises ReadOnly where only that of the vectors is configured.
+        """
+        if self.only_searches:
+            raise ReadOnly(
+                "STAGING_DB_* is not configured, so that nothing but searches works: set the"
+                " database of the staging models, also where it is the one of PGVECTOR_*"
+            )
         if self.staging_db_url:
             return Database.from_url("STAGING_DB_URL", self.staging_db_url)
         if not self.staging_db_host:
@@ -264,8 +273,8 @@ class Settings(BaseSettings):
     @property
     def one_database(self) -> bool:
         """Whether the staging models and the vectors are in one database, so that marts can join
-        them."""
-        return self.staging_database == self.vectors_database
+        them. False where the database of the staging models is not configured."""
+        return not self.only_searches and self.staging_database == self.vectors_database
 
     @cached_property
     def search_database(self) -> Database | None:

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.errors import ConfigurationError, ReadOnly
 from embeddings_pipeline.settings import Settings
 
 SPECIAL = "p@ss:w/o?r#d% '\"[]&=é"
@@ -95,16 +95,28 @@ def test_urls_are_read_as_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert database == Database("other", 6001, "v", "me", SecretStr("p@ss"))
 
 
-@pytest.mark.parametrize(
-    ("given", "missing"), [("STAGING_DB", "PGVECTOR"), ("PGVECTOR", "STAGING_DB")]
-)
-@pytest.mark.parametrize(("variable", "value"), [("HOST", "db"), ("URL", "postgresql://me@db/x")])
-def test_one_database_without_the_other_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, given: str, missing: str, variable: str, value: str
+DATABASE = [("HOST", "db"), ("URL", "postgresql://me@db/x")]
+
+
+@pytest.mark.parametrize(("variable", "value"), DATABASE)
+def test_staging_models_without_a_database_for_the_vectors_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    monkeypatch.setenv(f"{given}_{variable}", value)
-    with pytest.raises(ConfigurationError, match=rf"{given}_\* is configured but {missing}_\* "):
+    monkeypatch.setenv(f"STAGING_DB_{variable}", value)
+    with pytest.raises(ConfigurationError, match=r"STAGING_DB_\* is configured but PGVECTOR_\* "):
         Settings.load()
+
+
+@pytest.mark.parametrize(("variable", "value"), DATABASE)
+def test_without_a_database_for_the_staging_models_only_its_use_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"PGVECTOR_{variable}", value)
+    settings = Settings.load()
+    assert settings.vectors_database is not None
+    assert settings.one_database is False
+    with pytest.raises(ReadOnly, match=r"STAGING_DB_\* is not configured"):
+        _ = settings.staging_database
 
 
 @pytest.mark.parametrize(

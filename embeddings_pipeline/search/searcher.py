@@ -337,7 +337,7 @@ class Searcher:
         if request.columns and not self._context.one_database:
             raise ConfigurationError(
                 "columns of the staging model need a staging model in the database of the vectors:"
-                " declare the columns as filters"
+                " set STAGING_DB_* if it is there, or declare the columns as filters"
             )
         with self._search_of(published) as search:
             if request.columns:

@@ -421,6 +421,8 @@ def _quoted(value: Any, column_type: str) -> str:
 
 
 def _role_may_write(pipeline: Pipeline) -> bool:
+    if pipeline.settings.only_searches:
+        return False
     try:
         # not the service's own connections, which need tables: the first run makes them
         with (

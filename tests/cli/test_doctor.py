@@ -280,6 +280,16 @@ def test_who_keeps_a_run_waiting_is_a_warning(published: World) -> None:
         migration.rollback()
         assert waits.result(60) == [(2,)]
 
+def test_without_a_database_of_staging_models_the_vectors_are_checked(
+    published: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STAGING_DB_URL")
+    warned, server = found("server")
+    assert (warned.level, "STAGING_DB_* is not set" in warned.found) == ("warning", True)
+    assert (server.level, server.found.startswith("vectors: Postgres")) == ("ok", True)
+    assert only("tables").level == "ok"
+
+
 
 def test_version_and_kind_of_the_server(configured: Database) -> None:
     finding = only("server")

@@ -253,6 +253,14 @@ def test_a_role_that_may_only_read_is_offered_no_run(shop: World) -> None:
         shop.sql("drop owned by reader; drop role reader")
 
 
+def test_without_a_database_of_staging_models_no_run_is_offered(shop: World) -> None:
+    async def tools(agent: Client) -> list[str]:
+        return [tool.name for tool in (await agent.list_tools()).tools]
+
+    with served(shop.database, staging_db_url=None) as client:
+        assert asked(client, tools) == READING
+
+
 def test_an_error_tells_the_agent_what_to_do(shop: World, tmp_path: Path) -> None:
     async def work(agent: Client) -> None:
         search = {"entity": "item", "query": "red"}

@@ -96,6 +96,22 @@ def test_a_role_that_may_only_select_is_told_that_documents_cannot_be_written(
         assert "may not keep tables" in assert_problem(answer, 501)
 
 
+def test_searches_need_no_database_of_the_staging_models(shop: World) -> None:
+    columns = {"columns": SEARCH["columns"]}
+    search = {key: value for key, value in SEARCH.items() if key not in columns}
+    with served(shop.database, shop.encoder, staging_db_url=None) as client:
+        assert client.get("/health/ready").status_code == 200
+        found = client.post("/search", json=search).raise_for_status().json()
+        assert [hit["id"] for hit in found["results"]] == ["4", "1"]
+        (entity,) = client.get("/entities").raise_for_status().json()["entities"]
+        assert list(entity["fields"]) == ["category", "price"]
+        assert client.get("/stats").json()["entities"][0]["coverage"] == 100
+        asked = client.post("/search", json=search | columns)
+        assert "set STAGING_DB_* if it is there" in assert_problem(asked, 422)
+        written = client.post("/entities/item/documents", json={"ids": ["1"]})
+        assert "STAGING_DB_* is not configured" in assert_problem(written, 501)
+
+
 def test_a_role_without_privileges_is_no_fault_of_the_caller(shop: World, reader: Database) -> None:
     shop.sql(f'revoke usage on schema {SCHEMA} from "{reader.user}"')
     with served(reader, shop.encoder) as client:

@@ -28,9 +28,12 @@ def served(
     pipeline = Pipeline(
         Settings(
             _env_file=None,
-            staging_db_url=database.url,
-            pgvector_url=database.url,
-            **{"embedding_model": WORDS.model, **settings},
+            **{
+                "staging_db_url": database.url,
+                "pgvector_url": database.url,
+                "embedding_model": WORDS.model,
+                **settings,
+            },
         )
     )
     if encoder or "embedding_model" not in settings:

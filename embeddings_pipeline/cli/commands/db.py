@@ -115,9 +115,8 @@ def drop(
 
 def _data_dir() -> Path:
     settings = Settings.load()
-    configured = {settings.staging_database, settings.vectors_database} - {None}
     # `db env` configures the embedded server itself
-    if configured - {embedded.running(settings.embedded_data_dir)}:
+    if settings.vectors_database not in (None, embedded.running(settings.embedded_data_dir)):
         raise ConfigurationError(
             "a database is configured (STAGING_DB_*/PGVECTOR_*): the embedded server is not used;"
             " unset them to use it"
