@@ -105,48 +105,37 @@ class RequestModel(BaseModel):
         return value
 
 
-class Range(RequestModel):
-    """A range of values with at least one bound."""
+Members = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)]
+
+
+class Operators(RequestModel):
+    """Bounds of a value (`gt`, `gte`, `lt`, `lte`); or what a list has: a value (`has`), any of
+    several (`has_any`) or all of several (`has_all`)."""
+
+    # one model, since a generated client cannot tell two objects without required fields apart
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     gt: Scalar | None = None
     gte: Scalar | None = None
     lt: Scalar | None = None
     lte: Scalar | None = None
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if not self.bounds():
-            raise ValueError("a range needs one of gt, gte, lt, lte")
-        return self
-
-    def bounds(self) -> dict[str, Scalar]:
-        """Return the given bounds by name."""
-        return self.model_dump(exclude_none=True)
-
-
-Members = Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)]
-
-
-class Lists(RequestModel):
-    """What a list has: one value, any of several, or all of several."""
-
     has: Scalar | None = None
     has_any: Members | None = None
     has_all: Members | None = None
 
     @model_validator(mode="after")
-    def _has_a_member(self) -> Self:
-        if not self.members():
-            raise ValueError("a filter on a list needs one of has, has_any, has_all")
+    def _has_an_operator(self) -> Self:
+        if not self.given():
+            raise ValueError(f"write one of {', '.join(_OPERATORS)}")
         return self
 
-    def members(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
-        """Return the given values by name."""
+    def given(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        """Return the given operators, with their values."""
         return self.model_dump(exclude_none=True)
 
 
+_OPERATORS = tuple(Operators.model_fields)
 Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX_VALUES)]
-_OPERATORS = (*Range.model_fields, *Lists.model_fields)
 
 
 def one_reason(otherwise: str) -> WrapValidator:
@@ -163,10 +152,10 @@ def one_reason(otherwise: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-# equal to a value, one of several (null may be among them), within a range, or null; a list has a
-# value, or one of several
+# equal to a value, one of several (null may be among them), compared by operators, or null; a list
+# has a value, or one of several
 Filter: TypeAlias = Annotated[
-    Scalar | Values | Range | Lists | None,
+    Scalar | Values | Operators | None,
     one_reason(
         f"write a text of at most {_MAX_VALUE:,} characters, a finite number, true, false or null,"
         f" a list of 1 to {MAX_VALUES:,} of these, or bounds or elements ({', '.join(_OPERATORS)});"
@@ -540,9 +529,7 @@ def counted(request: _CountingRequest, counts: Counts | None) -> Counted:
 
 
 def _plain(condition: Filter) -> Any:
-    if isinstance(condition, Range):
-        return condition.bounds()
-    return condition.members() if isinstance(condition, Lists) else condition
+    return condition.given() if isinstance(condition, Operators) else condition
 
 
 def describe_invalid(problems: Sequence[ErrorDetails]) -> str:

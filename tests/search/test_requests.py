@@ -35,17 +35,15 @@ def refusal(**values: Any) -> str:
         ({"mode": "fuzzy"}, "mode: Input should be 'dense', 'text' or 'hybrid'"),
         ({"filters": {"a": list(range(1001))}}, "filters.a"),
         ({"filters": {"a": []}}, "filters.a"),
-        ({"filters": {"a": {}}}, "a range needs one of gt, gte, lt, lte"),
         (
             {"filters": {"a": {"colour": "red"}}},
             "filter 'a' has no operator 'colour' (operators: gt, gte, lt, lte, has, has_any,"
             " has_all); a jsonb column is compared with a whole value as text",
         ),
         ({"filters": {"not": {"a": {"like": "x"}}}}, "filter 'a' has no operator 'like'"),
-        ({"filters": {"a": {}}}, "a filter on a list needs one of has, has_any, has_all"),
+        ({"filters": {"a": {}}}, "write one of gt, gte, lt, lte, has, has_any, has_all"),
         ({"filters": {"a": {"has_any": []}}}, "filters.a"),
         ({"filters": {"a": {"has_all": [None]}}}, "filters.a"),
-        ({"filters": {"a": {"has": "x", "gte": 1}}}, "filters.a"),
         ({"filters": {"a": "x\0"}}, "filters.a"),
         ({"filters": {"a": float("nan")}}, "filters.a"),
         ({"filters": {"a": 10**1024}}, "should have at most 1024 digits"),
@@ -67,7 +65,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], says: str) -> None:
         date(2026, 1, 31),
         {"gte": date(2026, 1, 31)},
         [{"colour": "red"}],
-        {"has": "x", "gte": 1},
+        {"has": ["x"]},
         [],
     ],
 )

@@ -264,6 +264,37 @@ def test_every_example_of_the_document_is_what_it_says(client: httpx.Client) -> 
         assert [error.message for error in validator.iter_errors(example)] == [], (name, example)
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        *("red", 1.5, True, None, ["red", None], {"gt": 1}, {"gte": "a", "lt": "b"}),
+        *({"has": "red"}, {"has_any": ["red"]}, {"has_all": ["red"]}, {"has": 1, "has_any": [2]}),
+    ],
+)
+def test_a_condition_of_a_filter_is_of_one_type_in_the_document(
+    client: httpx.Client, condition: Any
+) -> None:
+    document = client.get("/openapi.json").json()
+    assert forms_of(condition, document) == 1
+
+
+def test_a_condition_without_a_known_operator_is_of_no_type(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert forms_of({}, document) == 0
+    assert forms_of({"like": "x"}, document) == 0
+
+
+def forms_of(condition: Any, document: dict[str, Any]) -> int:
+    """How many types of a filter's condition a condition is of."""
+    schemas = document["components"]["schemas"]
+    forms = schemas["Filters"]["additionalProperties"]["anyOf"]
+    objects = [form for form in forms if "$ref" in form]
+    # a generated client would take the first object whose required fields are there
+    assert len(objects) == 1
+    valid = [Draft202012Validator({**form, "components": document["components"]}) for form in forms]
+    return sum(validator.is_valid(condition) for validator in valid)
+
+
 def examples(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """(operation, schema, example) of each body that has examples, whole or of its fields."""
     for operations in document["paths"].values():
