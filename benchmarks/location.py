@@ -9,8 +9,8 @@ import resource
 import subprocess
 import sys
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.entities.manifest import MANIFEST, target_dir
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 
 _BARE = """
@@ -47,14 +47,14 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings.load()
     target = target_dir(settings).resolve()
-    dbt_project.parse(settings)
+    dbt_command.parse(settings)
     codes = {
         "dagster": "import dagster",
         "component": _COMPONENT.format(manifest=str(target / MANIFEST)),
         "bare_location": _BARE.format(
             project=str(settings.dbt_project_dir),
             target=str(target),
-            dbt=dbt_project.executable(),
+            dbt=dbt_command.executable(),
         ),
         "our_location": _OURS,
     }

@@ -22,6 +22,7 @@ from psycopg.errors import InsufficientPrivilege
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
+from embeddings_pipeline.dbt_command import executable, require_project
 from embeddings_pipeline.encoders.cache.encoder import Cache
 from embeddings_pipeline.encoders.catalogue import known_models
 from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
@@ -240,12 +241,12 @@ def _servers(around: Surroundings) -> Iterator[Finding]:
             " not checked",
             "`embeddings-pipeline db start` starts it; so do `run` and `plan`",
         )
-    for use in around.servers:
     if around.settings.only_searches:
         yield _warning(
             "STAGING_DB_* is not set: searches only",
             "set the database of the staging models, also where it is the one of PGVECTOR_*",
         )
+    for use in around.servers:
         problem = around.problem(use)
         if problem is None:
             yield _server(around, use)

@@ -30,7 +30,7 @@ PATH = ("entities/", "store/", "sync/")
 LAYERS = (
     ("cli/", "definitions.py", "component.py", "diagnosis.py"),
     ("assets/", "resources/", "service/"),
-    ("pipeline.py",),
+    ("pipeline.py", "dbt_command.py"),
     ("sync/", "search/"),
     ("encoders/", "store/"),
     ("entities/",),

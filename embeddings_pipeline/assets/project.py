@@ -20,10 +20,10 @@ from dagster._core.definitions.definitions_load_context import (
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.asset_utils import group_from_dbt_resource_props_fallback_to_directory
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.assets.factory import Status, build_embedding_defs
 from embeddings_pipeline.assets.upstream import valid_owners
 from embeddings_pipeline.entities.manifest import MANIFEST, load_manifest, target_dir
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
 
@@ -90,7 +90,7 @@ def project_definitions(settings: Settings) -> dg.Definitions:
                 for job in jobs
                 if job.name == "marts"
             ],
-            resources={"dbt": DbtCliResource(source, dbt_executable=dbt_project.executable())},
+            resources={"dbt": DbtCliResource(source, dbt_executable=dbt_command.executable())},
         ),
     )
 
@@ -102,11 +102,11 @@ def _project(settings: Settings) -> DbtProject:
     loads = DefinitionsLoadContext.get().load_type == DefinitionsLoadType.INITIALIZATION
     develops = bool(os.environ.get("DAGSTER_IS_DEV_CLI")) and loads
     if develops or not (target / MANIFEST).exists():
-        dbt_project.parse(settings)
+        dbt_command.parse(settings)
     return DbtProject(
         settings.dbt_project_dir,
         target_path=target,
-        profiles_dir=dbt_project.profiles_dir(settings),
+        profiles_dir=dbt_command.profiles_dir(settings),
         target=settings.dbt_target,
     )
 
@@ -125,10 +125,10 @@ def _dbt_models(
     )
     def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
         database = settings.staging_database or embedded.start(settings.embedded_data_dir)
-        with dbt_project.scratch(settings) as folder:
-            with _environment(dbt_project.environment(settings, database)):
+        with dbt_command.scratch(settings) as folder:
+            with _environment(dbt_command.environment(settings, database)):
                 invocation = dbt.cli(
-                    ["build", *dbt_project.variables(settings)], context=context, target_path=folder
+                    ["build", *dbt_command.variables(settings)], context=context, target_path=folder
                 )
             with short_warnings():
                 yield from invocation.stream().fetch_column_metadata()

@@ -9,8 +9,8 @@ from embeddings_pipeline.assets import metadata, partitions
 from embeddings_pipeline.assets.checks import evaluation
 from embeddings_pipeline.assets.options import DefsOptions
 from embeddings_pipeline.assets.upstream import Node, key_of
+from embeddings_pipeline.dbt_command import Build
 from embeddings_pipeline.pipeline import EntityRun, Pipeline
-from embeddings_pipeline.resources.dbt_project import Build
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 

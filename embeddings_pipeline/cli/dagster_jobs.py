@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from embeddings_pipeline.assets.options import DefsOptions
-    from embeddings_pipeline.resources.dbt_project import Build
+    from embeddings_pipeline.dbt_command import Build
     from embeddings_pipeline.resources.run_context import RunContext
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

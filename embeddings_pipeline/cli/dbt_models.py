@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embeddings_pipeline import dbt_command
+from embeddings_pipeline.dbt_command import Build
 from embeddings_pipeline.entities.manifest import entities_of
 from embeddings_pipeline.errors import EmbeddingsError, Failures
-from embeddings_pipeline.resources import dbt_project
-from embeddings_pipeline.resources.dbt_project import Build
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.connection import Postgres, columns_of
 
@@ -44,7 +44,7 @@ def build_staging(
     where they are missing; with `seeds`, all seeds.
     """
     if not {*names} <= {*entities_of(manifest).models}:
-        manifest = dbt_project.parse(settings, staging.database)
+        manifest = dbt_command.parse(settings, staging.database)
     built: set[str] = set()
     build: Build | None = None
     while True:
@@ -58,7 +58,7 @@ def build_staging(
                 wanted.add(node["unique_id"])
         if wanted <= built:
             break
-        build = dbt_project.build(settings, staging.database, _nodes(manifest, wanted))
+        build = dbt_command.build(settings, staging.database, _nodes(manifest, wanted))
         manifest, built = build.manifest, built | wanted
     failures = Failures()
     for name, node in models.items():
@@ -94,7 +94,7 @@ def build_marts(settings: Settings, staging: Postgres, manifest: Manifest) -> Bu
     marts = _marts(settings, manifest)
     if not marts:
         return None
-    build = dbt_project.build(settings, staging.database, marts)
+    build = dbt_command.build(settings, staging.database, marts)
     problems = {node["name"]: build.problem(node["unique_id"]) for node in marts}
     if wrong := [problem for problem in problems.values() if problem]:
         raise EmbeddingsError("\n".join(dict.fromkeys(wrong)))

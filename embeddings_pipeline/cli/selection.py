@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from embeddings_pipeline.cli.output import print_message
+from embeddings_pipeline.dbt_command import existing_manifest
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.resources.dbt_project import existing_manifest
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import TableNames
 

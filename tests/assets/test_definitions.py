@@ -15,10 +15,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.assets.upstream import DbtModels
 from embeddings_pipeline.entities.manifest import load_manifest, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
 
@@ -38,9 +38,9 @@ def project(dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             patch.delenv(field.upper(), raising=False)
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
-        patch.setattr(dbt_project, "executable", lambda: str(dbt))
+        patch.setattr(dbt_command, "executable", lambda: str(dbt))
         patch.chdir(folder)
-        dbt_project.parse(Settings.load())
+        dbt_command.parse(Settings.load())
         yield folder / "project"
 
 
@@ -100,7 +100,7 @@ def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow() 
     loaded = run_python(
         "import importlib, pkgutil, sys\n"
         "for name in ('entities', 'store', 'encoders', 'sync', 'search', 'pipeline', 'service',"
-        " 'resources.dbt_project', 'cli'):\n"
+        " 'dbt_command', 'cli'):\n"
         "    package = importlib.import_module(f'embeddings_pipeline.{name}')\n"
         "    paths, prefix = getattr(package, '__path__', []), package.__name__ + '.'\n"
         "    for found in pkgutil.walk_packages(paths, prefix):\n"
@@ -349,7 +349,7 @@ def test_with_a_manifest_of_the_teams_only_the_entities_are_there(
 def test_a_folder_without_a_project_is_refused(tmp_path: Path) -> None:
     settings = Settings.load().model_copy(update={"dbt_project_dir": tmp_path})
     with pytest.raises(ConfigurationError, match="holds no dbt project"):
-        dbt_project.parse(settings)
+        dbt_command.parse(settings)
 
 
 def test_dagster_validates_the_definitions_of_the_workspace(

@@ -13,7 +13,7 @@ from embeddings_pipeline.assets.checks import entity_checks
 from embeddings_pipeline.assets.options import ASSETS, DefsOptions
 from embeddings_pipeline.assets.reporting import report_build
 from embeddings_pipeline.cli.main import app
-from embeddings_pipeline.resources.dbt_project import Build
+from embeddings_pipeline.dbt_command import Build
 from tests.support.notes import Notes, notes, rows_of
 
 __all__ = ["notes"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.cli.commands import demo as module
 from embeddings_pipeline.cli.commands.init import write_project
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from tests.conftest import new_data_dir, remove_data_dir
 from tests.support import CHECKOUT
@@ -63,7 +63,7 @@ def keep_rows(project: Path, count: int) -> None:
 def test_the_demo_embeds_five_entities_and_searches_three(
     folder: Path, dbt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dbt_project, "executable", lambda: str(dbt))
+    monkeypatch.setattr(dbt_command, "executable", lambda: str(dbt))
     write_project(folder / "try", "example")
     keep_rows(folder / "try", 5)
     result = demo("try")

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from tests.support.databases import Templates, copy_of
 from tests.support.foreign import environment, write
@@ -104,7 +104,7 @@ def diary(
         patch.setenv("DBT_PROJECT_DIR", str(folder / "dbt"))
         patch.setenv("DBT_PROFILES_DIR", str(folder / "profiles"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
-        patch.setattr(dbt_project, "executable", lambda: str(dbt))
+        patch.setattr(dbt_command, "executable", lambda: str(dbt))
         patch.chdir(folder)
         with psycopg.connect(database.url, autocommit=True) as connection:
             connection.execute("create schema raw")

@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from dagster_shared.record import replace as replace_record
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.cli.dbt_models import build_staging
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
 from tests.support.databases import Templates, copy_of
@@ -49,7 +49,7 @@ class Notes:
 
     def build(self) -> None:
         """Build the seeds and the staging models with dbt."""
-        manifest = dbt_project.parse(self.settings)
+        manifest = dbt_command.parse(self.settings)
         build_staging(self.settings, self.running.pipeline.staging, manifest, [], seeds=True)
 
     def execute(
@@ -107,7 +107,7 @@ def notes(
         patch.setenv("PGVECTOR_URL", database.url)
         patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
         patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
-        patch.setattr(dbt_project, "executable", lambda: str(dbt))
+        patch.setattr(dbt_command, "executable", lambda: str(dbt))
         (folder / "home").mkdir()
         (folder / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         patch.setenv("DAGSTER_HOME", str(folder / "home"))

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embeddings_pipeline.resources.dbt_project import FLAGS
+from embeddings_pipeline.dbt_command import FLAGS
 from tests.support import CHECKOUT
 
 _PROJECT = Path(__file__).with_name("notes_project")

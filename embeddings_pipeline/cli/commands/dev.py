@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from embeddings_pipeline.cli import dagster_instance, output
+from embeddings_pipeline.dbt_command import parse
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.resources.dbt_project import parse
 from embeddings_pipeline.settings import Settings, project_dir
 
 _MODULE = "embeddings_pipeline.definitions"

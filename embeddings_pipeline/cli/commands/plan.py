@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.cli.dbt_models import build_staging, is_built, left_as_built
 from embeddings_pipeline.cli.output import print_json, print_line, print_message, print_table
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, EntityNames, session
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import Failures
 from embeddings_pipeline.pipeline import Pipeline, Results
-from embeddings_pipeline.resources import dbt_project
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.plan import Plan, SetPlan
 
@@ -50,7 +50,7 @@ def plan(
             built = build_staging(settings, before.staging, before.manifest, names)
         manifest, failures = built.manifest, built.failures
     elif dbt is None and settings.dbt_manifest is None:
-        manifest = dbt_project.parse(settings)
+        manifest = dbt_command.parse(settings)
     with session(settings, manifest) as pipeline:
         found = planned(pipeline, names, {}, failures)
     if dbt:

@@ -15,9 +15,9 @@ from embeddings_pipeline.cli.commands import plan
 from embeddings_pipeline.cli.dbt_models import build_marts, build_staging, left_as_built
 from embeddings_pipeline.cli.selection import AsJson, BuildsDbt, session
 from embeddings_pipeline.cli.terminal import log_as_json
+from embeddings_pipeline.dbt_command import Build, parse
 from embeddings_pipeline.errors import Failures, Interrupted
 from embeddings_pipeline.pipeline import EntityRun, Pipeline, Results
-from embeddings_pipeline.resources.dbt_project import Build, parse
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.progress import Report, of_counts
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from embeddings_pipeline.entities.manifest import manifest_path, target_dir
-from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.resources.dbt_project import (
+from embeddings_pipeline.dbt_command import (
     Build,
     environment,
     profiles_dir,
     scratch,
     variables,
 )
+from embeddings_pipeline.entities.manifest import manifest_path, target_dir
+from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 
 
