@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from dagster._core.definitions.definitions_load_context import (
 )
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 from dagster_dbt.asset_utils import group_from_dbt_resource_props_fallback_to_directory
+from packaging.version import Version
 
 from embeddings_pipeline import dbt_command
 from embeddings_pipeline.assets.factory import Status, build_embedding_defs
@@ -49,6 +52,21 @@ class Translator(DagsterDbtTranslator):
         """The owners of its meta or its dbt group."""
         owners = super().get_owners(dbt_resource_props)
         return valid_owners(owners, dbt_resource_props["name"])
+
+
+class DbtCommand(DbtCliResource):
+    """The dbt command of this environment.
+
+    Its version is that of the installed package. dagster-dbt would run `dbt --version`, which asks
+    PyPI for later versions, and waits where that does not answer.
+    """
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        try:
+            return Version(metadata.version("dbt-core"))
+        except metadata.PackageNotFoundError:
+            return super()._cli_version
 
 
 def project_definitions(settings: Settings) -> dg.Definitions:
@@ -90,7 +108,13 @@ def project_definitions(settings: Settings) -> dg.Definitions:
                 for job in jobs
                 if job.name == "marts"
             ],
-            resources={"dbt": DbtCliResource(source, dbt_executable=dbt_command.executable())},
+            resources={
+                "dbt": DbtCommand(
+                    # takes a DbtProject, too, as its base does
+                    project_dir=source,  # type: ignore[arg-type]
+                    dbt_executable=dbt_command.executable(),
+                )
+            },
         ),
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from embeddings_pipeline import dbt_command
 from embeddings_pipeline.assets.partitions import tags
 from tests.support.notes import Notes, notes, planned, rows_of
 
@@ -67,6 +70,20 @@ def run_of_texts(
     found = {made.partition: made.metadata for made in materialised(result, entity, "texts")}
     assert include_backlog or [*found] == [partition]
     return found[partition]
+
+
+def test_a_dbt_step_runs_one_command_which_asks_for_no_later_version(
+    notes: Notes, dbt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, command = tmp_path / "calls", tmp_path / "dbt"
+    command.write_text(f'#!/bin/sh\necho "$*" >> "{calls}"\nexec "{dbt}" "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setattr(dbt_command, "executable", lambda: str(command))
+    other = Notes(notes.folder, notes.database, notes.instance)
+    with closing(other.running.pipeline):
+        assert other.execute("staging").success
+    (call,) = calls.read_text().splitlines()
+    assert call.startswith("build")
 
 
 def test_a_scheduled_run_embeds_and_publishes_every_row(
