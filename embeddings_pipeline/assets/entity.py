@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 # the keys of a declaration that decide the content of each asset
 _DECIDES = {
-    "texts": {"id", *KEYS_OF_TEXTS},
+    # lexemes stand beside the texts
+    "texts": {"id", "language", *KEYS_OF_TEXTS},
     "vectors": {"model", "prompts", "dimension", "storage"},
-    "index": {"index", "metric"},
-    "embeddings": {"id", "filters", "publish", *SHOWN},
+    "index": {"index", "metric", "filters"},
+    # the function beside the view orders by the metric
+    "embeddings": {"id", "filters", "metric", "publish", "retrieval", *SHOWN},
 }
 _KINDS = {
     "texts": {"python", "postgres"},

@@ -16,6 +16,7 @@ import dagster as dg
 import pytest
 
 from embeddings_pipeline import dbt_command
+from embeddings_pipeline.assets.options import ASSETS
 from embeddings_pipeline.assets.upstream import DbtModels
 from embeddings_pipeline.entities.manifest import load_manifest, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
@@ -203,18 +204,37 @@ def test_runs_that_encode_share_a_pool(project: Path) -> None:
     assert asset.op.pool == "encoder"
 
 
-def test_another_template_or_model_shows_as_another_code_version(
-    manifest: dict[str, Any],
+@pytest.mark.parametrize(
+    ("edit", "changed"),
+    [
+        ({"template": "To do: {title}", "include": None}, ["texts"]),
+        ({"language": "german"}, ["texts"]),
+        ({"model": "fake/other"}, ["vectors"]),
+        ({"storage": "halfvec"}, ["vectors"]),
+        ({"index": {"type": "none"}}, ["index"]),
+        ({"metric": "l2"}, ["index", "embeddings"]),
+        ({"filters": ["title"]}, ["texts", "index", "embeddings"]),
+        ({"url": "title"}, ["texts", "embeddings"]),
+        ({"retrieval": {"queries": "golden.csv", "ndcg_at_10": 0.5}}, ["embeddings"]),
+        ({"schedule": "0 3 * * *"}, []),
+    ],
+    ids=str,
+)
+def test_a_changed_key_shows_as_another_code_version_of_what_it_decides(
+    manifest: dict[str, Any], edit: dict[str, Any], changed: list[str]
 ) -> None:
-    edit = {"template": "To do: {title}", "include": None}
-    before = load()
-    after = load_edited(manifest, edit, embedding_model="fake/other")
+    def versions(defs: dg.Definitions) -> dict[str, str | None]:
+        return {asset: spec_of(defs, "note", asset).code_version for asset in ASSETS}
 
-    def versions(defs: dg.Definitions) -> list[str | None]:
-        return [spec_of(defs, "note", name).code_version for name in ("texts", "vectors", "index")]
+    before, after = versions(load()), versions(load_edited(manifest, edit))
+    assert [asset for asset in ASSETS if before[asset] != after[asset]] == changed
 
-    changed = [a != b for a, b in zip(versions(before), versions(after), strict=True)]
-    assert changed == [True, True, False]
+
+def test_another_default_model_shows_as_another_code_version_of_the_vectors(project: Path) -> None:
+    def version(**settings: Any) -> str | None:
+        return spec_of(load(**settings), "note", "vectors").code_version
+
+    assert version() != version(embedding_model="fake/other")
 
 
 @pytest.mark.parametrize(
