@@ -6,6 +6,7 @@ import pytest
 
 from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
+from tests.support.environment import VARIABLES, only_settings
 
 EXAMPLE = CHECKOUT / ".env.example"
 
@@ -14,10 +15,9 @@ def test_every_variable_is_there_and_no_other() -> None:
     lines = EXAMPLE.read_text().splitlines()
     named = [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
     assert len(named) == len(set(named))
-    assert set(named) == {field.upper() for field in Settings.model_fields}
+    assert set(named) == VARIABLES
 
 
 def test_the_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
+    only_settings(monkeypatch)
     assert Settings(_env_file=EXAMPLE) == Settings(_env_file=None)

@@ -22,13 +22,13 @@ import pytest
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.schema import VERSION
 from tests.data.make_tables_before_schema_version import DUMP
 from tests.support import CHECKOUT, foreign
 from tests.support.databases import Templates, copy_of
 from tests.support.declared import manifest_of
+from tests.support.environment import VARIABLES
 from tests.support.pgbouncer import pgbouncer
 from tests.support.provider import BROKEN, KEY, Provider, serving
 from tests.support.serving import served
@@ -114,7 +114,7 @@ class Shop:
 
 @contextmanager
 def of_database(database: Database, folder: Path, provider: Provider) -> Iterator[Shop]:
-    inherited = {n: v for n, v in os.environ.items() if n.lower() not in Settings.model_fields}
+    inherited = {n: v for n, v in os.environ.items() if n.upper() not in VARIABLES}
     shop = Shop(database, folder, provider, {})
     urls = {
         "ADMIN_URL": database.url,

@@ -12,14 +12,14 @@ from sqlalchemy.engine import make_url
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError, ReadOnly
 from embeddings_pipeline.settings import Settings
+from tests.support.environment import only_settings
 
 SPECIAL = "p@ss:w/o?r#d% '\"[]&=é"
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
+    only_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)  # where no .env is
 
 

@@ -22,6 +22,7 @@ from embeddings_pipeline.entities.manifest import load_manifest, manifest_path
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
+from tests.support.environment import only_settings
 
 # dbt and Dagster warn of themselves
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,10 +36,9 @@ def project(dbt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     folder = tmp_path_factory.mktemp("definitions")
     shutil.copytree(NOTES, folder / "project")
     with pytest.MonkeyPatch.context() as patch:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
-        patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        only_settings(
+            patch, DBT_PROJECT_DIR=str(folder / "project"), EMBEDDED_DATA_DIR=str(folder / "data")
+        )
         patch.setattr(dbt_command, "executable", lambda: str(dbt))
         patch.chdir(folder)
         dbt_command.parse(Settings.load())

@@ -13,14 +13,13 @@ from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.data.make_tables_before_schema_version import DUMP
+from tests.support.environment import only_settings
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_dir: Path) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
+    only_settings(monkeypatch, EMBEDDED_DATA_DIR=str(data_dir))
     monkeypatch.chdir(tmp_path)  # where no .env is
-    monkeypatch.setenv("EMBEDDED_DATA_DIR", str(data_dir))
 
 
 def db(command: str) -> Result:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from embeddings_pipeline.settings import Settings
 from tests.conftest import new_data_dir, remove_data_dir
+from tests.support.environment import VARIABLES
 from tests.support.notes import PROJECT
 
 pytestmark = pytest.mark.long
@@ -33,8 +33,7 @@ def test_models_that_were_built_by_hand_are_embedded(project: Path) -> None:
     # a variable without a default, which `db env` must have given
     profile = project / "profiles.yml"
     profile.write_text(profile.read_text().replace(", 'localhost'", ""))
-    ours = {field.upper() for field in Settings.model_fields}
-    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    variables = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     programs = Path(sys.executable).parent
     script = """
         eval "$(embeddings-pipeline db env)"

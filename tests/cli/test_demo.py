@@ -15,9 +15,9 @@ from embeddings_pipeline.cli.commands import demo as module
 from embeddings_pipeline.cli.commands.init import write_project
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Settings
 from tests.conftest import new_data_dir, remove_data_dir
 from tests.support import CHECKOUT
+from tests.support.environment import only_settings
 
 # dbt and Dagster warn of themselves
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,8 +29,7 @@ EXAMPLE = CHECKOUT / "dbt_project"
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory: an empty folder that the embedded server's user can enter."""
     folder = new_data_dir()
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
+    only_settings(monkeypatch)
     monkeypatch.chdir(folder)
     data_dir = new_data_dir()
     monkeypatch.setenv("EMBEDDED_DATA_DIR", str(data_dir))

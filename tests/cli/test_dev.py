@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from embeddings_pipeline.settings import Settings
+from tests.support.environment import only_settings
 from tests.support.foreign import BIN
 from tests.support.service_process import free_port
 from tests.support.waiting import until
@@ -24,11 +24,9 @@ pytestmark = pytest.mark.long
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project without a dbt project: others build its models, of which there are none."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
-    (tmp_path / "manifest.json").write_text(json.dumps({"nodes": {}}))
-    monkeypatch.setenv("DBT_MANIFEST", str(tmp_path / "manifest.json"))
-    monkeypatch.setenv("EMBEDDED_DATA_DIR", str(tmp_path / "data"))
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"nodes": {}}))
+    only_settings(monkeypatch, DBT_MANIFEST=str(manifest), EMBEDDED_DATA_DIR=str(tmp_path / "data"))
     return tmp_path
 
 

@@ -24,9 +24,10 @@ from embeddings_pipeline import diagnosis
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.diagnosis import Finding, diagnose
-from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from embeddings_pipeline.settings import DEFAULT_MODEL
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.declared import write_manifest
+from tests.support.environment import only_settings
 from tests.support.pgbouncer import pgbouncer
 from tests.support.redis_server import RedisServer
 from tests.support.standby import standby
@@ -44,9 +45,7 @@ def manifest(path: Path, **keys: Any) -> Path:
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a manifest, and no other settings."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
-    monkeypatch.setenv("DBT_MANIFEST", str(manifest(tmp_path / "manifest.json")))
+    only_settings(monkeypatch, DBT_MANIFEST=str(manifest(tmp_path / "manifest.json")))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -280,6 +279,7 @@ def test_who_keeps_a_run_waiting_is_a_warning(published: World) -> None:
         migration.rollback()
         assert waits.result(60) == [(2,)]
 
+
 def test_without_a_database_of_staging_models_the_vectors_are_checked(
     published: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +288,6 @@ def test_without_a_database_of_staging_models_the_vectors_are_checked(
     assert (warned.level, "STAGING_DB_* is not set" in warned.found) == ("warning", True)
     assert (server.level, server.found.startswith("vectors: Postgres")) == ("ok", True)
     assert only("tables").level == "ok"
-
 
 
 def test_version_and_kind_of_the_server(configured: Database) -> None:

@@ -12,6 +12,7 @@ from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from tests.support.environment import only_settings
 from tests.support.databases import Templates
 from tests.support.world import World
 
@@ -21,12 +22,13 @@ def shop(
     world: World, templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> World:
     """Three rows; the environment names their database and a project that is not there."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
-    monkeypatch.setenv("STAGING_DB_URL", world.database.url)
-    monkeypatch.setenv("PGVECTOR_URL", world.database.url)
-    monkeypatch.setenv("DBT_PROJECT_DIR", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
+    only_settings(
+        monkeypatch,
+        STAGING_DB_URL=world.database.url,
+        PGVECTOR_URL=world.database.url,
+        DBT_PROJECT_DIR=str(tmp_path / "nowhere"),
+        EMBEDDING_DEVICE="cpu",
+    )
     monkeypatch.chdir(tmp_path)
     templates.restore(world, publish)
     return world

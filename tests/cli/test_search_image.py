@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Settings
+from tests.support.environment import only_settings
 from tests.support.gallery import BLUE, clip_settings
 from tests.support.world import World
 
@@ -18,12 +18,9 @@ from tests.support.world import World
 @pytest.fixture
 def photos(gallery: World, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The three pictures; the environment names their database, and a picture lies in a file."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
     url = gallery.database.url
-    environment = {"staging_db_url": url, "pgvector_url": url, **clip_settings(clip)}
-    for name, value in environment.items():
-        monkeypatch.setenv(name.upper(), str(value))
+    settings = {"staging_db_url": url, "pgvector_url": url, **clip_settings(clip)}
+    only_settings(monkeypatch, **{name.upper(): str(value) for name, value in settings.items()})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "blue.png").write_bytes(BLUE)
     return gallery

@@ -19,6 +19,7 @@ from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import Settings
 from tests.support.databases import Templates, copy_of
+from tests.support.environment import only_settings
 from tests.support.foreign import environment, write
 
 pytestmark = [pytest.mark.long]
@@ -97,13 +98,13 @@ def diary(
     folder = tmp_path_factory.mktemp("diary")
     write(folder, PROJECT)
     with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        for name, value in environment(database).items():
-            patch.setenv(name, value)
-        patch.setenv("DBT_PROJECT_DIR", str(folder / "dbt"))
-        patch.setenv("DBT_PROFILES_DIR", str(folder / "profiles"))
-        patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        only_settings(
+            patch,
+            **environment(database),
+            DBT_PROJECT_DIR=str(folder / "dbt"),
+            DBT_PROFILES_DIR=str(folder / "profiles"),
+            EMBEDDED_DATA_DIR=str(folder / "data"),
+        )
         patch.setattr(dbt_command, "executable", lambda: str(dbt))
         patch.chdir(folder)
         with psycopg.connect(database.url, autocommit=True) as connection:

@@ -22,8 +22,8 @@ import yaml
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from embeddings_pipeline.database import Database
-from embeddings_pipeline.settings import Settings
 from tests.support import foreign
+from tests.support.environment import only_settings
 from tests.support.redis_server import PASSWORD, RedisServer
 
 DEFINITIONS = """
@@ -188,18 +188,15 @@ def cluster(
     )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        for name, value in {
+        variables = {
             "STAGING_DB_URL": vectors.url,
             "PGVECTOR_URL": vectors.url,
             "DAGSTER_POSTGRES_URL": runs.url.replace("postgresql:", "postgresql+psycopg2:"),
             "DAGSTER_HOME": str(folder / "home"),
             "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
             "OMP_NUM_THREADS": "1",
-            **(environment or {}),
-        }.items():
-            patch.setenv(name, value)
+        }
+        only_settings(patch, **variables | (environment or {}))
         # where dagster-celery looks for the celery command
         patch.setenv("PATH", str(foreign.BIN), prepend=os.pathsep)
         patch.syspath_prepend(str(folder))

@@ -11,7 +11,7 @@ import pytest
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.manifest import entity_of
 from embeddings_pipeline.errors import ConfigurationError
-from embeddings_pipeline.settings import Settings
+from tests.support.environment import only_settings
 from tests.support.world import World
 
 
@@ -45,11 +45,12 @@ def refusal(model: str = "stg_product", /, **keys: Any) -> str:
 
 def use_manifest(patch: pytest.MonkeyPatch, world: World, folder: Path) -> None:
     """Make a command in this folder read the rows of a world, as `manifest.json` declares them."""
-    for field in Settings.model_fields:
-        patch.delenv(field.upper(), raising=False)
-    patch.setenv("STAGING_DB_URL", world.database.url)
-    patch.setenv("PGVECTOR_URL", world.database.url)
-    patch.setenv("DBT_MANIFEST", str(folder / "manifest.json"))
+    only_settings(
+        patch,
+        STAGING_DB_URL=world.database.url,
+        PGVECTOR_URL=world.database.url,
+        DBT_MANIFEST=str(folder / "manifest.json"),
+    )
     patch.chdir(folder)
 
 

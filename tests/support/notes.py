@@ -23,6 +23,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.resources.run_context import RunContext
 from embeddings_pipeline.settings import Settings
 from tests.support.databases import Templates, copy_of
+from tests.support.environment import only_settings
 
 PROJECT = Path(__file__).parent / "notes_project"
 
@@ -101,12 +102,13 @@ def notes(
     folder = tmp_path_factory.mktemp("notes")
     shutil.copytree(PROJECT, folder / "project")
     with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        patch.setenv("STAGING_DB_URL", database.url)
-        patch.setenv("PGVECTOR_URL", database.url)
-        patch.setenv("DBT_PROJECT_DIR", str(folder / "project"))
-        patch.setenv("EMBEDDED_DATA_DIR", str(folder / "data"))
+        only_settings(
+            patch,
+            STAGING_DB_URL=database.url,
+            PGVECTOR_URL=database.url,
+            DBT_PROJECT_DIR=str(folder / "project"),
+            EMBEDDED_DATA_DIR=str(folder / "data"),
+        )
         patch.setattr(dbt_command, "executable", lambda: str(dbt))
         (folder / "home").mkdir()
         (folder / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")

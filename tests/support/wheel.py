@@ -19,8 +19,8 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from embeddings_pipeline.settings import Settings
 from tests.support import CHECKOUT
+from tests.support.environment import VARIABLES
 
 _NAME = "embeddings-pipeline"
 _SCRIPT = """#!{python}
@@ -80,7 +80,7 @@ class Installed:
 
     def environment(self, **variables: str) -> dict[str, str]:
         """The variables of a process in the environment."""
-        ours = {field.upper() for field in Settings.model_fields} | {"PYTHONPATH", "VIRTUAL_ENV"}
+        ours = VARIABLES | {"PYTHONPATH", "VIRTUAL_ENV"}
         others = {name: value for name, value in os.environ.items() if name not in ours}
         path = f"{self.programs}{os.pathsep}{others['PATH']}"
         return {**others, "PATH": path, "HF_HUB_OFFLINE": "1", **variables}

@@ -22,6 +22,7 @@ from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.settings import Settings
 from tests.support import provider as misbehaving
 from tests.support.declared import write_manifest
+from tests.support.environment import only_settings
 from tests.support.provider import KEY, Change, Provider, Trouble
 from tests.support.world import SCHEMA, World
 
@@ -374,16 +375,14 @@ def run_command(
         manifest = write_manifest(
             tmp_path / "manifest.json", template="{name}", partitions={"count": 1}, model=MODEL
         )
-        for field in Settings.model_fields:
-            monkeypatch.delenv(field.upper(), raising=False)
-        for name, value in {
-            "DBT_MANIFEST": str(manifest),
-            "STAGING_DB_URL": world.database.url,
-            "PGVECTOR_URL": world.database.url,
-            "OPENAI_BASE_URL": provider.url,
-            "OPENAI_API_KEY": KEY,
-        }.items():
-            monkeypatch.setenv(name, value)
+        only_settings(
+            monkeypatch,
+            DBT_MANIFEST=str(manifest),
+            STAGING_DB_URL=world.database.url,
+            PGVECTOR_URL=world.database.url,
+            OPENAI_BASE_URL=provider.url,
+            OPENAI_API_KEY=KEY,
+        )
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["embeddings-pipeline", "run", "item", "--no-dbt"])
         # time enough for a busy machine, and short for an answer that never ends
