@@ -1,21 +1,13 @@
 """The job that writes the published rows to files, to search without a database."""
 
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 
 import dagster as dg
 
 from embeddings_pipeline.assets.options import DefsOptions
+from embeddings_pipeline.entities.model import SnapshotType
 from embeddings_pipeline.resources.run_context import RunContext
-
-
-class SnapshotType(Enum):
-    """Exact search; or faster on many rows: lists, a graph."""
-
-    FLAT = "flat"
-    IVF = "ivf"
-    HNSW = "hnsw"
 
 
 class ExportConfig(dg.Config):
@@ -23,7 +15,7 @@ class ExportConfig(dg.Config):
 
     entity: str
     folder: str
-    type: SnapshotType = SnapshotType.FLAT
+    type: SnapshotType = "flat"
 
 
 def export_job(options: DefsOptions) -> dg.JobDefinition:
@@ -48,7 +40,7 @@ def export_job(options: DefsOptions) -> dg.JobDefinition:
             running.pipeline.schema,
             config.entity,
             folder,
-            config.type.value,
+            config.type,
             running.report,
         )
         yield dg.Output(

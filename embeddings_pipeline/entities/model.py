@@ -1,9 +1,9 @@
-"""The identity of a model, and the types of vectors."""
+"""The identity of a model, and the types of vectors and of their snapshots."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -37,3 +37,5 @@ class ModelIdentity:
 # float32, shapes (texts, dimension) and (dimension,)
 Vectors: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+# the index of a snapshot: exact search; or faster on many rows: lists, a graph
+SnapshotType: TypeAlias = Literal["flat", "ivf", "hnsw"]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from embeddings_pipeline.entities.entity import Index, Metric, Storage
 from embeddings_pipeline.entities.fields import IdType
-from embeddings_pipeline.entities.model import ModelIdentity
+from embeddings_pipeline.entities.model import ModelIdentity, SnapshotType
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.files import lock, sync, write_atomically
 from embeddings_pipeline.store.connection import Postgres
@@ -48,7 +48,7 @@ def export(
     schema: str,
     entity: str,
     folder: Path,
-    kind: Kind = "flat",
+    kind: SnapshotType = "flat",
     report: Report = ignore_progress,
 ) -> Manifest:
     """Write a snapshot of the published set. The folder keeps the old snapshot until the new one is
@@ -77,7 +77,7 @@ def export(
 class _Export:
     rows: PublishedRows
     folder: Path
-    kind: Kind
+    kind: SnapshotType
     report: Report
 
     def write(self) -> Manifest:
@@ -152,8 +152,6 @@ class _Export:
         return vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, None], norms
 
 
-Kind = Literal["flat", "ivf", "hnsw"]
-
 _MANIFEST = "manifest.json"
 _FILES = ("*.faiss", "*.sqlite", f"{_MANIFEST}.*")
 
@@ -193,7 +191,7 @@ class Manifest(_Part):
     storage: Storage
     metric: Metric
     columns: dict[str, str]
-    kind: Kind
+    kind: SnapshotType
     effort: int | None
     count: int
     coverage: float
@@ -303,7 +301,7 @@ _K = 10
 _TRAINING = 64
 
 
-def create_index(kind: Kind, metric: str, dimension: int, rows: int, options: Index) -> Any:
+def create_index(kind: SnapshotType, metric: str, dimension: int, rows: int, options: Index) -> Any:
     """An empty index for `rows` rows; HNSW takes `m` and `ef_construction` from the options."""
     measure = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
     if kind == "flat":

@@ -114,7 +114,7 @@ def test_the_job_exports_as_the_command_does(embedded: Notes, tmp_path: Path) ->
         run_config={
             "ops": {
                 "embeddings__export": {
-                    "config": {"entity": "note", "folder": str(tmp_path), "type": "IVF"}
+                    "config": {"entity": "note", "folder": str(tmp_path), "type": "ivf"}
                 }
             }
         },

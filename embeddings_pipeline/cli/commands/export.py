@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.selection import AsJson, EntityName
+from embeddings_pipeline.entities.model import SnapshotType
 from embeddings_pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def export(
     entity: EntityName,
     to: Annotated[Path, typer.Option(help="The folder; a snapshot in it is replaced.")],
     kind: Annotated[
-        Literal["flat", "ivf", "hnsw"],
+        SnapshotType,
         typer.Option("--type", help="Exact search; or faster on many rows: lists, a graph."),
     ] = "flat",
     as_json: AsJson = False,
