@@ -672,10 +672,16 @@ class Writer:
         try:
             if error is None or isinstance(error, Exception):
                 self._write_rest()
-        except Exception:
+        except Exception as failed:
             if error is None:
                 raise
-            logger.warning("vectors encoded before the run failed are not stored", exc_info=True)
+            expected = isinstance(failed, psycopg.Error | EmbeddingsError)
+            logger.warning(
+                "%s: vectors encoded before the run failed are not stored: %s",
+                self._encoding.names.source.entity.name,
+                " ".join(str(failed).split()),
+                exc_info=not expected,
+            )
         finally:
             self._writing.shutdown(cancel_futures=True)
             self._projecting.shutdown(cancel_futures=True)

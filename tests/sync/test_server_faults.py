@@ -23,6 +23,7 @@ from embeddings_pipeline.store import retry
 from embeddings_pipeline.store.connection import NoConnection, Postgres
 from embeddings_pipeline.store.embedded import host, postmaster
 from embeddings_pipeline.store.embedded import server as embedded
+from embeddings_pipeline.sync import encode
 from tests.support.world import SCHEMA, World, world_in
 from tests.sync.conftest import ROWS, Stored, wait_for
 
@@ -242,3 +243,9 @@ def test_a_server_that_was_waited_for_in_vain_is_not_waited_for_again(
     waited = {message.split(" in ")[0].rpartition(".")[2] for message in said}
     # the two threads of the stream, and nothing that comes after them
     assert waited <= {"write", "claim"}
+    (lost,) = [entry for entry in caplog.records if entry.name == encode.__name__]
+    assert lost.getMessage().startswith(
+        "item: vectors encoded before the run failed are not stored"
+    )
+    assert "\n" not in lost.getMessage()
+    assert not lost.exc_info
