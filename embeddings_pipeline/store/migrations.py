@@ -177,6 +177,18 @@ def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
         _migrate_texts(connection, name, entity)
         for table in sets:
             _migrate_set(connection, name, entity, id_column, table)
+    _move_shared_rows(connection, name)
+    for entity, _, _ in entities:
+        tables = EntityTables(connection, _as_stored(connection, name, entity))
+        for vector_set in vector_sets.read(tables):
+            create_states_view(tables, vector_set)
+        text_tables.create_text_indexes(connection, name, tables.source.entity)
+        views.PublishedView(connection, name, entity).replace(again=True)
+    views.replace_coverage(connection, name)
+
+
+def _move_shared_rows(connection: Connection[Row], name: str) -> None:
+    """Move failures, erased hashes and unfinished forced runs to the tables that keep them now."""
     for statement in (
         """
         insert into {quarantine} (entity, id, chunk, stage, error, attempts, first_seen, last_seen)
@@ -206,13 +218,6 @@ def _add_embedding_caches(connection: Connection[Row], name: str) -> None:
         "drop table {evictions}, {former_quarantine}",
     ):
         _execute(connection, name, statement)
-    for entity, _, _ in entities:
-        tables = EntityTables(connection, _as_stored(connection, name, entity))
-        for vector_set in vector_sets.read(tables):
-            create_states_view(tables, vector_set)
-        text_tables.create_text_indexes(connection, name, tables.source.entity)
-        views.PublishedView(connection, name, entity).replace(again=True)
-    views.replace_coverage(connection, name)
 
 
 def seed_caches(
