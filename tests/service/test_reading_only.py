@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
@@ -19,6 +17,7 @@ from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.answers import assert_problem
 from tests.support.pgbouncer import pgbouncer
 from tests.support.published_shop import publish_shop
+from tests.support.roles import role_in
 from tests.support.serving import served
 from tests.support.standby import caught_up, standby, stop
 from tests.support.world import SCHEMA, World, world_in
@@ -29,21 +28,13 @@ SEARCH = {"entity": "item", "query": "red boots", "top_k": 2, "columns": ["name"
 @pytest.fixture
 def reader(shop: World) -> Iterator[Database]:
     """The shop's database through a role that may only select."""
-    reader = replace(
-        shop.database, user=f"reader_of_{shop.database.name}", password=SecretStr("secret")
-    )
-    role = Identifier(reader.user)
-    with closing(psycopg.connect(shop.database.url, autocommit=True)) as admin:
-        admin.execute(SQL("create role {} login password 'secret'").format(role))
-        for schema in (SCHEMA, "staging"):
-            names = {"schema": Identifier(schema), "role": role}
-            admin.execute(SQL("grant usage on schema {schema} to {role}").format(**names))
-            admin.execute(
-                SQL("grant select on all tables in schema {schema} to {role}").format(**names)
-            )
+    grants = [
+        f"grant {privilege} {schema} to {{role}}"
+        for schema in (SCHEMA, "staging")
+        for privilege in ("usage on schema", "select on all tables in schema")
+    ]
+    with role_in(shop.database, *grants) as reader:
         yield reader
-        admin.execute(SQL("drop owned by {}").format(role))
-        admin.execute(SQL("drop role {}").format(role))
 
 
 def url_of(database: Database) -> SecretStr:

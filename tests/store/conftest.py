@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
-from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.conftest import new_data_dir, remove_data_dir
+from tests.support.roles import role_in
 
 
 @pytest.fixture
 def role(database: Database) -> Iterator[Database]:
     """The test's database as a role sees it that may do nothing but connect."""
-    role = replace(database, user=f"role_of_{database.name}", password=SecretStr("secret"))
-    name = Identifier(role.user)
-    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
-        admin.execute(SQL("create role {} login password 'secret'").format(name))
+    with role_in(database) as role:
         yield role
-        admin.execute(SQL("drop owned by {} cascade").format(name))
-        admin.execute(SQL("drop role {}").format(name))
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
-from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.publish import rollback
 from tests.support.pgbouncer import pgbouncer
+from tests.support.roles import role_in
 from tests.support.world import SCHEMA, World, world_in
 
 ROWS = 300
@@ -40,14 +39,8 @@ def query(world: World) -> str:
 @pytest.fixture
 def reader(world: World, database: Database) -> Iterator[Database]:
     """The database as a role sees it that may read the view and nothing else."""
-    role = replace(database, user=f"reader_of_{database.name}", password=SecretStr("secret"))
-    name = Identifier(role.user)
-    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
-        admin.execute(SQL("create role {} login password 'secret'").format(name))
-        admin.execute(SQL("grant usage on schema {} to {}").format(Identifier(SCHEMA), name))
+    with role_in(database, f"grant usage on schema {SCHEMA} to {{role}}") as role:
         yield role
-        admin.execute(SQL("drop owned by {}").format(name))
-        admin.execute(SQL("drop role {}").format(name))
 
 
 def ask(database: Database, *statements: str) -> list[tuple[Any, ...]]:

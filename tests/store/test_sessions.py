@@ -31,6 +31,7 @@ from embeddings_pipeline.sync.run_options import RunOptions
 from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
 from tests.support.refusing import refusing
+from tests.support.roles import role_in
 from tests.support.waiting import until
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World, world_in
@@ -42,15 +43,8 @@ MODEL_SECONDS = 0.5
 @pytest.fixture
 def owner(database: Database) -> Iterator[Database]:
     """The test's database through a role of its own, which owns it."""
-    role = replace(database, user=f"owner_of_{database.name}", password=SecretStr("secret"))
-    name = Identifier(role.user)
-    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
-        admin.execute(SQL("create role {} login password 'secret'").format(name))
-        admin.execute(SQL("alter database {} owner to {}").format(Identifier(database.name), name))
-        yield role
-        admin.execute(SQL("reassign owned by {} to current_user").format(name))
-        admin.execute(SQL("drop owned by {} cascade").format(name))
-        admin.execute(SQL("drop role {}").format(name))
+    with role_in(database, f'alter database "{database.name}" owner to {{role}}') as owner:
+        yield owner
 
 
 def administer(database: Database, *statements: str) -> None:
