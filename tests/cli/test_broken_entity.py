@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.entities.manifest import manifest_path
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
+from tests.support.commands import command
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -21,10 +20,6 @@ __all__ = ["notes"]
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 EVENT = "model 'stg_event' (models/staging/stg_event.yml)"
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def failed(error: type[EmbeddingsError], *arguments: str) -> tuple[Any, str]:

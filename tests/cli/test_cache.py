@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError
+from tests.support.commands import command
 from tests.support.redis_server import PASSWORD, RedisServer
 from tests.support.remembering import encoder_of
 
@@ -22,10 +21,6 @@ def remembered(redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     encoder = encoder_of(redis)
     encoder.encode_documents(["pump", "hose"])
     encoder.encode_query(["pump"])
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def test_the_vectors_of_named_models_are_cleared(redis: RedisServer) -> None:

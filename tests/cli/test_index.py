@@ -7,30 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from tests.support import CHECKOUT
+from tests.support.commands import command, document
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
 
 # dbt and Dagster warn of themselves
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
-def document(*arguments: str) -> Any:
-    result = command(*arguments, "--json")
-    assert result.exception is None, result.exception
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")

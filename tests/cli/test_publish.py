@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.settings import DEFAULT_MODEL
+from tests.support.commands import command
 from tests.support.declared import use_manifest, write_manifest
 from tests.support.world import World
 
@@ -36,10 +35,6 @@ def two_sets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
     write_manifest(tmp_path / "manifest.json", **keys, storage="halfvec")
     assert command("run", "item", "--no-dbt").exception is None
     return world
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def test_sets_are_compared_by_golden_queries_and_without_their_file_by_neighbours_alone(

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.partitions import HashPartitions
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError, Interrupted
@@ -20,6 +18,7 @@ from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.sync.encode import EncodeResult
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult
+from tests.support.commands import command, document
 from tests.support.notes import Notes, notes
 
 __all__ = ["notes"]
@@ -28,17 +27,6 @@ __all__ = ["notes"]
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 VIEW = "analytics_features.note_embeddings"
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
-
-
-def document(*arguments: str) -> Any:
-    """The JSON that a command prints, which must be all of its standard output."""
-    result = command(*arguments, "--json")
-    assert result.exception is None, result.exception
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
-from tests.support.environment import only_settings
+from tests.support.commands import command
 from tests.support.databases import Templates
+from tests.support.environment import only_settings
 from tests.support.world import World
 
 
@@ -44,10 +43,6 @@ def publish(world: World) -> None:
     )
     filters = ["kind", "price", "tags"]
     world.run(world.declare(template="{name}", filters=filters, model=DEFAULT_MODEL))
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def test_json_has_these_keys_and_no_others(shop: World) -> None:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from embeddings_pipeline import cli
 from embeddings_pipeline.cli import main, output
-from embeddings_pipeline.cli.main import app
 from embeddings_pipeline.cli.terminal import LogFormatter, printable
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.errors import EmbeddingsError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from embeddings_pipeline.store.texts import quarantine
 from embeddings_pipeline.store.texts.quarantine import Failure
+from tests.support.commands import command
+from tests.support.environment import only_settings
 from tests.support.hostile import CONTROLS, HOSTILE
 from tests.support.world import SCHEMA, World
 
@@ -140,8 +141,6 @@ def test_commands_print_through_output_alone() -> None:
 @pytest.fixture
 def hostile(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Rows whose ids, texts and filters have control characters, published."""
-    for field in Settings.model_fields:
-        monkeypatch.delenv(field.upper(), raising=False)
     keys = {"id": "id", "entity": "item", "include": ["name"], "filters": ["kind"]}
     node = {
         **{"resource_type": "model", "name": "stg_item", "schema": "staging"},
@@ -151,14 +150,14 @@ def hostile(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     }
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"nodes": {"model.shop.stg_item": node}, "sources": {}}))
-    for name, value in {
-        "STAGING_DB_URL": world.database.url,
-        "PGVECTOR_URL": world.database.url,
-        "DBT_PROJECT_DIR": str(tmp_path / "nowhere"),
-        "DBT_MANIFEST": str(manifest),
-        "EMBEDDING_DEVICE": "cpu",
-    }.items():
-        monkeypatch.setenv(name, value)
+    only_settings(
+        monkeypatch,
+        STAGING_DB_URL=world.database.url,
+        PGVECTOR_URL=world.database.url,
+        DBT_PROJECT_DIR=str(tmp_path / "nowhere"),
+        DBT_MANIFEST=str(manifest),
+        EMBEDDING_DEVICE="cpu",
+    )
     monkeypatch.chdir(tmp_path)
     world.encoders = Encoders(Settings(_env_file=None, embedding_device="cpu"))
     world.table("id text, name text, kind text")
@@ -169,10 +168,6 @@ def hostile(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     item = world.declare(**{key: keys[key] for key in ("include", "filters")}, model=DEFAULT_MODEL)
     world.run(item)
     return world
-
-
-def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def printed(result: Result) -> str:
