@@ -96,9 +96,9 @@ def test_a_server_that_never_answers_is_given_up_on(
     assert "timeout" in message
 
 
-def test_a_pool_that_is_used_up_is_told_from_a_server_that_is_gone(pool: Postgres) -> None:
-    pool._pool.timeout = 0.2
+def test_a_pool_that_is_used_up_is_told_from_a_server_that_is_gone(database: Database) -> None:
     with (
+        closing(Postgres(database, max_size=1, patience=1)) as pool,
         pool.connection(),
         pytest.raises(psycopg.OperationalError, match=r"all 1 connections to test_.* in use"),
         pool.connection(),
@@ -109,7 +109,7 @@ def test_a_pool_that_is_used_up_is_told_from_a_server_that_is_gone(pool: Postgre
 def test_a_database_that_goes_away_later_is_an_error_of_the_work(
     database: Database, role: Database
 ) -> None:
-    with closing(Postgres(role)) as pool:
+    with closing(Postgres(role, patience=1)) as pool:
         with pool.connection() as connection:
             assert connection.execute("select 1").fetchone() == (1,)
         with closing(psycopg.connect(database.url, autocommit=True)) as admin:
@@ -118,7 +118,6 @@ def test_a_database_that_goes_away_later_is_an_error_of_the_work(
                 "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s",
                 (role.user,),
             )
-        pool._pool.timeout = 0.5
         with (
             pytest.raises(psycopg.OperationalError, match="is not permitted to log in"),
             pool.connection(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ from embeddings_pipeline.sync.publish import PublishResult, publish
 from embeddings_pipeline.sync.retention import retain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import TextsResult, sync_texts
-from tests.support.words import WordsEncoder, refuses
+from tests.support.words import WORDS, WordsEncoder, refuses
 
 SCHEMA = "analytics_features"
 
@@ -42,7 +42,13 @@ class World:
         self.postgres = Postgres(database)
         self.keep = True
         self.encoder = WordsEncoder()
-        self.encoders = Encoders(Settings(_env_file=None, embedding_model="fake/words"))
+        self.charge({})
+
+    def charge(self, prices: Mapping[str, float]) -> None:
+        """From now on these models have prices, in US dollars per million tokens."""
+        self.encoders = Encoders(
+            Settings(_env_file=None, embedding_model=WORDS.model, embedding_prices=prices)
+        )
         self.use(self.encoder)
 
     def use(self, encoder: WordsEncoder) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached
-from embeddings_pipeline.settings import Settings
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -18,9 +17,7 @@ PRICES = {"fake/words": 1_000_000, "fake/other": 1_000_000}
 @pytest.fixture
 def item(world: World) -> Entity:
     """20 rows, 5 without a vector in the live set; a set of another model is missing."""
-    world.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices=PRICES
-    )
+    world.charge(PRICES)
     world.encoders.add(WordsEncoder(replace(WORDS, model="fake/other")))
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(20)])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, CostLimitReached
-from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync import project
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.plan import Plan
@@ -280,9 +279,7 @@ def test_tokens_of_many_texts_are_estimated_within_two_percent(world: World) -> 
 
 
 def test_a_priced_model_has_a_cost_and_a_limit_stops_before_it(things: World) -> None:
-    things.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1_000_000}
-    )
+    things.charge({"fake/words": 1_000_000})
     item = things.declare(include=["name"])
     planned = things.plan(item)
     assert planned.cost_usd == planned.sets[0].tokens

@@ -32,17 +32,21 @@ def provider(world: World) -> Iterator[Provider]:
     world.table("id bigint, name text")
     world.insert(*ROWS)
     with misbehaving.serving(dimension=16) as provider:
-        settings = Settings(
-            _env_file=None,
-            embedding_model=MODEL,
-            embedding_batch_size=5,
-            embedding_prices={MODEL: 1_000_000},
-            openai_base_url=provider.url,
-            openai_api_key=KEY,
-        )
-        world.encoders = Encoders(settings, lambda: world.postgres.transaction_in(SCHEMA))
+        world.encoders = encoders_of(world, provider, {MODEL: 1_000_000})
         yield provider
         world.encoders.cleanup()
+
+
+def encoders_of(world: World, provider: Provider, prices: dict[str, float]) -> Encoders:
+    settings = Settings(
+        _env_file=None,
+        embedding_model=MODEL,
+        embedding_batch_size=5,
+        embedding_prices=prices,
+        openai_base_url=provider.url,
+        openai_api_key=KEY,
+    )
+    return Encoders(settings, lambda: world.postgres.transaction_in(SCHEMA))
 
 
 def vectors_of(world: World) -> list[tuple[int, int]]:
@@ -113,7 +117,8 @@ def test_a_run_stops_before_it_costs_more_than_it_may(world: World, provider: Pr
 def test_a_cost_limit_needs_to_know_what_the_model_costs(world: World, provider: Provider) -> None:
     item = world.declare(template="{name}")
     world.texts(item)
-    world.encoders._settings.embedding_prices.clear()
+    world.encoders.cleanup()
+    world.encoders = encoders_of(world, provider, {})
     with pytest.raises(ConfigurationError, match="'openai:some/model' has no price"):
         world.vectors(item, max_cost_usd=70)
     assert not provider.usable.keys() & {text for _, text in ROWS}

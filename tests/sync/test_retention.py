@@ -13,7 +13,6 @@ from psycopg.sql import Composed, Literal
 from embeddings_pipeline.encoders.cache.encoder import CachedEncoder
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.entities.rendering import text_hash
-from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.store.tables import EntityTables
 from embeddings_pipeline.store.texts import candidates, erasures
 from embeddings_pipeline.store.vectors import cache
@@ -131,9 +130,7 @@ def test_partitions_that_run_apart_keep_for_a_while_what_a_row_may_bring_along(
 
 
 def test_a_model_with_a_price_keeps_what_it_was_paid_for(things: World) -> None:
-    things.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1}
-    )
+    things.charge({"fake/words": 1})
     things.run(item(things))
     things.sql("delete from staging.stg_item where id = 1")
     things.run(item(things))
@@ -235,9 +232,7 @@ def test_an_erased_row_leaves_nothing_at_once(things: World) -> None:
 
 
 def test_an_erased_row_leaves_nothing_of_a_model_with_a_price(things: World) -> None:
-    things.encoders._settings = Settings(
-        _env_file=None, embedding_model="fake/words", embedding_prices={"fake/words": 1}
-    )
+    things.charge({"fake/words": 1})
     things.run(item(things))
     erased(things, item(things), "1")
     assert not has(things, "name: Pump")
