@@ -92,7 +92,6 @@ class EncodeResult:
     sets: Sequence[VectorSet]
     keys: Sequence[str]
     counts: Counts
-    by_model: Mapping[str, Counts]
     devices: Sequence[str]
     frozen: str | None
     finished: bool
@@ -208,7 +207,6 @@ def _encode_entity(
         sets=sets,
         keys=sorted({key for backlog in backlogs for key in backlog.pending}),
         counts=sum((encoding.counts for encoding in done), spent),
-        by_model={e.model: e.counts for e in done},
         devices=sorted({e.device for e in done if e.device}),
         frozen=frozen,
         finished=all(encoding.finished for encoding in done),

@@ -29,8 +29,10 @@ def item(world: World) -> Entity:
 
 
 def test_a_limit_holds_for_all_sets_of_a_run(world: World, item: Entity) -> None:
-    result = world.vectors(item, limit=9)
-    assert [counts.encoded for counts in result.by_model.values()] == [5, 4]
+    world.vectors(item, limit=9)
+    caches = [f"{SCHEMA}.embedding_cache_{number}" for number in (1, 2)]
+    # 20 texts of the live set were encoded before
+    assert [world.sql(f"select count(*) from {cache}") for cache in caches] == [[(25,)], [(4,)]]
 
 
 def test_what_the_live_set_cost_is_not_spent_again_on_another(world: World, item: Entity) -> None:
