@@ -130,7 +130,7 @@ def test_commands_log_through_the_formatter() -> None:
 
 def test_commands_print_through_output_alone() -> None:
     elsewhere = []
-    for file in Path(cli.__file__).parent.glob("*.py"):
+    for file in Path(cli.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in ("print", "typer.echo"):
                 elsewhere.append(file.name)
