@@ -28,6 +28,23 @@ class SearchQuality:
     mrr: float
 
 
+def published_rows(searcher: Searcher, entity: str, qrels: Qrels) -> tuple[Qrels, list[str]]:
+    """The judgements of published rows, and the relevant ids without one, which are left out.
+
+    Raises ConfigurationError for an id that is not of the type of the entity's ids, and where no
+    relevant id has a published row.
+    """
+    ids = [*{row_id: None for grades in qrels.relevant.values() for row_id in grades}]
+    stored = searcher.stored_ids(entity, ids)
+    missing = [row_id for row_id in ids if row_id not in stored]
+    if not stored:
+        raise ConfigurationError(
+            f"entity {entity!r} has no published row with any of the {len(ids):,} relevant ids,"
+            f" such as {ids[0]!r}"
+        )
+    return qrels.among(stored), missing
+
+
 def evaluate(
     searcher: Searcher, entity: str, qrels: Qrels, *, queries_are_rows: bool = False
 ) -> list[SearchQuality]:

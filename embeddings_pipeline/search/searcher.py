@@ -206,6 +206,21 @@ class Searcher:
 
         return self._retry_lost_connection(lambda: self._published_sets.use(entity, read))
 
+    def stored_ids(self, entity: str, ids: Sequence[str]) -> dict[str, str]:
+        """Return the id of each published row as answers have it, by the id that is given; ids
+        without a row are left out.
+
+        Raises as `rows` does.
+        """
+
+        def read(published: Published) -> dict[str, str]:
+            canonical = published.names.source.canonical_ids(ids)
+            with self._search_of(published) as search:
+                present = search.present(canonical)
+            return {i: key for i, key in zip(ids, canonical, strict=True) if key in present}
+
+        return self._retry_lost_connection(lambda: self._published_sets.use(entity, read))
+
     def __enter__(self) -> Self:
         return self
 

@@ -116,3 +116,39 @@ def test_evaluate_measures_each_mode_twice(shop: World, tmp_path: Path) -> None:
     assert "nDCG@10" in command("evaluate", "item", *files).stdout
     refused = command("evaluate", "item", *files, "--tune").exception
     assert "tuning needs 20 queries" in str(refused)
+
+
+def test_evaluate_reads_golden_queries(shop: World, tmp_path: Path) -> None:
+    (tmp_path / "golden.csv").write_text("query,id\nsomething for the feet,1\n")
+    result = command("evaluate", "item", "--queries", "golden.csv", "--json")
+    assert result.exception is None, result.exception
+    assert json.loads(result.stdout)["results"][0]["ndcg_at_10"] == 1
+
+
+def test_evaluate_leaves_rows_out_that_are_not_there_and_says_so(
+    shop: World, tmp_path: Path
+) -> None:
+    queries = [{"_id": "q", "text": "something for the feet"}, {"_id": "r", "text": "nothing"}]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "qrels.txt").write_text("q 0 01 1\nq 0 77 1\nr 0 78 1\ns 0 1 1\n")
+    files = ("--queries", "queries.jsonl", "--qrels", "qrels.txt")
+    result = command("evaluate", "item", *files, "--json")
+    assert result.exception is None, result.exception
+    document = json.loads(result.stdout)
+    assert (document["queries"], document["results"][0]["recall_at_100"]) == (1, 1)
+    assert result.stderr.splitlines() == [
+        "1 judged queries without a text, such as 's', are left out",
+        "2 relevant ids without a published row of item, such as '77', are left out, and 1 queries"
+        " that have no other",
+    ]
+
+
+def test_evaluate_refuses_ids_of_another_table(shop: World, tmp_path: Path) -> None:
+    (tmp_path / "golden.csv").write_text("query,id\nfeet,77\n")
+    files = ("--queries", "golden.csv")
+    refused = command("evaluate", "item", *files).exception
+    assert "'item' has no published row with any of the 1 relevant ids, such as '77'" in str(
+        refused
+    )
+    (tmp_path / "golden.csv").write_text("query,id\nfeet,doc-1\n")
+    assert "id 'doc-1' is not a bigint" in str(command("evaluate", "item", *files).exception)

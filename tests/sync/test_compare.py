@@ -83,25 +83,6 @@ def test_one_set_cannot_be_compared(world: World) -> None:
         compare(world.postgres, world.names_of(item), world.encoders)
 
 
-def test_files_of_another_layout_are_refused(tmp_path: Path) -> None:
-    wrong = tmp_path / "queries.jsonl"
-    wrong.write_text('{"id": 1}\n')
-    with pytest.raises(ConfigurationError, match="BEIR's layout"):
-        read_qrels(wrong, wrong)
-
-
-def test_any_text_and_any_id_are_read(tmp_path: Path) -> None:
-    queries, judged = tmp_path / "queries.jsonl", tmp_path / "test.tsv"
-    text = "two\u2028lines\u0085or three"
-    records = [{"_id": "NA", "text": text}, {"_id": '7"', "text": "inches"}]
-    lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    queries.write_text("\n".join([*lines, "", ""]), encoding="utf-8")
-    judged.write_text('query-id\tcorpus-id\tscore\nNA\tnull\t1\n7"\t12"\t2\n')
-    qrels = read_qrels(queries, judged)
-    assert qrels.queries == {"NA": text, '7"': "inches"}
-    assert qrels.relevant == {"NA": {"null": 1}, '7"': {'12"': 2}}
-
-
 def test_the_measures_are_those_of_their_definitions() -> None:
     relevant = {"a": 2, "b": 1}
     assert ndcg(["a", "b"], relevant, 10) == 1.0

@@ -19,7 +19,7 @@ def publish(
     entity: EntityName,
     compare: Annotated[bool, typer.Option(help="Only compare the two sets.")] = False,
     queries: Annotated[Path | None, typer.Option(help="BEIR's queries.jsonl.")] = None,
-    qrels: Annotated[Path | None, typer.Option(help="BEIR's qrels, tab-separated.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="BEIR's or TREC's qrels.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish the vector set that was built beside the live one, if it is complete."""

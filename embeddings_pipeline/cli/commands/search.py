@@ -15,12 +15,12 @@ from embeddings_pipeline.cli import output
 from embeddings_pipeline.cli.selection import AsJson, EntityName
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.pipeline import Pipeline
-from embeddings_pipeline.search.evaluation import Tuning
+from embeddings_pipeline.search.evaluation import Tuning, published_rows
 from embeddings_pipeline.search.evaluation import evaluate as evaluate_entity
 from embeddings_pipeline.search.query_vectors import query_encoder
 from embeddings_pipeline.search.requests import Answer, ImageRequest, Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
-from embeddings_pipeline.sync.quality.qrels import read_qrels
+from embeddings_pipeline.sync.quality.qrels import Qrels, read_golden, read_qrels
 
 if TYPE_CHECKING:
     from embeddings_pipeline.search.snapshot import Snapshot
@@ -104,8 +104,12 @@ def _searcher(pipeline: Pipeline, folder: Path | None) -> Searcher | Snapshot:
 
 def evaluate(
     entity: EntityName,
-    queries: Annotated[Path, typer.Option(help="BEIR's queries.jsonl.")],
-    qrels: Annotated[Path, typer.Option(help="BEIR's qrels, tab-separated.")],
+    queries: Annotated[
+        Path, typer.Option(help="BEIR's queries.jsonl, or CSV; or CSV of golden queries.")
+    ],
+    qrels: Annotated[
+        Path | None, typer.Option(help="BEIR's or TREC's qrels; without them, queries are golden.")
+    ] = None,
     queries_are_rows: Annotated[
         bool,
         typer.Option(
@@ -118,8 +122,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure each search mode on judged queries, exactly and through the index."""
-    judged = read_qrels(queries, qrels)
+    given = read_qrels(queries, qrels) if qrels else read_golden(queries)
     with Pipeline.open() as pipeline:
+        judged, missing = published_rows(pipeline.searcher, entity, given)
+        _report_left_out(entity, given, judged, missing)
         tuned = pipeline.tune(entity, judged, queries_are_rows=queries_are_rows) if tune else None
         measured = evaluate_entity(
             pipeline.searcher, entity, judged, queries_are_rows=queries_are_rows
@@ -144,6 +150,20 @@ def evaluate(
         ],
         f"{entity}: {len(judged.queries)} queries",
     )
+
+
+def _report_left_out(entity: str, given: Qrels, judged: Qrels, missing: Sequence[str]) -> None:
+    if given.unknown:
+        output.print_message(
+            f"{len(given.unknown):,} judged queries without a text, such as {given.unknown[0]!r},"
+            " are left out"
+        )
+    if missing:
+        gone = len(given.queries) - len(judged.queries)
+        output.print_message(
+            f"{len(missing):,} relevant ids without a published row of {entity}, such as"
+            f" {missing[0]!r}, are left out, and {gone:,} queries that have no other"
+        )
 
 
 def _tuning_message(tuned: Tuning) -> str:

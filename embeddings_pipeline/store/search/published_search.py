@@ -303,6 +303,16 @@ class PublishedSearch:
         # a row that was deleted meanwhile comes last
         return sorted(found, key=lambda hit: ranks.get(hit.id, len(rows) + 1))
 
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those of these ids that published rows have."""
+        rows = self._tables.execute(
+            "select distinct v.{id}::text from {vectors} v"
+            " where v.{id} = any(%s::text[]::{id_type}[])",
+            ([stored_id(i, encoding_of(self._tables.connection)) for i in ids],),
+            vectors=self._published.vectors,
+        ).fetchall()
+        return {row_id for (row_id,) in rows}
+
     def rows(self, ids: Sequence[str]) -> list[StoredRow]:
         """The published rows with these ids, in their order; ids without a row are left out."""
         rows = self._tables.execute(

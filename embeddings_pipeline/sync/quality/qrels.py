@@ -1,13 +1,15 @@
-"""Queries with relevance judgements (qrels), from files in the layout of BEIR or from a CSV file of
-golden queries, and their measures."""
+"""Queries with relevance judgements (qrels), from files in the layouts of BEIR and TREC or from a
+CSV file of golden queries, and their measures."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,46 +21,193 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Qrels:
-    """Queries by id, and for each query the grade (above 0) of its relevant rows."""
+    """Queries by id, and for each query the grade (above 0) of its relevant rows. `unknown` are the
+    judged queries of which the files have no text; they are left out."""
 
     queries: Mapping[str, str]
     relevant: Mapping[str, Mapping[str, int]]
+    unknown: tuple[str, ...] = ()
+
+    def among(self, stored: Mapping[str, str]) -> Qrels:
+        """The judgements of these rows: `stored` has, by its id in the qrels, the id of each row as
+        it is stored. A query without such a row is left out."""
+        relevant = {
+            query: left
+            for query, grades in self.relevant.items()
+            if (left := {stored[i]: grade for i, grade in grades.items() if i in stored})
+        }
+        queries = {query: text for query, text in self.queries.items() if query in relevant}
+        return Qrels(queries, relevant, self.unknown)
 
 
 def read_qrels(queries: Path, qrels: Path) -> Qrels:
-    """Read `queries.jsonl` and a `qrels/*.tsv`; keeps only judged queries.
+    """Read queries and their judgements; keeps only queries with a relevant row.
 
-    Raises ConfigurationError for a missing file, or one in another layout.
+    The queries are lines of JSON, as BEIR has them, or CSV or TSV, with an id (`_id` or `id`) and a
+    text (`text` or `query`). The judgements are those of BEIR (a header with query-id, corpus-id
+    and score, separated by tabs or commas) or of TREC (no header; query, an ignored column, row and
+    grade, separated by blanks). A byte order mark and CRLF may be there.
+
+    Raises ConfigurationError that names the line for anything else, for a judged query without
+    words, and for two lines that contradict one another.
     """
-    import pandas as pd
-
-    try:
-        texts = {
-            str(record["_id"]): str(record["text"])
-            # `splitlines` would also split at other characters that a text may contain
-            for record in map(json.loads, filter(str.strip, queries.read_text("utf-8").split("\n")))
-        }
-        # an id may be NA, or contain a quotation mark
-        table = pd.read_csv(
-            qrels,
-            sep="\t",
-            dtype={"query-id": str, "corpus-id": str},
-            keep_default_na=False,
-            quoting=csv.QUOTE_NONE,
-        )
-        judged = table[table["score"] > 0]
-        relevant: dict[str, dict[str, int]] = {}
-        for query, row_id, score in zip(
-            judged["query-id"], judged["corpus-id"], judged["score"], strict=True
-        ):
-            relevant.setdefault(query, {})[row_id] = int(score)
-    except (OSError, ValueError, KeyError) as error:
+    texts = _texts(queries)
+    relevant: dict[str, dict[str, int]] = {}
+    for query, grades in _grades(qrels).items():
+        if positive := {row_id: grade for row_id, grade in grades.items() if grade > 0}:
+            relevant[query] = positive
+    if not relevant:
+        raise ConfigurationError(f"{qrels} has no relevant row: no grade is above 0")
+    known = {query: texts[query] for query in relevant if query in texts}
+    unknown = tuple(query for query in relevant if query not in texts)
+    if not known:
         raise ConfigurationError(
-            f"{queries} and {qrels} are not in BEIR's layout ({error}): queries.jsonl has lines"
-            ' like {"_id": "1", "text": "…"}, the qrels are tab-separated query-id, corpus-id and'
-            " score, with that header"
+            f"{qrels} judges none of the {len(texts):,} queries in {queries}: it has the ids"
+            f" {_some(relevant)}, the queries {_some(texts) or 'none'}"
+        )
+    for query, (line, text) in known.items():
+        if not text.strip():
+            raise ConfigurationError(f"{queries}, line {line}: query {query!r} has no text")
+    return Qrels(
+        {query: text for query, (_, text) in known.items()},
+        {query: relevant[query] for query in known},
+        unknown,
+    )
+
+
+def _some(ids: Iterable[str]) -> str:
+    return ", ".join(repr(row_id) for row_id in islice(ids, 3))
+
+
+_ID, _TEXT = ("_id", "id"), ("text", "query")
+_COLUMNS = ("query-id", "corpus-id", "score")
+_QUERIES = 'queries are lines like {"_id": "1", "text": "…"}, or CSV or TSV with these columns'
+_JUDGEMENTS = (
+    "qrels are CSV or TSV with the columns query-id, corpus-id and score (BEIR), or lines of query,"
+    " 0, row and grade (TREC)"
+)
+
+
+def _texts(file: Path) -> dict[str, tuple[int, str]]:
+    """The line and the text of each query, by id."""
+    content = _content(file)
+    records = _json_lines if content.lstrip().startswith(("{", "[")) else _table
+    texts: dict[str, tuple[int, str]] = {}
+    for line, record in records(file, content):
+        place = f"{file}, line {line}"
+        query, text = (_value(record, names, place, _QUERIES) for names in (_ID, _TEXT))
+        if query in texts and texts[query][1] != text:
+            raise ConfigurationError(
+                f"{place}: query {query!r} has another text in line {texts[query][0]}"
+            )
+        texts.setdefault(query, (line, text))
+    return texts
+
+
+def _grades(file: Path) -> dict[str, dict[str, int]]:
+    """The grade of each judged row, by query."""
+    content = _content(file)
+    header = content.partition("\n")[0]
+    lines = _table(file, content) if "corpus-id" in header else _trec_lines(file, content)
+    judged: dict[str, dict[str, int]] = {}
+    for line, record in lines:
+        place = f"{file}, line {line}"
+        query, row_id, score = (_value(record, (n,), place, _JUDGEMENTS) for n in _COLUMNS)
+        grade = _grade(score, place)
+        before = judged.setdefault(query, {}).setdefault(row_id, grade)
+        if before != grade:
+            raise ConfigurationError(
+                f"{place}: query {query!r} and row {row_id!r} have the grade {grade} here and"
+                f" {before} in an earlier line"
+            )
+    return judged
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{file}, line {line}: not UTF-8 ({error.reason}): save the file as UTF-8"
         ) from None
-    return Qrels({q: texts[q] for q in relevant if q in texts}, relevant)
+
+
+def _json_lines(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    # `splitlines` would also split at other characters that a text may contain
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(
+                f"{file}, line {number}: not JSON ({error}); {_QUERIES}"
+            ) from None
+        if not isinstance(record, dict):
+            raise ConfigurationError(f"{file}, line {number}: not a JSON object; {_QUERIES}")
+        yield number, record
+
+
+def _table(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """The rows of CSV or TSV with a header."""
+    tabs = "\t" in content.partition("\n")[0]
+    lines = csv.reader(
+        # keeps a line break in quotes as it is
+        io.StringIO(content, newline=""),
+        delimiter="\t" if tabs else ",",
+        # in TSV an id may contain a quotation mark
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+    )
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        for values in lines:
+            if len(values) > len(header):
+                raise ConfigurationError(
+                    f"{file}, line {lines.line_num}: {len(values)} values for {len(header)} columns"
+                    f" ({', '.join(header)})"
+                )
+            if any(value.strip() for value in values):
+                yield lines.line_num, dict(zip(header, values, strict=False))
+    except csv.Error as error:
+        raise ConfigurationError(f"{file}, line {lines.line_num}: {error}") from None
+
+
+def _trec_lines(file: Path, content: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not (values := line.split()):
+            continue
+        if len(values) != 4:
+            raise ConfigurationError(f"{file}, line {number}: {len(values)} values; {_JUDGEMENTS}")
+        query, _, row_id, grade = values
+        yield number, dict(zip(_COLUMNS, (query, row_id, grade), strict=True))
+
+
+def _value(record: Mapping[str, object], names: Sequence[str], place: str, expected: str) -> str:
+    """The value of the first of these names that a record has."""
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        raise ConfigurationError(
+            f"{place}: no {' or '.join(names)} (it has: {', '.join(record)}); {expected}"
+        )
+    value = record[name]
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise ConfigurationError(f"{place}: {name} is {value!r}, not a text")
+
+
+def _grade(text: str, place: str) -> int:
+    try:
+        grade = float(text)
+    except ValueError:
+        grade = math.nan
+    if not grade.is_integer():
+        raise ConfigurationError(
+            f"{place}: grade {text!r} is not a whole number (0: not relevant, 1 or more: relevant)"
+        )
+    return int(grade)
 
 
 def read_golden(file: Path) -> Qrels:

@@ -181,22 +181,15 @@ class GoldenQueries:
         """
         file = self._file()
         golden = read_golden(file)
-        canonical = {
-            query: self._names.source.canonical_ids([*ids])
-            for query, ids in golden.relevant.items()
-        }
-        every = sorted({row_id for ids in canonical.values() for row_id in ids})
+        ids = [*{row_id: None for grades in golden.relevant.values() for row_id in grades}]
+        stored = dict(zip(ids, self._names.source.canonical_ids(ids), strict=True))
+        every = sorted({*stored.values()})
         with open_tables(self._database, self._names) as tables:
             missing = quality.ids_without_text(tables, every)
         if len(missing) == len(every):
             raise ConfigurationError(f"none of the {len(every):,} ids in {file} has a text")
         gone = {*missing}
-        relevant = {
-            query: left
-            for query, ids in canonical.items()
-            if (left := dict.fromkeys([i for i in ids if i not in gone], 1))
-        }
-        return Qrels({query: query for query in relevant}, relevant), missing
+        return golden.among({i: key for i, key in stored.items() if key not in gone}), missing
 
     def _file(self) -> Path:
         places = [folder / self.declared.queries for folder in self._folders]
