@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from itertools import product
+from math import hypot
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import NamedTuple
 
 from benchmarks.judged import Collection, collections
 from benchmarks.scratch import report, world
@@ -21,15 +23,27 @@ from embeddings_pipeline.search.evaluation import evaluate
 from embeddings_pipeline.search.requests import Mode, SearchRequest
 from embeddings_pipeline.search.searcher import Searcher
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
+from embeddings_pipeline.store.search.lexical import idf
 from embeddings_pipeline.sync.quality.qrels import Qrels, ndcg
-from tests.support.world import World
+from tests.support.world import SCHEMA, World
 
 _DEPTH = 100
-_SAMPLES = (20, 50, 100)
-_EXPONENTS = (1, 1.5, 2)
-_TEXT_WEIGHTS = (0.5, 0.55, 0.6, 0.65, 0.7)
+_SAMPLE = 50
+_EXPONENTS = (1.5, 2, 2.5, 3)
+_TEXT_WEIGHTS = (0.6, 0.65, 0.7, 0.75)
+_TEXT_DEVIATIONS = (0, 0.04, 0.05, 0.06)
 
-Found = Mapping[str, Sequence[tuple[str, float]]]
+
+class Found(NamedTuple):
+    """The ids and scores that a query finds in each way, best first, and the greatest score that
+    its words could give."""
+
+    dense: Sequence[tuple[str, float]]
+    text: Sequence[tuple[str, float]]
+    possible: float
+
+
+Lists = Mapping[str, Found]
 
 
 def main() -> None:
@@ -39,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     # the memory of a model that was freed is not returned to the system
     encoders = Encoders(Settings(_env_file=None))
-    lists: dict[str, tuple[Found, Found, Qrels]] = {}
+    lists: dict[str, tuple[Lists, Qrels]] = {}
     for collection in collections(options.data):
         with world() as scratch:
             scratch.encoders = encoders
@@ -49,11 +63,7 @@ def main() -> None:
                     if not options.tune:
                         measure(searcher, name, qrels, collection)
                     elif "test" not in name:
-                        lists[name] = (
-                            found(searcher, qrels, "dense", collection),
-                            found(searcher, qrels, "text", collection),
-                            qrels,
-                        )
+                        lists[name] = (found(scratch, searcher, qrels, collection), qrels)
     encoders.cleanup()
     if options.tune:
         tune(lists)
@@ -80,57 +90,64 @@ def measure(searcher: Searcher, name: str, qrels: Qrels, collection: Collection)
     )
 
 
-def found(searcher: Searcher, qrels: Qrels, mode: Mode, collection: Collection) -> Found:
-    """The ids and scores that each query finds, best first."""
-    return {
-        key: [
+def found(scratch: World, searcher: Searcher, qrels: Qrels, collection: Collection) -> Lists:
+    """What each query finds in either way."""
+    ((texts,),) = scratch.sql(f"select count(*) from {SCHEMA}.item_texts")
+
+    def ranked(key: str, query: str, mode: Mode) -> tuple[list[tuple[str, float]], float]:
+        request = SearchRequest.of(entity="item", query=query, mode=mode, top_k=_DEPTH, exact=True)
+        answer = searcher.search(request)
+        rows = [
             (hit.id, hit.score)
-            for hit in searcher.search(
-                SearchRequest.of(entity="item", query=query, mode=mode, top_k=_DEPTH, exact=True)
-            ).results
+            for hit in answer.results
             if not (collection.queries_are_rows and hit.id == key)
         ]
-        for key, query in qrels.queries.items()
-    }
+        return rows, sum(idf(texts, count) for count in (answer.words or {}).values())
+
+    lists = {}
+    for key, query in qrels.queries.items():
+        dense, _ = ranked(key, query, "dense")
+        lists[key] = Found(dense, *ranked(key, query, "text"))
+    return lists
 
 
-def tune(lists: Mapping[str, tuple[Found, Found, Qrels]]) -> None:
+def tune(collections: Mapping[str, tuple[Lists, Qrels]]) -> None:
     """Print the constants whose greatest loss to the better way is the smallest."""
     tried = []
-    for sample, exponent, weight in product(_SAMPLES, _EXPONENTS, _TEXT_WEIGHTS):
+    for exponent, weight, added in product(_EXPONENTS, _TEXT_WEIGHTS, _TEXT_DEVIATIONS):
         losses = [
-            mean_ndcg({q: fused(dense[q], text[q], sample, exponent, weight) for q in dense}, qrels)
-            - max(mean_ndcg(ids(dense), qrels), mean_ndcg(ids(text), qrels))
-            for dense, text, qrels in lists.values()
+            mean_ndcg({q: fused(rows, exponent, weight, added) for q, rows in lists.items()}, qrels)
+            - max(
+                mean_ndcg({q: ids(rows.dense) for q, rows in lists.items()}, qrels),
+                mean_ndcg({q: ids(rows.text) for q, rows in lists.items()}, qrels),
+            )
+            for lists, qrels in collections.values()
         ]
-        tried.append((min(losses), fmean(losses), sample, exponent, weight))
-    for worst, mean, sample, exponent, weight in sorted(tried, reverse=True)[:10]:
-        report(worst=worst, mean=mean, sample=sample, exponent=exponent, text_weight=weight)
+        tried.append((min(losses), fmean(losses), exponent, weight, added))
+    for worst, mean, exponent, weight, added in sorted(tried, reverse=True)[:10]:
+        report(worst=worst, mean=mean, exponent=exponent, text_weight=weight, text_deviation=added)
 
 
-def ids(ways: Found) -> Mapping[str, Sequence[str]]:
-    return {query: [row_id for row_id, _ in rows] for query, rows in ways.items()}
+def ids(rows: Sequence[tuple[str, float]]) -> Sequence[str]:
+    return [row_id for row_id, _ in rows]
 
 
 def mean_ndcg(ranked: Mapping[str, Sequence[str]], qrels: Qrels) -> float:
     return fmean(ndcg(rows, qrels.relevant[query], 10) for query, rows in ranked.items())
 
 
-def fused(
-    dense: Sequence[tuple[str, float]],
-    text: Sequence[tuple[str, float]],
-    sample: int,
-    exponent: float,
-    weight: float,
-) -> list[str]:
+def fused(found: Found, exponent: float, weight: float, added: float) -> list[str]:
     """The ids of both lists in the order of hybrid search, as the pipeline does it in SQL."""
     scores: dict[str, float] = {}
-    missing = [0.0] * max(0, min(len(dense), sample) - len(text))
-    for rows, share, zeros in ((dense, 1 - weight, []), (text, weight, missing)):
-        first = [score for _, score in rows[:sample]] + zeros
-        mean, deviation = (fmean(first), pstdev(first)) if first else (0.0, 0.0)
+    missing = [0.0] * max(0, min(len(found.dense), _SAMPLE) - len(found.text))
+    for rows, share, zeros, deviation in (
+        (found.dense, 1 - weight, [], 1e-9),
+        (found.text, weight, missing, added * found.possible),
+    ):
+        first = [score for _, score in rows[:_SAMPLE]] + zeros
+        mean, own = (fmean(first), pstdev(first)) if first else (0.0, 0.0)
         for row_id, score in rows:
-            above = (score - mean) / max(deviation, 1e-9)
+            above = (score - mean) / max(hypot(own, deviation), 1e-9)
             gained = share * max(above / 6 + 0.5, 0) ** exponent
             scores[row_id] = scores.get(row_id, 0) + gained
     return sorted(scores, key=lambda row_id: (-scores[row_id], row_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.search.requests import Answer, Mode, SearchRequest
@@ -54,7 +54,8 @@ def evaluate(
     Where `queries_are_rows`, as in ArguAna, the id of a query is that of a row, which does not
     count as its own result (BEIR, arxiv.org/abs/2104.08663).
 
-    Raises ConfigurationError where no query has a relevance judgement.
+    Raises ConfigurationError where no query has a relevance judgement, and for a query that is too
+    long to be searched.
     """
     if not qrels.queries:
         raise ConfigurationError("no query has a relevant row: the qrels name none of the queries")
@@ -98,17 +99,16 @@ def tune(
 
     def gains(weight: float | None) -> list[float]:
         found = []
-        for key, query in qrels.queries.items():
-            answer = searcher.search(
-                SearchRequest.of(
-                    entity=entity,
-                    query=query,
-                    mode="hybrid",
-                    text_weight=weight,
-                    top_k=10 + queries_are_rows,
-                    exact=True,
-                )
-            )
+        requests = _requests(
+            qrels,
+            entity=entity,
+            mode="hybrid",
+            text_weight=weight,
+            top_k=10 + queries_are_rows,
+            exact=True,
+        )
+        for key, request in requests.items():
+            answer = searcher.search(request)
             searched.add(answer.vector_set)
             ids = _ids(answer, key if queries_are_rows else None)
             found.append(ndcg(ids, qrels.relevant[key], 10))
@@ -138,14 +138,26 @@ def _measure(
     exact: bool,
     queries_are_rows: bool,
 ) -> SearchQuality:
-    def ranked_for(key: str, query: str) -> list[str]:
-        request = SearchRequest.of(
-            entity=entity, query=query, mode=mode, top_k=_DEPTH + queries_are_rows, exact=exact
-        )
-        return _ids(searcher.search(request), key if queries_are_rows else None)[:_DEPTH]
-
-    ranked = {key: ranked_for(key, query) for key, query in qrels.queries.items()}
+    requests = _requests(
+        qrels, entity=entity, mode=mode, top_k=_DEPTH + queries_are_rows, exact=exact
+    )
+    ranked = {
+        key: _ids(searcher.search(request), key if queries_are_rows else None)[:_DEPTH]
+        for key, request in requests.items()
+    }
     return SearchQuality(mode, exact, *_means(ranked, qrels.relevant))
+
+
+def _requests(qrels: Qrels, **options: Any) -> dict[str, SearchRequest]:
+    """The search for each query. Raises ConfigurationError for a query that none is for, before
+    any is searched."""
+    requests = {}
+    for key, query in qrels.queries.items():
+        try:
+            requests[key] = SearchRequest.of(query=query, **options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"judged query {key!r}: {error}") from None
+    return requests
 
 
 def _ids(answer: Answer, without: str | None) -> list[str]:

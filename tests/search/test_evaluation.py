@@ -77,6 +77,16 @@ def jumpers(world: World) -> World:
     return world
 
 
+def test_words_count_less_where_no_row_has_most_of_what_is_asked_for(
+    jumpers: World, search: Search
+) -> None:
+    meant = jumpers.encoder.encode_query(["pullover7 for sale"]).vectors[0].tolist()
+    asked = "jumper7 knitted by somebody in a cold winter"
+    assert search.ids("jumper7", mode="hybrid", vector=meant, top_k=1) == ["107"]
+    assert search.ids(asked, mode="text", top_k=1) == ["107"]
+    assert search.ids(asked, mode="hybrid", vector=meant, top_k=1) == ["7"]
+
+
 def judged(answer: Callable[[int], int]) -> Qrels:
     return Qrels(
         {f"q{n}": f"jumper{n}" for n in range(24)},
@@ -109,6 +119,12 @@ def test_a_weight_that_helps_no_other_query_is_not_stored(jumpers: World, search
 def test_few_queries_tune_nothing(search: Search) -> None:
     with pytest.raises(ConfigurationError, match="tuning needs 20 queries with a relevant row"):
         tune(search.searcher, "item", Qrels({"a": "shoe"}, {"a": {"1": 1}}))
+
+
+def test_a_query_that_cannot_be_searched_is_named(search: Search) -> None:
+    qrels = Qrels({"a": "shoe", "b": "shoe " * 2_000}, {"a": {"1": 1}, "b": {"1": 1}})
+    with pytest.raises(ConfigurationError, match=r"judged query 'b': .* at most 8192 characters"):
+        evaluate(search.searcher, "item", qrels)
 
 
 def test_qrels_without_queries_are_refused(search: Search) -> None:

@@ -21,12 +21,15 @@ _SAMPLE = 50
 BLOCK = 100
 _ONE_BLOCK = sql.SQL("0")
 NULL: sql.Composable = sql.SQL("null")
-_EXPONENT = 1.5
-TEXT_WEIGHT = 0.65
+_EXPONENT = 2.5
+TEXT_WEIGHT = 0.7
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
 _DEVIATIONS = 3
-# where the best rows are equal, any other lies far below them
-_LEAST_DEVIATION = 1e-9
+# Added to the variance of the scores, as deviations. By vector: where the best rows are equal, any
+# other lies far below them. By words, of the greatest score that they could give: where no text has
+# most of what is asked for, no row stands out by its words
+_DEVIATION = 1e-9
+_TEXT_DEVIATION = 0.05
 _WEIGHTS: dict[str, LiteralString] = {
     "dense": "1 - %(text_weight)s::float8",
     "text": "%(text_weight)s::float8",
@@ -125,7 +128,7 @@ def _best_chunks(
 def _fused(published: Published) -> sql.Composable:
     """The rows found in either way. A text that lacks the words has no row in `text`, and counts
     there with a score of 0: a word of few texts makes them stand out. The parameter `text_weight`
-    is the weight of the words.
+    is the weight of the words, and `possible` the greatest score that they could give.
 
     The chunks of a way are taken `BLOCK` at a time. A row comes with the first block that has it,
     and is scored by this block alone, so that a search for more rows adds rows behind the others.
@@ -138,8 +141,11 @@ def _fused(published: Published) -> sql.Composable:
         with ranked as ({ranked}),
         spread as (
             select way, sum(score) / slots as mean,
-                sqrt(greatest(sum(score * score) / slots - (sum(score) / slots) ^ 2, 0))
-                    as deviation
+                sqrt(
+                    greatest(sum(score * score) / slots - (sum(score) / slots) ^ 2, 0) + case way
+                        when 'text' then {text_deviation} * %(possible)s::float8 else {deviation}
+                    end ^ 2
+                ) as deviation
             from (
                 select way, score, case way
                     when 'text' then max(rank) over () else max(rank) over (partition by way)
@@ -148,13 +154,14 @@ def _fused(published: Published) -> sql.Composable:
             ) as sample group by way, slots
         )
         select {id}, (array_agg(chunk order by way))[1] as chunk, sum(weight * power(greatest(
-            (score - mean) / greatest(deviation, {least}) / {deviations} / 2 + 0.5, 0
+            (score - mean) / deviation / {deviations} / 2 + 0.5, 0
         ), {exponent})) as score, block
         from (select *, min(block) over (partition by {id}) as first from ranked) as ranked
         join spread using (way) where block = first group by {id}, block
         """,
         sample=Literal(_SAMPLE),
-        least=Literal(_LEAST_DEVIATION),
+        deviation=Literal(_DEVIATION),
+        text_deviation=Literal(_TEXT_DEVIATION),
         deviations=Literal(float(_DEVIATIONS)),
         exponent=Literal(_EXPONENT),
         ranked=sql.SQL(" union all ").join(

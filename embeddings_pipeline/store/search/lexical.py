@@ -209,6 +209,7 @@ class Words:
         """The parameters of a search among the texts that match this tsquery."""
         return {
             "match": match,
+            "possible": sum(self.idf),
             **{f"word_{n}": word for n, word in enumerate(self.words)},
             **{f"idf_{n}": weight for n, weight in enumerate(self.idf)},
         }
