@@ -14,8 +14,8 @@ from embeddings_pipeline.store.search.published import Published, version
 
 # Fusion of scores by their distribution, as Qdrant's DBSF: a score counts by how many standard
 # deviations it lies above the mean of the best rows found in that way. The exponent lets a row that
-# stands out in one way win. `benchmarks.quality --tune` compares these constants; docs/search.md has
-# what hybrid search gains and loses by them, and what else was tried
+# stands out in one way win. `benchmarks.quality --tune` compares these constants; docs/search.md
+# has the figures of what was tried
 _SAMPLE = 50
 # chunks of each way that are fused at a time
 BLOCK = 100
