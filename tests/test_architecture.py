@@ -20,7 +20,7 @@ import pytest
 import embeddings_pipeline
 from embeddings_pipeline.entities.entity import Retrieval
 from embeddings_pipeline.sync.quality.retrieval import GoldenQueries
-from tests.support.world import World
+from tests.support.world import SCHEMA, World
 
 PACKAGE = Path(embeddings_pipeline.__file__).parent
 DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
@@ -106,6 +106,8 @@ def test_a_changed_row_passes_the_stages_and_their_tools_and_nothing_else(
     world.sql(
         "update staging.stg_item set name = 'another thing ' || repeat('x y ', 60) where id = 3"
     )
+    # else the run would not build it
+    world.sql(f"drop index {SCHEMA}.item_vectors_1_index")
     with executed() as files:
         assert world.run(item)["encoded"] == 1
         assert golden.check().passed
