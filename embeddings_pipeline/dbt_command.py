@@ -120,7 +120,8 @@ def profiles_dir(settings: Settings) -> Path | None:
     is none."""
     if settings.dbt_profiles_dir:
         return settings.dbt_profiles_dir
-    for folder in (settings.dbt_project_dir, Path("~/.dbt").expanduser()):
+    # Path.expanduser() raises for a user who has no home
+    for folder in (settings.dbt_project_dir, Path(os.path.expanduser("~/.dbt"))):
         if (folder / "profiles.yml").exists():
             return folder
     return None

@@ -65,6 +65,15 @@ def test_profiles_are_the_given_ones_or_the_projects_or_those_of_the_user(
     assert profiles_dir(given) == tmp_path / "etc"
 
 
+def test_a_user_without_a_home_has_no_profiles_there(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    # a number without an account, as containers are started with
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert profiles_dir(settings(project)) is None
+
+
 @pytest.mark.parametrize(
     ("given", "one"), [({}, True), ({"staging_db_host": "a", "pgvector_host": "b"}, False)]
 )

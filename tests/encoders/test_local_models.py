@@ -16,7 +16,11 @@ from huggingface_hub import constants, hf_hub_download
 
 from embeddings_pipeline.encoders import deadline
 from embeddings_pipeline.encoders.local import download
-from embeddings_pipeline.encoders.local.download import PACKAGED_SHA256, find_or_download
+from embeddings_pipeline.encoders.local.download import (
+    PACKAGED_SHA256,
+    find_local,
+    find_or_download,
+)
 from embeddings_pipeline.encoders.local.weights import revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -91,6 +95,16 @@ def test_a_folder_may_be_in_the_home_folder(
     (tmp_path / "model" / "modules.json").write_text("[]")
     of = settings(tmp_path, embedding_model_path=Path("~/model"))
     assert find_or_download(DEFAULT_MODEL, of) == tmp_path / "model"
+
+
+def test_a_user_without_a_home_has_no_cached_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME")
+    # a number without an account, as containers are started with
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", os.path.expanduser("~/.cache/huggingface/hub"))
+    assert find_local("some/model", Settings(_env_file=None)) is None
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -82,8 +82,8 @@ def _cached(model: str, settings: Settings) -> Path | None:
     try:
         # a cached model is not updated: a run depends on neither the network nor a new upload
         return Path(_snapshot(model, settings)(local_files_only=True))
-    # the model is not in the cache, or its name is not valid on the hub
-    except (LocalEntryNotFoundError, HFValidationError):
+    # the model is not in the cache, its name is not valid on the hub, or the user has no home
+    except (LocalEntryNotFoundError, HFValidationError, RuntimeError):
         return None
 
 
