@@ -313,7 +313,8 @@ def user_cache_dir() -> Path:
     """The package's folder below XDG_CACHE_HOME, by default `~/.cache`. It may not exist, and
     writing to it may fail: a service account often has no home."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(caches) / "embeddings-pipeline"
+    # without a home `~` stays as it is: relative, it would be a folder where the command is called
+    return Path("/", caches, "embeddings-pipeline")
 
 
 def opentelemetry_exporter() -> tuple[str, str] | None:

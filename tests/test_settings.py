@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import psycopg
@@ -11,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError, ReadOnly
-from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.settings import Settings, user_cache_dir
 from tests.support.environment import only_settings
 
 SPECIAL = "p@ss:w/o?r#d% '\"[]&=é"
@@ -332,6 +333,20 @@ def test_the_project_is_the_nearest_folder_with_its_files(
 def test_without_a_project_data_goes_to_the_working_directory(tmp_path: Path) -> None:
     assert Settings.load().embedded_data_dir == tmp_path / ".data"
     assert Settings.load().dbt_project_dir == tmp_path / "dbt_project"
+
+
+def test_caches_of_a_user_without_a_home_are_not_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_cache_dir() == Path("/home/me/.cache/embeddings-pipeline")
+    monkeypatch.delenv("HOME")
+    # a number without an account, as containers are started with
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert user_cache_dir() == Path("/~/.cache/embeddings-pipeline")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache_dir() == tmp_path / "embeddings-pipeline"
 
 
 def test_a_relative_path_starts_at_the_folder_of_the_project(
