@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from traceback import format_exception
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,6 +147,9 @@ def main() -> None:
     sys.excepthook = _print_traceback
     # what the imports make stays to the end: a tenth of a short command went into looking at it
     gc.set_threshold(100_000)
+    # a locale like de_DE.ISO-8859-1 has not all characters; Python sets the same for standard error
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except (Exception, KeyboardInterrupt) as error:

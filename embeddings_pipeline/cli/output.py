@@ -3,6 +3,7 @@ stderr. Control characters are escaped."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -38,7 +39,9 @@ def print_message(message: str) -> None:
 
 def print_json(document: object) -> None:
     """Print a document as JSON; dataclasses are objects, times in ISO form."""
-    typer.echo(printable_json(json.dumps(document, ensure_ascii=False, default=_plain)))
+    # JSON is UTF-8, whatever the locale
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    typer.echo(printable_json(json.dumps(document, ensure_ascii=not is_utf8, default=_plain)))
 
 
 def _plain(value: object) -> Any:
@@ -83,7 +86,7 @@ def progress(every_seconds: float = LOG_SECONDS) -> Iterator[Report]:
     """Show the progress of each entity on stderr: as bars in a terminal, else as lines, at most one
     in `every_seconds`; they are JSON where the log is."""
     # Dagster redirects the output of a step to files: this is the terminal itself
-    with os.fdopen(os.dup(2), "w", buffering=1) as stderr:
+    with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as stderr:
         if logs_json() or not stderr.isatty():
             yield throttled(lambda now: print(_line(now), file=stderr), every_seconds)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -126,6 +127,27 @@ def test_commands_log_through_the_formatter() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stderr == "ERROR:uvicorn.error:\\x1b[2J\\nnext\n"
+
+
+def test_what_a_locale_has_no_character_for_is_escaped() -> None:
+    program = (
+        "from embeddings_pipeline.cli import main, output;"
+        " show = lambda: (output.print_line('schön…'),"
+        " output.print_table(['Größe'], [['日本']]), output.print_json({'größe': '…'}));"
+        " main.app = show; main.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "iso-8859-1", "PYTHONUTF8": "0"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    line, *table, document = done.stdout.decode("iso-8859-1").splitlines()
+    assert line == r"schön\u2026"
+    assert "Größe" in table[1]
+    assert r"\u65e5\u672c" in table[3]
+    assert document == r'{"gr\u00f6\u00dfe": "\u2026"}'
 
 
 def test_commands_print_through_output_alone() -> None:
