@@ -77,12 +77,22 @@ class Database:
             raise ConfigurationError(
                 f"{variable} is not a connection URL like postgresql://user:password@host:5432/name"
             ) from None
+        if "," in f"{parts.get('host')}{parts.get('port')}":
+            raise ConfigurationError(
+                f"{variable} names several servers: name one, or an address that leads to the"
+                " primary"
+            )
+        if "service" in parts:
+            raise ConfigurationError(
+                f"{variable}: service cannot be in the URL: write what the service file says,"
+                " postgresql://user:password@host:5432/name"
+            )
         extra = sorted(set(parts) - {"host", "port", "dbname", "user", "password"} - _TLS)
         if extra:
             raise ConfigurationError(
                 f"{variable}: {', '.join(extra)} cannot be in the URL, which may have"
-                f" {', '.join(sorted(_TLS))} after the name: set libpq's variables (PGOPTIONS, …)"
-                " instead"
+                f" {', '.join(sorted(_TLS))} after the name: remove it, or set libpq's variables"
+                " (PGOPTIONS, PGTARGETSESSIONATTRS, …) instead"
             )
         port = str(parts.get("port") or 5432)
         if not port.isdecimal():

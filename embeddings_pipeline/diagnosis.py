@@ -261,6 +261,7 @@ def _server(around: Surroundings, use: str) -> Finding:
         version = connection.info.server_version
         lag = replica_lag(connection)
         pooled = is_pooled(connection)
+        read_only = inspection.begins_read_only(connection)
     behind = lag is not None
     pooler = "through a pooler in session mode" if pooled else "without a pooler"
     if not around.keeps_sessions(use):
@@ -280,6 +281,11 @@ def _server(around: Surroundings, use: str) -> Finding:
         return _ok(described)
     if behind and use != _STAGING:
         return _warning(f"{described}: a replica: searches only", "name the primary for runs")
+    if read_only and use != _STAGING:
+        return _warning(
+            f"{described}: default_transaction_read_only is on: searches only",
+            "set it to off for the role of runs",
+        )
     if not around.keeps_sessions(use):
         return _warning(
             f"{described}: searches only",
@@ -361,7 +367,7 @@ def _staging_privileges(
         return
     rows = inspection.table_privileges(connection, models)
     user = connection.info.user
-    for schema, name, exists, readable in rows:
+    for schema, name, exists, readable, row_security in rows:
         if not exists:
             yield _warning(f"staging: {schema}.{name} is not there", "build it: `run` does")
         elif not readable:
@@ -370,7 +376,13 @@ def _staging_privileges(
                 f'run `grant usage on schema "{schema}" to "{user}"` and'
                 f' `grant select on "{schema}"."{name}" to "{user}"`',
             )
-    if all(exists and readable for *_, exists, readable in rows):
+        elif row_security:
+            yield _warning(
+                f"staging: row-level security decides which rows of {schema}.{name} user {user!r}"
+                " reads; to a run the others are deleted",
+                f'give the role a policy for all rows, or `alter role "{user}" bypassrls`',
+            )
+    if all(row.exists and row.readable for row in rows):
         yield _ok(f"staging: user {user!r} may read {_plural(len(rows), 'staging model')}")
 
 

@@ -307,6 +307,8 @@ class Pipeline:
         from embeddings_pipeline.sync.plan import plans
 
         chosen, failures = self.chosen(names)
+        # a plan reads in sessions of its own, as the run does
+        self.vectors.require(SESSIONS_OF_RUN)
         options = RunOptions(
             run_id="",
             keys=self.partition_keys(chosen, partitions),

@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
+from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
@@ -39,7 +39,6 @@ settings.load_profile("here")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MEMORY = Path("/dev/shm")
-NUMBERS = count(1)
 
 
 @pytest.hookimpl(trylast=True)
@@ -82,7 +81,11 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Database]:
-    """An embedded server for the whole session; use `database` for one to write to."""
+    """The database whose copies the tests work in: TEST_DATABASE_URL, or one of an embedded server
+    for the whole session. Use `database` for one to write to."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield Database.from_url("TEST_DATABASE_URL", SecretStr(url))
+        return
     folder = new_data_dir()
     try:
         server = embedded.start(folder)
@@ -98,8 +101,10 @@ def server() -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def templates(server: Database) -> Templates:
-    return Templates(server)
+def templates(server: Database) -> Iterator[Templates]:
+    templates = Templates(server)
+    yield templates
+    templates.drop()
 
 
 @pytest.fixture
@@ -108,8 +113,19 @@ def database(templates: Templates, request: pytest.FixtureRequest) -> Iterator[D
     world where the test asks for a world, too."""
     asked = "world" in request.fixturenames
     template = templates.prepared(begun) if asked else templates.empty
-    with copy_of(template, f"test_{next(NUMBERS)}") as database:
+    with copy_of(template) as database:
         yield database
+
+
+@pytest.fixture
+def superuser(database: Database) -> Database:
+    """The test's database as a superuser, for tests that make roles. Skips them where
+    TEST_DATABASE_URL names another role."""
+    with closing(psycopg.connect(database.url)) as connection:
+        row = connection.execute("select current_setting('is_superuser')").fetchone()
+    if row != ("on",):
+        pytest.skip("takes a superuser")
+    return database
 
 
 @pytest.fixture

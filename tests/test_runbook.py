@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ pytestmark = [pytest.mark.long]
 PAGE = CHECKOUT / "docs" / "runbook.md"
 # a comment of a command begins with a small letter
 SECTIONS = re.split(r"^##? (?=[A-Z])", PAGE.read_text(), flags=re.MULTILINE)[1:]
-NUMBERS = count(1)
 ROWS = 60
 
 
@@ -148,7 +146,7 @@ def followed(
     templates: Templates, provider: Provider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Database, str]]:
     """A database on which the section on roles was followed, and what it printed."""
-    with copy_of(templates.empty, "runbook") as database:
+    with copy_of(templates.empty) as database:
         folder = tmp_path_factory.mktemp("roles")
         with of_database(database, folder, provider) as shop:
             shop.sql(
@@ -178,7 +176,7 @@ def shop(followed: tuple[Database, str], provider: Provider, folder: Path) -> It
     """A copy of that database, with a run behind it."""
     template, _ = followed
     with (
-        copy_of(template, f"runbook_{next(NUMBERS)}") as copy,
+        copy_of(template) as copy,
         of_database(copy, folder, provider) as shop,
     ):
         yield shop
@@ -286,7 +284,7 @@ def test_a_replica_answers_searches_and_takes_over(shop: Shop, server: Database)
 
 
 def test_tables_of_an_earlier_version_are_migrated(shop: Shop, templates: Templates) -> None:
-    with copy_of(templates.empty, "runbook_before") as before:
+    with copy_of(templates.empty) as before:
         shop.sql(DUMP.read_text(), before)
         shop.sql(
             "create schema if not exists staging;"

@@ -55,16 +55,16 @@ def test_url_without_a_password_has_none() -> None:
 
 
 def test_special_characters_in_a_password_connect_with_psycopg_and_psycopg2(
-    database: Database,
+    superuser: Database,
 ) -> None:
-    role = f"special_{database.name}"
-    with psycopg.connect(database.url, autocommit=True) as connection:
+    role = f"special_{superuser.name}"
+    with psycopg.connect(superuser.url, autocommit=True) as connection:
         connection.execute(
             SQL("create role {} login password {}").format(Identifier(role), Literal(SPECIAL))
         )
         try:
             url = Database(
-                database.host, database.port, database.name, role, SecretStr(SPECIAL)
+                superuser.host, superuser.port, superuser.name, role, SecretStr(SPECIAL)
             ).url
             with psycopg.connect(url) as own:
                 assert own.execute("select current_user").fetchone() == (role,)
@@ -215,7 +215,9 @@ def test_a_replica_needs_the_database_where_runs_write(monkeypatch: pytest.Monke
         ("mysql://me:hunter2@db/x", "not a connection URL"),
         ("postgresql://me:hunter2@[::1/x", "not a connection URL"),
         ("postgresql://me:hunter2@db:abc/x", "port 'abc'"),
-        ("postgresql://me:hunter2@a:1,b:2/x", "port '1,2'"),
+        ("postgresql://me:hunter2@a:1,b:2/x", "names several servers: name one"),
+        ("postgresql://me:hunter2@a,b/x", "names several servers: name one"),
+        ("postgresql://me:hunter2@/x?service=hunter2", "write what the service file says"),
         ("postgresql://me:hunter2@db/x?options=-c%20a", "options cannot be in the URL"),
         ("postgresql://me:hunter2@db/x?pgbouncer=true", "pgbouncer cannot be in the URL"),
         ("postgresql://me:hunter2@db/x?schema=hunter2", "schema cannot be in the URL"),

@@ -158,6 +158,8 @@ _SETTINGS = """
     set {scope} client_min_messages = 'warning';
     -- comparing a whole table sorts and hashes it, which with the default of 4 MB goes to disk
     set {scope} work_mem = '64MB';
+    -- compiling a statement over a large table takes seconds, and saves less
+    set {scope} jit = off;
     -- limits that a role or a server sets for its applications would cancel what is paid for
     set {scope} statement_timeout = {statement_timeout}; set {scope} lock_timeout = 0;
     set {scope} idle_session_timeout = 0; set {scope} idle_in_transaction_session_timeout = 0;

@@ -24,12 +24,14 @@ class SchemaPrivileges(NamedTuple):
 
 
 class TablePrivilege(NamedTuple):
-    """Whether a table or view is there, and whether this role may read it."""
+    """Whether a table or view is there, whether this role may read it, or columns of it, and
+    whether row-level security applies to what it reads."""
 
     schema: str
     name: str
     exists: bool
     readable: bool
+    row_security: bool
 
 
 class ExtensionState(NamedTuple):
@@ -94,8 +96,10 @@ def table_privileges(
     """The privileges of this role on tables and views, each given by its schema and name."""
     rows = connection.execute(
         """
-        select schema, name, c.oid is not null, coalesce(
-            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false)
+        select schema, name, c.oid is not null,
+            coalesce(has_schema_privilege(n.oid, 'usage')
+                and has_any_column_privilege(c.oid, 'select'), false),
+            coalesce(row_security_active(c.oid), false)
         from unnest(%s::text[], %s::text[]) as place (schema, name)
         left join pg_namespace n on n.nspname = schema
         left join pg_class c on c.relnamespace = n.oid and c.relname = name
@@ -103,6 +107,13 @@ def table_privileges(
         ([schema for schema, _ in places], [name for _, name in places]),
     )
     return [TablePrivilege(*row) for row in rows]
+
+
+def begins_read_only(connection: Connection[Row]) -> bool:
+    """Whether a setting of the role or the database makes its transactions read-only."""
+    return bool(
+        only(connection.execute("select current_setting('default_transaction_read_only')::bool"))[0]
+    )
 
 
 def extension_state(connection: Connection[Row]) -> ExtensionState:

@@ -62,11 +62,22 @@ def create_control_tables(connection: Connection[Row], name: str) -> None:
         why = error.diag.message_primary or "permission denied"
         raise _may_not_keep_tables(connection, name, why) from None
     except ReadOnlySqlTransaction:
-        raise ReadOnly(
-            f"database {connection.info.dbname!r} is read-only for user {connection.info.user!r},"
-            " perhaps a replica: it can be searched, and to write name the primary server in"
+        raise _is_read_only(connection) from None
+
+
+def _is_read_only(connection: Connection[Row]) -> ReadOnly:
+    user = connection.info.user
+    read_only = f"database {connection.info.dbname!r} is read-only for user {user!r}"
+    if only(connection.execute("select pg_is_in_recovery()"))[0]:
+        return ReadOnly(
+            f"{read_only}, a replica: it can be searched, and to write name the primary server in"
             " PGVECTOR_HOST or PGVECTOR_URL"
-        ) from None
+        )
+    return ReadOnly(
+        f"{read_only}, since default_transaction_read_only is on, as some providers set it when the"
+        f' disk is full: it can be searched, and to write run `alter role "{user}" set'
+        " default_transaction_read_only = off`"
+    )
 
 
 def _may_not_keep_tables(connection: Connection[Row], name: str, why: str) -> ReadOnly:

@@ -34,8 +34,8 @@ VECTORS = "analytics_features.doc_vectors_1"
 @pytest.fixture
 def workers(templates: Templates, redis: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
     with (
-        copy_of(templates.empty, "celery_vectors") as vectors,
-        copy_of(templates.empty, "celery_runs") as runs,
+        copy_of(templates.empty) as vectors,
+        copy_of(templates.empty) as runs,
         cluster(
             tmp_path,
             vectors=vectors,

@@ -68,14 +68,14 @@ def published(world: World, configured: Database) -> World:
 
 
 @pytest.fixture
-def role(database: Database) -> Iterator[Callable[..., Database]]:
+def role(superuser: Database) -> Iterator[Callable[..., Database]]:
     """Makes a role with these grants; returns the database as that role reaches it."""
     made: list[str] = []
 
     def make(*grants: str) -> Database:
         name = f"doctor_{len(made)}"
         made.append(name)
-        with closing(psycopg.connect(database.url, autocommit=True)) as connection:
+        with closing(psycopg.connect(superuser.url, autocommit=True)) as connection:
             connection.execute(
                 sql.SQL("create role {} login password {}").format(
                     sql.Identifier(name), sql.Literal(PASSWORD)
@@ -83,10 +83,10 @@ def role(database: Database) -> Iterator[Callable[..., Database]]:
             )
             for grant in grants:
                 connection.execute(grant.format(role=name).encode())
-        return replace(database, user=name, password=SecretStr(PASSWORD))
+        return replace(superuser, user=name, password=SecretStr(PASSWORD))
 
     yield make
-    with closing(psycopg.connect(database.url, autocommit=True)) as connection:
+    with closing(psycopg.connect(superuser.url, autocommit=True)) as connection:
         for name in made:
             for statement in ("drop owned by {} cascade", "drop role {}"):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
@@ -342,6 +342,34 @@ def test_a_role_that_may_only_read_is_told_that_it_may_search(
     assert (reader.level, "may only read" in reader.found) == ("warning", True), reader
     assert staging.level == "ok"
     assert doctor().exit_code == 0
+
+
+def test_a_role_that_may_read_some_columns_of_a_staging_model_may_read_it(
+    published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grants = ["grant usage on schema staging", "grant select (id, name) on staging.stg_item"]
+    use(monkeypatch, role(*(f"{grant} to {{role}}" for grant in grants)))
+    assert found("privileges")[-1].level == "ok"
+
+
+def test_row_level_security_of_a_staging_model_is_a_warning(
+    published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published.sql("alter table staging.stg_item enable row level security")
+    grants = ["grant usage on schema staging", "grant select on staging.stg_item"]
+    use(monkeypatch, role(*(f"{grant} to {{role}}" for grant in grants)))
+    finding = found("privileges")[-1]
+    assert finding.level == "warning"
+    assert "which rows of staging.stg_item user 'doctor_0' reads" in finding.found
+
+
+def test_a_role_that_is_set_to_read_only_is_told_that_runs_do_not_work(
+    published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, role("alter role {role} set default_transaction_read_only = on"))
+    finding = only("server")
+    assert finding.level == "warning"
+    assert "default_transaction_read_only is on: searches only" in finding.found
 
 
 def test_a_role_without_privileges_is_told_what_to_grant(

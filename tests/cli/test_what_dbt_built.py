@@ -97,7 +97,7 @@ def diary(
 ) -> Iterator[Diary]:
     folder = tmp_path_factory.mktemp("diary")
     write(folder, PROJECT)
-    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
+    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty) as database:
         only_settings(
             patch,
             **environment(database),

@@ -208,10 +208,10 @@ def test_a_filter_before_the_limit(products: World) -> None:
 
 
 @pytest.fixture
-def analyst(database: Database) -> Iterator[Database]:
+def analyst(superuser: Database) -> Iterator[Database]:
     """The database as the role of the page sees it."""
-    role = replace(database, user="analyst", password=SecretStr("secret"))
-    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+    role = replace(superuser, user="analyst", password=SecretStr("secret"))
+    with closing(psycopg.connect(superuser.url, autocommit=True)) as admin:
         admin.execute("create role analyst login password 'secret'")
         admin.execute(SQL("create schema if not exists {}").format(Identifier(SCHEMA)))
         admin.execute(SQL("grant usage on schema {} to analyst").format(Identifier(SCHEMA)))

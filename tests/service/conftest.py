@@ -22,7 +22,7 @@ from tests.support.world import World
 @pytest.fixture(scope="module")
 def published(templates: Templates) -> Iterator[Database]:
     """The shop, for tests of a module that change nothing in it."""
-    with copy_of(templates.prepared(publish_shop), "test_service") as database:
+    with copy_of(templates.prepared(publish_shop)) as database:
         yield database
 
 

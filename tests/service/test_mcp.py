@@ -22,6 +22,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import TextContent
 from pydantic import SecretStr
 
+from embeddings_pipeline.database import Database
 from embeddings_pipeline.service import mcp
 from tests.support.answers import assert_problem
 from tests.support.keys import KEYS, READ, WRITE, bearer
@@ -238,7 +239,7 @@ def test_tools_that_write_need_a_key_that_writes(shop: World) -> None:
         assert_problem(client.post("/mcp", json=INITIALIZE, headers=ACCEPT), 401)
 
 
-def test_a_role_that_may_only_read_is_offered_no_run(shop: World) -> None:
+def test_a_role_that_may_only_read_is_offered_no_run(shop: World, superuser: Database) -> None:
     shop.sql("create role reader login password 'r'")
     try:
         shop.sql("grant usage on schema analytics_features, staging to reader")

@@ -26,7 +26,7 @@ SEARCH = {"entity": "item", "query": "red boots", "top_k": 2, "columns": ["name"
 
 
 @pytest.fixture
-def reader(shop: World) -> Iterator[Database]:
+def reader(shop: World, superuser: Database) -> Iterator[Database]:
     """The shop's database through a role that may only select."""
     grants = [
         f"grant {privilege} {schema} to {{role}}"

@@ -14,9 +14,9 @@ from tests.support.roles import role_in
 
 
 @pytest.fixture
-def role(database: Database) -> Iterator[Database]:
+def role(superuser: Database) -> Iterator[Database]:
     """The test's database as a role sees it that may do nothing but connect."""
-    with role_in(database) as role:
+    with role_in(superuser) as role:
         yield role
 
 

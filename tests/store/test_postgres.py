@@ -35,6 +35,7 @@ FIXED = {
     "extra_float_digits": ("-5", "1"),
     "bytea_output": ("escape", "hex"),
     "lc_monetary": ("POSIX", "C"),
+    "jit": ("on", "off"),
     "client_min_messages": ("error", "warning"),
 }
 

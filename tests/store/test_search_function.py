@@ -37,9 +37,9 @@ def query(world: World) -> str:
 
 
 @pytest.fixture
-def reader(world: World, database: Database) -> Iterator[Database]:
+def reader(world: World, superuser: Database) -> Iterator[Database]:
     """The database as a role sees it that may read the view and nothing else."""
-    with role_in(database, f"grant usage on schema {SCHEMA} to {{role}}") as role:
+    with role_in(superuser, f"grant usage on schema {SCHEMA} to {{role}}") as role:
         yield role
 
 

@@ -34,10 +34,10 @@ CONTROL_TABLES = [
 
 
 @pytest.fixture
-def bare(database: Database) -> Iterator[Database]:
+def bare(superuser: Database) -> Iterator[Database]:
     """A database without the vector extension."""
-    bare = replace(database, name=f"{database.name}_bare")
-    with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+    bare = replace(superuser, name=f"{superuser.name}_bare")
+    with closing(psycopg.connect(superuser.url, autocommit=True)) as admin:
         admin.execute(SQL("create database {}").format(Identifier(bare.name)))
         yield bare
         admin.execute(SQL("drop database {} with (force)").format(Identifier(bare.name)))
@@ -174,10 +174,15 @@ def test_tables_of_another_role_are_named(database: Database, role: Database) ->
     assert "must be owner of table cache_candidates" in refusal(role)
 
 
-def test_a_database_that_is_read_only_is_named(database: Database, role: Database) -> None:
+def test_a_role_that_is_set_to_read_only_is_told_how_to_write(
+    database: Database, role: Database
+) -> None:
     run(database, f'create schema "{SCHEMA}" authorization {role.user}')
     run(database, f"alter role {role.user} set default_transaction_read_only = on")
-    assert f"database '{database.name}' is read-only" in refusal(role)
+    message = refusal(role)
+    assert f"database '{database.name}' is read-only" in message
+    run(database, remedy(message))
+    create(role)
 
 
 def test_a_refused_first_run_leaves_nothing_behind(bare: Database, role: Database) -> None:

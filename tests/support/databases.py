@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -9,22 +10,27 @@ from itertools import count
 from typing import Concatenate, ParamSpec
 
 import psycopg
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
 from tests.support.world import World, world_in
 
 P = ParamSpec("P")
 
+# the processes of one run of the tests may share a server
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+_NUMBERS = count(1)
+
 
 @contextmanager
-def copy_of(template: Database, name: str) -> Iterator[Database]:
+def copy_of(template: Database) -> Iterator[Database]:
     """A copy of a database to which nobody is connected, dropped after the block."""
-    _copy(template, name)
+    made = replace(template, name=f"test_{_PROCESS}_{next(_NUMBERS)}")
+    _copy(template, made)
     try:
-        yield replace(template, name=name)
+        yield made
     finally:
-        _drop(template, name)
+        _drop(made)
 
 
 def begun(world: World) -> None:
@@ -36,7 +42,7 @@ class Templates:
     is done in them."""
 
     def __init__(self, server: Database) -> None:
-        self._numbers = count(1)
+        self._made: list[Database] = []
         self.empty = self._copied(server)
         self._prepared: dict[Hashable, Database] = {}
 
@@ -61,26 +67,36 @@ class Templates:
     ) -> None:
         """Give a new world the database that it has once it is prepared with these arguments."""
         template = self.prepared(prepare, *args, **kwargs)
-        name = world.database.name
-        _drop(template, name)
-        _copy(template, name)
+        _drop(world.database)
+        _copy(template, world.database)
+
+    def drop(self) -> None:
+        """Leave the server without them."""
+        for made in self._made:
+            _drop(made)
 
     def _copied(self, database: Database) -> Database:
-        made = replace(database, name=f"template_{next(self._numbers)}")
-        _copy(database, made.name)
+        made = replace(database, name=f"template_{_PROCESS}_{next(_NUMBERS)}")
+        _copy(database, made)
+        self._made.append(made)
         return made
 
 
-def _copy(template: Database, name: str) -> None:
-    # the other strategy writes each page to the log
-    statement = SQL("create database {} template {} strategy file_copy")
-    _maintain(template, statement.format(Identifier(name), Identifier(template.name)))
+def _copy(template: Database, made: Database) -> None:
+    with _maintenance(template) as connection:
+        # the other strategy, which is the only one of Postgres 14, writes each page to the log
+        strategy = " strategy file_copy" if connection.info.server_version >= 150000 else ""
+        statement = SQL("create database {} template {}" + strategy)
+        connection.execute(statement.format(Identifier(made.name), Identifier(template.name)))
 
 
-def _drop(server: Database, name: str) -> None:
-    _maintain(server, SQL("drop database {} with (force)").format(Identifier(name)))
+def _drop(database: Database) -> None:
+    with _maintenance(database) as connection:
+        statement = SQL("drop database {} with (force)").format(Identifier(database.name))
+        connection.execute(statement)
 
 
-def _maintain(server: Database, statement: Composed) -> None:
-    with closing(psycopg.connect(replace(server, name="postgres").url, autocommit=True)) as admin:
-        admin.execute(statement)
+def _maintenance(database: Database) -> closing[psycopg.Connection]:
+    """A connection to another database of the same server."""
+    url = replace(database, name="postgres").url
+    return closing(psycopg.connect(url, autocommit=True))

@@ -245,7 +245,7 @@ def project(
     write(folder / "dbt", DBT_PROJECT)
     write(folder, files)
     write(folder / "home", {"dagster.yaml": "telemetry: {enabled: false}"})
-    with copy_of(template, folder.name) as database, pytest.MonkeyPatch.context() as patched:
+    with copy_of(template) as database, pytest.MonkeyPatch.context() as patched:
         made = Project(folder, installed, database)
         variables = installed.environment(
             **environment(database),

@@ -101,7 +101,7 @@ def notes(
     """The project, seeded; the environment names it and its database."""
     folder = tmp_path_factory.mktemp("notes")
     shutil.copytree(PROJECT, folder / "project")
-    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty, folder.name) as database:
+    with pytest.MonkeyPatch.context() as patch, copy_of(templates.empty) as database:
         only_settings(
             patch,
             STAGING_DB_URL=database.url,
