@@ -87,7 +87,8 @@ def read(connection: Connection[Row], schema: str, entity: str) -> Published:
             )
         ).fetchone()
         if row is None or row[0] is None:
-            choices = ", ".join(names(connection, schema)) or "none yet: run `embeddings-pipeline`"
+            none = "none yet: run `embeddings-pipeline run --all`"
+            choices = ", ".join(names(connection, schema)) or none
             if row is None:
                 raise NotFound(f"there is no entity {entity!r} (published: {choices})")
             raise RunNeeded(f"nothing is published yet of entity {entity!r} (published: {choices})")
