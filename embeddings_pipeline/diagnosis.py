@@ -382,7 +382,7 @@ def _staging_privileges(
                 " reads; to a run the others are deleted",
                 f'give the role a policy for all rows, or `alter role "{user}" bypassrls`',
             )
-    if all(row.exists and row.readable for row in rows):
+    if all(row.exists and row.readable and not row.row_security for row in rows):
         yield _ok(f"staging: user {user!r} may read {_plural(len(rows), 'staging model')}")
 
 

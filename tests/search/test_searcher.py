@@ -246,6 +246,7 @@ def test_vectors_of_zeros_are_no_results(world: World, search: Search) -> None:
     assert search.answer("nothing").shortfall == 10
 
 
+@pytest.mark.usefixtures("superuser")
 def test_filters_have_indexes_that_take_any_value_and_are_made_anew_if_broken(
     world: World, search: Search
 ) -> None:

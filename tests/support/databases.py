@@ -10,6 +10,7 @@ from itertools import count
 from typing import Concatenate, ParamSpec
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier
 
 from embeddings_pipeline.database import Database
@@ -91,9 +92,13 @@ def _copy(template: Database, made: Database) -> None:
 
 
 def _drop(database: Database) -> None:
+    drop = SQL("drop database {}").format(Identifier(database.name))
     with _maintenance(database) as connection:
-        statement = SQL("drop database {} with (force)").format(Identifier(database.name))
-        connection.execute(statement)
+        try:
+            connection.execute(drop + SQL(" with (force)"))
+        except InsufficientPrivilege:
+            # autovacuum is in it, which only a superuser may end, and which a plain drop ends
+            connection.execute(drop)
 
 
 def _maintenance(database: Database) -> closing[psycopg.Connection]:
