@@ -13,6 +13,7 @@ from psycopg.sql import SQL, Identifier
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.publish import rollback
+from tests.support.databases import needs_version
 from tests.support.pgbouncer import pgbouncer
 from tests.support.roles import role_in
 from tests.support.world import SCHEMA, World, world_in
@@ -97,6 +98,8 @@ def test_the_view_alone_gives_fewer_rows(world: World, query: str) -> None:
 
 @pytest.mark.parametrize("storage", ["vector", "halfvec"])
 def test_the_index_answers(world: World, query: str, storage: str) -> None:
+    # with pg_stat_force_next_flush()
+    needs_version(world.database, 15)
     publish(world, storage=storage)
     table = next(s.table_name for s in world.sets(world.declare()))
     scans = (

@@ -28,6 +28,7 @@ from embeddings_pipeline.store.connection import MINIMUM_SERVER, NoConnection, P
 from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.sync.run_options import RunOptions
+from tests.support.databases import needs_version
 from tests.support.declared import write_manifest
 from tests.support.pgbouncer import pgbouncer
 from tests.support.refusing import refusing
@@ -51,13 +52,6 @@ def administer(database: Database, *statements: str) -> None:
     with closing(psycopg.connect(database.url, autocommit=True)) as admin:
         for statement in statements:
             admin.execute(statement)
-
-
-def needs_version(database: Database, version: int) -> None:
-    """Skip the test on a server before this version."""
-    with closing(psycopg.connect(database.url)) as connection:
-        if connection.info.server_version < version * 10_000:
-            pytest.skip(f"takes Postgres {version}")
 
 
 def run_twice(world: World, **keys: Any) -> None:

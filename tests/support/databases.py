@@ -10,6 +10,7 @@ from itertools import count
 from typing import Concatenate, ParamSpec
 
 import psycopg
+import pytest
 from psycopg.errors import InsufficientPrivilege
 from psycopg.sql import SQL, Identifier
 
@@ -36,6 +37,13 @@ def copy_of(template: Database) -> Iterator[Database]:
 
 def begun(world: World) -> None:
     """Prepares nothing more than the tables of a world."""
+
+
+def needs_version(database: Database, version: int) -> None:
+    """Skip the test on a server before this version."""
+    with closing(psycopg.connect(database.url)) as connection:
+        if connection.info.server_version < version * 10_000:
+            pytest.skip(f"takes Postgres {version}")
 
 
 class Templates:
