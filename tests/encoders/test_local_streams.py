@@ -43,7 +43,10 @@ class Model(NamedTuple):
 def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
     chosen = {"embedding_device": "cpu", "embedding_precision": "float32", **settings}
     made = Settings(_env_file=None, embedding_model_path=folder, **chosen)
-    return Encoders(made).get(DEFAULT_MODEL)
+    encoder = Encoders(made).get(DEFAULT_MODEL)
+    # a model that is loaded encodes two texts
+    encoder.check()
+    return encoder
 
 
 @pytest.fixture(scope="module")
