@@ -43,10 +43,7 @@ class Model(NamedTuple):
 def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
     chosen = {"embedding_device": "cpu", "embedding_precision": "float32", **settings}
     made = Settings(_env_file=None, embedding_model_path=folder, **chosen)
-    encoder = Encoders(made).get(DEFAULT_MODEL)
-    # a model that is loaded encodes two texts
-    encoder.check()
-    return encoder
+    return Encoders(made).get(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,10 @@ def workers() -> Model:
 
 @pytest.fixture(scope="module")
 def alone(tiny: Path) -> Model:
-    return Model(model_of(tiny / "model"), SentenceTransformersModel)
+    encoder = model_of(tiny / "model")
+    # while a model is loaded, it encodes two texts
+    encoder.check()
+    return Model(encoder, SentenceTransformersModel)
 
 
 @pytest.fixture(params=["workers", "alone"])
