@@ -388,12 +388,14 @@ def nearest(
 
 def least_effort(index: Any, sample: Vectors, target: float) -> int | None:
     """The lowest effort at which recall@10 reaches the target, or else the highest; None for an
-    exact index."""
+    exact index. `sample` are stored vectors, in no order of meaning."""
     if isinstance(index, faiss.IndexFlat):
         return None
-    exact = [nearest(index, query[None], _K)[0] for query in sample]
+    # as far from the stored vectors as queries are, which store/index/recall.py explains
+    queries = (sample + np.roll(sample, 1, axis=0)) / 2
+    exact = [nearest(index, query[None], _K)[0] for query in queries]
     for effort in _EFFORTS:
-        found = [nearest(index, query[None], _K, effort=effort)[0] for query in sample]
+        found = [nearest(index, query[None], _K, effort=effort)[0] for query in queries]
         # equal distances have no order, so that a hit is any vector as near as the exact tenth
         hits = [
             (near >= far[-1] - 1e-6).sum() / len(far)

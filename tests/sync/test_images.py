@@ -250,6 +250,8 @@ def test_a_model_that_fails_on_every_image_stops_the_run(
     item = declared(image_world)
     image_world.insert((1, "red.png"), (2, "blue.png"))
     image_world.texts(item)
+    # while a model is loaded, it encodes two texts
+    image_world.encoders.for_entity(item).check()
     monkeypatch.setattr(SentenceTransformersModel, "encode", fails)
     with pytest.raises(RuntimeError, match="the device is gone"):
         image_world.vectors(item)
