@@ -22,7 +22,7 @@ BLOCK = 100
 _ONE_BLOCK = sql.SQL("0")
 NULL: sql.Composable = sql.SQL("null")
 _EXPONENT = 2.5
-TEXT_WEIGHT = 0.7
+TEXT_WEIGHT = 0.65
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
 _DEVIATIONS = 3
 # Added to the variance of the scores, as deviations. By vector: where the best rows are equal, any
