@@ -56,9 +56,10 @@ from embeddings_pipeline.store.connection import (
 from embeddings_pipeline.store.embedded import server as embedded
 from embeddings_pipeline.store.index.build import graph_bytes, settings_of
 from embeddings_pipeline.store.schema import (
-    MINIMUM_PGVECTOR,
     MINIMUM_SERVER,
+    OLDEST_PGVECTOR,
     VERSION,
+    is_too_old,
     stored_version,
 )
 from embeddings_pipeline.sync.run_metrics import opentelemetry_installed
@@ -442,7 +443,6 @@ def _extension(around: Surroundings) -> Iterator[Finding]:
     for use in around.answering(_BOTH, _VECTORS):
         with around.reading(use) as connection:
             installed, available, allowed = inspection.extension_state(connection)
-            oldest = ".".join(map(str, MINIMUM_PGVECTOR))
             name = connection.info.dbname
         if installed is None and available is None:
             yield _wrong(f"the server of database {name!r} has no pgvector", "install pgvector")
@@ -453,9 +453,10 @@ def _extension(around: Surroundings) -> Iterator[Finding]:
                 f"vector {available} is not created in database {name!r}",
                 "run `create extension vector` as a superuser",
             )
-        elif tuple(int(part) for part in installed.split(".")[:2]) < MINIMUM_PGVECTOR:
+        elif is_too_old(installed):
             yield _wrong(
-                f"vector {installed} in database {name!r}: {oldest} is the oldest that works",
+                f"vector {installed} in database {name!r}: {OLDEST_PGVECTOR} is the oldest that"
+                " works",
                 "upgrade pgvector and run `alter extension vector update`",
             )
         else:

@@ -236,7 +236,7 @@ class Settings(BaseSettings):
     def staging_database(self) -> Database | None:
         """The configured database of the staging models; None means the embedded server.
 
-        Raises ReadOnly where only that of the vectors is configured.
+        Raises ReadOnly where only the database of the vectors is configured.
         """
         if self.only_searches:
             raise ReadOnly(

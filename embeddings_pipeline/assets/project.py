@@ -57,7 +57,7 @@ class Translator(DagsterDbtTranslator):
 class DbtCommand(DbtCliResource):
     """The dbt command of this environment.
 
-    Its version is that of the installed package. dagster-dbt would run `dbt --version`, which asks
+    Reads its version from the installed package. dagster-dbt would run `dbt --version`, which asks
     PyPI for later versions, and waits where that does not answer.
     """
 

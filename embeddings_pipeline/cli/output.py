@@ -39,7 +39,7 @@ def print_message(message: str) -> None:
 
 def print_json(document: object) -> None:
     """Print a document as JSON; dataclasses are objects, times in ISO form."""
-    # JSON is UTF-8, whatever the locale
+    # JSON is UTF-8 in every locale
     is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     typer.echo(printable_json(json.dumps(document, ensure_ascii=not is_utf8, default=_plain)))
 

@@ -149,7 +149,7 @@ def encoded_texts_by_partition(
     tables: EntityTables, set_tables: Sequence[str], run_id: str
 ) -> dict[str, int]:
     """How many distinct texts a run encoded for these sets, by the first partition that has the
-    text: the counts of all partitions add up to that of the run."""
+    text: the counts of all partitions add up to the run's."""
     found: dict[str, int] = {}
     for name in set_tables:
         rows = tables.execute(

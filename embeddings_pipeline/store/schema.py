@@ -14,7 +14,7 @@ from embeddings_pipeline.store.texts import lexemes
 
 MINIMUM_SERVER = 140000
 # the first version with hnsw.iterative_scan
-MINIMUM_PGVECTOR = (0, 8)
+OLDEST_PGVECTOR = "0.8"
 # the version of all tables; `migrations` updates older ones
 VERSION = 5
 
@@ -185,6 +185,12 @@ def check_server(connection: Connection[Row], schema: str) -> None:
     _ensure_schema(connection, schema)
 
 
+def is_too_old(pgvector: str) -> bool:
+    """Whether a version of pgvector is older than the oldest that works."""
+    found, oldest = ([int(p) for p in v.split(".")[:2]] for v in (pgvector, OLDEST_PGVECTOR))
+    return found < oldest
+
+
 def _ensure_extension(connection: Connection[Row]) -> None:
     found = connection.execute(
         "select e.extversion, n.nspname, has_schema_privilege(n.oid, 'usage')"
@@ -200,10 +206,10 @@ def _ensure_extension(connection: Connection[Row]) -> None:
                 f" ({error.diag.message_primary}): install pgvector on the server and run"
                 " `create extension vector` as a superuser"
             ) from None
-    elif tuple(int(part) for part in found[0].split(".")[:2]) < MINIMUM_PGVECTOR:
+    elif is_too_old(found[0]):
         raise ConfigurationError(
-            f"pgvector is {found[0]}; {'.'.join(map(str, MINIMUM_PGVECTOR))} is the oldest that"
-            " works: upgrade it and run `alter extension vector update`"
+            f"pgvector is {found[0]}; {OLDEST_PGVECTOR} is the oldest that works: upgrade it"
+            " and run `alter extension vector update`"
         )
     elif not found[2]:
         user, schema = connection.info.user, found[1]

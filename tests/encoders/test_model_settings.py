@@ -29,7 +29,7 @@ TEXTS = [
     "紅い靴 と 青いランプ",
     "<pad> and [PAD] are <pad><s>special</s> tokens [SEP]",
 ]
-# settings of the tokenizer that `transformers` follows, whatever tokenizer.json says
+# settings that `transformers` follows where tokenizer.json says otherwise
 BERT_TOKENIZER = {"tokenizer_class": "BertTokenizer", "mask_token": "[UNK]"}
 
 

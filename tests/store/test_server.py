@@ -98,7 +98,7 @@ def test_a_server_that_is_too_old_is_named(
 def test_a_pgvector_that_is_too_old_is_named(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_schema, "MINIMUM_PGVECTOR", (9, 1))
+    monkeypatch.setattr(store_schema, "OLDEST_PGVECTOR", "9.1")
     message = refusal(database)
     assert re.match(r"pgvector is \d+\.\d+\.\d+; 9\.1 is the oldest that works", message)
     run(database, remedy(message))

@@ -24,7 +24,7 @@ def load_tokenizer(folder: Path, *, max_tokens: int | None = None) -> Tokenizer:
     """Return the tokenizer in the folder of a transformer; it truncates texts to `max_tokens`.
 
     It splits texts as `transformers` 5 does, which makes some parts by tokenizer_config.json and
-    its own rules whatever tokenizer.json says.
+    its own rules, not by tokenizer.json.
 
     May raise any exception for damaged files.
     """

@@ -27,7 +27,7 @@ TEXT_WEIGHT = 0.65
 _DEVIATIONS = 3
 # Added to the variance of the scores, as deviations. By vector: where the best rows are equal, any
 # other lies far below them. By words, of the greatest score that they could give: where no text has
-# most of what is asked for, no row stands out by its words
+# most of the query's words, no row stands out by them
 _DEVIATION = 1e-9
 _TEXT_DEVIATION = 0.05
 _WEIGHTS: dict[str, LiteralString] = {
