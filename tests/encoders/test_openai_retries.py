@@ -18,11 +18,12 @@ from tests.support.provider import BROKEN, BUSY, Change, Provider, Trouble
 def test_what_passes_is_tried_again_and_nothing_is_paid_twice(
     provider: Provider, trouble: Trouble | str
 ) -> None:
-    provider.troubles = [trouble] * 5
+    # a fourth of the same batch would make its texts suspicious
+    provider.troubles = [trouble] * 3
     done = encoder(provider).encode_documents(TEXTS)
     assert_right(done, TEXTS)
     assert set(provider.billed.values()) == {1}
-    assert len(provider.asked) == 4 + 5
+    assert len(provider.asked) == 4 + 3
 
 
 def test_a_storm_of_refusals_is_sat_out(provider: Provider) -> None:
