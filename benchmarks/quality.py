@@ -29,9 +29,19 @@ from tests.support.world import SCHEMA, World
 
 _DEPTH = 100
 _SAMPLE = 50
-_EXPONENTS = (1.5, 2, 2.5, 3)
-_TEXT_WEIGHTS = (0.6, 0.65, 0.7, 0.75)
-_TEXT_DEVIATIONS = (0, 0.04, 0.05, 0.06)
+_EXPONENTS = (2.5, 3, 3.5)
+_TEXT_WEIGHTS = (0.45, 0.5, 0.55)
+_DENSE_DEVIATIONS = (0.12, 0.15, 0.18)
+_TEXT_DEVIATIONS = (0.04, 0.06, 0.08)
+
+
+class Constants(NamedTuple):
+    """Those of `store.search.hybrid`."""
+
+    exponent: float
+    text_weight: float
+    dense_deviation: float
+    text_deviation: float
 
 
 class Found(NamedTuple):
@@ -114,18 +124,19 @@ def found(scratch: World, searcher: Searcher, qrels: Qrels, collection: Collecti
 def tune(collections: Mapping[str, tuple[Lists, Qrels]]) -> None:
     """Print the constants whose greatest loss to the better way is the smallest."""
     tried = []
-    for exponent, weight, added in product(_EXPONENTS, _TEXT_WEIGHTS, _TEXT_DEVIATIONS):
+    space = product(_EXPONENTS, _TEXT_WEIGHTS, _DENSE_DEVIATIONS, _TEXT_DEVIATIONS)
+    for constants in map(Constants._make, space):
         losses = [
-            mean_ndcg({q: fused(rows, exponent, weight, added) for q, rows in lists.items()}, qrels)
+            mean_ndcg({q: fused(rows, constants) for q, rows in lists.items()}, qrels)
             - max(
                 mean_ndcg({q: ids(rows.dense) for q, rows in lists.items()}, qrels),
                 mean_ndcg({q: ids(rows.text) for q, rows in lists.items()}, qrels),
             )
             for lists, qrels in collections.values()
         ]
-        tried.append((min(losses), fmean(losses), exponent, weight, added))
-    for worst, mean, exponent, weight, added in sorted(tried, reverse=True)[:10]:
-        report(worst=worst, mean=mean, exponent=exponent, text_weight=weight, text_deviation=added)
+        tried.append((min(losses), fmean(losses), constants))
+    for worst, mean, constants in sorted(tried, reverse=True)[:10]:
+        report(worst=worst, mean=mean, **constants._asdict())
 
 
 def ids(rows: Sequence[tuple[str, float]]) -> Sequence[str]:
@@ -136,19 +147,24 @@ def mean_ndcg(ranked: Mapping[str, Sequence[str]], qrels: Qrels) -> float:
     return fmean(ndcg(rows, qrels.relevant[query], 10) for query, rows in ranked.items())
 
 
-def fused(found: Found, exponent: float, weight: float, added: float) -> list[str]:
+def fused(found: Found, constants: Constants) -> list[str]:
     """The ids of both lists in the order of hybrid search, as the pipeline does it in SQL."""
-    scores: dict[str, float] = {}
     missing = [0.0] * max(0, min(len(found.dense), _SAMPLE) - len(found.text))
-    for rows, share, zeros, deviation in (
-        (found.dense, 1 - weight, [], 1e-9),
-        (found.text, weight, missing, added * found.possible),
+    by_vector = [score for _, score in found.dense[:_SAMPLE]]
+    by_words = [score for _, score in found.text[:_SAMPLE]] + missing
+    mean = fmean(by_vector) if by_vector else 0.0
+    deviation = max(constants.dense_deviation * (1 - mean), 1e-6)
+    text_mean, own = (fmean(by_words), pstdev(by_words)) if by_words else (0.0, 0.0)
+    text_deviation = hypot(own, constants.text_deviation * found.possible) or 1.0
+    weight = constants.text_weight
+    scores: dict[str, float] = {}
+    for rows, share, middle, unit in (
+        (found.dense, 1 - weight, mean, deviation),
+        (found.text, weight, text_mean, text_deviation),
     ):
-        first = [score for _, score in rows[:_SAMPLE]] + zeros
-        mean, own = (fmean(first), pstdev(first)) if first else (0.0, 0.0)
         for row_id, score in rows:
-            above = (score - mean) / max(hypot(own, deviation), 1e-9)
-            gained = share * max(above / 6 + 0.5, 0) ** exponent
+            above = (score - middle) / unit
+            gained = share * max(above / 6 + 0.5, 0) ** constants.exponent
             scores[row_id] = scores.get(row_id, 0) + gained
     return sorted(scores, key=lambda row_id: (-scores[row_id], row_id))
 

@@ -80,7 +80,7 @@ def jumpers(world: World) -> World:
 def test_words_count_less_where_no_row_has_most_of_what_is_asked_for(
     jumpers: World, search: Search
 ) -> None:
-    meant = jumpers.encoder.encode_query(["pullover7 for sale"]).vectors[0].tolist()
+    meant = jumpers.encoder.encode_query(["is there a pullover7 for sale"]).vectors[0].tolist()
     asked = "jumper7 knitted by somebody in a cold winter"
     assert search.ids("jumper7", mode="hybrid", vector=meant, top_k=1) == ["107"]
     assert search.ids(asked, mode="text", top_k=1) == ["107"]

@@ -12,24 +12,32 @@ from psycopg.sql import Identifier, Literal
 from embeddings_pipeline.entities.entity import SHOWN
 from embeddings_pipeline.store.search.published import Published, version
 
-# Fusion of scores by their distribution, as Qdrant's DBSF: a score counts by how many standard
-# deviations it lies above the mean of the best rows found in that way. The exponent lets a row that
-# stands out in one way win. `benchmarks.quality --tune` compares these constants; docs/search.md
-# has the figures of what was tried
+# Fusion of scores by how many deviations they lie above the mean of the best rows of that way, as
+# Qdrant's DBSF. The exponent lets a row that stands out in one way win. `benchmarks.quality --tune`
+# compares these constants; docs/search.md has the figures of what was tried
 _SAMPLE = 50
 # chunks of each way that are fused at a time
 BLOCK = 100
 _ONE_BLOCK = sql.SQL("0")
 NULL: sql.Composable = sql.SQL("null")
-_EXPONENT = 2.5
-TEXT_WEIGHT = 0.65
+_EXPONENT = 3
+TEXT_WEIGHT = 0.5
 # deviations above the mean in both ways that make a score of 1, and below which a row gets nothing
 _DEVIATIONS = 3
-# Added to the variance of the scores, as deviations. By vector: where the best rows are equal, any
-# other lies far below them. By words, of the greatest score that they could give: where no text has
-# most of the query's words, no row stands out by them
-_DEVIATION = 1e-9
-_TEXT_DEVIATION = 0.05
+# By vector, a deviation is a share of the way from the mean to the score of the query's vector with
+# itself: where a model tells rows apart badly, none is far on that way. By words, a share of the
+# greatest score that they could give is added to the variance: where no text has most of the
+# query's words, no row stands out by them
+_DENSE_DEVIATION = 0.15
+_TEXT_DEVIATION = 0.06
+# of equal rows, the scores differ by rounding
+_LEAST_DEVIATION = 1e-6
+# squared distances are to one another as cosines are, for vectors of one length
+_DENSE_SCORES: dict[str, LiteralString] = {
+    "cosine": "score",
+    "ip": "score",
+    "l2": "-power(1 / score - 1, 2)",
+}
 _WEIGHTS: dict[str, LiteralString] = {
     "dense": "1 - %(text_weight)s::float8",
     "text": "%(text_weight)s::float8",
@@ -128,7 +136,8 @@ def _best_chunks(
 def _fused(published: Published) -> sql.Composable:
     """The rows found in either way. A text that lacks the words has no row in `text`, and counts
     there with a score of 0: a word of few texts makes them stand out. The parameter `text_weight`
-    is the weight of the words, and `possible` the greatest score that they could give.
+    is the weight of the words, `possible` the greatest score that they could give, and `itself` the
+    score of the query's vector with itself.
 
     The chunks of a way are taken `BLOCK` at a time. A row comes with the first block that has it,
     and is scored by this block alone, so that a search for more rows adds rows behind the others.
@@ -136,17 +145,24 @@ def _fused(published: Published) -> sql.Composable:
     block = published.names.fill(
         "(row_number() over (order by score desc, {id}, chunk) - 1) / {size}", size=Literal(BLOCK)
     )
+    scores: dict[str, LiteralString] = {
+        "dense": _DENSE_SCORES[published.vector_set.metric],
+        "text": "score",
+    }
     return published.names.fill(
         """
         with ranked as ({ranked}),
         spread as (
-            select way, sum(score) / slots as mean,
-                sqrt(
-                    greatest(sum(score * score) / slots - (sum(score) / slots) ^ 2, 0) + case way
-                        when 'text' then {text_deviation} * %(possible)s::float8 else {deviation}
-                    end ^ 2
-                ) as deviation
-            from (
+            select way, sum(score) / slots as mean, case way
+                when 'text' then sqrt(
+                    greatest(sum(score * score) / slots - (sum(score) / slots) ^ 2, 0)
+                    + ({text_deviation} * %(possible)s::float8) ^ 2
+                )
+                -- an inner product may be greater than that of the query with itself
+                else greatest({dense_deviation} * (
+                    greatest(max(score), %(itself)s::float8) - sum(score) / slots
+                ), {least_deviation})
+            end as deviation from (
                 select way, score, case way
                     when 'text' then max(rank) over () else max(rank) over (partition by way)
                 end as slots
@@ -160,16 +176,18 @@ def _fused(published: Published) -> sql.Composable:
         join spread using (way) where block = first group by {id}, block
         """,
         sample=Literal(_SAMPLE),
-        deviation=Literal(_DEVIATION),
         text_deviation=Literal(_TEXT_DEVIATION),
+        dense_deviation=Literal(_DENSE_DEVIATION),
+        least_deviation=Literal(_LEAST_DEVIATION),
         deviations=Literal(float(_DEVIATIONS)),
-        exponent=Literal(_EXPONENT),
+        exponent=Literal(float(_EXPONENT)),
         ranked=sql.SQL(" union all ").join(
             published.names.fill(
-                "select {id}, chunk, {way} as way, {weight} as weight, score, block,"
+                "select {id}, chunk, {way} as way, {weight} as weight, {score} as score, block,"
                 " row_number() over (order by score desc, {id}) as rank from ({best}) as best",
                 way=Literal(way),
                 weight=sql.SQL(share),
+                score=sql.SQL(scores[way]),
                 best=_best_chunks(published, way, block=block),
             )
             for way, share in _WEIGHTS.items()

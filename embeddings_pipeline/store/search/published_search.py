@@ -573,7 +573,8 @@ class PublishedSearch:
         expected = self._expect_passing(chosen)
         shape = self._first_shape(query, chosen, words, expected)
         values = _parameters(query, chosen)
-        values["text_weight"] = self._text_weight(query)
+        if words and query.vector is not None:
+            values |= self._fusion_parameters(query, query.vector)
         if query.counts:
             values |= _count_parameters(query.counts)
         while True:
@@ -709,11 +710,15 @@ class PublishedSearch:
         share = 1.0 if passing is None else passing / max(vector_set.index_rows or 0, 1)
         return vector_set.effort(share)
 
-    def _text_weight(self, query: RowQuery) -> float:
-        for weight in (query.text_weight, self._published.vector_set.text_weight):
-            if weight is not None:
-                return weight
-        return hybrid.TEXT_WEIGHT
+    def _fusion_parameters(self, query: RowQuery, vector: Vector) -> dict[str, float]:
+        vector_set = self._published.vector_set
+        weights = (query.text_weight, vector_set.text_weight, hybrid.TEXT_WEIGHT)
+        doubles = np.asarray(vector, np.float64)
+        itself = {"cosine": 1.0, "l2": 0.0, "ip": float(doubles @ doubles)}
+        return {
+            "text_weight": next(weight for weight in weights if weight is not None),
+            "itself": itself[vector_set.metric],
+        }
 
     def _refuse_unfit(self, chosen: Filter) -> None:
         """Raise ConfigurationError with the value that does not fit the type of its column."""
