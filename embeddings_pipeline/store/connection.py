@@ -311,7 +311,8 @@ class Postgres:
         except PoolTimeout:
             self._raise_absence()
             raise NoConnection(
-                f"all {self._pool.max_size} connections to {self.database} are in use"
+                f"none of the {self._pool.max_size} connections to {self.database} was free in"
+                f" {self._pool.timeout:.0f} s: all are in use, or are still being opened"
             ) from None
         except LockNotAvailable as error:
             raise Busy(
