@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import count
+from math import ceil, floor
 from typing import Any, Literal, LiteralString, NamedTuple, TypeAlias
 
 from psycopg import sql
@@ -22,8 +24,12 @@ Operator: TypeAlias = Literal["is null", "=", "any", ">", ">=", "<", "<=", "has 
 BOUNDS: Mapping[str, Operator] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 # on columns of lists
 MEMBERS: Mapping[str, Operator] = {"has": "has all", "has_any": "has any", "has_all": "has all"}
+_WHOLE_NUMBERS = frozenset({"smallint", "integer", "bigint"})
+_FRACTION = re.compile(r"[+-]?[0-9]{1,19}\.[0-9]+")
 # texts are compared by their characters' code points, so that every server and a snapshot agree
 TEXTS = frozenset({"text", "character varying", "bpchar"})
+# how to write values of types that people write in many ways
+_WRITTEN = {"date": "2026-01-31", "timestamp": "2026-01-31T12:00:00+02:00"}
 _OR_OPERATORS = f", nor one of {', '.join(FILTER_OPERATORS)}"
 
 
@@ -151,8 +157,13 @@ def _conditions(column: str, kind: str, wanted: Any) -> Iterator[Condition]:
                     f"filter {column!r} has lists: ask for {', '.join(MEMBERS)}, not {name}"
                 )
             if not lists and name not in BOUNDS:
-                raise ConfigurationError(f"filter {column!r} is a {kind}, and {name} is for lists")
+                raise ConfigurationError(
+                    f"filter {column!r} is a {kind}, and {name} is for lists: write a value, or a"
+                    " list of values of which one must match"
+                )
             values = value if isinstance(value, list | tuple) else (value,)
+            if kind in _WHOLE_NUMBERS:
+                values = tuple(_whole(name, one) for one in values)
             operator = MEMBERS[name] if lists else BOUNDS[name]
             yield Condition(Predicate(column, kind, operator), tuple(map(_as_text, values)))
     elif isinstance(wanted, list | tuple):
@@ -163,7 +174,17 @@ def _conditions(column: str, kind: str, wanted: Any) -> Iterator[Condition]:
         yield Condition(Predicate(column, kind, "has all" if lists else "="), (_as_text(wanted),))
 
 
+def _whole(bound: str, value: Any) -> Any:
+    """The bound of whole numbers for one that lies between two, as the edge of a bar may."""
+    if not isinstance(value, float) and not _FRACTION.fullmatch(str(value)):
+        return value
+    return floor(Decimal(value)) if bound in ("gt", "lte") else ceil(Decimal(value))
+
+
 def _as_text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        # in JSON, 5.0 and 5 are one number
+        value = int(value)
     # Postgres writes its booleans in lower case
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -180,7 +201,11 @@ def base_type(kind: str) -> str:
 def is_not_a(condition: Condition, value: str) -> ConfigurationError:
     """The error for a value that does not fit the type of its column."""
     column, kind, *_ = condition.predicate
-    return ConfigurationError(f"filter {column!r}: {value!r} is not a {kind.removesuffix('[]')}")
+    element = kind.removesuffix("[]")
+    article = "an" if element[0] in "aei" else "a"
+    example = next((text for name, text in _WRITTEN.items() if element.startswith(name)), None)
+    like = f": write one like {example!r}" if example else ""
+    return ConfigurationError(f"filter {column!r}: {value!r} is not {article} {element}{like}")
 
 
 def where(predicates: Group, table: str = "v") -> sql.Composable:

@@ -213,15 +213,16 @@ def test_filters_come_from_the_data_and_count_what_each_would_leave(page: Page) 
 
 
 def test_a_bar_of_the_rows_is_a_range(browser: Browser, world: World) -> None:
-    world.table("id bigint, name text, size numeric, sold_on date")
-    dirty = ((90, "thing", "NaN", "infinity"), (91, "thing", "1e300", None))
-    world.insert(*((n, f"thing {n}", n, date(2026, 1, 1 + n)) for n in range(20)), *dirty)
-    world.run(world.declare(template="{name}", filters=["size", "sold_on"]))
+    world.table("id bigint, name text, size numeric, sold_on date, stars int")
+    dirty = ((90, "thing", "NaN", "infinity", 5), (91, "thing", "1e300", None, 5))
+    rows = ((n, f"thing {n}", n, date(2026, 1, 1 + n), 1 + n % 5) for n in range(20))
+    world.insert(*rows, *dirty)
+    world.run(world.declare(template="{name}", filters=["size", "sold_on", "stars"]))
     with (
         served(world.database, world.encoder) as client,
         opened(browser, str(client.base_url)) as (page, complaints),
     ):
-        sizes, days = client.get("/entities").json()["entities"][0]["filters"]
+        sizes, days, _ = client.get("/entities").json()["entities"][0]["filters"]
         assert sum(sizes["histogram"]["rows"]) == 21
         assert sum(days["histogram"]["rows"]) == 20
 
@@ -233,6 +234,13 @@ def test_a_bar_of_the_rows_is_a_range(browser: Browser, world: World) -> None:
         expect(page.locator("#chips")).to_contain_text("Sold on: Jan 1, 2026 to Jan 1, 2026")
         expect(page.locator("#said")).to_contain_text("1 of 1 result")
         expect(sold.locator(".histogram .in")).to_have_count(1)
+
+        # a bar of whole numbers ends between two of them
+        page.goto("/?q=thing")
+        page.get_by_role("group", name="Stars").locator(".histogram g").first.click()
+
+        expect(page.locator("#chips")).to_contain_text("Stars: 1 to 1.2")
+        expect(page.locator("#said")).to_contain_text("4 of 4 results")
         assert complaints == []
 
 

@@ -196,6 +196,28 @@ def test_every_operator_passes_the_same_rows_of_every_type(passing: Callable[...
         assert all(0 < len(passing(kind, value)[0]) < len(stored) for value in stored), kind
 
 
+@pytest.mark.parametrize(
+    ("between", "whole"),
+    [
+        ({"gte": -0.5}, {"gte": 0}),
+        ({"gt": -0.5}, {"gt": -1}),
+        ({"lte": -0.5}, {"lte": -1}),
+        ({"lt": 0.5}, {"lt": 1}),
+        ({"gte": -5.0, "lt": 0.0}, {"gte": -5, "lt": 0}),
+        # as the page writes it
+        ({"gte": "-1.2", "lte": "0.8"}, {"gte": -1, "lte": 0}),
+        (0.0, 0),
+        ([0.0, 7], [0, 7]),
+    ],
+)
+def test_whole_numbers_are_compared_with_any_number(
+    passing: Callable[..., Any], between: Any, whole: Any
+) -> None:
+    for kind in ("smallint", "integer", "bigint"):
+        assert passing(kind, between) == passing(kind, whole)
+    assert passing("integer", between)[0]
+
+
 def test_a_list_is_searched_for_its_elements_in_both(passing: Callable[..., Any]) -> None:
     for kind, (stored, compared) in LISTS.items():
         wanted: list[Any] = [None, *compared, [*compared], [*compared[:2], None]]
@@ -254,7 +276,7 @@ def test_a_value_that_is_not_of_the_type_is_refused_by_both(
             for value in values:
                 with pytest.raises(DataError):
                     connection.execute(SQL(f"select {{}}::{element}").format(Literal(value)))
-                with pytest.raises(ConfigurationError, match=f"{value!r} is not a {element}"):
+                with pytest.raises(ConfigurationError, match=f"{value!r} is not an? {element}"):
                     snapshot.passing({"c": value}, None)
 
 
@@ -273,18 +295,38 @@ def one_row(folder: Path, kind: str) -> Path:
     return path
 
 
+FOR_LISTS = "is for lists: write a value, or a list of values of which one must match"
+
+
 @pytest.mark.parametrize(
     ("wanted", "kind", "says"),
     [
         ({"gte": "a"}, "text[]", "filter 'c' has lists: ask for has, has_any, has_all, not gte"),
-        ({"has": "a"}, "text", "filter 'c' is a text, and has is for lists"),
-        ({"has_all": ["a"]}, "numeric(8,2)", "filter 'c' is a numeric, and has_all is for lists"),
+        ({"has": "a"}, "text", f"filter 'c' is a text, and has {FOR_LISTS}"),
+        ({"has_all": ["a"]}, "numeric(8,2)", f"filter 'c' is a numeric, and has_all {FOR_LISTS}"),
     ],
 )
 def test_bounds_are_for_values_and_members_for_lists(wanted: Any, kind: str, says: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         filters.parse({"c": wanted}, {"c": kind})
     assert str(refused.value) == says
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("integer", "filter 'c': 'soon' is not an integer"),
+        ("date", "filter 'c': 'soon' is not a date: write one like '2026-01-31'"),
+        (
+            "timestamp with time zone[]",
+            "filter 'c': 'soon' is not a timestamp with time zone: write one like"
+            " '2026-01-31T12:00:00+02:00'",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_how_to_write_one(kind: str, says: str) -> None:
+    (condition,) = filters.parse({"c": "soon"}, {"c": kind}).conditions()
+    assert str(filters.is_not_a(condition, "soon")) == says
 
 
 def test_a_column_must_be_a_filter() -> None:

@@ -124,7 +124,7 @@ def test_a_list_is_searched_for_its_elements(world: World, opened: Callable[...,
 def test_a_value_that_is_no_element_is_named(world: World, opened: Callable[..., Search]) -> None:
     publish_tagged(world, "integer[]", "{1,2}", "{3}")
     assert opened().ids("thing", filters={"tags": 3}) == ["1"]
-    with pytest.raises(ConfigurationError, match="filter 'tags': 'x' is not a integer"):
+    with pytest.raises(ConfigurationError, match="filter 'tags': 'x' is not an integer"):
         opened().ids("thing", filters={"tags": {"has_any": [1, "x"]}})
 
 
