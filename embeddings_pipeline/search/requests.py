@@ -17,6 +17,7 @@ from pydantic import (
     StrictStr,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
@@ -77,6 +78,11 @@ Word = Annotated[StrictStr, Field(max_length=_MAX_VALUE), AfterValidator(require
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Integer = Annotated[StrictInt, AfterValidator(require_short)]
 Scalar: TypeAlias = StrictBool | Integer | Number | Word
+# openapi-generator's client for Python cannot be made of a union of several types and null
+_NullableWord = Annotated[
+    Word | None, WithJsonSchema({"type": ["string", "null"], "maxLength": _MAX_VALUE})
+]
+Nullable: TypeAlias = StrictBool | Integer | Number | _NullableWord
 _MAX_NAME = 63
 RowId = Annotated[str, Field(max_length=MAX_ID_BYTES), AfterValidator(require_storable)]
 Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(require_storable)]
@@ -135,7 +141,7 @@ class Operators(RequestModel):
 
 
 _OPERATORS = tuple(Operators.model_fields)
-Values = Annotated[tuple[Scalar | None, ...], Field(min_length=1, max_length=MAX_VALUES)]
+Values = Annotated[tuple[Nullable, ...], Field(min_length=1, max_length=MAX_VALUES)]
 
 
 def one_reason(otherwise: str) -> WrapValidator:
@@ -155,7 +161,7 @@ def one_reason(otherwise: str) -> WrapValidator:
 # equal to a value, one of several (null may be among them), compared by operators, or null; a list
 # has a value, or one of several
 Filter: TypeAlias = Annotated[
-    Scalar | Values | Operators | None,
+    Nullable | Values | Operators,
     one_reason(
         f"write a text of at most {_MAX_VALUE:,} characters, a finite number, true, false or null,"
         f" a list of 1 to {MAX_VALUES:,} of these, or bounds or elements ({', '.join(_OPERATORS)});"
@@ -163,6 +169,12 @@ Filter: TypeAlias = Annotated[
     ),
 ]
 _COMBINED = ("and", "or", "not")
+# by field, for who writes a text or a list in place of an object
+_OBJECTS = {
+    "filters": '{"category": "lamp"}',
+    "sort": '{"by": "price", "order": "desc"}',
+    "histograms": '{"column": "price", "least": 0, "most": 100}',
+}
 
 
 class Filters(BaseModel):
@@ -258,8 +270,8 @@ class Sort(Order):
 
 class HistogramBars(RequestModel):
     """Counts rows in `bars` ranges of equal width of a filter column of numbers, days or times,
-    from `least` to `most`; the first and the last one have the values beyond, too. Days and times
-    are seconds since 1970."""
+    from `least` to `most`; a value between two is in the upper one, and the first and the last
+    have the values beyond, too. Days and times are seconds since 1970."""
 
     column: Name
     least: Annotated[float, Field(allow_inf_nan=False)]
@@ -274,17 +286,21 @@ class HistogramBars(RequestModel):
 
 
 class _CountingRequest(RequestModel):
-    """The fields of every request that counts rows. `total` asks for the number of rows that match,
-    `facets` names filter columns whose values are counted among these rows, with `facet_prefix`
-    only the values with a word that begins like this, in any case, and `histograms` counts rows in
-    ranges."""
+    """The fields of every request that counts rows."""
 
-    entity: Name
-    filters: Filters = Filters()
-    total: bool = False
-    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = ()
-    facet_prefix: Annotated[Word, Field(min_length=1)] | None = None
-    histograms: Annotated[tuple[HistogramBars, ...], Field(max_length=MAX_FACETS)] = ()
+    entity: Name = Field(description="One of GET /entities.")
+    filters: Filters = Field(Filters(), description="The rows to search; all by default.")
+    total: bool = Field(False, description="Count the rows that match.")
+    facets: Annotated[tuple[Name, ...], Field(max_length=MAX_FACETS)] = Field(
+        (), description="Filter columns; the 20 most frequent values among the rows that match."
+    )
+    facet_prefix: Annotated[Word, Field(min_length=1)] | None = Field(
+        None,
+        description="Only facet values with a word that begins like this, in any case.",
+    )
+    histograms: Annotated[tuple[HistogramBars, ...], Field(max_length=MAX_FACETS)] = Field(
+        (), description="Count the rows that match in ranges of filter columns."
+    )
 
     @model_validator(mode="after")
     def _has_one_histogram_of_a_column(self) -> Self:
@@ -311,51 +327,80 @@ class _CountingRequest(RequestModel):
 
 
 class ListRequest(_CountingRequest):
-    """A request for `top_k` rows that pass the filters, in the order of `sort` or else of their
-    ids, from behind the row `after` on. With `top_k` 0, the rows are only counted."""
+    """A request for rows that pass the filters, without a query."""
 
-    top_k: Annotated[int, Field(ge=0, le=MAX_ROWS)] = 20
-    sort: Order | None = None
-    after: RowId | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_ROWS)] = Field(
+        20, description="How many rows; with 0, they are only counted."
+    )
+    sort: Order | None = Field(None, description="By default, rows come in the order of their ids.")
+    after: RowId | None = Field(
+        None, description="The id of the last row of a page, for the next page."
+    )
 
 
 class _Request(_CountingRequest):
-    """The fields of every search. The default of `top_k` is EMBEDDING_SIMILARITY_TOP_K; `offset`
-    skips the best rows, and both together are at most 1,000, with `sort` at most its `among`.
+    """The fields of every search. docs/search.md explains thresholds."""
 
-    A search by words alone counts `count_to` rows at most, others 100,000. `columns` names columns
-    of the staging model that each hit has in addition to the filter columns; `vectors` adds its
-    vector. The default of `min_similarity` is EMBEDDING_SIMILARITY_THRESHOLD; docs/search.md
-    explains thresholds.
-    """
-
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = None
-    offset: Annotated[int, Field(ge=0, lt=MAX_TOP_K)] = 0
-    sort: Sort | None = None
-    count_to: Annotated[int, Field(ge=1, le=MAX_COUNTED)] = COUNTED_WORDS
-    vectors: bool = False
-    min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    exact: bool = False
-    columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = ()
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] | None = Field(
+        None, description="How many rows; by default EMBEDDING_SIMILARITY_TOP_K of the service, 10."
+    )
+    offset: Annotated[int, Field(ge=0, lt=MAX_TOP_K)] = Field(
+        0,
+        description=(
+            "How many of the best rows to skip: with `top_k` at most 1,000, and with `sort` at most"
+            " its `among`."
+        ),
+    )
+    sort: Sort | None = Field(None, description="By default, the best rows come first.")
+    count_to: Annotated[int, Field(ge=1, le=MAX_COUNTED)] = Field(
+        COUNTED_WORDS,
+        description="The most rows to count in mode text; the other modes count 100,000.",
+    )
+    vectors: bool = Field(False, description="Add the vector of each hit.")
+    min_similarity: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None,
+        description=(
+            "Leave out rows that are less similar; by default EMBEDDING_SIMILARITY_THRESHOLD of the"
+            " service, where it is set."
+        ),
+    )
+    max_distance: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None, description="Leave out rows that are farther."
+    )
+    exact: bool = Field(False, description="Compare every vector, without the index.")
+    columns: Annotated[tuple[Name, ...], Field(max_length=MAX_COLUMNS)] = Field(
+        (), description="Columns of the staging model to add to `fields` of each hit."
+    )
 
 
 class SearchRequest(_Request):
     """A search for rows that answer a query, or are near to a `vector` that stands in place of the
-    query's own. `highlight` asks where the query's words stand in each text. `spelling` compares
-    words that no text has with those that texts have, in modes text and hybrid. `rerank` names a
-    cross-encoder for the best rows. `text_weight` is the weight of the words in mode hybrid, where
-    the vectors have the rest of 1; by default it is the tuned weight of the entity."""
+    query's own."""
 
-    query: Query | None = None
+    query: Query | None = Field(None, description="What to search for; needed without a `vector`.")
     vector: Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_DIMENSION)] | None = (
-        None
+        Field(
+            None, description="Numbers in place of the query's vector, in modes dense and hybrid."
+        )
     )
-    mode: Mode = "dense"
-    text_weight: Annotated[float, Field(ge=0, le=1)] | None = None
-    highlight: bool = False
-    spelling: bool = False
-    rerank: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    mode: Mode = Field("dense", description="By vectors, by words (text), or by both (hybrid).")
+    text_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description=(
+            "The weight of the words in mode hybrid, where the vectors have the rest of 1; by"
+            " default the tuned weight of the entity."
+        ),
+    )
+    highlight: bool = Field(False, description="Where words of the query stand in each text.")
+    spelling: bool = Field(
+        False,
+        description=(
+            "Compare words that no text has with those that texts have, in modes text and hybrid."
+        ),
+    )
+    rerank: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="A cross-encoder of SEARCH_RERANKERS that orders the best rows again."
+    )
 
     @model_validator(mode="after")
     def _has_what_its_mode_needs(self) -> Self:
@@ -557,7 +602,10 @@ def _message(problem: ErrorDetails) -> str:
         bound = f"at least {least}" if kind == "too_short" else f"at most {most}"
         return f"should have {bound} items, not {context['actual_length']}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "should be an object"
+        *_, field = [part for part in problem["loc"] if isinstance(part, str)] or [""]
+        return f"should be an object{f' like {_OBJECTS[field]}' if field in _OBJECTS else ''}"
+    if kind == "tuple_type":
+        return "should be a list"
     if kind == "json_invalid":
         *_, place = problem["loc"] or [None]
         at = f" at character {place}" if isinstance(place, int) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr
 from starlette.convertors import Convertor, register_url_convertor
@@ -11,6 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from embeddings_pipeline.entities.fields import MAX_ID_BYTES
 from embeddings_pipeline.search.requests import (
     Answer,
+    FacetValue,
     Name,
     RequestModel,
     SearchRequest,
@@ -195,20 +196,13 @@ class Searches(BaseModel):
     results: list[SearchResult]
 
 
-class Facet(BaseModel):
-    """A value of a filter column, and the number of chunks with this value."""
-
-    value: Any = Field(examples=["tools"])
-    count: int = Field(examples=[120])
-
-
 class FilterColumn(BaseModel):
-    """A filter column and its Postgres type; `values` lists the values where they are few, and
-    `histogram` is of numbers, days and times, and of a sample in a large set."""
+    """A filter column and its Postgres type; `values` lists the values where they are at most 20,
+    and `histogram` is of numbers, days and times, and of a sample in a large set."""
 
     name: str = Field(examples=["category"])
     type: str = Field(examples=["text"])
-    values: list[Facet] | None = None
+    values: list[FacetValue] | None = None
     histogram: Histogram | None = None
 
 

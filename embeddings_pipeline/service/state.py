@@ -13,11 +13,11 @@ from psycopg import Connection
 from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import Failures, Unavailable
 from embeddings_pipeline.pipeline import Pipeline
+from embeddings_pipeline.search.requests import FacetValue
 from embeddings_pipeline.service.schemas import (
     Entities,
     EntityInfo,
     EntityState,
-    Facet,
     FilterColumn,
     IndexState,
     PendingPartition,
@@ -199,7 +199,7 @@ def _filters(search: PublishedSearch, types: Mapping[str, str]) -> list[FilterCo
     columns = []
     for name, kind in types.items():
         found = search.facets(name, _FEW)
-        values = None if found is None else [Facet(value=value, count=n) for value, n in found]
+        values = None if found is None else [FacetValue(value, n) for value, n in found]
         columns.append(
             FilterColumn(
                 name=name,

@@ -51,7 +51,10 @@ def refusal(**values: Any) -> str:
         ({"min_similarity": float("inf")}, "min_similarity: "),
         ({"colour": "red"}, "colour: is unknown (fields: entity, filters, total"),
         ({"sort": {"by": "a", "up": True}}, "sort.up: is unknown (fields: by, order, among)"),
-        ({"sort": "price"}, "sort: should be an object"),
+        ({"sort": "price"}, 'sort: should be an object like {"by": "price", "order": "desc"}'),
+        ({"filters": "a=b"}, 'filters: should be an object like {"category": "lamp"}'),
+        ({"histograms": ["price"]}, 'histograms.0: should be an object like {"column": "price"'),
+        ({"facets": "shelf"}, "facets: should be a list"),
         ({"facets": ["a"] * 11}, "facets: should have at most 10 items, not 11"),
     ],
 )

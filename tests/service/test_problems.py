@@ -47,6 +47,7 @@ def client(published: Database) -> Iterator[httpx.Client]:
         ("POST", "/search", {**SEARCH, "facets": ["size"]}, 422, "facet 'size'"),
         ("POST", "/search", {**SEARCH, "sort": {"by": "size"}}, 422, "sort: 'size'"),
         ("POST", "/search", {**SEARCH, "filters": {"or": []}}, 422, "body.filters.or"),
+        ("POST", "/search", {**SEARCH, "filters": "red"}, 422, "should be an object like {"),
         ("GET", "/entities/item/rows", None, 422, "query.id"),
         ("GET", "/entities/item/rows?id=x", None, 422, "bigint"),
         ("GET", "/entities/none/rows?id=1", None, 404, "item"),
