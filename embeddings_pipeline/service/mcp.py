@@ -272,7 +272,8 @@ _TOOLS: Mapping[str, _ToolKind] = {
         "Find the rows of an entity that answer a query, best first. Long texts are shortened:"
         " get_rows returns them whole. A score is comparable only within one answer. Modes dense"
         " and hybrid always find rows: where each number of `words` (the texts with that word) is 0"
-        " and `best_similarity` is low, no row may answer the query.",
+        " and `best_similarity` is low, no row may answer the query. Where nothing is found, no row"
+        " passes the filters or, in mode text, has a word of the query.",
         _Search,
         "queries",
         _search,
@@ -333,7 +334,7 @@ def listed(service: Service, *, writes: bool) -> list[Tool]:
     for name, tool in _TOOLS.items():
         if tool.writes and not writes:
             continue
-        schema = tool.arguments.model_json_schema()
+        schema = _untitled(tool.arguments.model_json_schema())
         description = tool.description
         if "entity" in schema["properties"] and not tool.writes and known:
             schema["properties"]["entity"]["enum"] = [info.entity for info in known]
@@ -403,7 +404,20 @@ def _described(entities: Sequence[EntityInfo]) -> str:
         f" Filters: {'; '.join(map(_filter, info.filters)) or 'none'}."
         for info in entities
     ]
-    return _shorten("\n\nEntities, with their fields:\n" + "\n".join(lines), _ENTITIES_CHARACTERS)
+    head = (
+        "\n\nEntities, with their fields. A filter of texts or lists without values here has more"
+        " than 20: list_rows with `facets` counts them.\n"
+    )
+    return _shorten(head + "\n".join(lines), _ENTITIES_CHARACTERS)
+
+
+def _untitled(schema: Any) -> Any:
+    """A JSON schema without titles, which repeat the names of fields and classes."""
+    if isinstance(schema, dict):
+        # a field that is named title has an object
+        kept = {k: v for k, v in schema.items() if k != "title" or not isinstance(v, str)}
+        return {k: _untitled(v) for k, v in kept.items()}
+    return [_untitled(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _filter(column: FilterColumn) -> str:

@@ -95,7 +95,10 @@ def test_an_agent_finds_rows_over_http(client: httpx.Client, mode: str) -> None:
             'item: id, name, category, price, is_removed. Filters: category (text: "' in described
         )
         assert '"footwear"' in described
+        assert "`facets` counts them" in described
         assert tools["search"].input_schema["properties"]["entity"]["enum"] == ["item"]
+        # they repeat names, and an agent pays for each
+        assert not any('"title": "' in json.dumps(tool.input_schema) for tool in tools.values())
         found = await call(
             agent, "search", entity="item", query="red boots", filters={"category": "footwear"}
         )
