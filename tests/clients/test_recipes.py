@@ -22,6 +22,7 @@ from psycopg.sql import SQL, Identifier
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
+from tests.support.serving import served
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -45,7 +46,7 @@ def products(world: World) -> World:
     """A thousand products; their vectors are compared by the index."""
     world.table("product_id bigint, name text, category text", "stg_product")
     world.insert(
-        *((n, f"garden hose {n}", ("garden", "lamp")[n % 2]) for n in range(1_000)),
+        *((n, f"garden hose {n}", ("games", "lamp")[n % 2]) for n in range(1_000)),
         name="stg_product",
     )
     keys = {"id": "product_id", "include": ["name"], "filters": ["category"]}
@@ -86,7 +87,8 @@ def shell(products: World, heading: str) -> list[str]:
 
 def rows_of(products: World, heading: str, **names: Any) -> Any:
     """What an example in Python assigns to `rows`."""
-    names |= {"url": products.database.url, "vector": vector_of("garden hose"), "__name__": "page"}
+    given = {"url": products.database.url, "vector": vector_of("garden hose"), "__name__": "page"}
+    names = given | names
     exec(compile(recipe(heading), str(PAGE), "exec", dont_inherit=True), names)
     if engine := names.get("engine"):
         engine.dispose()
@@ -99,7 +101,7 @@ def test_psql(products: World) -> None:
     assert len(rows) == 100
 
 
-@pytest.mark.parametrize("heading", ["psycopg and pgvector-python", "SQLAlchemy"])
+@pytest.mark.parametrize("heading", ["psycopg", "SQLAlchemy"])
 def test_a_driver(products: World, heading: str) -> None:
     rows = rows_of(products, heading)
     assert len(rows) == len({row[0] for row in rows}) == 100
@@ -129,6 +131,15 @@ def test_langchain(products: World) -> None:
     rows = rows_of(products, "LangChain", embeddings=Words())
     assert len(rows) == len({row.id for row in rows}) == 100
     assert rows[0].page_content.startswith("name: garden hose")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_langchain_over_http(products: World) -> None:
+    with served(products.database) as client:
+        names = {"url": str(client.base_url).rstrip("/"), "key": "any"}
+        rows = rows_of(products, "Over HTTP", **names)
+    assert len(rows) == len({row.id for row in rows}) == 100
+    assert {row.metadata["category"] for row in rows} == {"games"}
 
 
 @pytest.fixture
