@@ -35,7 +35,7 @@ def test_index_shows_what_each_index_is_and_how_well_it_finds(embedded: Notes) -
     assert (note["type"], note["rows"], note["recall_at_10"]) == ("hnsw", 8, 1)
     assert note["settings"] == {"metric": "cosine", "m": 16, "ef_construction": 64}
     assert note["size_bytes"] > 0
-    assert note["ef_search"] == 20
+    assert note["ef_search"] == 1000
     assert note["levels"][0]["share"] == 1
     (line,) = [line for line in command("index", "note").stdout.splitlines() if " note " in line]
     assert "hnsw m 16, ef_construction 64" in line

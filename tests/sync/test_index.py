@@ -242,6 +242,10 @@ def test_the_least_effort_that_reaches_the_recall_is_kept_for_searches(
     assert 1 < effort <= 50
 
 
+def test_a_search_of_few_rows_reads_all_of_them(world: World, item: Entity) -> None:
+    assert levels(world)[0]["effort"] == 1000 >= len(ROWS)
+
+
 @pytest.mark.parametrize(
     ("share", "effort"), [(1.0, 40), (0.6, 40), (0.2, 640), (0.05, 640), (0.02, None), (0.0, None)]
 )

@@ -18,12 +18,17 @@ from embeddings_pipeline.store.connection import columns_of
 from embeddings_pipeline.store.index.build import VectorIndex, better_compared
 from embeddings_pipeline.store.tables import EntityTables, TableNames
 from embeddings_pipeline.store.texts.texts import SAMPLED
-from embeddings_pipeline.store.vector_sets import EFFORT_SETTINGS, OPERATORS, VectorSet
+from embeddings_pipeline.store.vector_sets import (
+    EFFORT_SETTINGS,
+    MAX_EF_SEARCH,
+    OPERATORS,
+    VectorSet,
+)
 from embeddings_pipeline.store.vectors import quality
 
-# hnsw.ef_search or ivfflat.probes to try, in order; 1,000 is the maximum of pgvector
+# hnsw.ef_search or ivfflat.probes to try, in order
 _EFFORTS: dict[str, Sequence[int | None]] = {
-    "hnsw": (20, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000),
+    "hnsw": (20, 40, 60, 80, 120, 160, 240, 320, 480, 640, MAX_EF_SEARCH),
     "ivfflat": (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 1000),
     "none": (None,),
 }
@@ -73,9 +78,13 @@ def measure(tables: EntityTables, vector_set: VectorSet) -> None:
     Each share has the lowest effort whose recall reaches the declared target, or else the highest.
     """
     kind = (vector_set.index_settings or {"type": "none"})["type"]
+    usual = _EFFORTS[kind]
+    if kind == "hnsw" and (vector_set.index_rows or 0) <= MAX_EF_SEARCH:
+        # reads all of them in a millisecond; a lower effort missed the nearest row of some queries
+        usual = (MAX_EF_SEARCH,)
     levels: list[Level] = []
     for chosen in sampled_filters(tables, vector_set):
-        efforts = _EFFORTS[kind]
+        efforts = usual
         if levels and chosen.column is None:
             # no search has such a filter: it shows what the effort without a filter finds
             efforts = (levels[0].effort,)
