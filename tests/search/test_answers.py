@@ -14,7 +14,10 @@ from embeddings_pipeline.search.requests import Answer, FacetValue, Rows, Search
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.sync.snapshot import export
 from tests.search.conftest import Search
+from tests.support.databases import Templates
 from tests.support.world import SCHEMA, World
+
+pytestmark = pytest.mark.long
 
 ITEMS = [
     (1, "red garden hose", "garden", 19.9, ["new", "red"], "Hose", "https://shop.example/1"),
@@ -32,7 +35,13 @@ class Answering(Protocol):
 
 
 @pytest.fixture
-def items(world: World) -> World:
+def items(world: World, templates: Templates) -> World:
+    """The items, published."""
+    templates.restore(world, publish_items)
+    return world
+
+
+def publish_items(world: World) -> None:
     world.table(
         "id bigint, text_ text, kind text, price numeric, tags text[], name text, page text"
     )
@@ -42,7 +51,6 @@ def items(world: World) -> World:
             template="{text_}", filters=["kind", "price", "tags"], title="name", url="page"
         )
     )
-    return world
 
 
 @pytest.fixture(params=["database", "snapshot"])

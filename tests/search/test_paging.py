@@ -13,6 +13,7 @@ from embeddings_pipeline.search.requests import SearchRequest
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.sync.snapshot import export
 from tests.search.conftest import Search
+from tests.support.databases import Templates
 from tests.support.world import SCHEMA, World
 
 TEXTS = ("red pump", "blue pump", "pump of steel", "lamp")
@@ -20,12 +21,16 @@ ROWS = 300
 
 
 @pytest.fixture(params=["none", "hnsw"])
-def equal_rows(world: World, request: pytest.FixtureRequest) -> World:
+def equal_rows(world: World, templates: Templates, request: pytest.FixtureRequest) -> World:
     """Three hundred rows with four texts."""
+    templates.restore(world, publish_equal_rows, request.param)
+    return world
+
+
+def publish_equal_rows(world: World, index: str) -> None:
     world.table("id bigint, name text")
     world.insert(*((n, TEXTS[n % 4]) for n in range(-100, ROWS - 100)))
-    world.run(world.declare(template="{name}", index={"type": request.param}))
-    return world
+    world.run(world.declare(template="{name}", index={"type": index}))
 
 
 def assert_pages_are_parts_of_one_list(ids: Callable[..., list[str]], rows: int) -> None:

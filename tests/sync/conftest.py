@@ -12,6 +12,7 @@ import tenacity
 from embeddings_pipeline.store.embedded import postmaster
 from embeddings_pipeline.store.staging import diff
 from embeddings_pipeline.sync import encode, project, texts
+from tests.support.databases import Templates
 from tests.support.faults import Exchanges
 from tests.support.words import WordsEncoder
 from tests.support.world import World
@@ -49,12 +50,16 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def undisturbed(world: World) -> Stored:
+def undisturbed(world: World, templates: Templates) -> Stored:
     """What a run of these rows stores."""
+    templates.restore(world, store_rows)
+    return world.stored()
+
+
+def store_rows(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*ROWS)
     world.run(world.declare())
-    return world.stored()
 
 
 def wait_for(world: World, query: str) -> None:

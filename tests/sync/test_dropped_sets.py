@@ -21,6 +21,7 @@ from embeddings_pipeline.store.vectors import sets
 from embeddings_pipeline.store.vectors.cache import EmbeddingCache
 from embeddings_pipeline.sync import checks, index, run_metrics, status
 from embeddings_pipeline.sync.explain import explain
+from tests.support.databases import Templates
 from tests.support.waiting import until
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
@@ -34,17 +35,26 @@ WAITERS = (
 
 
 @pytest.fixture
-def item(world: World) -> Entity:
+def item(world: World, templates: Templates) -> Entity:
     """Three rows in two sets: the first is live, the second is built."""
+    templates.restore(world, make_two_sets)
+    return with_other_model(world)
+
+
+def make_two_sets(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"), (2, "Hose"), (3, "Valve"))
     world.run(world.declare())
-    world.use(WordsEncoder(replace(WORDS, model="fake/other")))
-    item = world.declare(model="fake/other")
+    item = with_other_model(world)
     world.texts(item)
     world.vectors(item)
     index.sync_index(world.postgres, world.names_of(item))
-    return item
+
+
+def with_other_model(world: World) -> Entity:
+    """The entity under a second model."""
+    world.use(WordsEncoder(replace(WORDS, model="fake/other")))
+    return world.declare(model="fake/other")
 
 
 def read_while_dropped(world: World, item: Entity, read: Read) -> object:

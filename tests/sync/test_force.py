@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from embeddings_pipeline.errors import Interrupted
+from tests.support.databases import Templates
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -16,13 +17,16 @@ pytestmark = pytest.mark.usefixtures("small_windows")
 
 
 @pytest.fixture
-def things(world: World) -> World:
-    """A hundred current rows in windows of twenty."""
+def things(world: World, templates: Templates) -> World:
+    """A hundred current rows in two partitions."""
+    templates.restore(world, encode_things)
+    return world
+
+
+def encode_things(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(100)])
     world.run(world.declare(partitions={"count": 2}))
-    world.encoder.encoded.clear()
-    return world
 
 
 def force(world: World, **request: Any) -> int:

@@ -19,19 +19,23 @@ from embeddings_pipeline.sync import index
 from embeddings_pipeline.sync.checks import CheckResult, check
 from embeddings_pipeline.sync.index import IndexResult, sync_index
 from embeddings_pipeline.sync.progress import Progress
+from tests.support.databases import Templates
 from tests.support.world import SCHEMA, World
 
 ROWS = [(n, f"thing {n} of {n % 7}", f"kind {n % 9}", n % 90 == 0) for n in range(300)]
 
 
 @pytest.fixture
-def item(world: World) -> Entity:
+def item(world: World, templates: Templates) -> Entity:
     """Three hundred rows with an index."""
+    templates.restore(world, index_rows)
+    return world.declare(include=["name"])
+
+
+def index_rows(world: World) -> None:
     world.table("id bigint, name text, kind text, rare boolean")
     world.insert(*ROWS)
-    item = world.declare(include=["name"])
-    world.run(item)
-    return item
+    world.run(world.declare(include=["name"]))
 
 
 def only(world: World, item: Entity, **options: Any) -> IndexResult:

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 import pytest
 
 from embeddings_pipeline.errors import DeletesRefused, EmbeddingsError
+from tests.support.databases import Templates
 from tests.support.world import SCHEMA, World, plan_and_run
 
 
 @pytest.fixture
-def things(world: World) -> World:
+def things(world: World, templates: Templates) -> World:
+    """A hundred current rows."""
+    templates.restore(world, encode_things)
+    return world
+
+
+def encode_things(world: World) -> None:
     world.table("id bigint, name text")
     world.insert(*[(n, f"thing {n}") for n in range(100)])
     world.run(world.declare())
-    world.encoder.encoded.clear()
-    return world
 
 
 def assert_each_row_has_its_vector(world: World) -> None:

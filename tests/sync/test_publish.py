@@ -9,6 +9,7 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.sync.publish import publish, rollback
+from tests.support.databases import Templates
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
 
@@ -16,11 +17,15 @@ FIRST = {("1", 0): "name: Pump", ("2", 0): "name: Hose"}
 
 
 @pytest.fixture
-def published(world: World) -> World:
+def published(world: World, templates: Templates) -> World:
+    templates.restore(world, publish_two_rows)
+    return world
+
+
+def publish_two_rows(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "Pump"), (2, "Hose"))
     world.run(world.declare())
-    return world
 
 
 def model_of(world: World) -> str:

@@ -13,6 +13,7 @@ from embeddings_pipeline.search.requests import Answer, SearchRequest
 from embeddings_pipeline.search.snapshot import Snapshot
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.snapshot import Manifest, export
+from tests.support.databases import Templates
 from tests.support.world import SCHEMA, World
 
 COLORS = ("red", "blue", "green", "black")
@@ -25,6 +26,23 @@ ROWS = [
 @pytest.fixture
 def shop(world: World) -> World:
     """Rows with a column of each type that filters take; one is longer than a chunk."""
+    fill(world)
+    return world
+
+
+@pytest.fixture
+def published_shop(world: World, templates: Templates) -> World:
+    """The same rows, published."""
+    templates.restore(world, publish_rows)
+    return world
+
+
+def publish_rows(world: World) -> None:
+    fill(world)
+    published(world)
+
+
+def fill(world: World) -> None:
     world.table(
         "id bigint, name text, color text, price numeric(8, 2), active boolean,"
         " day date generated always as (date '2026-01-01' + (id % 9)::int) stored,"
@@ -37,7 +55,6 @@ def shop(world: World) -> World:
             ROWS,
         )
     world.sql("update staging.stg_item set seen = seen + (id % 9) * interval '1 day'")
-    return world
 
 
 def published(world: World, **keys: Any) -> None:

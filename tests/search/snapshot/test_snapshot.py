@@ -129,10 +129,12 @@ def test_a_row_of_several_chunks_is_found_once_by_its_best(
 
 
 def test_thresholds_are_those_of_the_database(
-    shop: World, folder: Path, read: Callable[..., Snapshot], opened: Callable[..., Search]
+    published_shop: World,
+    folder: Path,
+    read: Callable[..., Snapshot],
+    opened: Callable[..., Search],
 ) -> None:
-    published(shop)
-    write(shop, folder)
+    write(published_shop, folder)
     for keys in ({"min_similarity": 0.71}, {"max_distance": 0.29}):
         wanted = {"top_k": 50, **keys}
         found = search(read(), "red thing", **wanted)
@@ -155,10 +157,13 @@ def test_thresholds_are_those_of_the_database(
     ],
 )
 def test_what_a_snapshot_cannot_answer_is_refused(
-    shop: World, folder: Path, read: Callable[..., Snapshot], keys: dict[str, Any], said: str
+    published_shop: World,
+    folder: Path,
+    read: Callable[..., Snapshot],
+    keys: dict[str, Any],
+    said: str,
 ) -> None:
-    published(shop)
-    write(shop, folder)
+    write(published_shop, folder)
     request = SearchRequest.of(**{"entity": "item", "query": "red", **keys})
     with pytest.raises(ConfigurationError) as refused:
         read().search(request)
@@ -166,27 +171,27 @@ def test_what_a_snapshot_cannot_answer_is_refused(
 
 
 def test_a_row_that_is_not_in_the_snapshot_is_similar_to_none(
-    shop: World, folder: Path, read: Callable[..., Snapshot]
+    published_shop: World, folder: Path, read: Callable[..., Snapshot]
 ) -> None:
-    published(shop)
-    write(shop, folder)
+    write(published_shop, folder)
     with pytest.raises(ConfigurationError, match="'4000' is not in the snapshot"):
         read().similar(SimilarRequest.of(entity="item", id="4000"))
     with pytest.raises(ConfigurationError, match="'x' is not a bigint"):
         read().similar(SimilarRequest.of(entity="item", id="x"))
 
 
-def test_a_query_is_encoded_by_the_model_of_the_snapshot_alone(shop: World, folder: Path) -> None:
-    published(shop)
-    write(shop, folder)
+def test_a_query_is_encoded_by_the_model_of_the_snapshot_alone(
+    published_shop: World, folder: Path
+) -> None:
+    write(published_shop, folder)
     asked: list[ModelIdentity] = []
 
     def encode(identity: ModelIdentity, query: str | bytes) -> Vector:
         assert isinstance(query, str)
         asked.append(identity)
-        vector: Vector = shop.encoder.encode_query([query]).vectors[0]
+        vector: Vector = published_shop.encoder.encode_query([query]).vectors[0]
         return vector
 
     with Snapshot(folder, Settings(_env_file=None), encode) as snapshot:
         search(snapshot, "red")
-    assert asked == [shop.encoder.identity]
+    assert asked == [published_shop.encoder.identity]

@@ -15,17 +15,18 @@ import pytest
 
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.search.snapshot import Snapshot
-from tests.search.snapshot.conftest import published, search, write
+from tests.search.snapshot.conftest import search, write
 from tests.support.world import World
+
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("part", ["index", "rows"])
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "gone", "another file"])
 def test_a_damaged_file_is_not_opened(
-    shop: World, folder: Path, read: Callable[..., Snapshot], part: str, damage: str
+    published_shop: World, folder: Path, read: Callable[..., Snapshot], part: str, damage: str
 ) -> None:
-    published(shop)
-    manifest = write(shop, folder)
+    manifest = write(published_shop, folder)
     path = folder / getattr(manifest, part).name
     good = path.read_bytes()
     if damage == "truncated":
@@ -47,10 +48,9 @@ def edit(folder: Path, **values: Any) -> None:
 
 
 def test_a_manifest_with_another_checksum_or_a_foreign_path_is_refused(
-    shop: World, folder: Path, read: Callable[..., Snapshot]
+    published_shop: World, folder: Path, read: Callable[..., Snapshot]
 ) -> None:
-    published(shop)
-    index = write(shop, folder).index.model_dump()
+    index = write(published_shop, folder).index.model_dump()
     edit(folder, index={**index, "sha256": "0" * 64})
     with pytest.raises(EmbeddingsError, match="sha256 is not that of the manifest"):
         read()
@@ -94,10 +94,9 @@ def rewritten(path: Path, *statements: str) -> bytes:
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 @pytest.mark.parametrize("part", ["index", "rows"])
 def test_a_file_that_is_none_is_one_clear_error_though_its_sum_is_right(
-    shop: World, folder: Path, read: Callable[..., Snapshot], part: str, kind: str
+    published_shop: World, folder: Path, read: Callable[..., Snapshot], part: str, kind: str
 ) -> None:
-    published(shop)
-    manifest = write(shop, folder, kind)
+    manifest = write(published_shop, folder, kind)
     good = (folder / getattr(manifest, part).name).read_bytes()
     # the numbers of an index stand in its first hundred bytes: many are taken for a size
     flipped = [
@@ -118,10 +117,9 @@ def test_a_file_that_is_none_is_one_clear_error_though_its_sum_is_right(
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_an_index_of_another_snapshot_is_refused(
-    shop: World, folder: Path, read: Callable[..., Snapshot], kind: str
+    published_shop: World, folder: Path, read: Callable[..., Snapshot], kind: str
 ) -> None:
-    published(shop)
-    manifest = write(shop, folder, kind)
+    manifest = write(published_shop, folder, kind)
     index = faiss.read_index(str(folder / manifest.index.name))
     index.reset()
     others = [
@@ -158,10 +156,9 @@ def test_an_index_of_another_snapshot_is_refused(
     ],
 )
 def test_rows_that_are_not_those_of_the_manifest_are_refused(
-    shop: World, folder: Path, read: Callable[..., Snapshot], statement: str, says: str
+    published_shop: World, folder: Path, read: Callable[..., Snapshot], statement: str, says: str
 ) -> None:
-    published(shop)
-    path = folder / write(shop, folder).rows.name
+    path = folder / write(published_shop, folder).rows.name
     statements = [statement]
     if "by_c1" in statement:
         statements.append("alter table rows drop column c1")

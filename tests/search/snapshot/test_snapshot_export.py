@@ -22,14 +22,13 @@ from tests.support.world import SCHEMA, World
 
 
 def test_a_new_snapshot_takes_the_place_of_the_old_one_and_leaves_nothing(
-    shop: World, folder: Path, read: Callable[..., Snapshot]
+    published_shop: World, folder: Path, read: Callable[..., Snapshot]
 ) -> None:
-    published(shop)
-    first = write(shop, folder)
+    first = write(published_shop, folder)
     former = read()
-    shop.sql("update staging.stg_item set name = 'a purple cow' where id = 7")
-    published(shop)
-    second = write(shop, folder)
+    published_shop.sql("update staging.stg_item set name = 'a purple cow' where id = 7")
+    published(published_shop)
+    second = write(published_shop, folder)
     assert files(folder) == sorted([".lock", "manifest.json", second.index.name, second.rows.name])
     assert first.index.name != second.index.name
     assert search(read(), "purple cow").results[0].id == "7"
@@ -60,11 +59,10 @@ export(database, "analytics_features", "item", Path(folder), "flat", report)
 
 @pytest.mark.parametrize("at", ["rows", "files", "manifest"])
 def test_an_export_that_is_killed_leaves_the_old_snapshot(
-    shop: World, folder: Path, read: Callable[..., Snapshot], at: str
+    published_shop: World, folder: Path, read: Callable[..., Snapshot], at: str
 ) -> None:
-    published(shop)
-    first = write(shop, folder)
-    where = shop.database
+    first = write(published_shop, folder)
+    where = published_shop.database
     killed = subprocess.run(
         [
             *(sys.executable, "-c", _KILLED, str(folder), at, where.host, str(where.port)),
@@ -78,46 +76,47 @@ def test_an_export_that_is_killed_leaves_the_old_snapshot(
     assert read().manifest == first
     assert len(search(read(), "red thing").results) == 10
     # and the next export removes what it left
-    second = write(shop, folder)
+    second = write(published_shop, folder)
     assert files(folder) == sorted([".lock", "manifest.json", second.index.name, second.rows.name])
 
 
-def test_two_exports_to_one_folder_do_not_meet(shop: World, folder: Path) -> None:
-    published(shop)
+def test_two_exports_to_one_folder_do_not_meet(published_shop: World, folder: Path) -> None:
     met: list[str] = []
 
     def another(progress: Progress) -> None:
         try:
-            write(shop, folder)
+            write(published_shop, folder)
         except ConfigurationError as error:
             met.append(str(error))
 
-    write(shop, folder, report=another)
+    write(published_shop, folder, report=another)
     assert met
     assert "another export is writing" in met[0]
 
 
 def test_a_snapshot_is_of_one_moment(
-    shop: World, folder: Path, read: Callable[..., Snapshot], monkeypatch: pytest.MonkeyPatch
+    published_shop: World,
+    folder: Path,
+    read: Callable[..., Snapshot],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    published(shop)
     monkeypatch.setattr(store_export, "BATCH_ROWS", 50)
     told: list[Progress] = []
 
     def change(progress: Progress) -> None:
         if not told:
-            shop.sql("delete from staging.stg_item where id >= 300")
-            shop.texts(
-                shop.declare(
+            published_shop.sql("delete from staging.stg_item where id >= 300")
+            published_shop.texts(
+                published_shop.declare(
                     template="{name}", filters=["color", "price", "active", "day", "seen"]
                 ),
                 allow_deletes=True,
             )
         told.append(progress)
 
-    assert write(shop, folder, report=change).count == 400
+    assert write(published_shop, folder, report=change).count == 400
     assert (told[-1].done, told[-1].pending, told[-1].unit) == (400, 400, "vectors")
-    assert shop.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(300,)]
+    assert published_shop.sql(f"select count(*) from {SCHEMA}.item_vectors_1") == [(300,)]
 
 
 def test_a_set_without_vectors_is_not_exported(world: World, folder: Path) -> None:
