@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
+from psycopg.sql import SQL, Identifier, Literal
 from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
@@ -95,6 +96,11 @@ def server() -> Iterator[Database]:
             connection.execute("alter system set full_page_writes = off")
             connection.execute("alter system set synchronous_commit = off")
             connection.execute("select pg_reload_conf()")
+            # a third of what it takes to connect is the hash of the password, again and again
+            connection.execute("set scram_iterations = 1")
+            password = Literal(server.password.get_secret_value())
+            role = Identifier(server.user)
+            connection.execute(SQL("alter role {} password {}").format(role, password))
         yield server
     finally:
         remove_data_dir(folder)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import count
 from typing import Concatenate, ParamSpec
 
@@ -22,6 +23,7 @@ P = ParamSpec("P")
 # the processes of one run of the tests may share a server
 _PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 _NUMBERS = count(1)
+_MAINTENANCE = "postgres"
 
 
 @contextmanager
@@ -83,6 +85,8 @@ class Templates:
         """Leave the server without them."""
         for made in self._made:
             _drop(made)
+        _maintenance(replace(self.empty, name=_MAINTENANCE)).close()
+        _maintenance.cache_clear()
 
     def _copied(self, database: Database) -> Database:
         made = replace(database, name=f"template_{_PROCESS}_{next(_NUMBERS)}")
@@ -92,24 +96,25 @@ class Templates:
 
 
 def _copy(template: Database, made: Database) -> None:
-    with _maintenance(template) as connection:
-        # the other strategy, which is the only one of Postgres 14, writes each page to the log
-        strategy = " strategy file_copy" if connection.info.server_version >= 150000 else ""
-        statement = SQL("create database {} template {}" + strategy)
-        connection.execute(statement.format(Identifier(made.name), Identifier(template.name)))
+    connection = _maintenance(replace(template, name=_MAINTENANCE))
+    # the other strategy, which is the only one of Postgres 14, writes each page to the log
+    strategy = " strategy file_copy" if connection.info.server_version >= 150000 else ""
+    statement = SQL("create database {} template {}" + strategy)
+    connection.execute(statement.format(Identifier(made.name), Identifier(template.name)))
 
 
 def _drop(database: Database) -> None:
+    connection = _maintenance(replace(database, name=_MAINTENANCE))
     drop = SQL("drop database {}").format(Identifier(database.name))
-    with _maintenance(database) as connection:
-        try:
-            connection.execute(drop + SQL(" with (force)"))
-        except InsufficientPrivilege:
-            # autovacuum is in it, which only a superuser may end, and which a plain drop ends
-            connection.execute(drop)
+    try:
+        connection.execute(drop + SQL(" with (force)"))
+    except InsufficientPrivilege:
+        # autovacuum is in it, which only a superuser may end, and which a plain drop ends
+        connection.execute(drop)
 
 
-def _maintenance(database: Database) -> closing[psycopg.Connection]:
-    """A connection to another database of the same server."""
-    url = replace(database, name="postgres").url
-    return closing(psycopg.connect(url, autocommit=True))
+@cache
+def _maintenance(database: Database) -> psycopg.Connection:
+    """A connection that copies and drops other databases of the server, for all tests: to connect
+    takes as long as a copy."""
+    return psycopg.connect(database.url, autocommit=True)
