@@ -20,7 +20,8 @@ from embeddings_pipeline.service.middleware import MAX_BODY_BYTES
 from embeddings_pipeline.settings import Settings
 from embeddings_pipeline.sync.snapshot import export
 from tests.support.answers import assert_problem
-from tests.support.gallery import BLUE, GREEN, RED, clip_settings
+from tests.support.databases import Templates, copy_of
+from tests.support.gallery import BLUE, GREEN, RED, clip_settings, publish_gallery
 from tests.support.keys import KEYS, READ, bearer
 from tests.support.pictures import bomb, file_of, picture
 from tests.support.published_shop import publish_shop
@@ -43,10 +44,13 @@ def found(answer: httpx.Response) -> list[str]:
     return [hit["id"] for hit in answer.json()["results"]]
 
 
-@pytest.fixture
-def photos(gallery: World, clip: Path) -> Iterator[httpx.Client]:
-    """A client of the service over the three pictures."""
-    with served(gallery.database, **clip_settings(clip)) as client:
+@pytest.fixture(scope="module")
+def photos(templates: Templates, clip: Path) -> Iterator[httpx.Client]:
+    """A client of one service over the three pictures, which is only read."""
+    with (
+        copy_of(templates.prepared(publish_gallery, clip)) as database,
+        served(database, **clip_settings(clip)) as client,
+    ):
         yield client
 
 
@@ -150,14 +154,16 @@ def test_a_model_that_is_gone_is_nothing_that_who_asks_could_put_right(gallery: 
         assert_problem(ask(client, RED), 503)
 
 
-def test_it_is_counted_and_nothing_of_it_is_remembered(photos: httpx.Client) -> None:
-    for _ in range(2):
-        found(ask(photos, RED))
-    figures = dict(re.findall(r"^(\S+) (\S+)$", photos.get("/metrics").text, re.MULTILINE))
+def test_it_is_counted_and_nothing_of_it_is_remembered(gallery: World, clip: Path) -> None:
+    with served(gallery.database, **clip_settings(clip)) as client:
+        for _ in range(2):
+            found(ask(client, RED))
+        said = client.get("/metrics").text
+    figures = dict(re.findall(r"^(\S+) (\S+)$", said, re.MULTILINE))
     assert figures['search_seconds_count{entity="photo",mode="image"}'] == "2.0"
     assert figures['search_results_sum{entity="photo",mode="image"}'] == "6.0"
     assert figures['embedding_cache_misses_total{model="some/clip"}'] == "2.0"
-    assert 'kind="query",model="some/clip"' in photos.get("/metrics").text
+    assert 'kind="query",model="some/clip"' in said
 
 
 def test_the_document_says_what_is_taken_and_answered(photos: httpx.Client) -> None:
