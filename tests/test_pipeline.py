@@ -16,6 +16,7 @@ from embeddings_pipeline.entities.entity import Entity
 from embeddings_pipeline.errors import CostLimitReached, EmbeddingsError, Failures, Interrupted
 from embeddings_pipeline.pipeline import Pipeline
 from embeddings_pipeline.settings import Settings
+from embeddings_pipeline.store.connection import Postgres
 from embeddings_pipeline.sync.progress import ignore_progress
 from embeddings_pipeline.sync.run_options import RunOptions
 
@@ -25,6 +26,8 @@ class Scripted(Pipeline):
 
     def __init__(self, fail: Callable[[str, str], None] = lambda stage, entity: None) -> None:
         super().__init__(Settings(_env_file=None), {"nodes": {}, "sources": {}})
+        # the real one would start a server in the folder of the checkout
+        self.staging = create_autospec(Postgres, instance=True)
         self.calls: list[tuple[str, str]] = []
         self.limits: list[tuple[int | None, float | None]] = []
         self.counts: dict[str, dict[str, Any]] = {}

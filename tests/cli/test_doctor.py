@@ -26,6 +26,7 @@ from embeddings_pipeline.database import Database
 from embeddings_pipeline.diagnosis import Finding, diagnose
 from embeddings_pipeline.settings import DEFAULT_MODEL
 from embeddings_pipeline.store.embedded import server as embedded
+from tests.support.databases import Templates
 from tests.support.declared import write_manifest
 from tests.support.environment import only_settings
 from tests.support.pgbouncer import pgbouncer
@@ -59,12 +60,16 @@ def configured(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 
 
 @pytest.fixture
-def published(world: World, configured: Database) -> World:
+def published(world: World, templates: Templates, configured: Database) -> World:
     """Two items with vectors."""
+    templates.restore(world, publish_two_items)
+    return world
+
+
+def publish_two_items(world: World) -> None:
     world.table("id bigint, name text")
     world.insert((1, "pump"), (2, "hose"))
     world.run(world.declare(include=["name"]))
-    return world
 
 
 @pytest.fixture
@@ -234,7 +239,10 @@ def test_a_role_that_only_reads_needs_two_connections(
     published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = role(f"grant usage on schema {SCHEMA} to {{role}}")
+    sessions = "select 1 from pg_stat_activity where usename = %s"
     for limit, level in ((2, "ok"), (1, "wrong")):
+        # a session counts until the server has noticed that its client is gone
+        until(lambda: not published.sql(sessions, reader.user))
         published.sql(f"alter role {reader.user} connection limit {limit}")
         use(monkeypatch, reader)
         finding = only("connections")
