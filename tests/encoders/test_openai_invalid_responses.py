@@ -58,7 +58,7 @@ def test_unusable_answers_are_paid_for(provider: Provider) -> None:
 
 def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
     provider.changes = ["dripping"]
-    impatient = Timeouts(answer=0.3, total=20)
+    impatient = Timeouts(answer=1, total=20)
     done = encoder(provider, timeouts=impatient, in_flight=1).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2
@@ -67,7 +67,7 @@ def test_an_answer_that_drips_is_asked_for_again(provider: Provider) -> None:
 @pytest.mark.parametrize("trouble", ["dripping head", "dripping error"])
 def test_an_error_or_a_head_that_drips_is_not_waited_for(provider: Provider, trouble: str) -> None:
     provider.troubles = [trouble]
-    impatient = Timeouts(answer=0.5, total=20)
+    impatient = Timeouts(answer=1, total=20)
     done = encoder(provider, timeouts=impatient).encode_documents(TEXTS[:3])
     assert_right(done, TEXTS[:3])
     assert len(provider.asked) == 2

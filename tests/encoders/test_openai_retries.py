@@ -68,7 +68,8 @@ def test_a_pause_that_cannot_be_counted_is_as_none(provider: Provider, value: st
 
 def test_retries_end(provider: Provider) -> None:
     provider.always = BROKEN
-    timeouts = Timeouts(answer=5, total=0.4)
+    # time for more than one try of each batch, on a busy machine too
+    timeouts = Timeouts(answer=5, total=2)
     with pytest.raises(EmbeddingsError, match="500: internal error"):
         encoder(provider, timeouts=timeouts).encode_documents(TEXTS)
     assert len(provider.asked) > 4
@@ -76,7 +77,7 @@ def test_retries_end(provider: Provider) -> None:
 
 def test_an_answer_that_does_not_come_is_asked_for_again(provider: Provider) -> None:
     provider.troubles = ["silent"]
-    timeouts = Timeouts(answer=0.3, total=20)
+    timeouts = Timeouts(answer=1, total=20)
     done = encoder(provider, timeouts=timeouts).encode_documents(["pump"])
     assert_right(done, ["pump"])
     assert len(provider.asked) == 2

@@ -181,7 +181,7 @@ def test_calls_that_wait_for_a_run_keep_the_deadline_however_many_they_are(
         def answer(row_id: int) -> httpx.Response:
             # far more than the deadline, far less than if the calls waited one after another
             path = "/entities/item/documents"
-            return client.post(path, json={"ids": [row_id]}, timeout=15)
+            return client.post(path, json={"ids": [row_id]}, timeout=60)
 
         with open_tables(shop.postgres, names) as tables, locks.entity(tables):
             for refused in threads.map(answer, range(30)):

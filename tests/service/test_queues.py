@@ -244,7 +244,7 @@ def test_a_batch_without_a_turn_is_refused_in_time(
 def test_an_answer_comes_in_time_even_if_the_work_does_not_end(
     shop: World, model: Held, limits: Callable[..., None]
 ) -> None:
-    limits("batches", turn_seconds=0.5, seconds=1)
+    limits("batches", turn_seconds=1, seconds=2)
     with holding(shop, model) as client:
         answer = client.post("/embed/batch", json=batch(LONG))
         assert "was not answered in time" in assert_problem(answer, 503)

@@ -13,6 +13,9 @@ from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+# milliseconds that a busy machine may take for what a page does at once
+PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
 # a container has no sandbox and no GPU, and nothing here may ask the web
 _ARGS = (
     "--no-sandbox",
@@ -43,7 +46,7 @@ def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, l
     complaints: list[str] = []
     with browser.new_context(base_url=url, **context) as fresh:
         page = fresh.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE)
         page.on(
             "console",
             lambda said: (
