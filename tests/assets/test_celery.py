@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-PARTITIONS, ROWS = 8, 6_400
+PARTITIONS, ROWS = 4, 3_200
 MANIFEST = manifest_of("doc", id="id", partitions={"count": PARTITIONS})
 CACHED = "from analytics_features.embedding_cache_1"
 VECTORS = "analytics_features.doc_vectors_1"
