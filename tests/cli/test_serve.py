@@ -19,6 +19,8 @@ from tests.support.service_process import answers, command, environment, serving
 from tests.support.waiting import until
 from tests.support.world import World
 
+pytestmark = pytest.mark.long
+
 
 def refused(database: Database, tmp_path: Path, *options: str, **variables: str) -> str:
     """What `serve` says on standard error, where it ends with exit code 2."""

@@ -17,7 +17,7 @@ from tests.support.published_shop import publish_shop
 from tests.support.serving import served
 from tests.support.world import World
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 
 def queries(requests: list[Request]) -> list[str]:

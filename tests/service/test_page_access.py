@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from embeddings_pipeline.service.app import PAGE
 from tests.support.browser import needs_chromium, opened, results, search
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 LARGEST_BYTES = 150_000
 

@@ -10,7 +10,7 @@ from tests.support.browser import needs_chromium, opened, results, search
 from tests.support.serving import served
 from tests.support.world import World
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 # milliseconds that counting many rows may take on a busy machine
 LONG = 60_000
@@ -49,7 +49,7 @@ def test_markup_in_rows_is_text(
         assert complaints == []
 
 
-def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
+def test_many_rows_with_odd_values_are_searched_filtered_and_browsed(
     browser: Browser, world: World
 ) -> None:
     world.table("id text, name text, maker text, price float8, made date")
@@ -63,7 +63,7 @@ def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
             (array['maker ' || n % 3000, '', ' ', null, '<i>', E'two\\nlines'])[1 + n % 6],
             (array[n::float8, 'nan', 'infinity', '-infinity', null, -0.0, 1e300])[1 + n % 7],
             (array['2026-01-01', 'infinity', '0044-03-15 BC', null])[1 + n % 4]::date
-        from generate_series(1, 50000) as n
+        from generate_series(1, 24000) as n
         """
     )
     filters = ["maker", "price", "made"]
@@ -73,14 +73,14 @@ def test_fifty_thousand_rows_with_odd_values_are_searched_filtered_and_browsed(
         opened(browser, str(client.base_url)) as (page, complaints),
     ):
         page.goto("/?q=thing")
-        expect(page.locator("#said")).to_contain_text("10 of 50,000 results", timeout=LONG)
+        expect(page.locator("#said")).to_contain_text("10 of 24,000 results", timeout=LONG)
         makers = page.get_by_role("group", name="Maker")
         makers.get_by_label("Find a value of Maker").fill("maker 2994")
         makers.get_by_role("checkbox", name="maker 2994").check(timeout=LONG)
-        expect(page.locator("#said")).not_to_contain_text("50,000", timeout=LONG)
+        expect(page.locator("#said")).not_to_contain_text("24,000", timeout=LONG)
         expect(page.locator("#results li").first).to_contain_text("maker 2994", timeout=LONG)
         page.get_by_role("button", name="Clear all").click()
-        expect(page.locator("#said")).to_contain_text("10 of 50,000 results", timeout=LONG)
+        expect(page.locator("#said")).to_contain_text("10 of 24,000 results", timeout=LONG)
 
         page.goto("/?sort=-price&count=60")
         expect(page.locator("#results li")).to_have_count(60, timeout=LONG)

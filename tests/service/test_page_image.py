@@ -9,13 +9,14 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.support.browser import needs_chromium, opened, results
-from tests.support.gallery import BLUE, RED, clip_settings
+from tests.support.databases import Templates
+from tests.support.gallery import BLUE, RED, clip_settings, publish_gallery
 from tests.support.pictures import bomb
 from tests.support.published_shop import publish_shop
 from tests.support.serving import served
 from tests.support.world import World
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 # as a browser does where someone pastes a copied picture
 PASTE = """
@@ -30,12 +31,17 @@ PASTE = """
 
 
 @pytest.fixture
-def url(gallery: World, clip: Path) -> Iterator[str]:
+def url(world: World, templates: Templates, clip: Path) -> Iterator[str]:
     """A service of pictures and, beside them, of texts."""
-    gallery.encoders.add(gallery.encoder)
-    publish_shop(gallery, model=gallery.encoder.identity.model)
-    with served(gallery.database, gallery.encoder, **clip_settings(clip)) as client:
+    templates.restore(world, publish_pictures_and_items, clip)
+    with served(world.database, world.encoder, **clip_settings(clip)) as client:
         yield str(client.base_url)
+
+
+def publish_pictures_and_items(world: World, clip: Path) -> None:
+    publish_gallery(world, clip)
+    world.encoders.add(world.encoder)
+    publish_shop(world, model=world.encoder.identity.model)
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from __future__ import annotations
 from hashlib import sha256
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import needs_chromium, opened, results, search
 from tests.support.serving import served
 from tests.support.world import World
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab(browser: Browser, shop: World) -> None:

@@ -3,7 +3,7 @@
 The scenario is short but goes through all that a run does: windows, chunks, equal texts, a row
 without text and one that no model takes, changed and deleted rows, another definition, a new model
 beside the live one, a flip, a rollback, an erasure and a change of storage. In each of its lives
-one exchange of each step goes wrong: a sixth of them in their turn, drawn by chance, or all where
+one exchange of each step goes wrong: a ninth of them in their turn, drawn by chance, or all where
 EVERY_STATEMENT is set. After each step all that is stored must be what it is in a life in which
 nothing goes wrong.
 """
@@ -61,7 +61,7 @@ class Undisturbed:
 
 def drawn(exchanges: int) -> range:
     """The numbers of the exchanges of a step that are to go wrong."""
-    every = 1 if os.environ.get("EVERY_STATEMENT") else 6
+    every = 1 if os.environ.get("EVERY_STATEMENT") else 9
     return range(random.randint(1, every), exchanges + 1, every)
 
 

@@ -26,6 +26,8 @@ from tests.support.environment import only_settings
 from tests.support.provider import KEY, Change, Provider, Trouble
 from tests.support.world import SCHEMA, World
 
+pytestmark = pytest.mark.long
+
 MODEL = "text-embedding-3-small"
 ODD = "the odd text"
 TEXTS = [*(f"text number {n}" for n in range(7)), ODD]

@@ -14,6 +14,8 @@ from embeddings_pipeline.sync.plan import Plan
 from tests.support.words import WordsEncoder
 from tests.support.world import SCHEMA, World, plan_and_run
 
+pytestmark = pytest.mark.long
+
 
 def summary(planned: Plan) -> tuple[int, int, int, int, int]:
     return (

@@ -26,7 +26,7 @@ from tests.support.world import SCHEMA, World
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 MODEL = "openai:some/model"
-KILLS = 20
+KILLS = 12
 CHANGES = (
     "update staging.stg_item set name = 'text ' || %(n)s where id %% 97 = %(n)s %% 97",
     "delete from staging.stg_item where id %% 89 = %(n)s %% 89",
