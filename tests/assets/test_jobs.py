@@ -302,7 +302,7 @@ def test_a_failing_test_of_the_model_keeps_its_rows_from_being_read(
 def test_a_run_without_a_partition_ends_before_the_texts_and_says_how_to_start_it(
     notes: Notes, note_run: dg.ExecuteInProcessResult
 ) -> None:
-    stopped = notes.execute("note_embeddings", raise_on_error=False)
+    stopped = notes.execute("note_embeddings", [["note", "texts"]], raise_on_error=False)
     assert not materialised(stopped, "note", "texts")
     (failed,) = stopped.get_failed_step_keys()
     assert failed == "embeddings__note__texts"

@@ -83,8 +83,11 @@ def forget(notes: Notes, entity: str) -> None:
 @pytest.mark.parametrize("entity", ["note", "event"])
 def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes, entity: str) -> None:
     forget(notes, entity)
+    before = len(notes.instance.get_runs())
     by_dagster = CliRunner().invoke(app, ["run", entity, "--no-dbt", "--dagster"])
     assert by_dagster.exception is None
+    (newest, *_) = notes.instance.get_runs()
+    assert (len(notes.instance.get_runs()), newest.job_name) == (before + 1, f"{entity}_embeddings")
     by_job = (materialized(notes, entity), checked(notes, entity), stored(notes, entity))
     assert notes.instance.get_latest_materialization_event(COVERAGE)
     forget(notes, entity)
@@ -96,14 +99,6 @@ def test_a_run_without_dagster_leaves_what_the_job_leaves(notes: Notes, entity: 
     for key, facts in by_job[0].items():
         assert by_run[0][key] == facts, key
     assert by_run[1:] == by_job[1:]
-
-
-def test_the_option_dagster_executes_the_job(notes: Notes) -> None:
-    before = len(notes.instance.get_runs())
-    result = CliRunner().invoke(app, ["run", "note", "--no-dbt", "--dagster"])
-    assert result.exception is None
-    (newest, *_) = notes.instance.get_runs()
-    assert (len(notes.instance.get_runs()), newest.job_name) == (before + 1, "note_embeddings")
 
 
 def test_what_a_dbt_command_built_is_reported_with_its_tests(tmp_path: Path) -> None:

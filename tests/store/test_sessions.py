@@ -77,13 +77,10 @@ def run_twice(world: World, **keys: Any) -> None:
         "transaction_timeout = '300ms'",
         "search_path = ''",
         "search_path = pg_catalog",
-        "timezone = 'Asia/Tokyo'",
-        "datestyle = 'German'",
-        "client_encoding = 'latin1'",
+        "timezone = 'Asia/Tokyo'; datestyle = 'German'; client_encoding = 'latin1';"
+        " standard_conforming_strings = off",
         "default_transaction_isolation = 'repeatable read'",
-        "standard_conforming_strings = off",
-        "work_mem = '64kB'",
-        "enable_hashjoin = off",
+        "work_mem = '64kB'; enable_hashjoin = off",
         # statements without a cheap plan
         "enable_seqscan = off; enable_indexscan = off; enable_bitmapscan = off; enable_sort = off",
         "plan_cache_mode = force_generic_plan; max_parallel_workers_per_gather = 4;"
