@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.clip import save_packed, save_plain
-from tests.support.databases import Templates, begun, copy_of
+from tests.support.databases import Templates, begun, copy_of, needs_superuser
 from tests.support.gallery import encoders_of, publish_gallery
 from tests.support.published_shop import publish_shop
 from tests.support.redis_server import RedisServer
@@ -133,12 +133,8 @@ def database(templates: Templates, request: pytest.FixtureRequest) -> Iterator[D
 
 @pytest.fixture
 def superuser(database: Database) -> Database:
-    """The test's database as a superuser, for tests that make roles. Skips them where
-    TEST_DATABASE_URL names another role."""
-    with closing(psycopg.connect(database.url)) as connection:
-        row = connection.execute("select current_setting('is_superuser')").fetchone()
-    if row != ("on",):
-        pytest.skip("takes a superuser")
+    """The test's database as a superuser, for tests that make roles."""
+    needs_superuser(database)
     return database
 
 

@@ -25,7 +25,7 @@ from embeddings_pipeline.store.embedded import host
 from embeddings_pipeline.store.schema import VERSION
 from tests.data.make_tables_before_schema_version import DUMP
 from tests.support import CHECKOUT, foreign
-from tests.support.databases import Templates, copy_of
+from tests.support.databases import Templates, copy_of, needs_superuser
 from tests.support.declared import manifest_of
 from tests.support.environment import VARIABLES
 from tests.support.pgbouncer import pgbouncer
@@ -39,6 +39,7 @@ PAGE = CHECKOUT / "docs" / "runbook.md"
 # a comment of a command begins with a small letter
 SECTIONS = re.split(r"^##? (?=[A-Z])", PAGE.read_text(), flags=re.MULTILINE)[1:]
 ROWS = 60
+IS_EMBEDDED = "TEST_DATABASE_URL" not in os.environ
 
 
 def blocks(heading: str) -> list[str]:
@@ -120,10 +121,12 @@ def of_database(database: Database, folder: Path, provider: Provider) -> Iterato
         "PGVECTOR_URL": shop.runs.url,
         "SEARCH_URL": shop.of("search_reader", "of searches").url,
     }
+    # psql and the others are of the server's version
+    programs = [host.programs()] if IS_EMBEDDED else []
     shop.environment = {
         **inherited,
         **urls,
-        "PATH": f"{foreign.BIN}:{host.programs()}:{os.environ['PATH']}",
+        "PATH": os.pathsep.join(map(str, [foreign.BIN, *programs, os.environ["PATH"]])),
         "RUNS_PASSWORD": "of runs",
         "READS_PASSWORD": "of searches",
         "DBT_MANIFEST": str(folder / "manifest.json"),
@@ -147,6 +150,7 @@ def followed(
 ) -> Iterator[tuple[Database, str]]:
     """A database on which the section on roles was followed, and what it printed."""
     with copy_of(templates.empty) as database:
+        needs_superuser(database)
         folder = tmp_path_factory.mktemp("roles")
         with of_database(database, folder, provider) as shop:
             shop.sql(
@@ -353,6 +357,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.skipif(not IS_EMBEDDED, reason="takes folders of the server's system user")
 def test_a_run_goes_on_once_a_full_disk_is_larger(shop: Shop) -> None:
     roomy = shop.folder / "roomy"
     roomy.mkdir()

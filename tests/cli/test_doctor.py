@@ -8,15 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
@@ -31,6 +29,7 @@ from tests.support.declared import write_manifest
 from tests.support.environment import only_settings
 from tests.support.pgbouncer import pgbouncer
 from tests.support.redis_server import RedisServer
+from tests.support.roles import role_in
 from tests.support.standby import standby
 from tests.support.waiting import until
 from tests.support.words import WordsEncoder
@@ -75,26 +74,8 @@ def publish_two_items(world: World) -> None:
 @pytest.fixture
 def role(superuser: Database) -> Iterator[Callable[..., Database]]:
     """Makes a role with these grants; returns the database as that role reaches it."""
-    made: list[str] = []
-
-    def make(*grants: str) -> Database:
-        name = f"doctor_{len(made)}"
-        made.append(name)
-        with closing(psycopg.connect(superuser.url, autocommit=True)) as connection:
-            connection.execute(
-                sql.SQL("create role {} login password {}").format(
-                    sql.Identifier(name), sql.Literal(PASSWORD)
-                )
-            )
-            for grant in grants:
-                connection.execute(grant.format(role=name).encode())
-        return replace(superuser, user=name, password=SecretStr(PASSWORD))
-
-    yield make
-    with closing(psycopg.connect(superuser.url, autocommit=True)) as connection:
-        for name in made:
-            for statement in ("drop owned by {} cascade", "drop role {}"):
-                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+    with ExitStack() as made:
+        yield lambda *grants: made.enter_context(role_in(superuser, *grants))
 
 
 def use(monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
@@ -376,10 +357,11 @@ def test_row_level_security_of_a_staging_model_is_a_warning(
 ) -> None:
     published.sql("alter table staging.stg_item enable row level security")
     grants = ["grant usage on schema staging", "grant select on staging.stg_item"]
-    use(monkeypatch, role(*(f"{grant} to {{role}}" for grant in grants)))
+    reader = role(*(f"{grant} to {{role}}" for grant in grants))
+    use(monkeypatch, reader)
     finding = found("privileges")[-1]
     assert finding.level == "warning"
-    assert "which rows of staging.stg_item user 'doctor_0' reads" in finding.found
+    assert f"which rows of staging.stg_item user '{reader.user}' reads" in finding.found
 
 
 def test_a_role_that_is_set_to_read_only_is_told_that_runs_do_not_work(
@@ -394,21 +376,23 @@ def test_a_role_that_is_set_to_read_only_is_told_that_runs_do_not_work(
 def test_a_role_without_privileges_is_told_what_to_grant(
     published: World, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, role())
+    stranger = role()
+    use(monkeypatch, stranger)
     vectors, staging = found("privileges")
     assert vectors.level == staging.level == "wrong"
-    assert f'grant usage on schema "{SCHEMA}" to "doctor_0"' in vectors.advice
-    assert 'grant select on "staging"."stg_item" to "doctor_0"' in staging.advice
+    assert f'grant usage on schema "{SCHEMA}" to "{stranger.user}"' in vectors.advice
+    assert f'grant select on "staging"."stg_item" to "{stranger.user}"' in staging.advice
     assert doctor().exit_code == 2
 
 
 def test_a_role_that_may_not_create_the_schema_is_told_how(
     configured: Database, role: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, role())
+    stranger = role()
+    use(monkeypatch, stranger)
     finding = found("privileges")[0]
     assert finding.level == "wrong"
-    assert f'create schema "{SCHEMA}" authorization "doctor_0"' in finding.advice
+    assert f'create schema "{SCHEMA}" authorization "{stranger.user}"' in finding.advice
 
 
 def test_a_staging_model_that_is_not_built_is_a_warning(configured: Database) -> None:

@@ -20,13 +20,13 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.types import TextContent
-from pydantic import SecretStr
 
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.service import mcp
 from tests.support.answers import assert_problem
 from tests.support.keys import KEYS, READ, WRITE, bearer
 from tests.support.published_shop import ROWS
+from tests.support.roles import role_in
 from tests.support.serving import served
 from tests.support.world import World
 
@@ -243,18 +243,13 @@ def test_tools_that_write_need_a_key_that_writes(shop: World) -> None:
 
 
 def test_a_role_that_may_only_read_is_offered_no_run(shop: World, superuser: Database) -> None:
-    shop.sql("create role reader login password 'r'")
-    try:
-        shop.sql("grant usage on schema analytics_features, staging to reader")
-        shop.sql("grant select on all tables in schema analytics_features, staging to reader")
+    async def tools(agent: Client) -> list[str]:
+        return [tool.name for tool in (await agent.list_tools()).tools]
 
-        async def tools(agent: Client) -> list[str]:
-            return [tool.name for tool in (await agent.list_tools()).tools]
-
-        with served(replace(shop.database, user="reader", password=SecretStr("r"))) as client:
-            assert asked(client, tools) == READING
-    finally:
-        shop.sql("drop owned by reader; drop role reader")
+    schemas = "analytics_features, staging to {role}"
+    grants = (f"grant usage on schema {schemas}", f"grant select on all tables in schema {schemas}")
+    with role_in(superuser, *grants) as reader, served(reader) as client:
+        assert asked(client, tools) == READING
 
 
 def test_without_a_database_of_staging_models_no_run_is_offered(shop: World) -> None:

@@ -20,6 +20,8 @@ def role_in(database: Database, *statements: str) -> Iterator[Database]:
     role = replace(database, user=f"role_of_{database.name}", password=SecretStr("secret"))
     name = Identifier(role.user)
     with closing(psycopg.connect(database.url, autocommit=True)) as admin:
+        # tests that were killed left it on a server that outlives them
+        admin.execute(SQL("drop role if exists {}").format(name))
         admin.execute(SQL("create role {} login password 'secret'").format(name))
         try:
             for statement in statements:
