@@ -133,7 +133,7 @@ def database(templates: Templates, request: pytest.FixtureRequest) -> Iterator[D
 
 @pytest.fixture
 def superuser(database: Database) -> Database:
-    """The test's database as a superuser, for tests that make roles."""
+    """The test's database as a superuser, for tests that make roles or extensions."""
     needs_superuser(database)
     return database
 

@@ -29,6 +29,7 @@ from embeddings_pipeline.sync.erase import erase, lift
 from embeddings_pipeline.sync.explain import explain
 from embeddings_pipeline.sync.run_options import RunOptions
 from embeddings_pipeline.sync.texts import sync_texts
+from tests.support.databases import needs_version
 from tests.support.world import SCHEMA, World, world_in
 
 # not compressible, so that an index entry is as long as the id
@@ -98,13 +99,15 @@ def test_an_id_that_looks_like_a_stand_in_is_an_id(world: World) -> None:
 
 
 @pytest.fixture
-def databases(database: Database) -> Iterator[Callable[[str], Database]]:
-    """Makes empty databases of an encoding."""
+def databases(superuser: Database) -> Iterator[Callable[[str], Database]]:
+    """Makes empty databases of an encoding, and the extension in them, which others may not."""
+    # which names the provider of a locale
+    needs_version(superuser, 15)
     numbers = count()
-    with closing(psycopg.connect(database.url, autocommit=True)) as server, ExitStack() as stack:
+    with closing(psycopg.connect(superuser.url, autocommit=True)) as server, ExitStack() as stack:
 
         def make(encoding: str) -> Database:
-            made = replace(database, name=f"{database.name}_{next(numbers)}")
+            made = replace(superuser, name=f"{superuser.name}_{next(numbers)}")
             server.execute(
                 SQL(
                     "create database {} template template0 encoding {} locale_provider libc"
