@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def role(superuser: Database) -> Iterator[Database]:
     """The test's database as a role sees it that may do nothing but connect."""
     with role_in(superuser) as role:
         yield role
+
+
+@pytest.fixture
+def embedded_server(server: Database) -> Database:
+    """The embedded server of the tests. Skips the test where TEST_DATABASE_URL replaces it."""
+    if "TEST_DATABASE_URL" in os.environ:
+        pytest.skip("takes the embedded server")
+    return server
 
 
 @pytest.fixture(scope="module")

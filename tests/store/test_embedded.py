@@ -14,47 +14,49 @@ from embeddings_pipeline.store.embedded import server as embedded
 from tests.support.embedded_server import one
 
 
-def test_started_server_accepts_its_password_and_refuses_any_other(server: Database) -> None:
-    assert one(server, "select 1") == 1
+def test_started_server_accepts_its_password_and_refuses_any_other(
+    embedded_server: Database,
+) -> None:
+    assert one(embedded_server, "select 1") == 1
     for password in (None, "", "postgres"):
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(
-                host=server.host,
-                port=server.port,
-                user=server.user,
-                dbname=server.name,
+                host=embedded_server.host,
+                port=embedded_server.port,
+                user=embedded_server.user,
+                dbname=embedded_server.name,
                 password=password,
                 passfile="/dev/null",
             )
 
 
-def test_every_way_in_asks_for_a_password(server: Database) -> None:
+def test_every_way_in_asks_for_a_password(embedded_server: Database) -> None:
     methods = "select array_agg(distinct auth_method) from pg_hba_file_rules"
-    assert one(server, methods) == ["scram-sha-256"]
+    assert one(embedded_server, methods) == ["scram-sha-256"]
 
 
-def test_server_listens_on_loopback_alone(server: Database) -> None:
-    assert one(server, "select current_setting('listen_addresses')") == "127.0.0.1"
-    assert one(server, "select current_setting('unix_socket_directories')") == ""
+def test_server_listens_on_loopback_alone(embedded_server: Database) -> None:
+    assert one(embedded_server, "select current_setting('listen_addresses')") == "127.0.0.1"
+    assert one(embedded_server, "select current_setting('unix_socket_directories')") == ""
 
 
-def test_both_databases_are_made_with_pgvector_in_the_first(server: Database) -> None:
-    assert one(server, "select '[1,2,3]'::vector <-> '[1,2,4]'") == 1
-    dagster = replace(server, name=embedded.DAGSTER_DATABASE)
+def test_both_databases_are_made_with_pgvector_in_the_first(embedded_server: Database) -> None:
+    assert one(embedded_server, "select '[1,2,3]'::vector <-> '[1,2,4]'") == 1
+    dagster = replace(embedded_server, name=embedded.DAGSTER_DATABASE)
     assert one(dagster, "select current_database()") == "dagster"
 
 
-def test_text_is_utf8_and_sorts_the_same_on_every_machine(server: Database) -> None:
-    assert one(server, "select current_setting('server_encoding')") == "UTF8"
-    assert one(server, "select array(select unnest('{b,a,B,é}'::text[]) order by 1)") == [
+def test_text_is_utf8_and_sorts_the_same_on_every_machine(embedded_server: Database) -> None:
+    assert one(embedded_server, "select current_setting('server_encoding')") == "UTF8"
+    assert one(embedded_server, "select array(select unnest('{b,a,B,é}'::text[]) order by 1)") == [
         *("B", "a", "b", "é")
     ]
-    words = one(server, "select tsvector_to_array(to_tsvector('simple', '“Été”, naïve'))")
+    words = one(embedded_server, "select tsvector_to_array(to_tsvector('simple', '“Été”, naïve'))")
     assert words == ["naïve", "été"]
 
 
-def test_sqlalchemy_reaches_it_through_psycopg2(server: Database) -> None:
-    engine = create_engine(server.url.replace("postgresql://", "postgresql+psycopg2://"))
+def test_sqlalchemy_reaches_it_through_psycopg2(embedded_server: Database) -> None:
+    engine = create_engine(embedded_server.url.replace("postgresql://", "postgresql+psycopg2://"))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("select 1").scalar() == 1
     engine.dispose()

@@ -91,17 +91,19 @@ def test_stale_file_that_names_another_process_is_no_server(made_dir: Path, stat
 
 
 def test_server_of_another_folder_is_not_taken_for_its_own(
-    made_dir: Path, server: Database
+    made_dir: Path, embedded_server: Database
 ) -> None:
-    pid = one(server, "select pg_backend_pid()")
+    pid = one(embedded_server, "select pg_backend_pid()")
     other = psutil.Process(
-        int(str(one(server, "select pg_read_file('postmaster.pid', 0, 9)")).split()[0])
+        int(str(one(embedded_server, "select pg_read_file('postmaster.pid', 0, 9)")).split()[0])
     )
     assert pid != other.pid
-    (made_dir / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n\n0\n{server.port}\n")
+    (made_dir / "postgres" / "postmaster.pid").write_text(
+        f"{other.pid}\n\n0\n{embedded_server.port}\n"
+    )
     assert embedded.running(made_dir) is None
     assert one(embedded.start(made_dir), "select 1") == 1
-    assert one(server, "select 1") == 1
+    assert one(embedded_server, "select 1") == 1
 
 
 @pytest.mark.parametrize("content", ["", "garbage", "12345", "-7\n\n\n\n\n"])
