@@ -457,7 +457,7 @@ def _extension(around: Surroundings) -> Iterator[Finding]:
             yield _wrong(
                 f"vector {installed} in database {name!r}: {OLDEST_PGVECTOR} is the oldest that"
                 " works",
-                "upgrade pgvector and run `alter extension vector update`",
+                "upgrade pgvector and run `alter extension vector update` as a superuser",
             )
         else:
             yield _ok(f"vector {installed}")

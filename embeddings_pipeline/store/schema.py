@@ -209,7 +209,7 @@ def _ensure_extension(connection: Connection[Row]) -> None:
     elif is_too_old(found[0]):
         raise ConfigurationError(
             f"pgvector is {found[0]}; {OLDEST_PGVECTOR} is the oldest that works: upgrade it"
-            " and run `alter extension vector update`"
+            " and run `alter extension vector update` as a superuser"
         )
     elif not found[2]:
         user, schema = connection.info.user, found[1]
