@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from embeddings_pipeline.encoders.local import cpu_kernels
+from embeddings_pipeline.encoders.local.bert import scripted
 from embeddings_pipeline.encoders.local.cpu_kernels import Kernels, Shape, kernels_for
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
@@ -88,3 +91,16 @@ def test_the_slower_way_is_not_taken(
 
 def test_half_precision_takes_torchs_own_attention() -> None:
     assert kernels_for("exp", MINILM, torch.float16) == Kernels(0, False)
+
+
+@pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])
+def test_what_torch_recommends_in_place_of_torchscript_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, category: type[Warning]
+) -> None:
+    def script(function: Callable[..., Any]) -> Callable[..., Any]:
+        # as torch 2.13 and 2.14 warn
+        warnings.warn("`torch.jit.script` is deprecated. Please switch", category, stacklevel=2)
+        return function
+
+    monkeypatch.setattr(torch.jit, "script", script)
+    assert scripted(abs) is abs
