@@ -603,7 +603,8 @@ def _message(problem: ErrorDetails) -> str:
         return f"should have {bound} items, not {context['actual_length']}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         *_, field = [part for part in problem["loc"] if isinstance(part, str)] or [""]
-        return f"should be an object{f' like {_OBJECTS[field]}' if field in _OBJECTS else ''}"
+        example = _OBJECTS.get(field)
+        return "should be an object" + (f" like {example}" if example else "")
     if kind == "tuple_type":
         return "should be a list"
     if kind == "json_invalid":

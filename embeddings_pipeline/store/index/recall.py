@@ -76,15 +76,15 @@ def measure(tables: EntityTables, vector_set: VectorSet) -> None:
     result.
 
     Each share has the lowest effort whose recall reaches the declared target, or else the highest.
+    An HNSW index of at most 1,000 chunks has the highest.
     """
     kind = (vector_set.index_settings or {"type": "none"})["type"]
-    usual = _EFFORTS[kind]
-    if kind == "hnsw" and (vector_set.index_rows or 0) <= MAX_EF_SEARCH:
-        # reads all of them in a millisecond; a lower effort missed the nearest row of some queries
-        usual = (MAX_EF_SEARCH,)
+    is_small = kind == "hnsw" and (vector_set.index_rows or 0) <= MAX_EF_SEARCH
     levels: list[Level] = []
     for chosen in sampled_filters(tables, vector_set):
-        efforts = usual
+        # all of a small set are read in a millisecond; with a lower effort, some queries missed
+        # their nearest row
+        efforts = (MAX_EF_SEARCH,) if is_small else _EFFORTS[kind]
         if levels and chosen.column is None:
             # no search has such a filter: it shows what the effort without a filter finds
             efforts = (levels[0].effort,)

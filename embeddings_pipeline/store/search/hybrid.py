@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import LiteralString
 
+import numpy as np
 from psycopg import sql
 from psycopg.sql import Identifier, Literal
 
 from embeddings_pipeline.entities.entity import SHOWN
+from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.store.search.published import Published, version
 
 # Fusion of scores by how many deviations they lie above the mean of the best rows of that way, as
@@ -42,6 +44,13 @@ _WEIGHTS: dict[str, LiteralString] = {
     "dense": "1 - %(text_weight)s::float8",
     "text": "%(text_weight)s::float8",
 }
+
+
+def score_with_itself(metric: str, vector: Vector) -> float:
+    """The score of a query's vector with itself, in the form of `_DENSE_SCORES`."""
+    doubles = np.asarray(vector, np.float64)
+    scores = {"cosine": 1.0, "ip": float(doubles @ doubles), "l2": 0.0}
+    return scores[metric]
 
 
 def statement(
@@ -158,7 +167,7 @@ def _fused(published: Published) -> sql.Composable:
                     greatest(sum(score * score) / slots - (sum(score) / slots) ^ 2, 0)
                     + ({text_deviation} * %(possible)s::float8) ^ 2
                 )
-                -- an inner product may be greater than that of the query with itself
+                -- an inner product may be greater than the query's with itself
                 else greatest({dense_deviation} * (
                     greatest(max(score), %(itself)s::float8) - sum(score) / slots
                 ), {least_deviation})

@@ -713,11 +713,9 @@ class PublishedSearch:
     def _fusion_parameters(self, query: RowQuery, vector: Vector) -> dict[str, float]:
         vector_set = self._published.vector_set
         weights = (query.text_weight, vector_set.text_weight, hybrid.TEXT_WEIGHT)
-        doubles = np.asarray(vector, np.float64)
-        itself = {"cosine": 1.0, "l2": 0.0, "ip": float(doubles @ doubles)}
         return {
             "text_weight": next(weight for weight in weights if weight is not None),
-            "itself": itself[vector_set.metric],
+            "itself": hybrid.score_with_itself(vector_set.metric, vector),
         }
 
     def _refuse_unfit(self, chosen: Filter) -> None:
