@@ -14,8 +14,10 @@ from torch import Tensor
 
 from benchmarks.scratch import report
 from embeddings_pipeline.encoders.local.cpu_kernels import (
+    Block,
     attention_by_exp,
     attention_by_torch,
+    blocks_of,
     milliseconds,
 )
 
@@ -35,20 +37,25 @@ def main() -> None:
     with torch.inference_mode():
         for length in _LENGTHS:
             texts = max(_TOKENS // length, 1)
-            projected = torch.randn(texts, length, 3, _HEADS, _WIDTH, dtype=torch.bfloat16)
+            projected = torch.randn(texts * length, 3 * _HEADS * _WIDTH, dtype=torch.bfloat16)
+            attended = torch.empty(texts * length, _HEADS * _WIDTH, dtype=torch.bfloat16)
+            (block,) = blocks_of([length] * texts)
             ways = [attention_by_torch, by_softmax, attention_by_exp]
-            taken = milliseconds(ways, projected.permute(2, 0, 3, 1, 4), repeats=_REPEATS)
+            taken = milliseconds(ways, projected, attended, block, _HEADS, repeats=_REPEATS)
             names = ("torch_ms", "softmax_ms", "exp_ms")
             figures = dict(zip(names, taken, strict=True))
             report(bench="attention", tokens=length, texts=texts, **figures)
 
 
-def by_softmax(qkv: Tensor) -> Tensor:
-    q, k, v = qkv.contiguous().flatten(1, 2)
+def by_softmax(projected: Tensor, attended: Tensor, block: Block, heads: int) -> None:
+    _, ((texts, tokens),) = block
+    parts = projected.view(texts, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = parts.contiguous().flatten(1, 2)
     empty = torch.empty(1, dtype=q.dtype)
     scale = float(q.shape[2]) ** -0.5
     scores = torch.baddbmm(empty, q, k.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).view(qkv.shape[1:])
+    mixed = torch.bmm(scores.softmax(-1), v).view(texts, heads, tokens, -1)
+    attended.view(texts, tokens, heads, -1).copy_(mixed.transpose(1, 2))
 
 
 if __name__ == "__main__":

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # pieces into which `taper_batches` cuts a batch
 _PIECES = 4
 
 
 def batches_by_length(
-    lengths: Sequence[int], *, max_tokens: int, max_texts: int
+    lengths: Sequence[int], *, max_tokens: int, max_texts: int, pads: bool
 ) -> list[list[int]]:
     """Group the indexes of texts into batches, longest texts first.
 
-    A batch padded to its longest text has at most `max_tokens` tokens and `max_texts` texts. A
-    text longer than `max_tokens` is a batch by itself.
+    A batch has at most `max_tokens` tokens and `max_texts` texts. For a model that pads, each text
+    has as many tokens as the longest of its batch. A text longer than `max_tokens` is a batch by
+    itself.
     """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batches:
-            longest, texts = lengths[batches[-1][0]], len(batches[-1])
-            if texts < max_texts and longest * (texts + 1) <= max_tokens:
-                batches[-1].append(index)
-                continue
-        batches.append([index])
-    return batches
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return _batches(order, lengths, max_tokens=max_tokens, max_texts=max_texts, pads=pads)
 
 
 def batches_in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[list[int]]:
@@ -33,15 +27,27 @@ def batches_in_order(lengths: Sequence[int], *, max_tokens: int, max_texts: int)
     A batch has at most `max_tokens` tokens and `max_texts` texts. A text longer than `max_tokens`
     is a batch by itself.
     """
+    order = range(len(lengths))
+    return _batches(order, lengths, max_tokens=max_tokens, max_texts=max_texts, pads=False)
+
+
+def _batches(
+    order: Iterable[int], lengths: Sequence[int], *, max_tokens: int, max_texts: int, pads: bool
+) -> list[list[int]]:
     batches: list[list[int]] = []
-    tokens = 0
-    for index, length in enumerate(lengths):
-        if batches and len(batches[-1]) < max_texts and tokens + length <= max_tokens:
-            batches[-1].append(index)
-            tokens += length
-        else:
-            batches.append([index])
-            tokens = length
+    tokens = longest = 0
+    for index in order:
+        length = lengths[index]
+        if batches:
+            texts = len(batches[-1]) + 1
+            longer = max(longest, length)
+            together = longer * texts if pads else tokens + length
+            if texts <= max_texts and together <= max_tokens:
+                batches[-1].append(index)
+                tokens, longest = together, longer
+                continue
+        batches.append([index])
+        tokens = longest = length
     return batches
 
 

@@ -17,29 +17,40 @@ from tests.support.streaming import Source, lengths_of, stream_in_batches, strea
 from tests.support.words import WordsEncoder
 
 
-@given(st.lists(st.integers(0, 512), max_size=60), st.integers(1, 2048), st.integers(1, 32))
+@given(
+    st.lists(st.integers(0, 512), max_size=60),
+    st.integers(1, 2048),
+    st.integers(1, 32),
+    st.booleans(),
+)
 def test_every_text_is_in_one_batch_that_is_no_larger_than_it_may_be(
-    lengths: list[int], max_tokens: int, max_texts: int
+    lengths: list[int], max_tokens: int, max_texts: int, pads: bool
 ) -> None:
-    batches = batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts)
+    batches = batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts, pads=pads)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert len(batch) == 1 or (padded <= max_tokens and len(batch) <= max_texts)
+        own = [lengths[index] for index in batch]
+        tokens = len(batch) * max(own) if pads else sum(own)
+        assert len(batch) == 1 or (tokens <= max_tokens and len(batch) <= max_texts)
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=60))
 def test_no_text_is_shorter_than_one_of_a_later_batch(lengths: list[int]) -> None:
-    batches = batches_by_length(lengths, max_tokens=1024, max_texts=8)
+    batches = batches_by_length(lengths, max_tokens=1024, max_texts=8, pads=True)
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(lengths, reverse=True)
 
 
-def test_batches_are_filled() -> None:
-    assert batches_by_length([10] * 7, max_tokens=30, max_texts=9) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert batches_by_length([10] * 7, max_tokens=99, max_texts=4) == [[0, 1, 2, 3], [4, 5, 6]]
-    assert batches_by_length([5, 500, 5], max_tokens=100, max_texts=9) == [[1], [0, 2]]
-    assert batches_by_length([], max_tokens=100, max_texts=9) == []
+@pytest.mark.parametrize("pads", [True, False])
+def test_batches_are_filled(pads: bool) -> None:
+    def batches(lengths: list[int], max_tokens: int, max_texts: int = 9) -> list[list[int]]:
+        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts, pads=pads)
+
+    assert batches([10] * 7, 30) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches([10] * 7, 99, max_texts=4) == [[0, 1, 2, 3], [4, 5, 6]]
+    assert batches([5, 500, 5], 100) == [[1], [0, 2]]
+    assert batches([5, 50, 5], 60) == ([[1], [0, 2]] if pads else [[1, 0, 2]])
+    assert batches([], 100) == []
 
 
 def test_the_last_batch_of_each_worker_is_cut_in_four() -> None:

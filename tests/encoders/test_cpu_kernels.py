@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.profiler import profile
 
 from embeddings_pipeline.encoders.local import cpu_kernels
-from embeddings_pipeline.encoders.local.bert import scripted
-from embeddings_pipeline.encoders.local.cpu_kernels import Kernels, Shape, kernels_for
+from embeddings_pipeline.encoders.local.bert import Bert, scripted
+from embeddings_pipeline.encoders.local.cpu_kernels import (
+    Kernels,
+    Shape,
+    attention_by_exp,
+    attention_by_torch,
+    blocks_of,
+    kernels_for,
+)
+from embeddings_pipeline.encoders.local.download import find_or_download
+from embeddings_pipeline.encoders.local.weights import WEIGHTS
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -33,7 +44,7 @@ def vectors(**settings: Any) -> Vectors:
 @pytest.fixture
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "embeddings-pipeline" / "kernels"
+    return tmp_path / "embeddings-pipeline" / "cpu_kernels"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -49,6 +60,73 @@ def test_whichever_kernels_run_the_vectors_point_the_same_way(kernels: str, prec
 def test_one_way_is_not_the_other() -> None:
     one, other = (vectors(embedding_cpu_kernels=kernels) for kernels in ("exp", "torch"))
     assert not np.array_equal(one, other)
+
+
+@pytest.fixture
+def uninitialized_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def attended(attention: Callable[..., None], projected: Tensor, lengths: list[int]) -> Tensor:
+    """What a kernel makes of the only block of texts of these lengths."""
+    (block,) = blocks_of(lengths)
+    result = torch.full((len(projected), MINILM.hidden), torch.nan)
+    attention(projected, result, block, MINILM.heads)
+    return result
+
+
+def random_projection(tokens: int) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(tokens, 3 * MINILM.hidden, generator=generator)
+
+
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.parametrize("lengths", [[1], [16, 16], [31, 30, 30, 17], [1020]])
+def test_both_ways_to_compute_attention_give_the_same(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projected = random_projection(sum(lengths))
+    own = attended(attention_by_torch, projected, lengths)
+    monkeypatch.setattr(cpu_kernels, "attention_by_torch", lambda *_: pytest.fail("out of range"))
+    torch.testing.assert_close(attended(attention_by_exp, projected, lengths), own)
+
+
+@pytest.mark.parametrize("score", [-1000.0, -89.5, 88.0, 89.5, 1000.0])
+def test_scores_out_of_the_range_of_exp_change_nothing(score: float) -> None:
+    lengths = [40, 33]
+    projected = random_projection(sum(lengths))
+    query, key, _ = torch.split(projected, MINILM.hidden, dim=1)
+    # each query has this score with each key, and little more or less
+    width = MINILM.hidden // MINILM.heads
+    query[:, ::width] = 16.0
+    key[:, ::width] = score * width**0.5 / 16
+    ours, own = (
+        attended(attention, projected, lengths)
+        for attention in (attention_by_exp, attention_by_torch)
+    )
+    torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+
+
+def test_texts_of_all_lengths_need_few_shapes_of_products() -> None:
+    """oneDNN compiles a kernel for each shape, and keeps 1,024 of them."""
+    folder = find_or_download(DEFAULT_MODEL, Settings(_env_file=None))
+    config = json.loads((folder / "config.json").read_text())
+    kernels = Kernels(exp_tokens=1024, fused_gelu=False)
+    bert = Bert(folder / WEIGHTS, config, "mean", kernels, device="cpu", dtype=torch.float32)
+    with profile(record_shapes=True) as recorded:
+        for tokens in range(1, 80, 3):
+            bert.vectors([np.full(tokens, 7, np.int32)])
+    products = {"aten::addmm", "aten::bmm", "aten::baddbmm"}
+    shapes = {
+        (event.name, str(event.input_shapes))
+        for event in recorded.events()
+        if event.name in products
+    }
+    assert {name for name, _ in shapes} == products
+    # five lengths up to 80: two products of attention and four with weights
+    assert len(shapes) == 5 * 6
 
 
 def test_the_kernels_are_timed_once_for_the_shapes_of_a_model(
@@ -85,7 +163,7 @@ def test_they_are_timed_where_nothing_can_be_remembered(
 def test_the_slower_way_is_not_taken(
     caches: Path, monkeypatch: pytest.MonkeyPatch, slow: str, exp_tokens: int
 ) -> None:
-    monkeypatch.setattr(cpu_kernels, slow, lambda qkv: time.sleep(0.05))
+    monkeypatch.setattr(cpu_kernels, slow, lambda *_: time.sleep(0.05))
     assert kernels_for("auto", MINILM, torch.float32).exp_tokens == exp_tokens
 
 

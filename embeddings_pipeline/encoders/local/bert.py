@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from embeddings_pipeline.encoders.local.cpu_kernels import Kernels
+    from embeddings_pipeline.encoders.local.cpu_kernels import Block, Kernels
 
 Pooling: TypeAlias = Literal["mean", "cls"]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -126,13 +125,6 @@ def rows_of_positions(
     return rows
 
 
-class Group(NamedTuple):
-    """Consecutive texts of one length: the number of texts, and the tokens of each."""
-
-    texts: int
-    tokens: int
-
-
 class Bert:
     """A BERT on any device, whose batches hold texts of like length. Thread-safe.
 
@@ -167,26 +159,20 @@ class Bert:
         """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
         import torch
 
-        groups = [Group(len([*same]), length) for length, same in groupby(map(len, texts))]
+        from embeddings_pipeline.encoders.local.cpu_kernels import blocks_of, rounded_up
+
         ids = np.concatenate(texts)
-        rows = rows_of_positions(ids, texts, self._padding)
+        numbers = np.zeros((2, rounded_up(len(ids))), np.int64)
+        numbers[:, : len(ids)] = ids, rows_of_positions(ids, texts, self._padding)
+        blocks = blocks_of(map(len, texts))
+        groups = [group for _, block in blocks for group in block]
         with torch.inference_mode():
-            hidden = self._forward(
-                torch.from_numpy(ids).long().to(self._device),
-                torch.from_numpy(rows).long().to(self._device),
-                [(group.texts, group.tokens) for group in groups],
-                self._exp_tokens,
-                *self._weights,
-            ).float()
-            parts = [
-                part.view(*group, -1)
-                for part, group in zip(
-                    torch.split(hidden, [group.texts * group.tokens for group in groups]),
-                    groups,
-                    strict=True,
-                )
-            ]
-            pooled = [part[:, 0] if self._pooling == "cls" else part.mean(1) for part in parts]
+            placed, rows = torch.from_numpy(numbers).to(self._device)
+            hidden = self._forward(placed, rows, blocks, self._exp_tokens, *self._weights)
+            sizes = [count * tokens for count, tokens in groups]
+            parts = torch.split(hidden[: len(ids)].float(), sizes)
+            shaped = [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
+            pooled = [part[:, 0] if self._pooling == "cls" else part.mean(1) for part in shaped]
             vectors: Vectors = torch.cat(pooled).cpu().numpy()
         return vectors
 
@@ -196,7 +182,7 @@ if TYPE_CHECKING:
         [
             torch.Tensor,
             torch.Tensor,
-            list[tuple[int, int]],
+            list[Block],
             int,
             list[torch.Tensor],
             list[list[torch.Tensor]],
@@ -212,10 +198,10 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
     and `fused_gelu` whether a product computes the GELU that follows it.
 
     The arguments of the forward pass:
-    - token ids of consecutive texts, shape (tokens,)
+    - token ids of consecutive texts, shape (tokens,); any id may follow
     - the row of the position embeddings for each token, shape (tokens,)
-    - (number of texts, tokens of each) for each group of texts of one length
-    - the tokens of the longest text for `attention_by_exp`
+    - the blocks of the texts
+    - the greatest padded length of a text for `attention_by_exp`
     - word embeddings, position embeddings, and the weight and bias of their layer norm
     - the weights of each layer, in the order of use
     - the number of attention heads
@@ -246,7 +232,7 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
     def forward(
         ids: torch.Tensor,
         rows: torch.Tensor,
-        groups: list[tuple[int, int]],
+        blocks: list[tuple[int, list[tuple[int, int]]]],
         exp_tokens: int,
         embeddings: list[torch.Tensor],
         layers: list[list[torch.Tensor]],
@@ -257,28 +243,29 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
         hidden = words[ids] + positions[rows]
         shape = hidden.shape[1:]
         hidden = functional.layer_norm(hidden, shape, weight, bias, epsilon)
+        attended = torch.zeros_like(hidden)
         for layer in layers:
             # each weight is followed by its bias
             qkv, qkv_b, out, out_b, norm_1, norm_1_b, up, up_b, down, down_b, norm_2, norm_2_b = (
                 layer
             )
             projected = product(hidden, qkv, qkv_b)
-            attended = torch.empty_like(hidden)
             start = 0
-            for texts, tokens in groups:
-                end = start + texts * tokens
-                parts = projected[start:end].view(texts, tokens, 3, heads, -1)
-                parts = parts.permute(2, 0, 3, 1, 4)
-                if tokens <= exp_tokens:
-                    mixed = attention_by_exp(parts)
+            for block in blocks:
+                padded, groups = block
+                end = start
+                for texts, tokens in groups:
+                    end += texts * tokens
+                before, after = projected[start:end], attended[start:end]
+                if padded <= exp_tokens:
+                    attention_by_exp(before, after, block, heads)
                 else:
-                    mixed = attention_by_torch(parts)
-                attended[start:end].view(texts, tokens, heads, -1).copy_(mixed.transpose(1, 2))
+                    attention_by_torch(before, after, block, heads)
                 start = end
-            hidden = hidden + product(attended, out, out_b)
+            hidden = product(attended, out, out_b).add_(hidden)
             hidden = functional.layer_norm(hidden, shape, norm_1, norm_1_b, epsilon)
             inner = expanded(hidden, up, up_b)
-            hidden = hidden + product(inner, down, down_b)
+            hidden = product(inner, down, down_b).add_(hidden)
             hidden = functional.layer_norm(hidden, shape, norm_2, norm_2_b, epsilon)
         return hidden
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,32 +46,90 @@ class Shape(NamedTuple):
     heads: int
 
 
-def attention_by_torch(qkv: Tensor) -> Tensor:
-    """softmax(QK'/sqrt(d))V, arxiv.org/abs/1706.03762, from q, k and v, shape (3, texts, heads,
-    tokens, d)."""
-    return functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+# oneDNN compiles a kernel for each shape of a product, which takes up to a millisecond and a
+# megabyte, and keeps 1,024: sizes that depend on the texts are rounded up to multiples of this
+_STEP = 16
+
+# consecutive texts of one length: how many, and the tokens of each
+Group: TypeAlias = tuple[int, int]
+# groups whose lengths round up to the same number of tokens, and that number
+Block: TypeAlias = tuple[int, list[Group]]
 
 
-def attention_by_exp(qkv: Tensor) -> Tensor:
-    """The same by two products, exp() and a division by the sums.
+def rounded_up(size: int) -> int:
+    """Return the size that a product with oneDNN should have in place of this one."""
+    return -(-size // _STEP) * _STEP
+
+
+def blocks_of(lengths: Iterable[int]) -> list[Block]:
+    """Group consecutive texts of these lengths by the number of tokens to pad them to."""
+    groups = ((len([*same]), tokens) for tokens, same in groupby(lengths))
+    by_padded = groupby(groups, lambda group: rounded_up(group[1]))
+    return [(padded, [*some]) for padded, some in by_padded]
+
+
+def attention_by_torch(
+    projected: Tensor, attended: Tensor, block: tuple[int, list[tuple[int, int]]], heads: int
+) -> None:
+    """Compute softmax(QK'/sqrt(d))V, arxiv.org/abs/1706.03762, for the texts of a block.
+
+    `projected` holds query, key and value of each token, shape (tokens, 3 * hidden), and
+    `attended` receives the result, shape (tokens, hidden).
+    """
+    _, groups = block
+    start = 0
+    for texts, tokens in groups:
+        end = start + texts * tokens
+        parts = projected[start:end].view(texts, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        made = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        attended[start:end].view(texts, tokens, heads, -1).copy_(made.transpose(1, 2))
+        start = end
+
+
+def attention_by_exp(
+    projected: Tensor, attended: Tensor, block: tuple[int, list[tuple[int, int]]], heads: int
+) -> None:
+    """Compute the same by two products, exp() and a division by the sums.
 
     torch's softmax computes the last tokens % 32 scores of each row one by one, and takes up to six
-    times as long for it. exp() and a sum need no maximum subtracted: keys less their mean have the
-    same softmax, and scores whose mean is 0, so that only large sums are out of range.
+    times as long for it. Where exp() of a score is out of range, `attention_by_torch` computes the
+    block.
     """
-    q, k, v = qkv.contiguous().flatten(1, 2).unbind(0)
-    weights = torch.baddbmm(
-        torch.empty(1, dtype=q.dtype),
-        q,
-        (k - k.mean(1, keepdim=True)).transpose(1, 2),
-        beta=0,
-        alpha=float(q.shape[2]) ** -0.5,
-    ).exp_()
-    sums = weights.sum(-1, keepdim=True)
-    # bfloat16 and float32 go up to 3e38, which leaves a factor of 3,000 for the values
-    if float(sums.amax()) < 1e35:
-        return (torch.bmm(weights, v) / sums).view(qkv.shape[1:])
-    return attention_by_torch(qkv)
+    padded, groups = block
+    texts = 0
+    for some, _ in groups:
+        texts += some
+    width = projected.size(1) // (3 * heads)
+    dtype = projected.dtype
+    # columns of ones behind the values make the second product compute the sums; 16 take as long as
+    # one. Values of padding are 0, so that its weights count nowhere
+    qk = torch.zeros([2, texts, heads, padded, width], dtype=dtype)
+    v = torch.ones([texts, heads, padded, width + 16], dtype=dtype)
+    first, start = 0, 0
+    for some, tokens in groups:
+        last, end = first + some, start + some * tokens
+        parts = projected[start:end].view(some, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+        qk[:, first:last, :, :tokens].copy_(parts[:2])
+        v[first:last, :, :tokens, :width].copy_(parts[2])
+        v[first:last, :, tokens:].zero_()
+        first, start = last, end
+    q, k = qk.flatten(1, 2).unbind(0)
+    none = torch.empty(1, dtype=dtype)
+    weights = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=float(width) ** -0.5).exp_()
+    mixed = torch.bmm(weights, v.flatten(0, 1)).view(texts, heads, padded, -1)
+    sums = mixed[:, :, :, width].contiguous()
+    # bfloat16 and float32 go from 1e-38 to 3e38: this leaves a factor of 3,000 for the values, and
+    # eight decimals for the weights
+    if float(sums.amin()) < 1e-30 or not float(sums.amax()) < 1e35:
+        attention_by_torch(projected, attended, block, heads)
+        return
+    first, start = 0, 0
+    for some, tokens in groups:
+        last, end = first + some, start + some * tokens
+        values = mixed[first:last, :, :tokens, :width]
+        result = attended[start:end].view(some, tokens, heads, width).transpose(1, 2)
+        torch.div(values, sums[first:last, :, :tokens, None], out=result)
+        first, start = last, end
 
 
 def packs_weights(dtype: torch.dtype) -> bool:
@@ -128,7 +187,7 @@ def _remembered(shape: Shape, dtype: torch.dtype) -> Path:
     # the folder may be shared by machines
     decides = (*shape, str(dtype), torch.__version__, torch.get_num_threads(), processor())
     name = sha256(json.dumps(decides).encode()).hexdigest()
-    return user_cache_dir() / "kernels" / name
+    return user_cache_dir() / "cpu_kernels" / name
 
 
 # tokens of a batch; the lengths that are timed, each for a range of lengths that it decides; how
@@ -144,9 +203,12 @@ def _fastest(shape: Shape, dtype: torch.dtype) -> Kernels:
     exp_tokens = 0
     for length, longest in _TIMED.items():
         texts = max(1, _BATCH_TOKENS // length)
-        width = shape.hidden // shape.heads
-        qkv = torch.randn(texts, length, 3, shape.heads, width, dtype=dtype).permute(2, 0, 3, 1, 4)
-        exp, own = milliseconds([attention_by_exp, attention_by_torch], qkv)
+        projected = torch.randn(texts * length, 3 * shape.hidden, dtype=dtype)
+        attended = torch.empty(texts * length, shape.hidden, dtype=dtype)
+        (block,) = blocks_of([length] * texts)
+        exp, own = milliseconds(
+            [attention_by_exp, attention_by_torch], projected, attended, block, shape.heads
+        )
         if exp > own * _GAIN:
             break
         exp_tokens = longest
@@ -164,7 +226,7 @@ def _linear_then_gelu(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def milliseconds(
-    ways: Sequence[Callable[..., object]], *arguments: Tensor, repeats: int = _REPEATS
+    ways: Sequence[Callable[..., object]], *arguments: object, repeats: int = _REPEATS
 ) -> list[float]:
     """The least time of some calls of each way, which take turns, so that other work on the machine
     delays them alike."""

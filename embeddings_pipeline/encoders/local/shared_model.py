@@ -194,7 +194,7 @@ class SharedModel:
         texts, tokens = self._limits
         if model.workers:
             return model.workers.batches(lengths, max_tokens=tokens, max_texts=texts, taper=taper)
-        return batches_by_length(lengths, max_tokens=tokens, max_texts=texts)
+        return batches_by_length(lengths, max_tokens=tokens, max_texts=texts, pads=True)
 
     @property
     def _limits(self) -> BatchLimits:

@@ -40,7 +40,7 @@ class Workers(ABC):
 # more workers would wait for the interpreter's lock, which each operation takes
 _MAX_CPU_WORKERS = 8
 # tokens of a worker's batch: a smaller batch wastes time, a larger one is no faster
-_MIN_TOKENS, _MAX_TOKENS = 256, 512
+_MIN_TOKENS, _MAX_TOKENS = 256, 1024
 
 
 class CpuWorkers(Workers):
@@ -77,7 +77,7 @@ class CpuWorkers(Workers):
         # few texts are shared by all workers; of many, no worker ends with a long batch
         share = max(sum(lengths) // self.count + max(lengths), _MIN_TOKENS)
         tokens = min(max_tokens, share, _MAX_TOKENS)
-        batches = batches_by_length(lengths, max_tokens=tokens, max_texts=max_texts)
+        batches = batches_by_length(lengths, max_tokens=tokens, max_texts=max_texts, pads=False)
         return taper_batches(batches, workers=self.count) if taper else batches
 
 
@@ -108,4 +108,4 @@ class CudaWorkers(Workers):
     ) -> list[list[int]]:
         """Group the indexes of texts of like length: the longest decides how attention runs."""
         del taper
-        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts)
+        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts, pads=True)
