@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,39 @@ print(gc.get_freeze_count())
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
     assert told == "0\nTrue\n"
+
+
+def test_objects_of_torch_are_old_and_later_cycles_are_collected() -> None:
+    program = """
+import gc, sys, weakref
+from embeddings_pipeline.encoders.local.devices import device_for
+
+class Node: ...
+
+def cycle():
+    node = Node()
+    node.itself = node
+    return weakref.ref(node)
+
+before = cycle()
+collections = [generation["collections"] for generation in gc.get_stats()]
+device_for("cpu")
+assert "torch" in sys.modules
+assert [generation["collections"] for generation in gc.get_stats()] == collections
+assert len(gc.get_objects(0)) + len(gc.get_objects(1)) < 10_000 < len(gc.get_objects(2))
+assert gc.isenabled() and not gc.get_freeze_count()
+after = cycle()
+gc.collect()
+assert before() is None and after() is None
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_objects_that_a_caller_froze_stay_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        device_for("cpu")
+        assert gc.get_freeze_count() >= frozen
+    finally:
+        gc.unfreeze()
