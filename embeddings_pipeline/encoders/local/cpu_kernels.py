@@ -8,7 +8,6 @@ choice is remembered. The vectors differ by the rounding of the last bit.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -116,9 +115,7 @@ def attention_by_exp(
         first, start = last, end
     q, k = qk.flatten(1, 2).unbind(0)
     none = torch.empty(1, dtype=dtype)
-    # torch computes exp2() a sixth faster than exp()
-    scale = float(width) ** -0.5 / math.log(2)
-    weights = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=scale).exp2_()
+    weights = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=float(width) ** -0.5).exp_()
     mixed = torch.bmm(weights, v.flatten(0, 1)).view(texts, heads, padded, -1)
     sums = mixed[:, :, :, width].contiguous()
     # bfloat16 and float32 go from 1e-38 to 3e38: this leaves a factor of 3,000 for the values, and
