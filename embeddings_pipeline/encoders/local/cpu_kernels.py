@@ -68,9 +68,7 @@ def blocks_of(lengths: Iterable[int]) -> list[Block]:
     return [(padded, [*some]) for padded, some in by_padded]
 
 
-def attention_by_torch(
-    projected: Tensor, attended: Tensor, block: tuple[int, list[tuple[int, int]]], heads: int
-) -> None:
+def attention_by_torch(projected: Tensor, attended: Tensor, block: Block, heads: int) -> None:
     """Compute softmax(QK'/sqrt(d))V, arxiv.org/abs/1706.03762, for the texts of a block.
 
     `projected` holds query, key and value of each token, shape (tokens, 3 * hidden), and
@@ -86,9 +84,7 @@ def attention_by_torch(
         start = end
 
 
-def attention_by_exp(
-    projected: Tensor, attended: Tensor, block: tuple[int, list[tuple[int, int]]], heads: int
-) -> None:
+def attention_by_exp(projected: Tensor, attended: Tensor, block: Block, heads: int) -> None:
     """Compute the same by two products, exp() and a division by the sums.
 
     torch's softmax computes the last tokens % 32 scores of each row one by one, and takes up to six
