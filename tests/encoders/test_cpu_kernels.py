@@ -72,31 +72,39 @@ def uninitialized_memory_is_nan() -> Iterator[None]:
 def attended(attention: Callable[..., None], projected: Tensor, lengths: list[int]) -> Tensor:
     """What a kernel makes of the only block of texts of these lengths."""
     (block,) = blocks_of(lengths)
-    result = torch.full((len(projected), MINILM.hidden), torch.nan)
+    result = torch.full((len(projected), MINILM.hidden), torch.nan, dtype=projected.dtype)
     attention(projected, result, block, MINILM.heads)
     return result
 
 
-def random_projection(tokens: int) -> Tensor:
+def random_projection(tokens: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(7)
-    return torch.randn(tokens, 3 * MINILM.hidden, generator=generator)
+    return torch.randn(tokens, 3 * MINILM.hidden, generator=generator).to(dtype)
 
 
+# the rounding of scores and weights
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 0.03}
+both_precisions = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+
+
+@both_precisions
 @pytest.mark.usefixtures("uninitialized_memory_is_nan")
 @pytest.mark.parametrize("lengths", [[1], [16, 16], [31, 30, 30, 17], [1020]])
 def test_both_ways_to_compute_attention_give_the_same(
-    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    projected = random_projection(sum(lengths))
+    projected = random_projection(sum(lengths), dtype)
     own = attended(attention_by_torch, projected, lengths)
     monkeypatch.setattr(cpu_kernels, "attention_by_torch", lambda *_: pytest.fail("out of range"))
-    torch.testing.assert_close(attended(attention_by_exp, projected, lengths), own)
+    ours = attended(attention_by_exp, projected, lengths)
+    torch.testing.assert_close(ours, own, rtol=0, atol=TOLERANCES[dtype])
 
 
+@both_precisions
 @pytest.mark.parametrize("score", [-1000.0, -89.5, 88.0, 89.5, 1000.0])
-def test_scores_out_of_the_range_of_exp_change_nothing(score: float) -> None:
+def test_scores_out_of_the_range_of_exp_change_nothing(score: float, dtype: torch.dtype) -> None:
     lengths = [40, 33]
-    projected = random_projection(sum(lengths))
+    projected = random_projection(sum(lengths), dtype)
     query, key, _ = torch.split(projected, MINILM.hidden, dim=1)
     # each query has this score with each key, and little more or less
     width = MINILM.hidden // MINILM.heads
@@ -106,7 +114,7 @@ def test_scores_out_of_the_range_of_exp_change_nothing(score: float) -> None:
         attended(attention, projected, lengths)
         for attention in (attention_by_exp, attention_by_torch)
     )
-    torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, own, rtol=0, atol=TOLERANCES[dtype])
 
 
 def test_texts_of_all_lengths_need_few_shapes_of_products() -> None:
