@@ -167,8 +167,8 @@ class Bert:
         blocks = blocks_of(map(len, texts))
         groups = [group for _, block in blocks for group in block]
         # optimizing the pass takes 50 ms in the first two batches of a process, and gains nothing
-        as_it_is = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-        with torch.inference_mode(), as_it_is:
+        unoptimized = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+        with torch.inference_mode(), unoptimized:
             placed, rows = torch.from_numpy(numbers).to(self._device)
             hidden = self._forward(placed, rows, blocks, self._exp_tokens, *self._weights)
             sizes = [count * tokens for count, tokens in groups]

@@ -114,8 +114,8 @@ def attention_by_exp(projected: Tensor, attended: Tensor, block: Block, heads: i
     weights = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=float(width) ** -0.5).exp_()
     mixed = torch.bmm(weights, v.flatten(0, 1)).view(texts, heads, padded, -1)
     sums = mixed[:, :, :, width].contiguous()
-    # bfloat16 and float32 go from 1e-38 to 3e38: this leaves a factor of 3,000 for the values, and
-    # eight decimals for the weights
+    # bfloat16 and float32 go from 1e-38 to 3e38: values may be as large as 3,000, and a weight as
+    # small as a hundred-millionth of the sum
     if float(sums.amin()) < 1e-30 or not float(sums.amax()) < 1e35:
         attention_by_torch(projected, attended, block, heads)
         return
