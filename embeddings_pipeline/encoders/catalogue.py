@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from embeddings_pipeline.encoders import speeds
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.description import describe, vision
-from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
+from embeddings_pipeline.encoders.local.known_models import IMAGE_MODELS, KNOWN_MODELS
 from embeddings_pipeline.encoders.local.model_files import file_prompts, is_static, pooling_of
 from embeddings_pipeline.encoders.openai.endpoint import endpoint_of
 from embeddings_pipeline.encoders.openai.models import KNOWN, RemoteModel, remote_model
@@ -47,7 +47,7 @@ class KnownModel:
 
 def known_models(settings: Settings, declared: Iterable[str]) -> list[KnownModel]:
     """Return the default model, the models that entities declare, and the documented models."""
-    named = [*KNOWN_MODELS, *download.IMAGE_MODELS, *KNOWN]
+    named = [*KNOWN_MODELS, *IMAGE_MODELS, *KNOWN]
     names = dict.fromkeys([settings.embedding_model, *declared, *named])
     return [_known(name, settings) for name in names]
 

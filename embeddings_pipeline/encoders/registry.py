@@ -16,9 +16,8 @@ from embeddings_pipeline.encoders.images.encoder import ImageEncoder
 from embeddings_pipeline.encoders.images.sources import ImageFiles
 from embeddings_pipeline.encoders.local import download
 from embeddings_pipeline.encoders.local.description import describe, shortened, vision
-from embeddings_pipeline.encoders.local.download import IMAGE_MODELS
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
-from embeddings_pipeline.encoders.local.known_models import KNOWN_MODELS
+from embeddings_pipeline.encoders.local.known_models import IMAGE_MODELS, KNOWN_MODELS
 from embeddings_pipeline.encoders.local.loading import LocalOptions
 from embeddings_pipeline.encoders.local.shared_model import SharedModel
 from embeddings_pipeline.encoders.openai.models import RemoteModel, remote_model

@@ -106,7 +106,7 @@ def test_the_core_and_the_commands_start_without_dagster_dbt_torch_and_pillow() 
         "    paths, prefix = getattr(package, '__path__', []), package.__name__ + '.'\n"
         "    for found in pkgutil.walk_packages(paths, prefix):\n"
         # are imported where a model is loaded
-        "        if not found.name.endswith(('.cpu_kernels', '.cuda_bert')):\n"
+        "        if not found.name.endswith(('.bert', '.cpu_kernels', '.cuda_bert')):\n"
         "            importlib.import_module(found.name)\n"
         "    names = {'dagster', 'dagster_dbt', 'dbt', 'redis', 'torch', 'PIL'}\n"
         "    if loaded := names & set(sys.modules):\n"

@@ -97,7 +97,7 @@ def model_of(
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
     plain = PlainBert(PACKAGED, max_tokens=256, device="cpu", dtype=torch.float32, kernels="torch")
-    return [np.asarray(text.content, np.int32) for text in plain.prepare(texts)]
+    return [np.asarray(text.content, np.int32) for text in plain.prepare(texts, query=False)]
 
 
 def unit(vectors: Vectors) -> Vectors:

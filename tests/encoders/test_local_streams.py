@@ -40,10 +40,12 @@ class Model(NamedTuple):
     kind: type[PlainBert] | type[SentenceTransformersModel]
 
 
-def model_of(folder: Path | None = None, **settings: Any) -> StreamingEncoder:
+def model_of(
+    folder: Path | None = None, *, dimension: int | None = None, **settings: Any
+) -> StreamingEncoder:
     chosen = {"embedding_device": "cpu", "embedding_precision": "float32", **settings}
     made = Settings(_env_file=None, embedding_model_path=folder, **chosen)
-    return Encoders(made).get(DEFAULT_MODEL)
+    return Encoders(made).get(DEFAULT_MODEL, dimension)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +100,10 @@ def test_vectors_and_usage_are_those_of_one_call(
 
 
 def test_a_shortened_vector_is_the_beginning_at_unit_length(workers: Model) -> None:
-    short = Encoders(Settings(_env_file=None, embedding_device="cpu")).get(DEFAULT_MODEL, 64)
-    done = streamed(short.encode_stream(TEXTS[:9]))
-    np.testing.assert_allclose(
-        done.vectors(64), short.encode_documents(TEXTS[:9]).vectors, atol=1e-5
-    )
+    done = streamed(model_of(dimension=64).encode_stream(TEXTS[:9]))
+    start = workers.encoder.encode_documents(TEXTS[:9]).vectors[:, :64]
+    unit = start / np.linalg.norm(start, axis=1, keepdims=True)
+    np.testing.assert_allclose(done.vectors(64), unit, atol=1e-5)
 
 
 def test_texts_of_like_length_share_a_batch(
@@ -214,6 +215,27 @@ def test_out_of_memory_halves_a_batch(tiny: Path, monkeypatch: pytest.MonkeyPatc
     assert (done.raised, done.places, max(sizes)) == (None, [*range(300)], 4)
     assert not any(batch.error for batch in done.batches)
     np.testing.assert_allclose(done.vectors(24), wanted, atol=1e-5)
+
+
+def test_later_batches_are_as_small_as_one_that_fitted(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Model(model_of(tiny / "model", embedding_batch_tokens=1200), SentenceTransformersModel)
+    alone.encoder.check()
+    fitted: list[int] = []
+
+    def greedy(batch: Sequence[PreparedInput]) -> None:
+        tokens = sum(text.tokens for text in batch)
+        if tokens > 800:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        fitted.append(tokens)
+
+    around(alone, monkeypatch, greedy)
+    # planned at once, so that several batches fail
+    alone.encoder.encode_documents(TEXTS)
+    first = len(fitted)
+    alone.encoder.encode_documents(TEXTS)
+    assert 450 < max(fitted[first:]) <= 600
 
 
 def test_a_query_does_not_wait_for_a_stream(model: Model) -> None:

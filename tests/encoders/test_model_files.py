@@ -342,6 +342,14 @@ def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) 
     assert f"the files in {folder.path} do not describe a model" in message
 
 
+def test_a_file_that_cannot_be_read_is_named(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8)
+    (folder.path / "config.json").unlink()
+    (folder.path / "config.json").mkdir()
+    assert f"in {folder.path} cannot be read: " in folder.refusal()
+    assert f"{folder.path}/config.json" in folder.refusal()
+
+
 def test_a_sum_that_an_earlier_process_kept_is_not_taken_for_a_changed_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

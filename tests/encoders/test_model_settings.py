@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -123,6 +124,17 @@ def test_settings_are_followed(case: str, made: Callable[[str], Path], tmp_path:
     folder = tmp_path / "model"
     shutil.copytree(made(name) / "model", folder)
     edit(folder / file, **values)
+    require_same_vectors(folder)
+
+
+def test_a_setting_that_is_left_out_has_its_usual_value(
+    made: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(made("bert") / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["layer_norm_eps"]
+    (folder / "config.json").write_text(json.dumps(config))
     require_same_vectors(folder)
 
 

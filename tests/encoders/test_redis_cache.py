@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
+from embeddings_pipeline.encoders.cache import redis as redis_cache
 from embeddings_pipeline.encoders.cache.redis import RedisCache
 from embeddings_pipeline.entities.rendering import text_hash
 from tests.support.redis_server import RedisServer
@@ -23,6 +24,11 @@ from tests.support.waiting import until
 from tests.support.words import WORDS, WordsEncoder
 
 KEY = f"ep:document:{text_hash('pump').hex()}"
+
+
+@pytest.fixture(autouse=True)
+def _a_busy_machine_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_cache, "_ANSWER_SECONDS", 30)
 
 
 def test_a_vector_is_kept_as_binary_float32_and_a_digest_for_the_time_of_its_kind(

@@ -20,6 +20,7 @@ from embeddings_pipeline.encoders.local import devices
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.local.loading import LocalOptions
 from embeddings_pipeline.encoders.local.shared_model import SharedModel
+from embeddings_pipeline.encoders.local.tokenizer import token_count
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.chunking import count_tokens
 from embeddings_pipeline.entities.model import Vector
@@ -177,6 +178,16 @@ def test_documents_and_queries_have_the_prompts_of_the_model(tiny: Path) -> None
     assert near(encoder.encode_query(["shoe"]).vectors[0], plain.encode("query: shoe"))
     assert near(encoder.encode_documents(["shoe"]).vectors[0], plain.encode("passage: shoe"))
     assert not near(encoder.encode_query(["shoe"]).vectors[0], plain.encode("shoe"), 1e-3)
+
+
+def test_the_tokens_of_a_query_are_counted_with_its_own_prompt(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny / "model", folder)
+    prompts = {"query": "what one looks for: ", "document": "text: "}
+    edit(folder / "config_sentence_transformers.json", prompts=prompts)
+    encoder, count = encoder_of(folder), token_count(folder).of
+    assert encoder.encode_query(["shoe"]).usage.tokens == sum(count(["what one looks for: shoe"]))
+    assert encoder.encode_documents(["shoe"]).usage.tokens == sum(count(["text: shoe"]))
 
 
 def test_what_the_files_say_is_what_the_loaded_model_does(tiny: Path) -> None:

@@ -12,20 +12,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
 
-from embeddings_pipeline.encoders.local.loaded_model import DEFAULT_LIMITS, Tokens
+from embeddings_pipeline.encoders.local.cpu_kernels import (
+    Block,
+    Kernels,
+    attention_by_exp,
+    attention_by_torch,
+    blocks_of,
+    packed,
+    packed_linear,
+    packed_linear_gelu,
+    packs_weights,
+    rounded_up,
+)
+from embeddings_pipeline.encoders.local.loaded_model import CPU_LIMITS, DEFAULT_LIMITS, Tokens
 from embeddings_pipeline.encoders.local.model_files import padding_id
 from embeddings_pipeline.entities.model import Vectors
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from embeddings_pipeline.encoders.local.cpu_kernels import Block, Kernels
 
 Pooling: TypeAlias = Literal["mean", "cls"]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,15 +62,12 @@ def read_weights(
     *,
     device: str,
     dtype: torch.dtype,
-    pack: Callable[[Tensor], Tensor] = lambda weight: weight,
+    packs: bool = False,
 ) -> BertWeights:
-    """Read a checkpoint; `pack` prepares the weight of each linear layer for the device.
+    """Read a checkpoint; `packs` is whether to reorder the weights of linear layers for oneDNN.
 
     Raises KeyError where a weight is missing.
     """
-    import torch
-    from safetensors.torch import load_file
-
     stored = load_file(path, device=device)
 
     def affine(*names: str) -> list[Tensor]:
@@ -72,7 +79,7 @@ def read_weights(
 
     def linear(*names: str) -> list[Tensor]:
         weight, bias = affine(*names)
-        return [pack(weight), bias]
+        return [packed(weight) if packs else weight, bias]
 
     # every token belongs to the first segment; summed in float32, since the file may have less
     positions = (
@@ -132,8 +139,6 @@ class Bert:
     call. Raises KeyError where a weight is missing.
     """
 
-    limits = DEFAULT_LIMITS
-
     def __init__(
         self,
         weights: Path,
@@ -144,23 +149,17 @@ class Bert:
         device: str,
         dtype: torch.dtype,
     ) -> None:
-        from embeddings_pipeline.encoders.local.cpu_kernels import packed, packs_weights
-
         packs = device == "cpu" and packs_weights(dtype)
-        pack = {"pack": packed} if packs else {}
-        self._weights = read_weights(weights, config, device=device, dtype=dtype, **pack)
+        self._weights = read_weights(weights, config, device=device, dtype=dtype, packs=packs)
+        self.limits = CPU_LIMITS if device == "cpu" else DEFAULT_LIMITS
         self._pooling = pooling
         self._padding = padding_id(config)
         self._device = device
         self._exp_tokens = kernels.exp_tokens
-        self._forward = forward_pass(device, packed=packs, fused_gelu=kernels.fused_gelu)
+        self._forward = forward_pass(device, packs=packs, fused_gelu=kernels.fused_gelu)
 
     def vectors(self, texts: Sequence[Tokens]) -> Vectors:
         """Return the pooled token vectors of each text, float32, shape (texts, dimension)."""
-        import torch
-
-        from embeddings_pipeline.encoders.local.cpu_kernels import blocks_of, rounded_up
-
         ids = np.concatenate(texts)
         numbers = np.zeros((2, rounded_up(len(ids))), np.int64)
         numbers[:, : len(ids)] = ids, rows_of_positions(ids, texts, self._padding)
@@ -179,25 +178,9 @@ class Bert:
         return vectors
 
 
-if TYPE_CHECKING:
-    Forward: TypeAlias = Callable[
-        [
-            torch.Tensor,
-            torch.Tensor,
-            list[Block],
-            int,
-            list[torch.Tensor],
-            list[list[torch.Tensor]],
-            int,
-            float,
-        ],
-        torch.Tensor,
-    ]
-
-
-def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
-    """Return the forward pass for a device; `packed` says whether weights are packed for oneDNN,
-    and `fused_gelu` whether a product computes the GELU that follows it.
+def forward_pass(device: str, *, packs: bool, fused_gelu: bool) -> Callable[..., Tensor]:
+    """Return the forward pass for a device; `packs` is whether weights are packed for oneDNN, and
+    `fused_gelu` whether a product computes the GELU that follows it.
 
     The arguments of the forward pass:
     - token ids of consecutive texts, shape (tokens,); any id may follow
@@ -211,36 +194,23 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
 
     Returns the last hidden states, shape (tokens, hidden).
     """
-    import torch
-    from torch.nn import functional
+    product = packed_linear if packs else functional.linear
 
-    from embeddings_pipeline.encoders.local.cpu_kernels import (
-        attention_by_exp,
-        attention_by_torch,
-        packed_linear,
-        packed_linear_gelu,
-    )
-
-    def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        return functional.linear(hidden, weight, bias)
-
-    product = packed_linear if packed else linear
-
-    def activated(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def activated(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.gelu(product(hidden, weight, bias))
 
     expanded = packed_linear_gelu if fused_gelu else activated
 
     def forward(
-        ids: torch.Tensor,
-        rows: torch.Tensor,
-        blocks: list[tuple[int, list[tuple[int, int]]]],
+        ids: Tensor,
+        rows: Tensor,
+        blocks: list[Block],
         exp_tokens: int,
-        embeddings: list[torch.Tensor],
-        layers: list[list[torch.Tensor]],
+        embeddings: list[Tensor],
+        layers: list[list[Tensor]],
         heads: int,
         epsilon: float,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         words, positions, weight, bias = embeddings
         hidden = words[ids] + positions[rows]
         shape = hidden.shape[1:]
@@ -278,8 +248,6 @@ def forward_pass(device: str, *, packed: bool, fused_gelu: bool) -> Forward:
 def scripted(function: F) -> F:
     """Return a function as TorchScript, without the warning that recommends torch.compile, whose
     category depends on torch's version."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script`")
         compiled: F = torch.jit.script(function)

@@ -9,13 +9,18 @@ send the next, so the card does not wait for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from embeddings_pipeline.encoders.local.bert import BertWeights, rows_of_positions, scripted
+from embeddings_pipeline.encoders.local.bert import (
+    BertWeights,
+    Pooling,
+    rows_of_positions,
+    scripted,
+)
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, Tokens
 from embeddings_pipeline.entities.model import Vectors
 
@@ -51,9 +56,7 @@ def pack(texts: Sequence[Tokens], padding: int | None) -> Packed:
 class CudaBert:
     """A BERT on an NVIDIA card. Thread-safe."""
 
-    def __init__(
-        self, weights: BertWeights, pooling: Literal["mean", "cls"], padding: int | None
-    ) -> None:
+    def __init__(self, weights: BertWeights, pooling: Pooling, padding: int | None) -> None:
         self._weights = weights
         self._padding = padding
         self._cls = pooling == "cls"

@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 # sha256 of model.safetensors as published in sentence-transformers/all-MiniLM-L6-v2
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# small models that read images, named in error messages and in the catalogue
-IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 # the files that sentence-transformers needs: never pickled weights, and code only of trusted models
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _CODE = ["*.py"]

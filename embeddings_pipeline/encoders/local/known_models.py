@@ -13,7 +13,10 @@ from embeddings_pipeline.settings import DEFAULT_MODEL
 
 # how the vectors of tokens become one: their mean, or the vector of the first or last token; of a
 # static model, the mean of vectors that do not depend on the other tokens
-Pooling: TypeAlias = Literal["mean", "cls", "lasttoken", "static"]
+CardPooling: TypeAlias = Literal["mean", "cls", "lasttoken", "static"]
+
+# small models that read images, named in error messages and in the catalogue
+IMAGE_MODELS = ("sentence-transformers/clip-ViT-B-32", "openai/clip-vit-base-patch32")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ModelCard:
 
     dimension: int
     max_tokens: int | None
-    pooling: Pooling
+    pooling: CardPooling
     license: str
     prompts: Prompts | None = None
     shorter: tuple[int, ...] = ()

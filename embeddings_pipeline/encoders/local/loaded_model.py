@@ -25,8 +25,10 @@ class BatchLimits(NamedTuple):
     tokens: int
 
 
-# of a CPU; larger batches are no faster there
+# where nothing else is known to be faster
 DEFAULT_LIMITS = BatchLimits(texts=256, tokens=2048)
+# of a BERT on a CPU, whose workers should end at nearly one time; larger batches are no faster
+CPU_LIMITS = DEFAULT_LIMITS._replace(tokens=1024)
 
 
 class PreparedInput(NamedTuple):
@@ -55,8 +57,9 @@ class LoadedModel(Protocol):
     def limits(self) -> BatchLimits:
         """The size of batches with which the model is fast on its device."""
 
-    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Return each text with its length in tokens."""
+    def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
+        """Return each text with its length in tokens, that of the prompt included where the model
+        adds prompts; see `encode` for `query`."""
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Return the vectors of one batch, float32, shape (batch, the model's full dimension).

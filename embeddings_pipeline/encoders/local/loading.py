@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class LocalOptions:
     """How a local model computes: EMBEDDING_DEVICE, EMBEDDING_PRECISION, EMBEDDING_CPU_KERNELS,
-    and the most texts and tokens (padding included) in one batch; None leaves them to the model. A
-    `trusted` model may run its own code."""
+    and the most texts and tokens (with any padding) in one batch; None leaves them to the model. A
+    `trusted` model may run its own code. Without `own_prompts` the prompts in its files are not
+    used."""
 
     device: str = "auto"
     precision: str = "auto"

@@ -167,6 +167,8 @@ def config_errors(model: str, folder: Path) -> Iterator[None]:
     example a missing key, a list in place of an object, letters in place of a number."""
     try:
         yield
+    except OSError as error:
+        raise ConfigurationError(f"model {model!r} in {folder} cannot be read: {error}") from error
     except (
         LookupError,
         TypeError,

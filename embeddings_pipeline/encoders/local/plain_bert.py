@@ -15,7 +15,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding
 
-from embeddings_pipeline.encoders.local.bert import Bert, Pooling, read_weights
 from embeddings_pipeline.encoders.local.devices import has_nvidia_card
 from embeddings_pipeline.encoders.local.loaded_model import PreparedInput, Tokens
 from embeddings_pipeline.encoders.local.model_files import (
@@ -34,6 +33,7 @@ from embeddings_pipeline.entities.model import Vectors
 if TYPE_CHECKING:
     import torch
 
+    from embeddings_pipeline.encoders.local.bert import Bert, Pooling
     from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
 
 # families with the weights of a BERT
@@ -71,11 +71,14 @@ class PlainBert:
     def __init__(
         self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype, kernels: str
     ) -> None:
+        from embeddings_pipeline.encoders.local.bert import Bert, read_weights
+        from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
+
         self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
         transformer, pooling_part, *_ = parts_of(folder)
         weights, config = folder / WEIGHTS, transformer.config
         (mode,) = pooling_modes(pooling_part.config)
-        pooling = cast(Pooling, mode)
+        pooling = cast("Pooling", mode)
         self.workers: Workers | None = None
         self._model: Bert | CudaBert
         if has_nvidia_card(device):
@@ -85,8 +88,6 @@ class PlainBert:
             read = read_weights(weights, config, device=device, dtype=dtype)
             self._model = CudaBert(read, pooling, padding_id(config))
         else:
-            from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
-
             chosen = TORCH
             if device == "cpu":
                 self.workers = CpuWorkers()
@@ -96,8 +97,9 @@ class PlainBert:
             self._model = Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
         self.limits = self._model.limits
 
-    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Tokenise each text."""
+    def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
+        """Tokenise each text. `query` has no effect."""
+        del query
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         ends = [0, *accumulate(map(len, encodings))]
         # one array of which each text has a view: an array each would take longer
@@ -126,6 +128,7 @@ def _is_bert(config: dict[str, Any]) -> bool:
     return (
         config.get("model_type") in _FAMILIES
         and config.get("hidden_act") == "gelu"
+        and "layer_norm_eps" in config
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
     )

@@ -13,6 +13,7 @@ from embeddings_pipeline.encoders.local.loaded_model import (
 )
 from embeddings_pipeline.encoders.local.model_files import file_prompts
 from embeddings_pipeline.encoders.local.tokenizer import token_count
+from embeddings_pipeline.entities.entity import Prompts
 from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.errors import ConfigurationError
 
@@ -62,9 +63,9 @@ class SentenceTransformersModel:
         if not own_prompts:
             self._model.prompts, self._model.default_prompt_name = {}, None
         self._token_count = token_count(folder)
-        self._prompt = file_prompts(folder).document if own_prompts else ""
+        self._prompts = file_prompts(folder) if own_prompts else Prompts()
         try:
-            self.encode(self.prepare(["a", "a red shoe"]), query=False)
+            self.encode(self.prepare(["a", "a red shoe"], query=False), query=False)
         except KeyError as error:
             raise ConfigurationError(
                 f"the parts of the model in {folder} make no {error} of a text: choose another"
@@ -81,10 +82,11 @@ class SentenceTransformersModel:
         on_card = self._model.device.type == "cuda"
         return DEFAULT_LIMITS._replace(tokens=_CARD_TOKENS) if on_card else DEFAULT_LIMITS
 
-    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Return the texts with their lengths in tokens, with the prompt of documents; `encode`
+    def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
+        """Return the texts with their lengths in tokens, that of the prompt included; `encode`
         truncates them."""
-        lengths = self._token_count.of([self._prompt + text for text in texts])
+        prompt = self._prompts.query if query else self._prompts.document
+        lengths = self._token_count.of([prompt + text for text in texts])
         return [*map(PreparedInput, lengths, texts)]
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:

@@ -37,7 +37,7 @@ _MIN_BATCH_TOKENS = 256
 _CHUNK_TEXTS = 512
 _AHEAD_TOKENS, _MIN_TEXT_TOKENS = 262_144, 32
 # batches for each thread of the model: one running and one waiting, so that a query does not wait
-# long; and finished batches that wait for the consumer
+# long; and at most this many that run or wait for the consumer
 _RUNNING, _HELD = 2, 16
 
 
@@ -78,8 +78,9 @@ class SharedModel:
 
     def encode_prepared(self, batch: Sequence[PreparedInput]) -> Vectors:
         """Return the vectors of one batch of prepared documents, at the full dimension."""
+        tokens = sum(prepared.tokens for prepared in batch)
         with self._lock:
-            return self._run(self._model, batch, query=False)
+            return self._run(self._model, batch, tokens, query=False)
 
     def encode(self, texts: Sequence[str], *, query: bool) -> Encodings:
         """Return the vectors of the texts at the full dimension, not normalized by this method.
@@ -92,13 +93,14 @@ class SharedModel:
         with self._lock:
             model = self._model
             started = time.monotonic()
-            prepared = model.prepare(self._prompted(model, texts, query=query))
+            prepared = model.prepare(self._prompted(model, texts, query=query), query=query)
             longest = self.identity.max_tokens
             lengths = [min(text.tokens, longest) for text in prepared]
 
             def fill(batch: Sequence[int]) -> None:
                 contents = [prepared[i] for i in batch]
-                vectors[batch] = self._run(model, contents, query=query)
+                tokens = sum(lengths[i] for i in batch)
+                vectors[batch] = self._run(model, contents, tokens, query=query)
 
             batches = self._batches(model, lengths, taper=True)
             if model.workers:
@@ -148,7 +150,7 @@ class SharedModel:
         self, model: LoadedModel, read: Sequence[Item[str]]
     ) -> Iterator[Item[PreparedInput]]:
         texts = self._prompted(model, [item.content for item in read], query=False)
-        prepared = model.prepare(texts)
+        prepared = model.prepare(texts, query=False)
         for item, text in zip(read, prepared, strict=True):
             yield Item(item.place, text, min(text.tokens, self.identity.max_tokens))
 
@@ -173,7 +175,7 @@ class SharedModel:
 
         def encode() -> Encodings:
             with nullcontext() if model.workers else self._lock:
-                vectors = self._run(model, contents, query=False)
+                vectors = self._run(model, contents, usage.tokens, query=False)
             return Encodings(finish(vectors), usage)
 
         return [encode_batch([item.place for item in batch], encode)]
@@ -206,15 +208,20 @@ class SharedModel:
             options.batch_texts or limits.texts, min(tokens, self._memory_limit or tokens)
         )
 
-    def _run(self, model: LoadedModel, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
-        """Encode a batch. After running out of memory, halve this batch and later batches."""
+    def _run(
+        self, model: LoadedModel, batch: Sequence[PreparedInput], tokens: int, *, query: bool
+    ) -> Vectors:
+        """Encode a batch of `tokens` tokens. After running out of memory, halve this batch, and
+        make later batches no larger than its halves."""
         try:
             return self._checked(model.encode(batch, query=query))
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
         release_memory(self.device)
-        self._memory_limit = max(self._limits.tokens // 2, _MIN_BATCH_TOKENS)
+        # other batches of this size were planned, and may fail as well
+        half_tokens = tokens // 2
+        self._memory_limit = max(min(self._limits.tokens, half_tokens), _MIN_BATCH_TOKENS)
         logger.warning(
             "%s ran out of memory with %d texts: batches have %d tokens from now on",
             self.identity.model,
@@ -223,7 +230,7 @@ class SharedModel:
         )
         half = len(batch) // 2
         halves = (batch[:half], batch[half:])
-        return np.concatenate([self._run(model, part, query=query) for part in halves])
+        return np.concatenate([self._run(model, part, half_tokens, query=query) for part in halves])
 
     def _checked(self, vectors: Vectors) -> Vectors:
         if vectors.shape[1] != self.identity.dimension:

@@ -45,8 +45,9 @@ class StaticEmbedding:
         self._rows = stored.get("mapping")
         self._weights = stored.get("weights")
 
-    def prepare(self, texts: Sequence[str]) -> list[PreparedInput]:
-        """Tokenise each text, without special tokens."""
+    def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
+        """Tokenise each text, without special tokens. `query` has no effect."""
+        del query
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [
             PreparedInput(len(encoding), np.array(encoding.ids, np.int32)) for encoding in encodings

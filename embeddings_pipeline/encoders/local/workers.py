@@ -37,10 +37,10 @@ class Workers(ABC):
             done.result()
 
 
-# more workers would wait for the interpreter's lock, which each operation takes
+# the part of a batch that the interpreter does takes turns; more than eight were not measured
 _MAX_CPU_WORKERS = 8
-# tokens of a worker's batch: a smaller batch wastes time, a larger one is no faster
-_MIN_TOKENS, _MAX_TOKENS = 256, 1024
+# tokens of a worker's batch: a smaller one wastes time
+_MIN_TOKENS = 256
 
 
 class CpuWorkers(Workers):
@@ -76,7 +76,7 @@ class CpuWorkers(Workers):
         """Group the indexes of texts of like length, longest texts first."""
         # few texts are shared by all workers; of many, no worker ends with a long batch
         share = max(sum(lengths) // self.count + max(lengths), _MIN_TOKENS)
-        tokens = min(max_tokens, share, _MAX_TOKENS)
+        tokens = min(max_tokens, share)
         batches = batches_by_length(lengths, max_tokens=tokens, max_texts=max_texts, pads=False)
         return taper_batches(batches, workers=self.count) if taper else batches
 
@@ -108,4 +108,4 @@ class CudaWorkers(Workers):
     ) -> list[list[int]]:
         """Group the indexes of texts of like length: the longest decides how attention runs."""
         del taper
-        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts, pads=True)
+        return batches_by_length(lengths, max_tokens=max_tokens, max_texts=max_texts, pads=False)
