@@ -1,4 +1,4 @@
-"""The local encoder beside SentenceTransformer.encode with its defaults, and beside fastembed.
+"""The local encoder on a CPU beside SentenceTransformer.encode with its defaults, and fastembed.
 
 Speed on short and long descriptions mixed, other ones each time, as in a table; quality on SciFact
 and STS-B; and how long a process takes from its start to a hundred texts. The same weights
@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.fastembed import FastEmbed
 from benchmarks.scratch import arguments, packages, peak_memory_mib, report, timed
 from embeddings_pipeline.encoders.encoder import Encoder
+from embeddings_pipeline.encoders.local.devices import dtype_for
 from embeddings_pipeline.encoders.local.download import find_or_download
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import Vectors
@@ -32,7 +33,7 @@ _REPEATS = 5
 _OURS = f"""
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.settings import Settings
-Encoders(Settings()).get({DEFAULT_MODEL!r}).encode_documents(texts)
+Encoders(Settings(embedding_device="cpu")).get({DEFAULT_MODEL!r}).encode_documents(texts)
 """
 _DEFAULT = """
 from sentence_transformers import SentenceTransformer
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--no-quality", action="store_true", help="speed alone")
     parser.add_argument("--fastembed", type=Path, help="python of an environment that has it")
     options = parser.parse_args()
-    settings = Settings()
+    settings = Settings(embedding_device="cpu")
     encoder = Encoders(settings).get(DEFAULT_MODEL)
     folder = find_or_download(DEFAULT_MODEL, settings)
     samples = [mixed(options.data, options.texts, start=start) for start in range(_REPEATS)]
@@ -71,7 +72,7 @@ def main() -> None:
     report(
         bench="encoder",
         device=encoder.device,
-        precision=settings.embedding_precision,
+        precision=str(dtype_for(settings.embedding_precision, encoder.device)),
         texts=options.texts,
         tokens_per_second=statistics.median(rates),
         times_default=median_ratio(seconds["default"], seconds["ours"]),
