@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.profiler import profile
 
 from embeddings_pipeline.encoders.local import cpu_kernels
 from embeddings_pipeline.encoders.local.bert import Bert, scripted
 from embeddings_pipeline.encoders.local.cpu_kernels import (
+    TORCH,
     Kernels,
     Shape,
     attention_by_exp,
@@ -137,24 +140,49 @@ def test_texts_of_all_lengths_need_few_shapes_of_products() -> None:
     assert len(shapes) == 5 * 6
 
 
-def test_the_kernels_are_timed_once_for_the_shapes_of_a_model(
+def same(_: Kernels) -> Vectors:
+    return np.ones((2, 3), np.float32)
+
+
+def chosen(option: str = "auto", vectors: Callable[[Kernels], Vectors] = same) -> Kernels:
+    return kernels_for(option, MINILM, torch.float32, "r1", vectors)
+
+
+@pytest.fixture
+def fastest(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    kernels = Kernels(exp_tokens=64, fused_gelu=False)
+    monkeypatch.setattr(cpu_kernels, "_fastest", lambda *_: kernels)
+    return kernels
+
+
+def test_the_kernels_are_timed_once_for_a_model(
     caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed = kernels_for("auto", MINILM, torch.float32)
+    timed = chosen()
     (remembered,) = caches.iterdir()
     monkeypatch.setattr(cpu_kernels, "milliseconds", lambda *_: pytest.fail("timed again"))
-    assert kernels_for("auto", MINILM, torch.float32) == timed
+    assert chosen() == timed
     remembered.write_text("[128, false]")
-    assert kernels_for("auto", MINILM, torch.float32) == Kernels(128, False)
+    assert chosen() == Kernels(128, False)
 
 
-@pytest.mark.parametrize("damaged", ["", "[1", "[1]", '"1"', "7"])
-def test_they_are_timed_again_where_the_file_is_damaged(caches: Path, damaged: str) -> None:
-    kernels_for("auto", MINILM, torch.float32)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *("", "[1", "[1]", '"1"', "7", "[" * 100_000, '{"a": 1, "b": 2}', "[null, null]"),
+        *('["a", true]', "[-5, true]", "[1e9, false]", "[2048, false]", '[512, "false"]'),
+        "[true, true]",
+    ],
+    ids=lambda damaged: damaged[:20],
+)
+def test_they_are_timed_again_where_the_file_is_damaged(
+    caches: Path, fastest: Kernels, damaged: str
+) -> None:
+    chosen()
     (remembered,) = caches.iterdir()
     remembered.write_text(damaged)
-    timed = kernels_for("auto", MINILM, torch.float32)
-    assert Kernels(*json.loads(remembered.read_text())) == timed
+    assert chosen() == fastest
+    assert json.loads(remembered.read_text()) == [*fastest]
 
 
 def test_they_are_timed_where_nothing_can_be_remembered(
@@ -162,7 +190,7 @@ def test_they_are_timed_where_nothing_can_be_remembered(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert kernels_for("auto", MINILM, torch.float32).exp_tokens >= 0
+    assert chosen().exp_tokens >= 0
 
 
 @pytest.mark.parametrize(
@@ -172,11 +200,33 @@ def test_the_slower_way_is_not_taken(
     caches: Path, monkeypatch: pytest.MonkeyPatch, slow: str, exp_tokens: int
 ) -> None:
     monkeypatch.setattr(cpu_kernels, slow, lambda *_: time.sleep(0.05))
-    assert kernels_for("auto", MINILM, torch.float32).exp_tokens == exp_tokens
+    assert chosen().exp_tokens == exp_tokens
 
 
 def test_half_precision_takes_torchs_own_attention() -> None:
-    assert kernels_for("exp", MINILM, torch.float16) == Kernels(0, False)
+    assert kernels_for("exp", MINILM, torch.float16, "r1", same) == TORCH
+
+
+def test_a_model_whose_scores_lose_precision_keeps_torchs_own_attention(
+    caches: Path, tmp_path: Path, fastest: Kernels
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(find_or_download(DEFAULT_MODEL, Settings(_env_file=None)), folder)
+    weights = load_file(folder / WEIGHTS)
+    # each query has nearly this score with each key, which changes no attention
+    score, width = 60, MINILM.hidden // MINILM.heads
+    for layer in range(6):
+        name = f"encoder.layer.{layer}.attention.self"
+        weights[f"{name}.query.bias"][::width] = 16
+        weights[f"{name}.key.bias"][::width] = score * width**0.5 / 16
+    save_file(weights, folder / WEIGHTS)
+    settings = {"embedding_model_path": folder, "embedding_precision": "bfloat16"}
+    by_torch, by_choice = (
+        vectors(**settings, embedding_cpu_kernels=kernels) for kernels in ("torch", "auto")
+    )
+    assert np.array_equal(by_torch, by_choice)
+    (remembered,) = caches.iterdir()
+    assert json.loads(remembered.read_text()) == [*TORCH]
 
 
 @pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning])

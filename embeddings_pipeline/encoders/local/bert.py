@@ -66,40 +66,55 @@ def read_weights(
 ) -> BertWeights:
     """Read a checkpoint; `packs` is whether to reorder the weights of linear layers for oneDNN.
 
-    Raises KeyError where a weight is missing.
+    Raises KeyError where a weight is missing, and ValueError where one has another shape than
+    `config` says.
     """
     stored = load_file(path, device=device)
+    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
 
-    def affine(*names: str) -> list[Tensor]:
+    def tensor(name: str, *shape: int) -> Tensor:
+        found = stored[name]
+        if tuple(found.shape) != shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(found.shape)}, and by config.json {shape}"
+            )
+        return found
+
+    def table(name: str) -> Tensor:
+        return tensor(f"embeddings.{name}.weight", len(stored[f"embeddings.{name}.weight"]), hidden)
+
+    def norm(name: str) -> list[Tensor]:
+        return [tensor(f"{name}.{part}", hidden).to(dtype) for part in ("weight", "bias")]
+
+    def linear(outputs: int, inputs: int, *names: str) -> list[Tensor]:
         # query, key and value are computed by one matrix product
-        return [
-            torch.cat([stored[f"{name}.{part}"] for name in names]).to(dtype)
-            for part in ("weight", "bias")
-        ]
-
-    def linear(*names: str) -> list[Tensor]:
-        weight, bias = affine(*names)
+        weight = torch.cat([tensor(f"{name}.weight", outputs, inputs) for name in names]).to(dtype)
+        bias = torch.cat([tensor(f"{name}.bias", outputs) for name in names]).to(dtype)
         return [packed(weight) if packs else weight, bias]
 
     # every token belongs to the first segment; summed in float32, since the file may have less
     positions = (
-        stored["embeddings.position_embeddings.weight"][padding_id(config) or 0 :].float()
-        + stored["embeddings.token_type_embeddings.weight"][0].float()
+        table("position_embeddings")[padding_id(config) or 0 :].float()
+        + table("token_type_embeddings")[0].float()
     )
     return BertWeights(
         embeddings=[
-            stored["embeddings.word_embeddings.weight"].to(dtype),
+            table("word_embeddings").to(dtype),
             positions.to(dtype),
-            *affine("embeddings.LayerNorm"),
+            *norm("embeddings.LayerNorm"),
         ],
         layers=[
             [
-                *linear(*(f"{name}.attention.self.{part}" for part in ("query", "key", "value"))),
-                *linear(f"{name}.attention.output.dense"),
-                *affine(f"{name}.attention.output.LayerNorm"),
-                *linear(f"{name}.intermediate.dense"),
-                *linear(f"{name}.output.dense"),
-                *affine(f"{name}.output.LayerNorm"),
+                *linear(
+                    hidden,
+                    hidden,
+                    *(f"{name}.attention.self.{part}" for part in ("query", "key", "value")),
+                ),
+                *linear(hidden, hidden, f"{name}.attention.output.dense"),
+                *norm(f"{name}.attention.output.LayerNorm"),
+                *linear(inner, hidden, f"{name}.intermediate.dense"),
+                *linear(hidden, inner, f"{name}.output.dense"),
+                *norm(f"{name}.output.LayerNorm"),
             ]
             for name in (f"encoder.layer.{n}" for n in range(int(config["num_hidden_layers"])))
         ],
@@ -136,7 +151,7 @@ class Bert:
     """A BERT on any device, whose batches hold texts of like length. Thread-safe.
 
     In bfloat16 on a CPU the weights of linear layers are reordered for oneDNN once, not in each
-    call. Raises KeyError where a weight is missing.
+    call. Raises KeyError and ValueError for weights that do not fit `config`.
     """
 
     def __init__(

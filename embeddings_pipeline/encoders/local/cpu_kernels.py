@@ -1,9 +1,9 @@
 """Two ways to compute attention on a CPU, and two for GELU. Importing it imports torch.
 
 Which way is faster depends on the processor: where it multiplies matrices fast, as with AMX, passes
-over memory decide. So the ways are timed once for a machine and the shapes of a model, and the
-choice is remembered. The vectors differ by the rounding of the precision: in bfloat16 their cosine
-is above 0.9999.
+over memory decide. So the ways are timed once for a machine and a model, and the choice is
+remembered. In bfloat16 the first rounds scores before exp(): where a model's vectors change by it,
+torch's own way is taken.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from embeddings_pipeline.encoders.local.devices import processor
 from embeddings_pipeline.encoders.local.loaded_model import CPU_LIMITS
+from embeddings_pipeline.entities.model import Vectors
 from embeddings_pipeline.files import write_atomically
 from embeddings_pipeline.settings import user_cache_dir
 
@@ -90,8 +92,7 @@ def attention_by_exp(projected: Tensor, attended: Tensor, block: Block, heads: i
     """Compute the same by two products, exp() and a division by the sums.
 
     torch's softmax computes the last tokens % 32 scores of each row one by one, and takes up to six
-    times as long for it. Where exp() of a score is out of range, `attention_by_torch` computes the
-    block.
+    times as long for it. Where the sums are out of range, `attention_by_torch` computes the block.
     """
     padded, groups = block
     texts = 0
@@ -116,9 +117,10 @@ def attention_by_exp(projected: Tensor, attended: Tensor, block: Block, heads: i
     weights = torch.baddbmm(none, q, k.transpose(1, 2), beta=0, alpha=float(width) ** -0.5).exp_()
     mixed = torch.bmm(weights, v.flatten(0, 1)).view(texts, heads, padded, -1)
     sums = mixed[:, :, :, width].contiguous()
-    # bfloat16 and float32 go from 1e-38 to 3e38: values may be as large as 3,000, and a weight as
-    # small as a hundred-millionth of the sum
-    if float(sums.amin()) < 1e-30 or not float(sums.amax()) < 1e35:
+    # float32 and bfloat16 go up to 3e38, and values may be as large as 3,000. A small sum is of
+    # scores below -9, which bfloat16 rounds by 3 % and more; a large one may be of one score, whose
+    # rounding the division undoes
+    if float(sums.amin()) < 1e-4 or not float(sums.amax()) < 1e35:
         attention_by_torch(projected, attended, block, heads)
         return
     first, start = 0, 0
@@ -161,38 +163,67 @@ def packed_linear_gelu(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 # the scores of longer texts would take gigabytes
 _MAX_EXP_TOKENS = 1024
 TORCH = Kernels(0, False)
+# of vectors in bfloat16 to those in float32, as a test asserts
+_LEAST_COSINE = 0.999
 
 
-def kernels_for(option: str, shape: Shape, dtype: torch.dtype) -> Kernels:
+def kernels_for(
+    option: str,
+    shape: Shape,
+    dtype: torch.dtype,
+    revision: str,
+    vectors: Callable[[Kernels], Vectors],
+) -> Kernels:
     """Return the kernels that EMBEDDING_CPU_KERNELS names: `torch` has torch's own, `exp` the
-    others, and `auto` those that are fastest on this machine in a thread as the caller's."""
+    others, and `auto` those that are fastest on this machine in a thread as the caller's.
+
+    `auto` takes torch's own where a model has other `vectors` with the fastest. The choice is
+    remembered for the `revision` of the model.
+    """
     # exp() of a score is soon out of the range of float16
     if option == "torch" or dtype == torch.float16:
         return TORCH
     if option == "exp":
         return Kernels(_MAX_EXP_TOKENS, packs_weights(dtype))
-    remembered = _remembered(shape, dtype)
-    with suppress(OSError, ValueError, TypeError):
-        return Kernels(*json.loads(remembered.read_text()))
+    file = _file(dtype, revision)
+    if remembered := _remembered(file):
+        return remembered
     kernels = _fastest(shape, dtype)
+    if _least_cosine(vectors(kernels), vectors(TORCH)) < _LEAST_COSINE:
+        kernels = TORCH
     with suppress(OSError):
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(remembered, json.dumps(kernels))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(kernels))
     return kernels
 
 
-def _remembered(shape: Shape, dtype: torch.dtype) -> Path:
+def _file(dtype: torch.dtype, revision: str) -> Path:
     # the folder may be shared by machines
     machine = (torch.__version__, torch.get_num_threads(), processor())
-    decides = (*shape, str(dtype), CPU_LIMITS.tokens, *machine)
+    decides = (revision, str(dtype), CPU_LIMITS.tokens, *machine)
     name = sha256(json.dumps(decides).encode()).hexdigest()
     return user_cache_dir() / "cpu_kernels" / name
+
+
+def _remembered(file: Path) -> Kernels | None:
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        exp_tokens, fused_gelu = json.loads(file.read_text())
+        # True is an int, too
+        known = type(exp_tokens) is int and type(fused_gelu) is bool
+        if known and 0 <= exp_tokens <= _MAX_EXP_TOKENS:
+            return Kernels(exp_tokens, fused_gelu)
+    return None
+
+
+def _least_cosine(left: Vectors, right: Vectors) -> float:
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return float(((left * right).sum(axis=1) / lengths).min())
 
 
 # the lengths that are timed, each for a range of lengths that it decides; how often, and how much
 # faster torch's way has to be
 _TIMED = {28: 32, 56: 64, 112: 128, 224: 256, 448: _MAX_EXP_TOKENS}
-_REPEATS = 9
+_REPEATS = 5
 _GAIN = 1.05
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embeddings_pipeline.encoders.local.devices import dtype_for, is_out_of_memory
+from embeddings_pipeline.encoders.local.devices import dtype_for
 from embeddings_pipeline.encoders.local.loaded_model import LoadedModel
 from embeddings_pipeline.encoders.local.model_files import is_static, parts_of
 from embeddings_pipeline.encoders.local.plain_bert import PlainBert, is_plain_bert
@@ -71,14 +71,11 @@ def _load(identity: ModelIdentity, folder: Path, options: LocalOptions, device: 
 
     def load(dtype: torch.dtype) -> LoadedModel:
         logger.info("loading %s on %s as %s", identity.model, device, dtype)
-        longest = identity.max_tokens
         if is_plain_bert(folder):
-            return PlainBert(
-                folder, max_tokens=longest, device=device, dtype=dtype, kernels=options.kernels
-            )
+            return PlainBert(identity, folder, device=device, dtype=dtype, kernels=options.kernels)
         return SentenceTransformersModel(
             folder,
-            max_tokens=longest,
+            max_tokens=identity.max_tokens,
             device=device,
             dtype=dtype,
             trusted=options.trusted,
@@ -90,8 +87,7 @@ def _load(identity: ModelIdentity, folder: Path, options: LocalOptions, device: 
         return load(dtype)
     # some architectures have operations that bfloat16 does not have
     except RuntimeError as error:
-        chosen = options.precision != "auto" or dtype == exact
-        if chosen or is_out_of_memory(error):
+        if options.precision != "auto" or "BFloat16" not in str(error):
             raise
         model = load(exact)
         logger.warning("%s runs as %s: as %s, %s", identity.model, exact, dtype, error)

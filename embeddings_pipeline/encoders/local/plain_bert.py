@@ -28,17 +28,22 @@ from embeddings_pipeline.encoders.local.model_files import (
 from embeddings_pipeline.encoders.local.tokenizer import load_tokenizer
 from embeddings_pipeline.encoders.local.weights import WEIGHTS
 from embeddings_pipeline.encoders.local.workers import CpuWorkers, CudaWorkers, Workers
-from embeddings_pipeline.entities.model import Vectors
+from embeddings_pipeline.entities.model import ModelIdentity, Vectors
 
 if TYPE_CHECKING:
     import torch
 
     from embeddings_pipeline.encoders.local.bert import Bert, Pooling
+    from embeddings_pipeline.encoders.local.cpu_kernels import Kernels
     from embeddings_pipeline.encoders.local.cuda_bert import CudaBert
 
 # families with the weights of a BERT
 _FAMILIES = {"bert", "camembert", "roberta", "xlm-roberta"}
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
+# what a config must say; `transformers` has a default for each
+_NEEDED = {*_SIZES, "num_hidden_layers", "layer_norm_eps"}
+# short and long ones, whose vectors all ways to compute must give
+_SAMPLE = ("a", "A red shoe.", "A blue lamp that stands on a desk and gives light. " * 8)
 
 
 def is_plain_bert(folder: Path) -> bool:
@@ -69,12 +74,19 @@ class PlainBert:
     adds_prompts = False
 
     def __init__(
-        self, folder: Path, *, max_tokens: int, device: str, dtype: torch.dtype, kernels: str
+        self,
+        identity: ModelIdentity,
+        folder: Path,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        kernels: str,
     ) -> None:
         from embeddings_pipeline.encoders.local.bert import Bert, read_weights
         from embeddings_pipeline.encoders.local.cpu_kernels import TORCH, Shape, kernels_for
 
-        self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
+        self._tokenizer = load_tokenizer(folder, max_tokens=identity.max_tokens)
+        self._dimension = identity.dimension
         transformer, pooling_part, *_ = parts_of(folder)
         weights, config = folder / WEIGHTS, transformer.config
         (mode,) = pooling_modes(pooling_part.config)
@@ -88,13 +100,23 @@ class PlainBert:
             read = read_weights(weights, config, device=device, dtype=dtype)
             self._model = CudaBert(read, pooling, padding_id(config))
         else:
+
+            def bert(chosen: Kernels) -> Bert:
+                return Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
+
+            def vectors(chosen: Kernels) -> Vectors:
+                sample = self.prepare(_SAMPLE, query=False)
+                return bert(chosen).vectors([cast(Tokens, text.content) for text in sample])
+
             chosen = TORCH
             if device == "cpu":
                 self.workers = CpuWorkers()
                 shape = Shape(*(int(config[size]) for size in _SIZES))
                 # timed in a thread as those that run the model
-                chosen = self.workers.pool.submit(kernels_for, kernels, shape, dtype).result()
-            self._model = Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
+                chosen = self.workers.pool.submit(
+                    kernels_for, kernels, shape, dtype, identity.revision, vectors
+                ).result()
+            self._model = bert(chosen)
         self.limits = self._model.limits
 
     def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
@@ -114,10 +136,19 @@ class PlainBert:
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Return the pooled token vectors of each text, float32, shape (texts, dimension).
 
-        The vectors are not normalized. `query` has no effect.
+        The vectors are not normalized. A text without tokens has the zero vector. `query` has no
+        effect.
         """
         del query
-        return self._model.vectors([cast(Tokens, text.content) for text in batch])
+        texts = [cast(Tokens, text.content) for text in batch]
+        filled = [number for number, text in enumerate(texts) if len(text)]
+        if len(filled) == len(texts):
+            return self._model.vectors(texts)
+        # a tokenizer without special tokens makes none of an empty text
+        vectors = np.zeros((len(texts), self._dimension), np.float32)
+        if filled:
+            vectors[filled] = self._model.vectors([texts[number] for number in filled])
+        return vectors
 
 
 def _text_tokens(overflow: Encoding) -> int:
@@ -128,7 +159,8 @@ def _is_bert(config: dict[str, Any]) -> bool:
     return (
         config.get("model_type") in _FAMILIES
         and config.get("hidden_act") == "gelu"
-        and "layer_norm_eps" in config
+        and config.keys() >= _NEEDED
+        and config["hidden_size"] % config["num_attention_heads"] == 0
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
     )

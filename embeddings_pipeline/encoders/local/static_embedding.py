@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from safetensors import safe_open
+from numpy.typing import NDArray
+from safetensors import deserialize, safe_open
 from tokenizers import Tokenizer
 
 from embeddings_pipeline.encoders.local.loaded_model import BatchLimits, PreparedInput, Tokens
@@ -37,8 +38,7 @@ class StaticEmbedding:
         part = parts_of(folder)[0].folder
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(part / "tokenizer.json"))
         self._tokenizer.no_padding()
-        with safe_open(part / WEIGHTS, framework="np") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = _read(part / WEIGHTS)
         (name,) = set(TOKEN_VECTORS) & set(stored)
         self._vectors = stored[name][:, :dimension].astype(np.float32)
         # of model2vec: which vector a token has, and its weight
@@ -74,3 +74,16 @@ class StaticEmbedding:
         if self._weights is not None:
             vectors *= self._weights[tokens, None]
         return vectors
+
+
+def _read(weights: Path) -> dict[str, NDArray[Any]]:
+    with safe_open(weights, framework="np") as file:
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        stored = {name: file.get_tensor(name) for name in types if types[name] != "BF16"}
+    if missing := types.keys() - stored:
+        # numpy has no bfloat16, which is the upper half of a float32
+        raw = dict(deserialize(weights.read_bytes()))  # type: ignore[no-untyped-call]
+        for name in missing:
+            upper = np.frombuffer(raw[name]["data"], "<u2").astype("<u4")
+            stored[name] = (upper << 16).view("<f4").reshape(raw[name]["shape"])
+    return stored

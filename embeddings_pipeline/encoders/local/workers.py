@@ -33,8 +33,15 @@ class Workers(ABC):
 
     def run(self, work: Callable[[T], None], parts: Iterable[T]) -> None:
         """Run `work` on each part and wait for all. Raises an error of one part afterwards."""
-        for done in wait([self.pool.submit(work, part) for part in parts]).done:
-            done.result()
+        begun = [self.pool.submit(work, part) for part in parts]
+        try:
+            wait(begun)
+        finally:
+            # after Ctrl-C the process would first run all that is left
+            for part in begun:
+                part.cancel()
+        for part in begun:
+            part.result()
 
 
 # the part of a batch that the interpreter does takes turns; more than eight were not measured
@@ -63,8 +70,13 @@ class CpuWorkers(Workers):
             initializer=_limit_threads,
             initargs=(threads // count,),
         )
-        for _ in range(count):
-            pool.submit(ready.wait)
+        try:
+            for _ in range(count):
+                pool.submit(ready.wait)
+        except RuntimeError:
+            # a thread could not start, for which the others would wait for ever
+            ready.abort()
+            raise
         ready.wait()
         # torch makes the number that a thread sets the default of later threads
         torch.set_num_threads(threads)
