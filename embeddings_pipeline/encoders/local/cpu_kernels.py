@@ -2,8 +2,8 @@
 
 Which way is faster depends on the processor: where it multiplies matrices fast, as with AMX, passes
 over memory decide. So the ways are timed once for a machine and a model, and the choice is
-remembered. In bfloat16 the first rounds scores before exp(): where a model's vectors change by it,
-torch's own way is taken.
+remembered. In bfloat16 `attention_by_exp` rounds scores that torch's own attention does not: where
+a model's vectors change by it, torch's own is taken.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ _MAX_EXP_TOKENS = 1024
 TORCH = Kernels(0, False)
 # of vectors in bfloat16 to those in float32, as a test asserts
 _LEAST_COSINE = 0.999
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def kernels_for(
@@ -217,7 +218,7 @@ def _remembered(file: Path) -> Kernels | None:
 
 def _least_cosine(left: Vectors, right: Vectors) -> float:
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float(((left * right).sum(axis=1) / lengths).min())
+    return float(((left * right).sum(axis=1) / np.maximum(lengths, _TINY)).min())
 
 
 # the lengths that are timed, each for a range of lengths that it decides; how often, and how much

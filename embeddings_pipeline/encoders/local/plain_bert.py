@@ -105,8 +105,7 @@ class PlainBert:
                 return Bert(weights, config, pooling, chosen, device=device, dtype=dtype)
 
             def vectors(chosen: Kernels) -> Vectors:
-                sample = self.prepare(_SAMPLE, query=False)
-                return bert(chosen).vectors([cast(Tokens, text.content) for text in sample])
+                return self._vectors(bert(chosen), self.prepare(_SAMPLE, query=False))
 
             chosen = TORCH
             if device == "cpu":
@@ -140,14 +139,17 @@ class PlainBert:
         effect.
         """
         del query
+        return self._vectors(self._model, batch)
+
+    def _vectors(self, model: Bert | CudaBert, batch: Sequence[PreparedInput]) -> Vectors:
         texts = [cast(Tokens, text.content) for text in batch]
         filled = [number for number, text in enumerate(texts) if len(text)]
         if len(filled) == len(texts):
-            return self._model.vectors(texts)
+            return model.vectors(texts)
         # a tokenizer without special tokens makes none of an empty text
         vectors = np.zeros((len(texts), self._dimension), np.float32)
         if filled:
-            vectors[filled] = self._model.vectors([texts[number] for number in filled])
+            vectors[filled] = model.vectors([texts[number] for number in filled])
         return vectors
 
 
