@@ -142,8 +142,8 @@ assert before() is None and after() is None
 def test_objects_that_a_caller_froze_stay_frozen() -> None:
     gc.freeze()
     try:
-        frozen = gc.get_freeze_count()
         device_for("cpu")
-        assert gc.get_freeze_count() >= frozen
+        # not the same number: nothing may refer to some of them any longer
+        assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
