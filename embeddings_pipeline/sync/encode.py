@@ -384,6 +384,9 @@ class Encoding:
                 for batch in batches:
                     self._take(encoder, feed, batch, writer)
                     self._report()
+                    # what was read ahead may take minutes; what is paid for is completed
+                    if self.options.stopped() and not self.usd_per_token:
+                        raise Interrupted("stopped")
         except Interrupted:
             raise Interrupted(
                 f"{self.names.source.entity.name}: stopped after {self._projected.chunks:,} of"

@@ -271,7 +271,8 @@ def test_a_download_that_was_cut_short_is_said(tmp_path: Path, activation: str) 
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("embeddings.word_embeddings.weight", (50, 8)),
+        ("embeddings.word_embeddings.weight", (50, 16)),
+        ("embeddings.position_embeddings.weight", (8, 16)),
         ("embeddings.LayerNorm.bias", (1,)),
         ("encoder.layer.0.attention.self.key.bias", (1,)),
         ("encoder.layer.0.output.dense.weight", (16, 16)),

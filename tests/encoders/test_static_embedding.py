@@ -103,6 +103,16 @@ def test_vectors_of_another_type_are_those_of_their_values(tmp_path: Path) -> No
         np.testing.assert_array_equal(found, vectors[0])
 
 
+def test_tokens_without_a_vector_are_refused_when_the_model_is_loaded(tmp_path: Path) -> None:
+    folder = tiny_models.make_static(tmp_path)
+    stored = load_file(folder / "model.safetensors")
+    tokens = len(stored["embedding.weight"])
+    save_file({"embeddings": stored["embedding.weight"][:-1]}, folder / "model.safetensors")
+    refusal = f"has vectors for {tokens - 1} tokens, and the tokenizer {tokens} tokens"
+    with pytest.raises(ConfigurationError, match=refusal):
+        encoder_of(folder).check()
+
+
 def test_a_static_model_may_have_no_other_parts(tmp_path: Path) -> None:
     folder = tiny_models.make_static(tmp_path)
     modules = json.loads((folder / "modules.json").read_text())

@@ -15,6 +15,7 @@ import pytest
 from embeddings_pipeline.database import Database
 from embeddings_pipeline.entities.model import Vector
 from embeddings_pipeline.errors import Interrupted
+from tests.support.streaming import stream_in_batches
 from tests.support.words import WordsEncoder, refuses
 from tests.support.world import SCHEMA, World, world_in
 
@@ -158,6 +159,27 @@ def test_a_run_that_is_asked_to_stop_keeps_what_it_has_encoded(world: World) -> 
     world.run(item)
 
     assert len(world.encoder.encoded) == len(set(world.encoder.encoded)) == 2_500
+
+
+def test_a_run_that_is_asked_to_stop_does_not_encode_what_was_read_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.table("id bigint, name text")
+    world.insert(*[(n, f"thing {n}") for n in range(300)])
+    item = world.declare()
+    world.texts(item)
+    encoder = world.encoder
+    monkeypatch.setattr(
+        encoder,
+        "encode_stream",
+        lambda texts: stream_in_batches(encoder.encode_documents, [*texts], 100),
+    )
+
+    with pytest.raises(Interrupted, match="stopped after 100 of 300 chunks"):
+        world.vectors(item, stopped=lambda: len(encoder.encoded) >= 100)
+    world.run(item)
+
+    assert len(encoder.encoded) == len(set(encoder.encoded)) == 300
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(world: World) -> None:

@@ -80,8 +80,10 @@ def read_weights(
             )
         return found
 
-    def table(name: str) -> Tensor:
-        return tensor(f"embeddings.{name}.weight", len(stored[f"embeddings.{name}.weight"]), hidden)
+    def table(name: str, size: str) -> Tensor:
+        # the config may leave the number of rows to the default
+        rows = int(config.get(size, len(stored[f"embeddings.{name}.weight"])))
+        return tensor(f"embeddings.{name}.weight", rows, hidden)
 
     def norm(name: str) -> list[Tensor]:
         return [tensor(f"{name}.{part}", hidden).to(dtype) for part in ("weight", "bias")]
@@ -94,12 +96,12 @@ def read_weights(
 
     # every token belongs to the first segment; summed in float32, since the file may have less
     positions = (
-        table("position_embeddings")[padding_id(config) or 0 :].float()
-        + table("token_type_embeddings")[0].float()
+        table("position_embeddings", "max_position_embeddings")[padding_id(config) or 0 :].float()
+        + table("token_type_embeddings", "type_vocab_size")[0].float()
     )
     return BertWeights(
         embeddings=[
-            table("word_embeddings").to(dtype),
+            table("word_embeddings", "vocab_size").to(dtype),
             positions.to(dtype),
             *norm("embeddings.LayerNorm"),
         ],

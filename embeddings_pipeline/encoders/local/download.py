@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from embeddings_pipeline.encoders import deadline
+from embeddings_pipeline.encoders.local.model_files import config_errors
 from embeddings_pipeline.encoders.local.weights import WEIGHTS, revision
 from embeddings_pipeline.errors import ConfigurationError
 from embeddings_pipeline.settings import DEFAULT_MODEL, Settings
@@ -48,7 +49,9 @@ def find_local(model: str, settings: Settings) -> Path | None:
 def _given(model: str, settings: Settings) -> Path | None:
     if model == settings.embedding_model and settings.embedding_model_path:
         folder = settings.embedding_model_path.expanduser()
-        if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        with config_errors(model, folder):
+            held = any((folder / name).is_file() for name in ("modules.json", "config.json"))
+        if not held:
             snapshots = folder / "snapshots"
             raise ConfigurationError(
                 f"EMBEDDING_MODEL_PATH {str(folder)!r} holds no model: it has neither a"

@@ -44,6 +44,11 @@ class StaticEmbedding:
         # of model2vec: which vector a token has, and its weight
         self._rows = stored.get("mapping")
         self._weights = stored.get("weights")
+        known = self._vectors if self._rows is None else self._rows
+        if len(known) < (tokens := self._tokenizer.get_vocab_size()):
+            raise ValueError(
+                f"{WEIGHTS} has vectors for {len(known)} tokens, and the tokenizer {tokens} tokens"
+            )
 
     def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
         """Tokenise each text, without special tokens. `query` has no effect."""
