@@ -531,7 +531,7 @@ def _models(around: Surroundings) -> Iterator[Finding]:
         elif model.where == "only on the hub":
             yield _warning(
                 f"{model.model!r} is not on this machine",
-                "the first run downloads it; EMBEDDING_MODEL_PATH names a folder instead",
+                "the first run downloads it; EMBEDDING_MODEL_PATHS names a folder instead",
             )
         else:
             yield _wrong(f"{model.model!r}: {model.where}")

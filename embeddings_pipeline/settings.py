@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     embedding_enabled: bool = True
     embedding_model: str = DEFAULT_MODEL
     embedding_model_path: Path | None = None
+    # folders of other models, by name: {"my/model": "models/mine"}
+    embedding_model_paths: dict[str, Path] = Field(default_factory=dict)
     embedding_model_cache_dir: Path | None = None
     embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -142,6 +144,11 @@ class Settings(BaseSettings):
     @classmethod
     def _from_project(cls, path: Path | None) -> Path | None:
         return None if path is None else project_dir() / path.expanduser()
+
+    @field_validator("embedding_model_paths")
+    @classmethod
+    def _each_from_project(cls, paths: dict[str, Path]) -> dict[str, Path]:
+        return {model: project_dir() / path.expanduser() for model, path in paths.items()}
 
     @field_validator("run_metrics_file")
     @classmethod

@@ -116,6 +116,22 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, exists: bool) -> None
     assert message.startswith(f"EMBEDDING_MODEL_PATH '{folder}' holds no model: ")
 
 
+def test_other_models_may_be_folders_too(tiny: Path, tmp_path: Path) -> None:
+    paths = {"my/old": tiny / "bert", "my/broken": tmp_path}
+    made = settings(tmp_path, embedding_model_path=PACKAGED, embedding_model_paths=paths)
+    assert find_local("my/old", made) == tiny / "bert"
+    assert find_local(DEFAULT_MODEL, made) == PACKAGED
+    assert refusal("my/broken", made).startswith(
+        f"EMBEDDING_MODEL_PATHS '{tmp_path}' holds no model: "
+    )
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 1000)
+    message = refusal(DEFAULT_MODEL, settings(tmp_path, embedding_model_path=folder))
+    assert message.startswith(f"model '{DEFAULT_MODEL}' in {folder} cannot be read: ")
+
+
 def test_the_folder_of_a_hubs_cache_is_named_with_its_snapshots(tmp_path: Path) -> None:
     (tmp_path / "snapshots").mkdir()
     message = refusal(DEFAULT_MODEL, settings(tmp_path, embedding_model_path=tmp_path))
@@ -228,7 +244,8 @@ def test_a_model_that_the_hub_does_not_have_is_named(
         " Repository Not Found"
     )
     assert message.endswith(
-        "check the name, or set EMBEDDING_MODEL_PATH to the folder of the model"
+        "check the name, or name the folder of the model:"
+        ' EMBEDDING_MODEL_PATHS={"no/such-model": "FOLDER"}'
     )
 
 

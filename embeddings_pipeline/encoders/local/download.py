@@ -40,22 +40,24 @@ def find_or_download(model: str, settings: Settings) -> Path:
 def find_local(model: str, settings: Settings) -> Path | None:
     """Return the folder of a model on this machine, or None. Uses no network.
 
-    Looks at EMBEDDING_MODEL_PATH, the packaged weights and the hub's cache. Raises
+    Looks at EMBEDDING_MODEL_PATH(S), the packaged weights and the hub's cache. Raises
     ConfigurationError for a folder without a model, and for packaged weights that have changed.
     """
     return _given(model, settings) or _cached(model, settings)
 
 
 def _given(model: str, settings: Settings) -> Path | None:
+    variable, folder = "EMBEDDING_MODEL_PATHS", settings.embedding_model_paths.get(model)
     if model == settings.embedding_model and settings.embedding_model_path:
-        folder = settings.embedding_model_path.expanduser()
+        variable, folder = "EMBEDDING_MODEL_PATH", settings.embedding_model_path
+    if folder:
         with config_errors(model, folder):
             held = any((folder / name).is_file() for name in ("modules.json", "config.json"))
         if not held:
             snapshots = folder / "snapshots"
             raise ConfigurationError(
-                f"EMBEDDING_MODEL_PATH {str(folder)!r} holds no model: it has neither a"
-                " modules.json nor a config.json"
+                f"{variable} {str(folder)!r} holds no model: it has neither a modules.json nor a"
+                " config.json"
                 + (f"; name one of the folders in {snapshots}" if snapshots.is_dir() else "")
             )
         return folder
@@ -108,7 +110,7 @@ def _from_hub(model: str, settings: Settings) -> Path:
         return cached
     raise ConfigurationError(
         f"model {model!r} is not on this machine and cannot be downloaded ({reason}): check the"
-        " name, or set EMBEDDING_MODEL_PATH to the folder of the model"
+        f' name, or name the folder of the model: EMBEDDING_MODEL_PATHS={{"{model}": "FOLDER"}}'
     )
 
 
