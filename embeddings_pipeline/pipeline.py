@@ -127,8 +127,11 @@ class EntityRun:
 
     @property
     def warnings(self) -> list[str]:
-        """The name and the description of each check that did not pass."""
-        return [f"{name}: {c.description}" for name, c in self.checks.items() if not c.passed]
+        """Why the live set was not encoded, and the name and the description of each check that did
+        not pass."""
+        frozen = [self.vectors.frozen] if self.vectors and self.vectors.frozen else []
+        failed = [f"{name}: {c.description}" for name, c in self.checks.items() if not c.passed]
+        return frozen + failed
 
     def row(self) -> dict[str, Any]:
         """The entity, its rows, chunks and coverage, and the counts of the run."""

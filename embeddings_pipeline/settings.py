@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     # folders of other models, by name: {"my/model": "models/mine"}
     embedding_model_paths: dict[str, Path] = Field(default_factory=dict)
     embedding_model_cache_dir: Path | None = None
-    embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    embedding_device: str = "auto"
     embedding_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     embedding_cpu_kernels: Literal["auto", "exp", "torch"] = "auto"
     embedding_batch_size: int | None = Field(None, ge=1, le=4096)
@@ -144,6 +144,13 @@ class Settings(BaseSettings):
     @classmethod
     def _from_project(cls, path: Path | None) -> Path | None:
         return None if path is None else project_dir() / path.expanduser()
+
+    @field_validator("embedding_device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("choose auto, cpu, mps, cuda, or a card by its number like cuda:1")
+        return device
 
     @field_validator("embedding_model_paths")
     @classmethod

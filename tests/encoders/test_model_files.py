@@ -342,6 +342,12 @@ def test_a_malformed_folder_is_named(folder: Folder, name: str, content: bytes) 
     assert f"the files in {folder.path} do not describe a model" in message
 
 
+def test_a_transformer_without_its_config_is_named(folder: Folder) -> None:
+    folder.part("Transformer", hidden_size=8).part("Pooling", "1_Pooling", embedding_dimension=8)
+    (folder.path / "config.json").unlink()
+    assert f"in {folder.path} has no config.json: " in folder.refusal()
+
+
 def test_a_file_that_cannot_be_read_is_named(folder: Folder) -> None:
     folder.part("Transformer", hidden_size=8)
     (folder.path / "config.json").unlink()

@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 
 from embeddings_pipeline.errors import ConfigurationError
+from embeddings_pipeline.pipeline import EntityRun
 from embeddings_pipeline.sync.publish import publish, rollback
+from embeddings_pipeline.sync.run_options import RunOptions
 from tests.support.databases import Templates
 from tests.support.words import WORDS, WordsEncoder
 from tests.support.world import SCHEMA, World
@@ -78,10 +80,12 @@ def test_a_live_model_that_cannot_be_loaded_is_frozen_and_the_new_one_goes_on(
     published: World,
 ) -> None:
     change_the_model(published)
-    result = published.vectors(published.declare())
+    item = published.declare()
+    result = published.vectors(item)
     assert result.frozen is not None
     assert result.frozen.startswith("set 1 is frozen: model 'fake/words'")
     assert result.counts.encoded == 2
+    assert EntityRun(item, RunOptions(run_id="r1"), vectors=result).warnings == [result.frozen]
 
 
 def test_a_rollback_flips_back_and_nothing_flips_until_a_person_says_so(published: World) -> None:

@@ -140,6 +140,10 @@ def _require_transformer_of_vectors(model: str, transformer: Part) -> None:
             f" {adapter.get('base_model_name_or_path')!r}: merge it into that model (in peft,"
             " merge_and_unload), and set EMBEDDING_MODEL_PATH to the folder of the result"
         )
+    if not (transformer.folder / "config.json").exists():
+        raise ConfigurationError(
+            f"model {model!r} in {transformer.folder} has no config.json: download the model again"
+        )
     if quantised := transformer.config.get("quantization_config"):
         raise ConfigurationError(
             f"model {model!r} in {transformer.folder} has quantised weights"
