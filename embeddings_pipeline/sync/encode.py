@@ -25,6 +25,7 @@ import psycopg
 from embeddings_pipeline.encoders.encoder import EncodedBatch, Encodings, StreamingEncoder, Usage
 from embeddings_pipeline.encoders.images import sources
 from embeddings_pipeline.encoders.images.sources import pinned
+from embeddings_pipeline.encoders.openai.models import remote_model
 from embeddings_pipeline.encoders.prefetch import prefetch
 from embeddings_pipeline.encoders.registry import Encoders
 from embeddings_pipeline.entities.model import ModelIdentity, Vector
@@ -384,8 +385,9 @@ class Encoding:
                 for batch in batches:
                     self._take(encoder, feed, batch, writer)
                     self._report()
-                    # what was read ahead may take minutes; what is paid for is completed
-                    if self.options.stopped() and not self.usd_per_token:
+                    # what was read ahead may take minutes; the answers of a provider are kept,
+                    # since they are paid for
+                    if self.options.stopped() and not remote_model(encoder.identity.model):
                         raise Interrupted("stopped")
         except Interrupted:
             raise Interrupted(

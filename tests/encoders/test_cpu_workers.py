@@ -26,6 +26,11 @@ def test_every_part_is_done_by_one_of_the_workers(workers: CpuWorkers) -> None:
     assert all(name.startswith("cpu-worker") for name in done.values())
 
 
+def test_a_batch_is_as_large_as_the_setting_allows(workers: CpuWorkers) -> None:
+    batches = workers.batches([100] * 400, max_tokens=4096, max_texts=400, taper=False)
+    assert len(batches[0]) == 40
+
+
 def test_workers_work_beside_one_another(workers: CpuWorkers) -> None:
     together = Barrier(workers.count)
 

@@ -178,15 +178,16 @@ def kernels_for(
     """Return the kernels that EMBEDDING_CPU_KERNELS names: `torch` has torch's own, `exp` the
     others, and `auto` those that are fastest on this machine in a thread as the caller's.
 
-    `auto` takes torch's own where a model has other `vectors` with the fastest. The choice is
-    remembered for the `revision` of the model.
+    `vectors` returns the vectors of some texts, computed with the given kernels: `auto` takes
+    torch's own where those of the fastest differ. The choice is remembered for the `revision` of
+    the model.
     """
     # exp() of a score is soon out of the range of float16
     if option == "torch" or dtype == torch.float16:
         return TORCH
     if option == "exp":
         return Kernels(_MAX_EXP_TOKENS, packs_weights(dtype))
-    file = _file(dtype, revision)
+    file = _choice_file(dtype, revision)
     if remembered := _remembered(file):
         return remembered
     kernels = _fastest(shape, dtype)
@@ -198,7 +199,7 @@ def kernels_for(
     return kernels
 
 
-def _file(dtype: torch.dtype, revision: str) -> Path:
+def _choice_file(dtype: torch.dtype, revision: str) -> Path:
     # the folder may be shared by machines
     machine = (torch.__version__, torch.get_num_threads(), processor())
     decides = (revision, str(dtype), CPU_LIMITS.tokens, *machine)

@@ -40,8 +40,9 @@ def find_or_download(model: str, settings: Settings) -> Path:
 def find_local(model: str, settings: Settings) -> Path | None:
     """Return the folder of a model on this machine, or None. Uses no network.
 
-    Looks at EMBEDDING_MODEL_PATH(S), the packaged weights and the hub's cache. Raises
-    ConfigurationError for a folder without a model, and for packaged weights that have changed.
+    Looks at EMBEDDING_MODEL_PATH, EMBEDDING_MODEL_PATHS, the packaged weights and the hub's cache.
+    Raises ConfigurationError for a folder without a model, and for packaged weights that have
+    changed.
     """
     return _given(model, settings) or _cached(model, settings)
 

@@ -58,8 +58,8 @@ class LoadedModel(Protocol):
         """The size of batches with which the model is fast on its device."""
 
     def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
-        """Return each text with its length in tokens, that of the prompt included where the model
-        adds prompts; see `encode` for `query`."""
+        """Return each text with its length in tokens, the prompt included where the model adds
+        prompts; see `encode` for `query`."""
 
     def encode(self, batch: Sequence[PreparedInput], *, query: bool) -> Vectors:
         """Return the vectors of one batch, float32, shape (batch, the model's full dimension).

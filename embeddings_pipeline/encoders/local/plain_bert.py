@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # families with the weights of a BERT
 _FAMILIES = {"bert", "camembert", "roberta", "xlm-roberta"}
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads")
-# what a config must say; `transformers` has a default for each
+# keys of config.json that are read here; where one is missing, `transformers` has a default
 _NEEDED = {*_SIZES, "num_hidden_layers", "layer_norm_eps"}
 # short and long ones, whose vectors all ways to compute must give
 _SAMPLE = ("a", "A red shoe.", "A blue lamp that stands on a desk and gives light. " * 8)

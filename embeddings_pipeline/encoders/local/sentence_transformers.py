@@ -83,8 +83,8 @@ class SentenceTransformersModel:
         return DEFAULT_LIMITS._replace(tokens=_CARD_TOKENS) if on_card else DEFAULT_LIMITS
 
     def prepare(self, texts: Sequence[str], *, query: bool) -> list[PreparedInput]:
-        """Return the texts with their lengths in tokens, that of the prompt included; `encode`
-        truncates them."""
+        """Return the texts with their lengths in tokens, the prompt included; `encode` truncates
+        them."""
         prompt = self._prompts.query if query else self._prompts.document
         lengths = self._token_count.of([prompt + text for text in texts])
         return [*map(PreparedInput, lengths, texts)]

@@ -33,15 +33,15 @@ class Workers(ABC):
 
     def run(self, work: Callable[[T], None], parts: Iterable[T]) -> None:
         """Run `work` on each part and wait for all. Raises an error of one part afterwards."""
-        begun = [self.pool.submit(work, part) for part in parts]
+        futures = [self.pool.submit(work, part) for part in parts]
         try:
-            wait(begun)
+            wait(futures)
         finally:
             # after Ctrl-C the process would first run all that is left
-            for part in begun:
-                part.cancel()
-        for part in begun:
-            part.result()
+            for future in futures:
+                future.cancel()
+        for future in futures:
+            future.result()
 
 
 # the part of a batch that the interpreter does takes turns; more than eight were not measured
